@@ -1,0 +1,19 @@
+"""Gradient-based tuning of training itself: every hypergradient, one interface."""
+
+from importlib.metadata import version as _version
+
+from metastep.hypergradient import AbstractEstimator as AbstractEstimator
+from metastep.hypergradient import Estimate as Estimate
+from metastep.hypergradient import Forward as Forward
+from metastep.hypergradient import Implicit as Implicit
+from metastep.hypergradient import Neumann as Neumann
+from metastep.hypergradient import Reverse as Reverse
+from metastep.hypergradient import TruncatedReverse as TruncatedReverse
+from metastep.hypergradient import hypergradient as hypergradient
+from metastep.problems import AbstractProblem as AbstractProblem
+from metastep.problems import TrainingProblem as TrainingProblem
+from metastep.problems import TrainingState as TrainingState
+from metastep.problems import unroll as unroll
+from metastep.results import RESULTS as RESULTS
+
+__version__ = _version("metastep")

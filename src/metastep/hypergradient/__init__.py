@@ -1,0 +1,10 @@
+"""Estimators of the hypergradient: one file each."""
+
+from metastep.hypergradient.base import AbstractEstimator as AbstractEstimator
+from metastep.hypergradient.base import Estimate as Estimate
+from metastep.hypergradient.base import hypergradient as hypergradient
+from metastep.hypergradient.forward import Forward as Forward
+from metastep.hypergradient.implicit import Implicit as Implicit
+from metastep.hypergradient.implicit import Neumann as Neumann
+from metastep.hypergradient.reverse import Reverse as Reverse
+from metastep.hypergradient.truncated import TruncatedReverse as TruncatedReverse

@@ -1,0 +1,198 @@
+"""What an estimator is, and the checks that every estimator shares.
+
+An estimator computes the derivative of `objective(w_T(outer), outer)` with respect to `outer`. All
+of them walk the same trajectory for the same key: changing the estimator never changes what is
+differentiated, only how.
+"""
+
+import abc
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.extend.core
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, PyTree
+
+from metastep.problems.base import AbstractProblem
+from metastep.results import RESULTS
+from metastep.trees import all_finite, as_hyperparameters, leaf_names, norm
+from metastep.types import Outer, RandomKey, Scalar
+
+
+class Estimate(eqx.Module):
+    """A hypergradient and what makes it trustworthy.
+
+    Attributes:
+        value: scalar, the objective at the end of the horizon.
+        grad: the (estimated) derivative of `value`; the structure, shapes and dtypes of `outer`.
+        result: an item of `RESULTS`; `RESULTS[result]` is the message.
+        stats: named measurements. Always `gradient_norm` (Euclidean, over all leaves) and
+            `first_nonfinite_step` (int32; -1 if the inner state stayed finite); each estimator
+            documents what it adds.
+    """
+
+    value: Scalar
+    grad: Outer
+    result: RESULTS
+    stats: Mapping[str, PyTree[Array]]
+
+
+class AbstractEstimator(eqx.Module):
+    """A way to compute or estimate a hypergradient.
+
+    An estimator holds its own choices and nothing else: no key, no verbosity, no device. It is
+    pure, works under `jit` and `vmap`, and never sees more of a problem than its interface.
+    """
+
+    @abc.abstractmethod
+    def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> Any:
+        """Return what the estimator remembers between outer steps: None for most."""
+
+    @abc.abstractmethod
+    def estimate(
+        self, problem: AbstractProblem, outer: Outer, state: Any, key: RandomKey
+    ) -> tuple[Estimate, Any]:
+        """Estimate the hypergradient at `outer`.
+
+        Args:
+            problem: the inner dynamics and the objective.
+            outer: hyperparameters; every leaf a floating-point array.
+            state: what `init` or the previous call returned.
+            key: determines the trajectory.
+
+        Returns:
+            The estimate and the next state.
+
+        Raises:
+            ValueError: at trace time, if the problem breaks its interface, an option of the
+                estimator does not fit the problem, or a leaf of `outer` cannot influence what this
+                estimator differentiates.
+        """
+
+
+def finish(
+    value: Scalar,
+    grad: Outer,
+    first_nonfinite: Array,
+    stats: Mapping[str, PyTree[Array]],
+    result: RESULTS = RESULTS.successful,
+) -> Estimate:
+    """Assemble an estimate and decide its result.
+
+    Non-finite numbers take precedence over `result`, the earliest cause first: the inner state,
+    the objective, the gradient.
+    """
+    where = RESULTS.where
+    result = where(all_finite(grad), result, RESULTS.nonfinite_gradient)
+    result = where(jnp.isfinite(value), result, RESULTS.nonfinite_value)
+    result = where(first_nonfinite < 0, result, RESULTS.nonfinite_inner)
+    common = {"gradient_norm": norm(grad), "first_nonfinite_step": first_nonfinite}
+    return Estimate(value, grad, result, common | dict(stats))
+
+
+def influences(function: Callable[[Outer], PyTree], outer: Outer) -> list[bool]:
+    """Return for every leaf of `outer` whether a derivative can flow from it to `function(outer)`.
+
+    The answer is structural, not numerical: the function is traced once, and each leaf in turn is
+    given a tangent that JAX propagates symbolically. A leaf that is unused, cut off by
+    `stop_gradient` or only compared or rounded has no influence; a leaf whose derivative happens to
+    be zero has. Costs one trace and no computation.
+    """
+    leaves, treedef = jax.tree.flatten(outer)
+    flat_function = lambda *flat: jax.tree.leaves(function(jax.tree.unflatten(treedef, flat)))
+    traced = jax.extend.core.jaxpr_as_fun(jax.make_jaxpr(flat_function)(*leaves))
+    return [_influences(traced, leaves, index) for index in range(len(leaves))]
+
+
+def _influences(traced: Callable[..., list[Array]], leaves: list[Array], index: int) -> bool:
+    reached = []
+
+    @jax.custom_jvp
+    def probe(x: Array) -> Array:
+        return x
+
+    @partial(probe.defjvp, symbolic_zeros=True)
+    def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+        reached.append(not isinstance(tangents[0], SymbolicZero))
+        return primals[0], tangents[0]
+
+    def of_one_leaf(leaf: Array) -> list[Array]:
+        outputs = traced(*leaves[:index], leaf, *leaves[index + 1 :])
+        return [probe(x) for x in outputs if jnp.issubdtype(x.dtype, jnp.inexact)]
+
+    jax.eval_shape(lambda leaf: jax.jvp(of_one_leaf, (leaf,), (leaf,)), leaves[index])
+    return any(reached)
+
+
+def require_influence(function: Callable[[Outer], PyTree], outer: Outer, advice: str) -> None:
+    """Refuse hyperparameters whose derivative would be a silent zero.
+
+    Args:
+        function: what the estimator differentiates.
+        outer: the hyperparameters.
+        advice: how a leaf may have been lost with this estimator, and what to do.
+
+    Raises:
+        ValueError: naming every leaf without influence.
+    """
+    reached = influences(function, outer)
+    lost = [
+        "outer" + name for name, good in zip(leaf_names(outer), reached, strict=True) if not good
+    ]
+    if lost:
+        raise ValueError(
+            f"{', '.join(lost)} cannot influence what is differentiated, and its gradient would be "
+            f"zero for a reason that has nothing to do with training. {advice}"
+        )
+
+
+@eqx.filter_jit
+def _estimate(
+    problem: AbstractProblem, outer: Outer, estimator: AbstractEstimator, key: RandomKey
+) -> Estimate:
+    state = estimator.init(problem, outer, key)
+    return estimator.estimate(problem, outer, state, key)[0]
+
+
+def hypergradient(
+    problem: AbstractProblem, outer: Outer, estimator: AbstractEstimator, *, key: RandomKey
+) -> Estimate:
+    """Compute the derivative of how well training ended with respect to what shaped it.
+
+    Compiled on the first call for a problem, an estimator and shapes; later calls reuse it as long
+    as the problem holds the same functions.
+
+    Example:
+        Three steps of gradient descent on w^2 / 2 from w = 1 end at (1 - s)^3.
+
+        >>> import jax, jax.numpy as jnp, optax, metastep as ms
+        >>> problem = ms.TrainingProblem(
+        ...     loss=lambda w, outer, batch: w**2 / 2,
+        ...     objective=lambda w, outer: w,
+        ...     init_params=jnp.array(1.0),
+        ...     optimizer=lambda outer: optax.sgd(outer["step_size"]),
+        ...     horizon=3,
+        ... )
+        >>> key = jax.random.key(0)
+        >>> estimate = ms.hypergradient(problem, {"step_size": 0.5}, ms.Reverse(), key=key)
+        >>> float(estimate.value), float(estimate.grad["step_size"])
+        (0.125, -0.75)
+
+    Args:
+        problem: the inner dynamics and the objective.
+        outer: the hyperparameters, a pytree of floating-point arrays or floats.
+        estimator: how to differentiate; see each estimator for exactness, bias and cost.
+        key: a random key; the same key gives every estimator the same trajectory.
+
+    Returns:
+        The estimate. Check `result`: numbers gone wrong are values, not exceptions.
+
+    Raises:
+        ValueError: wrong use, naming what is wrong and what is allowed (see
+            `AbstractEstimator.estimate` and `trees.as_hyperparameters`).
+    """
+    return _estimate(problem, as_hyperparameters(outer), estimator, key)

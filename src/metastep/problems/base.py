@@ -1,0 +1,223 @@
+"""What a problem is, and the one function that runs it forward.
+
+A problem is a dynamical system that depends on hyperparameters, and a number that says how well it
+ended. `init` gives the state w_0, `step` maps w_t to w_{t+1}, `objective` judges w_T. Everything
+that an inner algorithm remembers (parameters, momentum, batch index, random key) is part of its
+state, so that a trajectory can be cut anywhere and continued to the same bits.
+"""
+
+import abc
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from metastep.trees import same_structure
+from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
+
+
+class AbstractProblem(eqx.Module):
+    """Inner dynamics and an outer objective. A pytree: batch problems with `jax.vmap`.
+
+    Most users need `TrainingProblem`. Write a subclass when the inner algorithm is not a training
+    loop: three methods and a horizon.
+
+    Attributes:
+        horizon: the number T of inner steps, at least 1; a Python int, static under `jit`.
+    """
+
+    horizon: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def init(self, outer: Outer, key: RandomKey) -> Inner:
+        """Return the state before the first step, w_0. It may depend on `outer`.
+
+        Args:
+            outer: the hyperparameters.
+            key: a random key, the same for every estimator of one and the same estimate.
+        """
+
+    @abc.abstractmethod
+    def step(self, inner: Inner, outer: Outer, t: StepIndex, key: RandomKey) -> Inner:
+        """Return the state after one more application of the update rule.
+
+        Args:
+            inner: the state after `t` steps.
+            outer: the hyperparameters.
+            t: the index of this step, 0 for the first.
+            key: a random key for this step alone; it depends on `t` and on the key of the
+                estimate, never on the estimator.
+
+        Returns:
+            A state with the structure, shapes and dtypes of `inner`.
+        """
+
+    @abc.abstractmethod
+    def objective(self, inner: Inner, outer: Outer, key: RandomKey) -> Scalar:
+        """Return the outer loss of the state at the end of the horizon, a real scalar."""
+
+
+def horizon_error(horizon: int) -> str | None:
+    """Return what is wrong with a horizon, or None."""
+    if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
+        return f"horizon is {horizon!r}; allowed are the integers from 1."
+    return None
+
+
+class Keys(eqx.Module):
+    """The random keys of one trajectory, derived from the key of the estimate."""
+
+    init: RandomKey
+    steps: RandomKey
+    objective: RandomKey
+
+    def step(self, t: StepIndex) -> RandomKey:
+        """Return the key of step `t`: the same wherever the trajectory was cut."""
+        return jax.random.fold_in(self.steps, t)
+
+
+def split_keys(key: RandomKey) -> Keys:
+    """Derive the keys of a trajectory. Every estimator uses this, so all see the same randomness."""
+    init, steps, objective = jax.random.split(key, 3)
+    return Keys(init, steps, objective)
+
+
+class Trajectory(eqx.Module):
+    """A point on a trajectory: the state, and what was noticed on the way.
+
+    Attributes:
+        inner: the state after `steps` steps.
+        steps: int32 scalar, the number of steps taken.
+        first_nonfinite: int32 scalar, the number of steps after which the state was first infinite
+            or NaN; -1 if it never was.
+        watched: one boolean per floating-point leaf of the state. A leaf that begins with an
+            infinity on purpose (the best loss so far) is not watched.
+    """
+
+    inner: Inner
+    steps: Int[Array, ""]
+    first_nonfinite: Int[Array, ""]
+    watched: tuple[Bool[Array, ""], ...]
+
+
+def _float_leaves(inner: Inner) -> list[Array]:
+    return jax.tree.leaves(jax.lax.stop_gradient(eqx.filter(inner, eqx.is_inexact_array)))
+
+
+def _is_bad(inner: Inner, watched: tuple[Bool[Array, ""], ...]) -> Bool[Array, ""]:
+    """Whether a watched leaf holds NaN or infinity: one pass, since `0 * x` sums to NaN then."""
+    bad = [
+        watch & jnp.isnan(jnp.sum(0 * leaf))
+        for watch, leaf in zip(watched, _float_leaves(inner), strict=True)
+    ]
+    return jnp.any(jnp.array(bad))
+
+
+def start(problem: AbstractProblem, outer: Outer, keys: Keys) -> Trajectory:
+    """Return the trajectory before its first step.
+
+    Raises:
+        ValueError: if `horizon` is below 1, if `step` changes the structure, a shape or a dtype of
+            the state, or if `objective` does not return a real scalar.
+    """
+    if message := horizon_error(problem.horizon):
+        raise ValueError(message)
+    inner = problem.init(outer, keys.init)
+    inner = jax.tree.map(lambda x: jnp.asarray(x) if eqx.is_array_like(x) else x, inner)
+    _check_step(problem, inner, outer, keys)
+    steps = jnp.zeros((), jnp.int32)
+    watched = tuple(~jnp.any(jnp.isinf(leaf)) for leaf in _float_leaves(inner))
+    return Trajectory(inner, steps, jnp.where(_is_bad(inner, watched), steps, -1), watched)
+
+
+def _check_step(problem: AbstractProblem, inner: Inner, outer: Outer, keys: Keys) -> None:
+    """Hold the shapes of `step` and `objective` against what the interface asks, at trace time."""
+    index = jax.ShapeDtypeStruct((), jnp.int32)
+    after = eqx.filter_eval_shape(problem.step, inner, outer, index, keys.steps)
+    arrays = lambda tree: eqx.filter(tree, lambda x: hasattr(x, "shape"))
+    same_structure("problem.step", arrays(inner), arrays(after))
+    value = eqx.filter_eval_shape(problem.objective, inner, outer, keys.objective)
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        raise ValueError(
+            f"problem.objective returned a {type(value).__name__}; it must return a real scalar "
+            "array."
+        )
+    if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(
+            f"problem.objective returned {value.dtype}{list(value.shape)}; it must return one real "
+            "scalar. Take a mean or a sum over what it returns now."
+        )
+
+
+def advance(
+    problem: AbstractProblem, outer: Outer, trajectory: Trajectory, keys: Keys, steps: int
+) -> Trajectory:
+    """Take `steps` further inner steps by one `lax.scan`.
+
+    Reverse-mode differentiation stores every residual of these steps; `advance_checkpointed` does
+    with less.
+    """
+    arrays, static = eqx.partition(trajectory, eqx.is_array)
+
+    def body(carry: Trajectory, _: None) -> tuple[Trajectory, None]:
+        point = eqx.combine(carry, static)
+        inner = problem.step(point.inner, outer, point.steps, keys.step(point.steps))
+        taken = point.steps + 1
+        bad = (point.first_nonfinite < 0) & _is_bad(inner, point.watched)
+        first = jnp.where(bad, taken, point.first_nonfinite)
+        return eqx.filter(Trajectory(inner, taken, first, point.watched), eqx.is_array), None
+
+    arrays, _ = jax.lax.scan(body, arrays, None, length=steps)
+    return eqx.combine(arrays, static)
+
+
+def advance_checkpointed(
+    problem: AbstractProblem,
+    outer: Outer,
+    trajectory: Trajectory,
+    keys: Keys,
+    steps: int,
+    segment: int,
+) -> Trajectory:
+    """Take `steps` further steps so that reverse mode stores one state per segment.
+
+    Between two stored states the `segment` steps are run again when the backward pass needs them:
+    memory falls from `steps` residuals to `steps / segment` states and `segment` residuals, at the
+    cost of one more forward run. A remainder comes first, as a segment of its own.
+    """
+    run = lambda point, length: advance(problem, outer, point, keys, length)
+    segments, remainder = divmod(steps, segment)
+    if remainder:
+        trajectory = eqx.filter_checkpoint(run)(trajectory, remainder)
+    arrays, static = eqx.partition(trajectory, eqx.is_array)
+
+    @jax.checkpoint
+    def body(carry: Trajectory) -> Trajectory:
+        return eqx.filter(run(eqx.combine(carry, static), segment), eqx.is_array)
+
+    arrays, _ = jax.lax.scan(lambda carry, _: (body(carry), None), arrays, None, length=segments)
+    return eqx.combine(arrays, static)
+
+
+def unroll(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Inner:
+    """Run a problem over its whole horizon.
+
+    Args:
+        problem: the inner dynamics.
+        outer: the hyperparameters.
+        key: a random key; the estimators walk the same trajectory for the same key.
+
+    Returns:
+        The state after `problem.horizon` steps. Differentiable in both modes; reverse mode stores
+        the residuals of every step.
+
+    Raises:
+        ValueError: if the problem breaks its interface (see `AbstractProblem`).
+    """
+    keys = split_keys(key)
+    return advance(problem, outer, start(problem, outer, keys), keys, problem.horizon).inner
+
+
+Objective = Callable[[Outer], Scalar]

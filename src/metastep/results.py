@@ -1,0 +1,51 @@
+"""What can go wrong with the numbers: an enumeration whose messages say what to do.
+
+Wrong use raises `ValueError` when a function is traced. Numbers gone wrong (a diverged inner loop,
+an unconverged linear solve) are a subject of this library and therefore values: `Estimate.result`
+holds one of the items below, `RESULTS[result]` is its message.
+"""
+
+import equinox as eqx
+
+
+class RESULTS(eqx.Enumeration):
+    """Outcome of one hypergradient estimate.
+
+    `RESULTS[item]` is the message. Items survive `jit`, `vmap` and `scan`.
+    """
+
+    successful = ""
+    nonfinite_inner = (
+        "The inner state became infinite or NaN; stats['first_nonfinite_step'] says after how many "
+        "inner steps (0: it was so from the start). Reduce the inner step size, clip the inner "
+        "gradients, or check the data for NaN."
+    )
+    nonfinite_value = (
+        "The objective is infinite or NaN although the inner state is finite. Check the objective "
+        "for logarithms, divisions and square roots at zero."
+    )
+    nonfinite_gradient = (
+        "The hypergradient is infinite or NaN although the inner states and the objective are "
+        "finite. Either the product of the step's Jacobians overflowed (shorten the horizon, or "
+        "reduce the inner step size), or a derivative does not exist where it was taken: "
+        "optax.adam has one such point wherever its second moment is zero; use "
+        "metastep.optimizers.adam, which has the same values and finite derivatives."
+    )
+    not_stationary = (
+        "Implicit differentiation needs the inner loop to have converged, and it has not: "
+        "stats['stationarity'] (the size of the next step relative to the first ones) is above "
+        "stationarity_tolerance. Lengthen the horizon, or use Reverse or TruncatedReverse, which "
+        "need no convergence."
+    )
+    linear_solve_failed = (
+        "The linear system of implicit differentiation was not solved: stats['linear_residual'] is "
+        "above linear_tolerance. Allow more iterations or Neumann terms. If the step's Jacobian is "
+        "not symmetric (momentum, Adam), use a lineax solver for general matrices such as "
+        "lineax.GMRES in place of CG. A Neumann series diverges when the step does not contract."
+    )
+    unseen_by_implicit = (
+        "Implicit differentiation cannot see at least one hyperparameter, and its gradient is "
+        "returned as NaN: the leaf changes how the inner loop gets to its fixed point, not where "
+        "the fixed point is (a step size, a momentum). stats['unseen'] marks it. Use Reverse, "
+        "TruncatedReverse or Forward, or take the leaf out of `outer`."
+    )

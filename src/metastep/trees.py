@@ -1,0 +1,129 @@
+"""Pytree algebra on the floating-point leaves; every other leaf passes through untouched."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree
+
+
+def differentiable(tree: PyTree) -> tuple[PyTree, PyTree]:
+    """Split `tree` into its floating-point leaves and the rest (indices, keys, counters)."""
+    return eqx.partition(tree, eqx.is_inexact_array)
+
+
+def inner_product(first: PyTree, second: PyTree) -> Float[Array, ""]:
+    """Return the sum over all floating-point leaves of `first * second`."""
+    products = jax.tree.map(
+        lambda a, b: jnp.sum(a * b),
+        eqx.filter(first, eqx.is_inexact_array),
+        eqx.filter(second, eqx.is_inexact_array),
+    )
+    return sum(jax.tree.leaves(products), start=jnp.zeros(()))
+
+
+def norm(tree: PyTree) -> Float[Array, ""]:
+    """Return the Euclidean norm of all floating-point leaves, safe from overflow.
+
+    The leaves are divided by their largest magnitude before they are squared, so that the norm of
+    a gradient of size 1e30 is finite in float32.
+    """
+    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
+    if not leaves:
+        return jnp.zeros(())
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0.0) for x in leaves]))
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return scale * jnp.sqrt(sum(jnp.sum((x / scale) ** 2) for x in leaves))
+
+
+def cosine(first: PyTree, second: PyTree) -> Float[Array, ""]:
+    """Return the cosine of the angle between two trees; NaN if one of them is zero."""
+    first_norm, second_norm = norm(first), norm(second)
+    unit = lambda tree, length: jax.tree.map(lambda x: x / length, tree)
+    return inner_product(unit(first, first_norm), unit(second, second_norm))
+
+
+def subtract(first: PyTree, second: PyTree) -> PyTree:
+    """Return `first - second` on trees of floating-point leaves."""
+    return jax.tree.map(jnp.subtract, first, second)
+
+
+def all_finite(tree: PyTree) -> Bool[Array, ""]:
+    """Return whether every floating-point leaf is finite everywhere."""
+    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves] or [jnp.array(True)]))
+
+
+def leaf_names(tree: PyTree) -> list[str]:
+    """Return a readable name for every leaf, such as `outer['step_size']` for a dictionary entry."""
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def as_hyperparameters(outer: PyTree) -> PyTree:
+    """Return `outer` with every leaf as a floating-point array.
+
+    Args:
+        outer: a pytree of real floating-point arrays or Python floats.
+
+    Returns:
+        The same structure; Python floats have become arrays of the default precision.
+
+    Raises:
+        ValueError: if there is no leaf, or a leaf is not a real floating-point number. A derivative
+            with respect to an integer does not exist.
+    """
+    if not jax.tree.leaves(outer):
+        raise ValueError(
+            f"outer has no leaves (it is {outer!r}); put at least one hyperparameter into it."
+        )
+
+    def convert(path: Any, leaf: Any) -> Array:
+        name = "outer" + jax.tree_util.keystr(path)
+        if not isinstance(leaf, float | complex | int | np.ndarray | np.generic | jax.Array):
+            raise ValueError(
+                f"{name} is a {type(leaf).__name__}; allowed are floating-point arrays and floats."
+            )
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise ValueError(
+                f"{name} has dtype {jnp.result_type(leaf)}; a hyperparameter that is tuned by "
+                "gradient needs a real floating-point dtype. Write 1.0 for 1, or keep the value "
+                "out of outer and close over it."
+            )
+        return jnp.asarray(leaf)
+
+    return jax.tree_util.tree_map_with_path(convert, outer)
+
+
+def same_structure(name: str, expected: PyTree, actual: PyTree) -> None:
+    """Check that two trees agree in structure, shapes and dtypes.
+
+    Args:
+        name: what produced `actual`, for the message.
+        expected: a tree of arrays or shape structures.
+        actual: the tree to hold against it.
+
+    Raises:
+        ValueError: naming the first leaf that differs, and both shapes and dtypes.
+    """
+    expected_leaves, expected_treedef = jax.tree_util.tree_flatten_with_path(expected)
+    actual_leaves, actual_treedef = jax.tree_util.tree_flatten_with_path(actual)
+    if expected_treedef != actual_treedef:
+        raise ValueError(
+            f"{name} returned another pytree structure than it was given: {actual_treedef}, "
+            f"expected {expected_treedef}."
+        )
+    for (path, before), (_, after) in zip(expected_leaves, actual_leaves, strict=True):
+        if (before.shape, before.dtype) != (after.shape, after.dtype):
+            raise ValueError(
+                f"{name} changed the leaf {jax.tree_util.keystr(path) or 'itself'} from "
+                f"{before.dtype}{list(before.shape)} to {after.dtype}{list(after.shape)}; "
+                "every step must keep shapes and dtypes."
+            )
+
+
+def map_structure(function: Callable[..., Any], tree: PyTree) -> PyTree:
+    """Return the shapes and dtypes of `function(tree)` without computing it."""
+    return eqx.filter_eval_shape(function, tree)

@@ -1,0 +1,17 @@
+"""Aliases used in signatures. `Outer` and `Inner` are any pytrees of arrays."""
+
+from typing import Any
+
+from jaxtyping import Array, Float, Int, Key, PyTree, UInt32
+
+Outer = PyTree[Any]
+"""The hyperparameters (lambda, eta, theta, omega in the papers): a pytree of floating-point arrays."""
+
+Inner = PyTree[Any]
+"""The state of the inner algorithm: the parameters w and whatever else it carries."""
+
+RandomKey = Key[Array, ""] | UInt32[Array, "2"]
+"""A JAX random key: `jax.random.key(0)`, or an old-style `jax.random.PRNGKey(0)`."""
+
+Scalar = Float[Array, ""]
+StepIndex = Int[Array, ""] | int
