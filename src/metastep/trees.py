@@ -58,7 +58,7 @@ def all_finite(tree: PyTree) -> Bool[Array, ""]:
 
 
 def leaf_names(tree: PyTree) -> list[str]:
-    """Return a readable name for every leaf, such as `outer['step_size']` for a dictionary entry."""
+    """Return the path of every leaf, such as `['step_size']` for a dictionary entry."""
     return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 

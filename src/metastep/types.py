@@ -5,7 +5,7 @@ from typing import Any
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt32
 
 Outer = PyTree[Any]
-"""The hyperparameters (lambda, eta, theta, omega in the papers): a pytree of floating-point arrays."""
+"""Hyperparameters (lambda, eta, theta, omega in the papers): a pytree of floating-point arrays."""
 
 Inner = PyTree[Any]
 """The state of the inner algorithm: the parameters w and whatever else it carries."""

@@ -1,9 +1,9 @@
 """Data sets as NumPy arrays with their license and checksum, and how to split and corrupt them.
 
 Every loader looks in the folder it is given, then in the folder that the environment variable
-`METASTEP_DATA` names, then in the user's cache (`$XDG_CACHE_HOME/metastep` or `~/.cache/metastep`). A
-data set that is in none of them raises `DataNotFoundError` with one sentence that says how to get it;
-nothing is ever fetched or replaced by something else on its own.
+`METASTEP_DATA` names, then in the user's cache (`$XDG_CACHE_HOME/metastep` or `~/.cache/metastep`).
+A data set that is in none of them raises `DataNotFoundError` with one sentence that says how to get
+it; nothing is ever fetched or replaced by something else on its own.
 """
 
 from pathlib import Path
@@ -55,7 +55,7 @@ def available(folder: Path | None = None) -> list[tuple[str, Path | None]]:
 
     Raises:
         DataNotFoundError: if `folder` is given and does not exist.
-    """  # noqa: DOC502
+    """
     found: list[tuple[str, Path | None]] = [("digits", digits_path())]
     for recipe in (MNIST, CIFAR10, OMNIGLOT, WIKITEXT2):
         hit = find(recipe, folder)

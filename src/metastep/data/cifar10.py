@@ -14,10 +14,7 @@ from metastep.data.reading import check_labeled_images, read_bytes, read_npz, re
 SUBSET = "cifar10-7k.npz"
 BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 SHAPE = (32, 32, 3)
-CLASSES = (
-    ("airplane", "automobile", "bird", "cat", "deer")
-    + ("dog", "frog", "horse", "ship", "truck")
-)  # fmt: skip
+CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 RECORD = 1 + 3 * 32 * 32
 
 Parser = Callable[[bytes, Path], tuple[np.ndarray, np.ndarray]]
@@ -27,9 +24,9 @@ def cifar10(folder: Path | None = None) -> Dataset:
     """CIFAR-10: color photographs of 32 x 32 pixels in ten classes.
 
     The arrays hold training examples first, then test examples: `images`, uint8 of shape
-    (n, 32, 32, 3), channels red, green, blue; `labels`, uint8 of shape (n,), 0 to 9; `split`, strings
-    of shape (n,), `"train"` or `"test"`; `classes`, strings of shape (10,), the names of the labels.
-    The originals give n = 50000 + 10000, the subset 5000 + 2000 (balanced).
+    (n, 32, 32, 3), channels red, green, blue; `labels`, uint8 of shape (n,), 0 to 9; `split`,
+    strings of shape (n,), `"train"` or `"test"`; `classes`, strings of shape (10,), the names of
+    the labels. The originals give n = 50000 + 10000, the subset 5000 + 2000 (balanced).
 
     Accepted, the first that is there: `cifar-10-batches-py` or `cifar-10-python.tar.gz` (the Python
     version, whose pickles are read without running anything they name), `cifar-10-batches-bin` or
@@ -48,7 +45,7 @@ def cifar10(folder: Path | None = None) -> Dataset:
 
     Reference:
         Krizhevsky, 2009, "Learning Multiple Layers of Features from Tiny Images".
-    """  # noqa: DOC502
+    """
     return load(CIFAR10, folder)
 
 
@@ -131,10 +128,8 @@ CIFAR10 = Recipe(
     title="CIFAR-10",
     license="no explicit license; its authors ask for the citation of Krizhevsky 2009",
     source="Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
-    accepted=(
-        f"{SUBSET} or one of the original cifar-10-python.tar.gz, cifar-10-batches-py, "
-        "cifar-10-binary.tar.gz and cifar-10-batches-bin"
-    ),
+    originals="cifar-10-python.tar.gz or cifar-10-binary.tar.gz (packed or extracted)",
+    subset=SUBSET,
     forms=(
         *_version("cifar-10-batches-py", "cifar-10-python.tar.gz", "", parse_pickle),
         *_version("cifar-10-batches-bin", "cifar-10-binary.tar.gz", ".bin", _parse_binary),

@@ -1,8 +1,8 @@
 """The pickled batches of CIFAR-10, read without trusting them.
 
-A pickle is a program that may call anything it can name. Here every name it may use stands for an inert
-object that only remembers its arguments; every other name is refused. The array is then built from what
-was remembered, so nothing of NumPy is ever driven by the file.
+A pickle is a program that may call anything it can name. Here every name it may use stands for an
+inert object that only remembers its arguments; every other name is refused. The array is then built
+from what was remembered, so nothing of NumPy is ever driven by the file.
 """
 
 import io
@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from metastep.data.dataset import DataCorruptError
 from metastep.data.reading import reading, require
 
 
 class _Remembered:
-    """Stands for an array, a dtype or their constructors: keeps what the pickle passes, does nothing."""
+    """Stands for an array, a dtype or a constructor: keeps what the pickle passes, does nothing."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments
@@ -61,8 +62,9 @@ def parse_pickle(content: bytes, path: Path) -> tuple[np.ndarray, np.ndarray]:
         The pixels, uint8 of shape (n, 3072), and the labels, uint8 of shape (n,).
 
     Raises:
-        DataCorruptError: if the pickle is damaged, names anything but an array, or holds something else.
-    """  # noqa: DOC502
+        DataCorruptError: if the pickle is damaged, names anything but an array, or holds something
+            else.
+    """
     with reading(path, "a CIFAR-10 batch"):
         batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
         require(isinstance(batch, dict), path, "is not a CIFAR-10 batch: it holds no dict")
@@ -80,12 +82,10 @@ def parse_pickle(content: bytes, path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _rebuild(remembered: object, path: Path) -> np.ndarray:
     """The array whose pickled state is (version, shape, dtype, is Fortran-ordered, bytes)."""
-    wrong = "has no array of bytes under 'data'"
-    if not isinstance(remembered, _Remembered):
-        require(False, path, wrong)
+    if not isinstance(remembered, _Remembered) or len(remembered.state) != 5:
+        raise DataCorruptError(f"{path} has no array under 'data'.")
     _, shape, dtype, fortran, content = remembered.state
-    require(isinstance(dtype, _Remembered), path, wrong)
-    require(dtype.arguments[0] in ("u1", b"u1"), path, wrong)
+    one_byte = isinstance(dtype, _Remembered) and dtype.arguments[0] in ("u1", b"u1")
+    require(one_byte, path, "has no array of bytes under 'data'")
     require(len(shape) == 2 and shape[1] == 3072, path, f"has data of shape {shape}, not n x 3072")
-    pixels = np.frombuffer(content, np.uint8)
-    return pixels.reshape(shape, order="F" if fortran else "C")
+    return np.frombuffer(content, np.uint8).reshape(shape, order="F" if fortran else "C")

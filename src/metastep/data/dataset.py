@@ -1,8 +1,9 @@
 """What a loader returns, and the one search that all loaders share.
 
-A data set is described by a `Recipe`: its terms, and the forms in which it may lie in a folder. `load`
-goes through the folders in a fixed order and reads the first form that it finds. There is no fallback
-from one data set to another: what is not there is a `DataNotFoundError`, one sentence long.
+A data set is described by a `Recipe`: its terms, and the forms in which it may lie in a folder.
+`load` goes through the folders in a fixed order and reads the first form that it finds. There is no
+fallback from one data set to another: what is not there is a `DataNotFoundError`, one sentence
+long.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ class DataNotFoundError(DataError, FileNotFoundError):
 
 
 class DataCorruptError(DataError, ValueError):
-    """A file is there but does not hold what its name promises; the message names it and says why."""
+    """A file is there but does not hold what it should; the message names it and says why."""
 
 
 class DownloadError(DataError, OSError):
@@ -58,12 +59,12 @@ class Dataset:
 
     @cached_property
     def checksum(self) -> str:
-        """SHA-256 (hex) over names, dtypes, shapes and bytes of the arrays in sorted order of names."""
+        """SHA-256 (hex) of names, dtypes, shapes and bytes of the arrays, in the order of names."""
         digest = hashlib.sha256()
         for name in sorted(self.arrays):
             array = self.arrays[name]
             digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-            digest.update(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"")
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
 
 
@@ -91,7 +92,8 @@ class Recipe:
         title: the data set's own name, for sentences.
         license: the terms of use.
         source: origin and citation.
-        accepted: the files accepted, as they read in a sentence.
+        originals: the original files accepted, as they read in a sentence.
+        subset: the subset's files, likewise.
         forms: the forms, the most complete first.
     """
 
@@ -99,7 +101,8 @@ class Recipe:
     title: str
     license: str
     source: str
-    accepted: str
+    originals: str
+    subset: str
     forms: tuple[Form, ...]
 
 
@@ -107,7 +110,8 @@ def cache_folder() -> Path | None:
     """The user's cache: `$XDG_CACHE_HOME/metastep`, else `~/.cache/metastep`; None without a home.
 
     Returns:
-        The folder, which need not exist. A relative `XDG_CACHE_HOME` is ignored, as its standard asks.
+        The folder, which need not exist. A relative `XDG_CACHE_HOME` is ignored, as its standard
+        asks.
     """
     cache = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(cache):
@@ -134,9 +138,10 @@ def places(folder: Path | None = None) -> list[Path]:
     if folder is not None:
         folder = Path(os.path.expanduser(folder))
         if not os.path.isdir(folder):
+            wrong = "is not a folder" if os.path.exists(folder) else "does not exist"
             raise DataNotFoundError(
-                f"The data folder {folder} {'is a file' if os.path.isfile(folder) else 'does not exist'}: "
-                f"name a folder that holds data sets, or none to search {VARIABLE} and the user's cache."
+                f"The data folder {folder} {wrong}: name a folder that holds data sets, "
+                f"or none to search {VARIABLE} and the user's cache."
             )
         found.append(folder)
     if os.environ.get(VARIABLE):
@@ -174,8 +179,9 @@ def load(recipe: Recipe, folder: Path | None = None) -> Dataset:
         The data set in the first form found.
 
     Raises:
-        DataNotFoundError: if it is nowhere. A damaged file raises `DataCorruptError` instead, and the
-            search does not go on, so that a worse copy never takes the place of the one you meant.
+        DataNotFoundError: if it is nowhere. A damaged file raises `DataCorruptError` instead, and
+            the search does not go on, so that a worse copy never takes the place of the one you
+            meant.
     """
     found = find(recipe, folder)
     if found is None:
@@ -192,8 +198,8 @@ def _how_to_get(recipe: Recipe, folder: Path | None) -> str:
     ]
     return (
         f"{recipe.title} was not found in {' or '.join(searched) or 'any folder'}: "
-        f"get {recipe.accepted} (help(metastep.data.{recipe.name}) says where), "
-        f"and point --data or {VARIABLE} to their folder."
+        f"get {recipe.originals} from the home page named in help(metastep.data.{recipe.name}), "
+        f"or take {recipe.subset}, and point --data or {VARIABLE} to the folder that holds it."
     )
 
 

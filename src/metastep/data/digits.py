@@ -24,7 +24,8 @@ def digits(folder: Path | None = None) -> Dataset:
     shape (1797,) with values 0 to 9.
 
     Args:
-        folder: not used, since scikit-learn holds the data; it is here so that all loaders look alike.
+        folder: not used, since scikit-learn holds the data; it is here so that all loaders look
+            alike.
 
     Returns:
         The data set.
@@ -41,10 +42,10 @@ def digits(folder: Path | None = None) -> Dataset:
         'CC BY 4.0'
     """
     del folder
-    bunch = sklearn.datasets.load_digits()
+    images, labels = sklearn.datasets.load_digits(return_X_y=True)
     arrays = {
-        "images": np.asarray(bunch["images"]).astype(np.uint8),
-        "labels": np.asarray(bunch["target"]).astype(np.uint8),
+        "images": np.asarray(images).reshape(-1, 8, 8).astype(np.uint8),
+        "labels": np.asarray(labels).astype(np.uint8),
     }
     return Dataset(
         name="digits",

@@ -29,9 +29,9 @@ HANDLERS = (
 def download(url: str, destination: Path, sha256: str, timeout: float = 60.0) -> Path:
     """Fetch a file over HTTP and keep it only if its checksum is the expected one.
 
-    Nothing is fetched if `destination` has that checksum already. The file appears under its name in one
-    step after the checksum matched; on any failure whatever was at `destination` is unchanged.
-    The file is held in memory until then, and may have 2 GiB.
+    Nothing is fetched if `destination` has that checksum already. The file appears under its name
+    in one step after the checksum matched; on any failure whatever was at `destination` is
+    unchanged. The file is held in memory until then, and may have 2 GiB.
 
     Args:
         url: an `http` or `https` address.
@@ -43,7 +43,8 @@ def download(url: str, destination: Path, sha256: str, timeout: float = 60.0) ->
         `destination`.
 
     Raises:
-        ValueError: if the address is not HTTP, the checksum is not one, or `destination` is a folder.
+        ValueError: if the address is not HTTP, the checksum is not one, or `destination` is a
+            folder.
         DownloadError: if the server cannot be reached, answers with an error, breaks off or sends
             another file, or the file cannot be written.
     """

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from metastep.data.dataset import Dataset, Form, Recipe, first_file, load
+from metastep.data.dataset import DataCorruptError, Dataset, Form, Recipe, first_file, load
 from metastep.data.reading import check_labeled_images, read_bytes, read_npz, require
 
 SUBSET = "mnist-10k.npz"
@@ -18,7 +18,8 @@ def mnist(folder: Path | None = None) -> Dataset:
 
     The arrays hold every part that is there, training examples first: `images`, uint8 of shape
     (n, 28, 28), 0 = paper and 255 = ink; `labels`, uint8 of shape (n,), 0 to 9; `split`, strings of
-    shape (n,), `"train"` or `"test"`. The originals give n = 70000, the subset the 10000 of the test set.
+    shape (n,), `"train"` or `"test"`. The originals give n = 70000, the subset the 10000 of the
+    test set.
 
     Accepted files, the first that is there: the original IDX files (`train-images-idx3-ubyte`,
     `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte`, `t10k-labels-idx1-ubyte`, also spelled
@@ -37,7 +38,7 @@ def mnist(folder: Path | None = None) -> Dataset:
 
     Reference:
         LeCun, Cortes, Burges, 1998, "The MNIST database of handwritten digits".
-    """  # noqa: DOC502
+    """
     return load(MNIST, folder)
 
 
@@ -61,10 +62,11 @@ def _read_idx(place: Path) -> dict[str, np.ndarray]:
         label_path = _idx_file(place, prefix, "labels", 1)
         if image_path is None and label_path is None:
             continue
-        lacking = f"{prefix}-labels-idx1-ubyte" if image_path else f"{prefix}-images-idx3-ubyte"
-        present = image_path or label_path or place
-        require(bool(image_path and label_path), present, f"lacks its companion {lacking}")
-        assert image_path is not None and label_path is not None
+        if image_path is None or label_path is None:
+            lacking = "images-idx3-ubyte" if image_path is None else "labels-idx1-ubyte"
+            raise DataCorruptError(
+                f"{image_path or label_path} lacks its companion {prefix}-{lacking}."
+            )
         pair = _parse_idx(image_path, 3), _parse_idx(label_path, 1)
         check_labeled_images(*pair, SHAPE, image_path)
         images.append(pair[0])
@@ -84,7 +86,7 @@ def _parse_idx(path: Path, rank: int) -> np.ndarray:
     require(len(content) >= header, path, f"is truncated: {len(content)} bytes")
     magic, *shape = struct.unpack(f">{1 + rank}I", content[:header])
     expected = 0x800 + rank
-    require(magic == expected, path, f"has the magic number {magic:#06x}, not {expected:#06x}")
+    require(magic == expected, path, f"has the magic number {magic:#010x}, not {expected:#010x}")
     promised = header + int(np.prod(shape, dtype=object))
     wrong = f"has {len(content)} bytes where its header promises {promised}"
     require(len(content) == promised, path, wrong)
@@ -103,7 +105,8 @@ MNIST = Recipe(
     title="MNIST",
     license="CC BY-SA 3.0",
     source="LeCun, Cortes and Burges 1998, the MNIST database of handwritten digits",
-    accepted=f"{SUBSET} or the original IDX files (train-images-idx3-ubyte and so on, plain or .gz)",
+    originals="train-images-idx3-ubyte and its companions (plain or .gz)",
+    subset=SUBSET,
     forms=(
         Form(_locate_idx, _read_idx),
         Form(lambda place: first_file(place, (SUBSET,)), _read_subset, "the test set only"),

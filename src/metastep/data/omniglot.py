@@ -1,4 +1,4 @@
-"""Omniglot, from its original archives or folders of PNG files or from the subset `omniglot-242.npz`."""
+"""Omniglot, from its original archives or folders of PNG files or from `omniglot-242.npz`."""
 
 import io
 import os
@@ -26,11 +26,11 @@ Drawings = dict[Character, dict[str, bytes]]
 def omniglot(folder: Path | None = None) -> Dataset:
     """Omniglot: characters of many alphabets, each drawn once by each of 20 people.
 
-    The arrays are `images`, uint8 of shape (n, 20, 105, 105), 1 = ink and 0 = paper; `alphabets` and
-    `characters`, strings of shape (n,), such as `"Greek"` and `"character01"`, which together name each
-    of the n characters; `split`, strings of shape (n,), `"background"` or `"evaluation"`. Characters
-    are sorted by split, alphabet and name. The originals give n = 964 + 659, which takes 360 MB; the
-    subset gives n = 242, all of them background.
+    The arrays are `images`, uint8 of shape (n, 20, 105, 105), 1 = ink and 0 = paper; `alphabets`
+    and `characters`, strings of shape (n,), such as `"Greek"` and `"character01"`, which together
+    name each of the n characters; `split`, strings of shape (n,), `"background"` or `"evaluation"`.
+    Characters are sorted by split, alphabet and name. The originals give n = 964 + 659, which takes
+    360 MB; the subset gives n = 242, all of them background.
 
     Accepted, the first that is there: `images_background` and `images_evaluation`, as `.zip` or
     extracted (one is enough); `images_background_small1` and `..._small2`, likewise;
@@ -49,7 +49,7 @@ def omniglot(folder: Path | None = None) -> Dataset:
     Reference:
         Lake, Salakhutdinov, Tenenbaum, 2015, "Human-level concept learning through probabilistic
         program induction", Science 350.
-    """  # noqa: DOC502
+    """
     return load(OMNIGLOT, folder)
 
 
@@ -88,9 +88,10 @@ def _read_parts(place: Path, parts: tuple[tuple[str, str], ...]) -> dict[str, np
 def _drawings(path: Path) -> Drawings:
     """The PNG files of a folder or zip archive, by character and file name."""
     if path.is_dir():
-        files = {file.as_posix(): read_bytes(file) for file in path.glob("*/*/*.png")}
+        names = [file.as_posix() for file in path.glob("*/*/*.png")]
+        files = {name: read_bytes(Path(name)) for name in names if _is_drawing(name)}
     else:
-        files = read_zip(path, lambda name: name.endswith(".png") and "__MACOSX" not in name)
+        files = read_zip(path, _is_drawing)
     drawings: Drawings = {}
     for name, content in files.items():
         parts = name.split("/")
@@ -99,8 +100,13 @@ def _drawings(path: Path) -> Drawings:
     return drawings
 
 
+def _is_drawing(name: str) -> bool:
+    """Whether a file is a drawing, not one of the hidden files that macOS adds."""
+    return name.endswith(".png") and "__MACOSX" not in name and "/." not in name
+
+
 def _decode_character(files: dict[str, bytes], path: Path) -> np.ndarray:
-    """The 20 drawings of one character, uint8 of shape (20, 105, 105), in the order of file names."""
+    """The drawings of one character, uint8 of shape (20, 105, 105), in the order of file names."""
     require(len(files) == DRAWERS, path, f"has {len(files)} drawings, not {DRAWERS}")
     return np.stack([_decode(files[name], path / name) for name in sorted(files)])
 
@@ -137,10 +143,8 @@ OMNIGLOT = Recipe(
     title="Omniglot",
     license="MIT",
     source="Lake, Salakhutdinov and Tenenbaum 2015, Human-level concept learning, Science 350",
-    accepted=(
-        f"{SUBSET} or the original images_background.zip and images_evaluation.zip, "
-        "packed or extracted"
-    ),
+    originals="images_background.zip and images_evaluation.zip (packed or extracted)",
+    subset=SUBSET,
     forms=(
         Form(partial(_locate_parts, parts=FULL), partial(_read_parts, parts=FULL)),
         Form(

@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike
 def balanced_indices(labels: ArrayLike, sizes: Sequence[int], seed: int) -> tuple[np.ndarray, ...]:
     """Disjoint random sets of examples in which every class is equally frequent.
 
-    Within one set the numbers of examples of any two classes differ by at most one; they are equal if the
-    number of classes divides the size. The surplus goes to the classes with most examples left.
-    What is in no set is `np.setdiff1d(np.arange(len(labels)), np.concatenate(sets))`.
+    Within one set the numbers of examples of any two classes differ by at most one; they are equal
+    if the number of classes divides the size. The surplus goes to the classes with most examples
+    left. What is in no set is `np.setdiff1d(np.arange(len(labels)), np.concatenate(sets))`.
 
     Args:
         labels: the class of each example, shape (n,), integers or strings.
@@ -35,26 +35,23 @@ def balanced_indices(labels: ArrayLike, sizes: Sequence[int], seed: int) -> tupl
     """
     labels = np.asarray(labels)
     sizes = [operator.index(size) for size in sizes]
+    if labels.size == 0 and any(sizes):
+        raise ValueError(f"There are no labels to draw sets of {sizes} examples from.")
     if labels.ndim != 1 or labels.dtype.kind not in "iuUb":
         raise ValueError(f"Labels must have shape (n,), not {labels.shape} of {labels.dtype}.")
     if any(size < 0 for size in sizes):
         raise ValueError(f"The size of a set cannot be negative: {sizes}.")
-    if labels.size == 0 and any(sizes):
-        raise ValueError(f"There are no labels to draw sets of {sizes} examples from.")
     rng = np.random.default_rng(seed)
     classes, inverse = np.unique(labels, return_inverse=True)
     members = [rng.permutation(np.flatnonzero(inverse == number)) for number in range(len(classes))]
     counts = _balanced_counts(classes, np.array([len(member) for member in members]), sizes, rng)
-    ends = np.cumsum(counts, axis=0)
-    return tuple(
-        rng.permutation(
-            np.concatenate([
-                np.zeros(0, np.int64),
-                *(member[end - count : end] for member, end, count in zip(members, stop, row, strict=True)),
-            ])
-        )
-        for stop, row in zip(ends, counts, strict=True)
-    )  # fmt: skip
+    sets = []
+    for row, stop in zip(counts, np.cumsum(counts, axis=0), strict=True):
+        parts = [
+            member[end - count : end] for member, end, count in zip(members, stop, row, strict=True)
+        ]
+        sets.append(rng.permutation(np.concatenate([np.zeros(0, np.int64), *parts])))
+    return tuple(sets)
 
 
 def _balanced_counts(
@@ -64,8 +61,8 @@ def _balanced_counts(
     equal = np.array([size // max(len(classes), 1) for size in sizes], dtype=np.int64)
     counts = np.repeat(equal[:, None], len(classes), axis=1)
     left = available - counts.sum(axis=0)
-    # Largest surplus first: if any assignment works, this one does (Gale and Ryser). It needs the
-    # sets with most extras first no more than any other order, so the order of `sizes` is kept.
+    # A set's extra examples come from the classes with most left: if any choice works, this one
+    # does, since swapping a fuller class for an emptier one never helps a later set.
     for row, size in zip(counts, sizes, strict=True):
         extra = size - int(row.sum())
         chosen = np.lexsort((rng.random(len(classes)), -left))[:extra]
@@ -101,7 +98,8 @@ def corrupt_labels(
         ValueError: if `fraction` is not a probability or a label is not one of the classes.
 
     Example:
-        >>> labels, replaced = corrupt_labels(np.zeros(1000, int), 10, 0.5, np.random.default_rng(0))
+        >>> rng = np.random.default_rng(0)
+        >>> labels, replaced = corrupt_labels(np.zeros(1000, int), 10, 0.5, rng)
         >>> bool(abs(replaced.mean() - 0.5) < 0.05), bool((labels[~replaced] == 0).all())
         (True, True)
     """

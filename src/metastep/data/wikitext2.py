@@ -1,5 +1,6 @@
 """WikiText-2, from its original files of tokens or from plain-text copies of single parts."""
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -16,16 +17,17 @@ END_OF_LINE = "<eos>"
 def wikitext2(folder: Path | None = None) -> Dataset:
     """WikiText-2: verified Wikipedia articles as a sequence of words.
 
-    The arrays are `vocabulary`, distinct strings of shape (v,) in sorted order, and for each part that
-    is there (`train`, `validation`, `test`) the words as positions in the vocabulary, int32 of
-    shape (n,): `vocabulary[test]` gives the words back. Each line ends with the word `<eos>`, so that
-    the originals have the customary 2088628, 217646 and 245569 words. The vocabulary is that of the parts
-    found, so the positions of one word differ between folders that hold different parts.
+    The arrays are `vocabulary`, distinct strings of shape (v,) in sorted order, and for each part
+    that is there (`train`, `validation`, `test`) the words as positions in the vocabulary, int32 of
+    shape (n,): `vocabulary[test]` gives the words back. Each line ends with the word `<eos>`, so
+    that the originals have the customary 2088628, 217646 and 245569 words. The vocabulary is that
+    of the parts found, so the positions of one word differ between folders that hold different
+    parts.
 
-    Accepted, the first that is there: `wiki.train.tokens`, `wiki.valid.tokens`, `wiki.test.tokens`, in
-    the folder itself or in `wikitext-2`; `wikitext-2-v1.zip`; `wikitext2-train.txt`,
-    `wikitext2-valid.txt`, `wikitext2-test.txt`. One part is enough. The home is Salesforce Research,
-    "The WikiText long term dependency language modeling dataset".
+    Accepted, the first that is there: `wiki.train.tokens`, `wiki.valid.tokens`, `wiki.test.tokens`,
+    in the folder itself or in `wikitext-2`; `wikitext-2-v1.zip`; `wikitext2-train.txt`,
+    `wikitext2-valid.txt`, `wikitext2-test.txt`. One part is enough. The home is Salesforce
+    Research, "The WikiText long term dependency language modeling dataset".
 
     Args:
         folder: searched first, before `METASTEP_DATA` and the user's cache.
@@ -35,24 +37,25 @@ def wikitext2(folder: Path | None = None) -> Dataset:
 
     Raises:
         DataNotFoundError: if it is in none of the places, or `folder` does not exist.
-        DataCorruptError: if a file is not UTF-8 text, is empty, or breaks off in the middle of a line.
+        DataCorruptError: if a file is not UTF-8 text, is empty, or breaks off in the middle of a
+            line.
 
     Reference:
         Merity, Xiong, Bradbury, Socher, 2016, "Pointer Sentinel Mixture Models".
-    """  # noqa: DOC502
+    """
     return load(WIKITEXT2, folder)
 
 
 def _locate_files(place: Path, pattern: str) -> Path | None:
     found = [place / pattern.format(name) for _, name in PARTS]
-    found = [path for path in found if path.is_file()]
+    found = [path for path in found if os.path.isfile(path)]
     return None if not found else found[0] if len(found) == 1 else found[0].parent
 
 
 def _read_files(place: Path, pattern: str) -> dict[str, np.ndarray]:
     paths = {part: place / pattern.format(name) for part, name in PARTS}
     return _arrays({
-        part: _words(read_bytes(path), path) for part, path in paths.items() if path.is_file()
+        part: _words(read_bytes(path), path) for part, path in paths.items() if os.path.isfile(path)
     })  # fmt: skip
 
 
@@ -99,10 +102,8 @@ WIKITEXT2 = Recipe(
     title="WikiText-2",
     license="CC BY-SA 3.0",
     source="Merity, Xiong, Bradbury and Socher 2016, Pointer Sentinel Mixture Models",
-    accepted=(
-        "wikitext2-valid.txt and wikitext2-test.txt or the original wiki.train.tokens, "
-        f"wiki.valid.tokens and wiki.test.tokens or {ARCHIVE}"
-    ),
+    originals=f"{ARCHIVE} (packed or extracted)",
+    subset="wikitext2-valid.txt and wikitext2-test.txt",
     forms=(
         _files("wiki.{}.tokens"),
         _files("wikitext-2/wiki.{}.tokens"),

@@ -3,6 +3,9 @@
 from metastep.hypergradient.base import AbstractEstimator as AbstractEstimator
 from metastep.hypergradient.base import Estimate as Estimate
 from metastep.hypergradient.base import hypergradient as hypergradient
+from metastep.hypergradient.compare import Comparison as Comparison
+from metastep.hypergradient.compare import ComparisonRow as ComparisonRow
+from metastep.hypergradient.compare import compare as compare
 from metastep.hypergradient.forward import Forward as Forward
 from metastep.hypergradient.implicit import Implicit as Implicit
 from metastep.hypergradient.implicit import Neumann as Neumann

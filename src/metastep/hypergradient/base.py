@@ -74,24 +74,28 @@ class AbstractEstimator(eqx.Module):
         """
 
 
-def finish(
-    value: Scalar,
-    grad: Outer,
-    first_nonfinite: Array,
-    stats: Mapping[str, PyTree[Array]],
-    result: RESULTS = RESULTS.successful,
-) -> Estimate:
-    """Assemble an estimate and decide its result.
+def outcome(value: Scalar, grad: Outer, first_nonfinite: Array, result: RESULTS) -> RESULTS:
+    """Return `result`, unless a number is infinite or NaN; then the earliest cause.
 
-    Non-finite numbers take precedence over `result`, the earliest cause first: the inner state,
-    the objective, the gradient.
+    The inner state comes before the objective, the objective before the gradient.
     """
     where = RESULTS.where
     result = where(all_finite(grad), result, RESULTS.nonfinite_gradient)
     result = where(jnp.isfinite(value), result, RESULTS.nonfinite_value)
-    result = where(first_nonfinite < 0, result, RESULTS.nonfinite_inner)
-    common = {"gradient_norm": norm(grad), "first_nonfinite_step": first_nonfinite}
-    return Estimate(value, grad, result, common | dict(stats))
+    return where(first_nonfinite < 0, result, RESULTS.nonfinite_inner)
+
+
+def finish(
+    value: Scalar, grad: Outer, first_nonfinite: Array, stats: Mapping[str, PyTree[Array]]
+) -> Estimate:
+    """Assemble an estimate that is good unless a number is infinite or NaN."""
+    result = outcome(value, grad, first_nonfinite, RESULTS.successful)
+    return Estimate(value, grad, result, common_stats(grad, first_nonfinite) | dict(stats))
+
+
+def common_stats(grad: Outer, first_nonfinite: Array) -> dict[str, PyTree[Array]]:
+    """Return the measurements that every estimate carries."""
+    return {"gradient_norm": norm(grad), "first_nonfinite_step": first_nonfinite}
 
 
 def influences(function: Callable[[Outer], PyTree], outer: Outer) -> list[bool]:

@@ -10,7 +10,13 @@ import lineax as lx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, PyTree
 
-from metastep.hypergradient.base import AbstractEstimator, Estimate, finish, require_influence
+from metastep.hypergradient.base import (
+    AbstractEstimator,
+    Estimate,
+    common_stats,
+    outcome,
+    require_influence,
+)
 from metastep.problems.base import AbstractProblem, Keys, Trajectory, advance, split_keys, start
 from metastep.results import RESULTS
 from metastep.trees import differentiable, inner_product, norm, subtract
@@ -156,19 +162,16 @@ class Implicit(AbstractEstimator):
         unseen = jax.tree.map(
             lambda here, *before: stationary & _vanishes(here, before, stationarity), *responses
         )
-        blank = lambda hidden, leaf: jnp.where(hidden, jnp.nan, leaf)
-        estimate = finish(
-            value,
-            jax.tree.map(blank, unseen, grad),
-            end.first_nonfinite,
-            {
-                "stationarity": stationarity,
-                "linear_residual": linear_residual,
-                "objective_gap": inner_product(solution, move),
-                "unseen": unseen,
-            },
-        )
-        return self._judge(estimate, grad), state
+        stats = {
+            "stationarity": stationarity,
+            "linear_residual": linear_residual,
+            "objective_gap": inner_product(solution, move),
+            "unseen": unseen,
+        }
+        result = outcome(value, grad, end.first_nonfinite, self._judge(stats))
+        grad = jax.tree.map(lambda hidden, leaf: jnp.where(hidden, jnp.nan, leaf), unseen, grad)
+        stats |= common_stats(grad, end.first_nonfinite)
+        return Estimate(value, grad, result, stats), state
 
     def _solve(
         self, transposed: Callable[[Inner], Inner], vector: Inner
@@ -187,20 +190,15 @@ class Implicit(AbstractEstimator):
         solution = lx.linear_solve(operator, vector, solver, throw=False).value
         return solution, _ratio(norm(subtract(vector, residual_map(solution))), norm(vector))
 
-    def _judge(self, estimate: Estimate, solved: Outer) -> Estimate:
-        """Refine a result that is good so far, or bad only because unseen leaves were blanked."""
-        stats, where = estimate.stats, RESULTS.where
-        result = RESULTS.successful
+    def _judge(self, stats: dict[str, PyTree[Array]]) -> RESULTS:
+        """Return what the measurements say; the reason that spoils every leaf comes first."""
+        where = RESULTS.where
         hidden = jnp.any(jnp.array(jax.tree.leaves(stats["unseen"])))
-        result = where(hidden, RESULTS.unseen_by_implicit, result)
+        result = where(hidden, RESULTS.unseen_by_implicit, RESULTS.successful)
         stationary = stats["stationarity"] <= self.stationarity_tolerance
         result = where(stationary, result, RESULTS.not_stationary)
-        solved_well = stats["linear_residual"] <= self.linear_tolerance
-        result = where(solved_well, result, RESULTS.linear_solve_failed)
-        complete = finish(
-            estimate.value, solved, stats["first_nonfinite_step"], stats, result
-        ).result
-        return eqx.tree_at(lambda e: e.result, estimate, complete)
+        solved = stats["linear_residual"] <= self.linear_tolerance
+        return where(solved, result, RESULTS.linear_solve_failed)
 
 
 def _map_at(problem: AbstractProblem, end: Trajectory, keys: Keys, constants: Inner) -> Map:

@@ -53,7 +53,7 @@ class TrainingProblem(AbstractProblem):
         ...     problem, {"decay": 0.5}, ms.Reverse(), key=jax.random.key(0)
         ... )
         >>> round(float(estimate.grad["decay"]), 4)
-        0.1067
+        0.1097
 
     Attributes:
         loss: `loss(params, outer, batch) -> scalar`, the inner loss that the optimizer descends.

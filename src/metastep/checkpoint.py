@@ -1,0 +1,113 @@
+"""Saving a pytree of arrays so that it comes back to the same bits, or not at all.
+
+A file is one line of JSON (format, checksum, what the caller wants to know) and an `.npz` archive
+without pickles. It is written atomically and refused when a byte of it has changed.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from metastep.files import write_atomically
+
+FORMAT = "metastep checkpoint 1"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used: damaged, or of another run."""
+
+
+def save(path: Path, tree: PyTree, notes: Mapping[str, Any]) -> None:
+    """Write the arrays of `tree` to `path`, atomically.
+
+    Args:
+        path: the file.
+        tree: any pytree; leaves that are not arrays are not saved.
+        notes: a JSON-compatible dictionary kept beside the arrays.
+
+    Raises:
+        OSError: if the file cannot be written. An older file at `path` is untouched then.
+    """
+    leaves = [_plain(leaf) for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_array))]
+    archive = io.BytesIO()
+    np.savez(archive, *leaves)
+    body = archive.getvalue()
+    header = {
+        "format": FORMAT,
+        "sha256": hashlib.sha256(body).hexdigest(),
+        "structure": _structure(tree),
+        "notes": dict(notes),
+    }
+    write_atomically(path, json.dumps(header).encode() + b"\n" + body)
+
+
+def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+    """Read back what `save` wrote.
+
+    Args:
+        path: the file.
+        like: a tree of the same structure, shapes and dtypes; its leaves that are not arrays are
+            kept.
+
+    Returns:
+        The tree with the saved arrays, and the notes.
+
+    Raises:
+        CheckpointError: if the file is damaged, of another format, or holds a tree of another
+            structure, other shapes or other dtypes.
+        FileNotFoundError: if there is none.
+    """
+    header_line, _, body = path.read_bytes().partition(b"\n")
+    try:
+        header = json.loads(header_line)
+        intact = header["format"] == FORMAT
+        intact &= header["sha256"] == hashlib.sha256(body).hexdigest()
+    except (ValueError, KeyError, TypeError):
+        intact = False
+    if not intact:
+        raise CheckpointError(
+            f"{path} is damaged or not a checkpoint of this version; delete it to start this part "
+            "of the run afresh."
+        )
+    if header["structure"] != _structure(like):
+        raise CheckpointError(
+            f"{path} belongs to another run: its arrays have other names, shapes or dtypes than "
+            "this one's. Resume with the configuration it was written with, or choose another file."
+        )
+    with np.load(io.BytesIO(body), allow_pickle=False) as archive:
+        saved = [archive[name] for name in archive.files]
+    arrays, static = eqx.partition(like, eqx.is_array)
+    templates, treedef = jax.tree.flatten(arrays)
+    restored = [_restore(value, leaf) for value, leaf in zip(saved, templates, strict=True)]
+    return eqx.combine(jax.tree.unflatten(treedef, restored), static), header["notes"]
+
+
+def _is_typed_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _plain(leaf: Array) -> np.ndarray:
+    return np.asarray(jax.random.key_data(leaf) if _is_typed_key(leaf) else leaf)
+
+
+def _restore(value: np.ndarray, leaf: Array) -> Array:
+    if _is_typed_key(leaf):
+        return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(leaf))
+    return jnp.asarray(value)
+
+
+def _structure(tree: PyTree) -> str:
+    """Return names, shapes and dtypes of the arrays, as text that can be compared."""
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array))
+    return "; ".join(
+        f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves
+    )

@@ -1,0 +1,147 @@
+"""Hold estimators against an exact hypergradient: direction, size, time and memory."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+
+import equinox as eqx
+import jax
+
+from metastep.hypergradient.base import AbstractEstimator, Estimate
+from metastep.hypergradient.reverse import Reverse
+from metastep.problems.base import AbstractProblem
+from metastep.results import RESULTS
+from metastep.trees import as_hyperparameters, cosine, norm, subtract
+from metastep.types import Outer, RandomKey
+
+COLUMNS = ("estimator", "relative error", "cosine", "norm", "seconds", "memory (MiB)", "result")
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One estimator against the reference.
+
+    Attributes:
+        estimator: the estimator.
+        estimate: what it returned.
+        relative_error: |grad - reference| / |reference|.
+        cosine: of the angle between grad and reference; NaN if either is zero.
+        seconds: wall time of one call after compilation, median.
+        temporary_bytes: memory that the compiled program needs beside its inputs and outputs; None
+            where the backend does not report it.
+        message: the message of `estimate.result`, empty if all is well.
+    """
+
+    estimator: AbstractEstimator
+    estimate: Estimate
+    relative_error: float
+    cosine: float
+    seconds: float
+    temporary_bytes: int | None
+    message: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found: `rows` for code, `str()` for people."""
+
+    reference: Estimate
+    rows: tuple[ComparisonRow, ...]
+
+    def __str__(self) -> str:
+        """Lay the rows out as a table of plain text."""
+        cells = [COLUMNS] + [_cells(row) for row in self.rows]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS) - 1)]
+        lines = []
+        for row in cells:
+            first = row[0].ljust(widths[0])
+            middle = [cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:], strict=True)]
+            lines.append("  ".join([first, *middle, row[-1]]).rstrip())
+        return "\n".join(lines)
+
+
+def _cells(row: ComparisonRow) -> tuple[str, ...]:
+    memory = "?" if row.temporary_bytes is None else f"{row.temporary_bytes / 2**20:.2f}"
+    return (
+        str(row.estimator),
+        f"{row.relative_error:.2e}",
+        f"{row.cosine:+.4f}",
+        f"{float(row.estimate.stats['gradient_norm']):.3e}",
+        f"{row.seconds:.4f}",
+        memory,
+        row.message.split(";")[0].split(".")[0] or "ok",
+    )
+
+
+def compare(
+    problem: AbstractProblem,
+    outer: Outer,
+    estimators: Sequence[AbstractEstimator],
+    *,
+    key: RandomKey,
+    reference: AbstractEstimator | None = None,
+    repeats: int = 3,
+) -> Comparison:
+    """Compute one hypergradient by several estimators and hold each against an exact one.
+
+    Args:
+        problem: the inner dynamics and the objective.
+        outer: the hyperparameters.
+        estimators: what to compare, at least one.
+        key: a random key; all estimators walk the same trajectory.
+        reference: an exact estimator; None is `Reverse()`, whose memory grows with the horizon.
+        repeats: timed calls per estimator, from 1; the estimators take turns.
+
+    Returns:
+        A `Comparison`, in the order of `estimators`.
+
+    Raises:
+        ValueError: if there is nothing to compare, `repeats` is below 1, or an estimator refuses
+            the problem.
+    """
+    if not estimators:
+        raise ValueError("estimators is empty; give at least one, such as [TruncatedReverse(5)].")
+    if repeats < 1:
+        raise ValueError(f"repeats is {repeats!r}; allowed are the integers from 1.")
+    outer = as_hyperparameters(outer)
+    exact, _, _ = _compile(problem, outer, reference or Reverse(), key)
+    compiled = [_compile(problem, outer, estimator, key) for estimator in estimators]
+    seconds: list[list[float]] = [[] for _ in estimators]
+    for _ in range(repeats):
+        for times, (_, call, _) in zip(seconds, compiled, strict=True):
+            begin = perf_counter()
+            jax.block_until_ready(call())
+            times.append(perf_counter() - begin)
+    rows = tuple(
+        ComparisonRow(
+            estimator=estimator,
+            estimate=estimate,
+            relative_error=float(norm(subtract(estimate.grad, exact.grad)) / norm(exact.grad)),
+            cosine=float(cosine(estimate.grad, exact.grad)),
+            seconds=median(times),
+            temporary_bytes=memory,
+            message=RESULTS[estimate.result],
+        )
+        for estimator, times, (estimate, _, memory) in zip(
+            estimators, seconds, compiled, strict=True
+        )
+    )
+    return Comparison(exact, rows)
+
+
+def _compile(
+    problem: AbstractProblem, outer: Outer, estimator: AbstractEstimator, key: RandomKey
+) -> tuple[Estimate, Callable[[], Estimate], int | None]:
+    """Compile one estimator; return its estimate, a call for timing, and its temporary bytes."""
+
+    @eqx.filter_jit
+    def run(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Estimate:
+        state = estimator.init(problem, outer, key)
+        return estimator.estimate(problem, outer, state, key)[0]
+
+    compiled = run.lower(problem, outer, key).compile()
+    analysis = compiled.compiled.memory_analysis()
+    memory = getattr(analysis, "temp_size_in_bytes", None)
+    call = lambda: compiled(problem, outer, key)
+    return call(), call, memory

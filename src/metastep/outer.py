@@ -1,0 +1,450 @@
+"""The only outer loop: estimate a hypergradient, update the hyperparameters, repeat.
+
+The loop runs inside one compiled function. Python regains control every `every` steps, for the
+progress bar, the callback and the checkpoint; the number of steps in between is an argument of the
+compiled function, so nothing recompiles.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from metastep import checkpoint as checkpoints
+from metastep.hypergradient.base import AbstractEstimator, Estimate
+from metastep.problems.base import AbstractProblem
+from metastep.results import RESULTS
+from metastep.trees import as_hyperparameters, norm, same_structure
+from metastep.types import Outer, RandomKey, Scalar
+
+SMALL_TASK_BYTES = 64 * 2**10
+BEFORE_THE_FIRST_STEP = 2**32 - 1
+
+Problem = AbstractProblem | Callable[[RandomKey], AbstractProblem]
+Recorder = Callable[[Int[Array, ""], Outer, Estimate], PyTree[Array]]
+
+
+class HypergradientError(RuntimeError):
+    """A hypergradient failed and `on_failure` is "raise"."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where and how often `minimize` saves its state.
+
+    Attributes:
+        path: the file; written atomically.
+        every: outer steps between two savings, from 1. The last state is always saved, and so is
+            the state at an interruption by Ctrl-C.
+        resume: continue from the file if it is there; otherwise an existing file is an error.
+    """
+
+    path: Path
+    every: int = 100
+    resume: bool = False
+
+
+class History(eqx.Module):
+    """One entry per outer step, measured at the hyperparameters before the update.
+
+    Attributes:
+        value: the objective; the mean over a meta-batch.
+        gradient_norm: the Euclidean norm of the (averaged) hypergradient.
+        result: an array of items of `RESULTS`; `RESULTS[history.result]` gives the messages.
+        recorded: what the `record` function returned, stacked; None without one.
+    """
+
+    value: Float[Array, " steps"]
+    gradient_norm: Float[Array, " steps"]
+    result: RESULTS
+    recorded: PyTree[Array]
+
+
+class Run(eqx.Module):
+    """What `minimize` returns.
+
+    Attributes:
+        outer: the hyperparameters at the end.
+        history: one entry per step taken.
+        result: that of the first failed step; `successful` if none failed.
+        skipped: the number of steps whose update was skipped because their hypergradient failed.
+        tasks_at_once: how many tasks of a meta-batch advanced together; 1 without one.
+        seconds_per_step: wall time of an outer step, median, without compilation where there was
+            more than one stretch between two returns to Python.
+    """
+
+    outer: Outer
+    history: History
+    result: RESULTS
+    skipped: int
+    tasks_at_once: int
+    seconds_per_step: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a callback sees.
+
+    Attributes:
+        step: the number of outer steps taken.
+        steps: how many there will be.
+        outer: the hyperparameters after `step` steps.
+        value: the objective at the last estimate, before its update.
+        gradient_norm: the norm of the last hypergradient.
+        result: the result of the last estimate.
+    """
+
+    step: int
+    steps: int
+    outer: Outer
+    value: float
+    gradient_norm: float
+    result: RESULTS
+
+
+class _Carry(eqx.Module):
+    """The state of the loop: what a checkpoint holds."""
+
+    outer: Outer
+    optimizer_state: Any
+    estimator_state: Any
+    step: Int[Array, ""]
+    failed: Bool[Array, ""]
+    history: History
+
+
+class _Loop(eqx.Module):
+    """Everything that stays the same from step to step."""
+
+    problem: Problem
+    estimator: AbstractEstimator
+    optimizer: optax.GradientTransformation
+    key: RandomKey
+    meta_batch: int | None
+    tasks_at_once: int
+    project: Callable[[Outer], Outer] | None
+    record: Recorder | None
+    halt_on_failure: bool
+
+    def estimate(
+        self, outer: Outer, state: Any, step: Int[Array, ""]
+    ) -> tuple[Estimate, Any]:
+        """Estimate the hypergradient of one outer step, averaged over the meta-batch."""
+        key = jax.random.fold_in(self.key, step)
+        if isinstance(self.problem, AbstractProblem):
+            return self.estimator.estimate(self.problem, outer, state, key)
+
+        def one(task: tuple[RandomKey, Any]) -> tuple[Estimate, Any]:
+            task_key, key = jax.random.split(task[0])
+            return self.estimator.estimate(self.problem(task_key), outer, task[1], key)
+
+        keys = jax.random.split(key, self.meta_batch)
+        estimates, state = jax.lax.map(one, (keys, state), batch_size=self.tasks_at_once)
+        return _average(estimates), state
+
+    def body(self, carry: _Carry) -> _Carry:
+        """Take one outer step; keep everything but the history where the estimate failed."""
+        estimate, estimator_state = self.estimate(
+            carry.outer, carry.estimator_state, carry.step
+        )
+        good = estimate.result == RESULTS.successful
+        updates, optimizer_state = self.optimizer.update(
+            estimate.grad, carry.optimizer_state, carry.outer
+        )
+        outer = optax.apply_updates(carry.outer, updates)
+        outer = outer if self.project is None else self.project(outer)
+        same_structure("project", carry.outer, outer)
+        keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+        recorded = self.record and self.record(carry.step, carry.outer, estimate)
+        row = History(
+            estimate.value, estimate.stats["gradient_norm"], estimate.result, recorded
+        )
+        write = lambda buffer, entry: buffer.at[carry.step].set(entry)
+        return _Carry(
+            outer=keep(outer, carry.outer),
+            optimizer_state=keep(optimizer_state, carry.optimizer_state),
+            estimator_state=estimator_state,
+            step=carry.step + 1,
+            failed=~good,
+            history=jax.tree.map(write, carry.history, row),
+        )
+
+
+def _average(estimates: Estimate) -> Estimate:
+    """Average a meta-batch; its result is that of the first task that failed."""
+    mean = lambda tree: jax.tree.map(lambda x: jnp.mean(x, axis=0), tree)
+    grad = mean(estimates.grad)
+    first_bad = jnp.argmax(estimates.result != RESULTS.successful)
+    result = jax.tree.map(lambda x: x[first_bad], estimates.result)
+    stats = {"gradient_norm": norm(grad), "tasks": estimates.stats}
+    return Estimate(mean(estimates.value), grad, result, stats)
+
+
+@eqx.filter_jit
+def _advance(loop: _Loop, carry: _Carry, stop: Int[Array, ""]) -> _Carry:
+    def going_on(carry: _Carry) -> Bool[Array, ""]:
+        halted = carry.failed if loop.halt_on_failure else False
+        return (carry.step < stop) & jnp.logical_not(halted)
+
+    return jax.lax.while_loop(going_on, lambda carry: loop.body(carry), carry)
+
+
+@eqx.filter_jit
+def _begin(loop: _Loop, outer: Outer, steps: int) -> _Carry:
+    """Return the state before the first step, with room for the whole history."""
+    key = jax.random.fold_in(loop.key, BEFORE_THE_FIRST_STEP)
+    if isinstance(loop.problem, AbstractProblem):
+        estimator_state = loop.estimator.init(loop.problem, outer, key)
+    else:
+        sampler = loop.problem
+        prepare = lambda key: loop.estimator.init(sampler(key), outer, key)
+        estimator_state = jax.vmap(prepare)(jax.random.split(key, loop.meta_batch))
+
+    def entry(outer: Outer, state: Any) -> History:
+        step = jnp.zeros((), jnp.int32)
+        estimate, _ = loop.estimate(outer, state, step)
+        recorded = loop.record and loop.record(step, outer, estimate)
+        return History(
+            estimate.value, estimate.stats["gradient_norm"], estimate.result, recorded
+        )
+
+    row = eqx.filter_eval_shape(entry, outer, estimator_state)
+    room = lambda x: jnp.zeros((steps, *x.shape), x.dtype)
+    return _Carry(
+        outer=outer,
+        optimizer_state=loop.optimizer.init(outer),
+        estimator_state=estimator_state,
+        step=jnp.zeros((), jnp.int32),
+        failed=jnp.array(False),
+        history=jax.tree.map(room, row),
+    )
+
+
+def _default_tasks_at_once(problem: Problem, outer: Outer, meta_batch: int | None) -> int:
+    """Choose how many tasks of a meta-batch advance together.
+
+    On accelerators all of them. On a CPU, tasks whose inner state is small waste most of their time
+    on dispatch and gain from `vmap`; large ones run faster one at a time, when their residuals stay
+    in the cache (measured by `benchmarks/run.py meta-batch`).
+    """
+    if meta_batch is None or isinstance(problem, AbstractProblem):
+        return 1
+    if jax.default_backend() != "cpu":
+        return meta_batch
+    initial = lambda key: problem(key).init(outer, key)
+    state = eqx.filter(
+        eqx.filter_eval_shape(initial, jax.random.key(0)), lambda x: hasattr(x, "dtype")
+    )
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    return meta_batch if size <= SMALL_TASK_BYTES else 1
+
+
+def _require(condition: bool, name: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise ValueError(f"{name} is {value!r}; allowed: {allowed}.")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+@contextmanager
+def _progress_bar(shown: bool | None, steps: int) -> Iterator[Callable[[int, float], None]]:
+    """Show a bar with the objective on a terminal; `shown=None` asks whether there is one."""
+    columns = (
+        TextColumn("outer steps"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("objective {task.fields[value]:.6g}"),
+        TimeRemainingColumn(),
+    )
+    bar = Progress(*columns, transient=True)
+    if shown is False or (shown is None and not bar.console.is_terminal):
+        yield lambda step, value: None
+        return
+    with bar:
+        task = bar.add_task("", total=steps, value=float("nan"))
+        yield lambda step, value: bar.update(task, completed=step, value=value)
+
+
+def minimize(
+    problem: Problem,
+    outer: Outer,
+    estimator: AbstractEstimator,
+    *,
+    optimizer: optax.GradientTransformation,
+    steps: int,
+    key: RandomKey,
+    meta_batch: int | None = None,
+    tasks_at_once: int | None = None,
+    project: Callable[[Outer], Outer] | None = None,
+    record: Recorder | None = None,
+    callback: Callable[[Report], bool | None] | None = None,
+    every: int = 1,
+    on_failure: Literal["skip", "raise"] = "skip",
+    checkpoint: Checkpoint | None = None,
+    progress: bool | None = None,
+) -> Run:
+    """Tune hyperparameters by gradient descent on how well training ends.
+
+    Outer step number t uses the random key `fold_in(key, t)`; a run that was stopped and resumed
+    therefore ends with the same bits as one that was not.
+
+    Example:
+        Find the step size with which three steps of gradient descent on w^2 / 2 end nearest to 0.
+
+        >>> import jax, jax.numpy as jnp, optax, metastep as ms
+        >>> problem = ms.TrainingProblem(
+        ...     loss=lambda w, outer, batch: w**2 / 2,
+        ...     objective=lambda w, outer: w**2,
+        ...     init_params=jnp.array(1.0),
+        ...     optimizer=lambda outer: optax.sgd(outer["step_size"]),
+        ...     horizon=3,
+        ... )
+        >>> run = ms.minimize(
+        ...     problem,
+        ...     {"step_size": 0.1},
+        ...     ms.Reverse(),
+        ...     optimizer=optax.sgd(0.2),
+        ...     steps=500,
+        ...     key=jax.random.key(0),
+        ... )
+        >>> bool(run.history.value[-1] < 1e-4), round(float(run.outer["step_size"]), 1)
+        (True, 0.9)
+
+    Args:
+        problem: a problem, the same at every outer step, or a distribution of problems: a function
+            `key -> problem` from which each outer step draws `meta_batch` of them.
+        outer: the hyperparameters to start from.
+        estimator: how hypergradients are computed.
+        optimizer: an optax transformation for `outer`.
+        steps: the number of outer steps, at least 1.
+        key: a random key.
+        meta_batch: problems per outer step; needed exactly for a distribution of problems.
+        tasks_at_once: how many of them advance together under `vmap`, the rest one batch after the
+            other; memory grows with it. None: all of them on an accelerator or when the inner
+            state of one is at most 64 KiB, else one (see `Run.tasks_at_once`).
+        project: maps the updated hyperparameters back to where they are allowed, for instance with
+            `optax.projections`.
+        record: `(step, outer, estimate) -> pytree of arrays`, run inside the compiled loop, before
+            the update; stacked in `history.recorded` and part of the checkpoint.
+        callback: called with a `Report` every `every` steps; returning True stops the run.
+        every: outer steps between two returns from compiled code. Larger is faster for cheap
+            steps, smaller is livelier.
+        on_failure: what to do when a hypergradient's result is not `successful`. "skip" leaves
+            hyperparameters and optimizer state as they are and goes on; "raise" stops.
+        checkpoint: where and how often to save; None does not.
+        progress: whether to show a progress bar; None does so on a terminal.
+
+    Returns:
+        The run. If a step was skipped, `run.result` is not `successful`.
+
+    Raises:
+        ValueError: wrong use, naming the argument, its value and what is allowed.
+        HypergradientError: if a hypergradient failed and `on_failure` is "raise".
+        FileExistsError: if the checkpoint exists and `resume` is False.
+        CheckpointError: if the checkpoint is damaged or belongs to another run.
+    """
+    outer = as_hyperparameters(outer)
+    _require(_is_count(steps), "steps", steps, "the integers from 1")
+    _require(_is_count(every), "every", every, "the integers from 1")
+    _require(on_failure in ("skip", "raise"), "on_failure", on_failure, "'skip' and 'raise'")
+    if isinstance(problem, AbstractProblem):
+        allowed = "None for a single problem; a meta-batch needs a function key -> problem"
+        _require(meta_batch is None, "meta_batch", meta_batch, allowed)
+    else:
+        _require(_is_count(meta_batch), "meta_batch", meta_batch, "the integers from 1")
+    if tasks_at_once is None:
+        tasks_at_once = _default_tasks_at_once(problem, outer, meta_batch)
+    _require(_is_count(tasks_at_once), "tasks_at_once", tasks_at_once, "the integers from 1")
+    halt = on_failure == "raise"
+    loop = _Loop(
+        problem, estimator, optimizer, key, meta_batch, tasks_at_once, project, record, halt
+    )
+    carry = _begin(loop, outer, steps)
+    if checkpoint is not None:
+        carry = _restore(checkpoint, carry)
+    with _progress_bar(progress, steps) as show:
+        carry, seconds = _drive(loop, carry, steps, every, checkpoint, callback, show)
+    return _finish(carry, tasks_at_once, seconds)
+
+
+def _restore(checkpoint: Checkpoint, carry: _Carry) -> _Carry:
+    """Return the saved state where there is one, and make sure early that saving is possible."""
+    _require(_is_count(checkpoint.every), "checkpoint.every", checkpoint.every, "integers from 1")
+    if not checkpoint.path.exists():
+        checkpoints.save(checkpoint.path, carry, {"step": 0})
+        return carry
+    if not checkpoint.resume:
+        raise FileExistsError(
+            f"{checkpoint.path} exists; pass Checkpoint(..., resume=True) to continue from it, or "
+            "choose another file."
+        )
+    return checkpoints.load(checkpoint.path, carry)[0]
+
+
+def _drive(
+    loop: _Loop,
+    carry: _Carry,
+    steps: int,
+    every: int,
+    checkpoint: Checkpoint | None,
+    callback: Callable[[Report], bool | None] | None,
+    show: Callable[[int, float], None],
+) -> tuple[_Carry, list[float]]:
+    """Advance stretch by stretch, returning to Python in between; return seconds per step too."""
+    seconds: list[float] = []
+    step = int(carry.step)
+    save = lambda: checkpoint and checkpoints.save(checkpoint.path, carry, {"step": step})
+    try:
+        while step < steps:
+            stops = [steps, step + every - step % every]
+            if checkpoint is not None:
+                stops.append(step + checkpoint.every - step % checkpoint.every)
+            begin = perf_counter()
+            carry = jax.block_until_ready(_advance(loop, carry, jnp.asarray(min(stops))))
+            taken, step = int(carry.step) - step, int(carry.step)
+            seconds.append((perf_counter() - begin) / taken)
+            report = _report(carry, step, steps)
+            show(step, report.value)
+            if loop.halt_on_failure and bool(carry.failed):
+                message = RESULTS[report.result]
+                raise HypergradientError(f"the hypergradient of outer step {step - 1}: {message}")
+            if checkpoint is not None and (step % checkpoint.every == 0 or step == steps):
+                save()
+            if callback is not None and callback(report):
+                break
+    except KeyboardInterrupt:
+        save()
+        raise
+    return carry, seconds
+
+
+def _report(carry: _Carry, step: int, steps: int) -> Report:
+    last = jax.tree.map(lambda x: x[step - 1], carry.history)
+    value, gradient_norm = float(last.value), float(last.gradient_norm)
+    return Report(step, steps, carry.outer, value, gradient_norm, last.result)
+
+
+def _finish(carry: _Carry, tasks_at_once: int, seconds: list[float]) -> Run:
+    history = jax.tree.map(lambda x: x[: int(carry.step)], carry.history)
+    failed = history.result != RESULTS.successful
+    first_failed = jnp.argmax(failed)
+    return Run(
+        outer=carry.outer,
+        history=history,
+        result=jax.tree.map(lambda x: x[first_failed], history.result),
+        skipped=int(jnp.sum(failed)),
+        tasks_at_once=tasks_at_once,
+        seconds_per_step=median(seconds[1:] or seconds or [float("nan")]),
+    )
