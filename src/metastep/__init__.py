@@ -18,6 +18,7 @@ from metastep.outer import Report as Report
 from metastep.outer import Run as Run
 from metastep.outer import minimize as minimize
 from metastep.problems import AbstractProblem as AbstractProblem
+from metastep.problems import QuadraticProblem as QuadraticProblem
 from metastep.problems import TrainingProblem as TrainingProblem
 from metastep.problems import TrainingState as TrainingState
 from metastep.problems import unroll as unroll

@@ -1,0 +1,120 @@
+"""Softmax regression with one weight per training example: the task of data hypercleaning."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from metastep.types import Scalar
+
+
+class WeightedClassification(eqx.Module):
+    """Fit a linear classifier to weighted training examples; judge it on validation examples.
+
+    The hyperparameters are one logit lambda_i per training example; its weight is the logistic
+    function of lambda_i. Parameters W have shape (classes, features): with this layout both
+    products of a gradient step read the examples row by row.
+
+    Reference:
+        Shaban et al. (2019), section 4.2.1, read with the mean over examples (with their sum the
+        inner descent diverges at the paper's step size of 1).
+
+    Attributes:
+        features: training inputs, shape (examples, features); append a column of ones for a bias.
+        labels: training labels in 0 .. classes - 1, shape (examples,).
+        validation_features: shape (validation examples, features).
+        validation_labels: shape (validation examples,).
+        classes: the number of classes, at least 2.
+        regularization: the factor of |W|^2 in the training loss; not divided by anything.
+
+    Raises:
+        ValueError: on construction, for shapes that do not match, features that are not finite,
+            or labels that are no integers of 0 .. classes - 1.
+    """
+
+    features: Float[Array, "examples features"]
+    labels: Int[Array, " examples"]
+    validation_features: Float[Array, "validation features"]
+    validation_labels: Int[Array, " validation"]
+    classes: int = eqx.field(static=True)
+    regularization: float
+
+    def __check_init__(self):
+        """Look at the data once, where it is concrete."""
+        _check_examples("", self.features, self.labels, self.classes)
+        _check_examples(
+            "validation_", self.validation_features, self.validation_labels, self.classes
+        )
+        if self.features.shape[1] != self.validation_features.shape[1]:
+            raise ValueError(
+                f"validation_features has {self.validation_features.shape[1]} columns; features "
+                f"has {self.features.shape[1]}, and both need the same."
+            )
+
+    def initial_params(self) -> Float[Array, "classes features"]:
+        """Return the classifier that knows nothing: zeros."""
+        return jnp.zeros((self.classes, self.features.shape[1]), self.features.dtype)
+
+    def loss(
+        self,
+        params: Float[Array, "classes features"],
+        outer: Float[Array, " examples"],
+        batch: None = None,
+    ) -> Scalar:
+        """Return the mean of weight times cross-entropy, plus regularization times |W|^2."""
+        del batch
+        losses = cross_entropy(params, self.features, self.labels)
+        return jnp.mean(jax.nn.sigmoid(outer) * losses) + self.regularization * jnp.sum(params**2)
+
+    def validation_loss(
+        self, params: Float[Array, "classes features"], outer: Float[Array, " examples"]
+    ) -> Scalar:
+        """Return the mean cross-entropy of the validation examples."""
+        del outer
+        return jnp.mean(cross_entropy(params, self.validation_features, self.validation_labels))
+
+
+def cross_entropy(
+    params: Float[Array, "classes features"],
+    features: Float[Array, "examples features"],
+    labels: Int[Array, " examples"],
+) -> Float[Array, " examples"]:
+    """Return -log softmax(W x_i)[y_i] for every example, shape (examples,)."""
+    log_probabilities = jax.nn.log_softmax(features @ params.T)
+    return -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
+
+
+def accuracy(
+    params: Float[Array, "classes features"],
+    features: Float[Array, "examples features"],
+    labels: Int[Array, " examples"],
+) -> Scalar:
+    """Return the fraction of examples whose largest score is that of their label."""
+    return jnp.mean(jnp.argmax(features @ params.T, axis=1) == labels)
+
+
+def _check_examples(prefix: str, features: Array, labels: Array, classes: int) -> None:
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
+        raise ValueError(f"classes is {classes!r}; allowed are the integers from 2.")
+    if features.ndim != 2 or labels.shape != (features.shape[0],) or features.shape[0] == 0:
+        raise ValueError(
+            f"{prefix}features has shape {features.shape} and {prefix}labels {labels.shape}; "
+            "allowed are (examples, features) and (examples,) with at least one example."
+        )
+    if any(isinstance(x, jax.core.Tracer) for x in (features, labels)):
+        return
+    bad_rows = np.flatnonzero(~np.isfinite(np.asarray(features)).all(axis=1))
+    if bad_rows.size:
+        raise ValueError(
+            f"{prefix}features has NaN or infinity in {bad_rows.size} rows, the first of them row "
+            f"{bad_rows[0]}; remove or impute them."
+        )
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"{prefix}labels has dtype {labels.dtype}; allowed are integers.")
+    values = np.asarray(labels)
+    outside = np.flatnonzero((values < 0) | (values >= classes))
+    if outside.size:
+        raise ValueError(
+            f"{prefix}labels[{outside[0]}] is {values[outside[0]]}; allowed are 0 to {classes - 1}."
+        )

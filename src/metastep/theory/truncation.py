@@ -1,0 +1,191 @@
+r"""Closed forms for truncated back-propagation through gradient descent on a quadratic.
+
+Setting: inner loss g(w, lambda) = w^T H w / 2 - w^T J lambda with H symmetric positive definite,
+T steps of gradient descent with step size gamma from w_0, so that A = I - gamma H and
+d step / d lambda = gamma J are constant. Everything is NumPy in float64.
+
+Reference:
+    Shaban, Cheng, Hatch and Boots (2019), Truncated back-propagation for bilevel optimization.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Vector = NDArray[np.float64]
+Matrix = NDArray[np.float64]
+
+
+def _spectral(hessian: ArrayLike) -> tuple[Vector, Matrix]:
+    eigenvalues, eigenvectors = np.linalg.eigh(np.asarray(hessian, np.float64))
+    if eigenvalues[0] <= 0:
+        raise ValueError(
+            f"hessian has the eigenvalue {eigenvalues[0]:.3g}; all must be positive (strong "
+            "convexity)."
+        )
+    return eigenvalues, eigenvectors
+
+
+def power_of_step(hessian: ArrayLike, step_size: float, exponent: int) -> Matrix:
+    """Return (I - gamma H)^exponent, shape (dim, dim).
+
+    Args:
+        hessian: H, symmetric positive definite, shape (dim, dim).
+        step_size: gamma.
+        exponent: how many steps, from 0.
+
+    Raises:
+        ValueError: if an eigenvalue of H is not positive.
+    """
+    eigenvalues, eigenvectors = _spectral(hessian)
+    return (eigenvectors * (1 - step_size * eigenvalues) ** exponent) @ eigenvectors.T
+
+
+def final_state(
+    hessian: ArrayLike,
+    coupling: ArrayLike,
+    start: ArrayLike,
+    outer: ArrayLike,
+    step_size: float,
+    horizon: int,
+) -> Vector:
+    """Return w_T = C w_0 + (I - C) H^{-1} J lambda with C = (I - gamma H)^T.
+
+    The T of this C is the power: the paper's text reads as a transpose.
+
+    Args:
+        hessian: H, shape (dim, dim).
+        coupling: J, shape (dim, hyperparameters).
+        start: w_0, shape (dim,).
+        outer: lambda, shape (hyperparameters,).
+        step_size: gamma.
+        horizon: T.
+
+    Returns:
+        The state after T steps, exact; shape (dim,).
+    """
+    contraction = power_of_step(hessian, step_size, horizon)
+    minimizer = np.linalg.solve(hessian, np.asarray(coupling, np.float64) @ outer)
+    return contraction @ np.asarray(start, np.float64) + minimizer - contraction @ minimizer
+
+
+def truncated_gradient(
+    hessian: ArrayLike,
+    coupling: ArrayLike,
+    final_gradient: ArrayLike,
+    step_size: float,
+    window: int,
+) -> Vector:
+    """Return the back-propagated part of h_{T-K}: J^T H^{-1} (I - (I - gamma H)^K) d_w f.
+
+    Add d_lambda f for the whole estimate (Eq. 8). With K = T it is exact, since w_0 is constant.
+
+    Args:
+        hessian: H, shape (dim, dim).
+        coupling: J, shape (dim, hyperparameters).
+        final_gradient: d_w f at w_T, shape (dim,).
+        step_size: gamma.
+        window: K.
+
+    Returns:
+        Shape (hyperparameters,).
+    """
+    final_gradient = np.asarray(final_gradient, np.float64)
+    kept = final_gradient - power_of_step(hessian, step_size, window) @ final_gradient
+    return np.asarray(coupling, np.float64).T @ np.linalg.solve(hessian, kept)
+
+
+def bias_bound(
+    window: ArrayLike,
+    *,
+    step_size: float,
+    strong_convexity: float,
+    final_gradient_norm: float,
+    largest_response: float,
+) -> Vector:
+    """Bound |h_{T-K} - d_lambda f| by (1 - gamma alpha)^K / (gamma alpha) |d_w f| M_B (Eq. 10).
+
+    Holds for gradient descent with gamma at most 1 / smoothness on a globally alpha-strongly convex
+    inner loss. (Eq. 9, for the nonconvex case, grows as 2^{T-K+1} and says nothing.)
+
+    Args:
+        window: K, a number or an array.
+        step_size: gamma.
+        strong_convexity: alpha.
+        final_gradient_norm: |d_w f| at w_T.
+        largest_response: M_B, the largest spectral norm of d step / d lambda on the path.
+
+    Returns:
+        The bound, with the shape of `window`.
+    """
+    rate = step_size * strong_convexity
+    return (1 - rate) ** np.asarray(window) / rate * final_gradient_norm * largest_response
+
+
+def descent_ratio_bounds(
+    hessian: ArrayLike, step_size: float, window: int, horizon: int
+) -> tuple[float, float]:
+    """Bound h^T d / |d|^2 where J commutes with H and d_lambda f = 0.
+
+    In the eigenbasis of H the ratio is a weighted mean of (1 - a^K) / (1 - a^T) over the
+    eigenvalues a of I - gamma H. This is the case in which the paper's Lemma 3.2 is true.
+
+    Returns:
+        The smallest and the largest value that the ratio can take.
+    """
+    rates = 1 - step_size * _spectral(hessian)[0]
+    ratios = (1 - rates**window) / (1 - rates**horizon)
+    return float(ratios.min()), float(ratios.max())
+
+
+def interference_limits(
+    window: ArrayLike, *, step_size: float, horizon: int, start: float, target: float
+) -> tuple[Vector, float]:
+    """Return where K-RMD ends in the scalar counter-example of Theorem 3.5, and where it should.
+
+    g = (w - lambda)^2 / 2 and f = w_T^2 / 2 + (lambda - target)^2 / 2: the direct derivative of f
+    interferes with the back-propagated one, and truncation moves the stationary point. (The
+    paper's Eq. 19 counts one step too many and is corrected here.)
+
+    Args:
+        window: K, a number or an array.
+        step_size: gamma of the inner descent.
+        horizon: T.
+        start: w_0.
+        target: lambda_0.
+
+    Returns:
+        The limits of K-RMD, with the shape of `window`, and the true minimiser.
+    """
+    forgotten = (1 - step_size) ** horizon
+    seen = 1 - (1 - step_size) ** np.asarray(window)
+    limit = (target - seen * forgotten * start) / (1 + seen * (1 - forgotten))
+    truth = (target - (1 - forgotten) * forgotten * start) / (1 + (1 - forgotten) ** 2)
+    return limit, float(truth)
+
+
+def worst_cosine(
+    hessian: ArrayLike, coupling: ArrayLike, curvature: ArrayLike, step_size: float, window: int
+) -> float:
+    """Return the smallest cosine between h_{T-K} and d_lambda f over all lambda, as T grows.
+
+    For f = w^T Q w / 2 and w_T at the minimiser, both are linear in lambda: h = P lambda and
+    d = S lambda. The minimum over two hyperparameters is taken on a fine grid of directions.
+
+    Args:
+        hessian: H, shape (2, 2).
+        coupling: J, shape (2, 2).
+        curvature: Q, shape (2, 2).
+        step_size: gamma.
+        window: K.
+
+    Returns:
+        A cosine; negative where truncated back-propagation is an ascent direction.
+    """
+    directions = np.linspace(0, np.pi, 20001)
+    outer = np.stack([np.cos(directions), np.sin(directions)])
+    minimizer = np.linalg.solve(hessian, np.asarray(coupling, np.float64) @ outer)
+    final_gradient = np.asarray(curvature, np.float64) @ minimizer
+    truncated = truncated_gradient(hessian, coupling, final_gradient, step_size, window)
+    exact = np.asarray(coupling, np.float64).T @ np.linalg.solve(hessian, final_gradient)
+    products = np.sum(truncated * exact, axis=0)
+    return float(np.min(products / np.linalg.norm(truncated, axis=0) / np.linalg.norm(exact, axis=0)))
