@@ -1,0 +1,5 @@
+"""Every experiment, by name."""
+
+from metastep.experiments.base import Experiment
+
+EXPERIMENTS: tuple[Experiment, ...] = ()

@@ -1,0 +1,257 @@
+"""Figures in one style, without pyplot and without changing matplotlib's global settings.
+
+Colors are those of Okabe and Ito, which stay apart for color-blind readers; the order of line styles
+and markers differs from that of the colors, so that a figure can be read in black and white too.
+"""
+
+import io
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Figure
+from numpy.typing import ArrayLike
+
+from metastep.files import write_atomically
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LABEL_SIZE = 11
+TICK_SIZE = 10
+TITLE_SIZE = 12
+RESOLUTION = 150
+FEW_POINTS = 30
+
+Series = Mapping[str, tuple[ArrayLike, ArrayLike]]
+
+
+def style(index: int, markers: bool = False) -> dict[str, Any]:
+    """The color and line of series number `index`, as keyword arguments of `Axes.plot`.
+
+    Args:
+        index: the series' place in the figure, from 0. Seven series differ in color and line; from
+            the eighth on the combinations change.
+        markers: also a marker, for series of few points.
+
+    Returns:
+        `color`, `linestyle`, `linewidth`, and `marker` and `markersize` if asked for.
+    """
+    turn, place = divmod(index, len(COLORS))
+    look = {
+        "color": COLORS[place],
+        "linestyle": LINES[(place + turn) % len(LINES)],
+        "linewidth": 1.8,
+    }
+    if markers:
+        look |= {"marker": MARKERS[(place + turn) % len(MARKERS)], "markersize": 5.5}
+    return look
+
+
+def new_figure(
+    columns: int = 1, rows: int = 1, width: float | None = None, height: float | None = None
+) -> tuple[Figure, np.ndarray]:
+    """An empty figure with a grid of axes.
+
+    Args:
+        columns: panels side by side.
+        rows: panels on top of each other.
+        width: in inches; 6.4 for one column and 4.6 for each of several where not given.
+        height: in inches; 4 for one row and 3.6 for each of several where not given.
+
+    Returns:
+        The figure and its axes as a flat array, row by row.
+    """
+    width = width or (6.4 if columns == 1 else 4.6 * columns)
+    height = height or (4.0 if rows == 1 else 3.6 * rows)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for one in axes.flat:
+        one.grid(True, color="#d9d9d9", linewidth=0.6)
+        one.set_axisbelow(True)
+        one.spines[["top", "right"]].set_visible(False)
+        one.tick_params(labelsize=TICK_SIZE)
+        one.xaxis.label.set_size(LABEL_SIZE)
+        one.yaxis.label.set_size(LABEL_SIZE)
+    return figure, axes.reshape(-1)
+
+
+def draw_lines(
+    axes: Axes,
+    series: Series,
+    *,
+    x_label: str,
+    y_label: str,
+    title: str = "",
+    x_log: bool = False,
+    y_log: bool = False,
+    legend_title: str | None = None,
+    bands: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
+    dashed: Series | None = None,
+    dashed_label: str = "theory",
+) -> None:
+    """Draw one line for each series, with markers where the points are few.
+
+    Args:
+        axes: where to draw.
+        series: label to (x, y). NaN leaves a gap.
+        x_label: what the horizontal axis shows, with its unit.
+        y_label: what the vertical axis shows, with its unit.
+        title: of this panel.
+        x_log: logarithmic horizontal axis; values that are not positive leave a gap.
+        y_log: logarithmic vertical axis; values that are not positive leave a gap.
+        legend_title: what the labels are values of. The legend is left out for a single series with
+            an empty label.
+        bands: label of a series to (lower, upper), shaded in the color of the series.
+        dashed: label of a series to another (x, y), drawn thin and dashed in the same color, such
+            as the theory for a measurement.
+        dashed_label: how the legend says so, after the label of the series.
+    """
+    for index, (label, (x, y)) in enumerate(series.items()):
+        x, y = np.asarray(x, float), np.asarray(y, float)
+        look = style(index, markers=x.size <= FEW_POINTS)
+        if dashed is not None:
+            look["linestyle"] = "-"
+        axes.plot(x, y, label=label, **look)
+        if bands and label in bands:
+            lower, upper = (np.asarray(bound, float) for bound in bands[label])
+            axes.fill_between(x, lower, upper, color=look["color"], alpha=0.2, linewidth=0)
+        if dashed and label in dashed:
+            thin = {"color": look["color"], "linestyle": "--", "linewidth": 1.2}
+            name = f"{label} ({dashed_label})" if label else dashed_label
+            axes.plot(*(np.asarray(part, float) for part in dashed[label]), label=name, **thin)
+    if x_log:
+        axes.set_xscale("log", nonpositive="mask")
+    if y_log:
+        axes.set_yscale("log", nonpositive="mask")
+    axes.set(xlabel=x_label, ylabel=y_label, title=title)
+    if any(line.get_label() for line in axes.get_lines()):
+        axes.legend(title=legend_title)
+
+
+def draw_heatmap(
+    axes: Axes,
+    values: ArrayLike,
+    *,
+    x_ticks: list[str],
+    y_ticks: list[str],
+    x_label: str,
+    y_label: str,
+    color_label: str,
+    title: str = "",
+) -> None:
+    """Draw a matrix in colors with its numbers written in the cells and a color bar.
+
+    Args:
+        axes: where to draw.
+        values: shape (rows, columns); NaN stays white.
+        x_ticks: names of the columns.
+        y_ticks: names of the rows, the first on top.
+        x_label: what the columns are.
+        y_label: what the rows are.
+        color_label: what the numbers are, with their unit.
+        title: of this panel.
+    """
+    matrix = np.asarray(values, float)
+    image = axes.imshow(matrix, cmap="cividis", aspect="auto")
+    axes.grid(False)
+    axes.set_xticks(range(len(x_ticks)), x_ticks)
+    axes.set_yticks(range(len(y_ticks)), y_ticks)
+    axes.set(xlabel=x_label, ylabel=y_label, title=title)
+    for row, column in product(*map(range, matrix.shape)):
+        value = matrix[row, column]
+        if np.isfinite(value):
+            color = "black" if image.norm(value) > 0.55 else "white"
+            axes.text(column, row, f"{value:.3g}", ha="center", va="center", color=color)
+    bar = axes.figure.colorbar(image, ax=axes)
+    bar.set_label(color_label, size=LABEL_SIZE)
+    bar.ax.tick_params(labelsize=TICK_SIZE)
+
+
+def line_figure(
+    series: Series,
+    *,
+    x_label: str,
+    y_label: str,
+    title: str = "",
+    x_log: bool = False,
+    y_log: bool = False,
+    legend_title: str | None = None,
+    bands: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
+    dashed: Series | None = None,
+    dashed_label: str = "theory",
+) -> Figure:
+    """A figure with one panel of lines; the arguments are those of `draw_lines`.
+
+    Args:
+        series: label to (x, y).
+        x_label: what the horizontal axis shows, with its unit.
+        y_label: what the vertical axis shows, with its unit.
+        title: of the figure.
+        x_log: logarithmic horizontal axis.
+        y_log: logarithmic vertical axis.
+        legend_title: what the labels are values of.
+        bands: label to (lower, upper).
+        dashed: label to another (x, y) in the same color.
+        dashed_label: how the legend names it.
+
+    Returns:
+        The figure.
+    """
+    figure, axes = new_figure()
+    draw_lines(
+        axes[0],
+        series,
+        x_label=x_label,
+        y_label=y_label,
+        title=title,
+        x_log=x_log,
+        y_log=y_log,
+        legend_title=legend_title,
+        bands=bands,
+        dashed=dashed,
+        dashed_label=dashed_label,
+    )
+    return figure
+
+
+def save(figure: Figure, stem: Path) -> tuple[Path, Path]:
+    """Write a figure as SVG and as PNG (150 dpi), the same bytes for the same figure.
+
+    Args:
+        figure: the figure.
+        stem: the path without suffix, such as `figures/bias`; parent folders are made.
+
+    Returns:
+        The two paths, SVG first.
+
+    Raises:
+        OSError: if a file cannot be written.
+    """
+    _unify_text(figure)
+    paths = stem.with_name(f"{stem.name}.svg"), stem.with_name(f"{stem.name}.png")
+    # Letters become paths: the picture is the same on every machine, whatever fonts it has.
+    with matplotlib.rc_context({"svg.hashsalt": stem.name, "svg.fonttype": "path"}):
+        for path in paths:
+            kind = path.suffix[1:]
+            content = io.BytesIO()
+            metadata = {"Date": None} if kind == "svg" else {"Software": None}
+            figure.savefig(content, format=kind, dpi=RESOLUTION, metadata=metadata)
+            write_atomically(path, content.getvalue())
+    return paths
+
+
+def _unify_text(figure: Figure) -> None:
+    """Give titles and legends one look, however they were made: they ignore the axes' defaults."""
+    for axes in figure.axes:
+        axes.title.set(fontsize=TITLE_SIZE, fontweight="bold")
+        legend = axes.get_legend()
+        if legend is not None:
+            legend.get_frame().set(edgecolor="#cccccc", alpha=0.9)
+            legend.get_title().set_fontsize(TICK_SIZE)
+            for text in legend.get_texts():
+                text.set_fontsize(TICK_SIZE)

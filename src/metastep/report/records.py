@@ -1,0 +1,275 @@
+"""A run directory on the disk: `result.json`, `tables/NAME.csv`, `arrays.npz`.
+
+Every file is written atomically and reads back to the same numbers.
+"""
+
+import csv
+import io
+import json
+import math
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metastep.files import write_atomically
+
+SCHEMA = 1
+STATUSES = ("complete", "interrupted", "failed")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+NUMBER = re.compile(r"-?([0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?|inf)", re.ASCII)
+LARGEST_INTEGER = 2**53
+PARTS: dict[str, type] = {
+    "experiment": str,
+    "source": str,
+    "config": dict,
+    "seed": int,
+    "metrics": dict,
+    "claims": list,
+    "timing": dict,
+    "environment": dict,
+}
+
+
+class RunDirectoryError(ValueError):
+    """A run directory that cannot be read; the message is one sentence that names the file."""
+
+
+def write_result(directory: Path, result: Mapping[str, Any]) -> None:
+    """Write `result.json`.
+
+    Args:
+        directory: the run directory.
+        result: JSON-compatible; numbers that are not finite become null.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    text = json.dumps(finite(result), indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(directory / "result.json", text.encode() + b"\n")
+
+
+def finite(value: Any) -> Any:
+    """Prepare a value for JSON: NumPy numbers become Python's, what is not finite becomes None.
+
+    Args:
+        value: dictionaries, lists, tuples and scalars, nested.
+
+    Returns:
+        The same in plain Python.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_result(directory: Path) -> dict[str, Any]:
+    """Read and check `result.json`.
+
+    Args:
+        directory: the run directory.
+
+    Returns:
+        Its content.
+
+    Raises:
+        RunDirectoryError: if there is none, or it is damaged or of another schema.
+    """
+    path = directory / "result.json"
+    try:
+        result = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunDirectoryError(f"{directory} holds no run: there is no {path}") from None
+    except OSError as error:
+        raise RunDirectoryError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise RunDirectoryError(f"{path} is damaged: it is not JSON ({error})") from error
+    if not isinstance(result, dict):
+        raise RunDirectoryError(f"{path} is damaged: it holds no JSON object")
+    if result.get("schema") != SCHEMA:
+        found = json.dumps(result.get("schema"))
+        raise RunDirectoryError(f"{path} has schema {found}; this version reads {SCHEMA}")
+    if result.get("status") not in STATUSES:
+        raise RunDirectoryError(f"{path} is damaged: status is none of {', '.join(STATUSES)}")
+    for part, kind in PARTS.items():
+        if not isinstance(result.get(part), kind):
+            raise RunDirectoryError(f"{path} is damaged: {part} is missing or of another type")
+    _check_parts(path, result)
+    return result
+
+
+def _check_parts(path: Path, result: dict[str, Any]) -> None:
+    """Check claims, metrics and figures, which the report page and `check` rely on."""
+    for claim in result["claims"]:
+        texts = isinstance(claim, dict) and [claim.get(key) for key in ("id", "text", "evidence")]
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise RunDirectoryError(f"{path} is damaged: a claim lacks its id, text or evidence")
+        if claim.get("holds", "") not in (True, False, None):
+            raise RunDirectoryError(f"{path} is damaged: holds is none of true, false, null")
+    for name, value in result["metrics"].items():
+        if not isinstance(value, int | float | None):
+            raise RunDirectoryError(f"{path} is damaged: the metric {name} is no number")
+    figures = result.get("figures", [])
+    pairs = isinstance(figures, list) and all(isinstance(figure, dict) for figure in figures)
+    if not pairs or not all(
+        isinstance(figure.get("alt"), str) and NAME.fullmatch(str(figure.get("name")))
+        for figure in figures
+    ):
+        raise RunDirectoryError(f"{path} is damaged: figures is no list of names and texts")
+
+
+def check_name(kind: str, name: str) -> str:
+    """Refuse a name that is no plain file name.
+
+    Args:
+        kind: what it names, for the message.
+        name: the name.
+
+    Returns:
+        The name.
+
+    Raises:
+        ValueError: if it is not made of letters, digits, `_`, `-` and `.`.
+    """
+    if not NAME.fullmatch(name):
+        allowed = "letters, digits, '_', '-' and '.', beginning with a letter or digit"
+        raise ValueError(f"{kind} name is {name!r}; allowed: {allowed}")
+    return name
+
+
+def write_table(directory: Path, name: str, columns: Mapping[str, Any]) -> None:
+    """Write `tables/NAME.csv`.
+
+    Args:
+        directory: the run directory.
+        name: the table's name.
+        columns: column name to a vector; all of one length. Numbers are written so that they read
+            back to the same float64, NaN as an empty cell, booleans as 1 and 0.
+
+    Raises:
+        ValueError: for columns of several lengths or dimensions, an integer beyond 2**53, or text
+            with a line break.
+        OSError: if it cannot be written.
+    """
+    check_name("table", name)
+    vectors = {column: np.asarray(values) for column, values in columns.items()}
+    shapes = {column: vector.shape for column, vector in vectors.items()}
+    if not shapes or any(len(shape) != 1 for shape in shapes.values()):
+        raise ValueError(f"table {name} has columns of shape {shapes}; allowed: vectors")
+    if len(set(shapes.values())) != 1:
+        raise ValueError(f"table {name} has columns of shape {shapes}; allowed: one length")
+    cells = [_cells(f"{name}.{column}", vector) for column, vector in vectors.items()]
+    content = io.StringIO()
+    writer = csv.writer(content, lineterminator="\n")
+    writer.writerow(vectors)
+    writer.writerows(zip(*cells, strict=True))
+    write_atomically(directory / "tables" / f"{name}.csv", content.getvalue().encode())
+
+
+def _cells(name: str, vector: np.ndarray) -> list[str]:
+    """Write each entry of a column as text."""
+    if vector.dtype.kind in "biu":
+        if vector.size and max(-int(vector.min()), int(vector.max())) > LARGEST_INTEGER:
+            raise ValueError(f"{name} holds an integer beyond 2**53, which float64 cannot hold")
+        return [str(int(value)) for value in vector]
+    if vector.dtype.kind == "f":
+        return ["" if value != value else repr(float(value)) for value in vector]
+    texts = [str(value) for value in vector]
+    if any("\n" in text or "\r" in text for text in texts):
+        raise ValueError(f"{name} holds text with a line break; allowed: text of one line")
+    return texts
+
+
+def read_table(path: Path) -> dict[str, np.ndarray]:
+    """Read a table.
+
+    Args:
+        path: the CSV file.
+
+    Returns:
+        Column name to values: float64 where every cell is a number or empty (NaN), text elsewhere.
+
+    Raises:
+        RunDirectoryError: if it is damaged.
+    """
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise RunDirectoryError(f"{path} cannot be read: {error}") from error
+    if not rows:
+        raise RunDirectoryError(f"{path} is damaged: it has no header")
+    header, body = rows[0], rows[1:]
+    for number, row in enumerate(body, start=2):
+        if len(row) != len(header):
+            wrong = f"line {number} has {len(row)} cells, the header {len(header)}"
+            raise RunDirectoryError(f"{path} is damaged: {wrong}")
+    return {name: _column([row[i] for row in body]) for i, name in enumerate(header)}
+
+
+def _column(cells: list[str]) -> np.ndarray:
+    if all(not cell or NUMBER.fullmatch(cell) for cell in cells):
+        return np.array([float(cell or "nan") for cell in cells])
+    return np.array(cells)
+
+
+def read_tables(directory: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Read every table of a run.
+
+    Args:
+        directory: the run directory.
+
+    Returns:
+        Table name to columns.
+
+    Raises:
+        RunDirectoryError: if one is damaged.
+    """
+    paths = sorted((directory / "tables").glob("[!.]*.csv"))
+    return {path.stem: read_table(path) for path in paths}
+
+
+def write_arrays(directory: Path, arrays: Mapping[str, Any]) -> None:
+    """Write `arrays.npz`.
+
+    Args:
+        directory: the run directory.
+        arrays: by name.
+
+    Raises:
+        ValueError: for an array of Python objects.
+        OSError: if it cannot be written.
+    """
+    plain = {check_name("array", name): np.asarray(arrays[name]) for name in sorted(arrays)}
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **plain)
+    write_atomically(directory / "arrays.npz", content.getvalue())
+
+
+def read_arrays(directory: Path) -> dict[str, np.ndarray]:
+    """Read `arrays.npz`.
+
+    Args:
+        directory: the run directory.
+
+    Returns:
+        The arrays by name; empty where there is no such file.
+
+    Raises:
+        RunDirectoryError: if it is damaged.
+    """
+    path = directory / "arrays.npz"
+    if not path.exists():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(stored)
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise RunDirectoryError(f"{path} is damaged: {error}") from error
