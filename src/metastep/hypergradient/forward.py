@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from metastep.hypergradient.base import AbstractEstimator, Estimate, finish, require_influence
 from metastep.problems.base import AbstractProblem, advance, split_keys, start
@@ -42,22 +42,21 @@ class Forward(AbstractEstimator):
         keys = split_keys(key)
         flat, unflatten = ravel_pytree(outer)
 
-        def ending(flat: Float[Array, " coordinates"]) -> tuple[Scalar, Array]:
-            outer = unflatten(flat)
+        def ending(outer: Outer) -> tuple[Scalar, Array]:
             begin = start(problem, outer, keys)
             end = advance(problem, outer, begin, keys, problem.horizon)
             return problem.objective(end.inner, outer, keys.objective), end.first_nonfinite
 
         require_influence(
-            lambda outer: ending(ravel_pytree(outer)[0])[0],
+            lambda outer: ending(outer)[0],
             outer,
             "Use it in `init`, `step` or `objective`, undo the stop_gradient or rounding in its "
             "way, or take it out of `outer`.",
         )
 
         def derivative(coordinate: Int[Array, ""]) -> tuple[Scalar, Scalar, Array]:
-            tangent = jnp.zeros_like(flat).at[coordinate].set(1)
-            return jax.jvp(ending, (flat,), (tangent,), has_aux=True)
+            tangent = unflatten(jnp.zeros_like(flat).at[coordinate].set(1))
+            return jax.jvp(ending, (outer,), (tangent,), has_aux=True)
 
         coordinates = jnp.arange(flat.size)
         chunk = min(self.chunk or flat.size, flat.size)

@@ -120,7 +120,7 @@ class TrainingProblem(AbstractProblem):
         trained, fixed = differentiable(inner.params)
 
         def loss(trained: PyTree) -> Scalar:
-            return _as_scalar(self.loss(eqx.combine(trained, fixed), outer, batch))
+            return _as_scalar("loss", self.loss(eqx.combine(trained, fixed), outer, batch))
 
         value, gradients = jax.value_and_grad(loss)(trained)
         # Some transformations (Polyak steps, line searches) ask for the loss itself.
@@ -134,15 +134,15 @@ class TrainingProblem(AbstractProblem):
     def objective(self, inner: Inner, outer: Outer, key: RandomKey) -> Scalar:
         """Return the outer loss of the trained parameters."""
         del key
-        return jnp.asarray(self.objective_of_params(inner.params, outer))
+        return _as_scalar("objective", self.objective_of_params(inner.params, outer))
 
 
-def _as_scalar(value: Any) -> Scalar:
-    """Give a vector-valued loss our message instead of a traceback from inside JAX."""
+def _as_scalar(name: str, value: Any) -> Scalar:
+    """Give a function that returns a vector our message instead of one from inside JAX."""
     value = jnp.asarray(value)
     if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(
-            f"loss returned {value.dtype}{list(value.shape)}; it must return one real scalar. "
-            "Take a mean or a sum over the examples."
+            f"{name} returned {value.dtype}{list(value.shape)}; it must return one real scalar. "
+            "Take a mean or a sum over what it returns now."
         )
     return value

@@ -1,7 +1,7 @@
 """Figures in one style, without pyplot and without changing matplotlib's global settings.
 
-Colors are those of Okabe and Ito, which stay apart for color-blind readers; the order of line styles
-and markers differs from that of the colors, so that a figure can be read in black and white too.
+Colors are those of Okabe and Ito, which stay apart for color-blind readers; line styles and markers
+differ too, so that a figure can be read in black and white.
 """
 
 import io
@@ -157,6 +157,7 @@ def draw_heatmap(
         title: of this panel.
     """
     matrix = np.asarray(values, float)
+    lowest, highest = np.nanmin(matrix), np.nanmax(matrix)
     image = axes.imshow(matrix, cmap="cividis", aspect="auto")
     axes.grid(False)
     axes.set_xticks(range(len(x_ticks)), x_ticks)
@@ -165,7 +166,7 @@ def draw_heatmap(
     for row, column in product(*map(range, matrix.shape)):
         value = matrix[row, column]
         if np.isfinite(value):
-            color = "black" if image.norm(value) > 0.55 else "white"
+            color = "black" if value > 0.45 * lowest + 0.55 * highest else "white"
             axes.text(column, row, f"{value:.3g}", ha="center", va="center", color=color)
     bar = axes.figure.colorbar(image, ax=axes)
     bar.set_label(color_label, size=LABEL_SIZE)

@@ -180,7 +180,7 @@ def _cells(name: str, vector: np.ndarray) -> list[str]:
             raise ValueError(f"{name} holds an integer beyond 2**53, which float64 cannot hold")
         return [str(int(value)) for value in vector]
     if vector.dtype.kind == "f":
-        return ["" if value != value else repr(float(value)) for value in vector]
+        return ["" if math.isnan(value) else repr(float(value)) for value in vector]
     texts = [str(value) for value in vector]
     if any("\n" in text or "\r" in text for text in texts):
         raise ValueError(f"{name} holds text with a line break; allowed: text of one line")

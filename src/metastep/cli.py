@@ -1,0 +1,266 @@
+"""The command line: `metastep list`, `run`, `check`, `report`, `doctor`.
+
+Exit status: 0 for success, 1 if a run failed or a claim that must hold does not, 2 for input that
+cannot be used (one line on standard error, nothing written), 130 after Ctrl-C.
+"""
+
+import json
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+from rich.text import Text
+
+from metastep.data import available
+from metastep.experiments import EXPERIMENTS
+from metastep.experiments.base import (
+    Experiment,
+    config_as_json,
+    describe,
+    nearest,
+    parse_settings,
+)
+from metastep.experiments.running import Request, RunFailedError, execute, read_record
+from metastep.files import write_atomically
+from metastep.report import terminal
+from metastep.report.directories import RefusedError
+from metastep.report.environment import default_precision, devices, versions
+from metastep.report.page import build_page
+from metastep.report.records import RunDirectoryError, read_result
+from metastep.report.tables import format_seconds
+
+Experiments = tuple[Experiment, ...]
+BAD_INPUT = 2
+INTERRUPTED = 130
+LARGEST_SEED = 2**32 - 1
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")]
+
+
+def main() -> None:
+    """Run the command line with the library's experiments and end the process."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
+    sys.exit(invoke(sys.argv[1:], EXPERIMENTS))
+
+
+def invoke(arguments: Sequence[str], experiments: Experiments) -> int:
+    """Run one command.
+
+    Args:
+        arguments: what follows the program's name.
+        experiments: the experiments there are.
+
+    Returns:
+        The exit status.
+    """
+    debug = bool(os.environ.get("METASTEP_DEBUG"))
+    try:
+        app = build_app(experiments)
+        return app(list(arguments), prog_name="metastep", standalone_mode=False) or 0
+    except typer.TyperException as error:
+        return _complain(error.format_message(), BAD_INPUT)
+    except (RefusedError, RunDirectoryError) as error:
+        return _complain(str(error), BAD_INPUT, debug)
+    except RunFailedError as error:
+        return _complain(f"the run failed: {error}", 1, debug)
+    except OSError as error:
+        return _complain(str(error), 1, debug)
+
+
+def _complain(message: str, status: int, debug: bool = False) -> int:
+    if debug:
+        traceback.print_exc()
+    print("metastep:", " ".join(message.split()), file=sys.stderr)
+    return status
+
+
+def build_app(experiments: Experiments) -> typer.Typer:
+    """The commands, for a given set of experiments.
+
+    Args:
+        experiments: the experiments there are.
+
+    Returns:
+        The application.
+    """
+    app = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        help="Reproduce the experiments of metastep and hold the papers' claims against them.",
+    )
+
+    @app.callback(invoke_without_command=True)
+    def root(context: typer.Context) -> None:
+        context.obj = experiments
+        if context.invoked_subcommand is None:
+            print(context.get_help())
+
+    app.command("list")(list_command)
+    app.command("run")(run_command)
+    app.command("check")(check_command)
+    app.command("report")(report_command)
+    app.command("doctor")(doctor_command)
+    return app
+
+
+def list_command(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every field.")] = False,
+) -> None:
+    """Show every experiment: name, source, question, minutes for each preset."""
+    if as_json:
+        print(json.dumps([_described(one) for one in context.obj], indent=2, ensure_ascii=False))
+        return
+    console = terminal.console()
+    for experiment in context.obj:
+        minutes = ", ".join(f"{name} {time:g} min" for name, time in experiment.minutes.items())
+        console.print(Text.assemble((experiment.name, "bold"), f"  ({minutes})"))
+        terminal.paragraph(console, experiment.question)
+        terminal.paragraph(console, experiment.source, "dim")
+    if not context.obj:
+        console.print("There are no experiments.")
+
+
+def _described(experiment: Experiment) -> dict[str, Any]:
+    kinds = get_type_hints(experiment.config)
+    names = [field.name for field in fields(experiment.config)]
+    return {
+        "name": experiment.name,
+        "source": experiment.source,
+        "question": experiment.question,
+        "minutes": dict(experiment.minutes),
+        "presets": {name: config_as_json(one) for name, one in experiment.presets.items()},
+        "fields": {name: describe(kinds[name]) for name in names},
+    }
+
+
+def _find(experiments: Experiments, name: str) -> Experiment:
+    for experiment in experiments:
+        if experiment.name == name:
+            return experiment
+    names = [experiment.name for experiment in experiments]
+    there = ", ".join(names) or "none"
+    raise RefusedError(f"unknown experiment {name!r}{nearest(name, names)}; there is: {there}")
+
+
+def run_command(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An experiment; see `list`.")],
+    preset: Annotated[str, typer.Option(help="quick or paper.")] = "quick",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the preset."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The random seed.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="The run directory, else runs/NAME.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The folder that holds data sets.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run.")] = False,
+) -> int:
+    """Run an experiment into a run directory."""
+    experiment = _find(context.obj, name)
+    if preset not in experiment.presets:
+        allowed = ", ".join(experiment.presets)
+        raise RefusedError(f"--preset is {preset!r}; allowed for {name}: {allowed}")
+    try:
+        config = parse_settings(experiment.presets[preset], settings or [])
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
+    if data is not None and not data.is_dir():
+        raise RefusedError(f"--data is {data}, which is no folder")
+    directory = out or Path("runs") / name
+    changes = tuple(settings or ())
+    request = Request(experiment, config, preset, changes, seed, directory, data, resume)
+    display = terminal.Display(terminal.console())
+    display.say(f"{name}, preset {preset}, seed {seed}, in {directory}")
+    try:
+        result = execute(request, display.say, display.show)
+    except KeyboardInterrupt:
+        display.clear()
+        print(f"metastep: interrupted; continue with: {request.resume_command()}", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        display.clear()
+    for claim in result["claims"]:
+        terminal.verdict(display.console, claim["holds"], claim["id"])
+    seconds = format_seconds(result["timing"].get("seconds", 0.0))
+    print(f"complete in {seconds}; next: metastep report {shlex.quote(str(directory))}")
+    return 0
+
+
+def check_command(context: typer.Context, directory: Directory) -> int:
+    """Hold the paper's claims against a run, with the numbers."""
+    result = read_result(directory)
+    experiment = _find(context.obj, result["experiment"])
+    if result["status"] != "complete":
+        raise RefusedError(
+            f"{directory} holds a run that is {result['status']}; finish it with --resume first"
+        )
+    record = read_record(directory, experiment)
+    try:
+        claims = experiment.claims(record)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise RunDirectoryError(
+            f"{directory}: its tables do not bear the claims ({reason})"
+        ) from error
+    console = terminal.console()
+    recorded = {claim["id"]: claim["holds"] for claim in result["claims"]}
+    for claim in claims:
+        must = "  (must hold)" if claim.id in experiment.reproducible else ""
+        terminal.verdict(console, claim.holds, claim.id, must)
+        terminal.paragraph(console, claim.text)
+        terminal.paragraph(console, claim.evidence, "dim")
+        if recorded.get(claim.id, claim.holds) != claim.holds:
+            terminal.paragraph(
+                console, f"result.json says: {terminal.VERDICTS[recorded[claim.id]][0]}"
+            )
+    counts = [
+        f"{word} {sum(c.holds == v for c in claims)}" for v, (word, _) in terminal.VERDICTS.items()
+    ]
+    console.print(f"{len(claims)} claims: {', '.join(counts)}")
+    held = {claim.id for claim in claims if claim.holds}
+    missing = sorted(experiment.reproducible - held)
+    if missing:
+        console.print(f"must hold and do not: {', '.join(missing)}")
+    return 1 if missing else 0
+
+
+def report_command(
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Run directories.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Write one self-contained page: figures, tables, paper beside measured."""
+    page = build_page(directories)
+    try:
+        write_atomically(out, page.encode())
+    except OSError as error:
+        raise RefusedError(f"--out is {out}: {error.strerror}") from error
+    print(f"{out}: {len(directories)} runs, {len(page.encode()) / 1e6:.1f} MB")
+
+
+def doctor_command(
+    data: Annotated[Path | None, typer.Option(help="The folder that holds data sets.")] = None,
+) -> None:
+    """Show versions, devices, precision and the data found."""
+    console = terminal.console()
+    lines = dict(versions())
+    lines["devices"] = ", ".join(devices())
+    lines["precision"] = f"{default_precision()} by default"
+    lines["cores"] = str(os.cpu_count())
+    lines["folder"] = f"{Path.cwd()} ({'writable' if os.access('.', os.W_OK) else 'read-only'})"
+    try:
+        found = available(data)
+    except FileNotFoundError as error:
+        raise RefusedError(str(error)) from error
+    lines |= {f"data {name}": str(path) if path else "not found" for name, path in found}
+    for name, text in lines.items():
+        console.print(Text.assemble((f"{name:<16}", "bold"), text), soft_wrap=True)

@@ -1,0 +1,96 @@
+"""Taking and leaving a run directory: checked before it is made, locked while a run is in it."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+if sys.platform == "win32":
+    fcntl = None
+else:
+    import fcntl
+
+
+class RefusedError(ValueError):
+    """What was asked for cannot be done; nothing has been written. The message is one sentence."""
+
+
+@contextmanager
+def occupied(directory: Path) -> Iterator[None]:
+    """Make a run directory where there is none, and keep other processes out of it.
+
+    Args:
+        directory: the run directory: new, empty, or with a run in it.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        RefusedError: if `directory` is not such a folder, cannot be written to, or another process
+            is running in it. If the body raises it, the folders that were made are removed.
+    """
+    made = _make(directory)
+    try:
+        with _locked(directory):
+            yield
+    except RefusedError:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _make(directory: Path) -> list[Path]:
+    """Make the folder; return the folders made, the innermost first."""
+    path = directory.absolute()
+    try:
+        lineage = [path, *path.parents]
+        missing = [folder for folder in lineage if not os.path.lexists(folder)]
+        nearest = lineage[len(missing)]
+        if not nearest.is_dir():
+            raise RefusedError(f"--out is {directory}, but {nearest} is no folder")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise RefusedError(f"--out is {directory}, but {nearest} cannot be written to")
+        if not missing and not (path / "result.json").exists():
+            if any(not entry.name.startswith(".") for entry in path.iterdir()):
+                raise RefusedError(f"--out is {directory}, which holds other files and no run")
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RefusedError(f"--out is {directory}: {error.strerror}") from error
+    return missing
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold the lock of the directory; it dies with the process."""
+    path = directory / ".lock"
+    busy = RefusedError(f"another process is running in {directory}; wait, or end it")
+    try:
+        handle = open(path, "ab")
+    except OSError as error:
+        raise RefusedError(f"{directory} cannot be written to: {error.strerror}") from error
+    with handle:
+        if fcntl is not None:  # on Windows two processes are not kept apart
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # The process before us may have removed the file after we opened it.
+                if os.fstat(handle.fileno()).st_ino != os.stat(path).st_ino:
+                    raise busy
+            except OSError:
+                raise busy from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove the temporary files of a process that was killed.
+
+    Args:
+        directory: the run directory.
+    """
+    for folder in (directory, directory / "tables", directory / "figures"):
+        for path in folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)

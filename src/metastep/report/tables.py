@@ -1,0 +1,129 @@
+"""HTML tables: numbers aligned and rounded for reading, everything escaped."""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+LONGEST = 40
+DIGITS = 4
+
+
+def format_number(value: float | int | None) -> str:
+    """A number for reading: four significant digits, whole numbers in full.
+
+    Args:
+        value: the number; None stands for one that was not finite.
+
+    Returns:
+        Such as `1,234`, `0.01235`, `1.235e-07`, or a dash for None and NaN.
+    """
+    if value is None or math.isnan(value):
+        return "–"  # noqa: RUF001
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"  # noqa: RUF001
+    if float(value).is_integer() and abs(value) < 1e9:
+        text = f"{int(value):,}"
+    elif 1e-3 <= abs(value) < 1e6:
+        places = max(0, DIGITS - 1 - math.floor(math.log10(abs(value))))
+        text = f"{value:,.{places}f}"
+        text = text.rstrip("0").rstrip(".") if places else text
+    else:
+        text = f"{value:.{DIGITS - 1}e}"
+    return text.replace("-", "−")  # noqa: RUF001
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration for reading.
+
+    Args:
+        seconds: how long.
+
+    Returns:
+        Such as `0.4 s`, `12 s`, `3 min 12 s` or `2 h 5 min`.
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 1:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def data_table(name: str, columns: Mapping[str, np.ndarray], longest: int = LONGEST) -> str:
+    """A table of a run, in a container of its own that scrolls.
+
+    Args:
+        name: the table's name, part of the caption.
+        columns: column name to values.
+        longest: how many rows are shown; the caption says how many there are.
+
+    Returns:
+        HTML.
+    """
+    rows = len(next(iter(columns.values()), ()))
+    shown = f", the first {longest} shown" if rows > longest else ""
+    plural = "row" if rows == 1 else "rows"
+    caption = f"{name} <small>({rows:,} {plural}{shown}; tables/{name}.csv)</small>"
+    numeric = {column: values.dtype.kind == "f" for column, values in columns.items()}
+    head = "".join(_cell("th", column, numeric[column]) for column in columns)
+    body = "".join(
+        "<tr>"
+        + "".join(
+            _cell("td", _shown(values[row], numeric[column]), numeric[column])
+            for column, values in columns.items()
+        )
+        + "</tr>\n"
+        for row in range(min(rows, longest))
+    )
+    return scrolling(
+        f"table {name}",
+        f'<table class="data"><caption>{caption}</caption>\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{body}</tbody></table>",
+    )
+
+
+def _shown(value: Any, numeric: bool) -> str:
+    return format_number(float(value)) if numeric else str(value)
+
+
+def _cell(kind: str, text: str, numeric: bool) -> str:
+    scope = ' scope="col"' if kind == "th" else ""
+    look = ' class="number"' if numeric else ""
+    return f"<{kind}{scope}{look}>{escape(text)}</{kind}>"
+
+
+def pairs_table(caption: str, pairs: Sequence[tuple[str, str]]) -> str:
+    """A table of names and values.
+
+    Args:
+        caption: what they are.
+        pairs: name and value, both plain text.
+
+    Returns:
+        HTML.
+    """
+    rows = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>\n'
+        for name, value in pairs
+    )
+    return scrolling(
+        caption, f'<table class="pairs"><caption>{escape(caption)}</caption>\n{rows}</table>'
+    )
+
+
+def scrolling(label: str, table: str) -> str:
+    """A container in which a wide or long table scrolls, also with the keyboard.
+
+    Args:
+        label: what screen readers say.
+        table: HTML.
+
+    Returns:
+        HTML.
+    """
+    name = f'role="region" aria-label="{escape(label)}"'
+    return f'<div class="scroll long" {name} tabindex="0">\n{table}\n</div>\n'

@@ -1,0 +1,100 @@
+"""What the command line shows: verdicts, paragraphs, and how far a run is."""
+
+from textwrap import wrap
+from time import perf_counter
+
+from rich.console import Console
+from rich.text import Text
+
+VERDICTS = {
+    True: ("holds", "green"),
+    False: ("does not hold", "bold red"),
+    None: ("undecided", "yellow"),
+}
+BAR = 30
+
+
+def console() -> Console:
+    """The standard output, on which text from runs is shown as it is.
+
+    Returns:
+        A console; without color where there is no terminal or `NO_COLOR` is set.
+    """
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def paragraph(console: Console, text: str, look: str = "") -> None:
+    """Print indented text, without the blanks with which rich's own padding ends every line.
+
+    Args:
+        console: where.
+        text: what.
+        look: a rich style.
+    """
+    width = max(console.width - 4, 20)
+    for line in wrap(" ".join(text.split()), width, break_on_hyphens=False):
+        console.print(Text("    " + line, look))
+
+
+def verdict(console: Console, holds: bool | None, name: str, remark: str = "") -> None:
+    """Print whether a claim holds.
+
+    Args:
+        console: where.
+        holds: True, False, or None for undecided.
+        name: the claim.
+        remark: what follows its name.
+    """
+    word, look = VERDICTS[holds]
+    console.print(Text.assemble((f"{word:<14}", look), (name, "bold"), (remark, "dim")))
+
+
+class Display:
+    """Lines with the time that has passed, and on a terminal a bar below them."""
+
+    def __init__(self, console: Console):
+        self.console = console
+        self._begin = perf_counter()
+        self._bar_shown = False
+        self._last = ("", -1)
+
+    def say(self, message: str) -> None:
+        """Show one line.
+
+        Args:
+            message: the line.
+        """
+        self.clear()
+        time = (f"{perf_counter() - self._begin:8.1f} s  ", "dim")
+        self.console.print(Text.assemble(time, message), soft_wrap=True)
+
+    def show(self, done: int, total: int, what: str) -> None:
+        """Show how far a stage is: a bar on a terminal, elsewhere a line for every tenth part.
+
+        Args:
+            done: how many parts are done.
+            total: how many there are.
+            what: the stage.
+        """
+        part = min(done / total, 1.0) if total else 1.0
+        if not self.console.is_terminal:
+            tenth = (what, int(10 * part))
+            if tenth != self._last:
+                self._last = tenth
+                self.say(f"{what}: {done} of {total}")
+            return
+        self.clear()
+        full = round(BAR * part)
+        line = f"{'━' * full}{'─' * (BAR - full)} {done}/{total} {what}"
+        self._write(line[: self.console.width - 1])
+        self._bar_shown = True
+
+    def clear(self) -> None:
+        """Remove the bar."""
+        if self._bar_shown:
+            self._write("\r\x1b[2K")
+            self._bar_shown = False
+
+    def _write(self, text: str) -> None:
+        self.console.file.write(text)
+        self.console.file.flush()

@@ -1,0 +1,38 @@
+"""Trees, and derivatives by an independent slow method."""
+
+import jax
+import jax.numpy as jnp
+import metastep as ms
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+
+def relative_distance(actual, expected):
+    """Return |actual - expected| / |expected| over all leaves."""
+    actual, expected = ravel_pytree(actual)[0], ravel_pytree(expected)[0]
+    return float(jnp.linalg.norm(actual - expected) / jnp.linalg.norm(expected))
+
+
+def value_at(problem, outer, key):
+    """Return the objective at the end of the horizon, by a plain Python loop over the steps."""
+    from metastep.problems.base import split_keys
+
+    keys = split_keys(key)
+    inner = problem.init(outer, keys.init)
+    for t in range(problem.horizon):
+        inner = problem.step(inner, outer, jnp.asarray(t), keys.step(t))
+    return problem.objective(inner, outer, keys.objective)
+
+
+def central_differences(problem, outer, key, width=1e-5):
+    """Return the hypergradient by central differences; error about width^2 in float64."""
+    flat, unflatten = ravel_pytree(outer)
+    value = jax.jit(lambda flat: problem_value(problem, unflatten(flat), key))
+    slope = [(value(flat + e) - value(flat - e)) / (2 * width) for e in width * np.eye(flat.size)]
+    return unflatten(jnp.stack(slope))
+
+
+def problem_value(problem, outer, key):
+    from metastep.problems.base import split_keys
+
+    return problem.objective(ms.unroll(problem, outer, key), outer, split_keys(key).objective)
