@@ -95,14 +95,21 @@ def _is_typed_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
+def _data(leaf: Array) -> Array:
+    return jax.random.key_data(leaf) if _is_typed_key(leaf) else leaf
+
+
 def _plain(leaf: Array) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if _is_typed_key(leaf) else leaf)
+    """Return the bytes: NumPy's own format does not know bfloat16 and its kind."""
+    return np.frombuffer(np.asarray(_data(leaf)).tobytes(), np.uint8)
 
 
 def _restore(value: np.ndarray, leaf: Array) -> Array:
+    data = _data(leaf)
+    restored = jnp.asarray(np.frombuffer(value.tobytes(), data.dtype).reshape(data.shape))
     if _is_typed_key(leaf):
-        return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(leaf))
-    return jnp.asarray(value)
+        return jax.random.wrap_key_data(restored, impl=jax.random.key_impl(leaf))
+    return restored
 
 
 def _structure(tree: PyTree) -> str:

@@ -64,8 +64,8 @@ class History(eqx.Module):
         recorded: what the `record` function returned, stacked; None without one.
     """
 
-    value: Float[Array, " steps"]
-    gradient_norm: Float[Array, " steps"]
+    value: Float[Array, "*steps"]
+    gradient_norm: Float[Array, "*steps"]
     result: RESULTS
     recorded: PyTree[Array]
 

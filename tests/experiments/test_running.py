@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.report.fake_experiment import EXPERIMENT, TRAP, Config
 
 from metastep.experiments.base import config_as_json, config_from_json, describe, parse_settings
 from metastep.experiments.running import Request, RunFailedError, execute, read_record
 from metastep.report.directories import RefusedError, occupied
 from metastep.report.records import RunDirectoryError, read_result
-from tests.report.fake_experiment import EXPERIMENT, TRAP, Config
 
 SCRIPT = Path(__file__).parents[1] / "report" / "fake_experiment.py"
 
@@ -164,7 +164,7 @@ def test_foreign_directory_is_refused(tmp_path):
 
 def test_killed_at_any_moment_the_directory_reads_and_resumes(tmp_path):
     """Every file is whole after SIGKILL, and the resumed run equals an unbroken one."""
-    arguments = ["--seed", "3", "--set", "steps=40", "--resume", "--out", str(tmp_path / "killed")]
+    arguments = ["--seed", "3", "--set", "steps=100", "--resume", "--out", str(tmp_path / "killed")]
     random = np.random.default_rng(0)
     for _ in range(5):
         command = [sys.executable, "-u", str(SCRIPT), "run", "fake-walk", *arguments]
@@ -180,8 +180,8 @@ def test_killed_at_any_moment_the_directory_reads_and_resumes(tmp_path):
         if (tmp_path / "killed" / "result.json").exists():
             assert read_result(tmp_path / "killed")["status"] == "interrupted"
             read_record(tmp_path / "killed", EXPERIMENT)
-    execute(request(tmp_path / "killed", resume=True, steps=40))
-    execute(request(tmp_path / "whole", steps=40))
+    execute(request(tmp_path / "killed", resume=True, steps=100))
+    execute(request(tmp_path / "whole", steps=100))
     assert content(tmp_path / "killed")[0] == content(tmp_path / "whole")[0]
 
 

@@ -129,7 +129,7 @@ def draw_lines(
     if y_log:
         axes.set_yscale("log", nonpositive="mask")
     axes.set(xlabel=x_label, ylabel=y_label, title=title)
-    if any(line.get_label() for line in axes.get_lines()):
+    if any(series) or dashed:
         axes.legend(title=legend_title)
 
 

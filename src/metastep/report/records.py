@@ -9,6 +9,7 @@ import json
 import math
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,7 @@ def write_table(directory: Path, name: str, columns: Mapping[str, Any]) -> None:
         raise ValueError(f"table {name} has columns of shape {shapes}; allowed: vectors")
     if len(set(shapes.values())) != 1:
         raise ValueError(f"table {name} has columns of shape {shapes}; allowed: one length")
+    _cells(f"the header of {name}", np.array(list(vectors)))
     cells = [_cells(f"{name}.{column}", vector) for column, vector in vectors.items()]
     content = io.StringIO()
     writer = csv.writer(content, lineterminator="\n")
@@ -269,7 +271,10 @@ def read_arrays(directory: Path) -> dict[str, np.ndarray]:
     if not path.exists():
         return {}
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return dict(stored)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        # From memory, because NumPy leaves a file that is no archive open.
+        stored = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        if isinstance(stored, np.ndarray):
+            raise ValueError("it holds one array without a name")
+        return dict(stored)
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise RunDirectoryError(f"{path} is damaged: {error}") from error

@@ -21,9 +21,9 @@ def format_number(value: float | int | None) -> str:
         Such as `1,234`, `0.01235`, `1.235e-07`, or a dash for None and NaN.
     """
     if value is None or math.isnan(value):
-        return "–"  # noqa: RUF001
+        return "\N{EN DASH}"
     if math.isinf(value):
-        return "∞" if value > 0 else "−∞"  # noqa: RUF001
+        return "∞" if value > 0 else "\N{MINUS SIGN}∞"
     if float(value).is_integer() and abs(value) < 1e9:
         text = f"{int(value):,}"
     elif 1e-3 <= abs(value) < 1e6:
@@ -32,7 +32,7 @@ def format_number(value: float | int | None) -> str:
         text = text.rstrip("0").rstrip(".") if places else text
     else:
         text = f"{value:.{DIGITS - 1}e}"
-    return text.replace("-", "−")  # noqa: RUF001
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def format_seconds(seconds: float) -> str:
