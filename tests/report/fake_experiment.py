@@ -12,7 +12,7 @@ import numpy as np
 from metastep.data import DataNotFoundError
 from metastep.experiments.base import Claim, Experiment
 from metastep.files import write_atomically
-from metastep.report.figures import line_figure
+from metastep.report.figures import Lines, line_figure
 
 TRAP = {"at": None, "error": KeyboardInterrupt()}
 
@@ -76,7 +76,8 @@ def figures(record):
     """Draw the sum."""
     table = record.tables["sums"]
     series = {"sum": (table["step"], table["sum"])}
-    return {"sum-figure": (line_figure(series, x_label="step", y_label="sum"), 'A "walk" <b>')}
+    figure = line_figure(Lines(series, x_label="step", y_label="sum"))
+    return {"sum-figure": (figure, 'A "walk" <b>')}
 
 
 EXPERIMENT = Experiment(

@@ -10,15 +10,17 @@ X = np.arange(1.0, 6.0)
 def example():
     series = {"one": (X, X**2), "two": (X, X**3)}
     return figures.line_figure(
-        series,
-        x_label="window K (steps)",
-        y_label="error",
-        title="Bias",
-        x_log=True,
-        y_log=True,
-        legend_title="problem",
-        bands={"one": (X, X**3)},
-        dashed={"two": (X, 2 * X**3)},
+        figures.Lines(
+            series,
+            x_label="window K (steps)",
+            y_label="error",
+            title="Bias",
+            x_log=True,
+            y_log=True,
+            legend_title="problem",
+            bands={"one": (X, X**3)},
+            dashed={"two": (X, 2 * X**3)},
+        )
     )
 
 
@@ -51,7 +53,8 @@ def test_labels_legend_and_theory_are_drawn():
     "values", [np.full(5, np.nan), np.zeros(5), np.array([1.0, np.nan, -1.0, 0.0, 5.0])]
 )
 def test_gaps_and_empty_series_are_no_accident(tmp_path, values):
-    figure = figures.line_figure({"": (X, values)}, x_label="x", y_label="y", y_log=True)
+    panel = figures.Lines({"": (X, values)}, x_label="x", y_label="y", y_log=True)
+    figure = figures.line_figure(panel)
     assert figure.axes[0].get_legend() is None
     figures.save(figure, tmp_path / "gaps")
 
@@ -84,3 +87,17 @@ def test_heatmap_writes_its_numbers(tmp_path):
     )
     assert [text.get_text() for text in axes.texts] == ["1", "3", "4"]
     figures.save(figure, tmp_path / "heat")
+
+
+def test_panels_beyond_the_last_stay_empty():
+    panel = figures.Lines({"": (X, X)}, x_label="x", y_label="y")
+    figure = figures.line_figure(panel, panel, panel)
+    assert [axes.axison for axes in figure.axes] == [True, True, True, False]
+
+
+def test_sizes_that_a_figure_chose_are_kept(tmp_path):
+    figure, axes = figures.new_figure(columns=2)
+    axes[0].set_title("small", fontsize=7)
+    axes[1].set_title("normal")
+    figures.save(figure, tmp_path / "sizes")
+    assert [one.title.get_fontsize() for one in axes] == [7, figures.TITLE_SIZE]

@@ -272,7 +272,7 @@ QUICK = Config(
 
 EXPERIMENT = Experiment(
     name="hypercleaning",
-    source="Shaban et al. 2019 (seed 004), section 4.2.1, Table 2, Figure 5",
+    source="Shaban et al. 2019, section 4.2.1, Table 2, Figure 5",
     question=(
         "Half of the training labels may be wrong. Can the gradient of the validation loss with "
         "respect to one weight per training example find out which?"

@@ -299,7 +299,7 @@ def _implicit(key: Array) -> Table:
 
 EXPERIMENT = Experiment(
     name="truncation-toy",
-    source="Shaban et al. 2019 (seed 004), section 4.1, Figures 1-4, Theorem 3.5, Proposition 3.6",
+    source="Shaban et al. 2019, section 4.1, Figures 1-4, Theorem 3.5, Proposition 3.6",
     question=(
         "How wrong is a hypergradient that looks back over the last K training steps only, and "
         "when does descent along it still find the optimum?"

@@ -202,14 +202,12 @@ def _ratio_figure(record: Record) -> tuple[Figure, str]:
     for panel, objective in zip(axes, ("f", "f-tilde"), strict=True):
         for index, window in enumerate(record.config.windows):
             data = rows(record.tables["ratio"], objective=objective, window=window)
-            steps = slice(0, min(200, data["step"].size))
-            panel.plot(
-                data["step"][steps], data["ratio"][steps], label=f"K = {window}", **style(index)
-            )
+            panel.plot(1 + data["step"], data["ratio"], label=f"K = {window}", **style(index))
         panel.axhline(0, color="black", linewidth=0.8)
         panel.set(xlabel="outer step along the 1-RMD path", ylabel="h . d / |d|²", title=objective)
+        panel.set_xscale("log")
     axes[1].set_ylim(-0.6, 1.1)
-    axes[0].legend(ncols=2)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=7)
     text = (
         "The ratio of truncated to exact descent along the path of the shortest window. On f it "
         "stays positive for every window; on f-tilde short windows turn negative, so that they "

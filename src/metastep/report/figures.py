@@ -6,6 +6,7 @@ differ too, so that a figure can be read in black and white.
 
 import io
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Figure
+from matplotlib.font_manager import FontProperties
 from numpy.typing import ArrayLike
 
 from metastep.files import write_atomically
@@ -80,57 +82,85 @@ def new_figure(
     return figure, axes.reshape(-1)
 
 
-def draw_lines(
-    axes: Axes,
-    series: Series,
-    *,
-    x_label: str,
-    y_label: str,
-    title: str = "",
-    x_log: bool = False,
-    y_log: bool = False,
-    legend_title: str | None = None,
-    bands: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
-    dashed: Series | None = None,
-    dashed_label: str = "theory",
-) -> None:
-    """Draw one line for each series, with markers where the points are few.
+@dataclass(frozen=True)
+class Lines:
+    """A panel of lines, one for each series, with markers where the points are few.
+
+    Attributes:
+        series: label to (x, y). NaN leaves a gap, and so does what is not positive on a
+            logarithmic axis.
+        x_label: what the horizontal axis shows, with its unit.
+        y_label: what the vertical axis shows, with its unit.
+        title: of the panel.
+        x_log: logarithmic horizontal axis.
+        y_log: logarithmic vertical axis.
+        legend_title: what the labels are values of. A single series with an empty label has no
+            legend.
+        bands: label of a series to (lower, upper), shaded in its color.
+        dashed: label of a series to another (x, y), drawn thin and dashed in its color, such as the
+            theory for a measurement.
+        dashed_label: how the legend says so, after the label of the series.
+    """
+
+    series: Series
+    x_label: str
+    y_label: str
+    title: str = ""
+    x_log: bool = False
+    y_log: bool = False
+    legend_title: str | None = None
+    bands: Series = field(default_factory=dict)
+    dashed: Series = field(default_factory=dict)
+    dashed_label: str = "theory"
+
+
+def line_figure(*panels: Lines, columns: int = 2) -> Figure:
+    """A figure of panels of lines.
+
+    Args:
+        panels: what is drawn, row by row.
+        columns: at most so many panels side by side.
+
+    Returns:
+        The figure.
+    """
+    columns = min(columns, len(panels))
+    figure, axes = new_figure(columns, -(-len(panels) // columns))
+    for place, panel in zip(axes, panels, strict=False):
+        draw_lines(place, panel)
+    for place in axes[len(panels) :]:
+        place.set_axis_off()
+    return figure
+
+
+def draw_lines(axes: Axes, panel: Lines) -> None:
+    """Draw a panel of lines into axes of a figure.
 
     Args:
         axes: where to draw.
-        series: label to (x, y). NaN leaves a gap.
-        x_label: what the horizontal axis shows, with its unit.
-        y_label: what the vertical axis shows, with its unit.
-        title: of this panel.
-        x_log: logarithmic horizontal axis; values that are not positive leave a gap.
-        y_log: logarithmic vertical axis; values that are not positive leave a gap.
-        legend_title: what the labels are values of. The legend is left out for a single series with
-            an empty label.
-        bands: label of a series to (lower, upper), shaded in the color of the series.
-        dashed: label of a series to another (x, y), drawn thin and dashed in the same color, such
-            as the theory for a measurement.
-        dashed_label: how the legend says so, after the label of the series.
+        panel: what to draw.
     """
-    for index, (label, (x, y)) in enumerate(series.items()):
-        x, y = np.asarray(x, float), np.asarray(y, float)
+    for index, (label, points) in enumerate(panel.series.items()):
+        x, y = (np.asarray(part, float) for part in points)
         look = style(index, markers=x.size <= FEW_POINTS)
-        if dashed is not None:
+        if panel.dashed:
             look["linestyle"] = "-"
         axes.plot(x, y, label=label, **look)
-        if bands and label in bands:
-            lower, upper = (np.asarray(bound, float) for bound in bands[label])
+        if label in panel.bands:
+            lower, upper = (np.asarray(bound, float) for bound in panel.bands[label])
             axes.fill_between(x, lower, upper, color=look["color"], alpha=0.2, linewidth=0)
-        if dashed and label in dashed:
-            thin = {"color": look["color"], "linestyle": "--", "linewidth": 1.2}
-            name = f"{label} ({dashed_label})" if label else dashed_label
-            axes.plot(*(np.asarray(part, float) for part in dashed[label]), label=name, **thin)
-    if x_log:
+        if label in panel.dashed:
+            name = f"{label} ({panel.dashed_label})" if label else panel.dashed_label
+            x, y = (np.asarray(part, float) for part in panel.dashed[label])
+            axes.plot(x, y, label=name, color=look["color"], linestyle="--", linewidth=1.2)
+    # Without anything positive matplotlib would warn and draw a linear axis all the same.
+    if panel.x_log and np.isfinite(axes.dataLim.minposx):
         axes.set_xscale("log", nonpositive="mask")
-    if y_log:
+    if panel.y_log and np.isfinite(axes.dataLim.minposy):
         axes.set_yscale("log", nonpositive="mask")
-    axes.set(xlabel=x_label, ylabel=y_label, title=title)
-    if any(series) or dashed:
-        axes.legend(title=legend_title)
+    axes.set(xlabel=panel.x_label, ylabel=panel.y_label, title=panel.title)
+    if any(panel.series) or panel.dashed:
+        axes.legend(title=panel.legend_title)
 
 
 def draw_heatmap(
@@ -173,53 +203,6 @@ def draw_heatmap(
     bar.ax.tick_params(labelsize=TICK_SIZE)
 
 
-def line_figure(
-    series: Series,
-    *,
-    x_label: str,
-    y_label: str,
-    title: str = "",
-    x_log: bool = False,
-    y_log: bool = False,
-    legend_title: str | None = None,
-    bands: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
-    dashed: Series | None = None,
-    dashed_label: str = "theory",
-) -> Figure:
-    """A figure with one panel of lines; the arguments are those of `draw_lines`.
-
-    Args:
-        series: label to (x, y).
-        x_label: what the horizontal axis shows, with its unit.
-        y_label: what the vertical axis shows, with its unit.
-        title: of the figure.
-        x_log: logarithmic horizontal axis.
-        y_log: logarithmic vertical axis.
-        legend_title: what the labels are values of.
-        bands: label to (lower, upper).
-        dashed: label to another (x, y) in the same color.
-        dashed_label: how the legend names it.
-
-    Returns:
-        The figure.
-    """
-    figure, axes = new_figure()
-    draw_lines(
-        axes[0],
-        series,
-        x_label=x_label,
-        y_label=y_label,
-        title=title,
-        x_log=x_log,
-        y_log=y_log,
-        legend_title=legend_title,
-        bands=bands,
-        dashed=dashed,
-        dashed_label=dashed_label,
-    )
-    return figure
-
-
 def save(figure: Figure, stem: Path) -> tuple[Path, Path]:
     """Write a figure as SVG and as PNG (150 dpi), the same bytes for the same figure.
 
@@ -247,12 +230,14 @@ def save(figure: Figure, stem: Path) -> tuple[Path, Path]:
 
 
 def _unify_text(figure: Figure) -> None:
-    """Give titles and legends one look, however they were made: they ignore the axes' defaults."""
+    """Give titles and legends one look, except where a figure chose a size of its own."""
+    size = lambda name: FontProperties(size=matplotlib.rcParams[name]).get_size_in_points()
     for axes in figure.axes:
-        axes.title.set(fontsize=TITLE_SIZE, fontweight="bold")
+        if axes.title.get_fontsize() == size("axes.titlesize"):
+            axes.title.set(fontsize=TITLE_SIZE, fontweight="bold")
         legend = axes.get_legend()
         if legend is not None:
             legend.get_frame().set(edgecolor="#cccccc", alpha=0.9)
-            legend.get_title().set_fontsize(TICK_SIZE)
-            for text in legend.get_texts():
-                text.set_fontsize(TICK_SIZE)
+            for text in (legend.get_title(), *legend.get_texts()):
+                if text.get_fontsize() == size("legend.fontsize"):
+                    text.set_fontsize(TICK_SIZE)
