@@ -1,17 +1,50 @@
-# make demo: everything from a fresh clone to a report to open.  make test: every check.
-PYTHON ?= python3.11
+# make demo    from a fresh clone to a report to open
+# make test    every check: style, types, tests
+# make bench   measurements against other libraries, in an environment of their own
+# make env     only the environment, .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+PIP := -m pip install --quiet --disable-pip-version-check --no-warn-script-location
+DEMO := runs/demo
 
 .PHONY: env demo test bench format clean
 
 env: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "metastep needs Python 3.11 or newer; call make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	$(BIN)/python $(PIP) --constraint constraints.txt --editable .
 	touch $@
 
-.venv/.test: .venv/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+.venv/.tests-installed: .venv/.installed
+	$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[test]'
 	touch $@
 
+demo: .venv/.installed
+	$(BIN)/metastep run hypercleaning --preset quick --out $(DEMO)/hypercleaning --resume
+	$(BIN)/metastep report $(DEMO)/hypercleaning --out $(DEMO)/report.html
+	@echo "Open $(CURDIR)/$(DEMO)/report.html in a browser."
+
+test: .venv/.tests-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/python -m pytest --numprocesses 2
+
+bench: .bench/.installed
+	.bench/bin/python benchmarks/run.py hypercleaning
+	.bench/bin/python benchmarks/run.py mlp
+	.bench/bin/python benchmarks/run.py meta-batch
+
+.bench/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .bench
+	.bench/bin/python $(PIP) --constraint constraints.txt --editable '.[bench]'
+	touch $@
+
+format: .venv/.tests-installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .bench runs .pytest_cache .ruff_cache .hypothesis

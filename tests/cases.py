@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import lineax as lx
-import metastep as ms
 import optax
+
+import metastep as ms
 from metastep.optimizers import adam
 
 FEATURES = jnp.array([[1.0, 0.2, -0.4], [0.3, -1.1, 0.8], [-0.5, 0.4, 1.2], [0.9, 0.1, 0.3]])

@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import metastep as ms
 import numpy as np
 from jax.flatten_util import ravel_pytree
+
+import metastep as ms
 
 
 def relative_distance(actual, expected):

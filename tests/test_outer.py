@@ -6,10 +6,11 @@ import textwrap
 
 import jax
 import jax.numpy as jnp
-import metastep as ms
 import numpy as np
 import optax
 import pytest
+
+import metastep as ms
 from metastep.checkpoint import CheckpointError, load, save
 
 CENTER = jnp.array([1.0, -2.0])
@@ -73,9 +74,7 @@ def test_a_meta_batch_is_the_mean_over_tasks(key):
     grads = []
     for task in jax.random.split(jax.random.fold_in(key, 0), 3):
         task_key, estimate_key = jax.random.split(task)
-        estimate = ms.hypergradient(
-            drawn(task_key), jnp.zeros(2), ms.Reverse(), key=estimate_key
-        )
+        estimate = ms.hypergradient(drawn(task_key), jnp.zeros(2), ms.Reverse(), key=estimate_key)
         grads.append(estimate.grad)
     assert jnp.allclose(run.outer, -jnp.mean(jnp.stack(grads), axis=0), rtol=1e-5)
 
@@ -227,7 +226,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, key):
     resume = ms.Checkpoint(path, resume=True)
     middle = len(whole) // 2
     flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
-    for damaged in (b"", b"{}\n", whole[:-1], whole[: middle], flipped, b"not a checkpoint"):
+    for damaged in (b"", b"{}\n", whole[:-1], whole[:middle], flipped, b"not a checkpoint"):
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match=r"state is damaged.*delete it"):
             minimize(problem(), key, steps=3, checkpoint=resume)

@@ -67,6 +67,7 @@ def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
         FileNotFoundError: if there is none.
     """
     header_line, _, body = path.read_bytes().partition(b"\n")
+    header = {}
     try:
         header = json.loads(header_line)
         intact = header["format"] == FORMAT

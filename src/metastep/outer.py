@@ -11,27 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any, Literal
+from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from metastep import checkpoint as checkpoints
-from metastep.hypergradient.base import AbstractEstimator, Estimate
+from metastep.hypergradient.base import AbstractEstimator
+from metastep.outer_loop import Carry, History, Loop, Problem, Recorder, advance
+from metastep.outer_loop import begin as begin_loop
 from metastep.problems.base import AbstractProblem
 from metastep.results import RESULTS
-from metastep.trees import as_hyperparameters, norm, same_structure
-from metastep.types import Outer, RandomKey, Scalar
+from metastep.trees import as_hyperparameters
+from metastep.types import Outer, RandomKey
 
 SMALL_TASK_BYTES = 64 * 2**10
-BEFORE_THE_FIRST_STEP = 2**32 - 1
-
-Problem = AbstractProblem | Callable[[RandomKey], AbstractProblem]
-Recorder = Callable[[Int[Array, ""], Outer, Estimate], PyTree[Array]]
 
 
 class HypergradientError(RuntimeError):
@@ -52,22 +49,6 @@ class Checkpoint:
     path: Path
     every: int = 100
     resume: bool = False
-
-
-class History(eqx.Module):
-    """One entry per outer step, measured at the hyperparameters before the update.
-
-    Attributes:
-        value: the objective; the mean over a meta-batch.
-        gradient_norm: the Euclidean norm of the (averaged) hypergradient.
-        result: an array of items of `RESULTS`; `RESULTS[history.result]` gives the messages.
-        recorded: what the `record` function returned, stacked; None without one.
-    """
-
-    value: Float[Array, "*steps"]
-    gradient_norm: Float[Array, "*steps"]
-    result: RESULTS
-    recorded: PyTree[Array]
 
 
 class Run(eqx.Module):
@@ -110,124 +91,6 @@ class Report:
     value: float
     gradient_norm: float
     result: RESULTS
-
-
-class _Carry(eqx.Module):
-    """The state of the loop: what a checkpoint holds."""
-
-    outer: Outer
-    optimizer_state: Any
-    estimator_state: Any
-    step: Int[Array, ""]
-    failed: Bool[Array, ""]
-    history: History
-
-
-class _Loop(eqx.Module):
-    """Everything that stays the same from step to step."""
-
-    problem: Problem
-    estimator: AbstractEstimator
-    optimizer: optax.GradientTransformation
-    key: RandomKey
-    meta_batch: int | None
-    tasks_at_once: int
-    project: Callable[[Outer], Outer] | None
-    record: Recorder | None
-    halt_on_failure: bool
-
-    def estimate(
-        self, outer: Outer, state: Any, step: Int[Array, ""]
-    ) -> tuple[Estimate, Any]:
-        """Estimate the hypergradient of one outer step, averaged over the meta-batch."""
-        key = jax.random.fold_in(self.key, step)
-        if isinstance(self.problem, AbstractProblem):
-            return self.estimator.estimate(self.problem, outer, state, key)
-
-        def one(task: tuple[RandomKey, Any]) -> tuple[Estimate, Any]:
-            task_key, key = jax.random.split(task[0])
-            return self.estimator.estimate(self.problem(task_key), outer, task[1], key)
-
-        keys = jax.random.split(key, self.meta_batch)
-        estimates, state = jax.lax.map(one, (keys, state), batch_size=self.tasks_at_once)
-        return _average(estimates), state
-
-    def body(self, carry: _Carry) -> _Carry:
-        """Take one outer step; keep everything but the history where the estimate failed."""
-        estimate, estimator_state = self.estimate(
-            carry.outer, carry.estimator_state, carry.step
-        )
-        good = estimate.result == RESULTS.successful
-        updates, optimizer_state = self.optimizer.update(
-            estimate.grad, carry.optimizer_state, carry.outer
-        )
-        outer = optax.apply_updates(carry.outer, updates)
-        outer = outer if self.project is None else self.project(outer)
-        same_structure("project", carry.outer, outer)
-        keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
-        recorded = self.record and self.record(carry.step, carry.outer, estimate)
-        row = History(
-            estimate.value, estimate.stats["gradient_norm"], estimate.result, recorded
-        )
-        write = lambda buffer, entry: buffer.at[carry.step].set(entry)
-        return _Carry(
-            outer=keep(outer, carry.outer),
-            optimizer_state=keep(optimizer_state, carry.optimizer_state),
-            estimator_state=estimator_state,
-            step=carry.step + 1,
-            failed=~good,
-            history=jax.tree.map(write, carry.history, row),
-        )
-
-
-def _average(estimates: Estimate) -> Estimate:
-    """Average a meta-batch; its result is that of the first task that failed."""
-    mean = lambda tree: jax.tree.map(lambda x: jnp.mean(x, axis=0), tree)
-    grad = mean(estimates.grad)
-    first_bad = jnp.argmax(estimates.result != RESULTS.successful)
-    result = jax.tree.map(lambda x: x[first_bad], estimates.result)
-    stats = {"gradient_norm": norm(grad), "tasks": estimates.stats}
-    return Estimate(mean(estimates.value), grad, result, stats)
-
-
-@eqx.filter_jit
-def _advance(loop: _Loop, carry: _Carry, stop: Int[Array, ""]) -> _Carry:
-    def going_on(carry: _Carry) -> Bool[Array, ""]:
-        halted = carry.failed if loop.halt_on_failure else False
-        return (carry.step < stop) & jnp.logical_not(halted)
-
-    return jax.lax.while_loop(going_on, lambda carry: loop.body(carry), carry)
-
-
-@eqx.filter_jit
-def _begin(loop: _Loop, outer: Outer, steps: int) -> _Carry:
-    """Return the state before the first step, with room for the whole history."""
-    key = jax.random.fold_in(loop.key, BEFORE_THE_FIRST_STEP)
-    if isinstance(loop.problem, AbstractProblem):
-        estimator_state = loop.estimator.init(loop.problem, outer, key)
-    else:
-        sampler = loop.problem
-        prepare = lambda key: loop.estimator.init(sampler(key), outer, key)
-        estimator_state = jax.vmap(prepare)(jax.random.split(key, loop.meta_batch))
-
-    def entry(outer: Outer, state: Any) -> History:
-        step = jnp.zeros((), jnp.int32)
-        estimate, _ = loop.estimate(outer, state, step)
-        recorded = loop.record and loop.record(step, outer, estimate)
-        return History(
-            estimate.value, estimate.stats["gradient_norm"], estimate.result, recorded
-        )
-
-    row = eqx.filter_eval_shape(entry, outer, estimator_state)
-    room = lambda x: jnp.zeros((steps, *x.shape), x.dtype)
-    return _Carry(
-        outer=outer,
-        optimizer_state=loop.optimizer.init(outer),
-        estimator_state=estimator_state,
-        step=jnp.zeros((), jnp.int32),
-        failed=jnp.array(False),
-        history=jax.tree.map(room, row),
-    )
 
 
 def _default_tasks_at_once(problem: Problem, outer: Outer, meta_batch: int | None) -> int:
@@ -368,10 +231,10 @@ def minimize(
         tasks_at_once = _default_tasks_at_once(problem, outer, meta_batch)
     _require(_is_count(tasks_at_once), "tasks_at_once", tasks_at_once, "the integers from 1")
     halt = on_failure == "raise"
-    loop = _Loop(
-        problem, estimator, optimizer, key, meta_batch, tasks_at_once, project, record, halt
+    loop = Loop(
+        problem, estimator, optimizer, key, meta_batch or 1, tasks_at_once, project, record, halt
     )
-    carry = _begin(loop, outer, steps)
+    carry = begin_loop(loop, outer, steps)
     if checkpoint is not None:
         carry = _restore(checkpoint, carry)
     with _progress_bar(progress, steps) as show:
@@ -379,7 +242,7 @@ def minimize(
     return _finish(carry, tasks_at_once, seconds)
 
 
-def _restore(checkpoint: Checkpoint, carry: _Carry) -> _Carry:
+def _restore(checkpoint: Checkpoint, carry: Carry) -> Carry:
     """Return the saved state where there is one, and make sure early that saving is possible."""
     _require(_is_count(checkpoint.every), "checkpoint.every", checkpoint.every, "integers from 1")
     if not checkpoint.path.exists():
@@ -394,14 +257,14 @@ def _restore(checkpoint: Checkpoint, carry: _Carry) -> _Carry:
 
 
 def _drive(
-    loop: _Loop,
-    carry: _Carry,
+    loop: Loop,
+    carry: Carry,
     steps: int,
     every: int,
     checkpoint: Checkpoint | None,
     callback: Callable[[Report], bool | None] | None,
     show: Callable[[int, float], None],
-) -> tuple[_Carry, list[float]]:
+) -> tuple[Carry, list[float]]:
     """Advance stretch by stretch, returning to Python in between; return seconds per step too."""
     seconds: list[float] = []
     step = int(carry.step)
@@ -412,7 +275,7 @@ def _drive(
             if checkpoint is not None:
                 stops.append(step + checkpoint.every - step % checkpoint.every)
             begin = perf_counter()
-            carry = jax.block_until_ready(_advance(loop, carry, jnp.asarray(min(stops))))
+            carry = jax.block_until_ready(advance(loop, carry, jnp.asarray(min(stops))))
             taken, step = int(carry.step) - step, int(carry.step)
             seconds.append((perf_counter() - begin) / taken)
             report = _report(carry, step, steps)
@@ -430,13 +293,13 @@ def _drive(
     return carry, seconds
 
 
-def _report(carry: _Carry, step: int, steps: int) -> Report:
+def _report(carry: Carry, step: int, steps: int) -> Report:
     last = jax.tree.map(lambda x: x[step - 1], carry.history)
     value, gradient_norm = float(last.value), float(last.gradient_norm)
     return Report(step, steps, carry.outer, value, gradient_norm, last.result)
 
 
-def _finish(carry: _Carry, tasks_at_once: int, seconds: list[float]) -> Run:
+def _finish(carry: Carry, tasks_at_once: int, seconds: list[float]) -> Run:
     history = jax.tree.map(lambda x: x[: int(carry.step)], carry.history)
     failed = history.result != RESULTS.successful
     first_failed = jnp.argmax(failed)

@@ -4,8 +4,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import metastep as ms
 import pytest
+
+import metastep as ms
 from tests.cases import EXACT, FULL_WINDOW, PROBLEMS, TUNED_START
 from tests.helpers import central_differences, relative_distance, value_at
 

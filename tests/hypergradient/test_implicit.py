@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import lineax as lx
-import metastep as ms
 import numpy as np
 import optax
 import pytest
+
+import metastep as ms
 from metastep.experiments.truncation_toy import toy
 from tests.cases import IMPLICIT
 from tests.helpers import relative_distance
@@ -81,7 +82,7 @@ def test_neumann_is_truncated_reverse_at_a_fixed_point(terms, key):
 
 
 def test_neumann_diverges_loudly(key):
-    """A step size beyond 2 / smoothness: the loop starts at its fixed point, the series explodes."""
+    """A step size beyond 2 / smoothness, from the fixed point itself: the series explodes."""
     hessian = jnp.diag(jnp.array([1.0, 0.5]))
     problem = ms.QuadraticProblem(
         hessian, hessian, jnp.ones(2), lambda w, outer: jnp.sum(w**2), 2.5, 3
@@ -166,5 +167,5 @@ def test_conjugate_gradients_return_the_solution(matrix):
 
 @pytest.mark.parametrize("terms", [0, -1, True])
 def test_bad_terms(terms):
-    with pytest.raises(ValueError, match="terms is .*; allowed are the integers from 1"):
+    with pytest.raises(ValueError, match=r"terms is .*; allowed are the integers from 1"):
         ms.Neumann(terms)

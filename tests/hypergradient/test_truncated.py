@@ -2,10 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-import metastep as ms
 import numpy as np
 import optax
 import pytest
+
+import metastep as ms
 from metastep.experiments.truncation_toy import toy
 from metastep.theory import truncation as theory
 from tests.cases import PROBLEMS
@@ -116,13 +117,13 @@ def test_bad_windows(window, key):
 
 @pytest.mark.parametrize("checkpoint", [0, -3, True])
 def test_bad_checkpoints(checkpoint, key):
-    with pytest.raises(ValueError, match="checkpoint is .*; allowed are None"):
+    with pytest.raises(ValueError, match=r"checkpoint is .*; allowed are None"):
         ms.Reverse(checkpoint).estimate(toy("f", 100), jnp.ones(2), None, key)
 
 
 @pytest.mark.parametrize("chunk", [0, -1, False])
 def test_bad_chunks(chunk, key):
-    with pytest.raises(ValueError, match="chunk is .*; allowed are None"):
+    with pytest.raises(ValueError, match=r"chunk is .*; allowed are None"):
         ms.Forward(chunk).estimate(toy("f", 100), jnp.ones(2), None, key)
 
 

@@ -5,9 +5,10 @@ import sys
 
 import jax
 import jax.numpy as jnp
-import metastep as ms
 import optax
 import pytest
+
+import metastep as ms
 from metastep.hypergradient.base import influences
 from metastep.optimizers import adam
 
@@ -177,18 +178,18 @@ def test_a_vector_loss_is_refused(key):
 )
 def test_a_bad_objective_is_refused(objective, key):
     problem = make(lambda w, outer, batch: jnp.sum((w - outer) ** 2), objective)
-    with pytest.raises(ValueError, match="objective returned .*; it must return one real scalar"):
+    with pytest.raises(ValueError, match=r"objective returned .*; it must return one real scalar"):
         ms.hypergradient(problem, jnp.array(1.0), ms.Reverse(), key=key)
 
 
 @pytest.mark.parametrize("horizon", [0, -5, True])
 def test_bad_horizons(horizon, key):
-    with pytest.raises(ValueError, match="horizon is .*; allowed are the integers from 1"):
+    with pytest.raises(ValueError, match=r"horizon is .*; allowed are the integers from 1"):
         make(lambda w, outer, batch: jnp.sum(w**2), horizon=horizon)
     problem = ms.QuadraticProblem(
         jnp.eye(2), jnp.eye(2), jnp.ones(2), lambda w, outer: jnp.sum(w), 0.1, horizon
     )
-    with pytest.raises(ValueError, match="horizon is .*; allowed are the integers from 1"):
+    with pytest.raises(ValueError, match=r"horizon is .*; allowed are the integers from 1"):
         ms.hypergradient(problem, jnp.ones(2), ms.Reverse(), key=key)
 
 

@@ -7,6 +7,7 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from metastep.optimizers import adam
 
 
@@ -20,9 +21,7 @@ def trajectory(optimizer, start, steps=20):
 
 
 @settings(max_examples=10, deadline=None)
-@given(
-    st.floats(0.001, 0.5), st.floats(0.0, 0.99), st.floats(0.5, 0.9999), st.floats(1e-9, 1e-2)
-)
+@given(st.floats(0.001, 0.5), st.floats(0.0, 0.99), st.floats(0.5, 0.9999), st.floats(1e-9, 1e-2))
 def test_values_are_those_of_optax(rate, b1, b2, eps):
     start = jnp.array([0.3, -0.2, 1.0])
     ours = trajectory(adam(rate, b1, b2, eps), start)

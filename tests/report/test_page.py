@@ -52,6 +52,7 @@ def directory(tmp_path_factory):
     run(folder)
     write_table(folder, "names", {"who": ["<script>alert(1)</script>", "&amp;"], "n": [1, np.nan]})
     write_table(folder, "long", {"n": np.arange(5000)})
+    (folder / "tables" / "<i>by hand.csv").write_text("<u>,v\n1,2\n")
     return folder
 
 
@@ -89,6 +90,7 @@ def test_nothing_is_fetched_and_nothing_runs(directory):
 
 def test_everything_from_the_run_is_escaped(outline):
     assert "<script>alert(1)</script>" in outline.text
+    assert "<i>by hand" in outline.text and "<u>" in outline.text
     assert "How far does a walk <go>?" in outline.text
     assert "Nobody <knows> & cares." in outline.text
     assert outline.all("img")[0]["alt"] == 'A "walk" <b>'

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from metastep.tasks import WeightedClassification, accuracy, cross_entropy
 from scipy.special import expit, log_softmax
+
+from metastep.tasks import WeightedClassification, accuracy, cross_entropy
 
 pytestmark = pytest.mark.usefixtures("x64")
 RNG = np.random.default_rng(5)

@@ -81,7 +81,8 @@ class Config:
             raise ValueError(f"corruption is {self.corruption}; allowed are numbers from 0 to 1")
         if not self.windows or not all(1 <= w <= self.horizon for w in self.windows):
             raise ValueError(
-                f"windows is {self.windows}; allowed are integers from 1 to horizon ({self.horizon})"
+                f"windows is {self.windows}; allowed are integers from 1 to the horizon, "
+                f"{self.horizon}"
             )
 
 

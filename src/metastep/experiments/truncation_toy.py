@@ -61,7 +61,8 @@ class Config:
             raise ValueError(f"horizon is {self.horizon}; allowed are the integers from 1")
         if not self.windows or not all(1 <= w <= self.horizon for w in self.windows):
             raise ValueError(
-                f"windows is {self.windows}; allowed are integers from 1 to horizon ({self.horizon})"
+                f"windows is {self.windows}; allowed are integers from 1 to the horizon, "
+                f"{self.horizon}"
             )
         if self.outer_steps < 1:
             raise ValueError(f"outer_steps is {self.outer_steps}; allowed are integers from 1")
@@ -89,9 +90,14 @@ KEY_SEED = 0
 
 def toy(objective: str, horizon: int) -> ms.QuadraticProblem:
     """Return the problem of section 4.1: w descends (w - lambda)^T G (w - lambda) / 2."""
-    hessian = jnp.asarray(HESSIAN)
-    start = jnp.array([2.0, 2.0])
-    return ms.QuadraticProblem(hessian, hessian, start, OBJECTIVES[objective], STEP_SIZE, horizon)
+    return ms.QuadraticProblem(
+        hessian=jnp.asarray(HESSIAN),
+        coupling=jnp.asarray(HESSIAN),
+        start=jnp.array([2.0, 2.0]),
+        outer_loss=OBJECTIVES[objective],
+        step_size=STEP_SIZE,
+        horizon=horizon,
+    )
 
 
 def run(config: Config, context: Context) -> Mapping[str, float]:
@@ -110,7 +116,8 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
 
 
 def _columns(names: str, rows: list[tuple]) -> Table:
-    return {name: np.array(column) for name, column in zip(names.split(), zip(*rows), strict=True)}
+    columns = zip(*rows, strict=True)
+    return {name: np.array(column) for name, column in zip(names.split(), columns, strict=True)}
 
 
 def _bias(config: Config, key: Array) -> Table:
@@ -137,7 +144,6 @@ def _trajectories(config: Config, context: Context, key: Array) -> None:
     trajectory, limits, ratios = [], [], []
     for objective, start in (("f", config.start), ("f-tilde", config.start_tilde)):
         problem = toy(objective, config.horizon)
-        value_at = lambda outer: problem.objective(ms.unroll(problem, outer, key), outer, key)
         ends = {}
         for window in config.windows:
             context.log(f"descent of {objective} with window {window}")
@@ -147,9 +153,10 @@ def _trajectories(config: Config, context: Context, key: Array) -> None:
             if window == min(config.windows):
                 ratios += _ratios(problem, objective, path[0], config, key)
         best = ends[max(config.windows)]
+        lowest = ms.hypergradient(problem, best, ms.Reverse(), key=key).value
         for window, end in ends.items():
             exact = ms.hypergradient(problem, end, ms.Reverse(), key=key)
-            measured = norm(end - best), exact.value - value_at(best), norm(exact.grad)
+            measured = norm(end - best), exact.value - lowest, norm(exact.grad)
             limits.append((objective, window, *map(float, (*end, *measured))))
     names = "objective window step lambda_0 lambda_1 gradient_norm"
     context.table("trajectory", _columns(names, trajectory))
@@ -201,9 +208,14 @@ def _ratios(
 
 def _interference(config: Config, key: Array) -> Table:
     """Descend the scalar problem of Theorem 3.5 (w_0 = 2, lambda_0 = 1) by K-RMD to its limit."""
-    one = jnp.eye(1)
-    loss = lambda w, outer: jnp.sum(w**2) / 2 + jnp.sum((outer - 1.0) ** 2) / 2
-    problem = ms.QuadraticProblem(one, one, jnp.array([2.0]), loss, STEP_SIZE, config.horizon)
+    problem = ms.QuadraticProblem(
+        hessian=jnp.eye(1),
+        coupling=jnp.eye(1),
+        start=jnp.array([2.0]),
+        outer_loss=lambda w, outer: jnp.sum(w**2) / 2 + jnp.sum((outer - 1.0) ** 2) / 2,
+        step_size=STEP_SIZE,
+        horizon=config.horizon,
+    )
     closed_form, truth = theory.interference_limits(
         config.windows, step_size=STEP_SIZE, horizon=config.horizon, start=2.0, target=1.0
     )
@@ -234,34 +246,41 @@ COUNTEREXAMPLE_CASES = ((0.17, 1), (0.17, 5), (0.17, 20), (0.01, 1), (0.01, 5), 
 
 def _descent_counterexample(key: Array) -> Table:
     """Descend w^T Q w / 2 by K-RMD where all that Lemma 3.2 asks for holds, for ten steps."""
-    hessian, coupling, curvature = map(jnp.asarray, COUNTEREXAMPLE.values())
-    loss = lambda w, outer: w @ curvature @ w / 2
     rows = []
     for step_size, window in COUNTEREXAMPLE_CASES:
-        horizon = int(200 / step_size)
-        problem = ms.QuadraticProblem(
-            hessian, coupling, jnp.zeros(2), loss, step_size, horizon
-        )
-        lengths = lambda outer: norm(
-            ms.hypergradient(problem, outer, ms.Reverse(), key=key).grad
-        )
-        response = jax.jacobian(
-            lambda outer: ms.TruncatedReverse(window).estimate(problem, outer, None, key)[0].grad
-        )(jnp.ones(2))
-        result = ms.minimize(
-            problem,
-            jnp.ones(2),
-            ms.TruncatedReverse(window),
-            optimizer=optax.sgd(0.5 / jnp.linalg.norm(response, 2)),
-            steps=10,
-            key=key,
-            every=10,
-            progress=False,
-        )
+        norms = _ten_steps(step_size, ms.TruncatedReverse(window), key)
         worst = theory.worst_cosine(**COUNTEREXAMPLE, step_size=step_size, window=window)
-        norms = float(lengths(jnp.ones(2))), float(lengths(result.outer))
         rows.append((step_size, window, worst, *norms))
     return _columns("step_size window worst_cosine start_norm end_norm", rows)
+
+
+def _ten_steps(
+    step_size: float, estimator: ms.AbstractEstimator, key: Array
+) -> tuple[float, float]:
+    """Return the norm of the exact hypergradient before and after ten outer steps from (1, 1).
+
+    The outer step size is half the inverse of the estimate's Lipschitz constant, as small as
+    descent on a quadratic could ask for.
+    """
+    curvature = jnp.asarray(COUNTEREXAMPLE["curvature"])
+    problem = ms.QuadraticProblem(
+        hessian=jnp.asarray(COUNTEREXAMPLE["hessian"]),
+        coupling=jnp.asarray(COUNTEREXAMPLE["coupling"]),
+        start=jnp.zeros(2),
+        outer_loss=lambda w, outer: w @ curvature @ w / 2,
+        step_size=step_size,
+        horizon=int(200 / step_size),
+    )
+    start = jnp.ones(2)
+    truncated = lambda outer: estimator.estimate(problem, outer, None, key)[0].grad
+    lipschitz = jnp.linalg.norm(jax.jit(jax.jacobian(truncated))(start), 2)
+    optimizer = optax.sgd(0.5 / lipschitz)
+    result = ms.minimize(
+        problem, start, estimator, optimizer=optimizer, steps=10, key=key, every=10, progress=False
+    )
+    before = ms.hypergradient(problem, start, ms.Reverse(), key=key)
+    after = ms.hypergradient(problem, result.outer, ms.Reverse(), key=key)
+    return float(before.stats["gradient_norm"]), float(after.stats["gradient_norm"])
 
 
 NEUMANN_TERMS = (1, 5, 10, 50, 100, 500)
@@ -274,8 +293,14 @@ def _neumann(key: Array) -> Table:
     eigenvalues = jnp.linalg.eigvalsh(hessian)
     step_size = float(0.9 / eigenvalues[-1])
     target = jax.random.normal(jax.random.fold_in(key, 2), (20,))
-    loss = lambda w, outer: jnp.sum((w - target) ** 2)
-    problem = ms.QuadraticProblem(hessian, hessian, jnp.zeros(20), loss, step_size, 2000)
+    problem = ms.QuadraticProblem(
+        hessian=hessian,
+        coupling=hessian,
+        start=jnp.zeros(20),
+        outer_loss=lambda w, outer: jnp.sum((w - target) ** 2),
+        step_size=step_size,
+        horizon=2000,
+    )
     outer = jnp.ones(20)
     exact = ms.hypergradient(problem, outer, ms.Implicit(), key=key).grad
     rows = []

@@ -60,9 +60,7 @@ def _trajectory_claims(record: Record) -> tuple[Claim, ...]:
     inside, lowest = [], []
     for window in config.windows:
         ratio = rows(table, objective="f", window=window)["ratio"]
-        low, high = theory.descent_ratio_bounds(
-            np.diag([1.0, 0.5]), 0.1, window, config.horizon
-        )
+        low, high = theory.descent_ratio_bounds(np.diag([1.0, 0.5]), 0.1, window, config.horizon)
         inside.append(ratio.min() > low - 1e-6 and ratio.max() < high + 1e-6)
         lowest.append(f"{window}: {ratio.min():.4f} (theory at least {low:.4f})")
     tilde = {
@@ -136,8 +134,8 @@ def _theory_claims(record: Record) -> tuple[Claim, ...]:
     return (
         Claim(
             "interference",
-            "Theorem 3.5: there is a problem with interference on which K-RMD converges, and not to "
-            "a stationary point.",
+            "Theorem 3.5: there is a problem with interference on which K-RMD converges, and not "
+            "to a stationary point.",
             bool(off < 1e-9 and biased.min() > 1e-4) if biased.size else None,
             f"limits equal the closed form to {off:.1g}; window {int(scalar['window'][0])} ends at "
             f"{scalar['limit'][0]:.4f}, the optimum is {scalar['truth'][0]:.4f}",
@@ -152,8 +150,8 @@ def _theory_claims(record: Record) -> tuple[Claim, ...]:
         ),
         Claim(
             "neumann-series",
-            "Proposition 3.6: K-RMD at a fixed point is the K-term Neumann series, and its relative "
-            "error is below (1 - gamma alpha)^K.",
+            "Proposition 3.6: K-RMD at a fixed point is the K-term Neumann series, and its "
+            "relative error is below (1 - gamma alpha)^K.",
             bool(within.all()),
             "relative error by terms "
             + "; ".join(
@@ -220,17 +218,15 @@ def _limit_figure(record: Record) -> tuple[Figure, str]:
     figure, axes = new_figure(columns=1)
     for index, window in enumerate(record.config.windows):
         path = rows(record.tables["trajectory"], objective="f-tilde", window=window)
-        axes[0].plot(
-            path["lambda_0"], path["lambda_1"], label=f"K = {window}", **style(index)
-        )
+        axes[0].plot(path["lambda_0"], path["lambda_1"], label=f"K = {window}", **style(index))
         axes[0].plot(path["lambda_0"][-1], path["lambda_1"][-1], "o", color=style(index)["color"])
     best = rows(record.tables["limit"], objective="f-tilde")
     axes[0].plot(best["lambda_0"][-1], best["lambda_1"][-1], "rx", markersize=12, label="optimum")
     axes[0].set(xlabel="lambda 0", ylabel="lambda 1", title="Descent on f-tilde: biased limits")
     axes[0].legend(ncols=2)
     text = (
-        "Paths of lambda on f-tilde for several windows. Dots mark where each ends: the shorter the "
-        "window, the farther from the optimum, marked by a red cross."
+        "Paths of lambda on f-tilde for several windows. Dots mark where each ends: the shorter "
+        "the window, the farther from the optimum, marked by a red cross."
     )
     return figure, text
 
@@ -257,7 +253,7 @@ def _counterexample_figure(record: Record) -> tuple[Figure, str]:
     table = record.tables["descent_counterexample"]
     figure, axes = new_figure(columns=1)
     labels = [
-        f"γ = {gamma:g}\nK = {int(window)}"
+        f"step {gamma:g}\nK = {int(window)}"
         for gamma, window in zip(table["step_size"], table["window"], strict=True)
     ]
     growth = table["end_norm"] / table["start_norm"]

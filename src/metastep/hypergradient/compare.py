@@ -140,7 +140,8 @@ def _compile(
         state = estimator.init(problem, outer, key)
         return estimator.estimate(problem, outer, state, key)[0]
 
-    compiled = run.lower(problem, outer, key).compile()
+    lowered = run.lower(problem, outer, key)  # pyright: ignore[reportFunctionMemberAccess]
+    compiled = lowered.compile()
     analysis = compiled.compiled.memory_analysis()
     memory = getattr(analysis, "temp_size_in_bytes", None)
     call = lambda: compiled(problem, outer, key)

@@ -173,9 +173,7 @@ class Implicit(AbstractEstimator):
         stats |= common_stats(grad, end.first_nonfinite)
         return Estimate(value, grad, result, stats), state
 
-    def _solve(
-        self, transposed: Callable[[Inner], Inner], vector: Inner
-    ) -> tuple[Inner, Scalar]:
+    def _solve(self, transposed: Callable[[Inner], Inner], vector: Inner) -> tuple[Inner, Scalar]:
         """Solve (I - A^T) x = vector; return x and the relative residual, measured afresh."""
         residual_map = lambda v: subtract(v, transposed(v))
         solver = self.solver
@@ -216,9 +214,7 @@ def _ratio(numerator: Scalar, denominator: Scalar) -> Scalar:
     return jnp.where(numerator == 0, 0.0, numerator / denominator)
 
 
-def _responses(
-    fixed_point_map: Map, point: Inner, outer: Outer, key: RandomKey
-) -> PyTree[Scalar]:
+def _responses(fixed_point_map: Map, point: Inner, outer: Outer, key: RandomKey) -> PyTree[Scalar]:
     """Estimate the Frobenius norm of d step / d leaf at a state, for every leaf of `outer`.
 
     Random cotangents are used, since the objective's own may happen to be orthogonal.

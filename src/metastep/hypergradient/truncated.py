@@ -69,9 +69,9 @@ class TruncatedReverse(AbstractEstimator):
         require_influence(
             lambda outer: ending(outer, cut_variables)[0],
             outer,
-            "With TruncatedReverse the initial state is a constant: a leaf that acts through `init` "
-            "alone needs Reverse. Otherwise use it in `step` or `objective`, or take it out of "
-            "`outer`.",
+            "With TruncatedReverse the initial state is a constant: a leaf that acts through "
+            "`init` alone needs Reverse. Otherwise use it in `step` or `objective`, or take it out "
+            "of `outer`.",
         )
         differentiate = jax.value_and_grad(ending, argnums=(0, 1), has_aux=True)
         (value, first_nonfinite), (grad, adjoint) = differentiate(outer, cut_variables)

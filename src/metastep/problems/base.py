@@ -79,7 +79,7 @@ class Keys(eqx.Module):
 
 
 def split_keys(key: RandomKey) -> Keys:
-    """Derive the keys of a trajectory. Every estimator uses this, so all see the same randomness."""
+    """Derive the keys of a trajectory; all estimators do it here and see the same randomness."""
     init, steps, objective = jax.random.split(key, 3)
     return Keys(init, steps, objective)
 

@@ -26,7 +26,7 @@ ROW = '<tr role="row">'
 CELL = '<td role="cell">'
 MEASURED = '<td role="cell" class="measured">'
 PIXELS_PER_POINT = 4 / 3
-LEAST_SCALE = 0.65
+PHONE = 700  # pixels; a narrower figure fits a phone, a wider one scrolls there
 STYLE = Path(__file__).with_name("page.css")
 
 
@@ -143,6 +143,8 @@ def _stacking_table(caption: str, names: Sequence[str], rows: Sequence[str]) -> 
 
 
 def _counts(claims: Sequence[dict[str, Any]]) -> str:
+    if not claims:
+        return "\N{EN DASH}"
     decided = [claim for claim in claims if claim["holds"] is not None]
     held = sum(claim["holds"] for claim in decided)
     undecided = len(claims) - len(decided)
@@ -230,7 +232,7 @@ def _size(svg: bytes) -> str:
     if not found or not height:
         return ""
     width, height = (float(match[1]) * PIXELS_PER_POINT for match in (found, height))
-    least = width * LEAST_SCALE
+    least = width * (0.5 if width < PHONE else 0.65)
     return f'width="{width:.0f}" height="{height:.0f}" style="min-width:{least:.0f}px" '
 
 

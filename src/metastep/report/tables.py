@@ -67,7 +67,8 @@ def data_table(name: str, columns: Mapping[str, np.ndarray], longest: int = LONG
     rows = len(next(iter(columns.values()), ()))
     shown = f", the first {longest} shown" if rows > longest else ""
     plural = "row" if rows == 1 else "rows"
-    caption = f"{name} <small>({rows:,} {plural}{shown}; tables/{name}.csv)</small>"
+    label = escape(name)
+    caption = f"{label} <small>({rows:,} {plural}{shown}; tables/{label}.csv)</small>"
     numeric = {column: values.dtype.kind == "f" for column, values in columns.items()}
     head = "".join(_cell("th", column, numeric[column]) for column in columns)
     body = "".join(
@@ -83,6 +84,7 @@ def data_table(name: str, columns: Mapping[str, np.ndarray], longest: int = LONG
         f"table {name}",
         f'<table class="data"><caption>{caption}</caption>\n<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{body}</tbody></table>",
+        tall=True,
     )
 
 
@@ -115,15 +117,17 @@ def pairs_table(caption: str, pairs: Sequence[tuple[str, str]]) -> str:
     )
 
 
-def scrolling(label: str, table: str) -> str:
+def scrolling(label: str, table: str, tall: bool = False) -> str:
     """A container in which a wide or long table scrolls, also with the keyboard.
 
     Args:
         label: what screen readers say.
         table: HTML.
+        tall: whether the table is so long that it scrolls up and down too.
 
     Returns:
         HTML.
     """
     name = f'role="region" aria-label="{escape(label)}"'
-    return f'<div class="scroll long" {name} tabindex="0">\n{table}\n</div>\n'
+    look = "scroll tall" if tall else "scroll"
+    return f'<div class="{look}" {name} tabindex="0">\n{table}\n</div>\n'

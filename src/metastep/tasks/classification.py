@@ -94,6 +94,15 @@ def accuracy(
     return jnp.mean(jnp.argmax(features @ params.T, axis=1) == labels)
 
 
+def _is_concrete(array: Array) -> bool:
+    """Whether the values are there to be looked at; under `jit` and `vmap` they are not."""
+    try:
+        np.asarray(array)
+    except jax.errors.TracerArrayConversionError:
+        return False
+    return True
+
+
 def _check_examples(prefix: str, features: Array, labels: Array, classes: int) -> None:
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
         raise ValueError(f"classes is {classes!r}; allowed are the integers from 2.")
@@ -102,7 +111,7 @@ def _check_examples(prefix: str, features: Array, labels: Array, classes: int) -
             f"{prefix}features has shape {features.shape} and {prefix}labels {labels.shape}; "
             "allowed are (examples, features) and (examples,) with at least one example."
         )
-    if any(isinstance(x, jax.core.Tracer) for x in (features, labels)):
+    if not all(_is_concrete(x) for x in (features, labels)):
         return
     bad_rows = np.flatnonzero(~np.isfinite(np.asarray(features)).all(axis=1))
     if bad_rows.size:

@@ -15,8 +15,12 @@ Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
 
 
+def _array(values: ArrayLike) -> NDArray[np.float64]:
+    return np.asarray(values, np.float64)
+
+
 def _spectral(hessian: ArrayLike) -> tuple[Vector, Matrix]:
-    eigenvalues, eigenvectors = np.linalg.eigh(np.asarray(hessian, np.float64))
+    eigenvalues, eigenvectors = np.linalg.eigh(_array(hessian))
     if eigenvalues[0] <= 0:
         raise ValueError(
             f"hessian has the eigenvalue {eigenvalues[0]:.3g}; all must be positive (strong "
@@ -64,8 +68,8 @@ def final_state(
         The state after T steps, exact; shape (dim,).
     """
     contraction = power_of_step(hessian, step_size, horizon)
-    minimizer = np.linalg.solve(hessian, np.asarray(coupling, np.float64) @ outer)
-    return contraction @ np.asarray(start, np.float64) + minimizer - contraction @ minimizer
+    minimizer = np.linalg.solve(_array(hessian), _array(coupling) @ _array(outer))
+    return contraction @ _array(start) + minimizer - contraction @ minimizer
 
 
 def truncated_gradient(
@@ -89,9 +93,9 @@ def truncated_gradient(
     Returns:
         Shape (hyperparameters,).
     """
-    final_gradient = np.asarray(final_gradient, np.float64)
+    final_gradient = _array(final_gradient)
     kept = final_gradient - power_of_step(hessian, step_size, window) @ final_gradient
-    return np.asarray(coupling, np.float64).T @ np.linalg.solve(hessian, kept)
+    return _array(coupling).T @ np.linalg.solve(_array(hessian), kept)
 
 
 def bias_bound(
@@ -118,7 +122,7 @@ def bias_bound(
         The bound, with the shape of `window`.
     """
     rate = step_size * strong_convexity
-    return (1 - rate) ** np.asarray(window) / rate * final_gradient_norm * largest_response
+    return (1 - rate) ** _array(window) / rate * final_gradient_norm * largest_response
 
 
 def descent_ratio_bounds(
@@ -157,7 +161,7 @@ def interference_limits(
         The limits of K-RMD, with the shape of `window`, and the true minimiser.
     """
     forgotten = (1 - step_size) ** horizon
-    seen = 1 - (1 - step_size) ** np.asarray(window)
+    seen = 1 - (1 - step_size) ** _array(window)
     limit = (target - seen * forgotten * start) / (1 + seen * (1 - forgotten))
     truth = (target - (1 - forgotten) * forgotten * start) / (1 + (1 - forgotten) ** 2)
     return limit, float(truth)
@@ -183,9 +187,11 @@ def worst_cosine(
     """
     directions = np.linspace(0, np.pi, 20001)
     outer = np.stack([np.cos(directions), np.sin(directions)])
-    minimizer = np.linalg.solve(hessian, np.asarray(coupling, np.float64) @ outer)
-    final_gradient = np.asarray(curvature, np.float64) @ minimizer
+    minimizer = np.linalg.solve(_array(hessian), _array(coupling) @ outer)
+    final_gradient = _array(curvature) @ minimizer
     truncated = truncated_gradient(hessian, coupling, final_gradient, step_size, window)
-    exact = np.asarray(coupling, np.float64).T @ np.linalg.solve(hessian, final_gradient)
+    exact = _array(coupling).T @ np.linalg.solve(_array(hessian), final_gradient)
     products = np.sum(truncated * exact, axis=0)
-    return float(np.min(products / np.linalg.norm(truncated, axis=0) / np.linalg.norm(exact, axis=0)))
+    return float(
+        np.min(products / np.linalg.norm(truncated, axis=0) / np.linalg.norm(exact, axis=0))
+    )

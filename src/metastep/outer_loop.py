@@ -1,0 +1,150 @@
+"""One outer step, and the compiled loop over many of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from metastep.hypergradient.base import AbstractEstimator, Estimate
+from metastep.problems.base import AbstractProblem
+from metastep.results import RESULTS
+from metastep.trees import norm, same_structure
+from metastep.types import Outer, RandomKey
+
+BEFORE_THE_FIRST_STEP = 2**32 - 1
+
+Problem = AbstractProblem | Callable[[RandomKey], AbstractProblem]
+Recorder = Callable[[Int[Array, ""], Outer, Estimate], PyTree[Array]]
+
+
+class History(eqx.Module):
+    """One entry per outer step, measured at the hyperparameters before the update.
+
+    Attributes:
+        value: the objective; the mean over a meta-batch.
+        gradient_norm: the Euclidean norm of the (averaged) hypergradient.
+        result: an array of items of `RESULTS`; `RESULTS[history.result]` gives the messages.
+        recorded: what the `record` function returned, stacked; None without one.
+    """
+
+    value: Float[Array, "*steps"]
+    gradient_norm: Float[Array, "*steps"]
+    result: RESULTS
+    recorded: PyTree[Array]
+
+
+class Carry(eqx.Module):
+    """The state of the loop: what a checkpoint holds."""
+
+    outer: Outer
+    optimizer_state: Any
+    estimator_state: Any
+    step: Int[Array, ""]
+    failed: Bool[Array, ""]
+    history: History
+
+
+class Loop(eqx.Module):
+    """Everything that stays the same from step to step."""
+
+    problem: Problem
+    estimator: AbstractEstimator
+    optimizer: optax.GradientTransformation
+    key: RandomKey
+    meta_batch: int
+    tasks_at_once: int
+    project: Callable[[Outer], Outer] | None
+    record: Recorder | None
+    halt_on_failure: bool
+
+    def estimate(self, outer: Outer, state: Any, step: Int[Array, ""]) -> tuple[Estimate, Any]:
+        """Estimate the hypergradient of one outer step, averaged over the meta-batch."""
+        key = jax.random.fold_in(self.key, step)
+        if isinstance(self.problem, AbstractProblem):
+            return self.estimator.estimate(self.problem, outer, state, key)
+        sampler = self.problem
+
+        def one(task: tuple[RandomKey, Any]) -> tuple[Estimate, Any]:
+            task_key, key = jax.random.split(task[0])
+            return self.estimator.estimate(sampler(task_key), outer, task[1], key)
+
+        keys = jax.random.split(key, self.meta_batch)
+        estimates, state = jax.lax.map(one, (keys, state), batch_size=self.tasks_at_once)
+        return _average(estimates), state
+
+    def body(self, carry: Carry) -> Carry:
+        """Take one outer step; keep everything but the history where the estimate failed."""
+        estimate, estimator_state = self.estimate(carry.outer, carry.estimator_state, carry.step)
+        good = estimate.result == RESULTS.successful
+        updates, optimizer_state = self.optimizer.update(
+            estimate.grad, carry.optimizer_state, carry.outer
+        )
+        outer = optax.apply_updates(carry.outer, updates)
+        outer = outer if self.project is None else self.project(outer)
+        same_structure("project", carry.outer, outer)
+        keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+        recorded = self.record and self.record(carry.step, carry.outer, estimate)
+        row = History(estimate.value, estimate.stats["gradient_norm"], estimate.result, recorded)
+        write = lambda buffer, entry: buffer.at[carry.step].set(entry)
+        return Carry(
+            outer=keep(outer, carry.outer),
+            optimizer_state=keep(optimizer_state, carry.optimizer_state),
+            estimator_state=estimator_state,
+            step=carry.step + 1,
+            failed=~good,
+            history=jax.tree.map(write, carry.history, row),
+        )
+
+
+def _average(estimates: Estimate) -> Estimate:
+    """Average a meta-batch; its result is that of the first task that failed."""
+    mean = lambda tree: jax.tree.map(lambda x: jnp.mean(x, axis=0), tree)
+    grad = mean(estimates.grad)
+    first_bad = jnp.argmax(estimates.result != RESULTS.successful)
+    result = jax.tree.map(lambda x: x[first_bad], estimates.result)
+    stats = {"gradient_norm": norm(grad), "tasks": estimates.stats}
+    return Estimate(mean(estimates.value), grad, result, stats)
+
+
+@eqx.filter_jit
+def advance(loop: Loop, carry: Carry, stop: Int[Array, ""]) -> Carry:
+    """Take outer steps up to number `stop`, or to the first failure if the loop halts there."""
+
+    def going_on(carry: Carry) -> Bool[Array, ""]:
+        halted = carry.failed if loop.halt_on_failure else False
+        return (carry.step < stop) & jnp.logical_not(halted)
+
+    return jax.lax.while_loop(going_on, lambda carry: loop.body(carry), carry)
+
+
+@eqx.filter_jit
+def begin(loop: Loop, outer: Outer, steps: int) -> Carry:
+    """Return the state before the first step, with room for the whole history."""
+    key = jax.random.fold_in(loop.key, BEFORE_THE_FIRST_STEP)
+    if isinstance(loop.problem, AbstractProblem):
+        estimator_state = loop.estimator.init(loop.problem, outer, key)
+    else:
+        sampler = loop.problem
+        prepare = lambda key: loop.estimator.init(sampler(key), outer, key)
+        estimator_state = jax.vmap(prepare)(jax.random.split(key, loop.meta_batch))
+
+    def entry(outer: Outer, state: Any) -> History:
+        step = jnp.zeros((), jnp.int32)
+        estimate, _ = loop.estimate(outer, state, step)
+        recorded = loop.record and loop.record(step, outer, estimate)
+        return History(estimate.value, estimate.stats["gradient_norm"], estimate.result, recorded)
+
+    row = eqx.filter_eval_shape(entry, outer, estimator_state)
+    room = lambda x: jnp.zeros((steps, *x.shape), x.dtype)
+    return Carry(
+        outer=outer,
+        optimizer_state=loop.optimizer.init(outer),
+        estimator_state=estimator_state,
+        step=jnp.zeros((), jnp.int32),
+        failed=jnp.array(False),
+        history=jax.tree.map(room, row),
+    )
