@@ -234,63 +234,74 @@ def minimize(
     loop = Loop(
         problem, estimator, optimizer, key, meta_batch or 1, tasks_at_once, project, record, halt
     )
-    carry = begin_loop(loop, outer, steps)
+    carry, seconds = begin_loop(loop, outer, steps), []
     if checkpoint is not None:
-        carry = _restore(checkpoint, carry)
+        carry, seconds = _restore(checkpoint, carry)
     with _progress_bar(progress, steps) as show:
-        carry, seconds = _drive(loop, carry, steps, every, checkpoint, callback, show)
+        pauses = _Pauses(every, checkpoint, callback, show)
+        carry = _drive(loop, carry, seconds, steps, pauses)
     return _finish(carry, tasks_at_once, seconds)
 
 
-def _restore(checkpoint: Checkpoint, carry: Carry) -> Carry:
+def _restore(checkpoint: Checkpoint, carry: Carry) -> tuple[Carry, list[float]]:
     """Return the saved state where there is one, and make sure early that saving is possible."""
     _require(_is_count(checkpoint.every), "checkpoint.every", checkpoint.every, "integers from 1")
     if not checkpoint.path.exists():
-        checkpoints.save(checkpoint.path, carry, {"step": 0})
-        return carry
+        checkpoints.save(checkpoint.path, carry, {"seconds_per_step": []})
+        return carry, []
     if not checkpoint.resume:
         raise FileExistsError(
             f"{checkpoint.path} exists; pass Checkpoint(..., resume=True) to continue from it, or "
             "choose another file."
         )
-    return checkpoints.load(checkpoint.path, carry)[0]
+    carry, notes = checkpoints.load(checkpoint.path, carry)
+    return carry, notes["seconds_per_step"]
 
 
-def _drive(
-    loop: Loop,
-    carry: Carry,
-    steps: int,
-    every: int,
-    checkpoint: Checkpoint | None,
-    callback: Callable[[Report], bool | None] | None,
-    show: Callable[[int, float], None],
-) -> tuple[Carry, list[float]]:
-    """Advance stretch by stretch, returning to Python in between; return seconds per step too."""
-    seconds: list[float] = []
+@dataclass(frozen=True)
+class _Pauses:
+    """What happens when Python regains control."""
+
+    every: int
+    checkpoint: Checkpoint | None
+    callback: Callable[[Report], bool | None] | None
+    show: Callable[[int, float], None]
+
+    def next_stop(self, step: int, steps: int) -> int:
+        periods = [self.every] + ([self.checkpoint.every] if self.checkpoint else [])
+        return min(steps, *(step + period - step % period for period in periods))
+
+    def save(self, carry: Carry, seconds: list[float]) -> None:
+        if self.checkpoint is not None:
+            checkpoints.save(self.checkpoint.path, carry, {"seconds_per_step": seconds})
+
+    def save_if_due(self, carry: Carry, seconds: list[float], step: int, steps: int) -> None:
+        if self.checkpoint is not None and (step % self.checkpoint.every == 0 or step == steps):
+            self.save(carry, seconds)
+
+
+def _drive(loop: Loop, carry: Carry, seconds: list[float], steps: int, pauses: _Pauses) -> Carry:
+    """Advance stretch by stretch; append the seconds per step of each to `seconds`."""
     step = int(carry.step)
-    save = lambda: checkpoint and checkpoints.save(checkpoint.path, carry, {"step": step})
     try:
         while step < steps:
-            stops = [steps, step + every - step % every]
-            if checkpoint is not None:
-                stops.append(step + checkpoint.every - step % checkpoint.every)
             begin = perf_counter()
-            carry = jax.block_until_ready(advance(loop, carry, jnp.asarray(min(stops))))
+            stop = jnp.asarray(pauses.next_stop(step, steps))
+            carry = jax.block_until_ready(advance(loop, carry, stop))
             taken, step = int(carry.step) - step, int(carry.step)
             seconds.append((perf_counter() - begin) / taken)
             report = _report(carry, step, steps)
-            show(step, report.value)
+            pauses.show(step, report.value)
             if loop.halt_on_failure and bool(carry.failed):
                 message = RESULTS[report.result]
                 raise HypergradientError(f"the hypergradient of outer step {step - 1}: {message}")
-            if checkpoint is not None and (step % checkpoint.every == 0 or step == steps):
-                save()
-            if callback is not None and callback(report):
+            pauses.save_if_due(carry, seconds, step, steps)
+            if pauses.callback is not None and pauses.callback(report):
                 break
     except KeyboardInterrupt:
-        save()
+        pauses.save(carry, seconds)
         raise
-    return carry, seconds
+    return carry
 
 
 def _report(carry: Carry, step: int, steps: int) -> Report:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import metastep as ms
-from tests.cases import EXACT, FULL_WINDOW, PROBLEMS, TUNED_START
+from tests.cases import EDGE, EXACT, FULL_WINDOW, PROBLEMS, TUNED_START
 from tests.helpers import central_differences, relative_distance, value_at
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -42,6 +42,14 @@ def test_exact_estimators_agree(row, problem_name, key):
     estimate = ms.hypergradient(problem, outer, row.make(problem.horizon), key=key)
     assert relative_distance(estimate.grad, exact.grad) < row.rtol
     assert relative_distance(estimate.value, exact.value) < row.rtol
+
+
+@pytest.mark.parametrize("problem_name", ["quadratic", "momentum"])
+@pytest.mark.parametrize("row", EDGE.values(), ids=EDGE)
+def test_segments_of_any_length(row, problem_name, key):
+    problem, outer, exact = reference(problem_name)
+    estimate = ms.hypergradient(problem, outer, row.make(problem.horizon), key=key)
+    assert relative_distance(estimate.grad, exact.grad) < row.rtol
 
 
 @pytest.mark.parametrize("problem_name", PROBLEMS)
@@ -91,12 +99,16 @@ class FixedPath(ms.AbstractProblem):
         return self.problem.objective(inner, self.fixed, key)
 
 
-@pytest.mark.parametrize("problem_name", ["quadratic", "momentum-batches"])
-@pytest.mark.parametrize(
-    "estimator",
-    [ms.Reverse(), ms.Reverse("sqrt"), ms.TruncatedReverse(1), ms.Forward(), ms.Implicit()],
-    ids=lambda estimator: str(estimator),
-)
+BATCHED = [
+    (ms.Reverse(), "momentum-batches"),
+    (ms.Reverse("sqrt"), "quadratic"),
+    (ms.TruncatedReverse(1), "momentum-batches"),
+    (ms.Forward(), "quadratic"),
+    (ms.Implicit(), "quadratic"),
+]
+
+
+@pytest.mark.parametrize(("estimator", "problem_name"), BATCHED, ids=str)
 def test_estimators_under_vmap(estimator, problem_name, key):
     """A batch of keys and hyperparameters equals one call after the other."""
     problem, outer = PROBLEMS[problem_name]()

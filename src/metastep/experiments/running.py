@@ -1,7 +1,7 @@
 """Carrying out an experiment into a run directory, so that it can be interrupted and resumed.
 
-The directory says `"interrupted"` from the first moment on and something else only once that is
-true: whatever ends the process, what is left can be resumed.
+The directory says `"interrupted"` from the first moment until something else is true: whatever ends
+the process, what is left can be resumed.
 """
 
 import shlex
@@ -148,8 +148,8 @@ def execute(
         The content of `result.json`.
 
     Raises:
-        RefusedError: if the directory cannot be used, or the experiment refused its data or its
-            configuration before it wrote anything. Nothing has changed on the disk then.
+        RefusedError: if the directory cannot be used, or the experiment refused its data or
+            configuration before it wrote anything. The disk is as it was then.
         RunDirectoryError: if the directory holds a damaged run.
         RunFailedError: if the experiment failed later.
         KeyboardInterrupt: after an interruption; the directory can be resumed.
@@ -235,10 +235,11 @@ def _run(
         write("interrupted")
         raise
     except Exception as error:
+        reason = " ".join(str(error).split())
         if context.untouched and isinstance(error, FileNotFoundError | ValueError):
             _undo(directory, previous)
-            raise RefusedError(_one_line(error)) from error
-        result["error"] = f"{type(error).__name__}: {_one_line(error)}"
+            raise RefusedError(reason or type(error).__name__) from error
+        result["error"] = f"{type(error).__name__}: {reason}"
         write("failed")
         raise RunFailedError(result["error"]) from error
     write("complete")
@@ -251,10 +252,6 @@ def _undo(directory: Path, previous: dict[str, Any] | None) -> None:
         (directory / "result.json").unlink()
     else:
         records.write_result(directory, previous)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _conclude(request: Request, result: dict[str, Any]) -> None:
@@ -296,6 +293,6 @@ def read_record(directory: Path, experiment: Experiment) -> Record:
 
 
 def _record(directory: Path, config: Any, result: Mapping[str, Any]) -> Record:
-    metrics = records.finite(result["metrics"])
-    numbers = {name: float("nan") if value is None else value for name, value in metrics.items()}
-    return Record(config, records.read_tables(directory), numbers, records.read_arrays(directory))
+    numbers = records.finite(result["metrics"]).items()
+    metrics = {name: float("nan") if value is None else value for name, value in numbers}
+    return Record(config, records.read_tables(directory), metrics, records.read_arrays(directory))
