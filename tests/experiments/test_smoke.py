@@ -12,14 +12,8 @@ from metastep.experiments.running import read_record
 
 BY_NAME = {experiment.name: experiment for experiment in EXPERIMENTS}
 TINY = {
-    "hypercleaning": [
-        "train=100",
-        "validation=100",
-        "windows=1,20",
-        "horizon=20",
-        "outer_steps=60",
-    ],
-    "truncation-toy": ["windows=1,5,20", "horizon=20", "outer_steps=40"],
+    "hypercleaning": "train=100 validation=100 windows=1,20 horizon=20 outer_steps=60".split(),
+    "truncation-toy": "windows=1,5,20 horizon=20 outer_steps=40".split(),
 }
 COLUMNS = {
     "hypercleaning": {
@@ -90,7 +84,7 @@ WRONG = {
     "negative-steps": ("hypercleaning", "outer_steps=-1", "outer_steps"),
     "corruption-above-one": ("hypercleaning", "corruption=1.5", "corruption"),
     "no-dataset": ("hypercleaning", "dataset=svhn", "dataset"),
-    "too-many-examples": ("hypercleaning", "train=1700", "train"),
+    "too-many-examples": ("hypercleaning", "train=1700", "1700"),
     "one-start": ("truncation-toy", "start=1.0", "start"),
 }
 

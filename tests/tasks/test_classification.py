@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, log_softmax
 
-from metastep.tasks import WeightedClassification, accuracy, cross_entropy
+from metastep.tasks import StoredTwice, WeightedClassification, accuracy, cross_entropy
 
 pytestmark = pytest.mark.usefixtures("x64")
 RNG = np.random.default_rng(5)
@@ -46,31 +46,60 @@ def reference(params, features, labels):
     return -log_probabilities[jnp.arange(labels.size), labels]
 
 
-@pytest.mark.parametrize("order", ["grad", "jvp", "reverse-reverse", "forward-reverse", "vmap"])
-def test_derivatives_of_every_order_and_mode(order):
-    """The cross-entropy has a derivative rule of its own; all uses must agree with plain JAX."""
-    params = jnp.asarray(RNG.standard_normal((3, 5)))
-    direction = jnp.asarray(RNG.standard_normal((3, 5)))
+DERIVATIVES = {
+    "value": lambda f, w, v: f(w),
+    "reverse": lambda f, w, v: jax.grad(f)(w),
+    "forward": lambda f, w, v: jax.jvp(f, (w,), (v,)),
+    "reverse-over-reverse": lambda f, w, v: jax.grad(lambda w: jnp.vdot(jax.grad(f)(w), v))(w),
+    "forward-over-reverse": lambda f, w, v: jax.jvp(jax.grad(f), (w,), (v,)),
+    "reverse-over-forward": lambda f, w, v: jax.grad(lambda w: jax.jvp(f, (w,), (v,))[1])(w),
+    "third-order": lambda f, w, v: jax.jvp(jax.jacfwd(jax.grad(f)), (w,), (v,))[1],
+    "batch": lambda f, w, v: jax.vmap(jax.grad(f))(jnp.stack([w, v])),
+    "batch-of-products": lambda f, w, v: jax.vmap(lambda t: jax.jvp(jax.grad(f), (w,), (t,))[1])(
+        jnp.stack([w, v])
+    ),
+}
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize("store", [lambda x: x, StoredTwice], ids=["array", "stored-twice"])
+@pytest.mark.parametrize("name", DERIVATIVES)
+def test_derivatives_of_every_order_and_mode(name, store, jit):
+    """The cross-entropy and its products have rules of their own; all must agree with plain JAX."""
+    params, direction = jnp.asarray(RNG.standard_normal((2, 3, 5)))
     features, labels = jnp.asarray(ARRAYS["features"]), jnp.asarray(ARRAYS["labels"])
+    stored, weights = store(features), jnp.arange(1.0, 13.0)
+    ours = lambda w: jnp.sum(weights * cross_entropy(w, stored, labels) ** 2)
+    theirs = lambda w: jnp.sum(weights * reference(w, features, labels) ** 2)
+    derivative = lambda f: (jax.jit if jit else lambda g: g)(
+        lambda w, v: DERIVATIVES[name](f, w, v)
+    )(params, direction)
+    mine, other = jax.tree.leaves(derivative(ours)), jax.tree.leaves(derivative(theirs))
+    for one, expected in zip(mine, other, strict=True):
+        assert np.allclose(one, expected, rtol=1e-11, atol=1e-11)
 
-    def total(function, params, features=features):
-        return jnp.sum(jnp.arange(1.0, 13.0) * function(params, features, labels) ** 2)
 
-    def derivative(function):
-        scalar = lambda params: total(function, params)
-        if order == "grad":
-            return jax.grad(total, argnums=(1, 2))(function, params, features)
-        if order == "jvp":
-            return jax.jvp(scalar, (params,), (direction,))
-        if order == "reverse-reverse":
-            return jax.grad(lambda w: jnp.sum(jax.grad(scalar)(w) * direction))(params)
-        if order == "forward-reverse":
-            return jax.jvp(jax.grad(scalar), (params,), (direction,))
-        return jax.vmap(jax.grad(scalar))(jnp.stack([params, 2 * params]))
+def test_a_stored_matrix_is_a_constant():
+    features, labels = jnp.asarray(ARRAYS["features"]), jnp.asarray(ARRAYS["labels"])
+    loss = lambda features: jnp.sum(cross_entropy(jnp.ones((3, 5)), StoredTwice(features), labels))
+    with pytest.raises(ValueError, match="is a constant and cannot be differentiated"):
+        jax.grad(loss)(features)
 
-    ours, theirs = derivative(cross_entropy), derivative(reference)
-    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        assert np.allclose(mine, other, rtol=1e-11, atol=1e-12)
+
+@pytest.mark.parametrize("width", [1, 8, 9, 10, 16, 17, 40])
+def test_products_of_every_width(width):
+    """Padding to full registers must not show."""
+    matrix, right = RNG.standard_normal((7, 4)), RNG.standard_normal((4, width))
+    stored = StoredTwice(jnp.asarray(matrix))
+    assert np.allclose(stored @ jnp.asarray(right), matrix @ right, rtol=1e-13)
+    pulled = jax.vjp(lambda x: stored @ x, jnp.asarray(right))[1](jnp.ones((7, width)))[0]
+    assert np.allclose(pulled, matrix.T @ np.ones((7, width)), rtol=1e-13)
+
+
+def test_a_batch_of_matrices():
+    matrices, right = jnp.asarray(RNG.standard_normal((3, 7, 4))), jnp.ones((4, 10))
+    products = jax.vmap(lambda matrix: StoredTwice(matrix) @ right)(matrices)
+    assert np.allclose(products, matrices @ right, rtol=1e-13)
 
 
 def test_large_scores_do_not_overflow():

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from metastep.tasks.stored_twice import StoredTwice
 from metastep.types import Scalar
 
 
@@ -21,7 +22,8 @@ class WeightedClassification(eqx.Module):
         inner descent diverges at the paper's step size of 1).
 
     Attributes:
-        features: training inputs, shape (examples, features); append a column of ones for a bias.
+        features: training inputs, given as an array of shape (examples, features) and kept in both
+            memory orders; append a column of ones for a bias.
         labels: training labels in 0 .. classes - 1, shape (examples,).
         validation_features: shape (validation examples, features).
         validation_labels: shape (validation examples,).
@@ -33,28 +35,40 @@ class WeightedClassification(eqx.Module):
             or labels that are no integers of 0 .. classes - 1.
     """
 
-    features: Float[Array, "examples features"]
+    features: StoredTwice
     labels: Int[Array, " examples"]
     validation_features: Float[Array, "validation features"]
     validation_labels: Int[Array, " validation"]
     classes: int = eqx.field(static=True)
     regularization: float
 
-    def __check_init__(self):
-        """Look at the data once, where it is concrete."""
-        _check_examples("", self.features, self.labels, self.classes)
-        _check_examples(
-            "validation_", self.validation_features, self.validation_labels, self.classes
-        )
-        if self.features.shape[1] != self.validation_features.shape[1]:
+    def __init__(
+        self,
+        features: Float[Array, "examples features"],
+        labels: Int[Array, " examples"],
+        validation_features: Float[Array, "validation features"],
+        validation_labels: Int[Array, " validation"],
+        classes: int,
+        regularization: float,
+    ):
+        _check_examples("", features, labels, classes)
+        _check_examples("validation_", validation_features, validation_labels, classes)
+        if features.shape[1] != validation_features.shape[1]:
             raise ValueError(
-                f"validation_features has {self.validation_features.shape[1]} columns; features "
-                f"has {self.features.shape[1]}, and both need the same."
+                f"validation_features has {validation_features.shape[1]} columns; features has "
+                f"{features.shape[1]}, and both need the same."
             )
+        self.features = StoredTwice(features)
+        self.labels = labels
+        self.validation_features = validation_features
+        self.validation_labels = validation_labels
+        self.classes = classes
+        self.regularization = regularization
 
     def initial_params(self) -> Float[Array, "classes features"]:
         """Return the classifier that knows nothing: zeros."""
-        return jnp.zeros((self.classes, self.features.shape[1]), self.features.dtype)
+        examples = self.features.rows
+        return jnp.zeros((self.classes, examples.shape[1]), examples.dtype)
 
     def loss(
         self,
@@ -77,12 +91,30 @@ class WeightedClassification(eqx.Module):
 
 def cross_entropy(
     params: Float[Array, "classes features"],
-    features: Float[Array, "examples features"],
+    features: Float[Array, "examples features"] | StoredTwice,
     labels: Int[Array, " examples"],
 ) -> Float[Array, " examples"]:
-    """Return -log softmax(W x_i)[y_i] for every example, shape (examples,)."""
-    log_probabilities = jax.nn.log_softmax(features @ params.T)
-    return -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
+    """Return -log softmax(W x_i)[y_i] for every example, shape (examples,).
+
+    Exact, and stable for large scores. The rule for its derivative keeps the softmax as the only
+    residual; with `StoredTwice` features each of the products reads them in memory order.
+    """
+    # The barrier keeps XLA from moving this small transposition onto the large matrix.
+    scores = features @ jax.lax.optimization_barrier(params.T)
+    return _losses(scores, jax.nn.one_hot(labels, params.shape[0], dtype=params.dtype))
+
+
+@jax.custom_jvp
+def _losses(scores: Array, targets: Array) -> Array:
+    return jax.nn.logsumexp(scores, axis=1) - jnp.sum(scores * targets, axis=1)
+
+
+@_losses.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    scores, targets = primals
+    errors = jax.nn.softmax(scores) - targets
+    change = jnp.sum(errors * tangents[0] - scores * tangents[1], axis=1)
+    return _losses(scores, targets), change
 
 
 def accuracy(
