@@ -226,7 +226,8 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, key):
     resume = ms.Checkpoint(path, resume=True)
     middle = len(whole) // 2
     flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
-    for damaged in (b"", b"{}\n", whole[:-1], whole[:middle], flipped, b"not a checkpoint"):
+    early = whole[:200] + bytes([whole[200] ^ 1]) + whole[201:]
+    for damaged in (b"", b"{}\n", whole[:-1], whole[:middle], flipped, early, b"no checkpoint"):
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match=r"state is damaged.*delete it"):
             minimize(problem(), key, steps=3, checkpoint=resume)

@@ -1,7 +1,8 @@
 """Saving a pytree of arrays so that it comes back to the same bits, or not at all.
 
-A file is one line of JSON (format, checksum, what the caller wants to know) and an `.npz` archive
-without pickles. It is written atomically and refused when a byte of it has changed.
+A file is a line with the format and a checksum of the rest, a line of JSON (names, shapes and what
+the caller wants to know) and an `.npz` archive without pickles. It is written atomically and refused
+when a byte of it has changed.
 """
 
 import hashlib
@@ -40,14 +41,9 @@ def save(path: Path, tree: PyTree, notes: Mapping[str, Any]) -> None:
     leaves = [_plain(leaf) for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_array))]
     archive = io.BytesIO()
     np.savez(archive, *leaves)
-    body = archive.getvalue()
-    header = {
-        "format": FORMAT,
-        "sha256": hashlib.sha256(body).hexdigest(),
-        "structure": _structure(tree),
-        "notes": dict(notes),
-    }
-    write_atomically(path, json.dumps(header).encode() + b"\n" + body)
+    header = {"structure": _structure(tree), "notes": dict(notes)}
+    content = json.dumps(header).encode() + b"\n" + archive.getvalue()
+    write_atomically(path, _seal(content) + b"\n" + content)
 
 
 def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
@@ -66,19 +62,14 @@ def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
             structure, other shapes or other dtypes.
         FileNotFoundError: if there is none.
     """
-    header_line, _, body = path.read_bytes().partition(b"\n")
-    header = {}
-    try:
-        header = json.loads(header_line)
-        intact = header["format"] == FORMAT
-        intact &= header["sha256"] == hashlib.sha256(body).hexdigest()
-    except (ValueError, KeyError, TypeError):
-        intact = False
-    if not intact:
+    seal, _, content = path.read_bytes().partition(b"\n")
+    if seal != _seal(content):
         raise CheckpointError(
             f"{path} is damaged or not a checkpoint of this version; delete it to start this part "
             "of the run afresh."
         )
+    header_line, _, body = content.partition(b"\n")
+    header = json.loads(header_line)
     if header["structure"] != _structure(like):
         raise CheckpointError(
             f"{path} belongs to another run: its arrays have other names, shapes or dtypes than "
@@ -90,6 +81,10 @@ def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
     templates, treedef = jax.tree.flatten(arrays)
     restored = [_restore(value, leaf) for value, leaf in zip(saved, templates, strict=True)]
     return eqx.combine(jax.tree.unflatten(treedef, restored), static), header["notes"]
+
+
+def _seal(content: bytes) -> bytes:
+    return f"{FORMAT} sha256 {hashlib.sha256(content).hexdigest()}".encode()
 
 
 def _is_typed_key(leaf: Any) -> bool:

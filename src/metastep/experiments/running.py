@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from metastep.checkpoint import CheckpointError
 from metastep.experiments.base import (
     Claim,
     Experiment,
@@ -148,8 +149,9 @@ def execute(
         The content of `result.json`.
 
     Raises:
-        RefusedError: if the directory cannot be used, or the experiment refused its data or
-            configuration before it wrote anything. The disk is as it was then.
+        RefusedError: if the directory cannot be used, a checkpoint to resume from is damaged, or
+            the experiment refused its data or configuration before it wrote anything. The disk is
+            as it was then.
         RunDirectoryError: if the directory holds a damaged run.
         RunFailedError: if the experiment failed later.
         KeyboardInterrupt: after an interruption; the directory can be resumed.
@@ -236,7 +238,8 @@ def _run(
         raise
     except Exception as error:
         reason = " ".join(str(error).split())
-        if context.untouched and isinstance(error, FileNotFoundError | ValueError):
+        bad_input = context.untouched and isinstance(error, FileNotFoundError | ValueError)
+        if bad_input or (previous is not None and isinstance(error, CheckpointError)):
             _undo(directory, previous)
             raise RefusedError(reason or type(error).__name__) from error
         result["error"] = f"{type(error).__name__}: {reason}"

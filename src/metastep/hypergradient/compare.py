@@ -85,6 +85,24 @@ def compare(
 ) -> Comparison:
     """Compute one hypergradient by several estimators and hold each against an exact one.
 
+    Example:
+        One of ten steps of gradient descent on w^2 / 2 keeps a tenth of the target's influence.
+
+        >>> import jax, jax.numpy as jnp, optax, metastep as ms
+        >>> problem = ms.TrainingProblem(
+        ...     loss=lambda w, outer, batch: (w - outer["target"]) ** 2 / 2,
+        ...     objective=lambda w, outer: w,
+        ...     init_params=jnp.array(0.0),
+        ...     optimizer=optax.sgd(0.1),
+        ...     horizon=10,
+        ... )
+        >>> comparison = ms.compare(
+        ...     problem, {"target": 1.0}, [ms.TruncatedReverse(1)], key=jax.random.key(0)
+        ... )
+        >>> row = comparison.rows[0]
+        >>> round(row.relative_error, 4), round(row.cosine, 4)  # 1 - 0.1 / (1 - 0.9^10)
+        (0.8465, 1.0)
+
     Args:
         problem: the inner dynamics and the objective.
         outer: the hyperparameters.

@@ -132,7 +132,6 @@ class Implicit(AbstractEstimator):
         keys = split_keys(key)
         begin = start(problem, outer, keys)
         end = advance(problem, outer, begin, keys, problem.horizon)
-        begin, end = jax.lax.stop_gradient((begin, end))
         point, constants = differentiable(end.inner)
         fixed_point_map = _map_at(problem, end, keys, constants)
 

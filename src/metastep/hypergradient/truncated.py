@@ -16,8 +16,8 @@ from metastep.types import Inner, Outer, RandomKey, Scalar
 class TruncatedReverse(AbstractEstimator):
     r"""Reverse-mode differentiation of the last K of T steps.
 
-    The first T - K steps run without derivatives, the state w_{T-K} is treated as a constant, and
-    the rest is differentiated exactly. Nothing is reset or re-drawn at the cut: parameters,
+    The first T - K steps run without derivatives, the state w_{T-K} counts as a constant, and the
+    rest is differentiated exactly. Nothing is reset or re-drawn at the cut: parameters,
     momentum, step index and random key go on as they are.
 
     Biased: h_{T-K} = d_outer f + sum_{t=T-K+1}^{T} B_t A_{t+1} ... A_T d_w f. What it leaves out is
@@ -57,7 +57,6 @@ class TruncatedReverse(AbstractEstimator):
         keys = split_keys(key)
         begin = start(problem, outer, keys)
         cut = advance(problem, outer, begin, keys, problem.horizon - self.window)
-        cut = jax.lax.stop_gradient(cut)
         cut_variables, cut_constants = differentiable(cut.inner)
 
         def ending(outer: Outer, variables: Inner) -> tuple[Scalar, Array]:

@@ -7,7 +7,6 @@ state, so that a trajectory can be cut anywhere and continued to the same bits.
 """
 
 import abc
-from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -204,6 +203,18 @@ def advance_checkpointed(
 def unroll(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Inner:
     """Run a problem over its whole horizon.
 
+    Example:
+        >>> import jax, jax.numpy as jnp, optax, metastep as ms
+        >>> problem = ms.TrainingProblem(
+        ...     loss=lambda w, outer, batch: w**2 / 2,
+        ...     objective=lambda w, outer: w,
+        ...     init_params=jnp.array(1.0),
+        ...     optimizer=lambda outer: optax.sgd(outer["step_size"]),
+        ...     horizon=3,
+        ... )
+        >>> float(ms.unroll(problem, {"step_size": 0.5}, jax.random.key(0)).params)
+        0.125
+
     Args:
         problem: the inner dynamics.
         outer: the hyperparameters.
@@ -218,6 +229,3 @@ def unroll(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Inner:
     """
     keys = split_keys(key)
     return advance(problem, outer, start(problem, outer, keys), keys, problem.horizon).inner
-
-
-Objective = Callable[[Outer], Scalar]
