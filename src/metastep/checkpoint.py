@@ -1,8 +1,8 @@
 """Saving a pytree of arrays so that it comes back to the same bits, or not at all.
 
 A file is a line with the format and a checksum of the rest, a line of JSON (names, shapes and what
-the caller wants to know) and an `.npz` archive without pickles. It is written atomically and refused
-when a byte of it has changed.
+the caller wants to know) and an `.npz` archive without pickles. It is written atomically, and
+refused when a byte of it has changed.
 """
 
 import hashlib

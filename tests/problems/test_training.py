@@ -66,6 +66,25 @@ def test_a_model_with_static_parts_and_integers_is_trained(key):
     assert jnp.array_equal(end.params["index"], model["index"])
 
 
+def test_a_callable_model_is_parameters_and_a_method_is_an_initialiser(key):
+    class Model(eqx.Module):
+        w: jax.Array
+
+        def __call__(self, x):
+            return self.w * x
+
+        def start(self, outer, key):
+            return Model(self.w + outer)
+
+    model = Model(jnp.array(2.0))
+    options = {"loss": lambda m, o, b: (m(1.0) - o) ** 2, "objective": lambda m, o: m(1.0)}
+    as_params = ms.unroll(make(init_params=model, **options), jnp.array(0.5), key).params
+    drawn = ms.unroll(make(init_params=model.start, **options), jnp.array(0.5), key).params
+    # Seven steps contract the distance to 0.5 by 0.8 each.
+    assert np.isclose(as_params.w, 0.5 + 1.5 * 0.8**7)
+    assert np.isclose(drawn.w, 0.5 + 2.0 * 0.8**7)
+
+
 def test_batches_depend_on_the_step_and_the_key_alone(key):
     """The batches that a run draws, written into its parameters, survive any cut."""
     batch = lambda t, key: jax.random.normal(key) + 10.0 * t

@@ -241,7 +241,7 @@ COUNTEREXAMPLE = {
     "curvature": np.array([[1.0, -2.0], [-2.0, 5.0]]),
 }
 # (step size, window); with (1 - step size * 0.17)^horizon below 1e-14 the inner loop has converged.
-COUNTEREXAMPLE_CASES = ((0.17, 1), (0.17, 5), (0.17, 20), (0.01, 1), (0.01, 5), (0.01, 1000))
+COUNTEREXAMPLE_CASES = ((0.17, 1), (0.17, 5), (0.01, 1), (0.01, 5), (0.01, 20), (0.01, 1000))
 
 
 def _descent_counterexample(key: Array) -> Table:

@@ -24,7 +24,8 @@ class AbstractProblem(eqx.Module):
     loop: three methods and a horizon.
 
     Attributes:
-        horizon: the number T of inner steps, at least 1; a Python int, static under `jit`.
+        horizon: the number T of inner steps, at least 1; a Python int. Declare it
+            `horizon: int = eqx.field(static=True)`, so that `jax.vmap` leaves it alone.
     """
 
     horizon: eqx.AbstractVar[int]

@@ -105,8 +105,9 @@ class TrainingProblem(AbstractProblem):
     def init(self, outer: Outer, key: RandomKey) -> Inner:
         """Return the initial parameters, a fresh optimizer state, step 0 and the run's key."""
         params_key, run_key = jax.random.split(key)
-        callable_init = callable(self.init_params)
-        params = self.init_params(outer, params_key) if callable_init else self.init_params
+        params = self.init_params
+        if _is_function(params):
+            params = params(outer, params_key)
         params = jax.tree.map(lambda x: jnp.asarray(x) if eqx.is_array_like(x) else x, params)
         state = self._optimizer(outer).init(eqx.filter(params, eqx.is_inexact_array))
         return TrainingState(params, state, jnp.zeros((), jnp.int32), run_key)
@@ -135,6 +136,12 @@ class TrainingProblem(AbstractProblem):
         """Return the outer loss of the trained parameters."""
         del key
         return _as_scalar("objective", self.objective_of_params(inner.params, outer))
+
+
+def _is_function(init_params: Any) -> bool:
+    """Tell an initialiser from parameters: a callable equinox model is parameters."""
+    is_model = isinstance(init_params, eqx.Module) and not hasattr(init_params, "__func__")
+    return callable(init_params) and not is_model
 
 
 def _as_scalar(name: str, value: Any) -> Scalar:
