@@ -237,12 +237,14 @@ def _size(svg: bytes) -> str:
 
 
 def _measured(run: _Run) -> str:
-    """Show the metrics and the tables."""
+    """Show the metrics and the tables, the short ones first: they are the summaries."""
     parts = []
     if run.result["metrics"]:
         numbers = [(name, format_number(value)) for name, value in run.result["metrics"].items()]
         parts.append(pairs_table("Metrics", numbers))
-    parts += [data_table(name, columns) for name, columns in read_tables(run.directory).items()]
+    length = lambda table: max((len(column) for column in table[1].values()), default=0)
+    tables = sorted(read_tables(run.directory).items(), key=length)
+    parts += [data_table(name, columns) for name, columns in tables]
     title = f'<h3 id="{run.anchor}-tables">Numbers</h3>'
     return "\n".join([title, *parts]) if parts else ""
 
