@@ -244,7 +244,8 @@ def report_command(
         write_atomically(out, page.encode())
     except OSError as error:
         raise RefusedError(f"--out is {out}: {error.strerror}") from error
-    print(f"{out}: {len(directories)} runs, {len(page.encode()) / 1e6:.1f} MB")
+    runs = "run" if len(directories) == 1 else "runs"
+    print(f"{out}: {len(directories)} {runs}, {len(page.encode()) / 1e6:.1f} MB")
 
 
 def doctor_command(

@@ -184,8 +184,13 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     names = "window step validation_loss f1_replaced f1_wrong gradient_norm estimate_norm"
     context.table("history", _columns(names, map(np.concatenate, zip(*history, strict=True))))
     context.arrays(_arrays(examples, np.stack(weights)))
-    best = summary[len(config.windows) - 1]
-    return {"f1_replaced": best[5], "test_accuracy": best[2], "validation_loss": best[4]}
+    last = summary[len(config.windows) - 1]
+    return {
+        "f1_replaced": last[5],
+        "test_accuracy": last[2],
+        "validation_loss": last[4],
+        "test_examples": examples.test_labels.size,
+    }
 
 
 def _columns(names: str, columns) -> dict[str, np.ndarray]:
