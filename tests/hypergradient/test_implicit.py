@@ -128,6 +128,19 @@ def test_a_leaf_that_only_shapes_the_optimizer(name, key):
         assert jnp.allclose(estimate.grad[leaf], exact[leaf], rtol=2e-2)
 
 
+def test_a_step_size_is_seen_through_in_float32_too(key):
+    """Where rounding stops the loop before the step size's response has quite vanished."""
+    with jax.enable_x64(False):
+        problem, outer = make(lambda o: optax.sgd(o["rate"]), 400, rate=jnp.float32(0.2))
+        outer = jax.tree.map(lambda x: x.astype(jnp.float32), outer)
+        estimate = ms.hypergradient(problem, outer, ms.Implicit(), key=key)
+    assert {name: bool(hidden) for name, hidden in estimate.stats["unseen"].items()} == {
+        "center": False,
+        "decay": False,
+        "rate": True,
+    }
+
+
 def test_a_leaf_of_the_initial_state_is_refused(key):
     problem = ms.TrainingProblem(
         lambda w, outer, batch: jnp.sum((w - outer["center"]) ** 2),
