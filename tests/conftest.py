@@ -1,8 +1,12 @@
 """Strict numerics everywhere, and one key per test."""
 
+import hypothesis
 import jax
 import pytest
 from jaxtyping import install_import_hook
+
+hypothesis.settings.register_profile("fixed", derandomize=True, database=None)
+hypothesis.settings.load_profile("fixed")
 
 with install_import_hook("metastep", "beartype.beartype"):
     import metastep  # noqa: F401

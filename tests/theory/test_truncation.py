@@ -66,7 +66,9 @@ def test_the_bias_stays_below_the_bound(seed, dim, hyperparameters, window):
         final_gradient_norm=np.linalg.norm(final_gradient),
         largest_response=step_size * np.linalg.norm(coupling, 2),
     )
-    assert np.linalg.norm(gradient(40) - gradient(window)) <= bound * (1 + 1e-9)
+    # Equality is reached in one dimension: allow the rounding of the two gradients.
+    rounding = 1e-13 * np.linalg.norm(gradient(40))
+    assert np.linalg.norm(gradient(40) - gradient(window)) <= bound * (1 + 1e-9) + rounding
 
 
 RATIOS = {
