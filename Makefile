@@ -30,7 +30,7 @@ test: .venv/.tests-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 bench: .bench/.installed
 	.bench/bin/python benchmarks/run.py hypercleaning

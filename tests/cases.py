@@ -109,14 +109,14 @@ class EstimatorRow:
 
 
 EXACT: dict[str, EstimatorRow] = {
-    "sqrt": EstimatorRow(lambda horizon: ms.Reverse(checkpoint="sqrt")),
     "segments-of-5": EstimatorRow(lambda horizon: ms.Reverse(checkpoint=5)),
     "forward": EstimatorRow(lambda horizon: ms.Forward()),
-    "forward-chunks": EstimatorRow(lambda horizon: ms.Forward(chunk=2)),
 }
 
 # The same code with other numbers: on a few problems only.
 EDGE: dict[str, EstimatorRow] = {
+    "sqrt": EstimatorRow(lambda horizon: ms.Reverse(checkpoint="sqrt")),
+    "forward-chunks": EstimatorRow(lambda horizon: ms.Forward(chunk=2)),
     "segments-of-1": EstimatorRow(lambda horizon: ms.Reverse(checkpoint=1)),
     "segment-beyond": EstimatorRow(lambda horizon: ms.Reverse(checkpoint=1000)),
     "window-in-segments": EstimatorRow(lambda horizon: ms.TruncatedReverse(horizon, checkpoint=7)),

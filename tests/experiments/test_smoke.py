@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from metastep.cli import invoke
 from metastep.experiments import EXPERIMENTS
 from metastep.experiments.running import read_record
 
@@ -90,11 +91,11 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("name", "setting", "field"), WRONG.values(), ids=WRONG)
-def test_bad_settings_end_with_status_two_and_one_line(name, setting, field, tmp_path):
+def test_bad_settings_end_with_status_two_and_one_line(name, setting, field, tmp_path, capsys):
     directory = tmp_path / "run"
-    finished = metastep("run", name, "--set", setting, "--out", str(directory))
-    assert finished.returncode == 2
-    lines = finished.stderr.strip().splitlines()
+    arguments = ["run", name, "--set", setting, "--out", str(directory)]
+    assert invoke(arguments, EXPERIMENTS) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and field in lines[0]
     assert not directory.exists()
 

@@ -240,7 +240,7 @@ COUNTEREXAMPLE = {
     "coupling": np.diag([1.0, 0.25]),
     "curvature": np.array([[1.0, -2.0], [-2.0, 5.0]]),
 }
-# (step size, window); with (1 - step size * 0.17)^horizon below 1e-14 the inner loop has converged.
+# (step size, window); with (1 - step size * 0.17)^horizon below 1e-7 the inner loop has converged.
 COUNTEREXAMPLE_CASES = ((0.17, 1), (0.17, 5), (0.01, 1), (0.01, 5), (0.01, 20), (0.01, 1000))
 
 
@@ -269,7 +269,7 @@ def _ten_steps(
         start=jnp.zeros(2),
         outer_loss=lambda w, outer: w @ curvature @ w / 2,
         step_size=step_size,
-        horizon=int(200 / step_size),
+        horizon=int(100 / step_size),
     )
     start = jnp.ones(2)
     truncated = lambda outer: estimator.estimate(problem, outer, None, key)[0].grad
