@@ -188,6 +188,8 @@ def test_killed_at_any_moment_the_directory_reads_and_resumes(tmp_path):
 def test_control_c_ends_with_130_and_the_command_that_continues(tmp_path):
     command = [sys.executable, "-u", str(SCRIPT), "run", "fake-walk", "--set", "steps=30"]
     environment = {**os.environ, "FAKE_PAUSE": "0.1"}
+    # A shell that starts the tests in the background ignores SIGINT, and children inherit that.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [*command, "--out", str(tmp_path / "a run")],
         stdout=subprocess.PIPE,
@@ -195,6 +197,7 @@ def test_control_c_ends_with_130_and_the_command_that_continues(tmp_path):
         env=environment,
         text=True,
     )
+    signal.signal(signal.SIGINT, inherited)
     assert process.stdout is not None
     while "adding" not in process.stdout.readline():
         pass
