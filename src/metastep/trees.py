@@ -1,6 +1,5 @@
 """Pytree algebra on the floating-point leaves; every other leaf passes through untouched."""
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -122,8 +121,3 @@ def same_structure(name: str, expected: PyTree, actual: PyTree) -> None:
                 f"{before.dtype}{list(before.shape)} to {after.dtype}{list(after.shape)}; "
                 "every step must keep shapes and dtypes."
             )
-
-
-def map_structure(function: Callable[..., Any], tree: PyTree) -> PyTree:
-    """Return the shapes and dtypes of `function(tree)` without computing it."""
-    return eqx.filter_eval_shape(function, tree)
