@@ -2,6 +2,7 @@
 
 from importlib.metadata import version as _version
 
+from metastep.compilation import compiler_options as compiler_options
 from metastep.hypergradient import AbstractEstimator as AbstractEstimator
 from metastep.hypergradient import Comparison as Comparison
 from metastep.hypergradient import Estimate as Estimate

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from metastep.compilation import compiled
 from metastep.hypergradient.base import AbstractEstimator, Estimate
 from metastep.problems.base import AbstractProblem
 from metastep.results import RESULTS
@@ -110,7 +111,7 @@ def _average(estimates: Estimate) -> Estimate:
     return Estimate(mean(estimates.value), grad, result, stats)
 
 
-@eqx.filter_jit
+@compiled
 def advance(loop: Loop, carry: Carry, stop: Int[Array, ""]) -> Carry:
     """Take outer steps up to number `stop`, or to the first failure if the loop halts there."""
 
@@ -121,7 +122,7 @@ def advance(loop: Loop, carry: Carry, stop: Int[Array, ""]) -> Carry:
     return jax.lax.while_loop(going_on, lambda carry: loop.body(carry), carry)
 
 
-@eqx.filter_jit
+@compiled
 def begin(loop: Loop, outer: Outer, steps: int) -> Carry:
     """Return the state before the first step, with room for the whole history."""
     key = jax.random.fold_in(loop.key, BEFORE_THE_FIRST_STEP)

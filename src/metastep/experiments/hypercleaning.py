@@ -27,6 +27,7 @@ from jaxtyping import Array
 
 import metastep as ms
 from metastep import data
+from metastep.compilation import compiled
 from metastep.experiments.base import Context, Experiment
 from metastep.experiments.hypercleaning_findings import claims, figures
 from metastep.tasks import WeightedClassification, accuracy
@@ -242,7 +243,7 @@ def _evaluate(
     problem: ms.TrainingProblem, examples: Examples, outer: Array, config: Config, key: Array
 ) -> tuple[float, ...]:
     """Train once with the given weights; measure everything that `summary` wants."""
-    params = eqx.filter_jit(ms.unroll)(problem, outer, key).params
+    params = compiled(ms.unroll)(problem, outer, key).params
     task, flagged = examples.task, outer < config.threshold
     exact = ms.hypergradient(problem, outer, ms.Reverse(), key=key)
     measured = (

@@ -25,6 +25,7 @@ import optax
 from jaxtyping import Array
 
 import metastep as ms
+from metastep.compilation import compiled
 from metastep.experiments.base import Context, Experiment, Table
 from metastep.experiments.truncation_toy_findings import claims, figures
 from metastep.theory import truncation as theory
@@ -195,7 +196,7 @@ def _ratios(
 
     def gradients(estimator: ms.AbstractEstimator) -> Array:
         estimate = lambda outer: estimator.estimate(problem, outer, None, key)[0].grad
-        return jax.jit(jax.vmap(estimate))(jnp.asarray(path))
+        return compiled(jax.vmap(estimate))(jnp.asarray(path))
 
     exact = gradients(ms.Reverse())
     rows = []
@@ -273,7 +274,7 @@ def _ten_steps(
     )
     start = jnp.ones(2)
     truncated = lambda outer: estimator.estimate(problem, outer, None, key)[0].grad
-    lipschitz = jnp.linalg.norm(jax.jit(jax.jacobian(truncated))(start), 2)
+    lipschitz = jnp.linalg.norm(compiled(jax.jacobian(truncated))(start), 2)
     optimizer = optax.sgd(0.5 / lipschitz)
     result = ms.minimize(
         problem, start, estimator, optimizer=optimizer, steps=10, key=key, every=10, progress=False

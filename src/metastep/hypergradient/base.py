@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, PyTree
 
+from metastep.compilation import compiled
 from metastep.problems.base import AbstractProblem
 from metastep.results import RESULTS
 from metastep.trees import all_finite, as_hyperparameters, leaf_names, norm
@@ -154,7 +155,7 @@ def require_influence(function: Callable[[Outer], PyTree], outer: Outer, advice:
         )
 
 
-@eqx.filter_jit
+@compiled
 def _estimate(
     problem: AbstractProblem, outer: Outer, estimator: AbstractEstimator, key: RandomKey
 ) -> Estimate:

@@ -4,10 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import equinox as eqx
 import jax
 
+from metastep.compilation import compiler_options
 from metastep.hypergradient.base import AbstractEstimator, Estimate
 from metastep.hypergradient.reverse import Reverse
 from metastep.problems.base import AbstractProblem
@@ -153,12 +155,13 @@ def _compile(
 ) -> tuple[Estimate, Callable[[], Estimate], int | None]:
     """Compile one estimator; return its estimate, a call for timing, and its temporary bytes."""
 
-    @eqx.filter_jit
     def run(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Estimate:
         state = estimator.init(problem, outer, key)
         return estimator.estimate(problem, outer, state, key)[0]
 
-    lowered = run.lower(problem, outer, key)  # pyright: ignore[reportFunctionMemberAccess]
+    options: dict[str, Any] = {"compiler_options": compiler_options()}
+    jitted = eqx.filter_jit(run, **options)
+    lowered = jitted.lower(problem, outer, key)  # pyright: ignore[reportFunctionMemberAccess]
     compiled = lowered.compile()
     analysis = compiled.compiled.memory_analysis()
     memory = getattr(analysis, "temp_size_in_bytes", None)
