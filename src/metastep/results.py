@@ -49,3 +49,21 @@ class RESULTS(eqx.Enumeration):
         "the fixed point is (a step size, a momentum). stats['unseen'] marks it. Use Reverse, "
         "TruncatedReverse or Forward, or take the leaf out of `outer`."
     )
+    not_homogeneous = (
+        "LogDomain rescales the inner state, which needs dynamics that scale with it, and these do "
+        "not: stats['homogeneity_error'] (of the step) or stats['degree_error'] (of the objective) "
+        "is above rounding, and value and gradient are returned as NaN. Write the state relative "
+        "to the minimiser (for least squares: residuals), leave out Adam, clipping and truncation, "
+        "keep constants out of the state; or use Reverse or Forward with log_transformed."
+    )
+    not_positive = (
+        "LogDomain takes the logarithm of the objective, which is zero, negative or NaN at the end "
+        "of the horizon. Value and gradient are returned as NaN. Give an objective that is "
+        "positive, or use another estimator."
+    )
+    chaotic = (
+        "The hypergradient is representable and not meaningful: rounding errors grow faster than "
+        "the inner state does, and stats['digits_lost'] of them are lost over the horizon, more "
+        "than the precision has. Another compiler or another order of summation gives another "
+        "sign. Shorten the horizon, reduce the inner step size, or smooth the objective."
+    )

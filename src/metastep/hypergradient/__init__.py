@@ -9,5 +9,8 @@ from metastep.hypergradient.compare import compare as compare
 from metastep.hypergradient.forward import Forward as Forward
 from metastep.hypergradient.implicit import Implicit as Implicit
 from metastep.hypergradient.implicit import Neumann as Neumann
+from metastep.hypergradient.log_domain import LogDomain as LogDomain
 from metastep.hypergradient.reverse import Reverse as Reverse
+from metastep.hypergradient.scaled import ScaledEstimate as ScaledEstimate
+from metastep.hypergradient.scaled import scaled_hypergradient as scaled_hypergradient
 from metastep.hypergradient.truncated import TruncatedReverse as TruncatedReverse

@@ -1,0 +1,103 @@
+"""Declare an inner run that leaves a ball diverged: the truncation of the step-size paper."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jaxtyping import Array, Bool, PyTree
+
+from metastep.problems.base import AbstractProblem
+from metastep.trees import differentiable, norm
+from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
+
+
+def _params(inner: Inner) -> PyTree:
+    return inner.params
+
+
+class BoundedState(eqx.Module):
+    """The state of a run that may have been stopped.
+
+    Attributes:
+        inner: the state of the wrapped problem, from before the step that left the ball.
+        stopped: whether the run has left the ball.
+    """
+
+    inner: Inner
+    stopped: Bool[Array, ""]
+
+
+class Bounded(AbstractProblem):
+    """Any problem, stopped at the first step after which its parameters are too long.
+
+    A run with |params| >= radius after some step stays, for the rest of the horizon, at
+    radius * u with the unit vector u of equal entries, so that a step size that is too large is
+    judged by a high and finite loss instead of an infinite one. A step that gives NaN or infinity
+    leaves the ball, too. The loss of a stopped run does not depend on the hyperparameters: its
+    gradient is zero, and a search by gradient has to start where runs do not stop.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax, metastep as ms
+        >>> loss = lambda w, outer, batch: jnp.sum(w**2) / 2
+        >>> problem = ms.TrainingProblem(
+        ...     loss, lambda w, outer: loss(w, outer, None), jnp.ones(4), optax.sgd, 50
+        ... )
+        >>> bounded = ms.Bounded(problem, radius=40.0)
+        >>> [float(ms.unroll(bounded, s, jax.random.key(0)).stopped) for s in (1.9, 2.1, 9.0)]
+        [0.0, 1.0, 1.0]
+
+    Attributes:
+        problem: what to run.
+        radius: the norm from which on a run has diverged, above 0; the paper's is 40 times the
+            noise level.
+        params: `params(inner) -> pytree`, the part of the inner state that is measured and
+            replaced; the field `params` of a `TrainingProblem`'s state by default.
+
+    Raises:
+        ValueError: on construction, for a radius that is not positive.
+
+    Reference:
+        Wang et al. (2021), footnote 3.
+    """
+
+    problem: AbstractProblem
+    radius: float | Array
+    params: Callable[[Inner], PyTree]
+    horizon: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        problem: AbstractProblem,
+        radius: float | Array,
+        params: Callable[[Inner], PyTree] = _params,
+    ):
+        if not isinstance(radius, Tracer) and not jnp.all(jnp.asarray(radius) > 0):
+            raise ValueError(f"radius is {radius!r}; allowed are positive numbers.")
+        self.problem = problem
+        self.radius = radius
+        self.params = params
+        self.horizon = problem.horizon
+
+    def init(self, outer: Outer, key: RandomKey) -> BoundedState:
+        """Return the start of the wrapped problem, which counts as inside."""
+        return BoundedState(self.problem.init(outer, key), jnp.array(False))
+
+    def step(self, inner: BoundedState, outer: Outer, t: StepIndex, key: RandomKey) -> BoundedState:
+        """Take a step, and go back for good if it leaves the ball."""
+        after = self.problem.step(inner.inner, outer, t, key)
+        inside = norm(self.params(after)) < self.radius
+        stopped = inner.stopped | ~inside
+        keep = lambda old, new: jnp.where(stopped, old, new) if eqx.is_array(old) else old
+        return BoundedState(jax.tree.map(keep, inner.inner, after), stopped)
+
+    def objective(self, inner: BoundedState, outer: Outer, key: RandomKey) -> Scalar:
+        """Judge the end of the run, or the point radius * u if it was stopped."""
+        params = self.params(inner.inner)
+        floats, rest = differentiable(params)
+        entries = sum(x.size for x in jax.tree.leaves(floats))
+        far = lambda x: jnp.where(inner.stopped, self.radius / jnp.sqrt(entries), x).astype(x.dtype)
+        judged = eqx.combine(jax.tree.map(far, floats), rest)
+        state = eqx.tree_at(self.params, inner.inner, judged)
+        return self.problem.objective(state, outer, key)

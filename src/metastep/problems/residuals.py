@@ -1,0 +1,82 @@
+"""Gradient descent on least squares, written in its residuals: dynamics that scale."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from metastep.problems.base import AbstractProblem, horizon_error
+from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
+
+
+def _step_size(outer: Outer) -> Scalar:
+    return outer["step_size"]
+
+
+class ResidualProblem(AbstractProblem):
+    """Gradient descent from w_0 = 0 on |X w - y|^2 / (2 n), in a state that scales with its error.
+
+    The state is the residual r = y - X w, which a step maps to r - eta X X^T r / n: homogeneous of
+    degree one, so that `LogDomain` applies, and free of the rounding floor that w itself has near
+    the minimiser. The objective is the training loss |r|^2 / (2 n).
+
+    Where there are more examples than coefficients the minimum of that loss is positive, and the
+    gradient of its logarithm vanishes with the horizon. `excess=True` subtracts the minimum. The
+    state is then e = w - w_min, with e <- e - eta X^T X e / n, and the objective |X e|^2 / (2 n).
+
+    Attributes:
+        inputs: X, shape (samples, dim).
+        start: the state before the first step, r_0 or e_0.
+        in_weights: whether the state is e.
+        step_size: `step_size(outer) -> scalar`; `outer["step_size"]` by default.
+        horizon: T, at least 1.
+
+    Raises:
+        ValueError: on construction, for shapes that do not fit or a horizon below 1.
+    """
+
+    inputs: Float[Array, "samples dim"]
+    start: Float[Array, " size"]
+    in_weights: bool = eqx.field(static=True)
+    step_size: Callable[[Outer], Scalar]
+    horizon: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        inputs: Float[Array, "samples dim"],
+        targets: Float[Array, " targets"],
+        horizon: int,
+        *,
+        excess: bool = False,
+        step_size: Callable[[Outer], Scalar] = _step_size,
+    ):
+        if message := horizon_error(horizon):
+            raise ValueError(message)
+        if targets.shape != inputs.shape[:1]:
+            raise ValueError(
+                f"targets has shape {targets.shape}; allowed is {inputs.shape[:1]}, to fit inputs."
+            )
+        self.inputs = inputs
+        self.in_weights = excess and inputs.shape[0] > inputs.shape[1]
+        self.start = -jnp.linalg.lstsq(inputs, targets)[0] if self.in_weights else targets
+        self.step_size = step_size
+        self.horizon = horizon
+
+    def init(self, outer: Outer, key: RandomKey) -> Inner:
+        """Return the state of w = 0."""
+        del outer, key
+        return self.start
+
+    def step(self, inner: Inner, outer: Outer, t: StepIndex, key: RandomKey) -> Inner:
+        """Take one step of gradient descent."""
+        del t, key
+        factor = self.inputs.T if self.in_weights else self.inputs
+        force = factor @ (factor.T @ inner) / self.inputs.shape[0]
+        return inner - self.step_size(outer) * force
+
+    def objective(self, inner: Inner, outer: Outer, key: RandomKey) -> Scalar:
+        """Return the training loss, above its minimum if that was asked for."""
+        del outer, key
+        residuals = self.inputs @ inner if self.in_weights else inner
+        return residuals @ residuals / (2 * self.inputs.shape[0])

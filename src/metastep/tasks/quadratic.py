@@ -1,0 +1,101 @@
+"""Minimise w^T H w / 2: the smallest task on which a step size can be tuned."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
+
+from metastep.types import Outer, Scalar
+
+
+class Quadratic(eqx.Module):
+    """The loss w^T H w / 2 and a starting point, on which both losses of a step size are one.
+
+    Example:
+        >>> import jax, metastep as ms, optax
+        >>> from metastep.tasks import Quadratic
+        >>> task = Quadratic([[2.0, 0.0], [0.0, 1.0]], [1.0, 1.0])
+        >>> problem = ms.TrainingProblem(task.loss, task.objective, task.start, optax.sgd, 10)
+        >>> estimate = ms.hypergradient(problem, 0.5, ms.LogDomain(), key=jax.random.key(0))
+        >>> round(float(estimate.value), 4)
+        -1.4556
+
+    Attributes:
+        hessian: H, symmetric positive definite, shape (dim, dim).
+        start: w_0, shape (dim,), not zero.
+
+    Raises:
+        ValueError: on construction from concrete arrays, if H is not a finite symmetric positive
+            definite matrix or w_0 does not fit it or is zero.
+    """
+
+    hessian: Float[Array, "dim dim"]
+    start: Float[Array, " dim"]
+
+    def __init__(self, hessian: ArrayLike, start: ArrayLike):
+        if not any(isinstance(x, Tracer) for x in (hessian, start)):
+            _check(np.asarray(hessian), np.asarray(start))
+        self.hessian = jnp.asarray(hessian)
+        self.start = jnp.asarray(start)
+
+    def loss(self, params: Float[Array, " dim"], outer: Outer = None, batch: None = None) -> Scalar:
+        """Return w^T H w / 2; its gradient is one product with H."""
+        del outer, batch
+        return params @ self.hessian @ params / 2
+
+    def objective(self, params: Float[Array, " dim"], outer: Outer = None) -> Scalar:
+        """Return the same: on one quadratic, training loss and outer loss are one."""
+        return self.loss(params, outer)
+
+
+def _check(hessian: np.ndarray, start: np.ndarray) -> None:
+    if hessian.ndim != 2 or hessian.shape[0] != hessian.shape[1]:
+        raise ValueError(
+            f"hessian has shape {hessian.shape}; allowed are square matrices (dim, dim)."
+        )
+    if not np.isfinite(hessian).all() or np.abs(hessian - hessian.T).max() > 1e-6 * np.abs(
+        hessian
+    ).max(initial=0):
+        raise ValueError("hessian is not finite and symmetric; allowed are symmetric matrices.")
+    smallest = np.linalg.eigvalsh(hessian)[0]
+    if smallest <= 0:
+        raise ValueError(
+            f"hessian has the eigenvalue {smallest:.3g}; allowed are positive definite matrices."
+        )
+    if start.shape != hessian.shape[:1] or not np.isfinite(start).all() or not start.any():
+        raise ValueError(
+            f"start has shape {start.shape} and norm {np.linalg.norm(start):.3g}; allowed are "
+            f"finite vectors of shape {hessian.shape[:1]} that are not zero."
+        )
+
+
+def random_quadratic(seed: int, dim: int = 20, rows: int | None = None) -> Quadratic:
+    """Draw H = X^T X and w_0 with standard normal entries, as the step-size paper does.
+
+    Drawn by `numpy.random.default_rng(seed)`, w_0 before X, so that a seed names one problem
+    whatever the version of JAX. float64 where it is enabled.
+
+    Args:
+        seed: which problem.
+        dim: the length of w.
+        rows: the rows of X, at least `dim`; None takes `dim`. With 2 dim rows H is well
+            conditioned.
+
+    Returns:
+        The task.
+
+    Raises:
+        ValueError: for a dim below 1 or fewer rows than `dim`.
+
+    Reference:
+        Wang et al. (2021), appendix F and footnote 2.
+    """
+    rows = dim if rows is None else rows
+    if dim < 1 or rows < dim:
+        raise ValueError(f"rows is {rows!r} and dim {dim!r}; allowed are 1 <= dim <= rows.")
+    generator = np.random.default_rng(seed)
+    start = generator.standard_normal(dim)
+    inputs = generator.standard_normal((rows, dim))
+    return Quadratic(inputs.T @ inputs, start)
