@@ -1,9 +1,18 @@
 """The experiments by name: one file for each figure or table of a paper."""
 
-from metastep.experiments import hypercleaning, truncation_toy
+from metastep.experiments import (
+    hypercleaning,
+    least_squares,
+    least_squares_sgd,
+    step_size_quadratic,
+    truncation_toy,
+)
 from metastep.experiments.base import Experiment
 
 EXPERIMENTS: tuple[Experiment, ...] = (
+    step_size_quadratic.EXPERIMENT,
+    least_squares.EXPERIMENT,
+    least_squares_sgd.EXPERIMENT,
     truncation_toy.EXPERIMENT,
     hypercleaning.EXPERIMENT,
 )

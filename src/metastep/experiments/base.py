@@ -25,6 +25,20 @@ Column = np.ndarray
 Table = Mapping[str, Column]
 
 
+def select(table: Table, **conditions: object) -> dict[str, Column]:
+    """Return the rows of a table whose named columns equal the given values.
+
+    Args:
+        table: columns of equal length.
+        **conditions: column name to value.
+
+    Returns:
+        The same columns, shorter.
+    """
+    keep = np.all([np.asarray(table[name]) == value for name, value in conditions.items()], axis=0)
+    return {name: np.asarray(column)[keep] for name, column in table.items()}
+
+
 @dataclass(frozen=True)
 class Claim:
     """One statement of a paper held against one run.

@@ -4,17 +4,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from metastep.experiments.base import Claim, Record, Table
+from metastep.experiments.base import Claim, Record, select
 from metastep.report.figures import Figure, new_figure, style
 from metastep.theory import truncation as theory
 
 GAMMA_ALPHA = 0.05
-
-
-def rows(table: Table, **conditions: object) -> dict[str, np.ndarray]:
-    """Return the rows of a table whose named columns equal the given values."""
-    keep = np.all([np.asarray(table[name]) == value for name, value in conditions.items()], axis=0)
-    return {name: np.asarray(column)[keep] for name, column in table.items()}
 
 
 def claims(record: Record) -> tuple[Claim, ...]:
@@ -59,12 +53,12 @@ def _trajectory_claims(record: Record) -> tuple[Claim, ...]:
     config, table = record.config, record.tables["ratio"]
     inside, lowest = [], []
     for window in config.windows:
-        ratio = rows(table, objective="f", window=window)["ratio"]
+        ratio = select(table, objective="f", window=window)["ratio"]
         low, high = theory.descent_ratio_bounds(np.diag([1.0, 0.5]), 0.1, window, config.horizon)
         inside.append(ratio.min() > low - 1e-6 and ratio.max() < high + 1e-6)
         lowest.append(f"{window}: {ratio.min():.4f} (theory at least {low:.4f})")
     tilde = {
-        window: rows(table, objective="f-tilde", window=window)["ratio"].min()
+        window: select(table, objective="f-tilde", window=window)["ratio"].min()
         for window in config.windows
     }
     from_origin = tuple(config.start_tilde) == (0.0, 0.0)
@@ -89,9 +83,9 @@ def _trajectory_claims(record: Record) -> tuple[Claim, ...]:
 
 
 def _limit_claims(record: Record) -> tuple[Claim, ...]:
-    plain = rows(record.tables["limit"], objective="f")
-    tilde = rows(record.tables["limit"], objective="f-tilde")
-    first = rows(record.tables["trajectory"], objective="f", step=0)["gradient_norm"]
+    plain = select(record.tables["limit"], objective="f")
+    tilde = select(record.tables["limit"], objective="f-tilde")
+    first = select(record.tables["trajectory"], objective="f", step=0)["gradient_norm"]
     relative = plain["gradient_norm"] / first[: plain["gradient_norm"].size]
     distances = ", ".join(
         f"{int(window)}: {distance:.4f}"
@@ -199,7 +193,7 @@ def _ratio_figure(record: Record) -> tuple[Figure, str]:
     figure, axes = new_figure(columns=2)
     for panel, objective in zip(axes, ("f", "f-tilde"), strict=True):
         for index, window in enumerate(record.config.windows):
-            data = rows(record.tables["ratio"], objective=objective, window=window)
+            data = select(record.tables["ratio"], objective=objective, window=window)
             panel.plot(1 + data["step"], data["ratio"], label=f"K = {window}", **style(index))
         panel.axhline(0, color="black", linewidth=0.8)
         panel.set(xlabel="outer step along the 1-RMD path", ylabel="h . d / |d|²", title=objective)
@@ -217,10 +211,10 @@ def _ratio_figure(record: Record) -> tuple[Figure, str]:
 def _limit_figure(record: Record) -> tuple[Figure, str]:
     figure, axes = new_figure(columns=1)
     for index, window in enumerate(record.config.windows):
-        path = rows(record.tables["trajectory"], objective="f-tilde", window=window)
+        path = select(record.tables["trajectory"], objective="f-tilde", window=window)
         axes[0].plot(path["lambda_0"], path["lambda_1"], label=f"K = {window}", **style(index))
         axes[0].plot(path["lambda_0"][-1], path["lambda_1"][-1], "o", color=style(index)["color"])
-    best = rows(record.tables["limit"], objective="f-tilde")
+    best = select(record.tables["limit"], objective="f-tilde")
     axes[0].plot(best["lambda_0"][-1], best["lambda_1"][-1], "rx", markersize=12, label="optimum")
     axes[0].set(xlabel="lambda 0", ylabel="lambda 1", title="Descent on f-tilde: biased limits")
     axes[0].legend(ncols=2)
@@ -234,7 +228,7 @@ def _limit_figure(record: Record) -> tuple[Figure, str]:
 def _convergence_figure(record: Record) -> tuple[Figure, str]:
     figure, axes = new_figure(columns=2)
     for index, window in enumerate(record.config.windows):
-        path = rows(record.tables["trajectory"], objective="f", window=window)
+        path = select(record.tables["trajectory"], objective="f", window=window)
         axes[0].plot(path["lambda_0"], path["lambda_1"], label=f"K = {window}", **style(index))
         shown = np.maximum(path["gradient_norm"], 1e-16)
         axes[1].plot(path["step"], shown, label=f"K = {window}", **style(index))

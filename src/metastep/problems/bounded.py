@@ -5,6 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, PyTree
 
@@ -73,7 +74,7 @@ class Bounded(AbstractProblem):
         radius: float | Array,
         params: Callable[[Inner], PyTree] = _params,
     ):
-        if not isinstance(radius, Tracer) and not jnp.all(jnp.asarray(radius) > 0):
+        if not isinstance(radius, Tracer) and not np.all(np.asarray(radius) > 0):
             raise ValueError(f"radius is {radius!r}; allowed are positive numbers.")
         self.problem = problem
         self.radius = radius

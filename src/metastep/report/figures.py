@@ -114,12 +114,13 @@ class Lines:
     dashed_label: str = "theory"
 
 
-def line_figure(*panels: Lines, columns: int = 2) -> Figure:
+def line_figure(*panels: Lines, columns: int = 2, shared_legend: bool = False) -> Figure:
     """A figure of panels of lines.
 
     Args:
         panels: what is drawn, row by row.
         columns: at most so many panels side by side.
+        shared_legend: one legend below all panels, that of the first, instead of one in each.
 
     Returns:
         The figure.
@@ -128,8 +129,13 @@ def line_figure(*panels: Lines, columns: int = 2) -> Figure:
     figure, axes = new_figure(columns, -(-len(panels) // columns))
     for place, panel in zip(axes, panels, strict=False):
         draw_lines(place, panel)
+        if shared_legend and (legend := place.get_legend()):
+            legend.remove()
     for place in axes[len(panels) :]:
         place.set_axis_off()
+    if shared_legend:
+        entries = axes[0].get_legend_handles_labels()
+        figure.legend(*entries, loc="outside lower center", ncols=2, fontsize=TICK_SIZE)
     return figure
 
 

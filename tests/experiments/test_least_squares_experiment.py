@@ -1,0 +1,69 @@
+"""A small run by both samplers, its claims, and bad configurations."""
+
+import numpy as np
+import pytest
+
+from metastep import cli
+from metastep.experiments.least_squares import EXPERIMENT, Config
+from metastep.experiments.running import read_record
+
+SMALL = [
+    "--set=dim=60",
+    "--set=tasks=40",
+    "--set=horizon=20",
+    "--set=samples=30,300",
+    "--set=noise=1,4",
+    "--set=descent_tasks=40",
+]
+
+
+@pytest.mark.parametrize("sampler", ["spectral", "dense"])
+def test_a_small_run_shows_what_the_paper_shows(tmp_path, sampler, capsys):
+    steps = 60 if sampler == "spectral" else 0
+    settings = [f"--set=sampler={sampler}", f"--set=descent_steps={steps}", *SMALL]
+    arguments = ["run", "least-squares", "--out", str(tmp_path / "run"), *settings]
+    assert cli.invoke(arguments, (EXPERIMENT,)) == 0, capsys.readouterr().err
+    record = read_record(tmp_path / "run", EXPERIMENT)
+    claims = {claim.id: claim.holds for claim in EXPERIMENT.claims(record)}
+    for name in ("train-by-train-overfits", "validation-generalises", "gap-grows-with-noise"):
+        assert claims[name]
+    assert claims["theorem-5"] and claims["theorem-6"] and claims["closed-form"]
+    assert claims["descent-finds-the-optimum"] is (True if sampler == "spectral" else None)
+    optimum = record.tables["optimum"]
+    train = optimum["mode"] == "train-by-train"
+    assert np.all(optimum["step_size"][train] > optimum["step_size"][~train])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"dim": 0}, "dim is 0"),
+        ({"horizon": 0}, "horizon is 0"),
+        ({"tasks": 0}, "tasks is 0"),
+        ({"test_tasks": 0}, "test_tasks is 0"),
+        ({"descent_steps": -1}, "descent_steps is -1"),
+        ({"noise": (1.0, -1.0)}, "noise is"),
+        ({"noise": ()}, "noise is"),
+        ({"noise": (1.0, 1.0)}, "noise is"),
+        ({"samples": (1,)}, "samples is"),
+        ({"samples": ()}, "samples is"),
+        ({"grid": ()}, "grid is"),
+        ({"grid": (0.0,)}, "grid is"),
+        ({"validation_fraction": 0.0}, "validation_fraction is 0"),
+        ({"validation_fraction": 1.5}, "validation_fraction is 1.5"),
+        ({"samples": (2,), "validation_fraction": 0.9}, "validation_fraction is 0.9"),
+    ],
+)
+def test_bad_configuration(changed, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**changed)
+
+
+def test_bad_settings_leave_nothing_behind(tmp_path, capsys):
+    for setting in ("grid=", "noise=-1", "validation_fraction=2", "sampler=fast"):
+        out = tmp_path / "run"
+        arguments = ["run", "least-squares", "--set", setting, "--out", str(out)]
+        assert cli.invoke(arguments, (EXPERIMENT,)) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and setting.partition("=")[0] in error
+        assert not out.exists()
