@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.report.fake_experiment import EXPERIMENT, TRAP, Config
 
 from metastep.experiments.base import config_as_json, config_from_json, describe, parse_settings
 from metastep.experiments.running import Request, RunFailedError, execute, read_record
 from metastep.report.directories import RefusedError, occupied
 from metastep.report.records import RunDirectoryError, read_result
+from tests.report.fake_experiment import EXPERIMENT, TRAP, Config
 
 SCRIPT = Path(__file__).parents[1] / "report" / "fake_experiment.py"
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.high_precision import Spectral
 
 from metastep.tasks import random_quadratic
 from metastep.theory import quadratic_step_size as theory
+from tests.high_precision import Spectral
 
 
 def paper_problem(seed, dim=20):

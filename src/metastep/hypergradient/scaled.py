@@ -114,7 +114,9 @@ def _estimate(
     value = problem.objective(end.inner, outer, keys.objective)
 
     def derivative(coordinate: Int[Array, ""]) -> tuple[Scalar, Scalar]:
-        return _derivative(problem, outer, unflatten(jnp.eye(flat.size)[coordinate]), keys)
+        return _derivative(
+            problem, outer, unflatten(jnp.eye(flat.size, dtype=flat.dtype)[coordinate]), keys
+        )
 
     chunk = min(chunk or flat.size, flat.size)
     signs, magnitudes = jax.lax.map(derivative, jnp.arange(flat.size), batch_size=chunk)
@@ -204,7 +206,9 @@ def _lyapunov_exponent(problem: AbstractProblem, outer: Outer, keys: Keys) -> Fl
     arrays, static = eqx.partition(inner, eqx.is_array)
     flat, unflatten = ravel_pytree(differentiable(inner)[0])
     # A fixed draw, unrelated to the run's own randomness: any generic direction will do.
-    direction = unflatten(jax.random.normal(jax.random.fold_in(keys.init, 7), flat.shape))
+    direction = unflatten(
+        jax.random.normal(jax.random.fold_in(keys.init, 7), flat.shape, flat.dtype)
+    )
     tangent = _normalised(direction, jnp.zeros((), jnp.int32))
 
     def body(carry: tuple, _: None) -> tuple[tuple, None]:

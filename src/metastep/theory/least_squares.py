@@ -179,7 +179,8 @@ def optimal_step_size(
     grid = np.log(top) + np.linspace(np.log(1e-8), 0, 400)
     best = int(np.argmin(objective(np.exp(grid), ratio=ratio, noise=noise, horizon=horizon)))
     bounds = grid[max(best - 1, 0)], grid[min(best + 1, grid.size - 1)]
-    return math.exp(fminbound(value, *bounds, xtol=1e-10))
+    best = np.asarray(fminbound(value, *bounds, xtol=1e-10))
+    return math.exp(best.item())
 
 
 def least_squares_error(*, dim: int, samples: int, noise: float) -> float:
