@@ -25,6 +25,20 @@ Column = np.ndarray
 Table = Mapping[str, Column]
 
 
+def columns(names: str, rows: Sequence[tuple[Any, ...]]) -> Table:
+    """Turn rows into a table.
+
+    Args:
+        names: the columns' names, separated by spaces.
+        rows: one tuple for each row, as long as there are names; none gives empty columns.
+
+    Returns:
+        Name to column.
+    """
+    values = zip(*rows, strict=True) if rows else ((),) * len(names.split())
+    return {name: np.array(column) for name, column in zip(names.split(), values, strict=True)}
+
+
 def select(table: Table, **conditions: object) -> dict[str, Column]:
     """Return the rows of a table whose named columns equal the given values.
 

@@ -36,7 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metastep.compilation import compiled
-from metastep.experiments.base import Context, Experiment, Table
+from metastep.experiments.base import Context, Experiment, Table, columns
 from metastep.experiments.least_squares_descent import descend, draw_tasks
 from metastep.experiments.least_squares_findings import claims, figures
 from metastep.tasks import random_least_squares
@@ -139,23 +139,16 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     context.progress(len(settings), len(settings), "grids of step sizes")
     paths, ends = _descents(config, context) if config.descent_steps else ([], [])
     names = "noise samples mode step_size objective standard_error"
-    context.table("objective", _columns(names + " stopped", objective))
+    context.table("objective", columns(names + " stopped", objective))
     optimum = _optimum(config, optima)
-    context.table("optimum", _columns("noise samples mode step_size population_step_size", optimum))
-    context.table(
-        "rmse", _columns("noise samples mode split mean minimum maximum prediction", rmse)
-    )
-    context.table("population", _columns(names + " population z", population))
-    context.table("descent", _columns("noise samples mode step step_size objective", paths))
-    context.table("descent_end", _columns("noise samples mode step_size grid_step_size", ends))
+    context.table("optimum", columns("noise samples mode step_size population_step_size", optimum))
+    context.table("rmse", columns("noise samples mode split mean minimum maximum prediction", rmse))
+    context.table("population", columns(names + " population z", population))
+    context.table("descent", columns("noise samples mode step step_size objective", paths))
+    context.table("descent_end", columns("noise samples mode step_size grid_step_size", ends))
     context.table("theorem_5", _theorem_5(config))
     context.table("theorem_6", _theorem_6(config))
     return {}
-
-
-def _columns(names: str, rows: list[tuple]) -> Table:
-    columns = zip(*rows, strict=True) if rows else ((),) * len(names.split())
-    return {name: np.array(column) for name, column in zip(names.split(), columns, strict=True)}
 
 
 def _examples(config: Config, samples: int, mode: str) -> tuple[int, int]:
@@ -313,7 +306,7 @@ def _theorem_5(config: Config) -> Table:
                 scaled = best * horizon if mode == "train-by-validation" else best
                 error = float(theory.mean_squared_error(best, **setting))
                 rows.append((noise, horizon, mode, best, scaled, error))
-    return _columns("noise horizon mode step_size scaled error", rows)
+    return columns("noise horizon mode step_size scaled error", rows)
 
 
 def _theorem_6(config: Config) -> Table:
@@ -323,7 +316,7 @@ def _theorem_6(config: Config) -> Table:
         best = theory.optimal_step_size(theory.train_by_train, **setting)
         error = float(theory.mean_squared_error(best, **setting)) * multiple / noise**2
         rows.append((multiple, best, error, multiple / (multiple - 1)))
-    return _columns("ratio step_size error solution", rows)
+    return columns("ratio step_size error solution", rows)
 
 
 EXPERIMENT = Experiment(

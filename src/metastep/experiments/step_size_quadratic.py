@@ -35,7 +35,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ from jaxtyping import Array
 
 import metastep as ms
 from metastep.compilation import compiled
-from metastep.experiments.base import Context, Experiment, Table
+from metastep.experiments.base import Context, Experiment, Table, columns
 from metastep.experiments.step_size_quadratic_figures import figures
 from metastep.experiments.step_size_quadratic_findings import claims
 from metastep.experiments.step_size_quadratic_methods import (
@@ -182,16 +182,11 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
                 idle = found.skipped, int(np.sum(found.meta_gradients == 0))
                 convergence.append((*cell, *summary, *idle))
     names = "method horizon start step step_size meta_gradient meta_objective"
-    context.table("trajectory", _columns(names, trajectory))
+    context.table("trajectory", columns(names, trajectory))
     names = "method horizon start final_step_size optimal_step_size relative_error_300"
     names += " relative_error_1000 relative_error_last status failed_steps zero_steps"
-    context.table("convergence", _columns(names, convergence))
+    context.table("convergence", columns(names, convergence))
     return {}
-
-
-def _columns(names: str, rows: list[tuple[Any, ...]]) -> Table:
-    columns = zip(*rows, strict=True)
-    return {name: np.array(column) for name, column in zip(names.split(), columns, strict=True)}
 
 
 def errors(path: np.ndarray, best: float) -> tuple[float, float, float]:
@@ -284,7 +279,7 @@ def _optimum(config: Config, hessian: np.ndarray, start: np.ndarray) -> Table:
         best = theory.optimal_step_size(hessian, start, horizon)
         curvature = theory.meta_curvature(best, hessian, start, horizon)
         rows.append((horizon, best, float(config.meta_step_scale * curvature / 2) ** 2))
-    return _columns("horizon optimal_step_size predicted_steps", rows)
+    return columns("horizon optimal_step_size predicted_steps", rows)
 
 
 def _limit(hessian: np.ndarray, start: np.ndarray) -> Table:
@@ -292,7 +287,7 @@ def _limit(hessian: np.ndarray, start: np.ndarray) -> Table:
     limit = 2 / (eigenvalues[0] + eigenvalues[-1])
     best = lambda horizon: theory.optimal_step_size(hessian, start, horizon)
     rows = [(horizon, best(horizon), limit) for horizon in LONG_HORIZONS]
-    return _columns("horizon optimal_step_size limit", rows)
+    return columns("horizon optimal_step_size limit", rows)
 
 
 def _overflow(config: Config, hessian: np.ndarray, start: np.ndarray) -> Table:
@@ -303,7 +298,7 @@ def _overflow(config: Config, hessian: np.ndarray, start: np.ndarray) -> Table:
         bound = growth + np.log10(largest * np.sum(start**2))
         loss = theory.meta_objective(step_size, hessian, start, horizon) * horizon / np.log(10)
         rows.append((horizon, step_size, bound, loss))
-    return _columns("horizon start log10_bound log10_loss", rows)
+    return columns("horizon start log10_bound log10_loss", rows)
 
 
 def _accuracy(config: Config, hessian: np.ndarray, start: np.ndarray) -> Table:
@@ -320,7 +315,7 @@ def _accuracy(config: Config, hessian: np.ndarray, start: np.ndarray) -> Table:
         exact = theory.meta_gradient(np.asarray(grid, np.float64), *seen, horizon)
         off = np.where(np.isfinite(slopes), np.abs(slopes / exact - 1), np.inf)
         rows += [(name, horizon, *row) for row in zip(GRID, slopes, off, strict=True)]
-    return _columns("method horizon step_size meta_gradient relative_error", rows)
+    return columns("method horizon step_size meta_gradient relative_error", rows)
 
 
 def _as_seen(
@@ -349,7 +344,7 @@ def _stop_gradient(config: Config, task: Quadratic) -> Table:
             left = ms.hypergradient(problem, step_size, LOG_DOMAIN, key=key).grad
             true = theory.meta_gradient(step_size, task.hessian, task.start, horizon)
             rows.append((horizon, step_size, horizon * float(true), horizon * float(left)))
-    return _columns("horizon step_size true stop_gradient", rows)
+    return columns("horizon step_size true stop_gradient", rows)
 
 
 EXPERIMENT = Experiment(

@@ -26,7 +26,7 @@ from jaxtyping import Array
 
 import metastep as ms
 from metastep.compilation import compiled
-from metastep.experiments.base import Context, Experiment, Table
+from metastep.experiments.base import Context, Experiment, Table, columns
 from metastep.experiments.truncation_toy_findings import claims, figures
 from metastep.theory import truncation as theory
 from metastep.trees import cosine, inner_product, norm
@@ -116,11 +116,6 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     return {}
 
 
-def _columns(names: str, rows: list[tuple]) -> Table:
-    columns = zip(*rows, strict=True)
-    return {name: np.array(column) for name, column in zip(names.split(), columns, strict=True)}
-
-
 def _bias(config: Config, key: Array) -> Table:
     problem, outer = toy("f", config.horizon), jnp.ones(2)
     exact = ms.hypergradient(problem, outer, ms.Reverse(), key=key).grad
@@ -138,7 +133,7 @@ def _bias(config: Config, key: Array) -> Table:
         ratio = inner_product(grad, exact) / norm(exact) ** 2
         measured = (norm(grad - exact), bound(window), cosine(grad, exact), ratio)
         rows.append((window, *map(float, measured)))
-    return _columns("window error bound cosine ratio", rows)
+    return columns("window error bound cosine ratio", rows)
 
 
 def _trajectories(config: Config, context: Context, key: Array) -> None:
@@ -160,10 +155,10 @@ def _trajectories(config: Config, context: Context, key: Array) -> None:
             measured = norm(end - best), exact.value - lowest, norm(exact.grad)
             limits.append((objective, window, *map(float, (*end, *measured))))
     names = "objective window step lambda_0 lambda_1 gradient_norm"
-    context.table("trajectory", _columns(names, trajectory))
-    context.table("ratio", _columns("objective window step ratio", ratios))
+    context.table("trajectory", columns(names, trajectory))
+    context.table("ratio", columns("objective window step ratio", ratios))
     names = "objective window lambda_0 lambda_1 distance gap gradient_norm"
-    context.table("limit", _columns(names, limits))
+    context.table("limit", columns(names, limits))
 
 
 def _descend(
@@ -178,7 +173,8 @@ def _descend(
         problem,
         start,
         estimator,
-        optimizer=optax.sgd(lambda count: rate / jnp.sqrt(count + 1)),
+        # The root of an integer would be float32 whatever the precision of the rest.
+        optimizer=optax.sgd(lambda count: rate / jnp.sqrt(count + jnp.ones(()))),
         steps=config.outer_steps,
         key=key,
         record=lambda step, outer, estimate: (outer, exact_norm(outer)),
@@ -233,7 +229,7 @@ def _interference(config: Config, key: Array) -> Table:
             progress=False,
         )
         rows.append((window, float(result.outer[0]), float(expected), truth))
-    return _columns("window limit closed_form truth", rows)
+    return columns("window limit closed_form truth", rows)
 
 
 COUNTEREXAMPLE = {
@@ -252,7 +248,7 @@ def _descent_counterexample(key: Array) -> Table:
         norms = _ten_steps(step_size, ms.TruncatedReverse(window), key)
         worst = theory.worst_cosine(**COUNTEREXAMPLE, step_size=step_size, window=window)
         rows.append((step_size, window, worst, *norms))
-    return _columns("step_size window worst_cosine start_norm end_norm", rows)
+    return columns("step_size window worst_cosine start_norm end_norm", rows)
 
 
 def _ten_steps(
@@ -309,7 +305,7 @@ def _neumann(key: Array) -> Table:
         grad = ms.hypergradient(problem, outer, ms.Implicit(ms.Neumann(terms)), key=key).grad
         bound = (1 - step_size * float(eigenvalues[0])) ** terms
         rows.append((terms, float(norm(grad - exact) / norm(exact)), bound))
-    return _columns("window relative_error bound", rows)
+    return columns("window relative_error bound", rows)
 
 
 def _implicit(key: Array) -> Table:
@@ -320,7 +316,7 @@ def _implicit(key: Array) -> Table:
     for horizon in (10, 50, 100, 200, 400, 800):
         grad = ms.hypergradient(toy("f", horizon), outer, ms.Reverse(), key=key).grad
         rows.append((horizon, float(norm(grad - limit))))
-    return _columns("horizon difference", rows)
+    return columns("horizon difference", rows)
 
 
 EXPERIMENT = Experiment(
