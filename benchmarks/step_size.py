@@ -1,8 +1,10 @@
 """Accuracy, memory and speed of step-size tuning: `python benchmarks/step_size.py CASE`.
 
-`accuracy` holds `LogDomain` and plain back-propagation against 80-digit arithmetic, `memory` shows
-what a million inner steps need, `least-squares` times the experiment's grids against the loop that
-the paper's authors published: one task and one step size at a time.
+`accuracy` holds `LogDomain` and plain back-propagation against 80-digit arithmetic for one step
+size; `vectors` does so for one step size per coordinate, one per inner step, and momentum (minutes,
+all of them in the high-precision numbers); `memory` shows what a million inner steps need;
+`least-squares` times the experiment's grids against the loop that the paper's authors published:
+one task and one step size at a time.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from metastep.tasks import random_quadratic
 from metastep.tasks.step_size_grid import draw_spectral_tasks, spectral_losses
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tests.high_precision import Spectral
+from tests.high_precision import Spectral, descent
 
 STEP_SIZES = np.concatenate([[0.0, 1e-6], np.logspace(-4, 1, 72)])
 HORIZONS = (10, 20, 40, 80, 200, 1000, 5000)
@@ -75,6 +77,59 @@ def _worst_errors(dtype: type, horizon: int) -> tuple[list[float], float]:
             errors[name] += [float(x) for x in apart]
     worst = [float(np.max(errors[name])) for name in ("forward", "reverse")]
     return worst, float(np.mean(np.array(errors["plain"]) < 0.01))
+
+
+OPTIMIZERS = {
+    "per coordinate": lambda outer: optax.sgd(outer["step_size"]),
+    "per inner step": lambda outer: optax.sgd(lambda count: outer["step_size"][count]),
+    "momentum": lambda outer: optax.sgd(outer["step_size"], momentum=outer["momentum"]),
+}
+VECTOR_CASES = [
+    (name, t, size) for name in ("P0", "P5") for t in (40, 1000) for size in (0.01, 0.1, 3)
+]
+VECTOR_CASES.append(("P0", 5000, 0.1))
+
+
+def vectors(console: Console) -> None:
+    """Print the largest |error| / |gradient| for many hyperparameters, in reverse mode."""
+    table = Table("hyperparameters", "horizon", "float32", "float64")
+    for kind in OPTIMIZERS:
+        for horizon in (40, 1000, 5000):
+            worst = []
+            for dtype in (np.float32, np.float64):
+                cases = [case for case in VECTOR_CASES if case[1] == horizon]
+                with jax.enable_x64(dtype is np.float64):
+                    worst.append(max(_vector_error(kind, *case, dtype) for case in cases))
+            table.add_row(kind, str(horizon), *(f"{x:.1e}" for x in worst))
+    console.print(table)
+
+
+def _vector_error(kind: str, name: str, horizon: int, size: float, dtype: type) -> float:
+    seed, rows = PROBLEMS[name]
+    task = random_quadratic(seed, rows=rows)
+    hessian, start = (np.asarray(x, dtype) for x in (task.hessian, task.start))
+    shape = {"per coordinate": 20, "per inner step": horizon, "momentum": ()}[kind]
+    steps = np.asarray(size * np.random.default_rng(3).uniform(0.3, 1, shape), dtype)
+    outer = {"step_size": jnp.asarray(steps)}
+    if kind == "momentum":
+        outer["momentum"] = jnp.asarray(0.9, dtype)
+    problem = problem_of(hessian, start, horizon)
+    problem = ms.TrainingProblem(
+        problem.loss, problem.objective_of_params, jnp.asarray(start), OPTIMIZERS[kind], horizon
+    )
+    estimator = ms.LogDomain(ms.Reverse(checkpoint="sqrt"))
+    found = ms.hypergradient(problem, outer, estimator, key=jax.random.key(0)).grad
+    spread = steps[:, None] if kind == "per inner step" else steps
+    momentum = np.asarray(outer.get("momentum", 0.0))
+    _, by_step, by_momentum = descent(
+        hessian, start, np.broadcast_to(spread, (horizon, 20)), momentum
+    )
+    if kind == "momentum":
+        pairs = [(found["step_size"], by_step.sum()), (found["momentum"], by_momentum)]
+        return max(abs(float((float(a) - b) / b)) for a, b in pairs)
+    truth = by_step.sum(axis=0 if kind == "per coordinate" else 1).astype(float)
+    apart = np.asarray(found["step_size"], float) - truth
+    return float(np.linalg.norm(apart) / np.linalg.norm(truth))
 
 
 def memory(console: Console) -> None:
@@ -157,11 +212,13 @@ def least_squares(console: Console, repeats: int) -> None:
 def main() -> None:
     """Run one case."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("case", choices=["accuracy", "memory", "least-squares"])
+    parser.add_argument("case", choices=["accuracy", "vectors", "memory", "least-squares"])
     parser.add_argument("--repeats", type=int, default=3, help="timed rounds of every setting")
     arguments, console = parser.parse_args(), Console(width=110)
     if arguments.case == "accuracy":
         accuracy(console)
+    elif arguments.case == "vectors":
+        vectors(console)
     elif arguments.case == "memory":
         memory(console)
     else:
