@@ -119,6 +119,10 @@ EDGE: dict[str, EstimatorRow] = {
     "forward-chunks": EstimatorRow(lambda horizon: ms.Forward(chunk=2)),
     "segments-of-1": EstimatorRow(lambda horizon: ms.Reverse(checkpoint=1)),
     "segment-beyond": EstimatorRow(lambda horizon: ms.Reverse(checkpoint=1000)),
+    "binomial": EstimatorRow(lambda horizon: ms.Reverse("binomial")),
+    "one-state": EstimatorRow(lambda horizon: ms.Reverse(ms.Binomial(1))),
+    "states-beyond": EstimatorRow(lambda horizon: ms.Reverse(ms.Binomial(1000))),
+    "binomial-window": EstimatorRow(lambda horizon: ms.TruncatedReverse(horizon, ms.Binomial(3))),
     "window-in-segments": EstimatorRow(lambda horizon: ms.TruncatedReverse(horizon, checkpoint=7)),
 }
 

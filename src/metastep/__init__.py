@@ -4,12 +4,18 @@ from importlib.metadata import version as _version
 
 from metastep.compilation import compiler_options as compiler_options
 from metastep.hypergradient import AbstractEstimator as AbstractEstimator
+from metastep.hypergradient import Binomial as Binomial
 from metastep.hypergradient import Comparison as Comparison
 from metastep.hypergradient import Estimate as Estimate
+from metastep.hypergradient import EvolutionStrategies as EvolutionStrategies
 from metastep.hypergradient import Forward as Forward
 from metastep.hypergradient import Implicit as Implicit
 from metastep.hypergradient import LogDomain as LogDomain
 from metastep.hypergradient import Neumann as Neumann
+from metastep.hypergradient import (
+    PersistentEvolutionStrategies as PersistentEvolutionStrategies,
+)
+from metastep.hypergradient import RandomDirections as RandomDirections
 from metastep.hypergradient import Reverse as Reverse
 from metastep.hypergradient import ScaledEstimate as ScaledEstimate
 from metastep.hypergradient import TruncatedReverse as TruncatedReverse

@@ -132,6 +132,12 @@ def begin(loop: Loop, outer: Outer, steps: int) -> Carry:
         sampler = loop.problem
         prepare = lambda key: loop.estimator.init(sampler(key), outer, key)
         estimator_state = jax.vmap(prepare)(jax.random.split(key, loop.meta_batch))
+        if jax.tree.leaves(estimator_state):
+            raise ValueError(
+                f"{loop.estimator} carries trajectories from one outer step to the next, and a "
+                "distribution of problems draws new ones. Give minimize one problem that draws "
+                "its task in `init` and keeps it in its inner state."
+            )
 
     def entry(outer: Outer, state: Any) -> History:
         step = jnp.zeros((), jnp.int32)

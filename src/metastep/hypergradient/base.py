@@ -23,6 +23,12 @@ from metastep.results import RESULTS
 from metastep.trees import all_finite, as_hyperparameters, leaf_names, norm
 from metastep.types import Outer, RandomKey, Scalar
 
+USE_IT = (
+    "Use it in `init`, `step` or `objective`, undo the stop_gradient or rounding in its way, or "
+    "take it out of `outer`."
+)
+"""Advice for a leaf without influence on what a whole trajectory ends with."""
+
 
 class Estimate(eqx.Module):
     """A hypergradient and what makes it trustworthy.
@@ -133,6 +139,38 @@ def _influences(traced: Callable[..., list[Array]], leaves: list[Array], index: 
     return any(reached)
 
 
+def dependencies(function: Callable[[Outer], PyTree], outer: Outer) -> list[bool]:
+    """Return for every leaf of `outer` whether data flow from it to `function(outer)`.
+
+    Weaker than influence: rounding, comparisons and `stop_gradient` let data through and no
+    derivative. Each leaf in turn is given a batch axis that JAX carries along. Costs one trace.
+    """
+    leaves, treedef = jax.tree.flatten(outer)
+    flat_function = lambda *flat: jax.tree.leaves(function(jax.tree.unflatten(treedef, flat)))
+    traced = jax.extend.core.jaxpr_as_fun(jax.make_jaxpr(flat_function)(*leaves))
+    return [_depends(traced, leaves, index) for index in range(len(leaves))]
+
+
+def _depends(traced: Callable[..., list[Array]], leaves: list[Array], index: int) -> bool:
+    reached = []
+
+    @jax.custom_batching.custom_vmap
+    def probe(x: Array) -> Array:
+        return x
+
+    @probe.def_vmap
+    def _(axis_size: int, in_batched: list[bool], x: Array) -> tuple[Array, bool]:
+        del axis_size
+        reached.append(in_batched[0])
+        return x, in_batched[0]
+
+    def of_one_leaf(leaf: Array) -> list[Array]:
+        return [probe(x) for x in traced(*leaves[:index], leaf, *leaves[index + 1 :])]
+
+    jax.eval_shape(jax.vmap(of_one_leaf), leaves[index][None])
+    return any(reached)
+
+
 def require_influence(function: Callable[[Outer], PyTree], outer: Outer, advice: str) -> None:
     """Refuse hyperparameters whose derivative would be a silent zero.
 
@@ -144,15 +182,43 @@ def require_influence(function: Callable[[Outer], PyTree], outer: Outer, advice:
     Raises:
         ValueError: naming every leaf without influence.
     """
-    reached = influences(function, outer)
-    lost = [
-        "outer" + name for name, good in zip(leaf_names(outer), reached, strict=True) if not good
-    ]
-    if lost:
+    _refuse_lost(influences(function, outer), outer, "what is differentiated", advice)
+
+
+def require_dependence(function: Callable[[Outer], PyTree], outer: Outer) -> None:
+    """Refuse hyperparameters that an estimator without derivatives would answer with pure noise.
+
+    Args:
+        function: what the estimator evaluates.
+        outer: the hyperparameters.
+
+    Raises:
+        ValueError: naming every leaf that `function` does not use.
+    """
+    advice = "Use it in `init`, `step` or `objective`, or take it out of `outer`."
+    _refuse_lost(dependencies(function, outer), outer, "the objective", advice)
+
+
+def _refuse_lost(reached: list[bool], outer: Outer, what: str, advice: str) -> None:
+    names = zip(leaf_names(outer), reached, strict=True)
+    if lost := ["outer" + name for name, good in names if not good]:
         raise ValueError(
-            f"{', '.join(lost)} cannot influence what is differentiated, and its gradient would be "
-            f"zero for a reason that has nothing to do with training. {advice}"
+            f"{', '.join(lost)} cannot influence {what}, and its gradient would be zero for a "
+            f"reason that has nothing to do with training. {advice}"
         )
+
+
+def require_count(name: str, value: object, none: str | None = None) -> None:
+    """Refuse everything but the integers from 1, and None where `none` says what it means.
+
+    Raises:
+        ValueError: naming the argument, its value and what is allowed.
+    """
+    if none is not None and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        also = f"None ({none}) and " if none else ""
+        raise ValueError(f"{name} is {value!r}; allowed are {also}the integers from 1.")
 
 
 @compiled

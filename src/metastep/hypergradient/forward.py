@@ -7,7 +7,14 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Int
 
-from metastep.hypergradient.base import AbstractEstimator, Estimate, finish, require_influence
+from metastep.hypergradient.base import (
+    USE_IT,
+    AbstractEstimator,
+    Estimate,
+    finish,
+    require_count,
+    require_influence,
+)
 from metastep.problems.base import AbstractProblem, advance, split_keys, start
 from metastep.types import Outer, RandomKey, Scalar
 
@@ -38,7 +45,7 @@ class Forward(AbstractEstimator):
         self, problem: AbstractProblem, outer: Outer, state: Any, key: RandomKey
     ) -> tuple[Estimate, Any]:
         """Differentiate the whole trajectory forward. Adds nothing to `stats`."""
-        _check_chunk(self.chunk)
+        require_count("chunk", self.chunk, none="all coordinates at once")
         keys = split_keys(key)
         flat, unflatten = ravel_pytree(outer)
 
@@ -47,12 +54,7 @@ class Forward(AbstractEstimator):
             end = advance(problem, outer, begin, keys, problem.horizon)
             return problem.objective(end.inner, outer, keys.objective), end.first_nonfinite
 
-        require_influence(
-            lambda outer: ending(outer)[0],
-            outer,
-            "Use it in `init`, `step` or `objective`, undo the stop_gradient or rounding in its "
-            "way, or take it out of `outer`.",
-        )
+        require_influence(lambda outer: ending(outer)[0], outer, USE_IT)
 
         def derivative(coordinate: Int[Array, ""]) -> tuple[Scalar, Scalar, Array]:
             tangent = unflatten(jnp.zeros_like(flat).at[coordinate].set(1))
@@ -64,11 +66,3 @@ class Forward(AbstractEstimator):
             derivative, coordinates, batch_size=chunk
         )
         return finish(values[0], unflatten(derivatives), first_nonfinite[0], {}), state
-
-
-def _check_chunk(chunk: int | None) -> None:
-    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
-        raise ValueError(
-            f"chunk is {chunk!r}; allowed are None (all coordinates at once) and the integers "
-            "from 1."
-        )

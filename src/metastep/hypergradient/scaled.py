@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
 from metastep.compilation import compiled
-from metastep.hypergradient.base import require_influence
+from metastep.hypergradient.base import USE_IT, require_count, require_influence
 from metastep.problems.base import AbstractProblem, Keys, advance, split_keys, start
 from metastep.results import RESULTS
 from metastep.trees import as_hyperparameters, differentiable, norm
@@ -91,8 +91,7 @@ def scaled_hypergradient(
     Raises:
         ValueError: as `hypergradient`; for a chunk below 1.
     """
-    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
-        raise ValueError(f"chunk is {chunk!r}; allowed are None and the integers from 1.")
+    require_count("chunk", chunk, none="all coordinates at once")
     return _estimate(problem, as_hyperparameters(outer), key, chunk)
 
 
@@ -107,8 +106,7 @@ def _estimate(
         end = advance(problem, outer, start(problem, outer, keys), keys, problem.horizon)
         return problem.objective(end.inner, outer, keys.objective)
 
-    advice = "Use it in `init`, `step` or `objective`, or take it out of `outer`."
-    require_influence(ending, outer, advice)
+    require_influence(ending, outer, USE_IT)
     begin = start(problem, outer, keys)
     end = advance(problem, outer, begin, keys, problem.horizon)
     value = problem.objective(end.inner, outer, keys.objective)

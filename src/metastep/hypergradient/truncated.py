@@ -59,21 +59,23 @@ class TruncatedReverse(AbstractEstimator):
         cut = advance(problem, outer, begin, keys, problem.horizon - self.window)
         cut_variables, cut_constants = differentiable(cut.inner)
 
-        def ending(outer: Outer, variables: Inner) -> tuple[Scalar, Array]:
+        def ending(outer: Outer, variables: Inner, checkpoint: Checkpoint) -> tuple[Scalar, Array]:
             inner = eqx.combine(variables, cut_constants)
             point = Trajectory(inner, cut.steps, cut.first_nonfinite, cut.watched)
-            end = advance_for_reverse(problem, outer, point, keys, self.window, self.checkpoint)
+            end = advance_for_reverse(problem, outer, point, keys, self.window, checkpoint)
             return problem.objective(end.inner, outer, keys.objective), end.first_nonfinite
 
         require_influence(
-            lambda outer: ending(outer, cut_variables)[0],
+            lambda outer: ending(outer, cut_variables, None)[0],
             outer,
             "With TruncatedReverse the initial state is a constant: a leaf that acts through "
             "`init` alone needs Reverse. Otherwise use it in `step` or `objective`, or take it out "
             "of `outer`.",
         )
         differentiate = jax.value_and_grad(ending, argnums=(0, 1), has_aux=True)
-        (value, first_nonfinite), (grad, adjoint) = differentiate(outer, cut_variables)
+        (value, first_nonfinite), (grad, adjoint) = differentiate(
+            outer, cut_variables, self.checkpoint
+        )
         return finish(value, grad, first_nonfinite, {"adjoint_at_cut": norm(adjoint)}), state
 
 

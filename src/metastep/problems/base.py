@@ -151,6 +151,17 @@ def _check_step(problem: AbstractProblem, inner: Inner, outer: Outer, keys: Keys
         )
 
 
+def take_step(
+    problem: AbstractProblem, outer: Outer, point: Trajectory, keys: Keys
+) -> Trajectory:
+    """Take one further inner step."""
+    inner = problem.step(point.inner, outer, point.steps, keys.step(point.steps))
+    taken = point.steps + 1
+    bad = (point.first_nonfinite < 0) & _is_bad(inner, point.watched)
+    first = jnp.where(bad, taken, point.first_nonfinite)
+    return Trajectory(inner, taken, first, point.watched)
+
+
 def advance(
     problem: AbstractProblem, outer: Outer, trajectory: Trajectory, keys: Keys, steps: int
 ) -> Trajectory:
@@ -162,12 +173,8 @@ def advance(
     arrays, static = eqx.partition(trajectory, eqx.is_array)
 
     def body(carry: Trajectory, _: None) -> tuple[Trajectory, None]:
-        point = eqx.combine(carry, static)
-        inner = problem.step(point.inner, outer, point.steps, keys.step(point.steps))
-        taken = point.steps + 1
-        bad = (point.first_nonfinite < 0) & _is_bad(inner, point.watched)
-        first = jnp.where(bad, taken, point.first_nonfinite)
-        return eqx.filter(Trajectory(inner, taken, first, point.watched), eqx.is_array), None
+        point = take_step(problem, outer, eqx.combine(carry, static), keys)
+        return eqx.filter(point, eqx.is_array), None
 
     arrays, _ = jax.lax.scan(body, arrays, None, length=steps)
     return eqx.combine(arrays, static)
