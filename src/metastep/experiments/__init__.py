@@ -4,6 +4,8 @@ from metastep.experiments import (
     hypercleaning,
     least_squares,
     least_squares_sgd,
+    maml_linear,
+    maml_wishart,
     step_size_quadratic,
     truncation_toy,
 )
@@ -13,6 +15,8 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     step_size_quadratic.EXPERIMENT,
     least_squares.EXPERIMENT,
     least_squares_sgd.EXPERIMENT,
+    maml_linear.EXPERIMENT,
+    maml_wishart.EXPERIMENT,
     truncation_toy.EXPERIMENT,
     hypercleaning.EXPERIMENT,
 )

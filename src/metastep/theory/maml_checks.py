@@ -1,0 +1,109 @@
+"""Arguments of the theory of MAML: what is allowed, and what is said otherwise."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+def check_counts(**counts: int) -> None:
+    """Refuse numbers of examples, tasks or dimensions that are no integers from 1.
+
+    Args:
+        **counts: name of the argument to its value.
+
+    Raises:
+        ValueError: naming the first that is wrong.
+    """
+    for name, count in counts.items():
+        if isinstance(count, bool) or int(count) != count or count < 1:
+            raise ValueError(f"{name} is {count!r}; allowed are the integers from 1.")
+
+
+def checked_covariance(
+    name: str, matrix: ArrayLike, shape: tuple[int, ...] | None = None
+) -> FloatArray:
+    """Return a symmetric positive semi-definite matrix, or refuse what is none.
+
+    Args:
+        name: of the argument.
+        matrix: its value.
+        shape: the only one that is allowed; any square one for None.
+
+    Returns:
+        The matrix in float64.
+
+    Raises:
+        ValueError: naming the argument and what is wrong with it.
+    """
+    value = np.asarray(matrix, np.float64)
+    if value.ndim != 2 or value.shape[0] != value.shape[1] or value.shape != (shape or value.shape):
+        allowed = f"allowed is {shape}" if shape else "allowed are square matrices"
+        raise ValueError(f"{name} has shape {value.shape}; {allowed}.")
+    allowed = "allowed are symmetric positive semi-definite matrices."
+    if not np.all(np.isfinite(value)):
+        raise ValueError(f"{name} has entries that are not finite; {allowed}")
+    rounding = 1e-12 * len(value) * np.abs(value).max(initial=0.0)
+    if np.abs(value - value.T).max(initial=0.0) > rounding:
+        raise ValueError(f"{name} is not symmetric; {allowed}")
+    lowest = np.linalg.eigvalsh(value).min(initial=0.0)
+    if lowest < -rounding:
+        raise ValueError(f"{name} has the eigenvalue {lowest:g}; {allowed}")
+    return value
+
+
+def equations_of(dim: int, validation_samples: int, tasks: int) -> int:
+    """Return N = validation_samples * tasks, the equations that the outer problem has.
+
+    Args:
+        dim: p.
+        validation_samples: n_v.
+        tasks: m.
+
+    Returns:
+        N.
+
+    Raises:
+        ValueError: for a count below 1, or N = p, where the outer problem is singular.
+    """
+    check_counts(dim=dim, validation_samples=validation_samples, tasks=tasks)
+    equations = validation_samples * tasks
+    if dim == equations:
+        raise ValueError(
+            f"dim is {dim}, as many as validation_samples * tasks; allowed are other numbers: "
+            "there the outer problem is singular and its expected loss infinite."
+        )
+    return equations
+
+
+def check_scales(**scales: float) -> None:
+    """Refuse standard deviations and distances that are negative or not finite.
+
+    Args:
+        **scales: name of the argument to its value.
+
+    Raises:
+        ValueError: naming the first that is wrong.
+    """
+    for name, scale in scales.items():
+        if not (np.isfinite(scale) and scale >= 0):
+            raise ValueError(f"{name} is {scale!r}; allowed are finite numbers from 0.")
+
+
+def checked_rates(name: str, rate: ArrayLike) -> FloatArray:
+    """Return learning rates of any sign and shape, or refuse what is not finite.
+
+    Args:
+        name: of the argument.
+        rate: its value.
+
+    Returns:
+        The rates in float64.
+
+    Raises:
+        ValueError: naming the argument and its value.
+    """
+    values = np.asarray(rate, np.float64)
+    if not np.all(np.isfinite(values)):
+        raise ValueError(f"{name} is {rate!r}; allowed are finite numbers of any sign.")
+    return values
