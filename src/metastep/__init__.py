@@ -31,8 +31,12 @@ from metastep.outer import Report as Report
 from metastep.outer import Run as Run
 from metastep.outer import minimize as minimize
 from metastep.problems import AbstractProblem as AbstractProblem
+from metastep.problems import Averaged as Averaged
 from metastep.problems import Bounded as Bounded
+from metastep.problems import MAMLProblem as MAMLProblem
+from metastep.problems import MetaSGD as MetaSGD
 from metastep.problems import QuadraticProblem as QuadraticProblem
+from metastep.problems import Reptile as Reptile
 from metastep.problems import ResidualProblem as ResidualProblem
 from metastep.problems import TrainingProblem as TrainingProblem
 from metastep.problems import TrainingState as TrainingState

@@ -151,9 +151,7 @@ def _check_step(problem: AbstractProblem, inner: Inner, outer: Outer, keys: Keys
         )
 
 
-def take_step(
-    problem: AbstractProblem, outer: Outer, point: Trajectory, keys: Keys
-) -> Trajectory:
+def take_step(problem: AbstractProblem, outer: Outer, point: Trajectory, keys: Keys) -> Trajectory:
     """Take one further inner step."""
     inner = problem.step(point.inner, outer, point.steps, keys.step(point.steps))
     taken = point.steps + 1

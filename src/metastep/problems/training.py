@@ -121,7 +121,7 @@ class TrainingProblem(AbstractProblem):
         trained, fixed = differentiable(inner.params)
 
         def loss(trained: PyTree) -> Scalar:
-            return _as_scalar("loss", self.loss(eqx.combine(trained, fixed), outer, batch))
+            return as_scalar("loss", self.loss(eqx.combine(trained, fixed), outer, batch))
 
         value, gradients = jax.value_and_grad(loss)(trained)
         # Some transformations (Polyak steps, line searches) ask for the loss itself.
@@ -135,7 +135,7 @@ class TrainingProblem(AbstractProblem):
     def objective(self, inner: Inner, outer: Outer, key: RandomKey) -> Scalar:
         """Return the outer loss of the trained parameters."""
         del key
-        return _as_scalar("objective", self.objective_of_params(inner.params, outer))
+        return as_scalar("objective", self.objective_of_params(inner.params, outer))
 
 
 def _is_function(init_params: Any) -> bool:
@@ -144,7 +144,7 @@ def _is_function(init_params: Any) -> bool:
     return callable(init_params) and not is_model
 
 
-def _as_scalar(name: str, value: Any) -> Scalar:
+def as_scalar(name: str, value: Any) -> Scalar:
     """Give a function that returns a vector our message instead of one from inside JAX."""
     value = jnp.asarray(value)
     if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):

@@ -1,0 +1,65 @@
+"""A fixed set of problems with the same hyperparameters, as one problem."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from metastep.problems.base import AbstractProblem
+from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
+
+
+class Averaged(AbstractProblem):
+    """Run a stack of problems side by side; the objective is the mean of theirs.
+
+    For a fixed set of tasks that are all used at every outer step. Tasks that are drawn anew, or
+    too many to be held at once, are a function `key -> problem` for `minimize`.
+
+    Example:
+        >>> import equinox as eqx, jax, jax.numpy as jnp, metastep as ms
+        >>> loss = lambda w, outer, batch: (w - batch) ** 2
+        >>> task = lambda target: ms.MAMLProblem(loss, target, target, horizon=1, rate=0.25)
+        >>> problem = ms.Averaged(eqx.filter_vmap(task)(jnp.array([1.0, 3.0])))
+        >>> key = jax.random.key(0)
+        >>> float(ms.hypergradient(problem, jnp.array(0.0), ms.Reverse(), key=key).value)
+        1.25
+
+    Attributes:
+        problems: one problem whose arrays have a leading axis, as `equinox.filter_vmap` of a
+            function that makes one returns it.
+
+    Raises:
+        ValueError: on construction, if there is no such axis or its length is not the same
+            everywhere.
+    """
+
+    problems: AbstractProblem
+    horizon: int = eqx.field(static=True)
+
+    def __init__(self, problems: AbstractProblem):
+        shapes = [leaf.shape for leaf in jax.tree.leaves(eqx.filter(problems, eqx.is_array))]
+        if len({shape[:1] for shape in shapes}) != 1 or () in shapes:
+            raise ValueError(
+                f"problems has arrays of shapes {shapes}; allowed are arrays with one and the same "
+                "leading axis. Make them with equinox.filter_vmap."
+            )
+        self.problems = problems
+        self.horizon = problems.horizon
+
+    def _keys(self, key: RandomKey) -> RandomKey:
+        arrays = jax.tree.leaves(eqx.filter(self.problems, eqx.is_array))
+        return jax.random.split(key, arrays[0].shape[0])
+
+    def init(self, outer: Outer, key: RandomKey) -> Inner:
+        """Return the stacked initial states."""
+        init = lambda problem, key: problem.init(outer, key)
+        return eqx.filter_vmap(init)(self.problems, self._keys(key))
+
+    def step(self, inner: Inner, outer: Outer, t: StepIndex, key: RandomKey) -> Inner:
+        """Take one step of every problem."""
+        step = lambda problem, inner, key: problem.step(inner, outer, t, key)
+        return eqx.filter_vmap(step)(self.problems, inner, self._keys(key))
+
+    def objective(self, inner: Inner, outer: Outer, key: RandomKey) -> Scalar:
+        """Return the mean of the problems' objectives."""
+        objective = lambda problem, inner, key: problem.objective(inner, outer, key)
+        return jnp.mean(eqx.filter_vmap(objective)(self.problems, inner, self._keys(key)))

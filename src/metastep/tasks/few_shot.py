@@ -1,0 +1,79 @@
+"""Distributions of few-shot tasks: a handful of examples for adaptation, others to judge it."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from metastep.tasks.least_squares import Examples
+from metastep.types import RandomKey, Scalar
+
+AMPLITUDES = (0.1, 5.0)
+PHASES = (0.0, jnp.pi)
+INPUTS = (-5.0, 5.0)
+
+
+class Sinusoid(eqx.Module):
+    """The regression of a sine wave y = amplitude * sin(x - phase), with a few of its points.
+
+    Attributes:
+        amplitude: scalar.
+        phase: scalar, in radians.
+        training: the points for adaptation, inputs of shape (samples, 1).
+        validation: the points that judge it.
+    """
+
+    amplitude: Scalar
+    phase: Scalar
+    training: Examples
+    validation: Examples
+
+    def __call__(self, inputs: Float[Array, " points"]) -> Float[Array, " points"]:
+        """Return the true curve."""
+        return self.amplitude * jnp.sin(inputs - self.phase)
+
+
+def random_sinusoid(key: RandomKey, *, samples: int, validation_samples: int) -> Sinusoid:
+    """Draw a sine wave: amplitude in [0.1, 5], phase in [0, pi], inputs in [-5, 5], all uniform.
+
+    Example:
+        >>> import jax
+        >>> from metastep.tasks.few_shot import random_sinusoid
+        >>> task = random_sinusoid(jax.random.key(0), samples=10, validation_samples=20)
+        >>> task.training.inputs.shape, task.validation.targets.shape
+        ((10, 1), (20,))
+
+    Args:
+        key: a random key.
+        samples: points for adaptation, from 1.
+        validation_samples: points that judge it, from 1.
+
+    Returns:
+        The task, without noise, in the default precision.
+
+    Raises:
+        ValueError: for a number of points below 1.
+
+    Reference:
+        Finn, Abbeel and Levine (2017), Model-agnostic meta-learning, section 5.1.
+    """
+    for name, count in (("samples", samples), ("validation_samples", validation_samples)):
+        if count < 1:
+            raise ValueError(f"{name} is {count!r}; allowed are the integers from 1.")
+    amplitude_key, phase_key, inputs_key = jax.random.split(key, 3)
+    uniform = lambda key, bounds, shape=(): jax.random.uniform(
+        key, shape, minval=bounds[0], maxval=bounds[1]
+    )
+    amplitude, phase = uniform(amplitude_key, AMPLITUDES), uniform(phase_key, PHASES)
+    inputs = uniform(inputs_key, INPUTS, (samples + validation_samples, 1))
+    targets = amplitude * jnp.sin(inputs[:, 0] - phase)
+    examples = lambda rows: Examples(inputs[rows], targets[rows])
+    training, validation = slice(samples), slice(samples, None)
+    return Sinusoid(amplitude, phase, examples(training), examples(validation))
+
+
+def squared_error(predict: Callable[[Array], Array], examples: Examples) -> Scalar:
+    """Return the mean of (predict(x) - y)^2 over examples; `predict` maps (dim,) to a scalar."""
+    return jnp.mean((jax.vmap(predict)(examples.inputs) - examples.targets) ** 2)
