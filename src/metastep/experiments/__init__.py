@@ -5,7 +5,9 @@ from metastep.experiments import (
     least_squares,
     least_squares_sgd,
     maml_linear,
+    maml_nonlinear,
     maml_wishart,
+    sparse_coding,
     step_size_quadratic,
     truncation_toy,
 )
@@ -17,6 +19,8 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     least_squares_sgd.EXPERIMENT,
     maml_linear.EXPERIMENT,
     maml_wishart.EXPERIMENT,
+    maml_nonlinear.EXPERIMENT,
     truncation_toy.EXPERIMENT,
     hypercleaning.EXPERIMENT,
+    sparse_coding.EXPERIMENT,
 )

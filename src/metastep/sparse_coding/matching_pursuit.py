@@ -1,0 +1,255 @@
+"""Orthogonal matching pursuit of many signals at once, for NumPy and for JAX arrays.
+
+One algorithm in two forms. In each of `n_nonzero` rounds it takes the atom that correlates most
+with the residual and fits all chosen atoms by least squares.
+
+- The *residual form* keeps the residuals and an orthonormal basis of the chosen atoms (QR): every
+  round is one product of the residuals with the dictionary.
+- The *Gram form* computes the products of all atoms with each other once, updates the correlations
+  from them, and solves by Cholesky factors: cheaper rounds after a larger start.
+
+Both work on whole arrays, in the namespace of the arrays that they are given. On a CPU the NumPy
+form is the faster one and needs no compilation; JAX arrays are compiled for each new shape.
+"""
+
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import sparse
+
+from metastep.compilation import compiled
+
+Real = TypeVar("Real", np.ndarray, jax.Array)
+
+BLOCK = 256
+"""Signals that NumPy works on at a time, so that their correlations stay in the cache."""
+
+INDEPENDENT = 32
+"""An atom counts as independent of the chosen ones above this many units of rounding."""
+
+
+def orthogonal_matching_pursuit(signals: Real, dictionary: Real, n_nonzero: int) -> Real:
+    """Represent every signal by few atoms of a dictionary, chosen greedily.
+
+    Greedy, hence not the best support in general; on its support the coefficients solve the least
+    squares problem, up to rounding (in the Gram form times the squared condition number of the
+    chosen atoms). An atom that depends linearly on those chosen before it, such as a duplicate, has
+    the coefficient 0. Cost: `n_nonzero` products of the signals with the dictionary in the residual
+    form; one, and the dictionary's Gram matrix, in the Gram form.
+
+    Example:
+        >>> import numpy as np
+        >>> dictionary = np.array([[1.0, 0.0, 0.6], [0.0, 1.0, 0.8]])
+        >>> signals = np.array([[3.0, 0.5], [0.6, 0.8]])
+        >>> orthogonal_matching_pursuit(signals, dictionary, 1).round(2)
+        array([[3., 0., 0.],
+               [0., 0., 1.]])
+
+    Args:
+        signals: (n, d), float32 or float64; NumPy or JAX.
+        dictionary: (d, p), its columns the atoms. They are compared as they are: usually they have
+            unit norm.
+        n_nonzero: the largest number of atoms for each signal, from 1 to p. More than d are never
+            needed.
+
+    Returns:
+        Codes (n, p) of the same dtype and kind of array as the inputs (JAX if one of them is), such
+        that `codes @ dictionary.T` approximates the signals.
+
+    Raises:
+        ValueError: if the shapes do not fit, or `n_nonzero` is not possible.
+
+    Reference:
+        Pati, Rezaiifar and Krishnaprasad (1993); Rubinstein, Zibulevsky and Elad (2008).
+    """
+    if signals.ndim != 2 or dictionary.ndim != 2 or signals.shape[1] != dictionary.shape[0]:
+        raise ValueError(
+            f"signals and dictionary have the shapes {signals.shape} and {dictionary.shape}; "
+            "allowed are (n, d) and (d, p)"
+        )
+    if not 1 <= n_nonzero <= dictionary.shape[1]:
+        raise ValueError(
+            f"n_nonzero is {n_nonzero}; allowed are integers from 1 to the number of atoms, "
+            f"{dictionary.shape[1]}"
+        )
+    rounds = min(n_nonzero, signals.shape[1])
+    if isinstance(signals, np.ndarray) and isinstance(dictionary, np.ndarray):
+        chosen, weights = pursue(signals, dictionary, rounds)
+        rows = np.arange(len(signals))
+        codes = np.zeros((rows.size, dictionary.shape[1]), weights.dtype)
+        for index, weight in zip(chosen, weights, strict=True):
+            codes[rows, index] += weight
+        return codes
+    return _pursue_compiled(jnp.asarray(signals), jnp.asarray(dictionary), rounds)
+
+
+def _uses_gram(n: int, d: int, p: int, rounds: int) -> bool:
+    """Choose the form: Gram where its start is cheap and used often enough (measured)."""
+    return p <= 4 * d and p <= rounds * n
+
+
+def pursue(
+    signals: np.ndarray, dictionary: np.ndarray, n_nonzero: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Do what `orthogonal_matching_pursuit` does with NumPy arrays, and return its choices.
+
+    Args:
+        signals: (n, d).
+        dictionary: (d, p).
+        n_nonzero: the number of rounds, from 1 to the smaller of d and p.
+
+    Returns:
+        The chosen atoms and their coefficients, both (n_nonzero, n). A signal may choose an atom
+        again, with the coefficient 0.
+    """
+    dtype = np.result_type(signals, dictionary, np.float32)
+    signals, dictionary = signals.astype(dtype, copy=False), dictionary.astype(dtype, copy=False)
+    n, (d, p) = len(signals), dictionary.shape
+    gram = dictionary.T @ dictionary if _uses_gram(n, d, p, n_nonzero) else None
+    atoms = np.ascontiguousarray(dictionary.T)
+    # Fresh memory in every round would cost as much as the search in it.
+    buffer = np.empty((min(n, BLOCK), p), dtype)
+    chosen, weights = np.empty((n_nonzero, n), int), np.empty((n_nonzero, n), dtype)
+    for start in range(0, n, BLOCK):
+        block = slice(start, start + BLOCK)
+        work = buffer[: n - start]
+        found = _pursue(np, signals[block], dictionary, atoms, gram, n_nonzero, work)
+        for place, (index, weight) in enumerate(zip(*found, strict=True)):
+            chosen[place, block], weights[place, block] = index, weight
+    return chosen, weights
+
+
+@compiled
+def _pursue_compiled(signals: jax.Array, dictionary: jax.Array, rounds: int) -> jax.Array:
+    dtype = jnp.result_type(signals, dictionary, jnp.float32)
+    signals, dictionary = signals.astype(dtype), dictionary.astype(dtype)
+    n, (d, p) = len(signals), dictionary.shape
+    gram = dictionary.T @ dictionary if _uses_gram(n, d, p, rounds) else None
+    chosen, weights = _pursue(jnp, signals, dictionary, dictionary.T, gram, rounds)
+    places = jnp.arange(n)[:, None], jnp.stack(chosen, 1)
+    return jnp.zeros((n, p), dtype).at[places].add(jnp.stack(weights, 1))
+
+
+def _pursue(
+    xp: Any,
+    signals: Any,
+    dictionary: Any,
+    atoms: Any,
+    gram: Any,
+    rounds: int,
+    buffer: np.ndarray | None = None,
+) -> tuple[list, list]:
+    """Return the chosen atoms and their coefficients: one array over signals for each round."""
+    if gram is None:
+        return _residual_form(xp, signals, dictionary, atoms, rounds, buffer)
+    return _gram_form(xp, signals @ dictionary, gram, rounds, buffer)
+
+
+def _residual_form(
+    xp: Any, signals: Any, dictionary: Any, atoms: Any, rounds: int, buffer: np.ndarray | None
+) -> tuple[list, list]:
+    """Orthogonalize the atoms by modified Gram-Schmidt; the basis stays unnormalized."""
+    residual = xp.array(signals, copy=True)
+    chosen, basis, inverses, triangle, target = [], [], [], [], []
+    for _ in range(rounds):
+        products = residual @ dictionary if buffer is None else residual.dot(dictionary, buffer)
+        chosen.append(_largest(xp, products, buffer))
+        direction = atoms[chosen[-1]]
+        whole, column = xp.vecdot(direction, direction), []
+        for earlier, inverse in zip(basis, inverses, strict=True):
+            column.append(xp.vecdot(earlier, direction) * inverse)
+            direction -= column[-1][:, None] * earlier
+        inverse = _inverse(xp, xp.vecdot(direction, direction), whole)
+        amount = xp.vecdot(direction, residual) * inverse
+        residual -= amount[:, None] * direction
+        basis.append(direction)
+        inverses.append(inverse)
+        triangle.append(column)
+        target.append(amount)
+    return chosen, _back_substitute(triangle, target)
+
+
+def _gram_form(
+    xp: Any, correlations: Any, gram: Any, rounds: int, buffer: np.ndarray | None
+) -> tuple[list, list]:
+    """Factorize the chosen atoms' Gram matrix as L D L'."""
+    rows = xp.arange(len(correlations))
+    chosen, inverses, triangle, target, weights = [], [], [], [], []
+    remaining = correlations
+    for _ in range(rounds):
+        if weights:
+            remaining = _combine(xp, chosen, weights, gram)
+            remaining -= correlations
+        latest = _largest(xp, remaining, buffer)
+        square = whole = gram[latest, latest]
+        projection, column, products = correlations[rows, latest], [], []
+        for place, earlier in enumerate(chosen):
+            product = gram[earlier, latest]
+            for above, other in zip(triangle[place], products, strict=True):
+                product = product - above * other
+            products.append(product)
+            column.append(product * inverses[place])
+            square = square - product * column[-1]
+            projection = projection - product * target[place]
+        inverses.append(_inverse(xp, square, whole))
+        target.append(projection * inverses[-1])
+        triangle.append(column)
+        chosen.append(latest)
+        weights = _back_substitute(triangle, target)
+    return chosen, weights
+
+
+def _largest(xp: Any, correlations: Any, buffer: np.ndarray | None) -> Any:
+    """Return the first index of the largest magnitude in every row."""
+    if xp is np:
+        return np.abs(correlations, out=buffer).argmax(axis=1)
+    # jnp.argmax runs one number at a time on a CPU.
+    size = xp.abs(correlations)
+    places, top = xp.arange(size.shape[1]), size.max(axis=1, keepdims=True)
+    return xp.min(xp.where(size >= top, places, size.shape[1] - 1), axis=1)
+
+
+def _inverse(xp: Any, square: Any, whole: Any) -> Any:
+    """Return 1 / `square`, or 0 where the rounding of `whole` hides it."""
+    independent = square > INDEPENDENT * xp.finfo(square.dtype).eps * whole
+    return independent / xp.where(independent, square, 1)
+
+
+def _back_substitute(triangle: list[list], target: list) -> list:
+    """Solve the unit triangular systems of all signals; `triangle[j]` is column j above the 1."""
+    solved = list(target)
+    for place in reversed(range(len(solved))):
+        for above, entry in enumerate(triangle[place]):
+            solved[above] = solved[above] - entry * solved[place]
+    return solved
+
+
+def _combine(xp: Any, chosen: list, weights: list, rows: Any) -> Any:
+    """Return the sum over j of `weights[j] * rows[chosen[j]]` for every signal."""
+    if xp is np:
+        return weighted_rows(np.stack(chosen), np.stack(weights), rows)
+    parts = [weight[:, None] * rows[index] for index, weight in zip(chosen, weights, strict=True)]
+    return sum(parts[1:], parts[0])
+
+
+def weighted_rows(chosen: np.ndarray, weights: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Add rows of a matrix with weights, in one pass without temporary arrays.
+
+    Args:
+        chosen: (k, n), the rows of each sum.
+        weights: (k, n).
+        rows: (p, m).
+
+    Returns:
+        (n, m).
+    """
+    return choices_as_matrix(chosen, weights, len(rows)) @ rows
+
+
+def choices_as_matrix(chosen: np.ndarray, weights: np.ndarray, atoms: int) -> sparse.csr_array:
+    """Return what `pursue` found as a sparse matrix of codes (n, atoms)."""
+    k, n = chosen.shape
+    entries = weights.T.ravel(), chosen.T.ravel(), k * np.arange(n + 1)
+    return sparse.csr_array(entries, shape=(n, atoms))

@@ -1,0 +1,171 @@
+"""How near a learned dictionary is to the truth, and how well-conditioned a dictionary is."""
+
+from collections.abc import Iterable
+from itertools import combinations
+from math import comb
+
+import numpy as np
+
+from metastep.sparse_coding.synthetic import unit_columns
+
+MOST_SUPPORTS = 200_000
+
+
+def recovery_error(truth: np.ndarray, learned: np.ndarray) -> float:
+    """Average squared distance of each true atom to the nearest learned one, up to sign.
+
+    Example:
+        >>> import numpy as np
+        >>> recovery_error(np.eye(2), np.array([[-1.0, 0.0, 0.6], [0.0, 0.5, 0.8]]))
+        0.125
+
+    Args:
+        truth: A, (d, p).
+        learned: B, (d, p').
+
+    Returns:
+        The mean over i of min over j and sign c of |A_i - c B_j|^2. Exact; cost d p p'.
+
+    Raises:
+        ValueError: if the dictionaries have no atoms or atoms of different lengths.
+
+    Reference:
+        Thesis of Wu, (2.2); Sulam, You and Zhu (2020).
+    """
+    products = np.abs(_products(truth, learned))
+    squares = np.sum(truth**2, axis=0)[:, None] + np.sum(learned**2, axis=0) - 2 * products
+    return float(np.maximum(squares, 0).min(axis=1).mean())
+
+
+def cosine_recovery_error(truth: np.ndarray, learned: np.ndarray) -> float:
+    """Average over the true atoms of 1 - |cosine| with the most similar learned one.
+
+    Half of `recovery_error` for atoms of unit norm; what the thesis plots.
+
+    Args:
+        truth: A, (d, p).
+        learned: B, (d, p'); the norms of both do not matter. An atom of 0 resembles none.
+
+    Returns:
+        From 0 (every true atom recovered) to 1.
+
+    Raises:
+        ValueError: if the dictionaries have no atoms or atoms of different lengths.
+    """
+    cosines = np.abs(_products(unit_columns(truth), unit_columns(learned)))
+    return float(np.maximum(1 - cosines.max(axis=1), 0).mean())
+
+
+def _products(truth: np.ndarray, learned: np.ndarray) -> np.ndarray:
+    if truth.ndim != 2 or learned.ndim != 2 or truth.shape[0] != learned.shape[0]:
+        raise ValueError(
+            f"truth and learned have the shapes {truth.shape} and {learned.shape}; allowed are "
+            "(d, p) and (d, p')"
+        )
+    if 0 in truth.shape or 0 in learned.shape:
+        raise ValueError("truth and learned need at least one atom and one coordinate")
+    return truth.T @ learned
+
+
+def coherence(dictionary: np.ndarray) -> float:
+    """Largest |cosine| between two different atoms: the smallest mu of (2.6).
+
+    Args:
+        dictionary: (d, p) with p from 2; atoms are compared as if they had unit norm.
+
+    Returns:
+        From 0 (orthogonal atoms) to 1 (two parallel ones).
+
+    Raises:
+        ValueError: if there are fewer than two atoms.
+
+    Reference:
+        Thesis of Wu, Definition 2.2.2.
+    """
+    if dictionary.ndim != 2 or dictionary.shape[1] < 2:
+        raise ValueError(f"dictionary has the shape {dictionary.shape}; allowed: (d, p), p from 2")
+    atoms = unit_columns(dictionary)
+    cosines = np.abs(_products(atoms, atoms))
+    np.fill_diagonal(cosines, 0)
+    return float(cosines.max())
+
+
+def restricted_isometry_constant(dictionary: np.ndarray, n_nonzero: int) -> float:
+    """Smallest delta such that all `n_nonzero`-sparse x have |Ax|^2 = (1 +- delta) |x|^2.
+
+    Exact, by looking at every support, hence only for small dictionaries (the problem is NP-hard);
+    `restricted_isometry_bounds` is for the others.
+
+    Example:
+        >>> import numpy as np
+        >>> round(restricted_isometry_constant(np.array([[1.0, 0.0, 0.6], [0.0, 1.0, 0.8]]), 2), 3)
+        0.8
+
+    Args:
+        dictionary: (d, p).
+        n_nonzero: sparsity s, from 1 to p.
+
+    Returns:
+        delta_s; below 1 exactly when every s atoms are linearly independent.
+
+    Raises:
+        ValueError: if `n_nonzero` is not possible or there are more than 200000 supports.
+
+    Reference:
+        Candes and Tao (2005); thesis of Wu, (2.5).
+    """
+    atoms = _atoms_for(dictionary, n_nonzero)
+    supports = comb(atoms, n_nonzero)
+    if supports > MOST_SUPPORTS:
+        raise ValueError(
+            f"n_nonzero is {n_nonzero}; with {atoms} atoms there are {supports} supports, allowed "
+            f"are {MOST_SUPPORTS}. Use restricted_isometry_bounds"
+        )
+    return _largest_deviation(dictionary, combinations(range(atoms), n_nonzero))
+
+
+def restricted_isometry_bounds(
+    dictionary: np.ndarray, n_nonzero: int, *, supports: int = 1000, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Bracket the restricted isometry constant of a dictionary of any size.
+
+    Args:
+        dictionary: (d, p).
+        n_nonzero: sparsity s, from 1 to p.
+        supports: how many random supports the lower bound looks at.
+        rng: source of the supports.
+
+    Returns:
+        A lower bound, the largest deviation on the supports drawn, and an upper bound by
+        Gershgorin's circles: the largest deviation of a squared norm from 1, plus the sum of the
+        s - 1 largest |inner products| of one atom with others.
+
+    Raises:
+        ValueError: if a number is not possible.
+
+    Reference:
+        Thesis of Wu, section 2.2.3.
+    """
+    atoms = _atoms_for(dictionary, n_nonzero)
+    if supports < 1:
+        raise ValueError(f"supports is {supports}; allowed are integers from 1")
+    drawn = (rng.choice(atoms, n_nonzero, replace=False) for _ in range(supports))
+    products = np.abs(dictionary.T @ dictionary)
+    norms = np.abs(np.diagonal(products) - 1)
+    np.fill_diagonal(products, 0)
+    circles = np.sort(products, axis=1)[:, atoms - n_nonzero + 1 :].sum(axis=1)
+    return _largest_deviation(dictionary, drawn), float(norms.max() + circles.max())
+
+
+def _atoms_for(dictionary: np.ndarray, n_nonzero: int) -> int:
+    atoms = dictionary.shape[1]
+    if not 1 <= n_nonzero <= atoms:
+        raise ValueError(f"n_nonzero is {n_nonzero}; allowed are integers from 1 to {atoms}")
+    return atoms
+
+
+def _largest_deviation(dictionary: np.ndarray, supports: Iterable) -> float:
+    gram = dictionary.T @ dictionary
+    index = np.array(list(supports))
+    eigenvalues = np.linalg.eigvalsh(gram[index[:, :, None], index[:, None, :]])
+    return float(np.abs(eigenvalues - 1).max())

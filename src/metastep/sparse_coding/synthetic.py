@@ -1,0 +1,123 @@
+"""Noisy sparse combinations of the atoms of a random dictionary, and where learning starts."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class SparseSignals:
+    """Signals whose sparse codes are known.
+
+    Attributes:
+        signals: (n, d).
+        codes: (n, p).
+    """
+
+    signals: np.ndarray
+    codes: np.ndarray
+
+
+def random_dictionary(rng: np.random.Generator, dim: int, atoms: int) -> np.ndarray:
+    """Draw a Gaussian dictionary with columns of unit norm.
+
+    Args:
+        rng: source of randomness.
+        dim: d, the length of an atom.
+        atoms: p, the number of atoms.
+
+    Returns:
+        (d, p), float64.
+
+    Raises:
+        ValueError: if a size is below 1.
+
+    Reference:
+        Chidambaram, Wu, Cheng and Ge (2023), section 4; thesis of Wu, section 2.4.
+    """
+    for name, size in (("dim", dim), ("atoms", atoms)):
+        if size < 1:
+            raise ValueError(f"{name} is {size}; allowed are integers from 1")
+    return unit_columns(rng.standard_normal((dim, atoms)))
+
+
+def draw_signals(
+    rng: np.random.Generator, dictionary: np.ndarray, samples: int, n_nonzero: int, noise: float
+) -> SparseSignals:
+    """Draw signals y = A z + noise with random supports and codes z of unit norm.
+
+    Example:
+        >>> import numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> drawn = draw_signals(rng, random_dictionary(rng, 20, 40), 5, 3, noise=0.1)
+        >>> drawn.signals.shape, np.count_nonzero(drawn.codes, axis=1)
+        ((5, 20), array([3, 3, 3, 3, 3]))
+
+    Args:
+        rng: source of randomness.
+        dictionary: A, (d, p).
+        samples: n, the number of signals.
+        n_nonzero: the size of each support, from 1 to p; uniform over supports, Gaussian entries.
+        noise: standard deviation of the noise in each coordinate.
+
+    Returns:
+        Signals (n, d) and codes (n, p), float64.
+
+    Raises:
+        ValueError: for a size or a noise level that is not possible.
+
+    Reference:
+        Chidambaram, Wu, Cheng and Ge (2023), section 4; thesis of Wu, section 2.4.
+    """
+    dim, atoms = dictionary.shape
+    if samples < 1:
+        raise ValueError(f"samples is {samples}; allowed are integers from 1")
+    if not 1 <= n_nonzero <= atoms:
+        raise ValueError(f"n_nonzero is {n_nonzero}; allowed are integers from 1 to {atoms}")
+    if not noise >= 0:
+        raise ValueError(f"noise is {noise}; allowed are numbers from 0")
+    supports = np.argsort(rng.random((samples, atoms)), axis=1)[:, :n_nonzero]
+    entries = rng.standard_normal((samples, n_nonzero))
+    entries /= np.linalg.norm(entries, axis=1, keepdims=True)
+    codes = np.zeros((samples, atoms))
+    np.put_along_axis(codes, supports, entries, axis=1)
+    noises = noise * rng.standard_normal((samples, dim))
+    return SparseSignals(codes @ dictionary.T + noises, codes)
+
+
+def sample_start(signals: np.ndarray) -> np.ndarray:
+    """Make a dictionary of signals: one normalized atom for each.
+
+    Args:
+        signals: (p', d), usually held out from training.
+
+    Returns:
+        (d, p'). A signal of 0 stays an atom of 0.
+    """
+    return unit_columns(signals.T)
+
+
+def local_start(truth: np.ndarray, signals: np.ndarray) -> np.ndarray:
+    """Start at the truth, filled up with normalized signals; for analysis only.
+
+    Args:
+        truth: the true dictionary, (d, p).
+        signals: (p' - p, d).
+
+    Returns:
+        (d, p').
+    """
+    return np.concatenate([truth, sample_start(signals)], axis=1)
+
+
+def unit_columns(matrix: np.ndarray) -> np.ndarray:
+    """Divide every column by its norm.
+
+    Args:
+        matrix: (d, p).
+
+    Returns:
+        (d, p); columns of 0 stay 0.
+    """
+    norms = np.linalg.norm(matrix, axis=0)
+    return matrix / np.where(norms > 0, norms, 1)
