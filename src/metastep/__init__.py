@@ -7,6 +7,7 @@ from metastep.hypergradient import AbstractEstimator as AbstractEstimator
 from metastep.hypergradient import Binomial as Binomial
 from metastep.hypergradient import Comparison as Comparison
 from metastep.hypergradient import Estimate as Estimate
+from metastep.hypergradient import Diagnosis as Diagnosis
 from metastep.hypergradient import EvolutionStrategies as EvolutionStrategies
 from metastep.hypergradient import Forward as Forward
 from metastep.hypergradient import Implicit as Implicit
@@ -20,6 +21,7 @@ from metastep.hypergradient import Reverse as Reverse
 from metastep.hypergradient import ScaledEstimate as ScaledEstimate
 from metastep.hypergradient import TruncatedReverse as TruncatedReverse
 from metastep.hypergradient import compare as compare
+from metastep.hypergradient import diagnose as diagnose
 from metastep.hypergradient import hypergradient as hypergradient
 from metastep.hypergradient import scaled_hypergradient as scaled_hypergradient
 from metastep.objectives import log_transformed as log_transformed

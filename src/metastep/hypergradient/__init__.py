@@ -7,6 +7,8 @@ from metastep.hypergradient.binomial import Binomial as Binomial
 from metastep.hypergradient.compare import Comparison as Comparison
 from metastep.hypergradient.compare import ComparisonRow as ComparisonRow
 from metastep.hypergradient.compare import compare as compare
+from metastep.hypergradient.diagnose import diagnose as diagnose
+from metastep.hypergradient.diagnosis import Diagnosis as Diagnosis
 from metastep.hypergradient.evolution import EvolutionStrategies as EvolutionStrategies
 from metastep.hypergradient.forward import Forward as Forward
 from metastep.hypergradient.implicit import Implicit as Implicit

@@ -125,14 +125,13 @@ def compare(
     if repeats < 1:
         raise ValueError(f"repeats is {repeats!r}; allowed are the integers from 1.")
     outer = as_hyperparameters(outer)
-    exact, _, _ = _compile(problem, outer, reference or Reverse(), key)
-    compiled = [_compile(problem, outer, estimator, key) for estimator in estimators]
+    exact = ready(problem, outer, reference or Reverse(), key).call()
+    programs = [ready(problem, outer, estimator, key) for estimator in estimators]
+    estimates = [program.call() for program in programs]
     seconds: list[list[float]] = [[] for _ in estimators]
     for _ in range(repeats):
-        for times, (_, call, _) in zip(seconds, compiled, strict=True):
-            begin = perf_counter()
-            jax.block_until_ready(call())
-            times.append(perf_counter() - begin)
+        for times, program in zip(seconds, programs, strict=True):
+            times.append(timed(program.call)[1])
     rows = tuple(
         ComparisonRow(
             estimator=estimator,
@@ -140,30 +139,55 @@ def compare(
             relative_error=float(norm(subtract(estimate.grad, exact.grad)) / norm(exact.grad)),
             cosine=float(cosine(estimate.grad, exact.grad)),
             seconds=median(times),
-            temporary_bytes=memory,
+            temporary_bytes=program.temporary_bytes,
             message=RESULTS[estimate.result],
         )
-        for estimator, times, (estimate, _, memory) in zip(
-            estimators, seconds, compiled, strict=True
+        for estimator, times, estimate, program in zip(
+            estimators, seconds, estimates, programs, strict=True
         )
     )
     return Comparison(exact, rows)
 
 
-def _compile(
+@dataclass(frozen=True)
+class Program:
+    """A compiled function with its arguments.
+
+    Attributes:
+        call: runs it.
+        temporary_bytes: memory that it needs beside its inputs and outputs; None where the backend
+            does not report it.
+    """
+
+    call: Callable[[], Any]
+    temporary_bytes: int | None
+
+
+def compile_with(function: Callable[..., Any], *arguments: Any) -> Program:
+    """Compile a function for its arguments, without running it."""
+    options: dict[str, Any] = {"compiler_options": compiler_options()}
+    jitted = eqx.filter_jit(function, **options)
+    lowered = jitted.lower(*arguments)  # pyright: ignore[reportFunctionMemberAccess]
+    program = lowered.compile()
+    analysis = program.compiled.memory_analysis()
+    memory = getattr(analysis, "temp_size_in_bytes", None)
+    return Program(lambda: program(*arguments), memory)
+
+
+def ready(
     problem: AbstractProblem, outer: Outer, estimator: AbstractEstimator, key: RandomKey
-) -> tuple[Estimate, Callable[[], Estimate], int | None]:
-    """Compile one estimator; return its estimate, a call for timing, and its temporary bytes."""
+) -> Program:
+    """Compile one estimate."""
 
     def run(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Estimate:
         state = estimator.init(problem, outer, key)
         return estimator.estimate(problem, outer, state, key)[0]
 
-    options: dict[str, Any] = {"compiler_options": compiler_options()}
-    jitted = eqx.filter_jit(run, **options)
-    lowered = jitted.lower(problem, outer, key)  # pyright: ignore[reportFunctionMemberAccess]
-    compiled = lowered.compile()
-    analysis = compiled.compiled.memory_analysis()
-    memory = getattr(analysis, "temp_size_in_bytes", None)
-    call = lambda: compiled(problem, outer, key)
-    return call(), call, memory
+    return compile_with(run, problem, outer, key)
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    """Return what a call returns and its seconds."""
+    begin = perf_counter()
+    found = jax.block_until_ready(call())
+    return found, perf_counter() - begin

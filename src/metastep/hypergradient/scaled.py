@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from metastep.compilation import compiled
 from metastep.hypergradient.base import USE_IT, require_count, require_influence
@@ -118,13 +118,10 @@ def _estimate(
 
     chunk = min(chunk or flat.size, flat.size)
     signs, magnitudes = jax.lax.map(derivative, jnp.arange(flat.size), batch_size=chunk)
-    exponent = _lyapunov_exponent(problem, outer, keys)
-    growth = jnp.log(norm(end.inner) / norm(begin.inner))
-    growth = jnp.where(jnp.isfinite(growth), growth, 0)
-    lost = jnp.maximum(0, exponent * problem.horizon - growth) / jnp.log(10.0)
-    digits = -jnp.log10(jnp.finfo(value.dtype).eps)
+    exponent = lyapunov_exponent(problem, outer, keys)
+    lost = digits_lost(exponent, problem.horizon, begin.inner, end.inner)
     where = RESULTS.where
-    result = where(lost <= digits - 1, RESULTS.successful, RESULTS.chaotic)
+    result = where(meaningful(lost), RESULTS.successful, RESULTS.chaotic)
     result = where(jnp.isfinite(value), result, RESULTS.nonfinite_value)
     result = where(end.first_nonfinite < 0, result, RESULTS.nonfinite_inner)
     return ScaledEstimate(value, unflatten(signs), unflatten(magnitudes), exponent, lost, result)
@@ -198,8 +195,30 @@ def _derivative(
     return jnp.sign(total.direction), jnp.where(nothing, -jnp.inf, magnitude)
 
 
-def _lyapunov_exponent(problem: AbstractProblem, outer: Outer, keys: Keys) -> Float[Array, ""]:
-    """Return the growth rate of a random tangent of the state, in nats per step."""
+def digits_lost(exponent: Scalar, horizon: int, begin: Inner, end: Inner) -> Scalar:
+    """Return by how many decimal digits rounding errors grow beyond the state, from 0.
+
+    Args:
+        exponent: of `lyapunov_exponent`.
+        horizon: inner steps.
+        begin: the inner state before the first of them.
+        end: the inner state after the last.
+    """
+    growth = jnp.log(norm(end) / norm(begin))
+    growth = jnp.where(jnp.isfinite(growth), growth, 0)
+    return jnp.maximum(0, exponent * horizon - growth) / jnp.log(10.0)
+
+
+def meaningful(lost: Scalar) -> Bool[Array, ""]:
+    """Return whether at least one digit is left of those that the precision has."""
+    return lost <= -jnp.log10(jnp.finfo(lost.dtype).eps) - 1
+
+
+def lyapunov_exponent(problem: AbstractProblem, outer: Outer, keys: Keys) -> Float[Array, ""]:
+    """Return the growth rate of a random tangent of the state, in nats per step.
+
+    Time: one tangent of the forward run. Memory: a few inner states.
+    """
     inner = start(problem, outer, keys).inner
     arrays, static = eqx.partition(inner, eqx.is_array)
     flat, unflatten = ravel_pytree(differentiable(inner)[0])
