@@ -22,6 +22,7 @@ ALLOWED = {
     "theory": set(),
     "data": set(),
     "report": {"experiments.base"},
+    "bilevel": {"hypergradient", "problems"},
     "sparse_coding": set(),
     "anchors": set(),
     "sklearn": {

@@ -2,12 +2,16 @@
 
 from importlib.metadata import version as _version
 
+from metastep.bilevel import F2SA as F2SA
+from metastep.bilevel import SOBA as SOBA
+from metastep.bilevel import AmIGO as AmIGO
+from metastep.bilevel import BilevelProblem as BilevelProblem
 from metastep.compilation import compiler_options as compiler_options
 from metastep.hypergradient import AbstractEstimator as AbstractEstimator
 from metastep.hypergradient import Binomial as Binomial
 from metastep.hypergradient import Comparison as Comparison
-from metastep.hypergradient import Estimate as Estimate
 from metastep.hypergradient import Diagnosis as Diagnosis
+from metastep.hypergradient import Estimate as Estimate
 from metastep.hypergradient import EvolutionStrategies as EvolutionStrategies
 from metastep.hypergradient import Forward as Forward
 from metastep.hypergradient import Implicit as Implicit

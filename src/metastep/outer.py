@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -58,6 +58,8 @@ class Run(eqx.Module):
         outer: the hyperparameters at the end.
         history: one entry per step taken.
         result: that of the first failed step; `successful` if none failed.
+        estimator_state: what the estimator remembers at the end; None for most. That of
+            `metastep.bilevel` solvers holds the inner parameters and the oracle calls.
         skipped: the number of steps whose update was skipped because their hypergradient failed.
         tasks_at_once: how many tasks of a meta-batch advanced together; 1 without one.
         seconds_per_step: wall time of an outer step, median, without compilation where there was
@@ -67,6 +69,7 @@ class Run(eqx.Module):
     outer: Outer
     history: History
     result: RESULTS
+    estimator_state: Any
     skipped: int
     tasks_at_once: int
     seconds_per_step: float
@@ -318,6 +321,7 @@ def _finish(carry: Carry, tasks_at_once: int, seconds: list[float]) -> Run:
         outer=carry.outer,
         history=history,
         result=jax.tree.map(lambda x: x[first_failed], history.result),
+        estimator_state=carry.estimator_state,
         skipped=int(jnp.sum(failed)),
         tasks_at_once=tasks_at_once,
         seconds_per_step=median(seconds[1:] or seconds or [float("nan")]),

@@ -5,7 +5,7 @@ last to the first. Stopped after K steps it holds K-step truncated back-propagat
 ends with the exact gradient. One pass therefore shows both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isqrt
 
 import equinox as eqx
@@ -60,25 +60,19 @@ def bias_curve(
     length = max(1, isqrt(horizon))
     segments = -(-horizon // length)
     # The first segment may reach beyond the beginning; steps before step 0 do nothing.
-    first = horizon - segments * length
-    begin = start(problem, outer, keys)
-    arrays, static = eqx.partition(begin, eqx.is_array)
-    slot_of_step = np.full(horizon + 1, len(windows), np.int32)
-    slot_of_step[horizon - np.array(windows)] = np.arange(len(windows))
+    begins = horizon - length * jnp.arange(segments, 0, -1)
+    arrays, static = eqx.partition(start(problem, outer, keys), eqx.is_array)
+    step = lambda point, outer: take_step(problem, outer, point, keys)
 
     def forward(arrays: PyTree[Array], t: Int[Array, ""]) -> tuple[PyTree[Array], PyTree[Array]]:
-        step = lambda arrays: eqx.filter(
-            take_step(problem, outer, eqx.combine(arrays, static), keys), eqx.is_array
-        )
-        return jax.lax.cond(t >= 0, step, lambda arrays: arrays, arrays), arrays
+        move = lambda arrays: eqx.filter(step(eqx.combine(arrays, static), outer), eqx.is_array)
+        return jax.lax.cond(t >= 0, move, lambda arrays: arrays, arrays), arrays
 
     def segment(arrays: PyTree[Array], begin: Int[Array, ""]) -> tuple[PyTree, PyTree]:
         return jax.lax.scan(forward, arrays, begin + jnp.arange(length))
 
-    begins = first + length * jnp.arange(segments)
-    arrays, stored = jax.lax.scan(
-        lambda arrays, begin: (segment(arrays, begin)[0], arrays), arrays, begins
-    )
+    keep_start = lambda arrays, begin: (segment(arrays, begin)[0], arrays)
+    arrays, stored = jax.lax.scan(keep_start, arrays, begins)
     end = eqx.combine(arrays, static)
     last, constants = differentiable(end.inner)
 
@@ -86,29 +80,7 @@ def bias_curve(
         return problem.objective(eqx.combine(inner, constants), outer, keys.objective)
 
     value, (adjoint, direct) = jax.value_and_grad(judged, argnums=(0, 1))(last, outer)
-
-    def back(carry: tuple, at: tuple) -> tuple[tuple, Scalar]:
-        adjoint, grad, rows = carry
-        t, arrays = at
-        point = eqx.combine(arrays, static)
-        variables, rest = differentiable(point.inner)
-
-        def one_step(variables: Inner, outer: Outer) -> Inner:
-            inner = eqx.combine(variables, rest)
-            moved = Trajectory(inner, point.steps, point.first_nonfinite, point.watched)
-            return differentiable(take_step(problem, outer, moved, keys).inner)[0]
-
-        def pulled(carry: tuple) -> tuple:
-            adjoint, grad = carry
-            _, pull_back = jax.vjp(one_step, variables, outer)
-            adjoint, contribution = pull_back(adjoint)
-            return adjoint, jax.tree.map(jnp.add, grad, contribution)
-
-        adjoint, grad = jax.lax.cond(t >= 0, pulled, lambda carry: carry, (adjoint, grad))
-        slot = jnp.asarray(slot_of_step)[jnp.maximum(t, 0)]
-        slot = jnp.where(t >= 0, slot, len(windows))
-        rows = jax.tree.map(lambda rows, x: rows.at[slot].set(x), rows, grad)
-        return (adjoint, grad, rows), norm(adjoint)
+    back = _step_back(step, outer, static, windows, horizon)
 
     def back_segment(carry: tuple, at: tuple) -> tuple[tuple, Float[Array, " length"]]:
         begin, arrays = at
@@ -116,19 +88,49 @@ def bias_curve(
         return jax.lax.scan(back, carry, (begin + jnp.arange(length), states), reverse=True)
 
     rows = jax.tree.map(lambda x: jnp.zeros((len(windows) + 1, *x.shape), x.dtype), direct)
-    carry, norms = jax.lax.scan(
-        back_segment, (adjoint, direct, rows), (begins, stored), reverse=True
-    )
+    carry = (adjoint, direct, rows)
+    carry, norms = jax.lax.scan(back_segment, carry, (begins, stored), reverse=True)
     first_adjoint, grad, rows = carry
-    floats = lambda outer: differentiable(problem.init(outer, keys.init))[0]
-    _, pull_back = jax.vjp(floats, outer)
-    exact = jax.tree.map(jnp.add, grad, pull_back(first_adjoint)[0])
-    backwards = norms.reshape(-1)[::-1][:horizon]
+    initial = lambda outer: differentiable(problem.init(outer, keys.init))[0]
+    _, pull_back = jax.vjp(initial, outer)
     return BiasCurve(
         value=value,
-        exact=exact,
+        exact=jax.tree.map(jnp.add, grad, pull_back(first_adjoint)[0]),
         truncated=jax.tree.map(lambda x: x[:-1], rows),
-        adjoint_norms=jnp.concatenate([norm(adjoint)[None], backwards]),
+        adjoint_norms=jnp.concatenate([norm(adjoint)[None], norms.reshape(-1)[::-1][:horizon]]),
         first_nonfinite=end.first_nonfinite,
         end=end,
     )
+
+
+def _step_back(
+    step: Callable[[Trajectory, Outer], Trajectory],
+    outer: Outer,
+    static: PyTree,
+    windows: Sequence[int],
+    horizon: int,
+) -> Callable[[tuple, tuple], tuple[tuple, Scalar]]:
+    """Return the body of the backward scan: one step back, and a row where a window ends."""
+    slot_of_step = np.full(horizon, len(windows), np.int32)
+    slot_of_step[horizon - np.array(windows)] = np.arange(len(windows))
+
+    def back(carry: tuple, at: tuple) -> tuple[tuple, Scalar]:
+        adjoint, grad, rows = carry
+        t, arrays = at
+        variables, rest = eqx.partition(eqx.combine(arrays, static), eqx.is_inexact_array)
+
+        def one_step(variables: PyTree, outer: Outer) -> Inner:
+            return differentiable(step(eqx.combine(variables, rest), outer).inner)[0]
+
+        def pulled(adjoint: Inner, grad: Outer) -> tuple[Inner, Outer]:
+            _, pull_back = jax.vjp(one_step, variables, outer)
+            of_point, contribution = pull_back(adjoint)
+            return of_point.inner, jax.tree.map(jnp.add, grad, contribution)
+
+        passed = lambda adjoint, grad: (adjoint, grad)
+        adjoint, grad = jax.lax.cond(t >= 0, pulled, passed, adjoint, grad)
+        slot = jnp.where(t >= 0, jnp.asarray(slot_of_step)[jnp.maximum(t, 0)], len(windows))
+        rows = jax.tree.map(lambda rows, x: rows.at[slot].set(x), rows, grad)
+        return (adjoint, grad, rows), norm(adjoint)
+
+    return back

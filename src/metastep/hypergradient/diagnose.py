@@ -81,8 +81,66 @@ def diagnose(
         ValueError: wrong use, as `hypergradient` does.
     """
     outer = as_hyperparameters(outer)
+    windows = _windows(problem.horizon)
+    runs = _measure(problem, outer, key, windows)
+    found, stretch = runs.curve, runs.spectrum
+    values = stretch.ritz_values()
+    contraction = float(np.max(np.abs(values)))
+    rows = _window_rows(found, windows, contraction, stretch)
+    costs = _Costs(
+        horizon=problem.horizon,
+        outer_size=ravel_pytree(outer)[0].size,
+        state_bytes=_bytes(found.end.inner),
+        forward=runs.seconds[1],
+        tangent=runs.seconds[2],
+        memory=memory,
+    )
+    implicit = _implicit(problem, outer, key, stretch.symmetric, found)
+    plain = ready(problem, outer, Reverse(), key)
+    options = _options(costs, rows, plain, runs.seconds[0])
+    options += () if implicit.option is None else (implicit.option,)
+    curvature = (1 - float(values.max().real), 1 - float(values.min().real))
+    return advise(
+        Diagnosis(
+            horizon=problem.horizon,
+            outer_size=costs.outer_size,
+            state_bytes=costs.state_bytes,
+            value=float(found.value),
+            exact=found.exact,
+            finite=int(found.first_nonfinite) < 0 and bool(jnp.isfinite(norm(found.exact))),
+            contraction=contraction,
+            symmetric=stretch.symmetric,
+            inner_curvature=curvature if stretch.symmetric else None,
+            lyapunov_exponent=float(runs.tangent.exponent),
+            digits_lost=float(runs.tangent.digits_lost),
+            chaotic=not bool(runs.tangent.meaningful),
+            adjoint_decay=float(found.adjoint_norms[-1] / found.adjoint_norms[0]),
+            stationarity=implicit.stationarity,
+            implicit_message=implicit.message,
+            windows=rows,
+            options=options,
+            memory=memory,
+            seconds=sum(runs.seconds) + sum(o.seconds for o in options if o.measured),
+            warnings=(),
+            recommendation=None,
+        )
+    )
+
+
+class _Runs(NamedTuple):
+    """What was measured, and the seconds of curve, forward run, tangent and spectrum."""
+
+    curve: BiasCurve
+    tangent: _Tangent
+    spectrum: StepSpectrum
+    seconds: tuple[float, ...]
+
+
+def _measure(
+    problem: AbstractProblem, outer: Outer, key: RandomKey, windows: tuple[int, ...]
+) -> _Runs:
+    """Run everything that does not depend on what came out before."""
     horizon = problem.horizon
-    windows = _windows(horizon)
 
     def forward(problem: AbstractProblem, outer: Outer, key: RandomKey) -> tuple[Scalar, PyTree]:
         keys = split_keys(key)
@@ -106,53 +164,10 @@ def diagnose(
         keys = split_keys(key)
         return step_spectrum(problem, outer, keys, end, start(problem, outer, keys))
 
-    found, curve_seconds = timed(compile_with(curve, problem, outer, key).call)
-    (_, end), forward_seconds = timed(compile_with(forward, problem, outer, key).call)
-    moving, tangent_seconds = timed(compile_with(tangent, problem, outer, key, end).call)
-    stretch, spectrum_seconds = timed(compile_with(spectrum, problem, outer, key, end).call)
-    values = stretch.ritz_values()
-    contraction = float(np.max(np.abs(values)))
-    rows = _window_rows(found, windows, contraction, stretch)
-    costs = _Costs(
-        horizon=horizon,
-        outer_size=ravel_pytree(outer)[0].size,
-        state_bytes=_bytes(end.inner),
-        forward=forward_seconds,
-        tangent=tangent_seconds,
-        memory=memory,
-    )
-    implicit = _implicit(problem, outer, key, stretch.symmetric, found)
-    plain = ready(problem, outer, Reverse(), key)
-    options = _options(costs, rows, plain, curve_seconds)
-    options += () if implicit.option is None else (implicit.option,)
-    spent = curve_seconds + forward_seconds + tangent_seconds + spectrum_seconds
-    spent += sum(option.seconds for option in options if option.measured)
-    measured = Diagnosis(
-        horizon=horizon,
-        outer_size=costs.outer_size,
-        state_bytes=costs.state_bytes,
-        value=float(found.value),
-        exact=found.exact,
-        finite=int(found.first_nonfinite) < 0 and bool(jnp.isfinite(norm(found.exact))),
-        contraction=contraction,
-        symmetric=stretch.symmetric,
-        inner_curvature=(1 - float(values.max().real), 1 - float(values.min().real))
-        if stretch.symmetric
-        else None,
-        lyapunov_exponent=float(moving.exponent),
-        digits_lost=float(moving.digits_lost),
-        chaotic=not bool(moving.meaningful),
-        adjoint_decay=float(found.adjoint_norms[-1] / found.adjoint_norms[0]),
-        stationarity=implicit.stationarity,
-        implicit_message=implicit.message,
-        windows=rows,
-        options=options,
-        memory=memory,
-        seconds=spent,
-        warnings=(),
-        recommendation=None,
-    )
-    return advise(measured)
+    call = lambda function, *more: timed(compile_with(function, problem, outer, key, *more).call)
+    (found, first), ((_, end), second) = call(curve), call(forward)
+    (moving, third), (stretch, fourth) = call(tangent, end), call(spectrum, end)
+    return _Runs(found, moving, stretch, (first, second, third, fourth))
 
 
 def _windows(horizon: int) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """What a diagnosis holds, and how it reads."""
 
 from dataclasses import dataclass
+from textwrap import shorten
 
 from metastep.hypergradient.base import AbstractEstimator
 from metastep.types import Outer
@@ -179,7 +180,7 @@ def _parts(d: Diagnosis) -> list[str]:
     options = [("estimator", "cosine", "relative error", "seconds", "memory")]
     options += [
         (
-            str(o.estimator),
+            shorten(str(o.estimator), 40, placeholder=" ..."),
             f"{o.cosine:+.4f}",
             f"{o.relative_error:.2e}",
             f"{o.seconds:.4f}{'' if o.measured else ' (predicted)'}",
