@@ -59,10 +59,8 @@ def test_a_problem_without_a_loss_is_refused(key):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SOBA(0.1), "linear_optimizer is 0.1; allowed are optax"),
-        (lambda: AmIGO(optax.sgd), "linear_optimizer is <function"),
         (lambda: AmIGO(optax.sgd(0.1), inner_steps=0), "inner_steps is 0"),
-        (lambda: AmIGO(optax.sgd(0.1), linear_steps=1.5), "linear_steps is 1.5"),
+        (lambda: AmIGO(optax.sgd(0.1), linear_steps=-1), "linear_steps is -1"),
         (lambda: F2SA(0.0), "penalty is 0.0; allowed are positive"),
         (lambda: F2SA(float("nan")), "penalty is nan"),
         (lambda: F2SA(1.0, inner_steps=True), "inner_steps is True"),
@@ -171,8 +169,8 @@ def test_numbers_gone_wrong_are_values(what, key):
     assert (estimate.stats["first_nonfinite_step"] > 0) == (expected == INNER)
     before = solver.init(which, jnp.array(0.5), key)
     assert state.calls.total > 0 and state.step == 1
-    forget = lambda state: replace(state, calls=None, step=None)
-    assert jax.tree.all(jax.tree.map(jnp.array_equal, forget(before), forget(state)))
+    moved = replace(before, calls=state.calls, step=state.step)
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, moved, state))
 
 
 def test_a_broken_outer_loss_is_a_value(key):
