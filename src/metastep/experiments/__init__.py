@@ -1,7 +1,10 @@
 """The experiments by name: one file for each figure or table of a paper."""
 
 from metastep.experiments import (
+    anchor_vectors,
+    downstream_transfer,
     hypercleaning,
+    label_noise,
     least_squares,
     least_squares_sgd,
     maml_linear,
@@ -22,5 +25,8 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     maml_nonlinear.EXPERIMENT,
     truncation_toy.EXPERIMENT,
     hypercleaning.EXPERIMENT,
+    label_noise.EXPERIMENT,
     sparse_coding.EXPERIMENT,
+    anchor_vectors.EXPERIMENT,
+    downstream_transfer.EXPERIMENT,
 )

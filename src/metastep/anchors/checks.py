@@ -1,0 +1,58 @@
+"""What the functions of this package refuse, in one place and in the same words."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+
+def checked_matrix(name: str, values: np.ndarray, axes: str) -> np.ndarray:
+    """Return a matrix of finite numbers.
+
+    Args:
+        name: the argument, for the message.
+        values: what the user gave.
+        axes: what its two axes are, for the message.
+
+    Returns:
+        It as a NumPy array.
+
+    Raises:
+        ValueError: for another number of axes, an empty one, or numbers that are not finite.
+    """
+    matrix = np.asarray(values)
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        raise ValueError(f"{name} has shape {matrix.shape}; allowed: ({axes}), none of them 0")
+    if not np.isfinite(matrix).all():
+        raise ValueError(f"{name} holds infinities or NaN; allowed are finite numbers")
+    return matrix
+
+
+def checked_states(batches: Iterable[np.ndarray], hidden: int) -> Iterator[np.ndarray]:
+    """Pass on batches of hidden states after checking each of them.
+
+    Args:
+        batches: what the user gave.
+        hidden: the size of a state.
+
+    Yields:
+        The batches as NumPy arrays.
+
+    Raises:
+        ValueError: for another shape, or numbers that are not finite.
+    """
+    count = 0
+    for number, batch in enumerate(batches):
+        states = np.asarray(batch)
+        if states.ndim != 2 or states.shape[1] != hidden:
+            raise ValueError(
+                f"batch {number} of the hidden states has shape {states.shape}; allowed: "
+                f"(tokens, {hidden}), as the unembedding has {hidden} columns"
+            )
+        wrong = np.flatnonzero(~np.isfinite(states).all(axis=1))
+        if wrong.size:
+            raise ValueError(
+                f"the hidden state of token {count + wrong[0]} (in batch {number}) is not finite; "
+                "allowed are finite numbers"
+            )
+        count += len(states)
+        yield states

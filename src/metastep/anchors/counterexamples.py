@@ -1,0 +1,113 @@
+"""Two students that predict the next word as well as their teacher and whose logits are useless.
+
+Both are log-linear models themselves: one more coordinate of the hidden states and of the
+dictionary does it. With the anchor (v0, 1) the second student has the anchored logits that the
+teacher has with v0, and with (v0, 0) the first one does but for the lowered words.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from metastep.anchors.log_linear import LogLinearModel, blocks, check_words
+
+
+def silence_words(
+    model: LogLinearModel, words: Sequence[int] | np.ndarray, shift: float
+) -> LogLinearModel:
+    """Lower the logits of some words by the same amount at every state.
+
+    KL(p* || p) at a state is log(1 - p + p e^-s) + s p with the probability p of these words
+    together, at most s p: nothing for improbable words, however large s is. A head that is linear
+    in the logits changes by -s c for a word with coefficient c; a threshold above the word's logit
+    makes it ignore the change.
+
+    Example:
+        >>> model = LogLinearModel(np.eye(2), np.zeros((3, 2)))
+        >>> silence_words(model, [1], 5.0).logits()
+        array([[ 0., -5.,  0.],
+               [ 0., -5.,  0.]])
+
+    Args:
+        model: the teacher.
+        words: their rows in the dictionary.
+        shift: s, in nats, from 0.
+
+    Returns:
+        The student: states (h, 1), rows (v, -s) for these words and (v, 0) for the others. Exact.
+
+    Raises:
+        ValueError: for words that there are not, or a negative shift.
+
+    Reference:
+        Theorem 3.3.1 of Wu's thesis, for one word.
+    """
+    if not 0 <= shift < np.inf:
+        raise ValueError(f"shift is {shift}; allowed are finite numbers from 0")
+    chosen = check_words(words, len(model.unembedding))
+    column = np.zeros(len(model.unembedding))
+    column[chosen] = -shift
+    return _extend(model, np.ones(len(model.states)), column)
+
+
+def shift_logits(model: LogLinearModel, shift: ArrayLike) -> LogLinearModel:
+    """Add a number to all logits of a state, which no probability notices.
+
+    Example:
+        >>> model = LogLinearModel(np.eye(2), np.zeros((3, 2)))
+        >>> shift_logits(model, [-1.0, 2.0]).logits()
+        array([[-1., -1., -1.],
+               [ 2.,  2.,  2.]])
+
+    Args:
+        model: the teacher.
+        shift: tau, in nats; one number, or one for each state.
+
+    Returns:
+        The student: states (h, tau), rows (v, 1). Exact.
+
+    Raises:
+        ValueError: for a shift of another shape, or one that is not finite.
+
+    Reference:
+        Theorem 3.3.2 of Wu's thesis.
+    """
+    tau = np.asarray(shift, np.float64)
+    if tau.shape not in ((), (len(model.states),)) or not np.isfinite(tau).all():
+        raise ValueError(
+            f"shift is {shift!r}; allowed are a finite number or one for each of the "
+            f"{len(model.states)} states"
+        )
+    states = np.broadcast_to(tau, len(model.states))
+    return _extend(model, states, np.ones(len(model.unembedding)))
+
+
+def useless_shift(model: LogLinearModel, thresholds: ArrayLike) -> float:
+    """Find a shift of all logits after which every thresholded word is inactive.
+
+    Args:
+        model: the teacher.
+        thresholds: b_j of a head on the logits, not anchored.
+
+    Returns:
+        One nat below min b - max z: with it, the head of the student is exactly 0 everywhere.
+
+    Raises:
+        ValueError: for no threshold, or one that is not finite.
+
+    Reference:
+        The proof of Theorem 3.3.2 of Wu's thesis.
+    """
+    values = np.asarray(thresholds, np.float64)
+    if values.size == 0 or not np.isfinite(values).all():
+        raise ValueError(f"thresholds is {thresholds!r}; allowed are finite numbers, at least one")
+    largest = max(model.logits(rows).max() for rows in blocks(len(model.states)))
+    return float(values.min() - largest) - 1.0
+
+
+def _extend(model: LogLinearModel, states: np.ndarray, words: np.ndarray) -> LogLinearModel:
+    """Give every state and every word one more coordinate."""
+    return LogLinearModel(
+        np.column_stack([model.states, states]), np.column_stack([model.unembedding, words])
+    )

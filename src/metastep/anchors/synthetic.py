@@ -1,0 +1,148 @@
+"""Log-linear teachers that have an anchor and a downstream task, drawn at random."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from metastep.anchors.downstream import DownstreamHead
+from metastep.anchors.log_linear import LogLinearModel
+from metastep.anchors.transfer import Population
+
+STRENGTH = 1.0  # standard deviation of an anchored logit of interest, in nats
+ABOVE_LEAST = 0.1  # nats between the thresholds and the least that the theorem allows
+
+
+@dataclass(frozen=True)
+class SyntheticTask:
+    """A teacher with words of interest 0 to k - 1, its head, and what the task is.
+
+    Attributes:
+        teacher: its states begin with a constant coordinate.
+        head: coefficients 1 and -1 in turn, one threshold for all words.
+        anchor: v0, close to the best one.
+    """
+
+    teacher: LogLinearModel
+    head: DownstreamHead
+    anchor: np.ndarray
+
+    def population(self, margin_quantile: float) -> Population:
+        """Make the states of largest margin the task, all of them equally likely.
+
+        Args:
+            margin_quantile: the part of the states that is left out, in [0, 1).
+
+        Returns:
+            Pre-training is uniform over all states; the classes are those of the teacher's head.
+
+        Raises:
+            ValueError: for a quantile outside its range.
+        """
+        scores = self.head.scores(self.teacher, self.anchor)
+        return confident_population(scores, np.full(scores.size, 1 / scores.size), margin_quantile)
+
+
+def confident_population(
+    scores: np.ndarray, pretraining: np.ndarray, margin_quantile: float
+) -> Population:
+    """Make the task of the states that a teacher is most sure about.
+
+    Args:
+        scores: of the teacher's head, shape (states,); NaN for states that cannot be in the task.
+        pretraining: probability of each state in pre-training.
+        margin_quantile: the part of the other states that is left out, in [0, 1).
+
+    Returns:
+        The task is uniform over the states; the classes are the signs of the scores.
+
+    Raises:
+        ValueError: for a quantile outside its range.
+    """
+    if not 0 <= margin_quantile < 1:
+        raise ValueError(f"margin_quantile is {margin_quantile}; allowed: from 0 to below 1")
+    sure = np.abs(scores) >= np.nanquantile(np.abs(scores), margin_quantile)
+    labels = np.where(scores > 0, 1, -1)
+    return Population(pretraining, sure / sure.sum(), labels)
+
+
+def synthetic_task(
+    rng: np.random.Generator,
+    *,
+    states: int = 1000,
+    hidden: int = 8,
+    bulk_words: int = 200,
+    words: int = 2,
+    spread: float = 0.05,
+) -> SyntheticTask:
+    """Draw a teacher that fulfills the assumptions of Theorem 3.5.7 for a small spread.
+
+    All words share a direction u of norm 1, so that log Z moves with the state; the words of the
+    bulk differ from it by `spread`, so that <x, u> is their log partition function up to the
+    square of it; the words of interest by a standard normal logit.
+
+    Example:
+        >>> task = synthetic_task(np.random.default_rng(0), states=50)
+        >>> task.teacher.unembedding.shape, task.head.coefficients
+        ((202, 8), array([ 1., -1.]))
+
+    Args:
+        rng: random numbers.
+        states: hidden states (1, x) with x standard normal.
+        hidden: their size, from 2.
+        bulk_words: words of the bulk.
+        words: words of interest k.
+        spread: standard deviation in nats of the logits within the bulk at a typical state.
+
+    Returns:
+        The task.
+
+    Raises:
+        ValueError: for an argument outside its range.
+    """
+    for name, value, least in (
+        ("states", states, 1),
+        ("hidden", hidden, 2),
+        ("bulk_words", bulk_words, 1),
+        ("words", words, 1),
+    ):
+        if value < least:
+            raise ValueError(f"{name} is {value}; allowed are integers from {least}")
+    if not spread >= 0:
+        raise ValueError(f"spread is {spread}; allowed are numbers from 0")
+    dim = hidden - 1
+    inputs = np.column_stack([np.ones(states), rng.normal(size=(states, dim))])
+    common = rng.normal(size=dim)
+    common /= np.linalg.norm(common)
+    interest = common + STRENGTH * rng.normal(size=(words, dim)) / dim**0.5
+    bulk = common + spread * rng.normal(size=(bulk_words, dim)) / dim**0.5
+    # The bulk has total weight 1 against 1 / k for each word of interest, at x = 0.
+    offsets = np.append(np.full(words, -np.log(words)), np.full(bulk_words, -np.log(bulk_words)))
+    unembedding = np.column_stack([offsets, np.concatenate([interest, bulk])])
+    coefficients = np.where(np.arange(words) % 2 == 0, 1.0, -1.0)
+    thresholds = np.full(words, ABOVE_LEAST - np.log(4 * words))
+    head = DownstreamHead(np.arange(words), coefficients, thresholds)
+    return SyntheticTask(LogLinearModel(inputs, unembedding), head, np.append(0.0, common))
+
+
+def perturbed(
+    model: LogLinearModel,
+    strength: float,
+    rng: np.random.Generator,
+    words: np.ndarray | None = None,
+) -> LogLinearModel:
+    """Add noise to the dictionary.
+
+    Args:
+        model: the teacher.
+        strength: standard deviation of the noise over the root mean square of the entries.
+        rng: random numbers.
+        words: rows of the dictionary that get the noise; all of them where not given.
+
+    Returns:
+        The student.
+    """
+    noise = rng.normal(size=model.unembedding.shape)
+    if words is not None:
+        noise[np.setdiff1d(np.arange(len(noise)), words)] = 0.0
+    scale = strength * np.sqrt(np.mean(model.unembedding**2))
+    return LogLinearModel(model.states, model.unembedding + scale * noise)

@@ -1,0 +1,195 @@
+"""Ways to find wrong labels, each with the decision that it comes with; none sees the truth.
+
+`HypercleanedClassifier` runs with its defaults. The others are built on scikit-learn's logistic
+regression with standardized inputs, trained to convergence with the penalty that cross-validation
+chooses on the labels that they are given: with a penalty as small as that of hypercleaning, which
+stops early, they would memorize the wrong labels. A method may be given extra examples, a
+validation set with clean or noisy labels, and the others add them to what they train on.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import log_softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import KFold, StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from metastep.sklearn import HypercleanedClassifier
+
+CLASSES = 10
+FOLDS = 5
+PENALTIES = tuple(float(x) for x in np.logspace(-3, 1, 9))  # of |W|^2 beside the mean loss
+MOST_ITERATIONS = 2000
+SMALLEST_PROBABILITY = 1e-12
+
+
+class Examples(NamedTuple):
+    """Inputs (examples, features) and labels (examples,)."""
+
+    inputs: np.ndarray
+    labels: np.ndarray
+
+    def join(self, other: "Examples | None") -> "Examples":
+        """Return these examples and others."""
+        if other is None:
+            return self
+        return Examples(*map(np.concatenate, zip(self, other, strict=True)))
+
+    def take(self, rows: np.ndarray) -> "Examples":
+        """Return some of the examples."""
+        return Examples(self.inputs[rows], self.labels[rows])
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a method says.
+
+    Attributes:
+        flagged: boolean, (training examples,): the label is wrong.
+        scores: larger for more suspicious labels, (training examples,).
+        predict: the model that the method ends with, from inputs to labels.
+    """
+
+    flagged: np.ndarray
+    scores: np.ndarray
+    predict: Callable[[np.ndarray], np.ndarray]
+
+
+class Setting(NamedTuple):
+    """The outer steps of hypercleaning, the seed, and the penalty of logistic regression."""
+
+    steps: int
+    seed: int
+    penalty: float
+
+
+Method = Callable[[Examples, Examples | None, Setting], Verdict]
+"""From training examples, extra examples, and what is set for all methods."""
+
+
+def choose_penalty(examples: Examples, seed: int) -> float:
+    """Return the penalty with the smallest cross-validated loss of the labels as they are given."""
+    folds = list(KFold(FOLDS, shuffle=True, random_state=seed).split(*examples))
+
+    def loss(penalty: float) -> float:
+        parts = ((_fit(examples.take(a), penalty), examples.take(b)) for a, b in folds)
+        return float(np.sum([_losses(model, part).sum() for model, part in parts]))
+
+    return min(PENALTIES, key=loss)
+
+
+def hypercleaning(train: Examples, extra: Examples | None, setting: Setting) -> Verdict:
+    """Tune one weight per example; flag those below 1/2, where all of them start."""
+    if extra is None:
+        raise ValueError("extra is None; hypercleaning needs a validation set")
+    model = HypercleanedClassifier(max_iter=setting.steps).fit(*train, *extra)
+    flagged = np.zeros(len(train.labels), bool)
+    flagged[model.suspects_] = True
+    return Verdict(flagged, 1 - model.sample_weight_, model.predict)
+
+
+def confident_learning(train: Examples, extra: Examples | None, setting: Setting) -> Verdict:
+    """Flag what cleanlab flags by its default, given cross-validated probabilities."""
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=setting.seed).split(*train)
+    logarithms = np.zeros((len(train.labels), CLASSES))
+    for others, rows in folds:
+        model = _fit(train.take(others).join(extra), setting.penalty)
+        logarithms[rows] = _log_probabilities(model, train.inputs[rows])
+    return _confident_verdict(train, extra, logarithms, setting.penalty)
+
+
+def validation_model(train: Examples, extra: Examples | None, setting: Setting) -> Verdict:
+    """Train on the extra examples alone; flag what cleanlab flags by these probabilities."""
+    if extra is None:
+        raise ValueError("extra is None; the validation model needs a validation set")
+    model = _fit(extra, choose_penalty(extra, setting.seed))
+    logarithms = _log_probabilities(model, train.inputs)
+    return _confident_verdict(train, extra, logarithms, setting.penalty)
+
+
+def plain_training(train: Examples, extra: Examples | None, setting: Setting) -> Verdict:
+    """Train on everything; flag the labels that the model itself does not predict."""
+    model = _fit(train.join(extra), setting.penalty)
+    flagged = model.predict(train.inputs) != train.labels
+    return Verdict(flagged, _losses(model, train), model.predict)
+
+
+def small_loss(train: Examples, extra: Examples | None, setting: Setting) -> Verdict:
+    """Train on everything, fit two normal distributions to the losses, flag the larger one's part.
+
+    The mixture takes the place of the known noise rate that co-teaching assumes.
+
+    Reference:
+        Arazo et al. (2019), Unsupervised label noise modeling and loss correction; Li, Socher and
+        Hoi (2020), DivideMix.
+    """
+    losses = _losses(_fit(train.join(extra), setting.penalty), train)
+    mixture: Any = GaussianMixture(2, random_state=setting.seed).fit(losses[:, None])
+    flagged = mixture.predict(losses[:, None]) == np.argmax(mixture.means_)
+    cleaned = _fit(train.take(~flagged).join(extra), setting.penalty)
+    return Verdict(flagged, losses, cleaned.predict)
+
+
+METHODS: Mapping[str, tuple[Method, tuple[str, ...]]] = {
+    "hypercleaning": (hypercleaning, ("clean", "noisy")),
+    "confident learning": (confident_learning, ("none", "clean", "noisy")),
+    "validation model": (validation_model, ("clean", "noisy")),
+    "small loss": (small_loss, ("none", "clean", "noisy")),
+    "plain training": (plain_training, ("none", "clean", "noisy")),
+}
+"""The methods, and the kinds of labels that the extra examples have; "none" is no extra example."""
+
+
+def require_cleanlab() -> Any:
+    """Import cleanlab, an optional package.
+
+    Returns:
+        The package.
+
+    Raises:
+        ValueError: if it is not installed.
+    """
+    try:
+        import cleanlab.filter
+        import cleanlab.rank
+    except ImportError as error:
+        raise ValueError(
+            "label-noise compares with cleanlab, which is not installed; run "
+            "pip install 'metastep[label-noise]'"
+        ) from error
+    return cleanlab
+
+
+def _confident_verdict(
+    train: Examples, extra: Examples | None, logarithms: np.ndarray, penalty: float
+) -> Verdict:
+    cleanlab = require_cleanlab()
+    probabilities = np.exp(logarithms)
+    flagged = cleanlab.filter.find_label_issues(train.labels, probabilities, n_jobs=1)
+    quality = cleanlab.rank.get_label_quality_scores(train.labels, probabilities)
+    cleaned = _fit(train.take(~flagged).join(extra), penalty)
+    return Verdict(flagged, 1 - quality, cleaned.predict)
+
+
+def _fit(examples: Examples, penalty: float) -> Any:
+    # scikit-learn adds the losses, and half the squared norm.
+    strength = 1 / (2 * penalty * len(examples.labels))
+    regression = LogisticRegression(C=strength, max_iter=MOST_ITERATIONS)
+    return make_pipeline(StandardScaler(), regression).fit(*examples)
+
+
+def _log_probabilities(model: Any, inputs: np.ndarray) -> np.ndarray:
+    """Return those of all classes; one that the model has never seen is all but impossible."""
+    logarithms = np.full((len(inputs), CLASSES), np.log(SMALLEST_PROBABILITY))
+    logarithms[:, model.classes_] = log_softmax(model.decision_function(inputs), axis=1)
+    return logarithms
+
+
+def _losses(model: Any, examples: Examples) -> np.ndarray:
+    rows = np.arange(len(examples.labels))
+    return -_log_probabilities(model, examples.inputs)[rows, examples.labels]

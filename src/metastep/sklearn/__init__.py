@@ -1,0 +1,16 @@
+"""Estimators for scikit-learn, for people who only want `fit` and `predict`.
+
+They clone, pickle and work in pipelines and grid searches like scikit-learn's own; inputs and
+outputs are NumPy arrays.
+"""
+
+from metastep.sklearn.hypercleaned_classifier import (
+    HypercleanedClassifier as HypercleanedClassifier,
+)
+from metastep.sklearn.hypergradient_logistic_regression import (
+    HypergradientLogisticRegression as HypergradientLogisticRegression,
+)
+from metastep.sklearn.hypergradient_ridge import HypergradientRidge as HypergradientRidge
+from metastep.sklearn.masked_dictionary_learning import (
+    MaskedDictionaryLearning as MaskedDictionaryLearning,
+)

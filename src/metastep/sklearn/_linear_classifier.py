@@ -1,0 +1,69 @@
+"""How a fitted linear classifier predicts."""
+
+from typing import Any
+
+import numpy as np
+from scipy.special import expit, softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+
+class LinearClassifier(ClassifierMixin, BaseEstimator):
+    """The predictions of a classifier whose `fit` sets classes_, coef_ and intercept_.
+
+    For two classes there is one row of coefficients, whose score is positive for the second class.
+    """
+
+    classes_: np.ndarray
+    coef_: np.ndarray
+    intercept_: np.ndarray
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Return the scores of the classes.
+
+        Args:
+            X: (n_samples, n_features).
+
+        Returns:
+            (n_samples, n_classes); for two classes (n_samples,), positive for the second class.
+
+        Raises:
+            ValueError: if the data cannot be used.
+        """
+        check_is_fitted(self)
+        features: Any = validate_data(self, X, reset=False, dtype=np.float64)
+        scores = features @ self.coef_.T + self.intercept_
+        return scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the probabilities of the classes.
+
+        Args:
+            X: (n_samples, n_features).
+
+        Returns:
+            (n_samples, n_classes), rows that sum to 1.
+
+        Raises:
+            ValueError: if the data cannot be used.
+        """
+        scores = self.decision_function(X)
+        if scores.ndim == 1:
+            return expit(np.stack([-scores, scores], axis=1))
+        return softmax(scores, axis=1)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the most probable class.
+
+        Args:
+            X: (n_samples, n_features).
+
+        Returns:
+            Class labels (n_samples,).
+
+        Raises:
+            ValueError: if the data cannot be used.
+        """
+        scores = self.decision_function(X)
+        best = (scores > 0).astype(int) if scores.ndim == 1 else np.argmax(scores, axis=1)
+        return self.classes_[best]

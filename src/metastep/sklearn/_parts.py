@@ -1,0 +1,95 @@
+"""What the estimators share: how they look at labels, validation sets and parameters."""
+
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_consistent_length, check_scalar, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import validate_data
+
+
+class Standardization(NamedTuple):
+    """The means and the standard deviations of columns; 1 for a constant column."""
+
+    means: np.ndarray
+    scales: np.ndarray
+
+    @classmethod
+    def of(cls, rows: np.ndarray) -> "Standardization":
+        """Measure the columns."""
+        fitted: Any = StandardScaler().fit(rows)
+        return cls(fitted.mean_, fitted.scale_)
+
+    def apply(self, rows: np.ndarray) -> np.ndarray:
+        """Return standardized rows."""
+        return (rows - self.means) / self.scales
+
+    def apply_with_ones(self, rows: np.ndarray) -> np.ndarray:
+        """Return standardized rows behind a column of ones."""
+        return np.insert(self.apply(rows), 0, 1.0, axis=1)
+
+    def undo(self, params: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return coefficients and intercepts for the original columns; `params` has these first."""
+        slopes = params[..., 1:] / self.scales
+        return slopes, params[..., 0] - slopes @ self.means
+
+
+def encode_labels(y: Any, estimator: BaseEstimator) -> tuple[np.ndarray, np.ndarray]:
+    """Return the classes and the position of every label among them; refuse a single class."""
+    check_classification_targets(y)
+    classes, codes = np.unique(y, return_inverse=True)
+    if classes.size < 2:
+        raise ValueError(
+            f"{type(estimator).__name__} needs samples of at least 2 classes in the data, but the "
+            f"data contains only one class: {classes.tolist()[0]!r}"
+        )
+    return classes, codes
+
+
+def check_validation_set(
+    estimator: BaseEstimator, features: Any, targets: Any
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return a given validation set as arrays, or None where none was given."""
+    if features is None and targets is None:
+        return None
+    if features is None or targets is None:
+        missing = "X_valid" if features is None else "y_valid"
+        raise ValueError(f"{missing} is None; X_valid and y_valid must be given together")
+    checked: Any = validate_data(estimator, features, reset=False, dtype=np.float64)
+    targets = column_or_1d(targets, warn=True)
+    check_consistent_length(checked, targets)
+    return checked, targets
+
+
+def encode_validation_labels(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return the labels of a validation set as positions in `classes`; it must have all of them."""
+    present = set(np.unique(labels).tolist())
+    if unseen := present - set(classes.tolist()):
+        raise ValueError(f"y_valid contains previously unseen labels: {sorted(unseen)}")
+    if absent := set(classes.tolist()) - present:
+        raise ValueError(
+            f"y_valid contains no samples of the classes {sorted(absent)}; every class of y must "
+            "be in the validation set"
+        )
+    return np.searchsorted(classes, labels)
+
+
+def check_counts(estimator: BaseEstimator, *names: str) -> None:
+    """Refuse parameters that are no integers from 1."""
+    for name in names:
+        check_scalar(getattr(estimator, name), name, Integral, min_val=1)
+
+
+def check_number(
+    estimator: BaseEstimator,
+    name: str,
+    least: float,
+    most: float | None = None,
+    boundaries: str = "left",
+) -> None:
+    """Refuse a parameter that is no number of an interval, with the boundaries that it includes."""
+    bounds: dict[str, Any] = {"min_val": least, "max_val": most, "include_boundaries": boundaries}
+    check_scalar(getattr(estimator, name), name, Real, **bounds)

@@ -1,0 +1,92 @@
+"""One regularization per group of features, tuned by the gradient of the validation loss."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.optimize import minimize
+from sklearn.model_selection import KFold
+from sklearn.utils import column_or_1d
+
+Fold = Callable[[np.ndarray], tuple[float, np.ndarray]]
+"""Train with the regularization of every feature; return the sum of the losses of the held-out
+examples, and its derivative with respect to that regularization."""
+
+SMALLEST = 0.1
+LARGEST = 1e6  # times the number of training examples: nothing is left of a coefficient
+# Also times that number; far below, log alpha has no influence and descent no direction.
+STARTS = (0.01, 0.1, 1.0, 10.0)
+
+
+class Tuned(NamedTuple):
+    """The regularization of every feature, and the mean validation loss by iteration."""
+
+    alpha: np.ndarray
+    losses: np.ndarray
+
+
+def encode_groups(groups: Any, features: int) -> np.ndarray:
+    """Return the number of each feature's group, (features,); None is a group for each."""
+    if groups is None:
+        return np.arange(features)
+    labels = column_or_1d(groups, input_name="groups")
+    if len(labels) != features:
+        raise ValueError(
+            f"groups has {len(labels)} entries, but X has {features} features; every feature needs "
+            "the label of its group"
+        )
+    return np.unique(labels, return_inverse=True)[1]
+
+
+def split(samples: int, cv: int, random_state: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return training and held-out rows of every fold."""
+    return list(KFold(cv, shuffle=True, random_state=random_state).split(np.zeros(samples)))
+
+
+def tune_regularization(
+    folds: Sequence[Fold],
+    groups: np.ndarray,
+    *,
+    samples: int,
+    held_out: int,
+    max_iter: int,
+    tol: float,
+) -> Tuned:
+    """Minimize the mean validation loss over the logarithm of each group's regularization.
+
+    Starts L-BFGS-B from the best of a few values that all groups share, and stays within bounds.
+
+    Args:
+        folds: training runs.
+        groups: the group of every feature.
+        samples: training examples, which set the scale of the regularization.
+        held_out: examples in the held-out parts of all folds.
+        max_iter: iterations of L-BFGS-B.
+        tol: of the projected gradient, for losses divided by that at the start.
+
+    Returns:
+        What was found.
+    """
+    count = int(groups.max()) + 1
+
+    def objective(logarithms: np.ndarray) -> tuple[float, np.ndarray]:
+        alpha = np.exp(logarithms[groups])
+        losses, slopes = zip(*(fold(alpha) for fold in folds), strict=True)
+        slope = np.bincount(groups, alpha * np.sum(slopes, axis=0), count)
+        return sum(losses) / held_out, slope / held_out
+
+    lowest, highest = np.log(SMALLEST), np.log(LARGEST * samples)
+    shared = [np.full(count, max(lowest, np.log(start * samples))) for start in STARTS]
+    losses = [objective(point)[0] for point in shared]
+    best = int(np.argmin(losses))
+    losses, unit = [losses[best]], losses[best] or 1.0
+    found = minimize(
+        lambda logarithms: tuple(part / unit for part in objective(logarithms)),
+        shared[best],
+        method="L-BFGS-B",
+        jac=True,
+        bounds=[(lowest, highest)] * count,
+        options={"maxiter": max_iter, "gtol": tol},
+        callback=lambda intermediate_result: losses.append(unit * intermediate_result.fun),
+    )
+    return Tuned(np.exp(found.x[groups]), np.array(losses))

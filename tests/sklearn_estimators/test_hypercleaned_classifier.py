@@ -1,0 +1,150 @@
+"""Weights that find wrong labels, padding that changes nothing, and what is refused."""
+
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_iris
+from sklearn.utils.estimator_checks import check_estimator
+
+import metastep as ms
+from metastep.sklearn import HypercleanedClassifier
+from metastep.sklearn._weighted_training import Labelled, Settings, make_problem
+from metastep.tasks import WeightedClassification
+from tests.helpers import relative_distance
+
+
+def test_scikit_learn_accepts_it():
+    check_estimator(HypercleanedClassifier(), on_skip=None)
+
+
+def labelled(rng, examples):
+    features = np.insert(rng.standard_normal((examples, 4)), 0, 1.0, axis=1)
+    return Labelled(features, np.arange(examples) % 3)
+
+
+def test_the_padded_problem_is_that_of_hypercleaning(key):
+    """Value and hypergradient are those of `WeightedClassification`, with free intercepts."""
+    rng = np.random.default_rng(0)
+    train, valid = labelled(rng, 30), labelled(rng, 18)
+    settings = Settings(3, regularization=0.01, horizon=20, window=5, learning_rate=0.1, steps=1)
+    padded = make_problem(train, valid, settings)
+    arrays = jnp.asarray(train.features, jnp.float32), jnp.asarray(train.labels)
+    judges = jnp.asarray(valid.features, jnp.float32), jnp.asarray(valid.labels)
+    task = WeightedClassification(*arrays, *judges, 3, 0.0)
+    plain = ms.TrainingProblem(
+        lambda params, outer, batch: task.loss(params, outer) + 0.01 * jnp.sum(params[:, 1:] ** 2),
+        task.validation_loss,
+        task.initial_params(),
+        padded.optimizer,
+        settings.horizon,
+    )
+    assert plain.init_params.shape == (3, 5) and padded.init_params.shape == (4, 16)
+    outer, estimator = jnp.linspace(-1, 1, 30), ms.TruncatedReverse(settings.window)
+    there = ms.hypergradient(padded, jnp.pad(outer, (0, 34)), estimator, key=key)
+    here = ms.hypergradient(plain, outer, estimator, key=key)
+    # Sums of float32 in another order.
+    assert relative_distance(there.value, here.value) < 1e-6
+    assert relative_distance(there.grad[:30], here.grad) < 1e-5
+    assert not np.any(there.grad[30:])
+
+
+@pytest.fixture(scope="module")
+def iris():
+    features, labels = load_iris(return_X_y=True)
+    valid = np.arange(0, 150, 5)
+    train = np.setdiff1d(np.arange(150), valid)
+    rng = np.random.default_rng(1)
+    given = labels[train].copy()
+    wrong = rng.random(len(train)) < 0.3
+    given[wrong] = (given[wrong] + rng.integers(1, 3, wrong.sum())) % 3
+    names = np.array(["setosa", "versicolor", "virginica"])
+    return features[train], names[given], features[valid], names[labels[valid]], wrong
+
+
+def test_it_finds_wrong_labels(iris):
+    *data, wrong = iris
+    model = HypercleanedClassifier().fit(*data)
+    assert list(model.classes_) == ["setosa", "versicolor", "virginica"]
+    assert np.mean(model.predict(data[2]) == data[3]) >= 0.9
+    # 36 wrong labels of 120: chance would hit 30 %.
+    assert np.mean(wrong[model.suspects_[:20]]) >= 0.9
+    assert np.mean(model.sample_weight_[wrong]) < 0.2 < 0.7 < np.mean(model.sample_weight_[~wrong])
+    assert np.all(np.diff(model.suspect_scores_) <= 0)
+    assert np.all(model.sample_weight_[model.suspects_] < model.threshold)
+    assert np.allclose(model.suspect_scores_, 1 - model.sample_weight_[model.suspects_])
+    assert model.validation_indices_.size == 0
+    assert model.validation_loss_curve_.shape == (model.n_iter_,) == (100,)
+    assert model.validation_loss_curve_[-1] < model.validation_loss_curve_[0] - 0.1
+    copy = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(copy.predict_proba(data[0]), model.predict_proba(data[0]))
+    assert np.array_equal(clone(model).fit(*data).coef_, model.coef_)
+
+
+def test_units_do_not_matter(iris):
+    """Only rounding of the standardized columns to float32 differs."""
+    *data, _ = iris
+    scale = np.array([1e-3, 1.0, 50.0, 1e6])
+    here = HypercleanedClassifier().fit(*data)
+    there = HypercleanedClassifier().fit(data[0] * scale + 7, data[1], data[2] * scale + 7, data[3])
+    assert np.allclose(here.sample_weight_, there.sample_weight_, atol=1e-3)
+
+
+def test_it_holds_out_a_part_of_every_class(iris):
+    features, labels = iris[:2]
+    labels = labels.copy()
+    labels[0] = "orchid"
+    model = HypercleanedClassifier(random_state=0).fit(features, labels)
+    held_out = model.validation_indices_
+    assert set(labels[held_out]) == {"orchid", "setosa", "versicolor", "virginica"}
+    assert 0.25 < len(held_out) / len(labels) < 0.35
+    others = np.setdiff1d(held_out, [0])
+    assert np.all(model.sample_weight_[others] == 1) and model.sample_weight_[0] < 1
+    assert not np.isin(others, model.suspects_).any()
+
+
+def test_constant_columns_are_ignored(iris):
+    *data, _ = iris
+    add = lambda rows: np.insert(rows, 2, 3.0, axis=1)
+    model = HypercleanedClassifier().fit(add(data[0]), data[1], add(data[2]), data[3])
+    assert np.all(model.coef_[:, 2] == 0)
+    assert np.allclose(np.delete(model.coef_, 2, axis=1), HypercleanedClassifier().fit(*data).coef_)
+
+
+def without(rows, y, label):
+    keep = y != label
+    return rows[keep], y[keep]
+
+
+REFUSED = {
+    "window-above-horizon": ({"window": 101}, None, "window == 101, must be <= horizon == 100"),
+    "no-window": ({"window": 0}, None, "window == 0, must be >= 1"),
+    "whole-validation": ({"validation_fraction": 1.0}, None, "validation_fraction == 1.0, must"),
+    "negative-penalty": ({"regularization": -1.0}, None, "regularization == -1.0, must be >= 0"),
+    "threshold": ({"threshold": 1.5}, None, "threshold == 1.5, must be <= 1"),
+    "one-class": ({}, lambda X, y, V, v: (X[:5], y[:5] * 0 + 1), "only one class: 1"),
+    "nan": ({}, lambda X, y, V, v: (np.where(X > 6, np.nan, X), y), "contains NaN"),
+    "nan-valid": ({}, lambda X, y, V, v: (X, y, V * np.nan, v), "contains NaN"),
+    "no-labels-valid": ({}, lambda X, y, V, v: (X, y, V), "y_valid is None"),
+    "columns-valid": ({}, lambda X, y, V, v: (X, y, V[:, 1:], v), "has 3 features, but"),
+    "lengths-valid": ({}, lambda X, y, V, v: (X, y, V, v[1:]), "inconsistent numbers of samples"),
+    "missing-class": ({}, lambda X, y, V, v: (X, y, *without(V, v, 2)), r"classes \[2\]"),
+    "unseen-class": ({}, lambda X, y, V, v: (*without(X, y, 0), V, v), r"unseen labels: \[0\]"),
+    "regression": ({}, lambda X, y, V, v: (X, X[:, 0]), "Unknown label type: continuous"),
+}
+
+
+@pytest.mark.parametrize(("settings", "change", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused(settings, change, message):
+    X, y = load_iris(return_X_y=True)
+    data = X[::2], y[::2], X[1::2], y[1::2]
+    with pytest.raises(ValueError, match=message):
+        HypercleanedClassifier(**settings).fit(*(change(*data) if change else data))
+
+
+def test_jax_is_not_left_in_another_precision(iris):
+    HypercleanedClassifier().fit(*iris[:4])
+    assert jnp.zeros(()).dtype == jnp.float32 and not jax.config.jax_enable_x64
