@@ -11,8 +11,8 @@ Tables (one row per observation):
   probability 0.2 or 0.5; class-dependent: 2 -> 7, 3 -> 8, 5 <-> 6, 7 -> 1 with probability 0.4),
   seed, method, validation (none | clean | noisy), wrong (the part of training labels that is
   wrong), flagged (the part that the method flags), precision, recall, f1 (of flagged against
-  wrong), roc_auc (of the method's scores), test_accuracy (of the model that it ends with), seconds (with
-  the choice of a penalty, where there is one).
+  wrong), roc_auc (of the method's scores), test_accuracy (of the model that it ends with), seconds
+  (with the choice of penalties, where there is one).
 - `summary`: noise, method, validation, seeds, then for f1, precision, recall, roc_auc and
   test_accuracy the mean and `NAME_error`, its standard error over seeds; seconds, the median.
 """
@@ -217,7 +217,7 @@ EXPERIMENT = Experiment(
         "confident learning does, and what does it owe to its clean validation set?"
     ),
     config=Config,
-    presets={"quick": Config(dataset="digits", train=800, validation=300), "paper": Config()},
+    presets={"quick": Config(dataset="digits", train=500, validation=200), "paper": Config()},
     minutes={"quick": 0.8, "paper": 15.0},
     run=run,
     claims=claims,

@@ -23,6 +23,7 @@ from metastep.sklearn import HypercleanedClassifier
 
 CLASSES = 10
 FOLDS = 5
+PENALTY_FOLDS = 3
 PENALTIES = tuple(float(x) for x in np.logspace(-3, 1, 9))  # of |W|^2 beside the mean loss
 MOST_ITERATIONS = 2000
 SMALLEST_PROBABILITY = 1e-12
@@ -74,7 +75,7 @@ Method = Callable[[Examples, Examples | None, Setting], Verdict]
 
 def choose_penalty(examples: Examples, seed: int) -> float:
     """Return the penalty with the smallest cross-validated loss of the labels as they are given."""
-    folds = list(KFold(FOLDS, shuffle=True, random_state=seed).split(*examples))
+    folds = list(KFold(PENALTY_FOLDS, shuffle=True, random_state=seed).split(*examples))
 
     def loss(penalty: float) -> float:
         parts = ((_fit(examples.take(a), penalty), examples.take(b)) for a, b in folds)
@@ -100,7 +101,7 @@ def confident_learning(train: Examples, extra: Examples | None, setting: Setting
     for others, rows in folds:
         model = _fit(train.take(others).join(extra), setting.penalty)
         logarithms[rows] = _log_probabilities(model, train.inputs[rows])
-    return _confident_verdict(train, extra, logarithms, setting.penalty)
+    return _confident_verdict(train, extra, logarithms, setting.seed)
 
 
 def validation_model(train: Examples, extra: Examples | None, setting: Setting) -> Verdict:
@@ -109,7 +110,7 @@ def validation_model(train: Examples, extra: Examples | None, setting: Setting) 
         raise ValueError("extra is None; the validation model needs a validation set")
     model = _fit(extra, choose_penalty(extra, setting.seed))
     logarithms = _log_probabilities(model, train.inputs)
-    return _confident_verdict(train, extra, logarithms, setting.penalty)
+    return _confident_verdict(train, extra, logarithms, setting.seed)
 
 
 def plain_training(train: Examples, extra: Examples | None, setting: Setting) -> Verdict:
@@ -131,8 +132,7 @@ def small_loss(train: Examples, extra: Examples | None, setting: Setting) -> Ver
     losses = _losses(_fit(train.join(extra), setting.penalty), train)
     mixture: Any = GaussianMixture(2, random_state=setting.seed).fit(losses[:, None])
     flagged = mixture.predict(losses[:, None]) == np.argmax(mixture.means_)
-    cleaned = _fit(train.take(~flagged).join(extra), setting.penalty)
-    return Verdict(flagged, losses, cleaned.predict)
+    return Verdict(flagged, losses, _fit_tuned(train.take(~flagged).join(extra), setting.seed))
 
 
 METHODS: Mapping[str, tuple[Method, tuple[str, ...]]] = {
@@ -166,14 +166,18 @@ def require_cleanlab() -> Any:
 
 
 def _confident_verdict(
-    train: Examples, extra: Examples | None, logarithms: np.ndarray, penalty: float
+    train: Examples, extra: Examples | None, logarithms: np.ndarray, seed: int
 ) -> Verdict:
     cleanlab = require_cleanlab()
     probabilities = np.exp(logarithms)
     flagged = cleanlab.filter.find_label_issues(train.labels, probabilities, n_jobs=1)
     quality = cleanlab.rank.get_label_quality_scores(train.labels, probabilities)
-    cleaned = _fit(train.take(~flagged).join(extra), penalty)
-    return Verdict(flagged, 1 - quality, cleaned.predict)
+    return Verdict(flagged, 1 - quality, _fit_tuned(train.take(~flagged).join(extra), seed))
+
+
+def _fit_tuned(cleaned: Examples, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Train on what was not flagged, with a penalty of its own; return the predictions."""
+    return _fit(cleaned, choose_penalty(cleaned, seed)).predict
 
 
 def _fit(examples: Examples, penalty: float) -> Any:
