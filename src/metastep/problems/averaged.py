@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Key, UInt32
 
 from metastep.problems.base import AbstractProblem
 from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
@@ -45,7 +46,7 @@ class Averaged(AbstractProblem):
         self.problems = problems
         self.horizon = problems.horizon
 
-    def _keys(self, key: RandomKey) -> RandomKey:
+    def _keys(self, key: RandomKey) -> Key[Array, "problems"] | UInt32[Array, "problems 2"]:
         arrays = jax.tree.leaves(eqx.filter(self.problems, eqx.is_array))
         return jax.random.split(key, arrays[0].shape[0])
 
