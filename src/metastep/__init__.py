@@ -9,6 +9,7 @@ from metastep.bilevel import BilevelProblem as BilevelProblem
 from metastep.compilation import compiler_options as compiler_options
 from metastep.hypergradient import AbstractEstimator as AbstractEstimator
 from metastep.hypergradient import Binomial as Binomial
+from metastep.hypergradient import CentralDifferences as CentralDifferences
 from metastep.hypergradient import Comparison as Comparison
 from metastep.hypergradient import Diagnosis as Diagnosis
 from metastep.hypergradient import Estimate as Estimate

@@ -4,6 +4,9 @@ from metastep.hypergradient.base import AbstractEstimator as AbstractEstimator
 from metastep.hypergradient.base import Estimate as Estimate
 from metastep.hypergradient.base import hypergradient as hypergradient
 from metastep.hypergradient.binomial import Binomial as Binomial
+from metastep.hypergradient.central_differences import (
+    CentralDifferences as CentralDifferences,
+)
 from metastep.hypergradient.compare import Comparison as Comparison
 from metastep.hypergradient.compare import ComparisonRow as ComparisonRow
 from metastep.hypergradient.compare import compare as compare

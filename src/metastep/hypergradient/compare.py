@@ -1,4 +1,4 @@
-"""Hold estimators against an exact hypergradient: direction, size, time and memory."""
+"""Hold estimators against the truth: direction, size, time and memory."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,9 +8,13 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
 
 from metastep.compilation import compiler_options
 from metastep.hypergradient.base import AbstractEstimator, Estimate
+from metastep.hypergradient.central_differences import CentralDifferences
 from metastep.hypergradient.reverse import Reverse
 from metastep.problems.base import AbstractProblem
 from metastep.results import RESULTS
@@ -27,8 +31,9 @@ class ComparisonRow:
     Attributes:
         estimator: the estimator.
         estimate: what it returned.
-        relative_error: |grad - reference| / |reference|.
-        cosine: of the angle between grad and reference; NaN if either is zero.
+        relative_error: |grad - reference| / |reference|, in the directions of the reference.
+        cosine: of the angle between grad and reference, in the directions of the reference; NaN if
+            either is zero.
         seconds: wall time of one call after compilation, median.
         temporary_bytes: memory that the compiled program needs beside its inputs and outputs; None
             where the backend does not report it.
@@ -46,8 +51,15 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found: `rows` for code, `str()` for people."""
+    """What `compare` found: `rows` for code, `str()` for people.
 
+    Attributes:
+        reference_estimator: what the rows were held against.
+        reference: what it returned; central differences say in `stats` how sharp they are.
+        rows: one for each estimator.
+    """
+
+    reference_estimator: AbstractEstimator
     reference: Estimate
     rows: tuple[ComparisonRow, ...]
 
@@ -60,7 +72,13 @@ class Comparison:
             first = row[0].ljust(widths[0])
             middle = [cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:], strict=True)]
             lines.append("  ".join([first, *middle, row[-1]]).rstrip())
-        return "\n".join(lines)
+        return "\n".join([*lines, f"against {self._against()}"])
+
+    def _against(self) -> str:
+        name, stats = str(self.reference_estimator), self.reference.stats
+        if not isinstance(self.reference_estimator, CentralDifferences):
+            return name
+        return f"{name}, whose slopes are good to {float(stats['uncertainty']):.0e}"
 
 
 def _cells(row: ComparisonRow) -> tuple[str, ...]:
@@ -84,8 +102,12 @@ def compare(
     key: RandomKey,
     reference: AbstractEstimator | None = None,
     repeats: int = 3,
+    memory: int = 2**30,
 ) -> Comparison:
     """Compute one hypergradient by several estimators and hold each against an exact one.
+
+    Where plain reverse mode does not fit into memory, they are held against central differences
+    along random directions: relative error and cosine are then those in the subspace of these.
 
     Example:
         One of ten steps of gradient descent on w^2 / 2 keeps a tenth of the target's influence.
@@ -110,8 +132,10 @@ def compare(
         outer: the hyperparameters.
         estimators: what to compare, at least one.
         key: a random key; all estimators walk the same trajectory.
-        reference: an exact estimator; None is `Reverse()`, whose memory grows with the horizon.
+        reference: what to trust, an exact estimator or `CentralDifferences`; None is `Reverse()` if
+            it fits into `memory`, else `CentralDifferences()`.
         repeats: timed calls per estimator, from 1; the estimators take turns.
+        memory: bytes that the reference may use; 1 GiB by default.
 
     Returns:
         A `Comparison`, in the order of `estimators`.
@@ -125,7 +149,8 @@ def compare(
     if repeats < 1:
         raise ValueError(f"repeats is {repeats!r}; allowed are the integers from 1.")
     outer = as_hyperparameters(outer)
-    exact = ready(problem, outer, reference or Reverse(), key).call()
+    judge, exact, within = _reference(problem, outer, key, reference, memory)
+    truth = within(exact.grad)
     programs = [ready(problem, outer, estimator, key) for estimator in estimators]
     estimates = [program.call() for program in programs]
     seconds: list[list[float]] = [[] for _ in estimators]
@@ -136,8 +161,8 @@ def compare(
         ComparisonRow(
             estimator=estimator,
             estimate=estimate,
-            relative_error=float(norm(subtract(estimate.grad, exact.grad)) / norm(exact.grad)),
-            cosine=float(cosine(estimate.grad, exact.grad)),
+            relative_error=float(norm(subtract(within(estimate.grad), truth)) / norm(truth)),
+            cosine=float(cosine(within(estimate.grad), truth)),
             seconds=median(times),
             temporary_bytes=program.temporary_bytes,
             message=RESULTS[estimate.result],
@@ -146,7 +171,26 @@ def compare(
             estimators, seconds, estimates, programs, strict=True
         )
     )
-    return Comparison(exact, rows)
+    return Comparison(judge, exact, rows)
+
+
+def _reference(
+    problem: AbstractProblem,
+    outer: Outer,
+    key: RandomKey,
+    chosen: AbstractEstimator | None,
+    memory: int,
+) -> tuple[AbstractEstimator, Estimate, Callable[[Outer], Outer | Float[Array, " directions"]]]:
+    """Return the reference, its estimate, and what is looked at of a gradient."""
+    judge = chosen or Reverse()
+    program = ready(problem, outer, judge, key)
+    if chosen is None and (program.temporary_bytes or 0) > memory:
+        judge = CentralDifferences()
+        program = ready(problem, outer, judge, key)
+    if not isinstance(judge, CentralDifferences):
+        return judge, program.call(), lambda grad: grad
+    basis = judge.basis(outer, key)
+    return judge, program.call(), lambda grad: jnp.asarray(basis @ ravel_pytree(grad)[0])
 
 
 @dataclass(frozen=True)
