@@ -17,7 +17,7 @@ from rich.table import Table
 
 import metastep as ms
 from metastep.data import digits
-from metastep.hypergradient.compare import ready, timed
+from metastep.hypergradient.compare import ready, timed_steadily
 from metastep.trees import cosine, norm, subtract
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -114,7 +114,7 @@ def main() -> None:
         found = ms.diagnose(problem, outer, key=key)
         estimator = found.recommendation.estimator
         programs = [ready(problem, outer, ms.Reverse(c), key) for c in (None, "sqrt")]
-        exact = max(min(timed(program.call)[1] for _ in range(5)) for program in programs)
+        exact = max(timed_steadily(program.call)[1] for program in programs)
         warnings = ", ".join(warning.kind for warning in found.warnings)
         if estimator is None:
             table.add_row(name, "none", *["-"] * 4, f"{found.seconds / exact:.1f}", warnings)

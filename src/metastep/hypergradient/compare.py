@@ -21,6 +21,9 @@ from metastep.results import RESULTS
 from metastep.trees import as_hyperparameters, cosine, norm, subtract
 from metastep.types import Outer, RandomKey
 
+SHORT, CALLS = 0.05, 4
+"""Seconds below which a call is repeated, and how often: then one call says little."""
+
 COLUMNS = ("estimator", "relative error", "cosine", "norm", "seconds", "memory (MiB)", "result")
 
 
@@ -235,3 +238,14 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float]:
     begin = perf_counter()
     found = jax.block_until_ready(call())
     return found, perf_counter() - begin
+
+
+def timed_steadily(call: Callable[[], Any]) -> tuple[Any, float]:
+    """Return what a call returns and its seconds once it is under way.
+
+    The first call of a compiled program takes milliseconds longer, and other processes disturb
+    short ones: these are made several times, and the shortest time counts.
+    """
+    found, seconds = timed(call)
+    times = [timed(call)[1] for _ in range(CALLS if seconds < SHORT else 0)]
+    return found, min([seconds, *times])

@@ -20,7 +20,7 @@ from metastep.hypergradient.advice import advise
 from metastep.hypergradient.base import USE_IT, AbstractEstimator, require_influence
 from metastep.hypergradient.bias_curve import BiasCurve, bias_curve
 from metastep.hypergradient.binomial import Binomial
-from metastep.hypergradient.compare import Program, compile_with, ready, timed
+from metastep.hypergradient.compare import Program, compile_with, ready, timed_steadily
 from metastep.hypergradient.diagnosis import Diagnosis, Option, WindowRow
 from metastep.hypergradient.evolution import EvolutionStrategies
 from metastep.hypergradient.forward import Forward
@@ -73,9 +73,10 @@ def diagnose(
         memory: bytes that a hypergradient may use; 1 GiB by default.
 
     Returns:
-        The diagnosis: `str()` for people, fields for code. Time: at most five exact hypergradients,
-        and the compilation of seven programs. Memory: that of reverse mode with the state stored
-        every sqrt(horizon) steps; plain reverse mode runs only if it fits into `memory`.
+        The diagnosis: `str()` for people, fields for code. Time: at most five exact hypergradients
+        (`seconds`), and to compile five programs; what takes less than 50 ms is run a few times, to
+        be timed steadily. Memory: that of reverse mode with the state stored every sqrt(horizon)
+        steps; plain reverse mode runs only if it fits into `memory`.
 
     Raises:
         ValueError: wrong use, as `hypergradient` does.
@@ -128,7 +129,7 @@ def diagnose(
 
 
 class _Runs(NamedTuple):
-    """What was measured, and the seconds of curve, forward run, tangent and spectrum."""
+    """What was measured; the seconds of curve and spectrum, of the forward run, of the tangent."""
 
     curve: BiasCurve
     tangent: _Tangent
@@ -147,9 +148,14 @@ def _measure(
         end = advance(problem, outer, start(problem, outer, keys), keys, horizon)
         return problem.objective(end.inner, outer, keys.objective), end
 
-    def curve(problem: AbstractProblem, outer: Outer, key: RandomKey) -> BiasCurve:
+    def curve(
+        problem: AbstractProblem, outer: Outer, key: RandomKey
+    ) -> tuple[BiasCurve, StepSpectrum]:
         require_influence(lambda outer: forward(problem, outer, key)[0], outer, USE_IT)
-        return bias_curve(problem, outer, split_keys(key), windows)
+        keys = split_keys(key)
+        found = bias_curve(problem, outer, keys, windows)
+        begin = start(problem, outer, keys)
+        return found, step_spectrum(problem, outer, keys, found.end, begin)
 
     def tangent(problem: AbstractProblem, outer: Outer, key: RandomKey, end: PyTree) -> _Tangent:
         keys = split_keys(key)
@@ -158,16 +164,12 @@ def _measure(
         lost = digits_lost(exponent, horizon, begin.inner, end.inner)
         return _Tangent(exponent, lost, meaningful(lost))
 
-    def spectrum(
-        problem: AbstractProblem, outer: Outer, key: RandomKey, end: PyTree
-    ) -> StepSpectrum:
-        keys = split_keys(key)
-        return step_spectrum(problem, outer, keys, end, start(problem, outer, keys))
-
-    call = lambda function, *more: timed(compile_with(function, problem, outer, key, *more).call)
-    (found, first), ((_, end), second) = call(curve), call(forward)
-    (moving, third), (stretch, fourth) = call(tangent, end), call(spectrum, end)
-    return _Runs(found, moving, stretch, (first, second, third, fourth))
+    call = lambda function, *more: timed_steadily(
+        compile_with(function, problem, outer, key, *more).call
+    )
+    ((found, stretch), first), ((_, end), second) = call(curve), call(forward)
+    moving, third = call(tangent, end)
+    return _Runs(found, moving, stretch, (first, second, third))
 
 
 def _windows(horizon: int) -> tuple[int, ...]:
@@ -216,14 +218,18 @@ class _Implicit(NamedTuple):
 def _implicit(
     problem: AbstractProblem, outer: Outer, key: RandomKey, symmetric: bool, found: BiasCurve
 ) -> _Implicit:
-    """Run implicit differentiation with no more products than the horizon has steps."""
-    tolerance: dict[str, Any] = {"rtol": 1e-4, "atol": 0.0, "max_steps": problem.horizon}
+    """Run implicit differentiation with half as many products as the horizon has steps."""
+    tolerance: dict[str, Any] = {
+        "rtol": 1e-4,
+        "atol": 0.0,
+        "max_steps": max(1, problem.horizon // 2),
+    }
     estimator = Implicit(lx.CG(**tolerance) if symmetric else lx.GMRES(**tolerance))
     try:
         program = ready(problem, outer, estimator, key)
     except ValueError as refusal:
         return _Implicit(None, float("nan"), str(refusal))
-    estimate, seconds = timed(program.call)
+    estimate, seconds = timed_steadily(program.call)
     option = Option(
         estimator,
         cosine=float(cosine(estimate.grad, found.exact)),
@@ -252,7 +258,9 @@ def _options(
     residual = max((plain.temporary_bytes or horizon * state) / horizon, 1.0)
     length = max(1, isqrt(horizon))
     fits = residual * horizon <= costs.memory
-    seconds = timed(plain.call)[1] if fits else max(curve_seconds - costs.forward, costs.forward)
+    seconds = (
+        timed_steadily(plain.call)[1] if fits else max(curve_seconds - costs.forward, costs.forward)
+    )
     backward = max(seconds - costs.forward, 0.0) / horizon
     exact = {"cosine": 1.0, "relative_error": 0.0}
     states = min(horizon, max(1, int((costs.memory - residual) // max(state, 1))))

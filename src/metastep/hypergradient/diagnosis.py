@@ -102,7 +102,7 @@ class Diagnosis:
         windows: truncated back-propagation by window; the last window is the horizon.
         options: every estimator.
         memory: bytes that a hypergradient may use.
-        seconds: what the measurements took, without compilation.
+        seconds: what the measurements took, without compiling and loading their programs.
         warnings: what will go wrong with estimators that fit badly.
         recommendation: which one to use.
     """
