@@ -1,6 +1,7 @@
 """The experiments by name: one file for each figure or table of a paper."""
 
 from metastep.experiments import (
+    advisor,
     anchor_vectors,
     downstream_transfer,
     hypercleaning,
@@ -29,4 +30,5 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     sparse_coding.EXPERIMENT,
     anchor_vectors.EXPERIMENT,
     downstream_transfer.EXPERIMENT,
+    advisor.EXPERIMENT,
 )

@@ -1,0 +1,131 @@
+"""What the tables of `advisor` say: its claims and figures."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from metastep.experiments.base import Claim, Column, Record, Table, select
+from metastep.report.comparison import Point, comparison_figure
+from metastep.report.figures import Figure, Lines, line_figure
+
+RIGHT = 0.95
+COST = 5.0
+WRONG = 0.1  # relative error of implicit differentiation that deserves a warning
+LONG = 1000  # inner steps: there truncation pays
+ROUNDING = 1e-7
+AGREEMENT = 1e-3  # float32, summed in another order
+
+
+def claims(record: Record) -> tuple[Claim, ...]:
+    """Hold what the advisor says against what is true."""
+    table = record.tables["advice"]
+    advised = table["recommended"] != "none"
+    warned = lambda kind: np.array([kind in text.split() for text in table["warnings"]])
+    name = table["problem"]
+    difference = np.abs(table["cosine"] - table["cosine_predicted"])
+    wrong = table["implicit_error"] > WRONG
+    lowest = np.min(table["cosine"][advised], initial=1.0)
+    chaos, ascent = name == "logistic-map", name == "counter-example"
+    return (
+        Claim(
+            "advice-is-right",
+            f"The recommended estimator has a cosine of at least {RIGHT} with the exact "
+            "hypergradient, or none is recommended.",
+            _all(table["cosine"] >= RIGHT, advised),
+            f"{len(name)} problems, lowest cosine {lowest:.3f}; none recommended: "
+            f"{', '.join(name[~advised]) or 'nowhere'}",
+        ),
+        Claim(
+            "as-predicted",
+            "The cosine is the one that the diagnosis predicted.",
+            _all(difference < AGREEMENT, advised),
+            f"largest difference {np.max(difference[advised], initial=0.0):.1e}",
+        ),
+        Claim(
+            "cheap",
+            f"A diagnosis costs at most {COST:.0f} exact hypergradients of plain reverse mode.",
+            bool(np.all(table["cost"] <= COST)),
+            "; ".join(f"{a}: {b:.1f}" for a, b in zip(name, table["cost"], strict=True)),
+        ),
+        Claim(
+            "counter-example",
+            "Where one-step truncation is no descent direction, the advisor says so (Shaban et "
+            "al. 2019, section 3).",
+            _all(warned("not-descent"), ascent),
+            f"warnings: {' '.join(table['warnings'][ascent])}",
+        ),
+        Claim(
+            "chaos",
+            "Where no gradient is meaningful, the advisor recommends none that is exact.",
+            _all(warned("chaotic") & ~advised, chaos),
+            f"warnings: {' '.join(table['warnings'][chaos])}",
+        ),
+        Claim(
+            "implicit-warned",
+            f"Wherever implicit differentiation is off by more than {WRONG:.0%}, the advisor "
+            "warns of it.",
+            _all(warned("implicit-wrong"), wrong),
+            f"off on {int(wrong.sum())} problems, warned on "
+            f"{int((wrong & warned('implicit-wrong')).sum())} of them",
+        ),
+    )
+
+
+def _all(good: np.ndarray, where: np.ndarray) -> bool | None:
+    """Whether all are good where it matters; None if that is nowhere."""
+    return bool(np.all(good[where])) if where.any() else None
+
+
+def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
+    """Draw error against time of every estimator, and bias against window."""
+    found = {}
+    if len(record.tables["comparison"]["problem"]):
+        found["estimators"] = (
+            _trade(record.tables["comparison"]),
+            "For each problem every estimator as a point: its relative error against the time of "
+            "one hypergradient on the left, against its memory on the right.",
+        )
+    if np.max(record.tables["windows"]["window"]) >= LONG:
+        found["windows"] = (
+            _windows(record.tables["windows"]),
+            "Relative error of truncated back-propagation against the window for the problems of "
+            "at least a thousand steps, with the paper's bound dashed.",
+        )
+    return found
+
+
+def _trade(table: Table) -> Figure:
+    panels = {}
+    for problem in dict.fromkeys(table["problem"].tolist()):
+        rows = select(table, problem=problem)
+        names = ("estimator", "relative_error", "seconds", "memory")
+        panels[problem] = [
+            Point(name, error, seconds, None if np.isnan(memory) else int(memory * 2**20))
+            for name, error, seconds, memory in zip(*(rows[key] for key in names), strict=True)
+        ]
+    return comparison_figure(panels)
+
+
+def _windows(table: Table) -> Figure:
+    measured, bounds = {}, {}
+    for problem in dict.fromkeys(table["problem"].tolist()):
+        rows = select(table, problem=problem)
+        if rows["window"].max() >= LONG:
+            measured[problem] = rows["window"], _above(rows["relative_error"])
+            bounds[problem] = rows["window"], _above(rows["bound"])
+    return line_figure(
+        Lines(
+            measured,
+            "window K (inner steps)",
+            "relative error of the hypergradient",
+            x_log=True,
+            y_log=True,
+            dashed=bounds,
+            dashed_label="bound (10)",
+        )
+    )
+
+
+def _above(values: Column) -> Column:
+    """Leave out what is below rounding."""
+    return np.where(values > ROUNDING, values, np.nan)
