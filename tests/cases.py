@@ -57,11 +57,15 @@ def training(optimizer, horizon=12, batch=None, init_params=None):
     return make
 
 
+def waves(w, outer):
+    return jnp.sum(jnp.sin(w)) + jnp.sum(outer**2)
+
+
 def quadratic():
     hessian = jnp.array([[1.0, 0.3], [0.3, 0.5]])
     coupling = jnp.array([[1.0, 0.0, 0.2], [0.1, 0.4, -0.5]])
-    loss = lambda w, outer: jnp.sum(jnp.sin(w)) + jnp.sum(outer**2)
-    problem = ms.QuadraticProblem(hessian, coupling, jnp.array([2.0, -1.0]), loss, 0.1, 40)
+    start = jnp.array([2.0, -1.0])
+    problem = ms.QuadraticProblem(hessian, coupling, start, waves, 0.1, 40)
     return problem, jnp.array([0.5, -0.2, 1.0])
 
 

@@ -16,27 +16,31 @@ from metastep.checkpoint import CheckpointError, load, save
 CENTER = jnp.array([1.0, -2.0])
 
 
-def problem(loss=None, batch=None):
-    loss = loss or (lambda w, outer, batch: jnp.sum((w - outer) ** 2))
-    return ms.TrainingProblem(
-        loss, lambda w, outer: jnp.sum((w - CENTER) ** 2), jnp.zeros(2), optax.sgd(0.4), 20, batch
-    )
+# One object each: the compiled loop is found again by every test that asks for the same.
+SGD, ADAM = optax.sgd(0.4), optax.adam(0.1)
+
+
+def pull(w, outer, batch):
+    return jnp.sum((w - outer) ** 2)
+
+
+def distance(w, outer):
+    return jnp.sum((w - CENTER) ** 2)
+
+
+def problem(loss=pull, batch=None):
+    return ms.TrainingProblem(loss, distance, jnp.zeros(2), SGD, 20, batch)
 
 
 def drawn(key):
     """A distribution of problems: the target differs from task to task."""
     target = CENTER + jax.random.normal(key, (2,))
-    return ms.TrainingProblem(
-        lambda w, outer, batch: jnp.sum((w - outer) ** 2),
-        lambda w, outer: jnp.sum((w - target) ** 2),
-        jnp.zeros(2),
-        optax.sgd(0.4),
-        20,
-    )
+    judge = lambda w, outer: jnp.sum((w - target) ** 2)
+    return ms.TrainingProblem(pull, judge, jnp.zeros(2), SGD, 20)
 
 
 def minimize(which, key, steps=30, **options):
-    options = {"optimizer": optax.adam(0.1)} | options
+    options = {"optimizer": ADAM} | options
     return ms.minimize(which, jnp.zeros(2), ms.Reverse(), steps=steps, key=key, **options)
 
 
@@ -79,7 +83,7 @@ def test_a_meta_batch_is_the_mean_over_tasks(key):
     assert jnp.allclose(run.outer, -jnp.mean(jnp.stack(grads), axis=0), rtol=1e-5)
 
 
-@pytest.mark.parametrize("tasks_at_once", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("tasks_at_once", [1, 3, 9])
 def test_tasks_at_once_changes_rounding_only(tasks_at_once, key):
     reference = minimize(drawn, key, meta_batch=4)
     run = minimize(drawn, key, meta_batch=4, tasks_at_once=tasks_at_once)
@@ -156,29 +160,32 @@ def test_failures_raise_with_the_step_and_the_reason(key):
         )
 
 
-@pytest.mark.parametrize("stop", [1, 7, 29])
+def kept(step, outer, estimate):
+    return outer
+
+
+@pytest.mark.parametrize("stop", [1, 29])
 @pytest.mark.parametrize("which", [problem(), drawn], ids=["fixed", "drawn"])
 def test_resume_ends_with_the_same_bits(which, stop, tmp_path, key):
     options = {} if isinstance(which, ms.AbstractProblem) else {"meta_batch": 3}
-    record = lambda step, outer, estimate: outer
-    whole = minimize(which, key, record=record, **options)
+    whole = minimize(which, key, record=kept, **options)
     path = tmp_path / "state"
     minimize(
         which,
         key,
-        record=record,
+        record=kept,
         checkpoint=ms.Checkpoint(path, every=1),
         callback=lambda report: report.step == stop,
         **options,
     )
     resumed = minimize(
-        which, key, record=record, checkpoint=ms.Checkpoint(path, every=4, resume=True), **options
+        which, key, record=kept, checkpoint=ms.Checkpoint(path, every=4, resume=True), **options
     )
     assert jnp.array_equal(resumed.outer, whole.outer)
     assert jnp.array_equal(resumed.history.value, whole.history.value)
     assert jnp.array_equal(resumed.history.recorded, whole.history.recorded)
     again = minimize(
-        which, key, record=record, checkpoint=ms.Checkpoint(path, resume=True), **options
+        which, key, record=kept, checkpoint=ms.Checkpoint(path, resume=True), **options
     )
     assert jnp.array_equal(again.outer, whole.outer), "a finished run is read back"
 
@@ -205,7 +212,7 @@ def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
     uninterrupted = [*command[:-1], str(tmp_path / "whole")]
     expected = subprocess.run(uninterrupted, capture_output=True, text=True, check=True)
     reached = 0
-    for stop in (3, 40, 150):
+    for stop in (3, 150):
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             first = int(process.stdout.readline())
             assert first >= reached, "the saved steps are not done again"
@@ -270,11 +277,11 @@ def test_nothing_recompiles(key):
         traces.append(1)
         return jnp.sum((w - outer) ** 2)
 
-    counted, optimizer = problem(loss), optax.adam(0.1)
-    minimize(counted, key, every=30, optimizer=optimizer)
+    counted = problem(loss)
+    minimize(counted, key, every=30)
     once = len(traces)
-    minimize(counted, key, every=7, optimizer=optimizer)
-    minimize(counted, jax.random.key(9), every=1, optimizer=optimizer)
+    minimize(counted, key, every=7)
+    minimize(counted, jax.random.key(9), every=1)
     assert len(traces) == once
 
 

@@ -14,6 +14,7 @@ from tests.helpers import relative_distance
 
 pytestmark = pytest.mark.usefixtures("x64")
 
+SGD = optax.sgd(0.2)  # one object: what was compiled for it is found again
 CURVATURE = jnp.array([1.0, 0.4])
 
 
@@ -34,7 +35,7 @@ def make(optimizer, horizon=600, **more):
 
 @pytest.mark.parametrize("name", IMPLICIT)
 def test_equals_the_unrolled_gradient_at_a_fixed_point(name, key):
-    problem, outer = make(optax.sgd(0.2))
+    problem, outer = make(SGD)
     exact = ms.hypergradient(problem, outer, ms.Reverse(), key=key)
     estimate = ms.hypergradient(problem, outer, IMPLICIT[name](), key=key)
     assert estimate.result == ms.RESULTS.successful
@@ -75,10 +76,10 @@ def test_toy_values(key):
     assert np.isclose(at_end.stats["objective_gap"], gap, rtol=2e-2)
 
 
-@pytest.mark.parametrize("terms", [1, 5, 10, 50])
+@pytest.mark.parametrize("terms", [1, 50])
 def test_neumann_is_truncated_reverse_at_a_fixed_point(terms, key):
     """Proposition 3.6, with K-RMD computed independently."""
-    problem, outer = make(optax.sgd(0.2))
+    problem, outer = make(SGD)
     window = ms.hypergradient(problem, outer, ms.TruncatedReverse(terms), key=key)
     series = ms.hypergradient(problem, outer, ms.Implicit(ms.Neumann(terms)), key=key)
     assert relative_distance(series.grad, window.grad) < 1e-11
@@ -106,8 +107,6 @@ def test_an_unconverged_loop_is_reported(horizon, key):
 OPTIMIZER_ONLY = {
     "sgd": (lambda o: optax.sgd(o["rate"]), 0.2, 400),
     "sgd-just-converged": (lambda o: optax.sgd(o["rate"]), 0.2, 60),
-    "log-rate": (lambda o: optax.sgd(jnp.exp(o["rate"])), -1.5, 400),
-    "momentum-rate": (lambda o: optax.sgd(o["rate"], momentum=0.8), 0.1, 400),
     "momentum": (lambda o: optax.sgd(0.1, momentum=o["rate"]), 0.8, 400),
     "adam-rate": (lambda o: optax.adam(o["rate"]), 0.05, 2500),
 }

@@ -69,7 +69,7 @@ def test_windows_equal_the_closed_form(window, key):
     assert relative_distance(estimate.grad, closed_form) < 1e-12
 
 
-@pytest.mark.parametrize("window", [1, 5, 11])
+@pytest.mark.parametrize("window", [1, 11])
 def test_the_cut_resets_nothing(window, key):
     """The value is that of the whole run: momentum, batches and step index go on unchanged."""
     for name in ("momentum-batches", "adam-batches"):
