@@ -12,7 +12,12 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import metastep as ms
 from metastep.sklearn import HypercleanedClassifier
-from metastep.sklearn._weighted_training import Labelled, Settings, make_problem
+from metastep.sklearn._weighted_training import (
+    Labelled,
+    Settings,
+    make_problem,
+    tune_weights,
+)
 from metastep.tasks import WeightedClassification
 from tests.helpers import relative_distance
 
@@ -77,11 +82,23 @@ def test_it_finds_wrong_labels(iris):
     assert np.all(model.sample_weight_[model.suspects_] < model.threshold)
     assert np.allclose(model.suspect_scores_, 1 - model.sample_weight_[model.suspects_])
     assert model.validation_indices_.size == 0
-    assert model.validation_loss_curve_.shape == (model.n_iter_,) == (100,)
+    assert model.validation_loss_curve_.shape == (model.n_iter_,) == (30,)
     assert model.validation_loss_curve_[-1] < model.validation_loss_curve_[0] - 0.1
     copy = pickle.loads(pickle.dumps(model))
     assert np.array_equal(copy.predict_proba(data[0]), model.predict_proba(data[0]))
     assert np.array_equal(clone(model).fit(*data).coef_, model.coef_)
+
+
+def test_weights_move_by_how_much_an_example_matters():
+    """The first update is the hypergradient over its typical size, in which padding has no part."""
+    rng = np.random.default_rng(0)
+    train, valid = labelled(rng, 30), labelled(rng, 18)
+    settings = Settings(3, regularization=0.01, horizon=20, window=5, learning_rate=2.0, steps=1)
+    problem, estimator = make_problem(train, valid, settings), ms.TruncatedReverse(5)
+    slopes = ms.hypergradient(problem, jnp.zeros(64), estimator, key=jax.random.key(0)).grad[:30]
+    unit = np.sum(slopes**2) / np.sum(np.abs(slopes))
+    # Sums of float32 in another order.
+    assert relative_distance(tune_weights(train, valid, settings).logits, -2 * slopes / unit) < 1e-5
 
 
 def test_units_do_not_matter(iris):

@@ -162,6 +162,7 @@ REFUSED = {
     "folds": ({"cv": 1000}, None, "n_splits=1000 greater than the number of samples"),
     "tolerance": ({"tol": -1.0}, None, "tol == -1.0, must be >= 0"),
     "nan": ({}, lambda X, y: (np.where(X > 6, np.nan, X), y), "contains NaN"),
+    "nan-valid": ({}, lambda X, y: (X, y, X * np.nan, y), "contains NaN"),
     "half-a-set": ({}, lambda X, y: (X, y, X), "y_valid is None"),
     "columns-valid": ({}, lambda X, y: (X, y, X[:, 1:], y), "has 3 features, but"),
     "lengths-valid": ({}, lambda X, y: (X, y, X, y[1:]), "inconsistent numbers of samples"),
@@ -180,6 +181,14 @@ def test_refused(estimator, settings, change, message):
     X, y = load_iris(return_X_y=True)
     with pytest.raises(ValueError, match=message):
         estimator(**settings).fit(*(change(X, y) if change else (X, y)))
+
+
+def test_targets_of_the_validation_set_are_finite_and_may_be_constant():
+    X, y = load_diabetes(return_X_y=True)
+    with pytest.raises(ValueError, match="y_valid contains NaN"):
+        HypergradientRidge().fit(X, y, X, np.where(y > 100, np.nan, y))
+    model = HypergradientRidge(random_state=0).fit(X, np.full(len(X), 3.0))
+    assert np.all(model.predict(X) == 3)
 
 
 @pytest.mark.parametrize(("change", "message"), REFUSED_LABELS.values(), ids=REFUSED_LABELS)

@@ -102,6 +102,11 @@ def test_bad_parameters(parameters, error, message):
         MaskedDictionaryLearning(**parameters).fit(signals(30))
 
 
+def test_missing_numbers():
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        MaskedDictionaryLearning(**SHORT).fit(np.where(np.eye(30, 20), np.nan, signals(30)))
+
+
 def test_codes_of_another_dictionary():
     model = MaskedDictionaryLearning(**SHORT).fit(signals(30))
     with pytest.raises(ValueError, match="X has 7 codes per sample; expected 20"):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from metastep.experiments.base import Claim, Record, select
+from metastep.experiments.base import Claim, Record, Table, select
 from metastep.report.figures import MARKERS, Figure, new_figure, style
 
 METRICS = ("f1", "precision", "recall", "roc_auc", "test_accuracy")
@@ -19,16 +19,14 @@ OURS: Arm = ("hypercleaning", "clean")
 OURS_NOISY: Arm = ("hypercleaning", "noisy")
 
 
-def _values(record: Record, noise: str, arm: Arm, name: str) -> np.ndarray:
-    table = record.tables["detection"]
-    return select(table, noise=noise, method=arm[0], validation=arm[1])[name]
-
-
-def _difference(
-    record: Record, noise: str, ours: Arm, other: Arm, name: str
+def difference(
+    detection: Table, noise: str, ours: Arm, other: Arm, name: str
 ) -> tuple[float, float, str]:
     """Return the mean paired difference, its standard error, and both in words."""
-    first, second = (_values(record, noise, arm, name) for arm in (ours, other))
+    first, second = (
+        select(detection, noise=noise, method=method, validation=level)[name]
+        for method, level in (ours, other)
+    )
     paired = first - second
     error = float(np.std(paired, ddof=1) / np.sqrt(len(paired))) if len(paired) > 1 else np.nan
     text = (
@@ -45,9 +43,10 @@ def _better(
     noises = tuple(noise for noise in noises if noise in record.config.noise)
     if not noises:
         return None, "this kind of noise was not run"
-    found = [_difference(record, noise, ours, arm, name) for noise in noises for arm in others]
-    evidence = "; ".join(text for *_, text in found) + f"; {record.config.seeds} seeds"
-    if record.config.seeds < FEWEST_SEEDS:
+    detection, config = record.tables["detection"], record.config
+    found = [difference(detection, noise, ours, arm, name) for noise in noises for arm in others]
+    evidence = "; ".join(text for *_, text in found) + f"; {config.dataset}, {config.seeds} seeds"
+    if config.seeds < FEWEST_SEEDS:
         return None, f"{evidence}: fewer than {FEWEST_SEEDS} decide nothing"
     return all(mean > MARGIN * error for mean, error, _ in found), evidence
 
@@ -100,13 +99,13 @@ CLAIMS = (
     ),
     (
         "better-model",
-        "At 50 % uniform noise hypercleaning ends with a better classifier than plain training "
-        "on the noisy labels.",
+        "At 50 % uniform noise what hypercleaning keeps trains a better classifier than plain "
+        "training on the noisy labels.",
         (HALF, OURS, (("plain training", "none"),), "test_accuracy"),
     ),
     (
         "better-model-at-equal-information",
-        "It ends with a better one than confident learning and plain training that see the "
+        "It trains a better one than confident learning and plain training that see the "
         "clean validation examples, and than these examples alone give.",
         (HALF, OURS, (INFORMED, ("plain training", "clean"), VALIDATION_ONLY), "test_accuracy"),
     ),

@@ -1,10 +1,12 @@
 """Ways to find wrong labels, each with the decision that it comes with; none sees the truth.
 
-`HypercleanedClassifier` runs with its defaults. The others are built on scikit-learn's logistic
-regression with standardized inputs, trained to convergence with the penalty that cross-validation
-chooses on the labels that they are given: with a penalty as small as that of hypercleaning, which
-stops early, they would memorize the wrong labels. A method may be given extra examples, a
-validation set with clean or noisy labels, and the others add them to what they train on.
+All of them are logistic regressions with standardized inputs, and all but the validation model have
+the same penalty: the one that cross-validation chooses on the labels that they are given. With a
+smaller one they would memorize the wrong labels. Apart from it `HypercleanedClassifier` runs with
+its defaults; the others train to convergence, by scikit-learn. A method may be given extra
+examples, a validation set with clean or noisy labels: hypercleaning judges by them, and the others
+add them to what they train on. All but plain training end with a model that is trained on what they
+did not flag and the extra examples, with a penalty of its own.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +26,7 @@ from metastep.sklearn import HypercleanedClassifier
 CLASSES = 10
 FOLDS = 5
 PENALTY_FOLDS = 3
-PENALTIES = tuple(float(x) for x in np.logspace(-3, 1, 9))  # of |W|^2 beside the mean loss
+PENALTIES = tuple(float(x) for x in np.logspace(1, -3, 9))  # of |W|^2 beside the mean loss
 MOST_ITERATIONS = 2000
 SMALLEST_PROBABILITY = 1e-12
 
@@ -62,7 +64,7 @@ class Verdict:
 
 
 class Setting(NamedTuple):
-    """The outer steps of hypercleaning, the seed, and the penalty of logistic regression."""
+    """The outer steps of hypercleaning, the seed, and the penalty of all logistic regressions."""
 
     steps: int
     seed: int
@@ -74,24 +76,35 @@ Method = Callable[[Examples, Examples | None, Setting], Verdict]
 
 
 def choose_penalty(examples: Examples, seed: int) -> float:
-    """Return the penalty with the smallest cross-validated loss of the labels as they are given."""
+    """Return the penalty with the smallest cross-validated loss of the labels as they are given.
+
+    From the largest down, until the loss rises: fits with small penalties take longest.
+    """
     folds = list(KFold(PENALTY_FOLDS, shuffle=True, random_state=seed).split(*examples))
 
     def loss(penalty: float) -> float:
         parts = ((_fit(examples.take(a), penalty), examples.take(b)) for a, b in folds)
         return float(np.sum([_losses(model, part).sum() for model, part in parts]))
 
-    return min(PENALTIES, key=loss)
+    best, lowest = PENALTIES[0], np.inf
+    for penalty in PENALTIES:
+        value = loss(penalty)
+        if value > lowest:
+            break
+        best, lowest = penalty, value
+    return best
 
 
 def hypercleaning(train: Examples, extra: Examples | None, setting: Setting) -> Verdict:
-    """Tune one weight per example; flag those below 1/2, where all of them start."""
+    """Tune one weight per example; flag those that lose half of it."""
     if extra is None:
         raise ValueError("extra is None; hypercleaning needs a validation set")
-    model = HypercleanedClassifier(max_iter=setting.steps).fit(*train, *extra)
+    model = HypercleanedClassifier(regularization=setting.penalty, max_iter=setting.steps)
+    model.fit(*train, *extra)
     flagged = np.zeros(len(train.labels), bool)
     flagged[model.suspects_] = True
-    return Verdict(flagged, 1 - model.sample_weight_, model.predict)
+    predict = _fit_tuned(train.take(~flagged).join(extra), setting.seed)
+    return Verdict(flagged, 1 - model.sample_weight_, predict)
 
 
 def confident_learning(train: Examples, extra: Examples | None, setting: Setting) -> Verdict:

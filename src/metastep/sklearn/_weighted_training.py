@@ -1,7 +1,7 @@
 """Weights of training examples tuned by K-RMD, padded so that few shapes are ever compiled."""
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -136,7 +136,7 @@ def tune_weights(train: Labelled, validation: Labelled, settings: Settings) -> T
         problem,
         jnp.zeros(_padded_size(len(train.labels), ROWS)),
         TruncatedReverse(settings.window),
-        optimizer=_adam(settings.learning_rate),
+        optimizer=_scaled_descent(settings.learning_rate),
         steps=settings.steps,
         key=key,
         every=settings.steps,
@@ -155,9 +155,22 @@ _train = compiled(unroll)
 
 
 @cache
-def _adam(learning_rate: float) -> optax.GradientTransformation:
-    # A new transformation would be new functions, and compiled again.
-    return optax.adam(learning_rate)
+def _scaled_descent(learning_rate: float) -> optax.GradientTransformation:
+    """Gradient descent in units of the first gradient's typical size, whatever its padding.
+
+    Adam would move all weights alike, however little an example matters, and spoil their ranking.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Array, Array]:
+        del params
+        sizes = jnp.abs(updates)
+        total = jnp.sum(sizes)
+        typical = jnp.vdot(sizes, sizes / jnp.where(total > 0, total, 1))
+        unit = jnp.where(state > 0, state, typical)
+        return -learning_rate * updates / jnp.where(unit > 0, unit, 1), unit
+
+    # A new transformation would be new functions, and compiled again: hence the cache.
+    return optax.GradientTransformation(lambda params: jnp.zeros(()), update)
 
 
 def _largest_curvature(features: np.ndarray) -> float:

@@ -29,11 +29,15 @@ class HypercleanedClassifier(LinearClassifier):
 
     The validation set decides what counts as correct: **its labels must be right**, and it must
     look like the data the model is meant for. Where `fit` gets none, it holds out a random part of
-    every class of the training data and assumes that the labels there are right. A fifth of wrong
-    labels among them is enough to mislead the weights: `metastep run label-noise` measures that a
-    clean validation set finds almost all wrong labels, and one that is as noisy as the training set
-    does little better than chance. Where many labels are clean but none is known to be, methods
-    without a validation set, such as confident learning, find more.
+    every class of the training data and assumes that the labels there are right; wrong ones among
+    them mislead the weights.
+
+    What to expect, as `metastep run label-noise` measures it: with a clean validation set it finds
+    wrong labels about as well as confident learning that trains on this set, too, and better where
+    a class is mistaken for a similar one, but no better than a model that is trained on the
+    validation set alone. With a validation set as noisy as the training set it finds far fewer than
+    confident learning, which is the better choice where no labels are known to be right. Weights
+    overfit a validation set, the more the smaller it is.
 
     Inputs are standardized inside, column by column; the gradients are those of float32, and biased
     as truncation makes them (see `metastep.TruncatedReverse`). Cost: `max_iter` training runs of
@@ -54,13 +58,16 @@ class HypercleanedClassifier(LinearClassifier):
 
     Args:
         regularization: factor of the squared coefficients of the standardized columns in the mean
-            training loss.
+            training loss. The more labels are wrong, the larger it should be, lest the model
+            memorize them; cross-validation on the labels as given is a fair way to choose it.
         horizon: steps of gradient descent in one training run.
         window: the number K of last steps through which the hypergradient goes back, at most
             `horizon`.
-        learning_rate: of Adam, for the logits of the weights.
-        max_iter: updates of the weights.
-        threshold: examples with a weight below it are suspects; all weights start at 0.5.
+        learning_rate: of gradient descent for the logits of the weights, in units of the first
+            hypergradient's typical size: how far the first update moves a typical logit.
+        max_iter: updates of the weights. Many of them overfit a small validation set.
+        threshold: examples with a weight below it are suspects. All weights start at 0.5; by
+            default a suspect has lost at least half of that.
         validation_fraction: the part of every class that is held out where `fit` gets no validation
             set, rounded, at least one example. A class of one example is on both sides.
         random_state: chooses what is held out.
@@ -90,12 +97,12 @@ class HypercleanedClassifier(LinearClassifier):
     def __init__(
         self,
         *,
-        regularization: float = 1e-3,
+        regularization: float = 0.01,
         horizon: int = 100,
         window: int = 5,
-        learning_rate: float = 0.1,
-        max_iter: int = 100,
-        threshold: float = 0.5,
+        learning_rate: float = 1.0,
+        max_iter: int = 30,
+        threshold: float = 0.25,
         validation_fraction: float = 0.3,
         random_state: Any = None,
     ):

@@ -5,6 +5,7 @@ from typing import Any, Self
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from metastep.sklearn._parts import (
@@ -110,7 +111,9 @@ class HypergradientRidge(RegressorMixin, BaseEstimator):
             rows = split(len(y), self.cv, self.random_state)
             folds = [ridge_fold(scaled[a], y[a], scaled[b], y[b]) for a, b in rows]
         else:
-            folds = [ridge_fold(scaled, y, standard.apply(given[0]), given[1])]
+            kind: Any = np.float64
+            expected: Any = check_array(given[1], dtype=kind, ensure_2d=False, input_name="y_valid")
+            folds = [ridge_fold(scaled, y, standard.apply(given[0]), expected)]
         tuned = tune_regularization(
             folds,
             groups,

@@ -87,7 +87,7 @@ def orthogonal_matching_pursuit(signals: Real, dictionary: Real, n_nonzero: int)
 
 def _uses_gram(n: int, d: int, p: int, rounds: int) -> bool:
     """Choose the form: Gram where its start is cheap and used often enough (measured)."""
-    return p <= 4 * d and p <= rounds * n
+    return p <= 5 * d and p <= rounds * n
 
 
 def pursue(
