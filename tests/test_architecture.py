@@ -25,6 +25,7 @@ ALLOWED = {
     "bilevel": {"hypergradient", "problems"},
     "sparse_coding": set(),
     "anchors": set(),
+    "curvature": set(),
     "sklearn": {
         "sparse_coding",
         "tasks",
@@ -43,6 +44,16 @@ ALLOWED = {
     "hypergradient": {"problems.base"},
     "outer_loop": {"hypergradient", "problems.base"},
     "outer": {"outer_loop", "hypergradient", "problems.base", "checkpoint"},
+    "meta_training_segment": {"optimizers", "problems.base"},
+    "meta_training_setting": {"meta_training_segment", "optimizers"},
+    "meta_training": {
+        "meta_training_setting",
+        "meta_training_segment",
+        "optimizers",
+        "problems.base",
+        "checkpoint",
+        "outer",
+    },
 }
 TOP = ("experiments", "cli", "__init__", "__main__")
 

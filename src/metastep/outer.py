@@ -237,6 +237,8 @@ def minimize(
     loop = Loop(
         problem, estimator, optimizer, key, meta_batch or 1, tasks_at_once, project, record, halt
     )
+    # A Python float has a weak type, an updated one has not: the loop would be compiled twice.
+    outer = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), outer)
     carry, seconds = begin_loop(loop, outer, steps), []
     if checkpoint is not None:
         carry, seconds = _restore(checkpoint, carry)

@@ -1,0 +1,356 @@
+"""The top eigenpairs of an operator, each with its residual and whether it has converged."""
+
+from abc import abstractmethod
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.experimental.sparse.linalg import lobpcg_standard
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from metastep.compilation import compiled
+from metastep.curvature.layerwise import LayerHessian
+from metastep.curvature.operator import AbstractOperator, SymmetricMatrix
+from metastep.types import RandomKey
+
+LOST = 0.5  # a unit vector that keeps half its length is orthogonal to rounding
+PASSES = 5
+
+
+class EigenPairs(eqx.Module):
+    """Eigenvalues (falling) and unit eigenvectors of an operator.
+
+    Attributes:
+        values: the k largest eigenvalues found.
+        vectors: a tree like the operator's vectors, with a leading axis of k.
+        residuals: |H v - lambda v|.
+        converged: whether the residual is at most tolerance * |lambda|. A pair for which it is
+            False is no eigenpair yet.
+        products: how many products with the operator were used.
+    """
+
+    values: Float[Array, " k"]
+    vectors: PyTree
+    residuals: Float[Array, " k"]
+    converged: Bool[Array, " k"]
+    products: Int[Array, ""]
+
+
+class _Found(eqx.Module):
+    """Values, vectors in rows, residuals, products."""
+
+    values: Array
+    vectors: Array
+    residuals: Array
+    products: Array
+
+
+class AbstractEigenMethod(eqx.Module):
+    """How to find eigenpairs."""
+
+    tolerance: eqx.AbstractVar[float]
+
+    @abstractmethod
+    def find(self, operator: AbstractOperator, k: int, start: Array) -> _Found:
+        """Return k pairs; `start` has rows to begin from. Called with checked arguments."""
+
+
+class Lanczos(AbstractEigenMethod):
+    """Block Lanczos with full reorthogonalization and thick restarts.
+
+    Time: products, and basis * size multiplications for each. Memory: basis + block vectors.
+    A single vector (block 1) finds one of several equal eigenvalues at first, a block finds as
+    many as it has vectors.
+
+    Attributes:
+        tolerance: relative residual at which a pair has converged.
+        basis: how many vectors are kept, rounded up to whole blocks; None for
+            k + max(20, k // 2), or all there are.
+        block: vectors that are multiplied at the same time; None for 1 up to k = 32, then 8, where
+            reading the basis costs more than the products.
+        restarts: how often at most the basis is shrunk to its best half; then the pairs that have
+            not converged are returned, marked.
+
+    Reference:
+        Wu, Simon (2000), Thick-restart Lanczos method for large symmetric eigenvalue problems.
+    """
+
+    tolerance: float = 1e-3
+    basis: int | None = None
+    block: int | None = None
+    restarts: int = 100
+
+    def __check_init__(self):
+        for name, value in (("basis", self.basis), ("block", self.block)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; allowed are None and integers from 1.")
+        if self.restarts < 0:
+            raise ValueError(f"restarts is {self.restarts}; allowed are integers from 0.")
+
+    def find(self, operator: AbstractOperator, k: int, start: Array) -> _Found:
+        """Return k pairs with the residuals of the recurrence."""
+        size = operator.size
+        block = min(self.block or (1 if k <= 32 else 8), max(1, size // 2))
+        wanted = self.basis or k + max(20, k // 2)
+        blocks = max(2, -(-min(max(wanted, k + 1), size) // block))
+        if (blocks + 1) * block > size:  # no room for a residual beside the basis
+            return _dense(operator, k)
+        kept = -(-(k + (blocks * block - k) // 2) // block)
+        kept = min(max(kept, -(-k // block)), blocks - 1)
+        return _lanczos(operator, k, start, block, blocks, kept, self.restarts, self.tolerance)
+
+
+class LOBPCG(AbstractEigenMethod):
+    """Locally optimal block preconditioned conjugate gradients, of `jax.experimental.sparse`.
+
+    Needs 5 k < size. Memory: about 10 k vectors.
+
+    Attributes:
+        tolerance: relative residual at which a pair has converged.
+        iterations: at most; each takes k products.
+
+    Reference:
+        Knyazev (2001), Toward the optimal preconditioned eigensolver.
+    """
+
+    tolerance: float = 1e-3
+    iterations: int = 100
+
+    def find(self, operator: AbstractOperator, k: int, start: Array) -> _Found:
+        """Return k pairs with residuals by k more products."""
+        if 5 * k >= operator.size:
+            raise ValueError(
+                f"k is {k} of dimension {operator.size}; LOBPCG allows k below a fifth of the "
+                "dimension. Use Lanczos()."
+            )
+        return _lobpcg(operator, start[:k], self.iterations)
+
+
+class Dual(AbstractEigenMethod):
+    """Eigenpairs of a `LayerHessian` from the Gram matrix of its rows; the loss must be convex.
+
+    The Hessian is F F^T with one column for each example and class, an outer product, so that
+    F^T F needs no vector of the layer's size. Exact if all columns are kept; else those of largest
+    norm are, and the residuals say what that costs. For one position (no convolutions).
+
+    Attributes:
+        tolerance: relative residual at which a pair has converged.
+        rows: how many columns of F are kept at most; the Gram matrix has rows^2 entries.
+    """
+
+    tolerance: float = 1e-3
+    rows: int = 5_000
+
+    def find(self, operator: AbstractOperator, k: int, start: Array) -> _Found:
+        """Return k pairs with residuals by k products with the whole operator."""
+        if not isinstance(operator, LayerHessian) or operator.factors.inputs.shape[1] != 1:
+            raise ValueError(
+                f"method is Dual() and the operator a {type(operator).__name__}; allowed is a "
+                "LayerHessian of a fully connected layer. Use Lanczos()."
+            )
+        gram, left, right = _gram(operator, self.rows)
+        if k > len(gram):
+            raise ValueError(
+                f"k is {k}, and {len(gram)} rows are kept; allowed is k up to the number of rows."
+            )
+        inner = Lanczos(tolerance=self.tolerance / 10).find(
+            SymmetricMatrix(gram), k, start[:, : len(gram)]
+        )
+        return _lifted(operator, inner, left, right)
+
+
+def top_eigenpairs(
+    operator: AbstractOperator,
+    k: int,
+    *,
+    key: RandomKey,
+    method: AbstractEigenMethod | None = None,
+    start: PyTree | None = None,
+) -> EigenPairs:
+    """Return the k largest eigenvalues of a self-adjoint operator and their eigenvectors.
+
+    Args:
+        operator: any operator of this package.
+        k: how many pairs, up to the dimension.
+        key: random key of the starting vectors.
+        method: `Lanczos()` (None), `Dual()` or `LOBPCG()`.
+        start: vectors near the eigenvectors, such as those of the Kronecker approximation: a tree
+            like the operator's vectors with a leading axis. Lanczos begins from their sum (one sum
+            for each vector of a block), LOBPCG from the first k. None for random vectors.
+
+    Returns:
+        The pairs, each marked as converged or not; never unmarked. NaN in the operator ends in
+        pairs that have not converged.
+
+    Raises:
+        ValueError: for a `k` that is not from 1 to the dimension, or a method that does not fit.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from metastep.curvature import SymmetricMatrix, top_eigenpairs
+        >>> operator = SymmetricMatrix(jnp.diag(jnp.arange(8.0)))
+        >>> pairs = top_eigenpairs(operator, 2, key=jax.random.key(0))
+        >>> [round(value) for value in pairs.values.tolist()], pairs.converged.tolist()
+        ([7, 6], [True, True])
+    """
+    if not 1 <= k <= operator.size:
+        raise ValueError(
+            f"k is {k}; allowed are the integers from 1 to the dimension {operator.size}."
+        )
+    method = Lanczos() if method is None else method
+    rows = jax.random.normal(key, (max(k, 8), operator.size), operator.dtype)
+    if start is not None:
+        given = jax.vmap(operator.ravel)(start)
+        rows = rows.at[: len(given)].set(given[: len(rows)])
+    found = method.find(operator, k, rows)
+    return EigenPairs(
+        values=found.values,
+        vectors=jax.vmap(operator.unravel)(found.vectors),
+        residuals=found.residuals,
+        converged=found.residuals <= method.tolerance * jnp.abs(found.values),
+        products=found.products,
+    )
+
+
+@compiled
+def _dense(operator: AbstractOperator, k: int) -> _Found:
+    identity = jnp.eye(operator.size, dtype=operator.dtype)
+    matrix = jax.lax.map(operator.prepare().flat_mv, identity, batch_size=64)
+    matrix = (matrix + matrix.T) / 2
+    values, vectors = jnp.linalg.eigh(matrix)
+    values, vectors = values[::-1][:k], vectors.T[::-1][:k]
+    residuals = jnp.linalg.norm(vectors @ matrix - values[:, None] * vectors, axis=1)
+    return _Found(values, vectors, residuals, jnp.array(operator.size))
+
+
+class _State(eqx.Module):
+    """Rows `basis`, the matrix of the operator in them, and the residual block's coefficients."""
+
+    basis: Array
+    projected: Array
+    coupling: Array
+    restart: Array
+    products: Array
+
+
+@compiled
+def _lanczos(
+    operator: AbstractOperator,
+    k: int,
+    start: Array,
+    block: int,
+    blocks: int,
+    kept: int,
+    restarts: int,
+    tolerance: float,
+) -> _Found:
+    """Fill the basis, keep the best Ritz vectors, fill it again; until k pairs have converged."""
+    width = blocks * block
+    product = jax.vmap(operator.prepare().flat_mv)
+
+    def fill(state: _State, first: int) -> _State:
+        def step(j: Array, state: _State) -> _State:
+            rows = jax.lax.dynamic_slice_in_dim(state.basis, j * block, block)
+            moved = product(rows)
+            along = state.basis @ moved.T
+            fresh, coupling = _new_directions(moved - along.T @ state.basis, state.basis)
+            basis = jax.lax.dynamic_update_slice_in_dim(state.basis, fresh, (j + 1) * block, 0)
+            projected = jax.lax.dynamic_update_slice_in_dim(
+                state.projected, along[:width], j * block, 1
+            )
+            return _State(basis, projected, coupling, state.restart, state.products + block)
+
+        return jax.lax.fori_loop(first, blocks, step, state)
+
+    def ritz(state: _State) -> tuple[Array, Array, Array]:
+        upper = jnp.triu(state.projected)  # below it a column knows nothing of later vectors
+        values, mixing = jnp.linalg.eigh(upper + jnp.triu(upper, 1).T)
+        values, mixing = values[::-1], mixing[:, ::-1]
+        residuals = jnp.linalg.norm(state.coupling @ mixing[-block:], axis=0)
+        return values, mixing, residuals
+
+    def unfinished(state: _State) -> Array:
+        values, _, residuals = ritz(state)
+        done = jnp.all(residuals[:k] <= tolerance * jnp.abs(values[:k]))
+        return ~done & (state.restart < restarts) & jnp.all(jnp.isfinite(residuals))
+
+    def again(state: _State) -> _State:
+        values, mixing, _ = ritz(state)
+        count = kept * block
+        rows = mixing[:, :count].T @ state.basis[:width]
+        basis = jnp.zeros_like(state.basis).at[:count].set(rows)
+        basis = basis.at[count : count + block].set(state.basis[width:])
+        projected = jnp.zeros_like(state.projected).at[:count, :count].set(jnp.diag(values[:count]))
+        state = _State(basis, projected, state.coupling, state.restart + 1, state.products)
+        return fill(state, kept)
+
+    empty = jnp.zeros((width + block, operator.size), start.dtype)
+    groups = jnp.stack([jnp.sum(start[i::block], axis=0) for i in range(block)])
+    basis = empty.at[:block].set(_orthonormal(groups)[0])
+    projected = jnp.zeros((width, width), start.dtype)
+    coupling = jnp.zeros((block, block), start.dtype)
+    state = _State(basis, projected, coupling, jnp.zeros((), int), jnp.zeros((), int))
+    state = jax.lax.while_loop(unfinished, again, fill(state, 0))
+    values, mixing, residuals = ritz(state)
+    vectors = mixing[:, :k].T @ state.basis[:width]
+    return _Found(values[:k], vectors, residuals[:k], state.products)
+
+
+def _new_directions(rows: Array, basis: Array) -> tuple[Array, Array]:
+    """Return Q, orthonormal and orthogonal to the basis, and C with rows = C^T Q within its span.
+
+    Twice is enough, unless nothing but rounding is left of the rows: then until it is not.
+    """
+
+    def again(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        fresh, coupling, _, passes = state
+        fresh, turned = _orthonormal(fresh - (fresh @ basis.T) @ basis)
+        return fresh, turned @ coupling, jnp.min(jnp.abs(jnp.diag(turned))), passes + 1
+
+    fresh, coupling = _orthonormal(rows)
+    begin = (fresh, coupling, jnp.zeros((), rows.dtype), jnp.zeros((), int))
+    lost = lambda state: (state[2] < LOST) & (state[3] < PASSES)
+    return jax.lax.while_loop(lost, again, begin)[:2]
+
+
+def _orthonormal(rows: Array) -> tuple[Array, Array]:
+    """Return orthonormal rows Q and C with rows = C^T Q."""
+    q, r = jnp.linalg.qr(rows.T)
+    return q.T, r
+
+
+@compiled
+def _lobpcg(operator: AbstractOperator, start: Array, iterations: int) -> _Found:
+    product = jax.vmap(operator.prepare().flat_mv, in_axes=1, out_axes=1)
+    values, vectors, used = lobpcg_standard(product, start.T, iterations)
+    residuals = jnp.linalg.norm(product(vectors) - values * vectors, axis=0)
+    return _Found(values, vectors.T, residuals, len(start) * (used + 1))
+
+
+@compiled
+def _gram(operator: LayerHessian, rows: int) -> tuple[Array, Array, Array]:
+    """Return F^T F and the two factors of F's columns, those of largest norm."""
+    x, g = operator.factors.inputs[:, 0], operator.factors.jacobian[:, :, 0]
+    values, vectors = jnp.linalg.eigh(operator.curvature)
+    roots = jnp.sqrt(jnp.maximum(values, 0))[:, :, None] * vectors.transpose(0, 2, 1)
+    left = jnp.einsum("icd,idm->icm", roots, g).reshape(-1, g.shape[-1]) / jnp.sqrt(len(x))
+    example = jnp.arange(len(left)) // g.shape[1]
+    sizes = jnp.sum(left**2, axis=1) * jnp.sum(x**2, axis=1)[example]
+    _, chosen = jax.lax.top_k(sizes, min(rows, len(left)))
+    left, right = left[chosen], x[example[chosen]]
+    return (left @ left.T) * (right @ right.T), left, right
+
+
+@compiled
+def _lifted(operator: LayerHessian, inner: _Found, left: Array, right: Array) -> _Found:
+    def lift(weights: Array) -> tuple[Array, Array, Array]:
+        vector = (left * weights[:, None]).T @ right
+        vector = vector / jnp.linalg.norm(vector)
+        moved = operator.mv(vector)
+        value = jnp.sum(vector * moved)
+        return value, vector.reshape(-1), jnp.linalg.norm(moved - value * vector)
+
+    values, vectors, residuals = jax.lax.map(lift, inner.vectors, batch_size=8)
+    order = jnp.argsort(-values)
+    products = jnp.array(len(values))
+    return _Found(values[order], vectors[order], residuals[order], products)

@@ -1,0 +1,120 @@
+"""A self-adjoint linear operator on a pytree of arrays, known by its products."""
+
+from abc import abstractmethod
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import scipy.sparse.linalg
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from metastep.compilation import compiled
+
+
+class AbstractOperator(eqx.Module):
+    """A real self-adjoint linear operator: all curvature is one of these.
+
+    A subclass says on which trees it acts (`structure`) and how (`mv`); matrices, SciPy and lineax
+    come with it. Operators are pytrees: pass them to compiled functions, do not close over them.
+    """
+
+    @abstractmethod
+    def structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """Return the shapes and dtypes of the vectors that the operator acts on."""
+
+    @abstractmethod
+    def mv(self, vector: PyTree) -> PyTree:
+        """Return the product with a vector, a tree like `structure()`."""
+
+    def prepare(self) -> "AbstractOperator":
+        """Return an operator with the same products that are cheaper when there are many.
+
+        Called inside compiled functions, where what it computes in advance is computed once.
+        """
+        return self
+
+    @property
+    def size(self) -> int:
+        """The dimension: the number of entries of a vector."""
+        return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.structure()))
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The dtype of a vector as one array."""
+        return jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(self.structure())))
+
+    def ravel(self, vector: PyTree) -> Float[Array, " size"]:
+        """Return a tree like `structure()` as one array."""
+        return ravel_pytree(vector)[0]
+
+    def unravel(self, flat: Float[Array, " size"]) -> PyTree:
+        """Return one array as a tree like `structure()`; the inverse of `ravel`."""
+        zeros = lambda leaf: np.zeros(leaf.shape, leaf.dtype)
+        return ravel_pytree(jax.tree.map(zeros, self.structure()))[1](flat)
+
+    def flat_mv(self, flat: Float[Array, " size"]) -> Float[Array, " size"]:
+        """Return the product with a vector that is one array."""
+        return self.ravel(self.mv(self.unravel(flat)))
+
+    def as_matrix(self, batch_size: int = 64) -> Float[Array, "size size"]:
+        """Return the dense symmetric matrix: `size` products, `batch_size` of them at a time."""
+        return _columns(self, batch_size)
+
+    def to_scipy(self) -> scipy.sparse.linalg.LinearOperator:
+        """Return a `scipy.sparse.linalg.LinearOperator` on NumPy arrays."""
+        return _SciPyOperator(self)
+
+    def to_lineax(self, positive: bool = False) -> lx.FunctionLinearOperator:
+        """Return a symmetric `lineax.FunctionLinearOperator` on trees.
+
+        Args:
+            positive: promise that the operator is positive semidefinite, which `lineax.CG` needs.
+        """
+        tags = {lx.symmetric_tag} | ({lx.positive_semidefinite_tag} if positive else set())
+        return lx.FunctionLinearOperator(self.mv, self.structure(), frozenset(tags))
+
+
+@compiled
+def _columns(operator: AbstractOperator, batch_size: int) -> Float[Array, "size size"]:
+    prepared = operator.prepare()
+    identity = jnp.eye(operator.size, dtype=operator.dtype)
+    return jax.lax.map(prepared.flat_mv, identity, batch_size=batch_size).T
+
+
+@compiled
+def _product(operator: AbstractOperator, flat: Float[Array, " size"]) -> Float[Array, " size"]:
+    return operator.flat_mv(flat)
+
+
+class SymmetricMatrix(AbstractOperator):
+    """A symmetric matrix as an operator.
+
+    Attributes:
+        matrix: the entries.
+    """
+
+    matrix: Float[Array, "dim dim"]
+
+    def structure(self) -> jax.ShapeDtypeStruct:
+        """Return the shape of a column."""
+        return jax.ShapeDtypeStruct(self.matrix.shape[:1], self.matrix.dtype)
+
+    def mv(self, vector: Float[Array, " dim"]) -> Float[Array, " dim"]:
+        """Return the product with a vector."""
+        return self.matrix @ vector
+
+
+class _SciPyOperator(scipy.sparse.linalg.LinearOperator):
+    def __init__(self, operator: AbstractOperator):
+        super().__init__(np.dtype(operator.dtype), (operator.size, operator.size))
+        self._operator = operator
+
+    def _matvec(self, x: np.ndarray) -> np.ndarray:
+        flat = jnp.asarray(x.reshape(-1), self._operator.dtype)
+        return np.asarray(_product(self._operator, flat))
+
+    def _rmatvec(self, x: np.ndarray) -> np.ndarray:
+        return self._matvec(x)

@@ -1,0 +1,174 @@
+"""Curvature of the first layer of a wide random two-layer network, by its samples.
+
+For an example x the output Hessian is M_x = N^T N with N = Q W2 D: D marks the active units, and
+A = Q^T Q is the Hessian of the cross-entropy with respect to the scores.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+from scipy.sparse.linalg import eigsh
+from scipy.stats import norm
+
+from metastep.compilation import compiled
+from metastep.curvature import subspace_overlap
+from metastep.types import RandomKey
+
+BATCH = 200
+GROWTH = 1.2
+PREDICTED = 0.25 / (0.25 + math.asin(1 / math.pi) / (2 * math.pi))
+"""Limit of the overlap with the row span: (E p)^2 / E p^2, p = Phi(s / sqrt(pi - 1)), s normal."""
+
+
+class Network(NamedTuple):
+    """Weights of variance 1 / fan-in."""
+
+    first: Float[Array, "units inputs"]
+    second: Float[Array, "classes units"]
+
+
+class Moments(NamedTuple):
+    """Means over the inputs."""
+
+    output: Float[Array, "units units"]
+    active: Float[Array, "units units"]
+    curvature: Float[Array, "classes classes"]
+
+
+class Measured(NamedTuple):
+    """Gaps lambda_c / lambda_(c-1), and overlaps of top (c - 1)-dimensional eigenspaces."""
+
+    gap_output: float
+    gap_hessian: float
+    independent: float
+    printed: float
+    row_span: float
+    weighted_row_span: float
+    kronecker: float
+
+
+def draw_network(key: RandomKey, units: int, classes: int) -> Network:
+    """Draw a network with round(units^1.2) inputs."""
+    inputs = round(units**GROWTH)
+    first, second = jax.random.split(key)
+    return Network(
+        jax.random.normal(first, (units, inputs)) / math.sqrt(inputs),
+        jax.random.normal(second, (classes, units)) / math.sqrt(units),
+    )
+
+
+def _factors(network: Network, x: Array) -> tuple[Array, Array, Array]:
+    """Return N, the active units and A of one input."""
+    before = network.first @ x
+    active = (before >= 0).astype(x.dtype)
+    p = jax.nn.softmax(network.second @ jax.nn.relu(before))
+    root = jnp.sqrt(p)[:, None] * (jnp.eye(p.size) - p[None, :])
+    return (root @ network.second) * active, active, jnp.diag(p) - jnp.outer(p, p)
+
+
+def _inputs(key: RandomKey, count: int, size: int) -> Array:
+    return jax.nn.relu(jax.random.normal(key, (count, size)))
+
+
+@compiled
+def moments(network: Network, keys: Key[Array, " batches"]) -> Moments:
+    """Return E[M], E[d d^T] of the active units d, and E[A], over 200 inputs for each key.
+
+    Monte Carlo: standard errors fall with the root of the number of inputs.
+    """
+
+    def batch(total: Moments, key: RandomKey) -> tuple[Moments, None]:
+        x = _inputs(key, BATCH, network.first.shape[1])
+        rows, active, curvature = jax.vmap(lambda x: _factors(network, x))(x)
+        rows = rows.reshape(-1, rows.shape[-1])
+        added = Moments(rows.T @ rows, active.T @ active, jnp.sum(curvature, axis=0))
+        return jax.tree.map(jnp.add, total, added), None
+
+    classes, units = network.second.shape
+    zeros = [jnp.zeros((size, size)) for size in (units, units, classes)]
+    total, _ = jax.lax.scan(batch, Moments(*zeros), keys)
+    return jax.tree.map(lambda leaf: leaf / (BATCH * len(keys)), total)
+
+
+@compiled
+def sample(network: Network, key: RandomKey, batches: int) -> tuple[Array, Array]:
+    """Return N of each input, `[inputs, classes, units]`, and the inputs."""
+    x = _inputs(key, batches * BATCH, network.first.shape[1])
+    return jax.vmap(lambda x: _factors(network, x)[0])(x), x
+
+
+def measure(network: Network, key: RandomKey, batches: int, hessian_batches: int) -> Measured:
+    """Measure one network.
+
+    Args:
+        network: its weights.
+        key: a random key for the inputs.
+        batches: of 200 inputs, for the output Hessian.
+        hessian_batches: of 200 inputs, for the layer's Hessian.
+
+    Returns:
+        Gaps and overlaps.
+    """
+    classes = len(network.second)
+    top = classes - 1
+    output_key, hessian_key = jax.random.split(key)
+    found = moments(network, jax.random.split(output_key, batches))
+    values, vectors = np.linalg.eigh(np.asarray(found.output))
+    space = vectors[:, -top:].T
+    between = np.asarray(network.second.T @ found.curvature @ network.second)
+    # (4.8) of the thesis, which takes every unit to be active in half of the examples.
+    printed = (between + np.diag(np.diag(between))) / 4
+    plain = _row_span(np.asarray(network.second, float))
+    share = norm.cdf(np.sum(np.asarray(network.first, float), axis=1) / math.sqrt(math.pi - 1))
+    gap_hessian, kronecker = _hessian(network, hessian_key, hessian_batches)
+    overlap = lambda other: float(subspace_overlap(jnp.asarray(space), jnp.asarray(other))[-1])
+    leading = lambda matrix: np.linalg.eigh(matrix)[1][:, -top:].T
+    return Measured(
+        gap_output=float(values[-classes] / values[-top]),
+        gap_hessian=gap_hessian,
+        independent=overlap(leading(between * np.asarray(found.active))),
+        printed=overlap(leading(printed)),
+        row_span=overlap(plain),
+        weighted_row_span=overlap(np.linalg.qr((plain * share).T)[0].T),
+        kronecker=kronecker,
+    )
+
+
+def _row_span(second: np.ndarray) -> np.ndarray:
+    """Return an orthonormal basis of the row span without the direction 1^T W2."""
+    rows = np.linalg.svd(second, full_matrices=False)[2]
+    removed = rows @ second.sum(axis=0)
+    inside = np.linalg.svd(removed[None, :])[2][1:]
+    return inside @ rows
+
+
+def _hessian(network: Network, key: RandomKey, batches: int) -> tuple[float, float]:
+    """Return the Hessian's gap and the overlap with E[M] (x) E[x x^T], from the Gram matrix.
+
+    The rows (N_ic (x) x_i) / sqrt(n) have the Gram matrix (N N^T)_(ic, jd) (x_i . x_j) / n, whose
+    eigenvalues are those of H; the vectors of length units * inputs are never formed.
+    """
+    factors, x = (np.asarray(part, float) for part in sample(network, key, batches))
+    count, classes, units = factors.shape
+    rows = factors.reshape(-1, units)
+    inner = np.kron(x @ x.T, np.ones((classes, classes)))
+    start = np.ones(len(rows))
+    values, vectors = eigsh(rows @ rows.T * inner / count, k=classes, v0=start)
+    order = np.argsort(values)[::-1]
+    values, vectors = values[order], vectors[:, order]
+    top = classes - 1
+    taus, lefts = np.linalg.eigh(rows.T @ rows / count)
+    _, singular, rights = np.linalg.svd(x / math.sqrt(count), full_matrices=False)
+    products = np.outer(taus[::-1][: 2 * classes], singular[: 2 * classes] ** 2)
+    best = np.argsort(products, axis=None)[::-1][:top]
+    pairs = np.array(np.unravel_index(best, products.shape)).T
+    cosines = [
+        (rows @ lefts[:, -1 - a] * np.repeat(x @ rights[b], classes)) @ vectors[:, :top]
+        for a, b in pairs
+    ]
+    cosines = np.array(cosines) / np.sqrt(count * values[:top])
+    return float(values[top] / values[top - 1]), float(np.sum(cosines**2) / top)

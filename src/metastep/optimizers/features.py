@@ -1,0 +1,111 @@
+"""The 31 features that the MLP optimizer sees of every parameter.
+
+They are kept feature-major, shape (features, entries): a row is contiguous, and one small matrix
+times all entries of a tensor is a single product.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+DECAYS = (0.5, 0.9, 0.99, 0.999, 0.9999)
+TIME_SCALES = (3, 10, 30, 100, 300, 1000, 3000, 10000, 300000)
+PER_ENTRY = 2 + 4 * len(DECAYS)
+FEATURES = PER_ENTRY + len(TIME_SCALES)
+SQUARE_OFFSET = 1e-6
+NORMALIZER_OFFSET = 1e-5
+
+
+def update_moments(
+    mean: Float[Array, "5 entries"],
+    square: Float[Array, "5 entries"],
+    grad: Float[Array, " entries"],
+) -> tuple[Float[Array, "5 entries"], Float[Array, "5 entries"]]:
+    """Return the running means of a gradient and of its square at the five `DECAYS`.
+
+    They start at zero and are not corrected for that.
+
+    Args:
+        mean: of the gradients before this one.
+        square: of their squares.
+        grad: the gradient of this step.
+
+    Returns:
+        Both with `grad` taken in.
+    """
+    # Subtracted in double precision: in single, 1 - 0.9999 is off by 3e-4 of itself.
+    decay, rest = (jnp.asarray(one, grad.dtype)[:, None] for one in (DECAYS, 1 - np.array(DECAYS)))
+    return decay * mean + rest * grad, decay * square + rest * grad**2
+
+
+def entry_features(
+    grad: Float[Array, " entries"],
+    param: Float[Array, " entries"],
+    mean: Float[Array, "5 entries"],
+    square: Float[Array, "5 entries"],
+) -> Float[Array, "22 entries"]:
+    """Return the features of each entry, before normalization.
+
+    In this order: gradient, mean / sqrt(square) (5), parameter, mean (5), square (5),
+    1 / sqrt(square) (5), where the square roots are of square + 1e-6.
+
+    Args:
+        grad: the gradient.
+        param: the parameter.
+        mean: as `update_moments` returns it, with this gradient in it.
+        square: likewise.
+
+    Returns:
+        One row for each feature.
+
+    Reference:
+        Metz et al. (2019), Understanding and correcting pathologies in the training of learned
+        optimizers, in the order of their published code.
+    """
+    inverse_root = jax.lax.rsqrt(square + SQUARE_OFFSET)
+    rows = (grad[None], mean * inverse_root, param[None], mean, square, inverse_root)
+    return jnp.concatenate(rows)
+
+
+def time_features(step: Int[Array, ""], dtype: jnp.dtype) -> Float[Array, " 9"]:
+    """Return tanh(step / s - 1) for the nine `TIME_SCALES` s; the first step has number 1."""
+    return jnp.tanh(jnp.asarray(step, dtype) / jnp.asarray(TIME_SCALES, dtype) - 1)
+
+
+def scale_of_tensor(features: Float[Array, "22 entries"]) -> Float[Array, "22"]:
+    """Return what the features of one tensor are multiplied by: 1 / sqrt(1e-5 + mean square).
+
+    The authors' code: not centered, each tensor by itself.
+
+    Args:
+        features: of all entries of the tensor.
+
+    Returns:
+        One factor for each feature.
+    """
+    return jax.lax.rsqrt(NORMALIZER_OFFSET + jnp.mean(features**2, axis=1))
+
+
+def standardized(tensors: list[Array]) -> list[Array]:
+    """Return features with mean 0 and standard deviation 1 over the entries of all tensors.
+
+    The paper's text. The variance has 1e-5 added to it, as in the authors' code.
+
+    Args:
+        tensors: features of shape (22, entries) for every tensor.
+
+    Returns:
+        The same shapes.
+    """
+    entries = max(sum(one.shape[1] for one in tensors), 1)
+    dtype = jnp.result_type(*tensors)
+
+    def average(parts: list[Array]) -> Array:
+        totals = jnp.stack([jnp.sum(part, axis=1, dtype=dtype) for part in parts])
+        return jnp.sum(totals, axis=0)[:, None] / entries
+
+    mean = average(tensors)
+    centered = [one - mean for one in tensors]
+    scale = jax.lax.rsqrt(NORMALIZER_OFFSET + average([one**2 for one in centered]))
+    return [(one * scale).astype(old.dtype) for one, old in zip(centered, tensors, strict=True)]

@@ -1,0 +1,79 @@
+"""What a learned optimizer is: weights, and a function from weights to an optax transformation."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+from metastep.types import RandomKey
+
+
+class AbstractLearnedOptimizer(eqx.Module):
+    """A family of optax transformations, one for each value of the weights theta.
+
+    An instance holds what is not learned. `optimizer(weights)` is an optax transformation, so that
+    any training loop can use it, and `TrainingProblem(optimizer=optimizer, ...)` takes the family
+    as it is: the weights are then the hyperparameters `outer`, for every estimator.
+    """
+
+    @property
+    @abc.abstractmethod
+    def state_depends_on_weights(self) -> bool:
+        """Whether the state depends on the weights where the gradients it is given do not.
+
+        Where it does not, a first-order meta-gradient needs no derivative of the state.
+        """
+
+    @abc.abstractmethod
+    def initial_weights(self, key: RandomKey) -> dict[str, Any]:
+        """Return weights to start meta-training from: nested dictionaries of float arrays."""
+
+    @abc.abstractmethod
+    def __call__(self, weights: PyTree) -> optax.GradientTransformation:
+        """Return the transformation that these weights make.
+
+        Args:
+            weights: as from `initial_weights`; they may be traced.
+        """
+
+
+def check_params(params: PyTree) -> None:
+    """Refuse parameters that no learned optimizer can train.
+
+    Args:
+        params: a pytree of real floating-point arrays.
+
+    Raises:
+        ValueError: if there is no leaf, or one is not a real floating-point array.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise ValueError(f"params has no leaves (it is {params!r}); allowed: at least one array.")
+    for path, leaf in leaves:
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(
+                f"params{jax.tree_util.keystr(path)} has dtype {dtype}; allowed are real "
+                "floating-point arrays. Train the others apart: equinox.partition(params, "
+                "equinox.is_inexact_array)."
+            )
+
+
+def require_params(params: PyTree | None) -> PyTree:
+    """Return the parameters that `update` was given.
+
+    Raises:
+        ValueError: if it was given none.
+    """
+    if params is None:
+        raise ValueError("params is None; update(grads, state, params) needs the parameters.")
+    return params
+
+
+def cast(weights: PyTree, like: Array) -> PyTree:
+    """Return the weights in the precision of a parameter array."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, like.dtype), weights)
