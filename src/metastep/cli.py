@@ -156,7 +156,7 @@ def _find(experiments: Experiments, name: str) -> Experiment:
 def run_command(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="An experiment; see `list`.")],
-    preset: Annotated[str, typer.Option(help="quick or paper.")] = "quick",
+    preset: Annotated[str, typer.Option(help="quick, paper or another; see `list`.")] = "quick",
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the preset."),
