@@ -166,7 +166,7 @@ def test_killed_at_any_moment_the_directory_reads_and_resumes(tmp_path):
     """Every file is whole after SIGKILL, and the resumed run equals an unbroken one."""
     arguments = ["--seed", "3", "--set", "steps=100", "--resume", "--out", str(tmp_path / "killed")]
     random = np.random.default_rng(0)
-    for _ in range(5):
+    for _ in range(3):
         command = [sys.executable, "-u", str(SCRIPT), "run", "fake-walk", *arguments]
         environment = {**os.environ, "FAKE_PAUSE": "0.01"}
         process = subprocess.Popen(

@@ -42,8 +42,7 @@ def directories(tmp_path_factory):
     for name, settings in TINY.items():
         found[name] = tmp_path_factory.mktemp(name) / "run"
         flags = [part for setting in settings for part in ("--set", setting)]
-        finished = metastep("run", name, *flags, "--out", str(found[name]))
-        assert finished.returncode == 0, finished.stderr
+        assert invoke(["run", name, *flags, "--out", str(found[name])], EXPERIMENTS) == 0
     return found
 
 
@@ -100,23 +99,15 @@ def test_bad_settings_end_with_status_two_and_one_line(name, setting, field, tmp
     assert not directory.exists()
 
 
-def test_missing_mnist_is_one_line(tmp_path, monkeypatch):
+def test_missing_mnist_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("METASTEP_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     directory = tmp_path / "run"
-    finished = metastep(
-        "run",
-        "hypercleaning",
-        "--preset",
-        "paper",
-        "--out",
-        str(directory),
-        "--data",
-        str(tmp_path),
-    )
-    assert finished.returncode == 2
-    assert len(finished.stderr.strip().splitlines()) == 1
-    assert "mnist" in finished.stderr.lower() and "train-images" in finished.stderr
+    command = ["run", "hypercleaning", "--preset", "paper", "--out", str(directory)]
+    assert invoke([*command, "--data", str(tmp_path)], EXPERIMENTS) == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1
+    assert "mnist" in error.lower() and "train-images" in error
     assert not directory.exists()
 
 
@@ -128,5 +119,4 @@ def test_mnist_runs_where_it_is(tmp_path):
     settings = ["train=200", "validation=200", "windows=2", "horizon=5", "outer_steps=3"]
     flags = [part for setting in settings for part in ("--set", setting)]
     out = ["--out", str(tmp_path / "run"), "--data", str(MNIST.parent)]
-    finished = metastep("run", "hypercleaning", "--preset", "paper", *flags, *out)
-    assert finished.returncode == 0, finished.stderr
+    assert invoke(["run", "hypercleaning", "--preset", "paper", *flags, *out], EXPERIMENTS) == 0

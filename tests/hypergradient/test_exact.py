@@ -111,7 +111,6 @@ class FixedPath(ms.AbstractProblem):
 
 
 BATCHED = [
-    (ms.Reverse(), "momentum-batches"),
     (ms.Reverse("sqrt"), "quadratic"),
     (ms.Reverse(ms.Binomial(3)), "momentum-batches"),
     (ms.TruncatedReverse(1), "momentum-batches"),

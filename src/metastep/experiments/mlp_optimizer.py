@@ -52,7 +52,6 @@ COLUMNS = {
     "tuning": "noise mode step_size validation_loss chosen",
     "generalization": "noise problem problem_noise mode meta_seed test accuracy loss",
 }
-WEIGHTS = MLPOptimizer().initial_weights(jax.random.key(0))
 
 
 @dataclass(frozen=True)
@@ -197,6 +196,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
         check_samples(config, pools[noise])
     rows: dict[str, list] = {name: [] for name in COLUMNS}
     weights: dict[float, dict] = {noise: {} for noise in config.noise}
+    like = MLPOptimizer().initial_weights(jax.random.key(0))
 
     def collect(noise: float, found: Mapping[str, list]) -> None:
         for table, some in found.items():
@@ -210,7 +210,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
                 name = f"{mode}-{noise}-{seed}"
                 context.log(f"{mode}, noise {noise}, meta-seed {seed}")
                 learn = partial(learned_rows, config, pool, arm, mode, seed, name, context)
-                weights[noise][mode, seed], found = _kept(context, name, learn, WEIGHTS)
+                weights[noise][mode, seed], found = _kept(context, name, learn, like)
                 collect(noise, found)
         if config.generalization:
             others = partial(generalization_rows, config, context, noise, weights[noise])
