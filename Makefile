@@ -1,13 +1,15 @@
-# make demo    from a fresh clone to a report to open
-# make test    every check: style, types, tests
-# make bench   measurements against other libraries, in an environment of their own
-# make env     only the environment, .venv
+# make demo        from a fresh clone to a report to open
+# make test        style, types, tests
+# make test-slow   the tests that tests/slow.txt lists
+# make bench       measurements against other libraries, in an environment of their own
+# make env         only the environment, .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-PIP := -m pip install --quiet --disable-pip-version-check --no-warn-script-location
+# Modules are compiled when they are first imported: the installation takes half as long.
+PIP := -m pip install --quiet --disable-pip-version-check --no-warn-script-location --no-compile
 DEMO := runs/demo
 
-.PHONY: env demo test bench format clean
+.PHONY: env demo test test-slow bench format clean
 
 env: .venv/.installed
 
@@ -31,6 +33,9 @@ test: .venv/.tests-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-slow: .venv/.tests-installed
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m slow
 
 bench: .bench/.installed
 	.bench/bin/python benchmarks/run.py hypercleaning

@@ -1,4 +1,7 @@
-"""Strict numerics everywhere, and one key per test."""
+"""Strict numerics everywhere, one key per test, and which tests are left to `make test-slow`."""
+
+import gc
+from pathlib import Path
 
 import hypothesis
 import jax
@@ -10,6 +13,29 @@ hypothesis.settings.load_profile("fixed")
 
 with install_import_hook("metastep", "beartype.beartype"):
     import metastep  # noqa: F401
+
+# What is imported stays: looking through it again at every collection takes 5 % of the time.
+gc.freeze()
+gc.set_threshold(100_000, 50, 1000)
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(config, items):
+    """Mark as slow what `slow.txt` lists, and refuse a line that names no test."""
+    lines = (HERE / "slow.txt").read_text().splitlines()
+    listed = {line for line in lines if not line.startswith("#")}
+    found = set()
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            name = item.nodeid.removeprefix("tests/")
+            named = {name, name.split("[")[0]} & listed
+            found |= named
+            if named:
+                item.add_marker(pytest.mark.slow)
+    everything = config.args == config.getini("testpaths")
+    if everything and found != listed:
+        raise pytest.UsageError(f"tests/slow.txt names no test with {sorted(listed - found)}")
 
 
 @pytest.fixture

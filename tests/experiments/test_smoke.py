@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -37,18 +38,20 @@ def metastep(*arguments):
 
 
 @pytest.fixture(scope="module")
-def directories(tmp_path_factory):
-    found = {}
-    for name, settings in TINY.items():
-        found[name] = tmp_path_factory.mktemp(name) / "run"
-        flags = [part for setting in settings for part in ("--set", setting)]
-        assert invoke(["run", name, *flags, "--out", str(found[name])], EXPERIMENTS) == 0
-    return found
+def directory_of(tmp_path_factory):
+    @cache
+    def run(name):
+        directory = tmp_path_factory.mktemp(name) / "run"
+        flags = [part for setting in TINY[name] for part in ("--set", setting)]
+        assert invoke(["run", name, *flags, "--out", str(directory)], EXPERIMENTS) == 0
+        return directory
+
+    return run
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_tables_claims_and_figures(name, directories):
-    experiment, directory = BY_NAME[name], directories[name]
+def test_tables_claims_and_figures(name, directory_of):
+    experiment, directory = BY_NAME[name], directory_of(name)
     record = read_record(directory, experiment)
     for table, columns in COLUMNS[name].items():
         assert list(record.tables[table]) == columns.split()
@@ -62,15 +65,15 @@ def test_tables_claims_and_figures(name, directories):
     assert not (directory / "checkpoint").exists()
 
 
-def test_tiny_hypercleaning_finds_wrong_labels(directories):
-    record = read_record(directories["hypercleaning"], BY_NAME["hypercleaning"])
+def test_tiny_hypercleaning_finds_wrong_labels(directory_of):
+    record = read_record(directory_of("hypercleaning"), BY_NAME["hypercleaning"])
     weights, wrong = record.arrays["weights"][-1], record.arrays["given"] != record.arrays["true"]
     assert np.mean(weights[wrong]) < np.mean(weights[~wrong]) - 0.2
 
 
-def test_the_report_holds_both(directories, tmp_path):
+def test_the_report_holds_both(directory_of, tmp_path):
     page = tmp_path / "report.html"
-    folders = [str(folder) for folder in directories.values()]
+    folders = [str(directory_of(name)) for name in TINY]
     finished = metastep("report", *folders, "--out", str(page))
     assert finished.returncode == 0, finished.stderr
     text = page.read_text()
