@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.experimental.multihost_utils import sync_global_devices
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from metastep import checkpoint as checkpoints
@@ -29,6 +31,7 @@ from metastep.trees import as_hyperparameters
 from metastep.types import Outer, RandomKey
 
 SMALL_TASK_BYTES = 64 * 2**10
+T = TypeVar("T")
 
 
 class HypergradientError(RuntimeError):
@@ -153,6 +156,7 @@ def minimize(
     key: RandomKey,
     meta_batch: int | None = None,
     tasks_at_once: int | None = None,
+    mesh: Mesh | None = None,
     project: Callable[[Outer], Outer] | None = None,
     record: Recorder | None = None,
     callback: Callable[[Report], bool | None] | None = None,
@@ -200,6 +204,12 @@ def minimize(
         tasks_at_once: how many of them advance together under `vmap`, the rest one batch after the
             other; memory grows with it. None: all of them on an accelerator or when the inner
             state of one is at most 64 KiB, else one (see `Run.tasks_at_once`).
+        mesh: devices over which the tasks of a meta-batch are spread in equal shares, those of
+            other processes after `jax.distributed.initialize` included; `jax.make_mesh((8,),
+            ("tasks",))` takes eight. Hypergradients are averaged with one all-reduce in each outer
+            step, everything else is the same on all devices. `tasks_at_once` then counts the tasks
+            of one device. Every process calls `minimize` with the same arguments, and sees the
+            same checkpoint file, which the first one writes. None: one device.
         project: maps the updated hyperparameters back to where they are allowed, for instance with
             `optax.projections`.
         record: `(step, outer, estimate) -> pytree of arrays`, run inside the compiled loop, before
@@ -233,26 +243,52 @@ def minimize(
     if tasks_at_once is None:
         tasks_at_once = _default_tasks_at_once(problem, outer, meta_batch)
     _require(_is_count(tasks_at_once), "tasks_at_once", tasks_at_once, "the integers from 1")
+    if mesh is not None:
+        _require(meta_batch is not None, "mesh", mesh, "None for a single problem")
+        allowed = f"multiples of the {mesh.size} devices of the mesh"
+        _require((meta_batch or 0) % mesh.size == 0, "meta_batch", meta_batch, allowed)
+        # Explicit axes, the default of jax.make_mesh, would ask every operation for its sharding.
+        mesh = Mesh(mesh.devices, mesh.axis_names)
     halt = on_failure == "raise"
     loop = Loop(
-        problem, estimator, optimizer, key, meta_batch or 1, tasks_at_once, project, record, halt
+        problem,
+        estimator,
+        optimizer,
+        key,
+        meta_batch or 1,
+        tasks_at_once,
+        mesh,
+        project,
+        record,
+        halt,
     )
     # A Python float has a weak type, an updated one has not: the loop would be compiled twice.
     outer = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), outer)
+    loop, outer = _placed(mesh, (loop, outer))
     carry, seconds = begin_loop(loop, outer, steps), []
     if checkpoint is not None:
         carry, seconds = _restore(checkpoint, carry)
+        carry = _placed(mesh, carry)
     with _progress_bar(progress, steps) as show:
         pauses = _Pauses(every, checkpoint, callback, show)
         carry = _drive(loop, carry, seconds, steps, pauses)
     return _finish(carry, tasks_at_once, seconds)
 
 
+def _placed(mesh: Mesh | None, tree: T) -> T:
+    """Give every device of the mesh, those of other processes included, a copy."""
+    return tree if mesh is None else eqx.filter_shard(tree, NamedSharding(mesh, PartitionSpec()))
+
+
 def _restore(checkpoint: Checkpoint, carry: Carry) -> tuple[Carry, list[float]]:
     """Return the saved state where there is one, and make sure early that saving is possible."""
     _require(_is_count(checkpoint.every), "checkpoint.every", checkpoint.every, "integers from 1")
-    if not checkpoint.path.exists():
-        checkpoints.save(checkpoint.path, carry, {"seconds_per_step": []})
+    there = checkpoint.path.exists()
+    if jax.process_count() > 1:
+        sync_global_devices("every process has looked before the first one saves")
+    if not there:
+        if jax.process_index() == 0:
+            checkpoints.save(checkpoint.path, carry, {"seconds_per_step": []})
         return carry, []
     if not checkpoint.resume:
         raise FileExistsError(
@@ -277,7 +313,8 @@ class _Pauses:
         return min(steps, *(step + period - step % period for period in periods))
 
     def save(self, carry: Carry, seconds: list[float]) -> None:
-        if self.checkpoint is not None:
+        # Of several processes, which all hold the same state, the first writes.
+        if self.checkpoint is not None and jax.process_index() == 0:
             checkpoints.save(self.checkpoint.path, carry, {"seconds_per_step": seconds})
 
     def save_if_due(self, carry: Carry, seconds: list[float], step: int, steps: int) -> None:

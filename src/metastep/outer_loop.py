@@ -1,12 +1,13 @@
 """One outer step, and the compiled loop over many of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from metastep.compilation import compiled
@@ -14,11 +15,12 @@ from metastep.hypergradient.base import AbstractEstimator, Estimate
 from metastep.problems.base import AbstractProblem
 from metastep.results import RESULTS
 from metastep.trees import norm, same_structure
-from metastep.types import Outer, RandomKey
+from metastep.types import Outer, RandomKey, RandomKeys
 
 BEFORE_THE_FIRST_STEP = 2**32 - 1
 
-Problem = AbstractProblem | Callable[[RandomKey], AbstractProblem]
+Sampler = Callable[[RandomKey], AbstractProblem]
+Problem = AbstractProblem | Sampler
 Recorder = Callable[[Int[Array, ""], Outer, Estimate], PyTree[Array]]
 
 
@@ -58,6 +60,7 @@ class Loop(eqx.Module):
     key: RandomKey
     meta_batch: int
     tasks_at_once: int
+    mesh: Mesh | None
     project: Callable[[Outer], Outer] | None
     record: Recorder | None
     halt_on_failure: bool
@@ -67,15 +70,49 @@ class Loop(eqx.Module):
         key = jax.random.fold_in(self.key, step)
         if isinstance(self.problem, AbstractProblem):
             return self.estimator.estimate(self.problem, outer, state, key)
-        sampler = self.problem
+        keys = jax.random.split(key, self.meta_batch)
+        if self.mesh is None:
+            estimates, state = self._estimates(self.problem, outer, keys, state)
+            return _average(estimates), state
+        return self._sharded(self.problem, self.mesh, outer, keys, state), state
+
+    def _estimates(
+        self, sampler: Sampler, outer: Outer, keys: RandomKeys, state: Any
+    ) -> tuple[Estimate, Any]:
+        """Estimate the hypergradient of one task for each key, stacked."""
 
         def one(task: tuple[RandomKey, Any]) -> tuple[Estimate, Any]:
             task_key, key = jax.random.split(task[0])
             return self.estimator.estimate(sampler(task_key), outer, task[1], key)
 
-        keys = jax.random.split(key, self.meta_batch)
-        estimates, state = jax.lax.map(one, (keys, state), batch_size=self.tasks_at_once)
-        return _average(estimates), state
+        return jax.lax.map(one, (keys, state), batch_size=self.tasks_at_once)
+
+    def _sharded(
+        self, sampler: Sampler, mesh: Mesh, outer: Outer, keys: RandomKeys, state: Any
+    ) -> Estimate:
+        """Do the same with an equal share of the tasks on every device of the mesh.
+
+        One all-reduce of the value and the hypergradient, one gathering of numbers for each task.
+        """
+        axes = mesh.axis_names
+
+        def share(outer: Outer, keys: RandomKeys) -> Estimate:
+            # A distribution of problems carries no estimator state: `begin` has seen to that.
+            tasks, _ = self._estimates(sampler, outer, keys, state)
+            value, grad = jax.lax.pmean(_mean((tasks.value, tasks.grad)), axes)
+            result, stats = jax.lax.all_gather((tasks.result, tasks.stats), axes, tiled=True)
+            return _combine(value, grad, result, stats)
+
+        everywhere = PartitionSpec()
+        # Varying axes are not checked: a scan that starts from constants would be refused.
+        spread = jax.shard_map(
+            share,
+            mesh=mesh,
+            in_specs=(everywhere, PartitionSpec(axes)),
+            out_specs=everywhere,
+            check_vma=False,
+        )
+        return spread(outer, keys)
 
     def body(self, carry: Carry) -> Carry:
         """Take one outer step; keep everything but the history where the estimate failed."""
@@ -101,14 +138,20 @@ class Loop(eqx.Module):
         )
 
 
-def _average(estimates: Estimate) -> Estimate:
-    """Average a meta-batch; its result is that of the first task that failed."""
-    mean = lambda tree: jax.tree.map(lambda x: jnp.mean(x, axis=0), tree)
-    grad = mean(estimates.grad)
-    first_bad = jnp.argmax(estimates.result != RESULTS.successful)
-    result = jax.tree.map(lambda x: x[first_bad], estimates.result)
-    stats = {"gradient_norm": norm(grad), "tasks": estimates.stats}
-    return Estimate(mean(estimates.value), grad, result, stats)
+def _mean(tree: PyTree[Array]) -> PyTree[Array]:
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), tree)
+
+
+def _average(tasks: Estimate) -> Estimate:
+    """Average the stacked estimates of a meta-batch."""
+    return _combine(_mean(tasks.value), _mean(tasks.grad), tasks.result, tasks.stats)
+
+
+def _combine(value: Array, grad: Outer, result: RESULTS, stats: Mapping[str, Any]) -> Estimate:
+    """Return the estimate of a meta-batch; its result is that of the first task that failed."""
+    first_bad = jnp.argmax(result != RESULTS.successful)
+    result = jax.tree.map(lambda x: x[first_bad], result)
+    return Estimate(value, grad, result, {"gradient_norm": norm(grad), "tasks": stats})
 
 
 @compiled

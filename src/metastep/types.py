@@ -13,5 +13,8 @@ Inner = PyTree[Any]
 RandomKey = Key[Array, ""] | UInt32[Array, "2"]
 """A JAX random key: `jax.random.key(0)`, or an old-style `jax.random.PRNGKey(0)`."""
 
+RandomKeys = Key[Array, "_"] | UInt32[Array, "_ 2"]
+"""One random key for each of several tasks."""
+
 Scalar = Float[Array, ""]
 StepIndex = Int[Array, ""] | int

@@ -29,12 +29,12 @@ EARLY_STEPS = 2  # enough for a momentum that starts at zero to have become nonz
 UNSEEN_FACTOR = 5.0
 
 
-class Neumann(lx.AbstractLinearSolver):
+class Neumann(eqx.Module):
     """Solve (I - A) x = b by the first `terms` terms of the series b + A b + A^2 b + ...
 
-    A lineax solver; it needs products only. Converges when the spectral radius of A is below one,
-    with relative error |A|^terms; diverges otherwise. At a fixed point, `Implicit(Neumann(K))` is
-    K-step truncated back-propagation (Shaban et al. 2019, Proposition 3.6).
+    Needs products only. Converges when the spectral radius of A is below one, with relative error
+    |A|^terms; diverges otherwise. At a fixed point, `Implicit(Neumann(K))` is K-step truncated
+    back-propagation (Shaban et al. 2019, Proposition 3.6).
 
     Attributes:
         terms: the number of terms, from 1.
@@ -49,40 +49,18 @@ class Neumann(lx.AbstractLinearSolver):
         if isinstance(self.terms, bool) or not isinstance(self.terms, int) or self.terms < 1:
             raise ValueError(f"terms is {self.terms!r}; allowed are the integers from 1.")
 
-    def init(
-        self, operator: lx.AbstractLinearOperator, options: dict[str, Any]
-    ) -> lx.AbstractLinearOperator:
-        """Return the operator itself: there is nothing to prepare."""
-        del options
-        return operator
+    def solve(self, operator: Callable[[Inner], Inner], vector: Inner) -> Inner:
+        """Sum the series.
 
-    def compute(
-        self, state: lx.AbstractLinearOperator, vector: PyTree[Array], options: dict[str, Any]
-    ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
-        """Sum the series by x <- b + x - (I - A) x."""
-        del options
+        Args:
+            operator: v -> A v.
+            vector: b.
 
-        def body(_: Array, x: PyTree[Array]) -> PyTree[Array]:
-            return jax.tree.map(lambda b, y, my: b + y - my, vector, x, state.mv(x))
-
-        solution = jax.lax.fori_loop(1, self.terms, body, vector)
-        return solution, lx.RESULTS.successful, {"num_steps": self.terms}
-
-    def transpose(
-        self, state: lx.AbstractLinearOperator, options: dict[str, Any]
-    ) -> tuple[lx.AbstractLinearOperator, dict[str, Any]]:
-        """Return the state for the transposed operator."""
-        return state.transpose(), options
-
-    def conj(
-        self, state: lx.AbstractLinearOperator, options: dict[str, Any]
-    ) -> tuple[lx.AbstractLinearOperator, dict[str, Any]]:
-        """Return the state for the conjugated operator."""
-        return lx.conj(state), options
-
-    def assume_full_rank(self) -> bool:
-        """Return True: I - A is square and, where the series converges, nonsingular."""
-        return True
+        Returns:
+            The sum, like `vector`. Cost: `terms` - 1 products.
+        """
+        add = lambda x: jax.tree.map(jnp.add, vector, operator(x))
+        return jax.lax.fori_loop(1, self.terms, lambda _, x: add(x), vector)
 
 
 class Implicit(AbstractEstimator):
@@ -118,7 +96,7 @@ class Implicit(AbstractEstimator):
         linear_tolerance: above it the result is `linear_solve_failed`.
     """
 
-    solver: lx.AbstractLinearSolver | None = None
+    solver: lx.AbstractLinearSolver | Neumann | None = None
     stationarity_tolerance: float = 1e-2
     linear_tolerance: float = 1e-3
 
@@ -175,7 +153,11 @@ class Implicit(AbstractEstimator):
     def _solve(self, transposed: Callable[[Inner], Inner], vector: Inner) -> tuple[Inner, Scalar]:
         """Solve (I - A^T) x = vector; return x and the relative residual, measured afresh."""
         residual_map = lambda v: subtract(v, transposed(v))
+        residual = lambda x: _ratio(norm(subtract(vector, residual_map(x))), norm(vector))
         solver = self.solver
+        if isinstance(solver, Neumann):
+            solution = solver.solve(transposed, vector)
+            return solution, residual(solution)
         if solver is None:
             tolerance = max(jnp.finfo(x.dtype).eps for x in jax.tree.leaves(vector)) ** 0.75
             solver = lx.CG(rtol=float(tolerance), atol=0.0)
@@ -185,7 +167,7 @@ class Implicit(AbstractEstimator):
         structure = jax.eval_shape(lambda: vector)
         operator = lx.FunctionLinearOperator(residual_map, structure, tags)
         solution = lx.linear_solve(operator, vector, solver, throw=False).value
-        return solution, _ratio(norm(subtract(vector, residual_map(solution))), norm(vector))
+        return solution, residual(solution)
 
     def _judge(self, stats: dict[str, PyTree[Array]]) -> RESULTS:
         """Return what the measurements say; the reason that spoils every leaf comes first."""
