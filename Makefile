@@ -1,6 +1,7 @@
 # make demo        from a fresh clone to a report to open
 # make test        style, types, tests
 # make test-slow   the tests that tests/slow.txt lists
+# make docs        the documentation, into site/
 # make bench       measurements against other libraries, in an environment of their own
 # make env         only the environment, .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -9,7 +10,7 @@ BIN := .venv/bin
 PIP := -m pip install --quiet --disable-pip-version-check --no-warn-script-location --no-compile
 DEMO := runs/demo
 
-.PHONY: env demo test test-slow bench format clean
+.PHONY: env demo test test-slow docs bench format clean
 
 env: .venv/.installed
 
@@ -37,6 +38,9 @@ test: .venv/.tests-installed
 test-slow: .venv/.tests-installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m slow
 
+docs: .venv/.tests-installed
+	$(BIN)/mkdocs build --strict
+
 bench: .bench/.installed
 	.bench/bin/python benchmarks/run.py hypercleaning
 	.bench/bin/python benchmarks/run.py mlp
@@ -52,4 +56,4 @@ format: .venv/.tests-installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .bench runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .bench runs site .pytest_cache .ruff_cache .hypothesis
