@@ -85,13 +85,18 @@ def test_repeated_and_zero_eigenvalues(x64, key):
 
 
 def test_the_dual_problem_has_the_same_eigenpairs(x64, key):
-    operator = layer_hessian(CASES["fully connected"].make(jax.random.key(3)), "fc1.weight")
+    risk = CASES["fully connected"].make(jax.random.key(3))
+    operator = layer_hessian(risk, "fc1.weight")
     expected = np.linalg.eigvalsh(operator.as_matrix())[:-6:-1]
     pairs = top_eigenpairs(operator, 5, method=Dual(tolerance=1e-7), key=key)
     assert jnp.all(pairs.converged)
     np.testing.assert_allclose(pairs.values, expected, atol=1e-10)
     fewer = top_eigenpairs(operator, 5, method=Dual(tolerance=1e-7, rows=6), key=key)
     assert not jnp.all(fewer.converged)
+    small = layer_hessian(risk, "fc2.weight")  # fewer entries than there are rows
+    pairs = top_eigenpairs(small, 3, method=Dual(tolerance=1e-7), key=key)
+    expected = np.linalg.eigvalsh(small.as_matrix())[:-4:-1]
+    np.testing.assert_allclose(pairs.values, expected, atol=1e-10)
 
 
 @pytest.mark.parametrize(

@@ -153,9 +153,9 @@ class Dual(AbstractEigenMethod):
             raise ValueError(
                 f"k is {k}, and {len(gram)} rows are kept; allowed is k up to the number of rows."
             )
-        inner = Lanczos(tolerance=self.tolerance / 10).find(
-            SymmetricMatrix(gram), k, start[:, : len(gram)]
-        )
+        # More rows than the layer has entries take their start from the same numbers, repeated.
+        start = jnp.resize(start, (len(start), max(operator.size, len(gram))))[:, : len(gram)]
+        inner = Lanczos(tolerance=self.tolerance / 10).find(SymmetricMatrix(gram), k, start)
         return _lifted(operator, inner, left, right)
 
 

@@ -1,0 +1,280 @@
+"""The figures of `hessian-structure`."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from metastep.experiments.base import Record, select
+from metastep.experiments.hessian_structure_reading import GAP, curve, layers
+from metastep.report.figures import Figure, Lines, line_figure, new_figure
+
+Drawn = tuple[Figure, str]
+CORNER = 20
+
+
+def figures(record: Record) -> Mapping[str, Drawn]:
+    """Draw spectra, overlaps, correspondences and the course of training."""
+    model, labels = record.config.model[0], record.config.labels[0]
+    drawn = {
+        "kronecker": _kronecker(record, model, labels),
+        "spectra": _spectra(record, model),
+        "correspondence": _correspondence(record, model, labels),
+        "rank-one": _rank_one(record, labels),
+        "training": _training(record, model, labels),
+        "clusters": _clusters(record),
+    }
+    if record.config.models > 1:
+        drawn["overlap"] = _overlap(record, labels)
+    plain = [name for name in record.config.model if f"{name}-BN" in record.config.model]
+    if plain:
+        drawn["batch-normalization"] = _batch_norm(record, plain[0], labels)
+    if len(record.tables["whole"]["index"]):
+        drawn["whole"] = _whole(record)
+    for name in drawn.keys() - {"correspondence", "training", "clusters"}:
+        _mark_whole_numbers(drawn[name][0])
+    return drawn
+
+
+def _mean(record: Record, name: str, **which: str) -> tuple[np.ndarray, np.ndarray]:
+    indices, values = curve(record, "spectra", name, **which)
+    return indices, values.mean(axis=0)
+
+
+def _mark_whole_numbers(figure: Figure) -> None:
+    """Mark indices on the horizontal axes, in place."""
+    for axes in figure.axes:
+        last = max((np.max(line.get_xdata()) for line in axes.lines), default=0)
+        step = 5 if last <= 30 else 10 if last <= 60 else 50
+        axes.set_xticks([1, *range(step, int(last) + 1, step)])
+
+
+def _kronecker(record: Record, model: str, labels: str) -> Drawn:
+    """Figure 4.2."""
+    names = layers(record.tables["spectra"], model)
+    place = {"model": model, "labels": labels}
+    series = lambda column: {name: _mean(record, column, layer=name, **place) for name in names}
+    values = Lines(
+        series("true"),
+        "index of the eigenvalue",
+        "eigenvalue",
+        title="Eigenvalues",
+        y_log=True,
+        dashed=series("kronecker"),
+        dashed_label="Kronecker",
+    )
+    overlaps = Lines(
+        series("overlap"), "dimension k", "overlap of top eigenspaces", title="Eigenspaces"
+    )
+    return line_figure(values, overlaps), (
+        f"{model}, {labels} labels: top eigenvalues of each layer's Hessian (solid) and of its "
+        "Kronecker approximation (dashed), and the overlap of their top eigenspaces, means over "
+        f"networks. They agree best up to {GAP}, one less than the classes."
+    )
+
+
+def _spectra(record: Record, model: str) -> Drawn:
+    """Figure 4.3."""
+    panels = []
+    for labels in record.config.labels:
+        series = {}
+        for layer in layers(record.tables["spectra"], model)[:2]:
+            for column, name in (("output", "E[M]"), ("true", "H")):
+                at = {"model": model, "labels": labels, "layer": layer}
+                indices, values = _mean(record, column, **at)
+                series[f"{name} of {layer}"] = indices, values / values[0]
+        panels.append(
+            Lines(series, "index", "eigenvalue / largest", title=f"{labels} labels", y_log=True)
+        )
+    figure = line_figure(*panels, shared_legend=True)
+    for axes in figure.axes:
+        axes.axvline(GAP + 0.5, color="#777777", linewidth=1, linestyle=":")
+    return figure, (
+        f"{model}: eigenvalues of the output Hessian and of the Hessian of two layers, relative to "
+        f"the largest. A dotted line marks the gap after {GAP} of them."
+    )
+
+
+def _correspondence(record: Record, model: str, labels: str) -> Drawn:
+    """Figures C.7 to C.11."""
+    table = select(record.tables["correspondence"], model=model, labels=labels)
+    layer = layers(record.tables["spectra"], model)[-2]
+    factored = select(record.tables["spectra"], model=model, labels=labels, layer=layer, seed=0)
+    figure, axes = new_figure(columns=2, height=4.2)
+    images = []
+    for panel, basis, name in zip(axes, ("input", "output"), ("E[xxᵀ]", "E[M]"), strict=True):
+        matrix = select(table, layer=layer, basis=basis)["value"].reshape(CORNER, CORNER)
+        panel.grid(False)
+        edges = (0.5, CORNER + 0.5, CORNER + 0.5, 0.5)
+        images.append(panel.imshow(matrix, cmap="cividis", vmin=0, vmax=1, extent=edges))
+        ranks = factored[f"kronecker_{basis}"][:CORNER]
+        seen = ranks <= CORNER
+        panel.plot(
+            np.arange(1, len(ranks) + 1)[seen],
+            ranks[seen],
+            linestyle="none",
+            marker="o",
+            markersize=5,
+            markerfacecolor="none",
+            color="#D55E00",
+            label="of the Kronecker product",
+        )
+        panel.set(xlabel="eigenvector of H", ylabel=f"eigenvector of {name}", title=name)
+        panel.set_xticks([1, 5, 10, 15, 20])
+        panel.set_yticks([1, 5, 10, 15, 20])
+    figure.colorbar(images[0], ax=list(axes), label="correspondence")
+    entries = axes[0].get_legend_handles_labels()
+    figure.legend(*entries, loc="outside lower center")
+    return figure, (
+        f"{model}, {layer}, {labels} labels, first network: how much of each eigenvector of the "
+        "Hessian stands along the eigenvectors of the two factors. Circles show of which ones the "
+        "eigenvectors of the Kronecker product are made: the first of E[xxᵀ] in a row, and those "
+        f"of E[M] in turn, up to about {GAP}."
+    )
+
+
+def _rank_one(record: Record, labels: str) -> Drawn:
+    """Figure C.17."""
+    panels = []
+    for model in record.config.model:
+        series = {
+            layer: _mean(record, "rank_one", model=model, labels=labels, layer=layer)
+            for layer in layers(record.tables["spectra"], model)
+        }
+        panels.append(Lines(series, "index of the eigenvector", "first singular value", model))
+    return line_figure(*panels), (
+        f"{labels} labels: the first singular value of each top eigenvector as a matrix of norm 1, "
+        "mean over networks. Near 1 the eigenvector is an outer product."
+    )
+
+
+def _overlap(record: Record, labels: str) -> Drawn:
+    """Figures 4.4 and C.23."""
+    panels = []
+    for model in record.config.model:
+        series, bands, predicted = {}, {}, {}
+        for layer in layers(record.tables["overlaps"], model):
+            at = {"model": model, "labels": labels, "layer": layer}
+            indices, values = curve(record, "overlaps", "overlap", **at)
+            series[layer] = indices, values.mean(axis=0)
+            bands[layer] = values.min(axis=0), values.max(axis=0)
+            pairs = select(record.tables["pairs"], **at)
+            outputs = pairs["outputs"][0]
+            if model == "F-100-8" and layer == "fc2":
+                inside = indices[indices <= outputs]
+                predicted[layer] = inside, inside / outputs * pairs["alignment"].mean()
+        panels.append(
+            Lines(
+                series,
+                "dimension k",
+                "overlap of top eigenspaces",
+                title=model,
+                bands=bands,
+                dashed=predicted,
+                dashed_label="Theorem C.7.1",
+            )
+        )
+    figure = line_figure(*panels)
+    for axes in figure.axes:
+        axes.set_ylim(0, 1.5 * axes.get_ylim()[1])  # room for the legend
+    return figure, (
+        f"{labels} labels: overlap of the top eigenspaces of independently trained networks, mean "
+        "and range over pairs. In the output layer it is level up to one less than the classes; "
+        "in the layer of 8 units it peaks near 8."
+    )
+
+
+def _batch_norm(record: Record, model: str, labels: str) -> Drawn:
+    """Figures C.22 and C.24."""
+    spectra, overlaps = {}, {}
+    for name in (model, f"{model}-BN"):
+        for layer in layers(record.tables["spectra"], name)[-2:]:
+            at = {"model": name, "labels": labels, "layer": layer}
+            indices, values = _mean(record, "input", **at)
+            spectra[f"{name}, {layer}"] = indices, values / values[0]
+            overlaps[f"{name}, {layer}"] = _mean(record, "overlap", **at)
+    return line_figure(
+        Lines(spectra, "index", "eigenvalue of E[xxᵀ] / largest", title="Inputs", y_log=True),
+        Lines(overlaps, "dimension k", "overlap with the Kronecker product", title="Hessian"),
+        shared_legend=True,
+    ), (
+        "With batch normalization the first eigenvalue of the input autocorrelation no longer "
+        "stands out, and the Kronecker product describes the top eigenspace less well."
+    )
+
+
+def _training(record: Record, model: str, labels: str) -> Drawn:
+    """Figures C.15 and C.16."""
+    table = select(record.tables["trajectory"], model=model, labels=labels)
+    epochs = np.unique(table["epoch"])
+    names = layers(record.tables["trajectory"], model)
+    at = lambda name, layer, index: select(table, layer=layer, index=index)[name]
+    ratios = {layer: (epochs + 1, at("input", layer, 1) / at("input", layer, 2)) for layer in names}
+    middle = names[-2]
+    indices = (1, 2, GAP, GAP + 1, CORNER)
+    values = {
+        f"{index}": (epochs + 1, at("output", middle, index))
+        for index in indices
+        if len(at("output", middle, index))
+    }
+    return line_figure(
+        Lines(ratios, "epoch + 1", "λ₁ / λ₂ of E[xxᵀ]", title="Inputs", x_log=True),
+        Lines(
+            values,
+            "epoch + 1",
+            f"eigenvalue of E[M], {middle}",
+            title="Outputs",
+            x_log=True,
+            y_log=True,
+            legend_title="index",
+        ),
+    ), (
+        f"{model}, {labels} labels, first network: during training the first eigenvalue of the "
+        "input autocorrelation stays far above the second, and about as many eigenvalues of the "
+        "output Hessian as there are classes stand above the rest."
+    )
+
+
+def _clusters(record: Record) -> Drawn:
+    """Figures C.25 and C.26, as numbers."""
+    panels = []
+    for labels in record.config.labels:
+        series = {}
+        for model in record.config.model:
+            table = select(record.tables["clusters"], model=model, labels=labels)
+            for column, name in (("logit_share", "logits"), ("class_share", "classes")):
+                series[f"{model}, {name}"] = table["epoch"] + 1, table[column]
+        panels.append(
+            Lines(series, "epoch + 1", "share in the centers", title=f"{labels} labels", x_log=True)
+        )
+    return line_figure(*panels, shared_legend=True), (
+        "Which share of the mean squared rows of the output Hessian's factor is that of their "
+        "centers by logit and by class, in fc1, first network. Logits account for most of it at "
+        "the beginning; classes gain in training."
+    )
+
+
+def _whole(record: Record) -> Drawn:
+    """Figure C.1."""
+    table = record.tables["whole"]
+    panels = []
+    for model in dict.fromkeys(table["model"].tolist()):
+        rows = select(table, model=model)
+        index = rows["index"]
+        values = {
+            "Hessian": (index, rows["true"]),
+            "approximation": (index, rows["approximate"]),
+            "weighted": (index, rows["weighted"]),
+        }
+        overlaps = {
+            "approximation": (index, rows["overlap"]),
+            "weighted": (index, rows["weighted_overlap"]),
+        }
+        panels += [
+            Lines(values, "index of the eigenvalue", "eigenvalue", title=model, y_log=True),
+            Lines(overlaps, "dimension k", "overlap with the Hessian", title=model),
+        ]
+    return line_figure(*panels), (
+        "All layers at once: eigenvalues of the Hessian and of its approximation from layer "
+        "outputs and mean inputs, and the overlap of their top eigenspaces, first network. Good "
+        f"up to {GAP}, poor beyond."
+    )

@@ -1,0 +1,272 @@
+"""The measures against dense matrices, a tiny run that is resumed, its claims, and bad input."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metastep import cli
+from metastep.curvature import LayerHessian
+from metastep.curvature.capture import LayerFactors
+from metastep.experiments import hessian_structure, hessian_structure_study
+from metastep.experiments.base import Record, select
+from metastep.experiments.hessian_structure_models import CLASSES, NETWORKS, fitted, load
+from metastep.experiments.running import read_record
+
+EXPERIMENT = hessian_structure.EXPERIMENT
+EXAMPLES, INPUTS, OUTPUTS, TOP = 7, 4, 12, 20
+
+
+def operator(key):
+    """Return the Hessian of a layer with random inputs of positive mean and random Jacobians."""
+    keys = jax.random.split(key, 3)
+    inputs = 1 + 0.3 * jax.random.normal(keys[0], (EXAMPLES, 1, INPUTS))
+    jacobian = jax.random.normal(keys[1], (EXAMPLES, CLASSES, 1, OUTPUTS))
+    p = jax.nn.softmax(jax.random.normal(keys[2], (EXAMPLES, CLASSES)))
+    curvature = jax.vmap(jnp.diag)(p) - p[:, :, None] * p[:, None, :]
+    return LayerHessian(LayerFactors(inputs, jacobian), curvature), p
+
+
+def test_a_layer_against_dense_matrices(key):
+    hessian, _ = operator(key)
+    found = hessian_structure_study.measure(hessian, TOP, key)
+    columns = list[str](hessian_structure_study.LAYER_COLUMNS.split())
+    numbers = dict(zip(columns, found.numbers, strict=True))
+    names = list[str](hessian_structure_study.SPECTRUM_COLUMNS.split())
+    spectrum = dict(zip(names, np.array(found.spectrum).T, strict=True))
+    x = np.asarray(hessian.factors.inputs[:, 0], float)
+    g = np.asarray(hessian.factors.jacobian[:, :, 0], float)
+    each = np.einsum("icm,icd,idk->imk", g, np.asarray(hessian.curvature, float), g)
+    dense = np.mean([np.kron(m, np.outer(v, v)) for m, v in zip(each, x, strict=True)], axis=0)
+    output, moment = each.mean(axis=0), x.T @ x / EXAMPLES
+    values, vectors = (part[..., ::-1] for part in np.linalg.eigh(dense))
+    factored, directions = (part[..., ::-1] for part in np.linalg.eigh(np.kron(output, moment)))
+    taus, left = (part[..., ::-1] for part in np.linalg.eigh(output))
+    gammas, right = (part[..., ::-1] for part in np.linalg.eigh(moment))
+    mean = x.mean(axis=0) / np.linalg.norm(x.mean(axis=0))
+    top = vectors[:, :TOP].T.reshape(TOP, OUTPUTS, INPUTS)
+    ratio = gammas[0] / gammas[1]
+    bound = np.sum(x.mean(axis=0) ** 2) / np.linalg.norm(np.cov(x.T, bias=True), 2) - 1
+    trace = np.trace(output) * np.trace(moment) / np.trace(dense)
+    expected = {
+        "alignment": (right[:, 0] @ mean) ** 2,
+        "ratio": ratio,
+        "ratio_bound": bound,
+        "output_gap": taus[8] / taus[9],
+        "hessian_gap": values[8] / values[9],
+        "output_share": taus[:9].sum() / taus.sum(),
+        "trace_ratio": trace,
+    }
+    # Moments and eigenvalues in float32; a ratio divides by small ones.
+    for name, value in expected.items():
+        assert np.isclose(numbers[name], value, rtol=1e-3), name
+    lines = {
+        "true": values[:TOP],
+        "kronecker": factored[:TOP],
+        "overlap": [
+            np.sum((directions[:, :k].T @ vectors[:, :k]) ** 2) / k for k in range(1, TOP + 1)
+        ],
+        "rank_one": np.linalg.norm(top, 2, axis=(1, 2)),
+        "input_correspondence": np.sum((top @ right[:, 0]) ** 2, axis=1),
+        "inside": np.sum((left[:, :9].T @ top) ** 2, axis=(1, 2)),
+    }
+    # Eigenvectors in float32: rounding over the relative gap, 1e-2 at the narrowest.
+    for name, value in lines.items():
+        np.testing.assert_allclose(spectrum[name], value, atol=2e-3, err_msg=name)
+    assert np.isnan(spectrum["output_correspondence"][OUTPUTS:]).all()
+    assert np.isclose(spectrum["output_correspondence"][1], np.sum((left[:, 1] @ top[1]) ** 2))
+
+
+def test_clusters_of_the_rows(key):
+    hessian, p = operator(key)
+    labels = np.array([0, 1, 2, 3, 4, 4, 0])
+    found = hessian_structure_study._clusters(hessian, jnp.log(p), jnp.asarray(labels))
+    roots = [np.diag(np.sqrt(q)) @ (np.eye(CLASSES) - q) for q in np.asarray(p, float)]
+    rows = np.array(roots) @ np.asarray(hessian.factors.jacobian[:, :, 0], float)
+    # N^T N = M, whatever the labels.
+    g = np.asarray(hessian.factors.jacobian[:, :, 0])
+    each = np.einsum("icm,icd,idk->imk", g, np.asarray(hessian.curvature), g)
+    np.testing.assert_allclose(rows.transpose(0, 2, 1) @ rows, each, atol=1e-4)
+    centers = np.zeros((CLASSES, *rows.shape[1:]))
+    for label in set(labels.tolist()):
+        centers[label] = rows[labels == label].mean(axis=0)
+    total = np.sum(centers**2)
+    shares = [CLASSES * np.sum(centers.mean(axis=axis) ** 2) / total for axis in (0, 1)]
+    # Sums of a thousand numbers in float32.
+    np.testing.assert_allclose(found, shares, rtol=1e-4)
+
+
+def test_data_for_every_network():
+    plain = load("digits", None, 200, random_labels=False, normalized=True, seed=0)
+    drawn = load("digits", None, 200, random_labels=True, normalized=False, seed=0)
+    assert abs(float(jnp.mean(plain.images))) < 1e-5 and float(jnp.max(drawn.images)) <= 1
+    assert np.mean(np.asarray(plain.labels) == np.asarray(drawn.labels)) < 0.2
+    assert fitted(NETWORKS["F-200^2"], plain) is plain
+    large = fitted(NETWORKS["LeNet5"], plain).images
+    assert large.shape == (200, 32, 32)
+    np.testing.assert_array_equal(large[:, ::4, ::4], plain.images)
+
+
+TINY = "model=F-100-8 labels=true examples=128 epochs=1 models=2 top=20".split()
+
+
+def run(directory, *more):
+    flags = [part for setting in TINY for part in ("--set", setting)]
+    command = ["run", "hessian-structure", "--preset", "quick", *flags, "--out", str(directory)]
+    return cli.invoke([*command, *more], (EXPERIMENT,))
+
+
+def test_interrupted_and_resumed(tmp_path, monkeypatch):
+    cell, calls = hessian_structure._cell, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return cell(*arguments)
+
+    monkeypatch.setattr(hessian_structure, "_cell", interrupted)
+    assert run(tmp_path / "run") == 130
+    assert run(tmp_path / "run", "--resume") == 0
+    assert run(tmp_path / "whole") == 0
+    assert len(calls) == 5  # two cells, one of them begun twice; two more
+    names = sorted(path.name for path in (tmp_path / "whole" / "tables").iterdir())
+    assert names == sorted(f"{name}.csv" for name in hessian_structure.TABLES)
+    for name in names:
+        resumed, whole = (tmp_path / part / "tables" / name for part in ("run", "whole"))
+        assert resumed.read_bytes() == whole.read_bytes(), name
+    record = read_record(tmp_path / "run", EXPERIMENT)
+    for name, header in hessian_structure.TABLES.items():
+        assert list(record.tables[name]) == header.split()
+    spectra = select(record.tables["spectra"], layer="fc2", seed=1)
+    assert spectra["index"].tolist() == list(range(1, 21))
+    # Shares, with rounding of float32 above 1.
+    shares = ("overlap", "rank_one", "input_correspondence", "inside")
+    assert all(np.all((spectra[name] >= 0) & (spectra[name] < 1 + 1e-5)) for name in shares)
+    verdicts = {claim.id: claim.holds for claim in EXPERIMENT.claims(record)}
+    assert verdicts["ratio-bound"] and verdicts["narrow-peak"] is not None
+    assert verdicts["outliers"] is None and verdicts["reference"] is None
+    assert set(EXPERIMENT.figures(record)) == {
+        "kronecker", "spectra", "correspondence", "rank-one", "training", "clusters", "overlap",
+    }  # fmt: skip
+
+
+MODELS = ("F-200^2", "F-200^2-BN", "F-100-8")
+LAYERS = ("fc1", "fc2", "fc3")
+GOOD = {
+    "alignment": 0.999, "ratio": 12.0, "ratio_bound": 8.0, "output_gap": 5.0, "hessian_gap": 2.0,
+    "output_outliers": 9, "output_share": 0.9, "trace_ratio": 1.2, "true": 1.0, "kronecker": 1.05,
+    "overlap": 0.8, "rank_one": 0.95, "input_correspondence": 0.8, "inside": 0.98,
+    "logit_share": [0.9, 0.4], "class_share": [0.01, 0.2], "whole": 0.8, "later": 0.5,
+    "between": 0.3, "after": 0.15, "peak": 7, "early": 0.012, "accuracy": 1.0, "random_gap": 1.1,
+}  # fmt: skip
+BAD = {
+    "alignment": 0.9, "ratio": 3.0, "ratio_bound": 4.0, "output_gap": 1.1, "hessian_gap": 1.1,
+    "output_outliers": 4, "output_share": 0.5, "trace_ratio": 2.0, "true": 1.0, "kronecker": 1.5,
+    "overlap": 0.4, "rank_one": 0.7, "input_correspondence": 0.3, "inside": 0.7,
+    "logit_share": [0.3, 0.2], "class_share": [0.3, 0.7], "whole": 0.5, "later": 0.65,
+    "between": 0.02, "after": 0.02, "peak": 3, "early": 0.1, "accuracy": 1.0, "random_gap": 3.0,
+}  # fmt: skip
+NORMALIZED = {"alignment": 0.1, "ratio": 1.2, "ratio_bound": -0.5, "overlap": 0.3, "between": 0.01}
+
+
+def grid(**axes):
+    """Return the columns of a table with one row for each combination."""
+    places = np.meshgrid(*(np.arange(len(axis)) for axis in axes.values()), indexing="ij")
+    return {
+        name: np.asarray(axis)[place.reshape(-1)]
+        for (name, axis), place in zip(axes.items(), places, strict=True)
+    }
+
+
+def handmade(values, normalized):
+    """Return a record in which every network without batch normalization has the same values."""
+    config = hessian_structure.Config(model=MODELS, models=2, top=20)
+    index = np.arange(1.0, 21)
+    nets = {"model": MODELS, "labels": ("true", "random")}
+    tables = {
+        "models": grid(**nets, seed=(0.0, 1.0)),
+        "layers": grid(**nets, seed=(0.0, 1.0), layer=LAYERS),
+        "spectra": grid(**nets, seed=(0.0, 1.0), layer=LAYERS, index=index),
+        "correspondence": grid(**nets, layer=LAYERS, basis=("input", "output"), vector=index,
+                               index=index),
+        "overlaps": grid(**nets, layer=LAYERS, first=(0.0,), second=(1.0,), index=index),
+        "pairs": grid(**nets, layer=LAYERS, first=(0.0,), second=(1.0,)),
+        "trajectory": grid(**nets, epoch=(0.0, 60.0), layer=LAYERS, index=index),
+        "clusters": grid(**nets, epoch=(0.0, 60.0)),
+        "whole": grid(model=("F-200^2",), index=index),
+    }  # fmt: skip
+    for name, columns in (("models", "accuracy"),
+                          ("layers", "alignment ratio ratio_bound output_gap hessian_gap "
+                           "output_outliers output_share trace_ratio"),
+                          ("spectra", "true kronecker overlap rank_one input_correspondence "
+                           "inside")):  # fmt: skip
+        table = tables[name]
+        behind = np.char.endswith(table["model"], "BN")
+        for column in columns.split():
+            other = normalized.get(column, values[column])
+            table[column] = np.where(behind, other, values[column])
+    layers = tables["layers"]
+    layers["outputs"] = np.where(layers["layer"] == "fc3", 10, 200)
+    layers["output_gap"][layers["labels"] == "random"] = values["random_gap"]
+    spectra = tables["spectra"]
+    spectra |= {name: 1 / spectra["index"] for name in ("output", "input")}
+    spectra |= {"kronecker_input": np.ones(len(behind)), "kronecker_output": spectra["index"]}
+    tables["correspondence"]["value"] = np.full(len(tables["correspondence"]["index"]), 0.1)
+    overlaps = tables["overlaps"]
+    level = np.where(overlaps["index"] <= 9, values["between"], values["after"])
+    level = np.where(overlaps["model"] == "F-200^2-BN", normalized["between"], level)
+    level = np.where(
+        overlaps["layer"] == "fc2", values["early"] / (1 + (overlaps["index"] > 9)), level
+    )
+    peak = np.where(overlaps["index"] == values["peak"], 0.3, 0.15)
+    overlaps["overlap"] = np.where(overlaps["model"] == "F-100-8", peak, level)
+    pairs = tables["pairs"]
+    pairs |= {"outputs": np.full(18, 8), "alignment": np.full(18, 0.3), "alone": np.zeros(18)}
+    path = tables["trajectory"]
+    path["input"] = np.where(path["index"] == 1, values["ratio"], 1)
+    path["output"] = np.where(path["index"] < 10, values["output_share"], 0.05)
+    for name in ("logit_share", "class_share"):
+        tables["clusters"][name] = np.tile(values[name], 6)
+    whole = tables["whole"]
+    near = np.where(index < 20, values["whole"], values["later"])
+    whole |= {"true": 1 / index, "approximate": values["kronecker"] / index, "weighted": 1 / index,
+              "overlap": near, "weighted_overlap": near}  # fmt: skip
+    return Record(config, tables, {}, {})
+
+
+def test_claims_can_hold_and_fail():
+    good = handmade(GOOD, NORMALIZED)
+    verdicts = {claim.id: claim.holds for claim in EXPERIMENT.claims(good)}
+    # Those numbers were made up, and the specification's were not.
+    assert not verdicts.pop("reference") and not verdicts.pop("reference-between")
+    assert set(verdicts.values()) == {True}, verdicts
+    assert set(EXPERIMENT.figures(good)) >= {"overlap", "batch-normalization", "whole"}
+    bad = handmade(BAD, {**GOOD, "between": 0.3})
+    verdicts = {claim.id: claim.holds for claim in EXPERIMENT.claims(bad)}
+    assert set(verdicts.values()) == {False}, verdicts
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"model": ()}, "model is"),
+        ({"model": ("LeNet5", "LeNet5")}, "model is"),
+        ({"labels": ()}, "labels is"),
+        ({"examples": 127}, "examples is 127"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"step_size": 0.0}, "step_size is 0"),
+        ({"models": 0}, "models is 0"),
+        ({"top": 19}, "top is 19"),
+    ],
+)
+def test_bad_configuration(changed, message):
+    with pytest.raises(ValueError, match=message):
+        hessian_structure.Config(**changed)
+
+
+def test_too_many_examples_leave_nothing_behind(tmp_path, capsys):
+    out = tmp_path / "run"
+    command = ["run", "hessian-structure", "--preset", "quick", "--set", "examples=1798"]
+    assert cli.invoke([*command, "--out", str(out)], (EXPERIMENT,)) == 2
+    assert "examples is 1798" in capsys.readouterr().err and not out.exists()
