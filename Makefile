@@ -1,4 +1,5 @@
 # make demo        from a fresh clone to a report to open
+# make reproduce   every experiment in its quick preset, its claims, one report; goes on where it was
 # make test        style, types, tests
 # make test-slow   the tests that tests/slow.txt lists
 # make docs        the documentation, into site/
@@ -9,8 +10,9 @@ BIN := .venv/bin
 # Modules are compiled when they are first imported: the installation takes half as long.
 PIP := -m pip install --quiet --disable-pip-version-check --no-warn-script-location --no-compile
 DEMO := runs/demo
+REPRODUCE := runs/reproduce
 
-.PHONY: env demo test test-slow docs bench format clean
+.PHONY: env demo reproduce test test-slow docs bench format clean
 
 env: .venv/.installed
 
@@ -28,6 +30,23 @@ demo: .venv/.installed
 	$(BIN)/metastep run hypercleaning --preset quick --out $(DEMO)/hypercleaning --resume
 	$(BIN)/metastep report $(DEMO)/hypercleaning --out $(DEMO)/report.html
 	@echo "Open $(CURDIR)/$(DEMO)/report.html in a browser."
+
+# What fails, or a claim that must hold and does not, stops nothing: the end names it, with status 1.
+reproduce: .venv/.installed
+	@names=$$($(BIN)/metastep list --json | $(BIN)/python -c \
+	  'import json, sys; print(*(one["name"] for one in json.load(sys.stdin)))') || exit; \
+	failed=; made=; \
+	for name in $$names; do \
+	  out=$(REPRODUCE)/$$name; \
+	  $(BIN)/metastep run $$name --preset quick --out $$out --resume; status=$$?; \
+	  if [ $$status = 130 ]; then exit 130; fi; \
+	  if [ $$status = 0 ]; then $(BIN)/metastep check $$out; status=$$?; fi; \
+	  if [ $$status != 0 ]; then failed="$$failed $$name"; fi; \
+	  if [ -f $$out/result.json ]; then made="$$made $$out"; fi; \
+	done; \
+	$(BIN)/metastep report $$made --out $(REPRODUCE)/report.html || exit; \
+	echo "Open $(CURDIR)/$(REPRODUCE)/report.html in a browser."; \
+	if [ -n "$$failed" ]; then echo "Failed, or a claim that must hold does not:$$failed"; exit 1; fi
 
 test: .venv/.tests-installed
 	$(BIN)/ruff check .

@@ -55,7 +55,7 @@ ALLOWED = {
         "outer",
     },
 }
-TOP = ("experiments", "cli", "__init__", "__main__")
+TOP = ("experiments", "sweep", "cli", "__init__", "__main__")
 
 
 def module_of(path):

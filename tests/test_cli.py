@@ -75,9 +75,40 @@ def test_bad_input_is_one_line_and_writes_nothing(command, tmp_path, arguments, 
 def test_list_shows_names_questions_and_minutes_in_80_columns(command):
     status, output, _ = command("list")
     assert status == 0
-    assert "fake-walk  (quick 0.1 min, paper 2 min)" in output
-    assert "How far does a walk <go>?" in output
+    for words in ("fake-walk", "quick 0.1", "paper 2", "How far does a walk <go>?", "Nobody 2020"):
+        assert words in output
     assert max(map(len, output.splitlines())) <= 80
+
+
+COMMANDS = ("list", "run", "check", "report", "sweep", "doctor")
+
+
+@pytest.mark.parametrize("name", [(), *((name,) for name in COMMANDS)], ids=str)
+def test_help_fits_80_columns_and_ends_with_examples(command, capsys, name):
+    status, output, _ = command(*name, "--help")
+    assert status == 0
+    assert max(map(len, output.splitlines())) <= 80
+    example = output.split("Examples:\n")[1].splitlines()[0]
+    assert example.startswith("    metastep " + " ".join(name))
+
+
+def test_the_shell_completes_commands(command, monkeypatch, capsys):
+    monkeypatch.setenv("_METASTEP_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "metastep re")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    with pytest.raises(SystemExit):
+        command()
+    assert capsys.readouterr().out.split() == ["report"]
+
+
+@pytest.mark.parametrize(("plain", "colored"), [("", True), ("1", False)])
+def test_colors_are_for_terminals_and_can_be_switched_off(command, monkeypatch, plain, colored):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", plain)
+    command("run", "fake-walk")
+    _, output, _ = command("check", "runs/fake-walk")
+    assert ("\x1b[32m" in output) == colored
 
 
 def test_list_as_json(command):
@@ -91,8 +122,12 @@ def test_list_as_json(command):
 def test_run_check_and_report(command, tmp_path):
     status, output, errors = command("run", "fake-walk", "--set", "steps=3", "--seed", "5")
     assert (status, errors) == (0, "")
-    assert "adding: 3 of 3" in output and "added <everything>" in output
+    assert "adding: 3 of 3\n" in output and "added <everything>" in output
+    assert "adding: 2 of 3, 0.0 s left\n" in output
     assert "\x1b" not in output and "\r" not in output
+    assert "3 claims: holds 1, does not hold 1, undecided 1\n" in output
+    assert output.endswith("metastep report runs/fake-walk\n")
+    assert max(map(len, output.splitlines())) <= 80
     result = read_result(tmp_path / "runs" / "fake-walk")
     assert result["command"] == "metastep run fake-walk --preset quick --set steps=3 --seed 5"
     status, output, _ = command("check", "runs/fake-walk")

@@ -1,4 +1,4 @@
-"""The command line: `metastep list`, `run`, `check`, `report`, `doctor`.
+"""The command line: `metastep list`, `run`, `sweep`, `check`, `report`, `doctor`.
 
 Exit status: 0 for success, 1 if a run failed or a claim that must hold does not, 2 for input that
 cannot be used (one line on standard error, nothing written), 130 after Ctrl-C.
@@ -24,9 +24,8 @@ from metastep.experiments.base import (
     Experiment,
     config_as_json,
     describe,
-    nearest,
-    parse_settings,
 )
+from metastep.experiments.choosing import LARGEST_SEED, check_data, configure, find
 from metastep.experiments.running import Request, RunFailedError, execute, read_record
 from metastep.files import write_atomically
 from metastep.report import terminal
@@ -35,11 +34,37 @@ from metastep.report.environment import default_precision, devices, versions
 from metastep.report.page import build_page
 from metastep.report.records import RunDirectoryError, read_result
 from metastep.report.tables import format_seconds
+from metastep.sweep.command import sweep_command
+from metastep.sweep.plan import plan_command
 
 Experiments = tuple[Experiment, ...]
 BAD_INPUT = 2
 INTERRUPTED = 130
-LARGEST_SEED = 2**32 - 1
+
+EXAMPLES = {
+    name: "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+    for name, lines in {
+        "metastep": (
+            "metastep list",
+            "metastep run hypercleaning",
+            "metastep report runs/hypercleaning",
+            "metastep --install-completion   complete commands with the tab key",
+        ),
+        "list": ("metastep list", "metastep list --json"),
+        "run": (
+            "metastep run hypercleaning",
+            "metastep run hypercleaning --set windows=1,5 --seed 3 --out runs/short",
+            "metastep run hypercleaning --preset paper --data DATA --resume",
+        ),
+        "check": ("metastep check runs/hypercleaning",),
+        "report": (
+            "metastep report runs/hypercleaning",
+            "metastep report runs/* --out all.html",
+        ),
+        "sweep": ("metastep sweep hypercleaning --grid horizon=50,100 --seeds 0:3",),
+        "doctor": ("metastep doctor", "metastep doctor --data DATA"),
+    }.items()
+}
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")]
 
@@ -93,10 +118,10 @@ def build_app(experiments: Experiments) -> typer.Typer:
         The application.
     """
     app = typer.Typer(
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         help="Reproduce the experiments of metastep and hold the papers' claims against them.",
+        epilog=EXAMPLES["metastep"],
     )
 
     @app.callback(invoke_without_command=True)
@@ -105,11 +130,12 @@ def build_app(experiments: Experiments) -> typer.Typer:
         if context.invoked_subcommand is None:
             print(context.get_help())
 
-    app.command("list")(list_command)
-    app.command("run")(run_command)
-    app.command("check")(check_command)
-    app.command("report")(report_command)
-    app.command("doctor")(doctor_command)
+    app.command("list", epilog=EXAMPLES["list"])(list_command)
+    app.command("run", epilog=EXAMPLES["run"])(run_command)
+    app.command("check", epilog=EXAMPLES["check"])(check_command)
+    app.command("report", epilog=EXAMPLES["report"])(report_command)
+    app.command("sweep", epilog=EXAMPLES["sweep"])(sweep_command)
+    app.command("doctor", epilog=EXAMPLES["doctor"])(doctor_command)
     return app
 
 
@@ -117,18 +143,16 @@ def list_command(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every field.")] = False,
 ) -> None:
-    """Show every experiment: name, source, question, minutes for each preset."""
+    """Show every experiment: minutes, question, source."""
     if as_json:
         print(json.dumps([_described(one) for one in context.obj], indent=2, ensure_ascii=False))
         return
     console = terminal.console()
-    for experiment in context.obj:
-        minutes = ", ".join(f"{name} {time:g} min" for name, time in experiment.minutes.items())
-        console.print(Text.assemble((experiment.name, "bold"), f"  ({minutes})"))
-        terminal.paragraph(console, experiment.question)
-        terminal.paragraph(console, experiment.source, "dim")
     if not context.obj:
         console.print("There are no experiments.")
+        return
+    console.print(terminal.experiments_table(context.obj))
+    console.print("Run one with: metastep run NAME")
 
 
 def _described(experiment: Experiment) -> dict[str, Any]:
@@ -142,15 +166,6 @@ def _described(experiment: Experiment) -> dict[str, Any]:
         "presets": {name: config_as_json(one) for name, one in experiment.presets.items()},
         "fields": {name: describe(kinds[name]) for name in names},
     }
-
-
-def _find(experiments: Experiments, name: str) -> Experiment:
-    for experiment in experiments:
-        if experiment.name == name:
-            return experiment
-    names = [experiment.name for experiment in experiments]
-    there = ", ".join(names) or "none"
-    raise RefusedError(f"unknown experiment {name!r}{nearest(name, names)}; there is: {there}")
 
 
 def run_command(
@@ -167,16 +182,9 @@ def run_command(
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run.")] = False,
 ) -> int:
     """Run an experiment into a run directory."""
-    experiment = _find(context.obj, name)
-    if preset not in experiment.presets:
-        allowed = ", ".join(experiment.presets)
-        raise RefusedError(f"--preset is {preset!r}; allowed for {name}: {allowed}")
-    try:
-        config = parse_settings(experiment.presets[preset], settings or [])
-    except ValueError as error:
-        raise RefusedError(str(error)) from error
-    if data is not None and not data.is_dir():
-        raise RefusedError(f"--data is {data}, which is no folder")
+    experiment = find(context.obj, name)
+    config = configure(experiment, preset, settings or [])
+    check_data(data)
     directory = out or Path("runs") / name
     changes = tuple(settings or ())
     request = Request(experiment, config, preset, changes, seed, directory, data, resume)
@@ -192,15 +200,19 @@ def run_command(
         display.clear()
     for claim in result["claims"]:
         terminal.verdict(display.console, claim["holds"], claim["id"])
+    console = display.console
     seconds = format_seconds(result["timing"].get("seconds", 0.0))
-    print(f"complete in {seconds}; next: metastep report {shlex.quote(str(directory))}")
+    place = shlex.quote(str(directory))
+    console.print(terminal.counts(claim["holds"] for claim in result["claims"]))
+    console.print(f"complete in {seconds}; the numbers: metastep check {place}", soft_wrap=True)
+    console.print(f"figures and tables: metastep report {place}", soft_wrap=True)
     return 0
 
 
 def check_command(context: typer.Context, directory: Directory) -> int:
     """Hold the paper's claims against a run, with the numbers."""
     result = read_result(directory)
-    experiment = _find(context.obj, result["experiment"])
+    experiment = find(context.obj, result["experiment"])
     if result["status"] != "complete":
         raise RefusedError(
             f"{directory} holds a run that is {result['status']}; finish it with --resume first"
@@ -224,10 +236,7 @@ def check_command(context: typer.Context, directory: Directory) -> int:
             terminal.paragraph(
                 console, f"result.json says: {terminal.VERDICTS[recorded[claim.id]][0]}"
             )
-    counts = [
-        f"{word} {sum(c.holds == v for c in claims)}" for v, (word, _) in terminal.VERDICTS.items()
-    ]
-    console.print(f"{len(claims)} claims: {', '.join(counts)}")
+    console.print(terminal.counts(claim.holds for claim in claims))
     fine = {claim.id for claim in claims if claim.holds is None or claim.holds}
     missing = sorted(experiment.reproducible - fine)
     if missing:
@@ -239,7 +248,7 @@ def report_command(
     directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Run directories.")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
 ) -> None:
-    """Write one self-contained page: figures, tables, paper beside measured."""
+    """Write one page with figures, claims and tables."""
     page = build_page(directories)
     try:
         write_atomically(out, page.encode())
@@ -250,9 +259,28 @@ def report_command(
 
 
 def doctor_command(
+    context: typer.Context,
     data: Annotated[Path | None, typer.Option(help="The folder that holds data sets.")] = None,
+    plan: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Predict what a run or sweep will take.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="For --plan, as for `run`.")] = "quick",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="For --plan.")
+    ] = None,
+    grid: Annotated[
+        list[str] | None, typer.Option("--grid", metavar="KEY=A,B,C", help="For --plan.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="FIRST:END", help="For --plan.")] = None,
+    along: Annotated[
+        str | None, typer.Option(metavar="KEY", help="For --plan: the field to shorten.")
+    ] = None,
 ) -> None:
-    """Show versions, devices, precision and the data found."""
+    """Show versions, devices, precision and the data found; or predict time and memory."""
+    if plan is not None:
+        experiment = find(context.obj, plan)
+        plan_command(experiment, preset, settings or [], grid or [], seeds, along, data)
+        return
     console = terminal.console()
     lines = dict(versions())
     lines["devices"] = ", ".join(devices())

@@ -55,7 +55,8 @@ def test_complete_run_holds_what_the_contract_says(tmp_path):
     assert [claim["holds"] for claim in result["claims"]] == [True, None, False]
     assert set(result["environment"]) >= {"versions", "device", "precision"}
     names = {path.name for path in (tmp_path / "a" / "b").rglob("*") if path.is_file()}
-    assert names == {"result.json", "sums.csv", "arrays.npz", "sum-figure.svg", "sum-figure.png"}
+    figure = {f"sum-figure.{kind}" for kind in ("svg", "png", "json")}
+    assert names == {"result.json", "sums.csv", "arrays.npz"} | figure
     assert not (tmp_path / "a" / "b" / "checkpoint").exists()
 
 

@@ -77,15 +77,45 @@ def test_identifiers_are_unique_and_links_lead_to_them(outline):
     assert {target.removeprefix("#") for target in targets} <= set(ids)
 
 
-def test_nothing_is_fetched_and_nothing_runs(directory):
+def test_nothing_is_fetched(directory):
     page = build_page([directory])
     outline = Outline(page)
     for _, attributes in outline.attributes:
         for name in ("src", "href", "srcset", "action", "data"):
-            assert attributes.get(name, "#").startswith(("#", "data:image/svg+xml;base64,"))
+            assert attributes.get(name, "#").startswith(("#", "data:image/png;base64,"))
         assert not any(name.startswith("on") for name in attributes)
-    assert "http" not in page and "url(" not in page and "@import" not in page
-    assert outline.all("script") == [] and outline.all("link") == []
+    without_code = re.sub("<script.*?</script>", "", page, flags=re.DOTALL)
+    assert "://" not in without_code and "@import" not in without_code
+    assert outline.all("link") == []
+    policy = outline.all("meta")[1]["content"]
+    assert policy.startswith("default-src 'none';") and "connect-src" not in policy
+
+
+def test_scripts_only_where_a_figure_is_interactive(directory, tmp_path):
+    assert len(Outline(build_page([directory])).all("script")) == 3
+    run(tmp_path)
+    (data,) = (tmp_path / "figures").glob("*.json")
+    for other in (b'{"bokeh":"0.1","panels":[]}', None):
+        data.write_bytes(other) if other else data.unlink()
+        outline = Outline(build_page([tmp_path]))
+        assert outline.all("script") == [] and len(outline.all("svg")) == 2
+
+
+def test_matrix_shows_every_claim_with_its_verdict(outline):
+    signs = [link for link in outline.all("a") if "-claim-" in link["href"]]
+    looks = ["holds", "undecided", "does-not-hold"]
+    assert [sign["class"] for sign in signs] == 2 * looks
+    assert "1 experiment, 6 claims: 2 hold, 2 do not, 2 undecided." in outline.text
+    assert "exact: does not hold" in outline.text
+
+
+def test_a_table_with_numbers_of_the_paper_comes_before_the_claims(directory, tmp_path):
+    run(tmp_path)
+    write_table(tmp_path, "compared", {"paper": [1.0], "measured": [1.5]})
+    text = Outline(build_page([tmp_path])).text
+    order = [text.index(words) for words in ("Beside the paper", "compared (", "Claims of fake")]
+    assert order == sorted(order) and text.count("compared (") == 1
+    assert "Beside the paper" not in Outline(build_page([directory])).text
 
 
 def test_everything_from_the_run_is_escaped(outline):
@@ -93,13 +123,14 @@ def test_everything_from_the_run_is_escaped(outline):
     assert "<i>by hand" in outline.text and "<u>" in outline.text
     assert "How far does a walk <go>?" in outline.text
     assert "Nobody <knows> & cares." in outline.text
-    assert outline.all("img")[0]["alt"] == 'A "walk" <b>'
+    assert outline.all("svg")[0]["aria-label"] == 'A "walk" <b>'
 
 
 def test_claims_are_told_by_words_and_long_tables_are_cut(outline):
-    for words in ("✔ holds", "✘ does not hold", "? undecided", "1 of 2 hold, 1 undecided"):
+    for words in ("✔ holds", "✘ does not hold", "? undecided", "1 holds, 1 does not, 1 undecided"):
         assert words in outline.text
     assert "(5,000 rows, the first 40 shown; tables/long.csv)" in outline.text
+    assert "long: 5,000 rows" in outline.text
     assert "metastep run fake-walk --preset quick --seed 0" in outline.text
 
 
@@ -130,6 +161,8 @@ def test_missing_picture_and_missing_extras_do_not_break_the_page(tmp_path):
         del result[extra]
     (tmp_path / "result.json").write_text(json.dumps({**result, "timing": {}, "environment": {}}))
     assert "The figure Sum figure is missing." in Outline(build_page([tmp_path])).text
+    (tmp_path / "figures" / "sum-figure.svg").write_text("<svg><script>alert(1)</script>")
+    assert "The figure Sum figure is damaged." in Outline(build_page([tmp_path])).text
 
 
 def test_damaged_run_is_refused(tmp_path):

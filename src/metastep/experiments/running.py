@@ -259,10 +259,15 @@ def _undo(directory: Path, previous: dict[str, Any] | None) -> None:
 
 def _conclude(request: Request, result: dict[str, Any]) -> None:
     """Hold the claims against what is on the disk, as `check` will, and draw the figures."""
+    # Bokeh takes a second to import, which only a run that ends needs to spend.
+    from metastep.report.interactive import save_interactive
+
     record = _record(request.directory, request.config, result)
     result["claims"] = [_claim_as_json(claim) for claim in request.experiment.claims(record)]
     for name, (figure, text) in request.experiment.figures(record).items():
-        save(figure, request.directory / "figures" / records.check_name("figure", name))
+        stem = request.directory / "figures" / records.check_name("figure", name)
+        save(figure, stem)
+        save_interactive(figure, stem)
         result["figures"].append({"name": name, "alt": text})
 
 

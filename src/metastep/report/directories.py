@@ -16,21 +16,27 @@ class RefusedError(ValueError):
     """What was asked for cannot be done; nothing has been written. The message is one sentence."""
 
 
+class BusyError(RefusedError):
+    """Another process is running in the directory."""
+
+
 @contextmanager
-def occupied(directory: Path) -> Iterator[None]:
+def occupied(directory: Path, mark: str = "result.json") -> Iterator[None]:
     """Make a run directory where there is none, and keep other processes out of it.
 
     Args:
         directory: the run directory: new, empty, or with a run in it.
+        mark: the file that tells such a directory from others.
 
     Yields:
         Nothing.
 
     Raises:
-        RefusedError: if `directory` is not such a folder, cannot be written to, or another process
-            is running in it. If the body raises it, the folders that were made are removed.
+        BusyError: if another process is running in it.
+        RefusedError: if `directory` is not such a folder or cannot be written to. If the body
+            raises it, the folders that were made are removed.
     """
-    made = _make(directory)
+    made = _make(directory, mark)
     try:
         with _locked(directory):
             yield
@@ -41,7 +47,7 @@ def occupied(directory: Path) -> Iterator[None]:
         raise
 
 
-def _make(directory: Path) -> list[Path]:
+def _make(directory: Path, mark: str) -> list[Path]:
     """Make the folder; return the folders made, the innermost first."""
     path = directory.absolute()
     try:
@@ -52,9 +58,9 @@ def _make(directory: Path) -> list[Path]:
             raise RefusedError(f"--out is {directory}, but {nearest} is no folder")
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise RefusedError(f"--out is {directory}, but {nearest} cannot be written to")
-        if not missing and not (path / "result.json").exists():
+        if not missing and not (path / mark).exists():
             if any(not entry.name.startswith(".") for entry in path.iterdir()):
-                raise RefusedError(f"--out is {directory}, which holds other files and no run")
+                raise RefusedError(f"--out is {directory}, which holds other files and no {mark}")
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RefusedError(f"--out is {directory}: {error.strerror}") from error
@@ -65,7 +71,7 @@ def _make(directory: Path) -> list[Path]:
 def _locked(directory: Path) -> Iterator[None]:
     """Hold the lock of the directory; it dies with the process."""
     path = directory / ".lock"
-    busy = RefusedError(f"another process is running in {directory}; wait, or end it")
+    busy = BusyError(f"another process is running in {directory}; wait, or end it")
     try:
         handle = open(path, "ab")
     except OSError as error:
@@ -83,6 +89,26 @@ def _locked(directory: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def held(directory: Path) -> bool:
+    """Whether a process is running in a directory.
+
+    Args:
+        directory: the run directory, or none.
+
+    Returns:
+        False also where the system cannot tell.
+    """
+    try:
+        with open(directory / ".lock", "rb") as handle:
+            if fcntl is not None:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def remove_leftovers(directory: Path) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 
 LONGEST = 40
+SHORT = 12
+"""A table of more rows is folded: it is there for reference."""
+
 DIGITS = 4
 
 
@@ -54,7 +57,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def data_table(name: str, columns: Mapping[str, np.ndarray], longest: int = LONGEST) -> str:
-    """A table of a run, in a container of its own that scrolls.
+    """A table of a run, in a container of its own that scrolls; a long one is folded.
 
     Args:
         name: the table's name, part of the caption.
@@ -80,12 +83,15 @@ def data_table(name: str, columns: Mapping[str, np.ndarray], longest: int = LONG
         + "</tr>\n"
         for row in range(min(rows, longest))
     )
-    return scrolling(
+    shown = scrolling(
         f"table {name}",
         f'<table class="data"><caption>{caption}</caption>\n<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{body}</tbody></table>",
         tall=True,
     )
+    if rows <= SHORT:
+        return shown
+    return f"<details><summary>{label}: {rows:,} rows</summary>\n{shown}</details>\n"
 
 
 def _shown(value: Any, numeric: bool) -> str:
@@ -96,6 +102,25 @@ def _cell(kind: str, text: str, numeric: bool) -> str:
     scope = ' scope="col"' if kind == "th" else ""
     look = ' class="number"' if numeric else ""
     return f"<{kind}{scope}{look}>{escape(text)}</{kind}>"
+
+
+def stacking_table(caption: str, names: Sequence[str], rows: Sequence[str]) -> str:
+    """A table whose cells stand below each other on a phone.
+
+    Args:
+        caption: what it shows, plain text.
+        names: of the columns, plain text.
+        rows: HTML. Their roles are written out because that arrangement makes browsers forget them.
+
+    Returns:
+        HTML.
+    """
+    head = "".join(f'<th role="columnheader" scope="col">{escape(name)}</th>' for name in names)
+    return (
+        f'<div class="scroll"><table role="table" class="stacking"><caption>{escape(caption)}'
+        f'</caption>\n<thead role="rowgroup"><tr role="row">{head}</tr></thead>\n'
+        f'<tbody role="rowgroup">\n{"".join(rows)}</tbody></table></div>'
+    )
 
 
 def pairs_table(caption: str, pairs: Sequence[tuple[str, str]]) -> str:
@@ -128,6 +153,6 @@ def scrolling(label: str, table: str, tall: bool = False) -> str:
     Returns:
         HTML.
     """
-    name = f'role="region" aria-label="{escape(label)}"'
+    name = f'role="group" aria-label="{escape(label)}"'
     look = "scroll tall" if tall else "scroll"
     return f'<div class="{look}" {name} tabindex="0">\n{table}\n</div>\n'

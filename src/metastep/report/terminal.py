@@ -1,10 +1,19 @@
-"""What the command line shows: verdicts, paragraphs, and how far a run is."""
+"""What the command line shows: tables, verdicts, paragraphs, and how far a run is.
 
+Colors and the bar are for terminals. Elsewhere, and with `NO_COLOR`, there are plain lines.
+"""
+
+from collections.abc import Iterable, Sequence
 from textwrap import wrap
 from time import perf_counter
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
+
+from metastep.experiments.base import Experiment
+from metastep.report.tables import format_seconds
 
 VERDICTS = {
     True: ("holds", "green"),
@@ -21,6 +30,41 @@ def console() -> Console:
         A console; without color where there is no terminal or `NO_COLOR` is set.
     """
     return Console(highlight=False, markup=False, emoji=False)
+
+
+def experiments_table(experiments: Sequence[Experiment]) -> Table:
+    """A table of experiments: what they ask, and the minutes that each preset takes.
+
+    Args:
+        experiments: the rows.
+
+    Returns:
+        What a console prints.
+    """
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("experiment, minutes", no_wrap=True)
+    table.add_column("question and source")
+    for one in experiments:
+        minutes = "".join(f"\n  {name} {time:g}" for name, time in one.minutes.items())
+        name = Text.assemble((one.name, "bold"), (minutes, "dim"))
+        table.add_row(name, Text.assemble(one.question, "\n", (one.source, "dim"), "\n"))
+    return table
+
+
+def counts(verdicts: Iterable[bool | None]) -> str:
+    """Count verdicts.
+
+    Args:
+        verdicts: of the claims.
+
+    Returns:
+        Such as `6 claims: holds 5, does not hold 0, undecided 1`.
+    """
+    given = list(verdicts)
+    parts = [
+        f"{word} {sum(one is holds for one in given)}" for holds, (word, _) in VERDICTS.items()
+    ]
+    return f"{len(given)} claims: {', '.join(parts)}"
 
 
 def paragraph(console: Console, text: str, look: str = "") -> None:
@@ -50,13 +94,17 @@ def verdict(console: Console, holds: bool | None, name: str, remark: str = "") -
 
 
 class Display:
-    """Lines with the time that has passed, and on a terminal a bar below them."""
+    """Lines with the time that has passed, and on a terminal a bar below them.
+
+    Both say how long a stage will still take if it goes on at its mean pace.
+    """
 
     def __init__(self, console: Console):
         self.console = console
         self._begin = perf_counter()
         self._bar_shown = False
         self._last = ("", -1)
+        self._stage = ("", 0, 0.0)  # its name, how far it was when first seen, and when
 
     def say(self, message: str) -> None:
         """Show one line.
@@ -77,17 +125,27 @@ class Display:
             what: the stage.
         """
         part = min(done / total, 1.0) if total else 1.0
+        left = self._left(done, total, what)
         if not self.console.is_terminal:
             tenth = (what, int(10 * part))
             if tenth != self._last:
                 self._last = tenth
-                self.say(f"{what}: {done} of {total}")
+                self.say(f"{what}: {done} of {total}{left}")
             return
         self.clear()
         full = round(BAR * part)
-        line = f"{'━' * full}{'─' * (BAR - full)} {done}/{total} {what}"
+        line = f"{'━' * full}{'─' * (BAR - full)} {done}/{total} {what}{left}"
         self._write(line[: self.console.width - 1])
         self._bar_shown = True
+
+    def _left(self, done: int, total: int, what: str) -> str:
+        now = perf_counter()
+        if self._stage[0] != what or done < self._stage[1]:
+            self._stage = (what, done, now)
+        _, first, begin = self._stage
+        if done == first or done >= total:
+            return ""
+        return f", {format_seconds((now - begin) * (total - done) / (done - first))} left"
 
     def clear(self) -> None:
         """Remove the bar."""
