@@ -34,12 +34,11 @@ from metastep.report.environment import default_precision, devices, versions
 from metastep.report.page import build_page
 from metastep.report.records import RunDirectoryError, read_result
 from metastep.report.tables import format_seconds
-from metastep.sweep.command import sweep_command
+from metastep.sweep.command import INTERRUPTED, sweep_command
 from metastep.sweep.plan import plan_command
 
 Experiments = tuple[Experiment, ...]
 BAD_INPUT = 2
-INTERRUPTED = 130
 
 EXAMPLES = {
     name: "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)

@@ -60,7 +60,7 @@ class Claim:
     Attributes:
         id: short and stable, unique within the experiment, such as `bias-below-bound`.
         text: the statement in one sentence, with its place in the paper.
-        holds: True, False, or None where this run cannot decide.
+        holds: True, False, or None where this run cannot decide; NumPy's booleans become Python's.
         evidence: the numbers that decide it, or why this run cannot.
     """
 
@@ -68,6 +68,10 @@ class Claim:
     text: str
     holds: bool | None
     evidence: str
+
+    def __post_init__(self):
+        if self.holds is not None:
+            object.__setattr__(self, "holds", bool(self.holds))
 
 
 class Context(Protocol):

@@ -20,6 +20,7 @@ from metastep.experiments.hessian_structure_reading import (
 )
 from metastep.experiments.hessian_structure_reference import reference_claims
 
+LACKING = "a network without batch normalization, and true labels"
 TABLE_C5 = {"F-200^2": (12.29, 9.65, 16.16), "F-600^2": (12.00, 11.42, 13.00)}
 TABLE_C7 = {"F-200^2-BN": (0.062, 1.16), "F-600^2-BN": (0.026, 1.13), "LeNet5-BN": (0.210, 1.54)}
 
@@ -66,7 +67,7 @@ def _mean_claim(record: Record) -> Claim:
     )
     models = true_models(record, wide(record))
     if not models:
-        return undecided(name, text, "a network without batch normalization, and true labels")
+        return undecided(name, text, LACKING)
     tables = {model: measured(record, model) for model in models}
     verdicts = [
         np.min(one["alignment"]) > 0.99 and np.mean(one["ratio"]) > 4 for one in tables.values()
@@ -126,8 +127,7 @@ def _outlier_claims(record: Record) -> tuple[Claim, Claim]:
     }
     models = true_models(record, wide(record))
     if not models:
-        lacking = "a network without batch normalization, and true labels"
-        gap, rank = (undecided(name, text, lacking) for name, text in texts.items())
+        gap, rank = (undecided(name, text, LACKING) for name, text in texts.items())
         return gap, rank
     placed, verdicts, places, evidence = [], [], [], []
     for model in models:
@@ -184,7 +184,7 @@ def _eigenvalue_claim(record: Record) -> Claim:
     )
     models = true_models(record, wide(record))
     if not models:
-        return undecided(name, text, "a network without batch normalization, and true labels")
+        return undecided(name, text, LACKING)
     true, factored = (_each(record, column, models) for column in ("true", "kronecker"))
     ratios = {layer: factored[layer] / true[layer] for layer in true}
     fine = [abs(np.mean(ratio) - 1) < 0.25 for ratio in ratios.values()]
@@ -199,7 +199,7 @@ def _eigenspace_claim(record: Record) -> Claim:
     )
     models = true_models(record, wide(record))
     if not models:
-        return undecided(name, text, "a network without batch normalization, and true labels")
+        return undecided(name, text, LACKING)
     found = {layer: value[:, -1] for layer, value in _each(record, "overlap", models).items()}
     fine = [np.mean(value) > 0.6 for layer, value in found.items() if "conv" not in layer]
     return Claim(name, text, bool(np.all(fine)), _listed(found))
@@ -214,7 +214,7 @@ def _correspondence_claim(record: Record) -> Claim:
     )
     models = true_models(record, wide(record))
     if not models:
-        return undecided(name, text, "a network without batch normalization, and true labels")
+        return undecided(name, text, LACKING)
     inputs, inside = (
         {
             layer: value
@@ -238,7 +238,7 @@ def _rank_claim(record: Record) -> Claim:
     )
     models = true_models(record, wide(record))
     if not models:
-        return undecided(name, text, "a network without batch normalization, and true labels")
+        return undecided(name, text, LACKING)
     found = _each(record, "rank_one", models)
     fine = [np.min(value) > 0.5 and np.mean(value) > 0.8 for value in found.values()]
     return Claim(name, text, bool(np.all(fine)), _listed(found))
@@ -274,7 +274,7 @@ def _training_claim(record: Record) -> Claim:
     )
     models = true_models(record, wide(record))
     if not models:
-        return undecided(name, text, "a network without batch normalization, and true labels")
+        return undecided(name, text, LACKING)
     ratios, shares = [], []
     for model in models:
         for layer in layers(record.tables["trajectory"], model)[1:]:

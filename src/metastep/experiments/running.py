@@ -7,7 +7,7 @@ the process, what is left can be resumed.
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -17,7 +17,6 @@ import numpy as np
 
 from metastep.checkpoint import CheckpointError
 from metastep.experiments.base import (
-    Claim,
     Experiment,
     Record,
     Table,
@@ -263,17 +262,12 @@ def _conclude(request: Request, result: dict[str, Any]) -> None:
     from metastep.report.interactive import save_interactive
 
     record = _record(request.directory, request.config, result)
-    result["claims"] = [_claim_as_json(claim) for claim in request.experiment.claims(record)]
+    result["claims"] = [asdict(claim) for claim in request.experiment.claims(record)]
     for name, (figure, text) in request.experiment.figures(record).items():
         stem = request.directory / "figures" / records.check_name("figure", name)
         save(figure, stem)
         save_interactive(figure, stem)
         result["figures"].append({"name": name, "alt": text})
-
-
-def _claim_as_json(claim: Claim) -> dict[str, Any]:
-    holds = None if claim.holds is None else bool(claim.holds)
-    return {"id": claim.id, "text": claim.text, "holds": holds, "evidence": claim.evidence}
 
 
 def read_record(directory: Path, experiment: Experiment) -> Record:
