@@ -127,6 +127,7 @@ def test_run_check_and_report(command, tmp_path):
     assert "\x1b" not in output and "\r" not in output
     assert "3 claims: holds 1, does not hold 1, undecided 1\n" in output
     assert output.endswith("metastep report runs/fake-walk\n")
+    assert "It took 3 steps & <stopped>." in output
     assert max(map(len, output.splitlines())) <= 80
     result = read_result(tmp_path / "runs" / "fake-walk")
     assert result["command"] == "metastep run fake-walk --preset quick --set steps=3 --seed 5"

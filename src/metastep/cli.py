@@ -200,6 +200,8 @@ def run_command(
     for claim in result["claims"]:
         terminal.verdict(display.console, claim["holds"], claim["id"])
     console = display.console
+    if result.get("answer"):
+        terminal.paragraph(console, result["answer"])
     seconds = format_seconds(result["timing"].get("seconds", 0.0))
     place = shlex.quote(str(directory))
     console.print(terminal.counts(claim["holds"] for claim in result["claims"]))

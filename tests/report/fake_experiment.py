@@ -91,6 +91,7 @@ EXPERIMENT = Experiment(
     claims=claims,
     figures=figures,
     reproducible=frozenset({"small"}),
+    answer=lambda record: f"It took {record.config.steps} steps & <stopped>.",
 )
 
 

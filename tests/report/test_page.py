@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -67,6 +68,17 @@ def test_page_is_well_formed_with_a_hierarchy_of_headings(outline):
     assert steps.max() == 1
     assert outline.all("html")[0]["lang"] == "en"
     assert all(cell["scope"] in ("row", "col") for cell in outline.all("th"))
+
+
+def test_it_answers_the_question_and_says_what_the_columns_mean(outline, directory, tmp_path):
+    question, answer = "How far does a walk <go>?", "It took 5 steps & <stopped>."
+    assert outline.text.count(answer) == 2
+    assert outline.text.index(question) < outline.text.index(answer)
+    assert outline.text.count("A small experiment whose state is one sum") == 2
+    run(tmp_path / "silent", replace(EXPERIMENT, answer=None))
+    silent = Outline(build_page([tmp_path / "silent"]))
+    assert question in silent.text
+    assert not any(attributes.get("class") == "answer" for attributes in silent.all("p"))
 
 
 def test_identifiers_are_unique_and_links_lead_to_them(outline):

@@ -139,6 +139,8 @@ class Experiment:
         claims: the paper's statements held against a finished run.
         figures: file stem to (figure, alternative text that says what is to be seen).
         reproducible: ids of the claims that must hold; `metastep check` exits with 1 otherwise.
+        answer: what a finished run says to the question, in one or two sentences with its numbers;
+            None leaves it to the claims.
     """
 
     name: str
@@ -151,6 +153,7 @@ class Experiment:
     claims: Callable[[Record], tuple[Claim, ...]]
     figures: Callable[[Record], Mapping[str, tuple[Figure, str]]]
     reproducible: frozenset[str]
+    answer: Callable[[Record], str] | None = None
 
 
 def parse_settings(config: Any, settings: Sequence[str]) -> Any:

@@ -9,8 +9,9 @@ Tables (one row per observation):
 - `history`: window, step, validation_loss, f1_replaced, f1_wrong, estimate_norm, gradient_norm (of
   the exact hypergradient, every `measure_every` steps, else empty), all before the update.
 
-Arrays: `weights` (windows, train) after tuning, `given` and `true` labels (train,), and
-`suspect_images` with `suspects`, the indices of the examples that the longest window trusts least.
+Arrays: `weights` (windows, train) after tuning, `given` and `true` labels (train,), `correct`
+(rows of `summary`, test examples), and `suspect_images` with `suspects`, the indices of the
+examples that the longest window trusts least.
 """
 
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ import metastep as ms
 from metastep import data
 from metastep.compilation import compiled
 from metastep.experiments.base import Context, Experiment
-from metastep.experiments.hypercleaning_findings import claims, figures
+from metastep.experiments.hypercleaning_findings import answer, claims, figures
 from metastep.tasks import WeightedClassification, accuracy
 
 CLASSES = 10
@@ -163,11 +164,12 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     examples = prepare(config, context.data, context.seed)
     key = jax.random.key(context.seed)
     problem = make_problem(examples.task, config)
-    summary, history, weights = [], [], []
+    summary, history, weights, correct = [], [], [], []
     for window in config.windows:
         context.log(f"tuning {config.train} weights with window {window}")
         result = _tune(problem, examples, window, config, context, key)
-        measured = _evaluate(problem, examples, result.outer, config, key)
+        measured, right = _evaluate(problem, examples, result.outer, config, key)
+        correct.append(right)
         summary.append((f"{window}-RMD", window, *measured, result.seconds_per_step))
         recorded = map(np.asarray, result.history.recorded)
         steps = np.arange(result.history.value.size)
@@ -176,7 +178,8 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
         weights.append(np.asarray(jax.nn.sigmoid(result.outer)))
     for name, task in (("noisy labels", examples.task), ("clean labels", examples.clean_task)):
         baseline = make_problem(task, config)
-        measured = _evaluate(baseline, examples, jnp.zeros(config.train), config, key)
+        measured, right = _evaluate(baseline, examples, jnp.zeros(config.train), config, key)
+        correct.append(right)
         without_flags = (*measured[:3], np.nan, np.nan, measured[5])
         summary.append((name, np.nan, *without_flags, np.nan))
     names = "method window test_accuracy validation_accuracy validation_loss f1_replaced f1_wrong "
@@ -184,7 +187,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     context.table("summary", _columns(names, zip(*summary, strict=True)))
     names = "window step validation_loss f1_replaced f1_wrong gradient_norm estimate_norm"
     context.table("history", _columns(names, map(np.concatenate, zip(*history, strict=True))))
-    context.arrays(_arrays(examples, np.stack(weights)))
+    context.arrays({**_arrays(examples, np.stack(weights)), "correct": np.stack(correct)})
     last = summary[len(config.windows) - 1]
     return {
         "f1_replaced": last[5],
@@ -241,20 +244,21 @@ def _tune(
 
 def _evaluate(
     problem: ms.TrainingProblem, examples: Examples, outer: Array, config: Config, key: Array
-) -> tuple[float, ...]:
-    """Train once with the given weights; measure everything that `summary` wants."""
+) -> tuple[tuple[float, ...], np.ndarray]:
+    """Train once; measure what `summary` wants, and which test examples are classified rightly."""
     params = compiled(ms.unroll)(problem, outer, key).params
     task, flagged = examples.task, outer < config.threshold
     exact = ms.hypergradient(problem, outer, ms.Reverse(), key=key)
+    correct = jnp.argmax(examples.test_features @ params.T, axis=1) == examples.test_labels
     measured = (
-        accuracy(params, examples.test_features, examples.test_labels),
+        jnp.mean(correct),
         accuracy(params, task.validation_features, task.validation_labels),
         exact.value,
         f1_score(flagged, examples.replaced),
         f1_score(flagged, examples.wrong),
         exact.stats["gradient_norm"],
     )
-    return tuple(map(float, measured))
+    return tuple(map(float, measured)), np.asarray(correct)
 
 
 def _arrays(examples: Examples, weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -293,4 +297,5 @@ EXPERIMENT = Experiment(
     reproducible=frozenset(
         {"finds-corrupted-labels", "window-five-suffices", "loss-falls-with-window", "better-model"}
     ),
+    answer=answer,
 )

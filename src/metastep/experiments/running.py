@@ -4,6 +4,7 @@ The directory says `"interrupted"` from the first moment until something else is
 the process, what is left can be resumed.
 """
 
+import inspect
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
@@ -197,6 +198,8 @@ def _empty_result(request: Request) -> dict[str, Any]:
         "experiment": request.experiment.name,
         "source": request.experiment.source,
         "question": request.experiment.question,
+        "answer": None,
+        "about": inspect.getdoc(inspect.getmodule(request.experiment.run)),
         "config": config_as_json(request.config),
         "preset": request.preset,
         "seed": request.seed,
@@ -262,6 +265,8 @@ def _conclude(request: Request, result: dict[str, Any]) -> None:
     from metastep.report.interactive import save_interactive
 
     record = _record(request.directory, request.config, result)
+    answer = request.experiment.answer
+    result["answer"] = None if answer is None else answer(record)
     result["claims"] = [asdict(claim) for claim in request.experiment.claims(record)]
     for name, (figure, text) in request.experiment.figures(record).items():
         stem = request.directory / "figures" / records.check_name("figure", name)

@@ -30,6 +30,15 @@ STYLE = Path(__file__).with_name("page.css")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 """What browsers let the page do: show and run what is in it, and fetch nothing."""
 
+NEXT = """<section aria-labelledby="next">
+<h2 id="next">What next</h2>
+<p><code>metastep list</code> shows every experiment and how long it takes,
+<code>metastep run NAME --seed 1</code> repeats one with other random numbers,
+<code>--set FIELD=VALUE</code> changes its configuration, and <code>metastep sweep</code> runs many
+at once. For problems and data of your own, the documentation in <code>docs/index.md</code> begins
+with ten lines of Python.</p>
+</section>"""
+
 PAPER = re.compile(r"paper|printed|published|thesis")
 """A column with this in its name holds a paper's own numbers."""
 
@@ -50,9 +59,17 @@ class _Page:
         names = list(dict.fromkeys(run.title for run in self.runs))
         return f"metastep: {names[0]}" if len(names) == 1 else f"metastep: {len(names)} experiments"
 
+    @property
+    def introduction(self) -> str:
+        if len({run.title for run in self.runs}) == 1:
+            return "This page shows an experiment of a published paper that was run again."
+        return "This page shows experiments of published papers that were run again."
+
     def html(self) -> str:
         """Put the parts together; letters and scripts come last, when it is known what is used."""
         sections = "\n".join(self.section(run) for run in self.runs)
+        # A single run is read before its words are looked up.
+        content = [sections, self.words()] if len(self.runs) == 1 else [self.words(), sections]
         scripts = embedding.scripts() if self.has_plots else ""
         return f"""<!DOCTYPE html>
 <html lang="en">
@@ -69,14 +86,14 @@ class _Page:
 <a class="skip" href="#content">Skip to the content</a>
 <header>
 <h1>{escape(self.title)}</h1>
-<p>What came out when experiments of published papers were run again. Each experiment repeats a
-figure or a table of a paper; each statement of the paper, called a claim, is held against the
-numbers of the run.</p>
+<p>metastep computes how the outcome of training changes with anything that shapes the training, and
+tunes it by that gradient. {self.introduction} Each statement of the paper, called a claim, is held
+against the numbers of the run.</p>
 </header>
 <main id="content">
 {summary(self.runs)}
-{self.words()}
-{sections}
+{"".join(content)}
+{NEXT}
 </main>
 {self.pictures.letters()}
 {scripts}
@@ -93,21 +110,23 @@ numbers of the run.</p>
         if not items:
             return ""
         names = "; ".join(escape(word) for word, _ in used)
+        shown = " open" if len(self.runs) == 1 else ""
         return (
-            f'<details class="words"><summary><strong>Words explained:</strong> {names}</summary>\n'
-            f"<dl>\n{items}</dl></details>"
+            f'<details class="words"{shown}><summary><strong>Words explained:</strong> {names}'
+            f"</summary>\n<dl>\n{items}</dl></details>"
         )
 
     def section(self, run: Run) -> str:
         """Show a run: question, figures, tables beside the paper, claims, numbers, command."""
         result, anchor = run.result, run.anchor
-        question = result.get("question") or ""
+        question, answer = result.get("question") or "", result.get("answer") or ""
         tables = read_tables(run.directory)
         beside = {name: columns for name, columns in tables.items() if _has_paper(columns)}
         parts = [
             f'<section class="run" aria-labelledby="{anchor}">',
-            f'<h2 id="{anchor}">{escape(run.title)} {status(run)}</h2>',
+            f'<h2 id="{anchor}">{escape(run.title)} {_state(run)}</h2>',
             f'<p class="question">{escape(str(question))}</p>' if question else "",
+            f'<p class="answer">{escape(str(answer))}</p>' if answer else "",
             f'<p class="source">{escape(result["source"])} &middot; {escape(run.variant)} &middot; '
             f'<a href="#{anchor}-claims">{counts(run.claims)}</a></p>',
             _warning(result),
@@ -116,6 +135,7 @@ numbers of the run.</p>
             f'<h3 id="{anchor}-claims">Claims</h3>',
             _claims(run),
             _titled(f"{anchor}-tables", "Numbers", _numbers(result, tables, beside)),
+            _columns(result),
             f'<h3 id="{anchor}-how">How it was run</h3>',
             _how(run),
             "</section>",
@@ -151,6 +171,10 @@ numbers of the run.</p>
         )
 
 
+def _state(run: Run) -> str:
+    return "" if run.result["status"] == "complete" else status(run)
+
+
 def build_page(directories: Sequence[Path]) -> str:
     """Build the page.
 
@@ -169,7 +193,7 @@ def build_page(directories: Sequence[Path]) -> str:
 
 def _texts(run: Run) -> list[str]:
     """Return all that is said about a run."""
-    said = [str(run.result.get("question") or ""), run.result["source"]]
+    said = [str(run.result.get(part) or "") for part in ("question", "answer", "source")]
     said += [claim[part] for claim in run.claims for part in ("text", "evidence")]
     return said + [figure["alt"] for figure in run.result.get("figures", [])]
 
@@ -208,7 +232,11 @@ def _claims(run: Run) -> str:
         f'<td role="cell" class="measured">{escape(claim["evidence"])}</td></tr>\n'
         for number, claim in enumerate(run.claims, start=1)
     ]
-    names = ("Verdict", "What the paper says", "What this run measured")
+    names = (
+        "Verdict",
+        "What the paper says, and how it is decided here",
+        "What this run measured",
+    )
     return stacking_table(f"Claims of {run.title}", names, rows)
 
 
@@ -228,6 +256,17 @@ def _numbers(result: Mapping[str, Any], tables: Mapping[str, Any], beside: Any) 
     metrics = [(name, format_number(value)) for name, value in result["metrics"].items()]
     rest = {name: columns for name, columns in tables.items() if name not in beside}
     return (pairs_table("Metrics", metrics) if metrics else "") + _tables(rest)
+
+
+def _columns(result: Mapping[str, Any]) -> str:
+    """Show what the experiment says of its tables."""
+    about = result.get("about")
+    if not isinstance(about, str):
+        return ""
+    return (
+        "<details><summary>What was done, and what the columns mean</summary>\n"
+        f'<div class="about">{escape(about)}</div></details>'
+    )
 
 
 def _how(run: Run) -> str:
@@ -258,6 +297,9 @@ def _command(result: Mapping[str, Any]) -> str:
         return f"<p>{took}</p>"
     data = " <code>DATA</code> is the folder that holds the data sets."
     note = data if command.endswith(" --data DATA") else ""
+    if result.get("preset") == "quick":
+        note += " <code>--preset quick</code> is small; the paper's size is"
+        note += " <code>--preset paper</code>."
     return (
         f"<p>{took}This command repeats the run.{note}</p>\n"
         f'<pre tabindex="0"><code>{escape(command)}</code></pre>'

@@ -101,7 +101,9 @@ def _shown(value: Any, numeric: bool) -> str:
 def _cell(kind: str, text: str, numeric: bool) -> str:
     scope = ' scope="col"' if kind == "th" else ""
     look = ' class="number"' if numeric else ""
-    return f"<{kind}{scope}{look}>{escape(text)}</{kind}>"
+    # A long column name may break behind its underscores.
+    content = escape(text).replace("_", "_<wbr>") if kind == "th" else escape(text)
+    return f"<{kind}{scope}{look}>{content}</{kind}>"
 
 
 def stacking_table(caption: str, names: Sequence[str], rows: Sequence[str]) -> str:
