@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 
 from metastep.curvature import (
     BatchRisk,
@@ -37,8 +38,21 @@ def grouped(params, x):
     return z.reshape(-1)[:3]
 
 
+def in_a_branch(params, x):
+    return jax.lax.cond(x[0] > 0, lambda w: w @ x, lambda w: -w @ x, params["W"])
+
+
+@jax.custom_jvp
+def own_rule(params, x):
+    return params["W"] @ x
+
+
+own_rule.defjvp(lambda at, along: (own_rule(*at), own_rule(at[0], along[1])))
+
 UNCAPTURABLE = {
     "loop": (in_a_loop, "inside a scan"),
+    "branch": (in_a_branch, "inside a cond; choose the branch in Python"),
+    "own rule": (own_rule, "inside a custom_jvp_call, which brings its own derivative"),
     "shared": (twice, "used 2 times"),
     "tied": (tied, "used 2 times"),
     "elementwise": (lambda params, x: (params["W"] * 2) @ x, "operation mul"),
@@ -57,6 +71,13 @@ def test_what_cannot_be_captured_says_why_and_what_to_do(row):
     with pytest.raises(ValueError, match=f"layers has W, which cannot be captured.*({why})") as e:
         find_layers(risk)
     assert "Hessian or GaussNewton" in str(e.value)
+
+
+def test_recomputed_and_named_values_are_looked_through():
+    named = lambda params, x: checkpoint_name(params["W"] @ x, "z") + params["b"]
+    model = jax.jit(jax.checkpoint(named))
+    layers = find_layers(EmpiricalRisk(model, CROSS_ENTROPY, {"W": W, "b": B}, X, Y), bias=True)
+    assert layers["W"].bias == "b"
 
 
 def test_an_unknown_layer_lists_the_names():

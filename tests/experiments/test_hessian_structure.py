@@ -8,7 +8,11 @@ import pytest
 from metastep import cli
 from metastep.curvature import LayerHessian
 from metastep.curvature.capture import LayerFactors
-from metastep.experiments import hessian_structure, hessian_structure_study
+from metastep.experiments import (
+    hessian_structure,
+    hessian_structure_clusters,
+    hessian_structure_study,
+)
 from metastep.experiments.base import Record, select
 from metastep.experiments.hessian_structure_models import CLASSES, NETWORKS, fitted, load
 from metastep.experiments.running import read_record
@@ -80,7 +84,8 @@ def test_a_layer_against_dense_matrices(key):
 def test_clusters_of_the_rows(key):
     hessian, p = operator(key)
     labels = np.array([0, 1, 2, 3, 4, 4, 0])
-    found = hessian_structure_study._clusters(hessian, jnp.log(p), jnp.asarray(labels))
+    place = hessian, jnp.log(p), jnp.asarray(labels)
+    found = hessian_structure_clusters.shares(*place)
     roots = [np.diag(np.sqrt(q)) @ (np.eye(CLASSES) - q) for q in np.asarray(p, float)]
     rows = np.array(roots) @ np.asarray(hessian.factors.jacobian[:, :, 0], float)
     # N^T N = M, whatever the labels.
@@ -94,6 +99,33 @@ def test_clusters_of_the_rows(key):
     shares = [CLASSES * np.sum(centers.mean(axis=axis) ** 2) / total for axis in (0, 1)]
     # Sums of a thousand numbers in float32.
     np.testing.assert_allclose(found, shares, rtol=1e-4)
+    inputs = np.asarray(hessian.factors.inputs[:, 0], float)
+    both = np.einsum("icm,in->icmn", rows, inputs)
+    by_weight = np.zeros((CLASSES, *both.shape[1:]))
+    for label in set(labels.tolist()):
+        by_weight[label] = both[labels == label].mean(axis=0)
+    grams = hessian_structure_clusters._grams(*place)
+    for gram, means in zip(grams, (centers, by_weight), strict=True):
+        flat = means.reshape(CLASSES**2, -1)
+        np.testing.assert_allclose(gram, flat @ flat.T, rtol=1e-4, atol=1e-4)
+
+
+def test_the_embedding_keeps_clusters_and_its_bits(key):
+    """Examples that differ by a hundredth have rows that cluster by logit."""
+    rng = np.random.default_rng(0)
+    jacobian = rng.normal(size=(1, CLASSES, 1, OUTPUTS))
+    jacobian = jacobian + 0.01 * rng.normal(size=(EXAMPLES, CLASSES, 1, OUTPUTS))
+    parts = np.ones((EXAMPLES, 1, INPUTS)), jacobian, np.zeros((EXAMPLES, CLASSES, CLASSES))
+    inputs, jacobian, curvature = (jnp.asarray(part, jnp.float32) for part in parts)
+    hessian = LayerHessian(LayerFactors(inputs, jacobian), curvature)
+    place = hessian, jnp.zeros((EXAMPLES, CLASSES)), jnp.arange(EXAMPLES)
+    points = list(hessian_structure_clusters.embedded(*place, key))
+    assert points == list(hessian_structure_clusters.embedded(*place, key))
+    assert len(points) == 2 * CLASSES**2
+    present = [point for point in points if point[0] == "output" and point[1] < EXAMPLES]
+    logits, places = (np.array([point[part] for point in present]) for part in (2, slice(3, 5)))
+    distances = np.linalg.norm(places[:, None] - places, axis=2) + np.diag([np.inf] * len(places))
+    np.testing.assert_array_equal(logits[np.argmin(distances, axis=1)], logits)
 
 
 def test_data_for_every_network():
@@ -147,8 +179,11 @@ def test_interrupted_and_resumed(tmp_path, monkeypatch):
     assert verdicts["ratio-bound"] and verdicts["narrow-peak"] is not None
     assert verdicts["outliers"] is None and verdicts["reference"] is None
     assert set(EXPERIMENT.figures(record)) == {
-        "kronecker", "spectra", "correspondence", "rank-one", "training", "clusters", "overlap",
+        "kronecker", "spectra", "correspondence", "rank-one", "training", "clusters",
+        "logit-clusters", "class-clusters", "overlap",
     }  # fmt: skip
+    points = record.tables["embedding"]
+    assert len(points["x"]) == 2 * 2 * CLASSES**2  # two moments, two kinds of derivatives
 
 
 MODELS = ("F-200^2", "F-200^2-BN", "F-100-8")
@@ -194,6 +229,9 @@ def handmade(values, normalized):
         "pairs": grid(**nets, layer=LAYERS, first=(0.0,), second=(1.0,)),
         "trajectory": grid(**nets, epoch=(0.0, 60.0), layer=LAYERS, index=index),
         "clusters": grid(**nets, epoch=(0.0, 60.0)),
+        "embedding": grid(model=MODELS[:1], labels=("true",), epoch=(0.0, 60.0),
+                          by=("output", "weight"), logit=range(10), x=(0.0,), y=(0.0,))
+        | {"class": np.zeros(40)},
         "whole": grid(model=("F-200^2",), index=index),
     }  # fmt: skip
     for name, columns in (("models", "accuracy"),

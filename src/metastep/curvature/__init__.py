@@ -42,3 +42,5 @@ from metastep.curvature.stochastic import xtrace as xtrace
 from metastep.curvature.subspace import correspondence as correspondence
 from metastep.curvature.subspace import matricize as matricize
 from metastep.curvature.subspace import subspace_overlap as subspace_overlap
+from metastep.curvature.taps import tap as tap
+from metastep.curvature.taps import tap_modules as tap_modules

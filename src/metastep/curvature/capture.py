@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from metastep.curvature.risk import EmpiricalRisk
 from metastep.curvature.tracing import Findings, Taps, evaluate
 
-SECOND_ORDER_ADVICE = "use Hessian or GaussNewton with `where`, which need no capture"
+ADVICE = "use Hessian or GaussNewton with `where`, which need no capture"
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,10 +22,10 @@ class Layer:
 
     A fully connected layer has one position. A convolution has one for every output pixel, and the
     rows of X are the patches, input channels first. `[W b]` is the layer's matrix with its bias as
-    the last column.
+    the last column. The W of a tap is no parameter.
 
     Attributes:
-        name: path of the weight in `params`, such as `fc1.weight`.
+        name: path of the weight in `params`, such as `fc1.weight`, or the name of a `tap`.
         outputs: number of rows m of W.
         inputs: number of columns n of W, without the bias.
         positions: number of positions P.
@@ -39,7 +39,8 @@ class Layer:
     positions: int
     is_convolution: bool
     bias: str | None
-    _weight: tuple[int, np.ndarray]
+    _index: int
+    _entries: np.ndarray | None
     _bias: tuple[int, np.ndarray] | None
 
     def shape(self, bias: bool = False) -> tuple[int, int]:
@@ -48,9 +49,9 @@ class Layer:
 
     def to_matrix(self, params: PyTree, bias: bool = False) -> Float[Array, "out in"]:
         """Return W, or [W b], from a tree like the parameters (a gradient, a direction)."""
+        entries = self._require_entries()
         leaves = jax.tree.leaves(eqx.filter(params, eqx.is_inexact_array))
-        leaf, entries = self._weight
-        columns = [leaves[leaf].reshape(-1)[entries]]
+        columns = [leaves[self._index].reshape(-1)[entries]]
         if bias:
             index, order = self._require_bias()
             columns.append(leaves[index].reshape(-1)[order][:, None])
@@ -60,7 +61,8 @@ class Layer:
         """Return `like` with this layer's W, or [W b], in place; the inverse of `to_matrix`."""
         leaves, treedef = jax.tree.flatten(like)
         places = [i for i, leaf in enumerate(leaves) if eqx.is_inexact_array(leaf)]
-        parts = [(self._weight, matrix[:, : self.inputs])]
+        weight = self._index, self._require_entries()
+        parts = [(weight, matrix[:, : self.inputs])]
         if matrix.shape[1] > self.inputs:
             parts.append((self._require_bias(), matrix[:, self.inputs]))
         for (leaf, entries), values in parts:
@@ -68,6 +70,14 @@ class Layer:
             flat = old.reshape(-1).at[entries.reshape(-1)].set(values.reshape(-1))
             leaves[places[leaf]] = flat.reshape(old.shape)
         return jax.tree.unflatten(treedef, leaves)
+
+    def _require_entries(self) -> np.ndarray:
+        if self._entries is None:
+            raise ValueError(
+                f"layer {self.name} is a tap, and no parameter is its matrix; allowed are layers "
+                "that the model uses as they are."
+            )
+        return self._entries
 
     def _require_bias(self) -> tuple[int, np.ndarray]:
         if self._bias is None:
@@ -97,8 +107,9 @@ def find_layers(
 
     Args:
         risk: model, loss, parameters and data.
-        names: the layers wanted, by the path of their weight; None for all.
-        bias: whether each layer must have a bias.
+        names: the layers wanted, by the path of their weight or the name of their tap; None for
+            all weights.
+        bias: whether each layer must have a bias. For a tap it is a vector added to its output.
 
     Returns:
         The layers by name, in the order of the parameters.
@@ -106,7 +117,7 @@ def find_layers(
     Raises:
         ValueError: for a name that does not exist (the message lists those that do), a weight that
             is used more than once, inside a loop or by an operation that is neither a matrix
-            product nor a convolution, or a bias that is missing.
+            product nor a convolution, a tap that is not unique, or a bias that is missing.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -126,14 +137,22 @@ def find_layers(
     findings = _findings(risk)
     biases = {leaf for leaf in findings.bias_uses if leaf not in findings.uses}
     usual = [i for i, size in enumerate(dimensions) if size > 1 and i not in biases]
-    known = {paths[i]: i for i in sorted({*usual, *findings.uses})}
-    unknown = [name for name in names or () if name not in paths]
+    weights = [paths[i] for i in sorted({*usual, *findings.uses}) if i < len(paths)]
+    indices = {path: i for i, path in enumerate(paths)} | findings.tapped
+    wanted = weights if names is None else list(names)
+    unknown = [name for name in wanted if name not in indices]
     if unknown:
-        raise ValueError(f"layers names {unknown}; allowed are {', '.join(known) or 'none'}.")
-    wanted = list(known) if names is None else list(names)
-    found = {name: _layer(name, paths.index(name), paths, findings) for name in wanted}
+        known = ", ".join([*weights, *findings.tapped]) or "none"
+        raise ValueError(f"layers names {unknown}; allowed are {known}.")
+    twice = [name for name in wanted if name in paths and name in findings.tapped]
+    if twice:
+        raise ValueError(
+            f"layers names {twice}, which are paths of parameters and names of taps; allowed are "
+            "taps with other names."
+        )
+    found = {name: _layer(name, indices[name], paths, findings) for name in wanted}
     for layer in found.values():
-        if bias:
+        if bias and layer._entries is not None:
             layer._require_bias()
     return found
 
@@ -152,8 +171,9 @@ def example_factors(
     and A the Hessian with respect to z, which has (positions * out)^2 entries.
     """
     layers = find_layers(risk, names, bias)
+    leaves = jax.tree.leaves(eqx.filter(risk.params, eqx.is_inexact_array))
     dtype = lambda layer: (
-        jax.tree.leaves(eqx.filter(risk.params, eqx.is_inexact_array))[layer._weight[0]].dtype
+        jnp.result_type(*leaves) if layer._entries is None else leaves[layer._index].dtype
     )
     taps = {
         name: jnp.zeros((layer.positions, layer.outputs), dtype(layer))
@@ -161,9 +181,9 @@ def example_factors(
     }
 
     def outputs(taps: dict[str, Array]) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
-        by_leaf = {layers[name]._weight[0]: tap for name, tap in taps.items()}
-        output, findings = _run(risk, example[0], by_leaf)
-        rows = {name: findings.inputs[layers[name]._weight[0]] for name in taps}
+        by_index = {layers[name]._index: tap for name, tap in taps.items()}
+        output, findings = _run(risk, example[0], by_index)
+        rows = {name: findings.inputs[layers[name]._index] for name in taps}
         flat, unravel = ravel_pytree(output)
         return flat, (jax.tree_util.Partial(unravel), rows)
 
@@ -203,37 +223,51 @@ def _findings(risk: EmpiricalRisk) -> Findings:
     return kept[0]
 
 
-def _layer(name: str, leaf: int, paths: list[str], findings: Findings) -> Layer:
-    uses = findings.uses.get(leaf, [])
-    why = findings.obstacles.get(leaf)
-    if why is None and len(uses) != 1:
-        why = f"it is used {len(uses)} times, and the curvature of shared weights does not factor"
-    if why is not None:
-        raise ValueError(
-            f"layers has {name}, which cannot be captured: {why}. Name the layers that are wanted "
-            f"without it, or {SECOND_ORDER_ADVICE}."
-        )
-    (use,) = uses
-    added = findings.biases.get(leaf, [])
+def _layer(name: str, index: int, paths: list[str], findings: Findings) -> Layer:
+    _require_capture(name, index, findings)
+    (use,) = findings.uses[index]
     own = [
         (bias, order)
-        for bias, order in added
+        for bias, order in findings.biases.get(index, [])
         if findings.bias_uses[bias] == 1
         and bias not in findings.obstacles
         and bias not in findings.uses
-        and findings.output_uses[leaf] == 1
+        and findings.output_uses[index] == 1
+        and use.entries is not None
     ]
     bias = own[0] if own else None
     return Layer(
         name=name,
-        outputs=len(use.entries),
-        inputs=use.entries.shape[1],
+        outputs=use.shape[0],
+        inputs=use.shape[1],
         positions=use.positions,
         is_convolution=use.is_convolution,
         bias=None if bias is None else paths[bias[0]],
-        _weight=(leaf, use.entries),
+        _index=index,
+        _entries=use.entries,
         _bias=bias,
     )
+
+
+def _require_capture(name: str, index: int, findings: Findings) -> None:
+    """Raise a `ValueError` that says why a layer cannot be captured, and what to do."""
+    why = findings.obstacles.get(index)
+    uses = len(findings.uses.get(index, []))
+    if name in findings.tapped:
+        advice = ""
+        if why is None and uses != 1:
+            why = f"{uses} taps have this name; give each its own"
+        elif why is None and not findings.output_uses.get(index):
+            why = "the model does not use what tap returns; go on with it in place of the outputs"
+    else:
+        advice = "mark its output with `tap`, "
+        if why is None and uses != 1:
+            why = f"it is used {uses} times, and the curvature of shared weights does not factor"
+    if why is not None:
+        raise ValueError(
+            f"layers has {name}, which cannot be captured: {why}. Name the layers that are wanted "
+            f"without it, {advice}or {ADVICE}."
+        )
 
 
 Factors = Callable[[tuple[PyTree, PyTree]], tuple[dict[str, LayerFactors], dict[str, Array]]]

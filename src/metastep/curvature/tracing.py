@@ -3,7 +3,7 @@
 The model is traced to a jaxpr and evaluated equation by equation. Beside its value, every array
 that is a mere rearrangement of a parameter carries an array of the same shape that says which entry
 of the parameter stands where. A matrix product or a convolution with one such operand is a layer;
-adding a rearranged parameter to its output is its bias.
+adding a rearranged parameter to its output is its bias. What `tap` marks is a layer too.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,10 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from metastep.curvature.taps import read_mark
+
 REARRANGE = ("broadcast_in_dim", "reshape", "rev", "squeeze", "transpose")
-SAME_PLACE = ("convert_element_type", "copy", "reduce_precision", "sharding_constraint")
-INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "checkpoint": "jaxpr"}
-LOOPS = ("scan", "while", "cond")
+SAME_PLACE = ("convert_element_type", "copy", "name", "reduce_precision", "sharding_constraint")
+INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "remat2": "jaxpr"}
+LOOPS = ("scan", "while")
+CUSTOM = ("custom_jvp_call", "custom_vjp_call")
 
 
 @dataclass(frozen=True)
@@ -33,16 +36,23 @@ class Origin:
 
 @dataclass(frozen=True)
 class Use:
-    """One use z[p, i] = sum_j W[i, j] X[p, j] of a parameter as a weight matrix."""
+    """One use z[p, i] = sum_j W[i, j] X[p, j] of a weight matrix.
 
-    entries: np.ndarray
+    `entries[i, j]` is the place of W[i, j] in the parameter; the W of a tap is no parameter.
+    """
+
+    shape: tuple[int, int]
     positions: int
-    is_convolution: bool
+    is_convolution: bool = False
+    entries: np.ndarray | None = None
 
 
 @dataclass
 class Findings:
-    """What one evaluation of the model found, by the index of the parameter's leaf."""
+    """What one evaluation of the model found, by the index of the parameter's leaf.
+
+    Taps are counted on after the leaves; `tapped` has their names.
+    """
 
     uses: dict[int, list[Use]] = field(default_factory=dict)
     obstacles: dict[int, str] = field(default_factory=dict)
@@ -50,6 +60,7 @@ class Findings:
     bias_uses: dict[int, int] = field(default_factory=dict)
     output_uses: dict[int, int] = field(default_factory=dict)
     inputs: dict[int, Array] = field(default_factory=dict)
+    tapped: dict[str, int] = field(default_factory=dict)
 
 
 Taps = dict[int, Array]
@@ -64,7 +75,8 @@ def evaluate(
         model: `(leaves, example) -> output`.
         leaves: the parameters.
         example: one input.
-        taps: by the index of a leaf, what is added to the output of its layer, `[positions, out]`.
+        taps: by the index of a leaf or tap, what is added to the output of its layer, `[positions,
+            out]`.
 
     Returns:
         The output, and what was found: the inputs of every layer are rows `[positions, in]`.
@@ -72,7 +84,7 @@ def evaluate(
     closed, shape = jax.make_jaxpr(model, return_shape=True)(list(leaves), example)
     origins = [Origin(i, np.arange(leaf.size).reshape(leaf.shape)) for i, leaf in enumerate(leaves)]
     arguments = [*leaves, *jax.tree.leaves(example)]
-    walk = _Walk(taps, Findings())
+    walk = _Walk(taps, len(leaves), Findings())
     padding: list[Origin | None] = [None] * (len(arguments) - len(origins))
     outputs, ends = walk.run(closed, arguments, [*origins, *padding])
     walk.consume(ends)
@@ -83,6 +95,7 @@ def evaluate(
 @dataclass
 class _Walk:
     taps: Taps
+    leaves: int
     findings: Findings
 
     def consume(self, origins: Sequence[Origin | None]) -> None:
@@ -118,16 +131,24 @@ class _Walk:
     ) -> tuple[list[Any], list[Origin | None]]:
         name = equation.primitive.name
         parameters = [origin for origin in origins if origin is not None and not origin.is_output]
-        if name in INLINED and any(origin is not None for origin in origins):
+        hidden = _marks(equation)
+        if name in INLINED and (hidden or any(origin is not None for origin in origins)):
             inner = equation.params[INLINED[name]]
             closed = inner if hasattr(inner, "consts") else jex.core.ClosedJaxpr(inner, ())
             return self.run(closed, operands, origins)
+        for tap in hidden:
+            self.findings.obstacles.setdefault(self._tap_index(tap), _obstacle(name))
         results = _bind(equation, operands)
+        if (mark := _mark(equation)) is not None:
+            return self._tap(*mark, results[0])
         nothing: list[Origin | None] = [None] * len(results)
         if name in SAME_PLACE:
             return results, [origins[0]]
-        if name in REARRANGE and origins[0] is not None:
-            return results, [_rearranged(equation, origins[0])]
+        first = origins[0] if origins else None
+        # `tap` itself cuts its outputs off what it marks.
+        is_cut = name == "slice" and first is not None and first.leaf >= self.leaves
+        if first is not None and (name in REARRANGE or is_cut):
+            return results, [_rearranged(equation, first)]
         self.consume(origins)
         if name in ("dot_general", "conv_general_dilated") and len(parameters) == 1:
             return self._layer(equation, operands, origins, results[0])
@@ -151,13 +172,29 @@ class _Walk:
         leaf, shape = origin.leaf, tuple(output.shape[axis] for axis in axes)
         back = lambda matrix: matrix.reshape(shape).transpose(np.argsort(axes))
         convolution = equation.primitive.name == "conv_general_dilated"
-        use = Use(entries, rows.shape[0], convolution)
-        self.findings.uses.setdefault(leaf, []).append(use)
-        self.findings.inputs[leaf] = rows
-        channel = np.broadcast_to(np.arange(len(entries)), (rows.shape[0], len(entries)))
+        self._record(leaf, Use(entries.shape, len(rows), convolution, entries), rows)
+        channel = np.broadcast_to(np.arange(len(entries)), (len(rows), len(entries)))
         if leaf in self.taps:
             output = output + back(self.taps[leaf]).astype(output.dtype)
         return [output], [Origin(leaf, back(channel), is_output=True)]
+
+    def _tap(self, name: str, outputs: int, joined: Any) -> tuple[list[Any], list[Origin | None]]:
+        """Record a tap; `joined` has its outputs before its inputs."""
+        index = self._tap_index(name)
+        rows = joined.reshape(-1, joined.shape[-1])[:, outputs:]
+        self._record(index, Use((outputs, rows.shape[1]), len(rows)), rows)
+        if index in self.taps:
+            change = jnp.pad(self.taps[index], ((0, 0), (0, rows.shape[1])))
+            joined = joined + change.reshape(joined.shape).astype(joined.dtype)
+        channel = np.broadcast_to(np.arange(joined.shape[-1]), joined.shape)
+        return [joined], [Origin(index, channel, is_output=True)]
+
+    def _tap_index(self, name: str) -> int:
+        return self.findings.tapped.setdefault(name, self.leaves + len(self.findings.tapped))
+
+    def _record(self, index: int, use: Use, rows: Array) -> None:
+        self.findings.uses.setdefault(index, []).append(use)
+        self.findings.inputs[index] = rows
 
     def _bias(self, origins: list[Origin | None]) -> Origin | None:
         """Record `layer + bias`; the sum is no longer the layer's output."""
@@ -190,9 +227,28 @@ def _rearranged(equation: Any, origin: Origin) -> Origin:
     return Origin(origin.leaf, np.asarray(entries), origin.is_output)
 
 
+def _mark(equation: Any) -> tuple[str, int] | None:
+    """Return name and number of outputs if the equation is a tap."""
+    return read_mark(equation.params["name"]) if equation.primitive.name == "name" else None
+
+
+def _marks(equation: Any) -> list[str]:
+    """Return the names of the taps inside the programs that an equation calls."""
+    found = []
+    for jaxpr in jex.core.jaxprs_in_params(equation.params):
+        for inner in jaxpr.eqns:
+            mark = _mark(inner)
+            found += _marks(inner) if mark is None else [mark[0]]
+    return found
+
+
 def _obstacle(name: str) -> str:
     if name in LOOPS:
         return f"it is used inside a {name}; write the loop over layers in Python"
+    if name == "cond":
+        return "it is used inside a cond; choose the branch in Python, or compute both and select"
+    if name in CUSTOM:
+        return f"it is used inside a {name}, which brings its own derivative"
     return f"it is used by the operation {name}, which is no plain matrix product or convolution"
 
 

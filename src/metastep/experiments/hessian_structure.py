@@ -27,6 +27,9 @@ Tables (one row per observation; model, labels and seed name the network):
 - `trajectory`: model, labels, epoch, layer, index, output, input (eigenvalues); first seed.
 - `clusters`: model, labels, epoch, logit_share and class_share (of sum_ij |Gamma_ij|^2 that is in
   the logit centers and in the class centers of fc1); first seed.
+- `embedding`: model, labels, epoch (the first and the last), by (derivatives of the logits by the
+  output or by the weight of fc1), class, logit, and two coordinates x and y by t-SNE of the means
+  over the class (C.262, C.263); first model, first kind of labels, first seed.
 - `whole`: model, index, true (eigenvalues of the Hessian of all layers), approximate and weighted
   (those of C.3), overlap and weighted_overlap; first seed, first kind of labels, F-200^2
   and F-600^2.
@@ -44,6 +47,7 @@ from jaxtyping import Array
 
 from metastep import checkpoint
 from metastep.experiments.base import Context, Experiment, columns
+from metastep.experiments.hessian_structure_clusters import embedded
 from metastep.experiments.hessian_structure_figures import figures
 from metastep.experiments.hessian_structure_findings import claims
 from metastep.experiments.hessian_structure_models import (
@@ -83,6 +87,7 @@ TABLES = {
     "pairs": "model labels layer first second outputs alignment alone",
     "trajectory": "model labels epoch layer index output input",
     "clusters": "model labels epoch logit_share class_share",
+    "embedding": "model labels epoch by class logit x y",
     "whole": "model index true approximate weighted overlap weighted_overlap",
 }
 
@@ -145,8 +150,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
         path: Path = context.checkpoint(f"{model}-{labels}-{seed}".replace("^", "_"))
         if not (context.resume and path.exists()):
             key = jax.random.fold_in(jax.random.key(context.seed), seed)
-            approximated = seed == 0 and labels == config.labels[0] and model in WHOLE
-            checkpoint.save(path, *_cell(config, network, examples, key, seed, approximated))
+            checkpoint.save(path, *_cell(config, (model, labels, seed), examples, key))
         group.append(checkpoint.load(path, _like(config, network, examples)))
         _add(rows, (model, labels, seed), group[-1][1])
         if len(group) == config.models:
@@ -181,22 +185,22 @@ def _like(config: Config, network: DigitNetwork, examples: Examples) -> Kept:
 
 
 def _cell(
-    config: Config,
-    network: DigitNetwork,
-    examples: Examples,
-    key: Array,
-    seed: int,
-    approximated: bool,
+    config: Config, cell: tuple[str, str, int], examples: Examples, key: Array
 ) -> tuple[Kept, dict[str, Any]]:
     """Train and measure one network; return its eigenvectors, and the rest as JSON."""
+    model, labels, seed = cell
+    network, is_first = NETWORKS[model], seed == 0 and labels == config.labels[0]
     training_key, measuring_key = jax.random.split(key)
-    notes: dict[str, Any] = {"moments": [], "layers": {}, "whole": []}
+    notes: dict[str, Any] = {"moments": [], "layers": {}, "embedding": [], "whole": []}
     state = State({}, {})
     for epoch, state in trained(network, examples, training_key, config.epochs, config.step_size):
         if seed == 0:
             risk = first_examples(as_risk(network, state, examples), WATCHED)
-            moment = watch(risk, predictions(network, state, risk.inputs))
-            notes["moments"].append([epoch, *moment])
+            scores = predictions(network, state, risk.inputs)
+            notes["moments"].append([epoch, *watch(risk, scores)])
+            if is_first and model == config.model[0] and epoch in (0, config.epochs):
+                found = embedded(captured(risk, "fc1.weight"), scores, risk.targets, measuring_key)
+                notes["embedding"] += [[epoch, *row] for row in found]
     risk = as_risk(network, state, examples)
     notes["model"] = list(fit(predictions(network, state, examples.images), examples.labels))
     kept: Kept = {}
@@ -209,7 +213,7 @@ def _cell(
             "correspondence": found.correspondence.tolist(),
             "alone": found.alone,
         }
-    if approximated:
+    if is_first and model in WHOLE:
         notes["whole"] = whole(risk, config.top, measuring_key)
     return kept, notes
 
@@ -235,6 +239,7 @@ def _add(rows: dict[str, list[tuple]], cell: tuple[str, str, int], notes: dict[s
                 (model, labels, epoch, layer, i + 1, *pair)
                 for i, pair in enumerate(zip(*values, strict=False))
             ]
+    rows["embedding"] += [(model, labels, *row) for row in notes["embedding"]]
     rows["whole"] += [(model, *row) for row in notes["whole"]]
 
 

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from metastep.experiments.base import Record, select
+from metastep.experiments.base import Record, Table, select
+from metastep.experiments.hessian_structure_clusters import DERIVATIVES
+from metastep.experiments.hessian_structure_models import CLASSES
 from metastep.experiments.hessian_structure_reading import GAP, curve, layers
-from metastep.report.figures import Figure, Lines, line_figure, new_figure
+from metastep.report.figures import MARKERS, Figure, Lines, line_figure, new_figure, style
 
 Drawn = tuple[Figure, str]
 CORNER = 20
@@ -22,6 +24,8 @@ def figures(record: Record) -> Mapping[str, Drawn]:
         "rank-one": _rank_one(record, labels),
         "training": _training(record, model, labels),
         "clusters": _clusters(record),
+        "logit-clusters": _embedding(record, "logit"),
+        "class-clusters": _embedding(record, "class"),
     }
     if record.config.models > 1:
         drawn["overlap"] = _overlap(record, labels)
@@ -30,7 +34,8 @@ def figures(record: Record) -> Mapping[str, Drawn]:
         drawn["batch-normalization"] = _batch_norm(record, plain[0], labels)
     if len(record.tables["whole"]["index"]):
         drawn["whole"] = _whole(record)
-    for name in drawn.keys() - {"correspondence", "training", "clusters"}:
+    over_indices = ("kronecker", "spectra", "rank-one", "overlap", "batch-normalization", "whole")
+    for name in drawn.keys() & set(over_indices):
         _mark_whole_numbers(drawn[name][0])
     return drawn
 
@@ -251,6 +256,44 @@ def _clusters(record: Record) -> Drawn:
         "centers by logit and by class, in fc1, first network. Logits account for most of it at "
         "the beginning; classes gain in training."
     )
+
+
+def _embedding(record: Record, group: str) -> Drawn:
+    """Figure C.25 by logit, and Figure C.26 by class."""
+    table = record.tables["embedding"]
+    epoch = table["epoch"].min() if group == "logit" else table["epoch"].max()
+    figure, axes = new_figure(columns=2, height=4.6)
+    near = []
+    for panel, symbol, by in zip(axes, ("Γ", "Δ"), DERIVATIVES, strict=True):
+        rows = select(table, epoch=epoch, by=by)
+        near.append(f"{_kept(rows, group):.0%} ({symbol})")
+        for index in range(CLASSES):
+            points = select(rows, **{group: index})
+            look = style(index, markers=True) | {"linestyle": "none"}
+            if index >= len(MARKERS):
+                look["markerfacecolor"] = "none"
+            panel.plot(points["x"], points["y"], label=f"{index}", **look)
+        title = f"{symbol}: by the {by} of fc1"
+        panel.set(xlabel="t-SNE coordinate 1", ylabel="t-SNE coordinate 2", title=title)
+    entries = axes[0].get_legend_handles_labels()
+    figure.legend(*entries, title=group, loc="outside lower center", ncols=CLASSES)
+    chance = (CLASSES - 1) / (CLASSES**2 - 1)
+    return figure, (
+        f"{table['model'][0]}, {table['labels'][0]} labels, first network, epoch {epoch:g}: "
+        "derivatives of each logit by the output (Γ) and by the weight (Δ) of fc1, scaled as in "
+        "the factor N of the Hessian, mean over the examples of each class. t-SNE puts near each "
+        f"other in the plane what is near in many dimensions; marks show the {group}. The nearest "
+        f"neighbor is of the same {group} for {' and '.join(near)} of the points; chance is "
+        f"{chance:.0%}."
+    )
+
+
+def _kept(rows: Table, group: str) -> float:
+    """Return the share of points whose nearest neighbor belongs to the same group."""
+    places = np.stack([rows["x"], rows["y"]], axis=1)
+    distances = np.linalg.norm(places[:, None] - places, axis=2)
+    np.fill_diagonal(distances, np.inf)
+    return float(np.mean(rows[group][np.argmin(distances, axis=1)] == rows[group]))
 
 
 def _whole(record: Record) -> Drawn:

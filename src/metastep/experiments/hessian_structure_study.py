@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -23,6 +22,7 @@ from metastep.curvature import (
 )
 from metastep.curvature.kronecker import input_mean, output_mean
 from metastep.curvature.pac_bayes_certify import mean_risk
+from metastep.experiments.hessian_structure_clusters import shares
 from metastep.experiments.hessian_structure_models import CLASSES
 from metastep.types import RandomKey
 
@@ -226,22 +226,6 @@ def pair_overlap(first: Array, second: Array) -> Float[Array, " k"]:
     return subspace_overlap(first, second)
 
 
-@compiled
-def _clusters(operator: LayerHessian, scores: Array, labels: Array) -> Float[Array, "2"]:
-    """Return which share of sum_ij |Gamma_ij|^2 is that of the means over i, and over j.
-
-    Gamma_ij is the mean over class i of row j of N = diag(sqrt(p)) (I - 1 p^T) G, M = N^T N.
-    """
-    p = jax.nn.softmax(scores)
-    root = jnp.sqrt(p)[:, :, None] * (jnp.eye(CLASSES) - p[:, None, :])
-    rows = jnp.einsum("icd,idm->icm", root, operator.factors.jacobian[:, :, 0])
-    members = jax.nn.one_hot(labels, CLASSES)
-    counts = jnp.maximum(jnp.sum(members, axis=0), 1)
-    centers = jnp.einsum("iy,icm->ycm", members, rows) / counts[:, None, None]
-    shares = [CLASSES * jnp.sum(jnp.mean(centers, axis) ** 2) for axis in (0, 1)]
-    return jnp.stack(shares) / jnp.sum(centers**2)
-
-
 class Moment(NamedTuple):
     """A network at one epoch: `[layers]` of two spectra, and the shares of two clusterings."""
 
@@ -268,8 +252,8 @@ def watch(risk: EmpiricalRisk, scores: Float[Array, "examples classes"]) -> Mome
         found.outputs.append(_descending(moments.output)[0][:SHOWN].tolist())
         found.inputs.append(_descending(moments.input)[0][:SHOWN].tolist())
         if name == "fc1.weight":
-            shares = _clusters(operator, scores, risk.targets)
-            found = found._replace(logit_share=float(shares[0]), class_share=float(shares[1]))
+            logits, classes = shares(operator, scores, risk.targets).tolist()
+            found = found._replace(logit_share=logits, class_share=classes)
     return found
 
 
