@@ -64,10 +64,12 @@ bench: .bench/.installed
 	.bench/bin/python benchmarks/run.py hypercleaning
 	.bench/bin/python benchmarks/run.py mlp
 	.bench/bin/python benchmarks/run.py meta-batch
+	.bench/bin/python benchmarks/learned_optimizer.py
 
 .bench/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .bench
 	.bench/bin/python $(PIP) --constraint constraints.txt --editable '.[bench]'
+	.bench/bin/python $(PIP) --no-deps learned_optimization==0.0.1
 	touch $@
 
 format: .venv/.tests-installed

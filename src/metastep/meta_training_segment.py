@@ -159,59 +159,64 @@ def run_segment(
     """
     state = eqx.tree_at(lambda state: state.total, state, jnp.zeros_like(state.total))
     count = (length + block - 1) // block
+    steps_of = lambda index: jnp.minimum(block, length - index * block)
 
-    def advance(weights: Outer, state: PyTree, index: Array) -> PyTree:
-        return _run_block(
-            problem, weights, state, jnp.minimum(block, length - index * block), block
-        )
+    def step(weights: Outer, state: PyTree) -> PyTree:
+        return problem.step(state, weights, state.step, state.key)
 
-    def forward(index: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
-        state, stored = carry
-        return advance(weights, state, index), _put(stored, state, index)
+    def advance(index: Array, state: PyTree) -> PyTree:
+        return jax.lax.fori_loop(0, steps_of(index), lambda _, state: step(weights, state), state)
 
-    room = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (blocks, *leaf.shape)), state)
-    state, stored = jax.lax.fori_loop(0, count - 1, forward, (state, room))
-    stored = _put(stored, state, count - 1)
+    last, starts = _record(advance, state, count - 1, blocks)
+    starts = _put(starts, last, count - 1)
 
-    def backward(step: Array, carry: tuple[PyTree, PyTree, PyTree]) -> tuple:
+    def through_block(number: Array, carry: tuple[PyTree, PyTree, PyTree]) -> tuple:
         slope, end_slope, end = carry
-        index = count - 1 - step
-        moving, fixed = differentiable(jax.tree.map(lambda leaf: leaf[index], stored))
+        index = count - 1 - number
+        steps = steps_of(index)
+        one_step = lambda _, state: step(weights, state)
+        after, states = _record(one_step, _row(starts, index), steps, block)
 
-        def through_block(weights: Outer, moving: PyTree) -> tuple[PyTree, PyTree]:
-            return differentiable(advance(weights, eqx.combine(moving, fixed), index))
+        def through_step(number: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
+            slope, end_slope = carry
+            moving, fixed = differentiable(_row(states, steps - 1 - number))
+            moved = lambda weights, moving: step(weights, eqx.combine(moving, fixed))
+            _, pull_back = jax.vjp(lambda *both: differentiable(moved(*both))[0], weights, moving)
+            weights_slope, start_slope = pull_back(end_slope)
+            return jax.tree.map(jnp.add, slope, weights_slope), start_slope
 
-        moved, pull_back, fixed = jax.vjp(through_block, weights, moving, has_aux=True)
-        weights_slope, start_slope = pull_back(end_slope)
-        slope = jax.tree.map(jnp.add, slope, weights_slope)
+        slope, start_slope = jax.lax.fori_loop(0, steps, through_step, (slope, end_slope))
         # The last block is differentiated first, and its end is that of the segment.
-        end = jax.lax.cond(step == 0, lambda: eqx.combine(moved, fixed), lambda: end)
-        return slope, start_slope, end
+        return slope, start_slope, jax.lax.cond(number == 0, lambda: after, lambda: end)
 
     end_slope = jax.tree.map(jnp.zeros_like, differentiable(state)[0])
     end_slope = eqx.tree_at(lambda slope: slope.total, end_slope, jnp.ones_like(state.total))
     nothing = jax.tree.map(jnp.zeros_like, weights)
-    slope, _, end = jax.lax.fori_loop(0, count, backward, (nothing, end_slope, state))
+    slope, _, end = jax.lax.fori_loop(0, count, through_block, (nothing, end_slope, state))
     return Segment(end.total / length, jax.tree.map(lambda leaf: leaf / length, slope), end)
 
 
-def _put(stored: PyTree, state: PyTree, index: Array) -> PyTree:
-    return jax.tree.map(lambda room, leaf: room.at[index].set(leaf), stored, state)
+def _record(
+    advance: Callable[[Array, PyTree], PyTree], state: PyTree, count: Array, room: int
+) -> tuple[PyTree, PyTree]:
+    """Advance `count` times; return the end and, in `room` rows, the state before each time."""
+
+    def body(index: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
+        state, rows = carry
+        return advance(index, state), _put(rows, state, index)
+
+    rows = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (room, *leaf.shape)), state)
+    return jax.lax.fori_loop(0, count, body, (state, rows))
 
 
-def _run_block(
-    problem: LearnedTraining, weights: Outer, state: PyTree, count: Array, block: int
-) -> LearnedTrainingState:
-    """Take `count` steps, at most `block`; reverse mode stores one state for each."""
+def _put(rows: PyTree, state: PyTree, index: Array) -> PyTree:
+    return jax.tree.map(
+        lambda row, leaf: jax.lax.dynamic_update_index_in_dim(row, leaf, index, 0), rows, state
+    )
 
-    @jax.checkpoint
-    def step(weights: Outer, state: PyTree) -> PyTree:
-        return problem.step(state, weights, state.step, state.key)
 
-    def body(state: PyTree, index: Array) -> tuple[PyTree, None]:
-        return jax.lax.cond(index < count, lambda: step(weights, state), lambda: state), None
-
-    return jax.lax.scan(body, state, jnp.arange(block))[0]
+def _row(rows: PyTree, index: Array) -> PyTree:
+    return jax.tree.map(lambda row: jax.lax.dynamic_index_in_dim(row, index, keepdims=False), rows)
 
 
 @compiled

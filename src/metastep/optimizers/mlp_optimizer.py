@@ -107,15 +107,16 @@ class MLPOptimizer(AbstractLearnedOptimizer):
             ]
             params = [jnp.ravel(param) for param in leaves(require_params(params))]
             rows = [
-                feature.entry_features(grad, param, *both)
-                for grad, param, both in zip(flat, params, moments, strict=True)
+                feature.entry_features(grad, *both)
+                for grad, both in zip(flat, moments, strict=True)
             ]
             if self.standardize:
-                rows = feature.standardized(rows)
+                rows, params = _standardized(rows, params)
             count = jnp.asarray(optax.safe_increment(state.count))
+            normalize = not self.standardize
             steps = [
-                _apply(cast(weights, row), row, count, not self.standardize).reshape(grad.shape)
-                for row, grad in zip(rows, grads, strict=True)
+                _apply(cast(weights, row), row, param, count, normalize).reshape(grad.shape)
+                for grad, row, param in zip(grads, rows, params, strict=True)
             ]
             means, squares = (structure.unflatten(part) for part in zip(*moments, strict=True))
             return structure.unflatten(steps), MLPOptimizerState(count, means, squares)
@@ -130,19 +131,37 @@ def _init(params: Any) -> Any:
     return MLPOptimizerState(jnp.zeros((), jnp.int32), zeros, zeros)
 
 
+def _standardized(rows: list[Array], params: list[Array]) -> tuple[list[Array], list[Array]]:
+    scaled = feature.standardized([row[:-1] for row in rows])
+    rows = [jnp.concatenate([one, row[-1:]]) for one, row in zip(scaled, rows, strict=True)]
+    return rows, [one[0] for one in feature.standardized([param[None] for param in params])]
+
+
 def _apply(
-    weights: PyTree, rows: Float[Array, "22 entries"], count: Int[Array, ""], normalize: bool
+    weights: PyTree,
+    rows: Float[Array, "22 entries"],
+    param: Float[Array, " entries"],
+    count: Int[Array, ""],
+    normalize: bool,
 ) -> Float[Array, " entries"]:
     """Run the network on all entries of a tensor.
 
     The normalizer is folded into the first matrix, and the time features, which all entries share,
-    into its bias: no row is touched before the product.
+    into its bias: no row is touched before the product. The matrix is transposed before it is
+    scaled, because the library that multiplies is slower where it transposes itself.
     """
     hidden, output = weights["hidden"], weights["output"]
-    matrix, time_matrix = jnp.split(hidden["weight"], [feature.PER_ENTRY])
+    ends = [feature.PARAMETER, feature.PARAMETER + 1, feature.PER_ENTRY]
+    before, own, after, of_time = jnp.split(hidden["weight"].T, ends, axis=1)
+    matrix, own = jnp.concatenate([before, after], axis=1), own[:, 0]
     if normalize:
-        matrix = matrix * feature.scale_of_tensor(rows)[:, None]
-    bias = hidden["bias"] + feature.time_features(count, rows.dtype) @ time_matrix
-    units = jax.nn.relu(matrix.T @ rows + bias[:, None])
+        # Otherwise XLA computes all rows once for the normalizer and once for the product.
+        rows = jax.lax.optimization_barrier(rows)
+        matrix = matrix * feature.scale_of_tensor(rows)[:-1]
+        own = own * feature.scale_of_tensor(param[None])
+    bias = hidden["bias"] + of_time @ feature.time_features(count, rows.dtype)
+    matrix = jnp.concatenate([matrix, bias[:, None]], axis=1)
+    # `einsum`, not a broadcast: the derivative of `own` is a product then, not a slow sum.
+    units = jax.nn.relu(matrix @ rows + jnp.einsum("u,n->un", own, param))
     direction, magnitude = output["weight"].T @ units + output["bias"][:, None]
     return -OUTPUT_SCALE * direction * jnp.exp(OUTPUT_SCALE * magnitude)
