@@ -17,7 +17,7 @@ def test_warned_where_truncation_ascends_and_where_nothing_is_meaningful(tmp_pat
     assert invoke(["run", "advisor", "--set", names, "--out", str(tmp_path)], (EXPERIMENT,)) == 0
     record = read_record(tmp_path, EXPERIMENT)
     claims = {claim.id: claim.holds for claim in EXPERIMENT.claims(record)}
-    names = ("advice-is-right", "as-predicted", "counter-example", "chaos")
+    names = ("advice-is-right", "as-predicted", "few-products", "counter-example", "chaos")
     assert all(claims[name] for name in names)
     # Shaban et al. (2019), section 3: the toy of two dimensions, where a short window ascends.
     assert select(record.tables["windows"], problem="counter-example")["cosine"][0] < 0

@@ -61,12 +61,16 @@ def kinds(name):
     return {warning.kind for warning in diagnosed(name)[2].warnings}
 
 
-@pytest.mark.parametrize("name", ["quadratic", "start"])
-def test_one_pass_gives_what_every_window_gives(name, key):
-    """Whether the last segment fits into the horizon or not."""
+@pytest.mark.parametrize(("name", "stored"), [("quadratic", False), ("start", True)])
+def test_one_pass_gives_what_every_window_gives(name, stored, key):
+    """Whether every step's residuals are stored or the state of some."""
     problem, outer = (PROBLEMS | TUNED_START)[name]()
     windows = (1, 5, problem.horizon)
-    curve = jax.jit(lambda outer, key: bias_curve(problem, outer, split_keys(key), windows))
+
+    @jax.jit
+    def curve(outer, key):
+        return bias_curve(problem, outer, split_keys(key), windows, stored=stored)
+
     found = curve(outer, key)
     exact = ms.hypergradient(problem, outer, ms.Reverse(), key=key)
     assert relative_distance(found.exact, exact.grad) < 1e-12
@@ -130,6 +134,35 @@ def test_the_advice_is_right(name):
     angle = float(cosine(advised.grad, exact.grad))
     assert angle >= 0.95
     assert np.isclose(angle, found.option(estimator).cosine, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "start"])
+def test_it_costs_at_most_five_exact_hypergradients(name):
+    """In inner steps and products with their Jacobians."""
+    assert diagnosed(name)[2].work <= 5
+
+
+@pytest.mark.parametrize("name", ["momentum", "counterexample"])
+def test_implicit_differentiation_is_as_far_off_as_it_says(name):
+    """By GMRES, and by conjugate gradients, on the trajectory that everything else is read off."""
+    problem, outer, found = diagnosed(name)
+    key = jax.random.key(KEY)
+    (option,) = (o for o in found.options if isinstance(o.estimator, ms.Implicit))
+    estimate = ms.hypergradient(problem, outer, option.estimator, key=key)
+    # Both stop at a residual of 1e-4.
+    distance = relative_distance(estimate.grad, found.exact)
+    assert np.isclose(distance, option.relative_error, rtol=1e-3, atol=1e-4, equal_nan=True)
+    assert ms.RESULTS[estimate.result] == found.implicit_message
+
+
+def test_without_memory_for_all_residuals_it_measures_the_same():
+    problem, outer, found = diagnosed("quadratic")
+    residuals = found.option(ms.Reverse()).memory
+    scarce = ms.diagnose(problem, outer, key=jax.random.key(KEY), memory=residuals // 2)
+    assert not scarce.option(ms.Reverse()).measured and scarce.option(ms.Reverse("sqrt")).measured
+    assert relative_distance(scarce.exact, found.exact) < 1e-12
+    assert scarce.recommendation.estimator != ms.Reverse()
+    assert scarce.option(scarce.recommendation.estimator).memory <= residuals // 2
 
 
 def test_without_a_meaningful_gradient_none_is_recommended():

@@ -57,6 +57,7 @@ def test_the_layers_are_those_of_lax(key):
     found = one_shot._block(one_shot._patches(maps), kernel, normalized=False)
     # Rounding of sums of 27 float32 products of order 1.
     np.testing.assert_allclose(found, jax.nn.relu(pooled), atol=1e-5)
+    np.testing.assert_allclose(one_shot._each_pooled(maps, kernel), pooled, atol=1e-5)
     mean, variance = pooled.mean(axis=(0, 1, 2)), pooled.var(axis=(0, 1, 2))
     expected = jax.nn.relu((pooled - mean) / np.sqrt(variance + one_shot.EPSILON))
     found = one_shot._block(one_shot._patches(maps), kernel)

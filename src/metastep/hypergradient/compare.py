@@ -21,9 +21,6 @@ from metastep.results import RESULTS
 from metastep.trees import as_hyperparameters, cosine, norm, subtract
 from metastep.types import Outer, RandomKey
 
-SHORT, CALLS = 0.05, 4
-"""Seconds below which a call is repeated, and how often: then one call says little."""
-
 COLUMNS = ("estimator", "relative error", "cosine", "norm", "seconds", "memory (MiB)", "result")
 
 
@@ -201,13 +198,19 @@ class Program:
     """A compiled function with its arguments.
 
     Attributes:
-        call: runs it.
+        function: the function.
+        arguments: what it is called with; others must have the same shapes and dtypes.
         temporary_bytes: memory that it needs beside its inputs and outputs; None where the backend
             does not report it.
     """
 
-    call: Callable[[], Any]
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
     temporary_bytes: int | None
+
+    def call(self) -> Any:
+        """Run it."""
+        return self.function(*self.arguments)
 
 
 def compile_with(function: Callable[..., Any], *arguments: Any) -> Program:
@@ -218,7 +221,7 @@ def compile_with(function: Callable[..., Any], *arguments: Any) -> Program:
     program = lowered.compile()
     analysis = program.compiled.memory_analysis()
     memory = getattr(analysis, "temp_size_in_bytes", None)
-    return Program(lambda: program(*arguments), memory)
+    return Program(program, arguments, memory)
 
 
 def ready(
@@ -238,14 +241,3 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float]:
     begin = perf_counter()
     found = jax.block_until_ready(call())
     return found, perf_counter() - begin
-
-
-def timed_steadily(call: Callable[[], Any]) -> tuple[Any, float]:
-    """Return what a call returns and its seconds once it is under way.
-
-    The first call of a compiled program takes milliseconds longer, and other processes disturb
-    short ones: these are made several times, and the shortest time counts.
-    """
-    found, seconds = timed(call)
-    times = [timed(call)[1] for _ in range(CALLS if seconds < SHORT else 0)]
-    return found, min([seconds, *times])

@@ -35,7 +35,8 @@ class Option:
         estimator: the estimator.
         cosine: measured; 1 where exact by construction, expected where random.
         relative_error: likewise.
-        seconds: for one hypergradient, without compilation.
+        seconds: for one hypergradient, without compilation; on a processor that others use, as if
+            they did not.
         memory: bytes beside inputs and outputs, predicted.
         measured: whether `seconds` was measured; otherwise it follows from those that were.
     """
@@ -102,7 +103,9 @@ class Diagnosis:
         windows: truncated back-propagation by window; the last window is the horizon.
         options: every estimator.
         memory: bytes that a hypergradient may use.
-        seconds: what the measurements took, without compiling and loading their programs.
+        work: inner steps and products with their Jacobians that the measurements took at most, in
+            those of an exact hypergradient (three for every inner step).
+        seconds: what the measurements took, with loading of the program and without compiling.
         warnings: what will go wrong with estimators that fit badly.
         recommendation: which one to use.
     """
@@ -125,6 +128,7 @@ class Diagnosis:
     windows: tuple[WindowRow, ...]
     options: tuple[Option, ...]
     memory: int
+    work: float
     seconds: float
     warnings: tuple[Warning, ...]
     recommendation: Recommendation | None

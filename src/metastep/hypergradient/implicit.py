@@ -1,5 +1,6 @@
 """Implicit differentiation of the fixed point that the inner loop converges to."""
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +30,15 @@ EARLY_STEPS = 2  # enough for a momentum that starts at zero to have become nonz
 UNSEEN_FACTOR = 5.0
 
 
-class Neumann(eqx.Module):
+class AbstractSeries(eqx.Module):
+    """A way to solve (I - A) x = b by products with A alone, beside the solvers of lineax."""
+
+    @abc.abstractmethod
+    def solve(self, operator: Callable[[Inner], Inner], vector: Inner) -> Inner:
+        """Return x for `operator`: v -> A v and `vector`: b."""
+
+
+class Neumann(AbstractSeries):
     """Solve (I - A) x = b by the first `terms` terms of the series b + A b + A^2 b + ...
 
     Needs products only. Converges when the spectral radius of A is below one, with relative error
@@ -96,7 +105,7 @@ class Implicit(AbstractEstimator):
         linear_tolerance: above it the result is `linear_solve_failed`.
     """
 
-    solver: lx.AbstractLinearSolver | Neumann | None = None
+    solver: lx.AbstractLinearSolver | AbstractSeries | None = None
     stationarity_tolerance: float = 1e-2
     linear_tolerance: float = 1e-3
 
@@ -110,19 +119,21 @@ class Implicit(AbstractEstimator):
         keys = split_keys(key)
         begin = start(problem, outer, keys)
         end = advance(problem, outer, begin, keys, problem.horizon)
+        return self.at_the_end(problem, outer, keys, begin, end), state
+
+    def at_the_end(
+        self,
+        problem: AbstractProblem,
+        outer: Outer,
+        keys: Keys,
+        begin: Trajectory,
+        end: Trajectory,
+    ) -> Estimate:
+        """Return the estimate for a trajectory that has been walked: `begin` and `end` are its."""
+        require_visible(problem, outer, keys, end)
         point, constants = differentiable(end.inner)
         fixed_point_map = _map_at(problem, end, keys, constants)
-
-        def judged(inner: Inner, outer: Outer) -> Scalar:
-            return problem.objective(eqx.combine(inner, constants), outer, keys.objective)
-
-        require_influence(
-            lambda outer: (fixed_point_map(point, outer), judged(point, outer)),
-            outer,
-            "Implicit differentiation sees `step` and `objective` only: a leaf that acts through "
-            "`init` alone does not move the fixed point. Use Reverse for it, or take it out of "
-            "`outer`.",
-        )
+        judged = _judged(problem, keys, constants)
         value, (adjoint, direct) = jax.value_and_grad(judged, argnums=(0, 1))(point, outer)
         after, pull_back = jax.vjp(fixed_point_map, point, outer)
         solution, linear_residual = self._solve(lambda v: pull_back(v)[0], adjoint)
@@ -148,25 +159,21 @@ class Implicit(AbstractEstimator):
         result = outcome(value, grad, end.first_nonfinite, self._judge(stats))
         grad = jax.tree.map(lambda hidden, leaf: jnp.where(hidden, jnp.nan, leaf), unseen, grad)
         stats |= common_stats(grad, end.first_nonfinite)
-        return Estimate(value, grad, result, stats), state
+        return Estimate(value, grad, result, stats)
 
     def _solve(self, transposed: Callable[[Inner], Inner], vector: Inner) -> tuple[Inner, Scalar]:
         """Solve (I - A^T) x = vector; return x and the relative residual, measured afresh."""
-        residual_map = lambda v: subtract(v, transposed(v))
-        residual = lambda x: _ratio(norm(subtract(vector, residual_map(x))), norm(vector))
+        residual = lambda x: _ratio(
+            norm(subtract(vector, subtract(x, transposed(x)))), norm(vector)
+        )
         solver = self.solver
-        if isinstance(solver, Neumann):
-            solution = solver.solve(transposed, vector)
-            return solution, residual(solution)
         if solver is None:
             tolerance = max(jnp.finfo(x.dtype).eps for x in jax.tree.leaves(vector)) ** 0.75
             solver = lx.CG(rtol=float(tolerance), atol=0.0)
-        # Conjugate gradients refuse an operator that is not promised to be definite; a broken
-        # promise shows in the residual below.
-        tags = lx.positive_semidefinite_tag if isinstance(solver, lx.CG) else ()
-        structure = jax.eval_shape(lambda: vector)
-        operator = lx.FunctionLinearOperator(residual_map, structure, tags)
-        solution = lx.linear_solve(operator, vector, solver, throw=False).value
+        if isinstance(solver, AbstractSeries):
+            solution = solver.solve(transposed, vector)
+        else:
+            solution = solve_with(solver, transposed, vector)
         return solution, residual(solution)
 
     def _judge(self, stats: dict[str, PyTree[Array]]) -> RESULTS:
@@ -178,6 +185,47 @@ class Implicit(AbstractEstimator):
         result = where(stationary, result, RESULTS.not_stationary)
         solved = stats["linear_residual"] <= self.linear_tolerance
         return where(solved, result, RESULTS.linear_solve_failed)
+
+
+def solve_with(
+    solver: lx.AbstractLinearSolver, operator: Callable[[Inner], Inner], vector: Inner
+) -> Inner:
+    """Solve (I - A) x = b by a solver of lineax, for `operator`: v -> A v and `vector`: b."""
+    # Conjugate gradients refuse an operator that is not promised to be definite; a broken promise
+    # shows in the residual.
+    tags = lx.positive_semidefinite_tag if isinstance(solver, lx.CG) else ()
+    structure = jax.eval_shape(lambda: vector)
+    remainder = lx.FunctionLinearOperator(lambda v: subtract(v, operator(v)), structure, tags)
+    return lx.linear_solve(remainder, vector, solver, throw=False).value
+
+
+def require_visible(problem: AbstractProblem, outer: Outer, keys: Keys, end: Trajectory) -> None:
+    """Refuse hyperparameters that the last step and the objective do not depend on.
+
+    Raises:
+        ValueError: naming every such leaf.
+    """
+    point, constants = differentiable(end.inner)
+    fixed_point_map = _map_at(problem, end, keys, constants)
+    judged = _judged(problem, keys, constants)
+    require_influence(
+        lambda outer: (fixed_point_map(point, outer), judged(point, outer)),
+        outer,
+        "Implicit differentiation sees `step` and `objective` only: a leaf that acts through "
+        "`init` alone does not move the fixed point. Use Reverse for it, or take it out of "
+        "`outer`.",
+    )
+
+
+def _judged(
+    problem: AbstractProblem, keys: Keys, constants: Inner
+) -> Callable[[Inner, Outer], Scalar]:
+    """Return the objective as a function of the floating-point part of the state."""
+
+    def judged(point: Inner, outer: Outer) -> Scalar:
+        return problem.objective(eqx.combine(point, constants), outer, keys.objective)
+
+    return judged
 
 
 def _map_at(problem: AbstractProblem, end: Trajectory, keys: Keys, constants: Inner) -> Map:

@@ -193,8 +193,8 @@ def encode(outer: Hyperparameters, episode: Episode) -> Encoded:
     """Return the representation of a task's images beside the other hyperparameters."""
 
     def represent(images: Array) -> Array:
-        first = _block(_patches(images[..., None]), outer.first)
-        return _block(_patches(first), outer.second)
+        first = _activated(_each_pooled(images[..., None], outer.first))
+        return _activated(_each_pooled(first, outer.second))
 
     return Encoded(
         _patches(represent(episode.support)),
@@ -235,12 +235,26 @@ def _patches(maps: Array) -> Array:
     return jnp.concatenate(shifts, axis=-1)
 
 
+def _each_pooled(maps: Array, kernel: Array) -> Array:
+    """Convolve and pool image by image, so that patches stay in the processor's cache."""
+    # They are nine times the maps, and made again on the way back rather than read from memory.
+    one = jax.checkpoint(lambda image: _pooled(_patches(image[None]), kernel)[0])
+    return jax.lax.map(one, maps)
+
+
 def _block(patches: Array, kernel: Array, normalized: bool = True) -> Array:
     """Convolve, pool, normalize, rectify."""
+    return _activated(_pooled(patches, kernel), normalized)
+
+
+def _pooled(patches: Array, kernel: Array) -> Array:
     maps = patches @ kernel
     images, rows, columns, channels = maps.shape
     kept = maps[:, : rows // 2 * 2, : columns // 2 * 2]
-    pooled = kept.reshape(images, rows // 2, 2, columns // 2, 2, channels).max(axis=(2, 4))
+    return kept.reshape(images, rows // 2, 2, columns // 2, 2, channels).max(axis=(2, 4))
+
+
+def _activated(pooled: Array, normalized: bool = True) -> Array:
     if normalized:
         centered = pooled - jnp.mean(pooled, axis=(0, 1, 2))
         variance = jnp.mean(centered**2, axis=(0, 1, 2))
