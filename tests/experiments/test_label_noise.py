@@ -88,7 +88,7 @@ def test_claims_need_two_standard_errors():
         table = columns("noise seed method validation f1", rows)
         return Record(config, {"detection": table | {"test_accuracy": table["f1"]}}, {}, {})
 
-    for gap, holds in ((0.1, True), (0.0, False), (-0.1, False)):
+    for gap, holds in ((0.1, True), (0.0, None), (-0.1, False)):
         verdicts = {claim.id: claim.holds for claim in claims(record(gap))}
         assert verdicts["beats-confident-learning"] is holds
         assert verdicts["little-noise"] is None

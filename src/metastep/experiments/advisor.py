@@ -24,7 +24,7 @@ import jax
 import lineax as lx
 import numpy as np
 
-from metastep.experiments.advisor_findings import claims, figures
+from metastep.experiments.advisor_findings import answer, claims, figures
 from metastep.experiments.advisor_problems import Name, cases
 from metastep.experiments.base import Context, Experiment, columns
 from metastep.hypergradient import (
@@ -202,4 +202,5 @@ EXPERIMENT = Experiment(
             "implicit-warned",
         }
     ),
+    answer=answer,
 )

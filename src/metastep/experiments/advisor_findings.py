@@ -1,4 +1,4 @@
-"""What the tables of `advisor` say: its claims and figures."""
+"""What the tables of `advisor` say: its answer, claims and figures."""
 
 from collections.abc import Mapping
 
@@ -14,6 +14,25 @@ WRONG = 0.1  # relative error of implicit differentiation that deserves a warnin
 LONG = 1000  # inner steps: there truncation pays
 ROUNDING = 1e-7
 AGREEMENT = 1e-3  # float32, summed in another order
+
+
+def answer(record: Record) -> str:
+    """Say how often the recommended estimator is right, how nearly, and what the advice costs."""
+    table = record.tables["advice"]
+    advised = table["recommended"] != "none"
+    cosines, cost = table["cosine"][advised], table["cost"]
+    if not cosines.size:
+        return "This run cannot tell: on none of its problems is an estimator recommended."
+    right = int(np.sum(cosines >= RIGHT))
+    opening = "Yes" if right == cosines.size else "Only in part" if right else "No"
+    cheap = int(np.sum(cost <= COST))
+    return (
+        f"{opening}. On {cosines.size} of {cost.size} problems it recommends an estimator, and "
+        f"{right} of these {cosines.size} point nearly along the exact gradient (cosine from "
+        f"{RIGHT}; the lowest is {cosines.min():.3f}). The advice takes the processor time of "
+        f"{cost.min():.1f} to {cost.max():.1f} exact gradients, at most {COST:.0f} on {cheap} "
+        "problems."
+    )
 
 
 def claims(record: Record) -> tuple[Claim, ...]:
@@ -88,7 +107,7 @@ def _costs(table: Table) -> tuple[Claim, Claim]:
 
 
 def _listed(names: Column, values: Column) -> str:
-    return "; ".join(f"{name}: {value:.1f}" for name, value in zip(names, values, strict=True))
+    return "; ".join(f"{name} {value:.1f}" for name, value in zip(names, values, strict=True))
 
 
 def _all(good: np.ndarray, where: np.ndarray) -> bool | None:
@@ -103,13 +122,14 @@ def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
         found["estimators"] = (
             _trade(record.tables["comparison"]),
             "For each problem every estimator as a point: its relative error against the time of "
-            "one hypergradient on the left, against its memory on the right.",
+            "one hypergradient, and against the memory that it takes.",
         )
     if np.max(record.tables["windows"]["window"]) >= LONG:
         found["windows"] = (
             _windows(record.tables["windows"]),
             "Relative error of truncated back-propagation against the window for the problems of "
-            "at least a thousand steps, with the paper's bound dashed.",
+            "at least a thousand steps, with bound (10) of the paper dashed. Errors below rounding "
+            "are not drawn.",
         )
     return found
 

@@ -38,7 +38,7 @@ from metastep.anchors import (
     partition_histograms,
 )
 from metastep.experiments.anchor_vectors_figures import figures
-from metastep.experiments.anchor_vectors_findings import claims, shown_bulk
+from metastep.experiments.anchor_vectors_findings import answer, claims, shown_bulk
 from metastep.experiments.anchor_vectors_models import (
     Architecture,
     Source,
@@ -287,4 +287,5 @@ EXPERIMENT = Experiment(
     claims=claims,
     figures=figures,
     reproducible=frozenset({"bulk-is-linear", "untrained-control", "one-dominant-direction"}),
+    answer=answer,
 )

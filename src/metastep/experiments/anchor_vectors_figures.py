@@ -79,9 +79,9 @@ def _error_figure(record: Record) -> tuple[Figure, str]:
         axes.set_xticks(range(len(ticks)), [str(k) for k in ticks])
         axes.legend(fontsize=8)
     text = (
-        "Mean squared error of the anchor vector against the number of most probable words that "
-        "the partition function leaves out, in this run (untrained models dashed) and in the "
-        "thesis, and the part of the variance that it leaves unexplained in the trained models."
+        "Mean squared error with which one vector, the anchor, predicts the logarithm of the sum "
+        "over all but the k most probable words, in this run (untrained models dashed) and in the "
+        "thesis; and the part of the variance that it leaves unexplained in the trained models."
     )
     return figure, text
 
@@ -99,8 +99,9 @@ def _spectrum_figure(record: Record) -> tuple[Figure, str]:
         dashed_label="untrained",
     )
     text = (
-        "Singular values of the dictionaries relative to the largest. After training one direction "
-        "stands out; before it (dashed) all are nearly equal."
+        "Singular values of the dictionaries, the matrices of all word vectors, relative to the "
+        "largest: after training, and before it dashed. A steep fall after the first means that "
+        "one direction stands out."
     )
     return line_figure(panel), text
 
@@ -125,8 +126,9 @@ def _partition_figure(record: Record) -> tuple[Figure, str]:
     for place in axes[len(names) :]:
         place.set_axis_off()
     text = (
-        f"Histograms of log Z and of log Z_bulk (all words but the {bulk} most probable ones) over "
-        "the tokens, for each trained model: neither is constant."
+        f"Histograms over the tokens, for each trained model: Z is the sum of the exponential "
+        f"scores of all words, Z_bulk that of all but the {bulk} most probable ones. A narrow one "
+        "would be nearly constant."
     )
     return figure, text
 
@@ -153,7 +155,7 @@ def _word_figure(record: Record) -> tuple[Figure, str]:
             )
         )
     text = (
-        "Densities of the norms of the words and of the cosines of random pairs of words. Trained "
-        "words have mostly positive cosines, they lie in a cone; untrained ones (dashed) do not."
+        "Densities of the norms of the word vectors and of the cosines of random pairs of them, "
+        "before training dashed. Vectors with mostly positive cosines lie in a cone."
     )
     return line_figure(*panels, shared_legend=True), text

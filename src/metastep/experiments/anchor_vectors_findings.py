@@ -1,4 +1,4 @@
-"""What the tables of `anchor-vectors` say: its claims."""
+"""What the tables of `anchor-vectors` say: its answer and its claims."""
 
 from collections.abc import Sequence
 
@@ -38,6 +38,34 @@ def model_names(record: Record, trained: bool) -> list[str]:
     """
     models = record.tables["models"]
     return [str(name) for name in models["model"][models["trained"] == trained]]
+
+
+def answer(record: Record) -> str:
+    """Say how much of the bulk one vector explains, before and after training."""
+    names, bulk = model_names(record, True), shown_bulk(record.config.top)
+    if not names:
+        return "This run cannot tell: it has no trained model."
+    errors, explained = (
+        [_values(record, "mse", column, names, top=k) for k in (0, bulk)]
+        for column in ("mse", "r2")
+    )
+    ratios = errors[0] / errors[1]
+    better = (ratios >= FACTOR) & (explained[1] > explained[0])
+    opening = "Yes" if np.all(better) else "Only in part" if np.any(better) else "No"
+    parts, controls = np.maximum(explained, 0), model_names(record, False)
+    before = [_values(record, "mse", "mse", controls, top=k) for k in (0, bulk)]
+    untrained = f" (before training {_span(before[0] / before[1])} times)" if controls else ""
+    return (
+        f"{opening}. Without the {bulk} most probable words it explains {_span(parts[1])} of the "
+        f"variance of the logarithm of the sum in the trained models, with them "
+        f"{_span(parts[0])}. Leaving them out makes its mean squared error {_span(ratios)} "
+        f"times smaller{untrained}."
+    )
+
+
+def _span(values: np.ndarray) -> str:
+    ends = f"{np.min(values):.3g}", f"{np.max(values):.3g}"
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
 def claims(record: Record) -> tuple[Claim, ...]:

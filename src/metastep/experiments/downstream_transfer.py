@@ -35,7 +35,7 @@ import numpy as np
 from metastep.anchors.synthetic import perturbed, synthetic_task
 from metastep.experiments.anchor_vectors_models import Architecture, read_text
 from metastep.experiments.base import Context, Experiment, Table, columns
-from metastep.experiments.downstream_transfer_findings import claims, figures
+from metastep.experiments.downstream_transfer_findings import answer, claims, figures
 from metastep.experiments.downstream_transfer_rows import (
     NUMBERS,
     failing_names,
@@ -249,4 +249,5 @@ EXPERIMENT = Experiment(
             "anchored-heads-do-not",
         }
     ),
+    answer=answer,
 )

@@ -49,7 +49,7 @@ from metastep import checkpoint
 from metastep.experiments.base import Context, Experiment, columns
 from metastep.experiments.hessian_structure_clusters import embedded
 from metastep.experiments.hessian_structure_figures import figures
-from metastep.experiments.hessian_structure_findings import claims
+from metastep.experiments.hessian_structure_findings import answer, claims
 from metastep.experiments.hessian_structure_models import (
     BATCH,
     NETWORKS,
@@ -300,4 +300,5 @@ EXPERIMENT = Experiment(
             "reference",
         }
     ),
+    answer=answer,
 )

@@ -73,7 +73,8 @@ def _kronecker(record: Record, model: str, labels: str) -> Drawn:
     return line_figure(values, overlaps), (
         f"{model}, {labels} labels: top eigenvalues of each layer's Hessian (solid) and of its "
         "Kronecker approximation (dashed), and the overlap of their top eigenspaces, means over "
-        f"networks. They agree best up to {GAP}, one less than the classes."
+        f"networks. 1 is the same space. The theory is about the first {GAP}, one less than the "
+        "classes."
     )
 
 
@@ -94,8 +95,9 @@ def _spectra(record: Record, model: str) -> Drawn:
     for axes in figure.axes:
         axes.axvline(GAP + 0.5, color="#777777", linewidth=1, linestyle=":")
     return figure, (
-        f"{model}: eigenvalues of the output Hessian and of the Hessian of two layers, relative to "
-        f"the largest. A dotted line marks the gap after {GAP} of them."
+        f"{model}: eigenvalues of the output Hessian E[M] and of the Hessian H of two layers, "
+        f"relative to the largest. A dotted line stands after {GAP} of them, one less than the "
+        "classes."
     )
 
 
@@ -132,8 +134,8 @@ def _correspondence(record: Record, model: str, labels: str) -> Drawn:
     return figure, (
         f"{model}, {layer}, {labels} labels, first network: how much of each eigenvector of the "
         "Hessian stands along the eigenvectors of the two factors. Circles show of which ones the "
-        "eigenvectors of the Kronecker product are made: the first of E[xxᵀ] in a row, and those "
-        f"of E[M] in turn, up to about {GAP}."
+        "eigenvectors of the Kronecker product are made. E[xxᵀ] belongs to the layer's inputs x, "
+        "E[M] to its output."
     )
 
 
@@ -183,8 +185,9 @@ def _overlap(record: Record, labels: str) -> Drawn:
         axes.set_ylim(0, 1.5 * axes.get_ylim()[1])  # room for the legend
     return figure, (
         f"{labels} labels: overlap of the top eigenspaces of independently trained networks, mean "
-        "and range over pairs. In the output layer it is level up to one less than the classes; "
-        "in the layer of 8 units it peaks near 8."
+        "and range over pairs; 1 is the same space. fc1, fc2, ... are the fully connected layers, "
+        "the last of them the output layer. Dashed: what Theorem C.7.1 predicts for a layer of few "
+        "units."
     )
 
 
@@ -202,8 +205,9 @@ def _batch_norm(record: Record, model: str, labels: str) -> Drawn:
         Lines(overlaps, "dimension k", "overlap with the Kronecker product", title="Hessian"),
         shared_legend=True,
     ), (
-        "With batch normalization the first eigenvalue of the input autocorrelation no longer "
-        "stands out, and the Kronecker product describes the top eigenspace less well."
+        "With batch normalization (BN) and without: eigenvalues of the input autocorrelation "
+        "E[xxᵀ], and how well the Kronecker product describes the top eigenspace of the Hessian, "
+        "where 1 is the same space."
     )
 
 
@@ -233,9 +237,9 @@ def _training(record: Record, model: str, labels: str) -> Drawn:
             legend_title="index",
         ),
     ), (
-        f"{model}, {labels} labels, first network: during training the first eigenvalue of the "
-        "input autocorrelation stays far above the second, and about as many eigenvalues of the "
-        "output Hessian as there are classes stand above the rest."
+        f"{model}, {labels} labels, first network, during training: the first eigenvalue of the "
+        "input autocorrelation E[xxᵀ] as a multiple of the second, and some eigenvalues of the "
+        f"output Hessian E[M] on a log scale, of which the theory has {GAP} stand out."
     )
 
 
@@ -253,8 +257,8 @@ def _clusters(record: Record) -> Drawn:
         )
     return line_figure(*panels, shared_legend=True), (
         "Which share of the mean squared rows of the output Hessian's factor is that of their "
-        "centers by logit and by class, in fc1, first network. Logits account for most of it at "
-        "the beginning; classes gain in training."
+        "centers by logit and by class, in the layer fc1, first network: 1 would be perfect "
+        "clusters."
     )
 
 
@@ -318,6 +322,6 @@ def _whole(record: Record) -> Drawn:
         ]
     return line_figure(*panels), (
         "All layers at once: eigenvalues of the Hessian and of its approximation from layer "
-        "outputs and mean inputs, and the overlap of their top eigenspaces, first network. Good "
-        f"up to {GAP}, poor beyond."
+        "outputs and mean inputs, and the overlap of their top eigenspaces, first network; 1 is "
+        f"the same space. The theory is about the first {GAP}."
     )

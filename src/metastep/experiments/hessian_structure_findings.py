@@ -1,4 +1,4 @@
-"""What the tables of `hessian-structure` say of single networks: claims."""
+"""What the tables of `hessian-structure` say of single networks: its answer and claims."""
 
 from collections.abc import Iterable
 
@@ -10,6 +10,7 @@ from metastep.experiments.hessian_structure_models import CLASSES
 from metastep.experiments.hessian_structure_reading import (
     GAP,
     LARGE,
+    between,
     layers,
     leading,
     measured,
@@ -23,6 +24,36 @@ from metastep.experiments.hessian_structure_reference import reference_claims
 LACKING = "a network without batch normalization, and true labels"
 TABLE_C5 = {"F-200^2": (12.29, 9.65, 16.16), "F-600^2": (12.00, 11.42, 13.00)}
 TABLE_C7 = {"F-200^2-BN": (0.062, 1.16), "F-600^2-BN": (0.026, 1.13), "LeNet5-BN": (0.210, 1.54)}
+
+
+def answer(record: Record) -> str:
+    """Say how near the first network is to the product, and what it shares with others."""
+    models = true_models(record, wide(record))
+    if not models:
+        return f"This run cannot tell: it needs {LACKING}."
+    model = models[0]
+    names = [x for x in layers(record.tables["spectra"], model) if not x.startswith("conv")]
+    own = np.array([leading(record, "overlap", model, layer)[:, -1].mean() for layer in names])
+    at = {"model": model, "labels": "true"}
+    held = [select(record.tables["layers"], layer=x, **at)["output_share"].mean() for x in names]
+    near = (own > 0.6) & (np.array(held) > 0.7)
+    opening = "Nearly" if near.all() else "Only in part" if near.any() else "No"
+    shared = "This run has one network, and nothing to share"
+    if record.config.models > 1:
+        *others, last = (between(record, model, layer)[GAP - 1] for layer in names)
+        rest = f" and {_ends(np.array(others))} in the others" if others else ""
+        shared = f"Independently trained networks share {last:.2f} in the last layer{rest}"
+    return (
+        f"{opening}. In the fully connected layers of {model} the {GAP} leading eigenvectors of "
+        f"the Hessian overlap by {_ends(own)} with those of the product, where 1 is the same "
+        f"space; {GAP} directions hold {_ends(np.array(held))} of the curvature by a layer's "
+        f"output. {shared}."
+    )
+
+
+def _ends(values: np.ndarray) -> str:
+    ends = f"{np.min(values):.2f}", f"{np.max(values):.2f}"
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
 def claims(record: Record) -> tuple[Claim, ...]:
@@ -62,8 +93,8 @@ def _listed(values: dict[str, np.ndarray]) -> str:
 def _mean_claim(record: Record) -> Claim:
     name = "mean-input"
     text = (
-        "Tables C.5 and C.6: behind a ReLU the first eigenvector of E[x x^T] is the mean input, "
-        "(v_1 . E[x])^2 above 0.99, and lambda_1 / lambda_2 is above 4 on average."
+        "Tables C.5 and C.6: behind a ReLU the first eigenvector of E[x x^T] is the mean input "
+        "(here: (v_1 . E[x])^2 above 0.99, and lambda_1 / lambda_2 above 4 on average)."
     )
     models = true_models(record, wide(record))
     if not models:
@@ -121,8 +152,9 @@ def _outlier_claims(record: Record) -> tuple[Claim, Claim]:
             "in every fully connected layer (the largest ratio of neighbors, most networks)."
         ),
         "low-rank": (
-            "Section 4.5.2: in every fully connected layer those c - 1 hold more than 0.7 of the "
-            "trace of E[M], and H has the gap too (lambda_(c-1) / lambda_c above 1.2, mean)."
+            "Section 4.5.2: in every fully connected layer those c - 1 hold most of the trace of "
+            "E[M] (here: more than 0.7), and H has the gap too (here: lambda_(c-1) / lambda_c "
+            "above 1.2, mean)."
         ),
     }
     models = true_models(record, wide(record))
@@ -155,7 +187,7 @@ def _random_claim(record: Record) -> Claim:
     name = "random-labels"
     text = (
         "Section 4.5.2: at a minimum for random labels the gap after c - 1 eigenvalues of E[M] "
-        "disappears in a network with too few parameters (lambda_(c-1) / lambda_c below 1.5)."
+        "disappears in a network with too few parameters (here: lambda_(c-1) / lambda_c below 1.5)."
     )
     models = wide(record) if "random" in record.config.labels else ()
     if not models:
@@ -179,8 +211,8 @@ def _random_claim(record: Record) -> Claim:
 def _eigenvalue_claim(record: Record) -> Claim:
     name = "kronecker-eigenvalues"
     text = (
-        "Figure 4.2: the first c - 1 eigenvalues of E[M] (x) E[x x^T] are those of H within 25 % "
-        "on average, in every layer."
+        "Figure 4.2: the first c - 1 eigenvalues of E[M] (x) E[x x^T] are those of H (here: within "
+        "25 % on average, in every layer)."
     )
     models = true_models(record, wide(record))
     if not models:
@@ -195,7 +227,7 @@ def _eigenspace_claim(record: Record) -> Claim:
     name = "kronecker-eigenspace"
     text = (
         "Figure 4.2: the top (c - 1)-dimensional eigenspaces of H and of the Kronecker product "
-        "overlap by more than 0.6, in every fully connected layer."
+        "are close (here: overlap above 0.6, in every fully connected layer)."
     )
     models = true_models(record, wide(record))
     if not models:
@@ -209,8 +241,8 @@ def _correspondence_claim(record: Record) -> Claim:
     name = "correspondence"
     text = (
         "Figures C.7 to C.11: the first c - 1 eigenvectors of H stand along the first eigenvector "
-        "of E[x x^T] (mean correspondence above 0.6) and in the span of the first c - 1 of E[M] "
-        "(mean above 0.9), in every fully connected layer."
+        "of E[x x^T] (here: mean correspondence above 0.6) and in the span of the first c - 1 of "
+        "E[M] (mean above 0.9), in every fully connected layer."
     )
     models = true_models(record, wide(record))
     if not models:
@@ -233,8 +265,8 @@ def _correspondence_claim(record: Record) -> Claim:
 def _rank_claim(record: Record) -> Claim:
     name = "rank-one"
     text = (
-        "Figure C.17: the first c - 1 eigenvectors of H, as matrices, are close to rank 1: first "
-        "singular value / norm above 0.5 for every one and above 0.8 on average."
+        "Figure C.17: the first c - 1 eigenvectors of H, as matrices, are close to rank 1 (here: "
+        "first singular value / norm above 0.5 for every one and above 0.8 on average)."
     )
     models = true_models(record, wide(record))
     if not models:
@@ -247,8 +279,8 @@ def _rank_claim(record: Record) -> Claim:
 def _norm_claim(record: Record) -> Claim:
     name = "batch-normalization"
     text = (
-        "Table C.7: behind batch normalization neither holds: the mean of (v_1 . E[x])^2 is below "
-        "0.5 and that of lambda_1 / lambda_2 below 2."
+        "Table C.7: behind batch normalization neither holds (here: the mean of (v_1 . E[x])^2 is "
+        "below 0.5 and that of lambda_1 / lambda_2 below 2)."
     )
     models = true_models(record, (model for model in record.config.model if model.endswith("-BN")))
     if not models:
@@ -269,8 +301,8 @@ def _training_claim(record: Record) -> Claim:
     name = "training"
     text = (
         "Figures C.15 and C.16: from the first epoch to the last E[x x^T] is close to rank 1 "
-        "(lambda_1 / lambda_2 above 4 behind a ReLU, fully connected layers) and the first c - 1 "
-        "eigenvalues of E[M] are most of its first 20 (above 0.8)."
+        "(here: lambda_1 / lambda_2 above 4 behind a ReLU, fully connected layers) and the first "
+        "c - 1 eigenvalues of E[M] are most of its first 20 (here: above 0.8)."
     )
     models = true_models(record, wide(record))
     if not models:
@@ -296,8 +328,8 @@ def _training_claim(record: Record) -> Claim:
 def _cluster_claim(record: Record) -> Claim:
     name = "clusters"
     text = (
-        "Figures C.25 and C.26, fc1: at the beginning the rows of N cluster by logit (share above "
-        "0.5, by class below 0.1); at the end clustering by class is weak (share below 0.5), "
+        "Figures C.25 and C.26, fc1: at the beginning the rows of N cluster by logit (here: share "
+        "above 0.5, by class below 0.1); at the end clustering by class is weak (share below 0.5), "
         "although c - 1 eigenvalues stand out."
     )
     models = true_models(record, (model for model in wide(record) if model.startswith("F")))
@@ -319,7 +351,8 @@ def _whole_claim(record: Record) -> Claim:
     name = "whole-hessian"
     text = (
         "Figure C.1: for all layers at once the approximation gives the first c - 1 eigenvalues "
-        f"within 25 % on average and an overlap above 0.7; at k = {LARGE} it is poor (below 0.6). "
+        "and eigenvectors (here: within 25 % on average and an overlap above 0.7); at k = "
+        f"{LARGE} it is poor (here: below 0.6). "
         "Not in the thesis: the weighted variant is no worse (by more than 0.02, up to c - 1)."
     )
     table = record.tables["whole"]

@@ -22,7 +22,7 @@ import jax
 
 from metastep import checkpoint
 from metastep.experiments.base import Context, Experiment, columns
-from metastep.experiments.hessian_two_layer_findings import claims, figures
+from metastep.experiments.hessian_two_layer_findings import answer, claims, figures
 from metastep.experiments.hessian_two_layer_samples import BATCH, Measured, draw_network, measure
 
 COLUMNS = " ".join(("units", "inputs", "seed", *Measured._fields))
@@ -99,4 +99,5 @@ EXPERIMENT = Experiment(
     claims=claims,
     figures=figures,
     reproducible=frozenset({"output-gap", "independent-copy", "decoupling", "weighted-row-span"}),
+    answer=answer,
 )

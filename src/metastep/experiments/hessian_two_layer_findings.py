@@ -1,4 +1,4 @@
-"""What the table of `hessian-two-layer` says: its claims and figures."""
+"""What the table of `hessian-two-layer` says: its answer, claims and figures."""
 
 from collections.abc import Mapping
 
@@ -9,6 +9,7 @@ from metastep.experiments.hessian_two_layer_samples import PREDICTED
 from metastep.report.figures import Figure, Lines, line_figure
 
 WIDE = 200
+DECOUPLED = 0.98
 LABELS = {
     "independent": "M* by independent copies",
     "printed": "M* as printed in (4.8)",
@@ -26,7 +27,26 @@ def _means(record: Record, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _listed(record: Record, name: str) -> str:
     widths, values = _means(record, name)
-    return ", ".join(f"n = {n:g}: {value:.4f}" for n, value in zip(widths, values, strict=True))
+    return ", ".join(f"n={n:g} {value:.4f}" for n, value in zip(widths, values, strict=True))
+
+
+def answer(record: Record) -> str:
+    """Say how near the widest network is to a Kronecker product, and which space fits its top."""
+    widths, product = _means(record, "kronecker")
+    plain, weighted = (_means(record, f"{name}row_span")[1][-1] for name in ("", "weighted_"))
+    opening = "Yes, nearly" if product[-1] > DECOUPLED else "No"
+    if widths[-1] < WIDE:
+        opening = f"This run cannot tell, with widths below {WIDE}"
+    narrow = f" ({product[0]:.3f} with {widths[0]:g})" if len(widths) > 1 else ""
+    fits = weighted > plain
+    return (
+        f"{opening}. With {widths[-1]:g} hidden units the leading eigenvectors of the Hessian and "
+        f"of the Kronecker product overlap by {product[-1]:.3f}{narrow}, where 1 is the same "
+        "space. The leading space of its output factor overlaps by "
+        f"{max(plain, weighted):.3f} with the row span of the next layer's weights"
+        f"{' times the share of examples in which a unit is active' if fits else ''}, by "
+        f"{min(plain, weighted):.3f} {'without' if fits else 'times'} these shares."
+    )
 
 
 def claims(record: Record) -> tuple[Claim, ...]:
@@ -41,29 +61,29 @@ def claims(record: Record) -> tuple[Claim, ...]:
     return (
         Claim(
             "output-gap",
-            "(4.7): lambda_c / lambda_(c-1) of E[M] tends to 0 with the width n; it falls with "
-            "every width and is below 0.25 from n = 200 on.",
+            "(4.7): lambda_c / lambda_(c-1) of E[M] tends to 0 with the width n (here: it falls "
+            f"with every width and is below 0.25 from n = {WIDE} on).",
             bool(np.all(falling) and np.all(gaps[wide] < 0.25)) if several else None,
             _listed(record, "gap_output") + "; of H: " + _listed(record, "gap_hessian"),
         ),
         Claim(
             "independent-copy",
             "Theorem 4.4.2: the top eigenspaces of E[M] and of M*, with an independent copy of the "
-            "active units, coincide in the limit: overlap above 0.995 from n = 200 on.",
+            f"active units, coincide in the limit (here: overlap above 0.995 from n = {WIDE} on).",
             verdict(at("independent")[wide] > 0.995),
             _listed(record, "independent"),
         ),
         Claim(
             "decoupling",
-            "Theorem 4.4.1: so do those of H and of E[M] (x) E[x x^T]: overlap above 0.98 from "
-            "n = 200 on.",
-            verdict(at("kronecker")[wide] > 0.98),
+            "Theorem 4.4.1: so do those of H and of E[M] (x) E[x x^T] (here: overlap above "
+            f"{DECOUPLED} from n = {WIDE} on).",
+            verdict(at("kronecker")[wide] > DECOUPLED),
             _listed(record, "kronecker"),
         ),
         Claim(
             "row-span",
             "Lemma C.2.1 and (4.8): the top eigenspace tends to the row span of the second layer "
-            "without 1^T W: overlap above 0.95 from n = 200 on.",
+            f"without 1^T W (here: overlap above 0.95 from n = {WIDE} on).",
             verdict(at("row_span")[wide] > 0.95),
             f"{_listed(record, 'row_span')}; with (4.8): {_listed(record, 'printed')}. The lemma "
             "is false: the sum of a unit's weights has variance 1, not 1 / n, so that units are "
@@ -102,13 +122,16 @@ def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
     return {
         "gap": (
             line_figure(gap),
-            "Ratio of the c-th to the (c-1)-th eigenvalue of the output Hessian and of the layer's "
-            "Hessian against the width: it falls.",
+            "Ratio of the c-th to the (c-1)-th eigenvalue, with c classes, of the mean output "
+            "Hessian E[M] and of the layer's Hessian H, against the width. The smaller it is, the "
+            "more c - 1 directions stand out.",
         ),
         "overlaps": (
             line_figure(panel),
-            "Overlap of the top eigenspace of the output Hessian with four candidates against the "
-            "width, and of the Hessian with its Kronecker product. The row span and (4.8) stay "
-            f"near {PREDICTED:.3f}; the row span times the shares of active examples tends to 1.",
+            "Overlap of the top eigenspace of the mean output Hessian E[M] with four candidates "
+            "against the width, and of the layer's Hessian H with its Kronecker product; 1 is the "
+            "same space. W2 are the weights of the next layer, pi the share of examples in which "
+            f"a unit is active. The limit that is predicted for the plain row span is "
+            f"{PREDICTED:.3f}.",
         ),
     }

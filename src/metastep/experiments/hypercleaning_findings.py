@@ -1,6 +1,7 @@
 """What the tables of `hypercleaning` say: its answer, claims and figures."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from scipy.special import expit
@@ -40,7 +41,7 @@ def _history(record: Record, window: float) -> dict[str, np.ndarray]:
     return {name: np.asarray(column)[keep] for name, column in table.items()}
 
 
-def _listed(values: Mapping[float, float], digits: int) -> str:
+def _listed(values: Mapping[Any, float], digits: int) -> str:
     return ", ".join(f"K={int(window)} {value:.{digits}f}" for window, value in values.items())
 
 

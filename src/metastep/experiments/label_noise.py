@@ -35,6 +35,7 @@ from metastep.experiments.label_noise_findings import (
     METRICS,
     OURS,
     OURS_NOISY,
+    answer,
     claims,
     difference,
     figures,
@@ -237,4 +238,5 @@ EXPERIMENT = Experiment(
     claims=claims,
     figures=figures,
     reproducible=frozenset({"beats-confident-learning", "better-model"}),
+    answer=answer,
 )

@@ -38,7 +38,7 @@ import numpy as np
 from metastep.compilation import compiled
 from metastep.experiments.base import Context, Experiment, Table, columns
 from metastep.experiments.least_squares_descent import descend, draw_tasks
-from metastep.experiments.least_squares_findings import claims, figures
+from metastep.experiments.least_squares_findings import answer, claims, figures
 from metastep.tasks import random_least_squares
 from metastep.tasks.step_size_grid import (
     GridLosses,
@@ -352,4 +352,5 @@ EXPERIMENT = Experiment(
             "theorem-6",
         }
     ),
+    answer=answer,
 )

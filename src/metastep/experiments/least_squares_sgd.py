@@ -34,7 +34,7 @@ from threadpoolctl import threadpool_limits
 
 from metastep.compilation import compiled
 from metastep.experiments.base import Context, Experiment, Table
-from metastep.experiments.least_squares_sgd_findings import claims, figures
+from metastep.experiments.least_squares_sgd_findings import answer, claims, figures
 from metastep.theory import least_squares_sgd as theory
 
 MOST_STEPS_PER_DIM = 1000
@@ -374,4 +374,5 @@ EXPERIMENT = Experiment(
             "simulation-agrees",
         }
     ),
+    answer=answer,
 )

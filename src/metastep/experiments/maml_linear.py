@@ -31,7 +31,7 @@ from scipy.optimize import fminbound
 
 from metastep.experiments.base import Context, Experiment, columns
 from metastep.experiments.maml_curves import best_rate, jackknife, mean_and_error, rate_grid
-from metastep.experiments.maml_linear_findings import claims, figures
+from metastep.experiments.maml_linear_findings import answer, claims, figures
 from metastep.tasks.mixed_regression import Design, MixedRegression
 from metastep.tasks.mixed_regression_runs import Simulation, simulate
 from metastep.theory import maml as theory
@@ -377,4 +377,5 @@ EXPERIMENT = Experiment(
             "analytic-test-loss",
         }
     ),
+    answer=answer,
 )

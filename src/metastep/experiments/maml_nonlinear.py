@@ -41,7 +41,7 @@ from metastep import checkpoint
 from metastep.compilation import compiled
 from metastep.experiments import maml_nonlinear_statistics as statistics
 from metastep.experiments.base import Context, Experiment, columns
-from metastep.experiments.maml_nonlinear_findings import claims, figures
+from metastep.experiments.maml_nonlinear_findings import answer, claims, figures
 from metastep.tasks.mixed_regression import RegressionTasks
 from metastep.tasks.nonlinear_regression import (
     Network,
@@ -373,4 +373,5 @@ EXPERIMENT = Experiment(
     reproducible=frozenset(
         {"training-converged", "limit-predicts-training", "adaptation-helps", "ten-runs-undecided"}
     ),
+    answer=answer,
 )

@@ -1,4 +1,4 @@
-"""What the tables of `maml-nonlinear` say: its claims and figures."""
+"""What the tables of `maml-nonlinear` say: its answer, claims and figures."""
 
 import math
 from collections.abc import Mapping
@@ -15,6 +15,41 @@ LEVEL = 0.0027
 PAPER = "paper"
 WITHOUT_HALF = 2.0
 """Both rates act this much stronger under a loss without the 1/2."""
+
+
+def answer(record: Record) -> str:
+    """Say what the paper's negative rate does to the loss, trained and in the linearized limit."""
+    rates, differences = _paper(record), _finest(record, PAPER)
+    verdicts, words = [], []
+    for name, limits in (("trained", ("trained", "controlled")), ("linearized", ("linearized",))):
+        chosen = _most_precise(differences, limits, rates)
+        if chosen is not None:
+            verdicts.append(_verdict(differences[chosen], rates))
+            words.append(_effect(name, differences[chosen], rates, verdicts[-1]))
+    if not words:
+        return "This run cannot tell: the paper's rates were not run, or fewer than two times."
+    known = {verdict for verdict in verdicts if verdict is not None}
+    opening = "This run cannot tell" if not known else "Only in part"
+    if len(known) == 1:
+        sure = None not in verdicts and len(verdicts) == 2
+        opening = ("Yes" if True in known else "No") + ("" if sure else ", as far as it can tell")
+    return (
+        f"{opening}. A step size of {rates[0]:g} in training instead of 0 changes the loss on new "
+        f"tasks by {' and by '.join(words)}. Linearized means: replaced by its tangent at the "
+        "start."
+    )
+
+
+def _effect(name: str, table: Table, rates: tuple[float, float], verdict: bool | None) -> str:
+    """Write a difference of a network, and whether its sign is more than chance."""
+    row = _at(table, rates)
+    better = row["difference"][0] < 0
+    note = "not decided" if verdict is None else "lower" if better else "higher"
+    note += ", but a larger rate is better still" if verdict is False and better else ""
+    return (
+        f"{row['difference'][0]:+.3f}±{row['standard_error'][0]:.3f} in the {name} network "
+        f"({row['runs'][0]:g} runs: {note})"
+    )
 
 
 def claims(record: Record) -> tuple[Claim, ...]:
@@ -101,13 +136,13 @@ def _verdict(table: Table, rates: tuple[float, float]) -> bool | None:
 
 
 def _number(row: Table, index: int = 0) -> str:
-    return f"{row['difference'][index]:+.4f} +- {row['standard_error'][index]:.4f}"
+    return f"{row['difference'][index]:+.4f}±{row['standard_error'][index]:.4f}"
 
 
 def _curve(table: Table, test_rate: float) -> str:
     rows = select(table, test_rate=test_rate)
     order = np.argsort(rows["train_rate"])
-    return ", ".join(f"{rows['train_rate'][i]:g}: {_number(rows, i)}" for i in order)
+    return ", ".join(f"rate={rows['train_rate'][i]:g} {_number(rows, i)}" for i in order)
 
 
 def _optimum_claim(
@@ -200,8 +235,8 @@ def _training_claim(record: Record) -> Claim:
 def _limit_claim(record: Record) -> Claim:
     differences, test_rate = _finest(record, PAPER), record.config.paper_test_rate
     text = (
-        "Section 5.3 (Jacot et al. 2018): a wide network behaves as its linearization; run by "
-        "run, the differences of the trained network are correlated above 0.9 with those of the "
+        "Section 5.3 (Jacot et al. 2018): a wide network behaves as its linearization; here: run "
+        "by run, the differences of the trained network are correlated above 0.9 with those of the "
         "linearized one, and no decided signs differ."
     )
     if "trained" not in differences:
@@ -240,13 +275,13 @@ def _adaptation_claim(record: Record) -> Claim:
     error = math.hypot(base["standard_error"][0], paper["standard_error"][0])
     apart = paper["mean"][0] - base["mean"][0]
     evidence = ", ".join(
-        f"{rate:g}: {mean:.4f} +- {spread:.4f}"
+        f"test rate={rate:g} {mean:.4f}±{spread:.4f}"
         for rate, mean, spread in zip(
             table["test_rate"], table["mean"], table["standard_error"], strict=True
         )
     )
     holds = None if abs(apart) < 3 * error else bool(apart < 0)
-    return Claim("adaptation-helps", text, holds, f"loss by test rate, {evidence}")
+    return Claim("adaptation-helps", text, holds, f"loss at {evidence}")
 
 
 def _protocol_claim(record: Record) -> Claim:
@@ -300,7 +335,8 @@ def _loss_figure(record: Record) -> tuple[Figure, str]:
         f"Loss of a network of width {config.width} on new tasks against the inner step size in "
         "training, mean over runs with one standard error shaded: the axes of the paper's Figure "
         "5. The errors are those of the level, which all rates of a run share; what differs "
-        "between rates is in the other figure."
+        "between rates is in the other figure. Linearized: the network replaced by its tangent at "
+        "the start."
     )
     return line_figure(panel), text
 
@@ -327,8 +363,9 @@ def _difference_figure(record: Record) -> tuple[Figure, str]:
         )
     text = (
         "Paired difference of the loss on new tasks to that of train rate 0, with one standard "
-        "error shaded, for each test rate. Below zero a train rate is better than none. Trained: "
-        "with the linearized network as control variate where there are enough runs."
+        "error shaded, for each test rate. Below zero a train rate is better than none. The errors "
+        "of the trained network are reduced by what the linearized one, its tangent at the start, "
+        "shows in many more runs, where there are enough."
     )
     return line_figure(*panels, shared_legend=True), text
 

@@ -29,7 +29,7 @@ import numpy as np
 
 from metastep.experiments.base import Context, Experiment, columns
 from metastep.experiments.maml_curves import best_rate, jackknife, mean_and_error, rate_grid
-from metastep.experiments.maml_wishart_findings import claims, figures
+from metastep.experiments.maml_wishart_findings import answer, claims, figures
 from metastep.tasks.mixed_regression import Design, MixedRegression
 from metastep.tasks.mixed_regression_runs import simulate
 from metastep.theory.maml import expected_test_loss_general
@@ -269,4 +269,5 @@ EXPERIMENT = Experiment(
             "analytic-test-loss",
         }
     ),
+    answer=answer,
 )

@@ -34,7 +34,7 @@ import numpy as np
 
 from metastep import checkpoint
 from metastep.experiments.base import Context, Experiment, columns
-from metastep.experiments.mlp_optimizer_findings import claims, figures
+from metastep.experiments.mlp_optimizer_findings import answer, claims, figures
 from metastep.experiments.mlp_optimizer_rows import (
     baseline_rows,
     generalization_rows,
@@ -204,6 +204,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
 
     for noise, pool in pools.items():
         baselines = lambda pool=pool: ({}, baseline_rows(config, pool, context.seed))
+        context.log(f"SGD and Adam, noise {noise}")
         collect(noise, _kept(context, f"baselines-{noise}", baselines, {})[1])
         for seed in range(config.meta_seeds):
             for mode, arm in check_samples(config, pool).items():
@@ -216,6 +217,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
             others = partial(generalization_rows, config, context, noise, weights[noise])
             keep = lambda others=others: ({}, {"generalization": others()})
             name = f"generalization-{noise}"
+            context.log(f"problems that none of them saw, noise {noise}")
             collect(noise, _kept(context, name, keep, {})[1])
     for name, some in rows.items():
         context.table(name, columns(COLUMNS[name], some))
@@ -295,4 +297,5 @@ EXPERIMENT = Experiment(
     claims=claims,
     figures=figures,
     reproducible=frozenset({"validation-beats-training", "training-memorizes-noise"}),
+    answer=answer,
 )

@@ -1,4 +1,4 @@
-"""What the tables of `mlp-optimizer` say: its claims and figures."""
+"""What the tables of `mlp-optimizer` say: its answer, claims and figures."""
 
 from collections.abc import Mapping
 
@@ -18,6 +18,32 @@ NAMES = {
     DOUBLE: "train-by-train, 2 n",
     VALIDATED: "train-by-validation, n + n",
 }
+
+
+def answer(record: Record) -> str:
+    """Say by how much the networks of both optimizers differ on new images, and what they fit."""
+    noise = NOISY if NOISY in record.config.noise else max(record.config.noise)
+    gap, missing = _gap(record, noise, VALIDATED, TRAINED)
+    if not gap.size:
+        return f"This run cannot tell: it {missing}."
+    ours, theirs = (
+        _by_seed(record, noise, mode, "test clean").mean() for mode in (VALIDATED, TRAINED)
+    )
+    better = _above(gap, 0.0)
+    opening = {None: "This run cannot tell", True: "Yes", False: "No"}[better]
+    if gap.size == 1:
+        difference = "with one meta-training of each, so that chance cannot be told apart"
+    else:
+        error = gap.std(ddof=1) / np.sqrt(gap.size)
+        difference = f"a difference of {gap.mean():.3f}±{error:.3f} over {gap.size} meta-trainings"
+    fitted = (_by_seed(record, noise, mode, "train").mean() for mode in (TRAINED, VALIDATED))
+    return (
+        f"{opening}. With {noise:.0%} of the training labels made wrong, networks trained by the "
+        f"optimizer of the validation loss are right on {ours:.3f} of new images, those of the "
+        f"training loss on {theirs:.3f}: {difference}. On the training labels, wrong ones "
+        "included, {:.3f} are fitted with the training loss and {:.3f} with the validation "
+        "loss.".format(*fitted)
+    )
 
 
 def claims(record: Record) -> tuple[Claim, ...]:
@@ -183,8 +209,9 @@ def _accuracy_figure(record: Record, noise: float) -> tuple[Figure, str]:
         panels.append(Lines(series, "steps", "accuracy", title, bands=bands))
     figure = line_figure(*panels, shared_legend=True)
     text = (
-        f"Accuracy against steps at {noise:.0%} label noise. Bands are one standard deviation over "
-        f"meta-seeds (over tests for SGD). At the end: {'; '.join(ends)}."
+        f"Accuracy against steps at {noise:.0%} label noise; n examples are trained on, and as "
+        "many more, where it says so, are held out to judge the optimizer or added. Bands are one "
+        f"standard deviation over meta-seeds (over tests for SGD). At the end: {'; '.join(ends)}."
     )
     return figure, text
 
@@ -209,9 +236,9 @@ def _monitor_figure(record: Record) -> tuple[Figure, str]:
     axes[1].set(xlabel="updates", ylabel="cross-entropy (nats)", title="Fresh runs from scratch")
     axes[0].legend()
     text = (
-        f"Meta-training at {noise:.0%} noise, a line for each meta-seed. Left: the objective of "
-        "the segments. Right: that of fresh runs from scratch, averaged over their steps; the dot "
-        "marks the weights that are kept."
+        f"Meta-training at {noise:.0%} noise, a line for each meta-seed: the loss on the segments "
+        "of training by which the optimizer is updated, and that of fresh runs from scratch, "
+        "averaged over their steps; the dot marks the weights of the optimizer that are kept."
     )
     return figure, text
 

@@ -36,7 +36,7 @@ import numpy as np
 import metastep as ms
 from metastep import data
 from metastep.experiments.base import Context, Experiment, columns
-from metastep.experiments.one_shot_findings import claims, figures
+from metastep.experiments.one_shot_findings import answer, claims, figures
 from metastep.experiments.one_shot_setup import Config, compared_windows, methods, split
 from metastep.experiments.one_shot_training import Measured, Part
 
@@ -155,4 +155,5 @@ EXPERIMENT = Experiment(
     claims=claims,
     figures=figures,
     reproducible=frozenset({"window-ten-beats-short-horizon"}),
+    answer=answer,
 )

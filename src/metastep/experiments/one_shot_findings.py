@@ -1,4 +1,4 @@
-"""What the tables of `one-shot` say: its claims and figures."""
+"""What the tables of `one-shot` say: its answer, claims and figures."""
 
 from collections.abc import Mapping
 
@@ -32,6 +32,48 @@ def _difference(record: Record, method: str, other: str) -> tuple[np.ndarray, fl
 
 def _points(values: np.ndarray) -> str:
     return ", ".join(f"{100 * value:+.1f}" for value in values)
+
+
+def answer(record: Record) -> str:
+    """Say how well truncation does on new characters, and whether all of the learning does more."""
+    config, table = record.config, record.tables["summary"]
+    truncated, guess = f"{config.middle}-RMD", 1 / config.ways
+    rows = select(table, method=truncated)
+    mean, error = _mean_and_error(rows)
+    able = mean - SURE * error > guess
+    against = {name: _difference(record, truncated, name) for name in ("full", "short horizon")}
+    labels = {"full": f"all {config.horizon}", "short horizon": "a single one"}
+    words = "".join(
+        f"; through {labels[name]} on {_mean_and_error(select(table, method=name))[0]:.3f} "
+        f"(difference {found[1]:+.3f}±{found[2]:.3f})"
+        for name, found in against.items()
+        if found is not None
+    )
+    opening = _need(against["full"]) if able else "No, no better than guessing"
+    return (
+        f"{opening}. Tuned for {config.outer_steps} steps through the last {config.middle} of "
+        f"{config.horizon} learning steps, it is right on {mean:.3f}±{error:.3f} of drawings of "
+        f"characters that it never saw (guessing: {guess:.2f}){words}."
+    )
+
+
+def _mean_and_error(rows: Table) -> tuple[float, float]:
+    """Return the mean accuracy over repetitions, and its standard error."""
+    values = np.asarray(rows["accuracy"], float)
+    within = np.sqrt(np.sum(np.asarray(rows["standard_error"], float) ** 2)) / values.size
+    between = values.std(ddof=1) / np.sqrt(values.size) if values.size > 1 else 0.0
+    return float(values.mean()), float(max(within, between))
+
+
+def _need(found: tuple[np.ndarray, float, float] | None) -> str:
+    """Say whether the whole gradient is needed."""
+    if found is None:
+        return "Yes; whether it has to, this run cannot tell: it did not try"
+    _, mean, error = found
+    if mean - SURE * error > -MARGIN:
+        return "Yes, and it does not have to"
+    needs = mean + SURE * error < -MARGIN
+    return "Yes, but it has to" if needs else "Yes, but whether it has to is undecided"
 
 
 def claims(record: Record) -> tuple[Claim, ...]:
@@ -100,10 +142,10 @@ def _equality_claim(record: Record) -> Claim:
     equal = [abs(mean) + SURE * error <= MARGIN for _, mean, error in known.values()]
     apart = [abs(mean) - SURE * error > MARGIN for _, mean, error in known.values()]
     text = "; ".join(
-        f"window {window}: {_points(values)} points, mean {100 * mean:+.1f} ± {100 * error:.1f}"
+        f"K={window} {_points(values)} points, mean {100 * mean:+.1f} ± {100 * error:.1f}"
         for window, (values, mean, error) in known.items()
     )
-    paper = ", ".join(f"{window}: {value}" for window, value in PAPER_ACCURACY.items())
+    paper = ", ".join(f"K={window} {value}" for window, value in PAPER_ACCURACY.items())
     return Claim(
         "truncation-equals-full",
         f"Table 4: truncation reaches the accuracy of full reverse mode (there {paper} %; here: "
@@ -137,7 +179,7 @@ def _cosine_claim(record: Record) -> Claim:
     for window in record.config.windows:
         rows = select(record.tables["cosine"], method=f"{window}-RMD", window=window)
         lowest[window] = float(np.min(rows["cosine"]))
-    text = ", ".join(f"{window}: {value:+.3f}" for window, value in lowest.items())
+    text = ", ".join(f"K={window} {value:+.3f}" for window, value in lowest.items())
     return Claim(
         "cosines-are-positive",
         "Figure 7: the cosine of the truncated and the exact gradient is positive all along.",
@@ -177,7 +219,7 @@ def _decay_claim(record: Record) -> Claim:
         windows, errors = _depth(record, "tuned", kind)
         half = np.argmin(np.abs(windows - record.config.horizon / 2))
         factors[kind] = errors[half] / errors[0]
-        listed = ", ".join(f"{int(w)}: {e:.2g}" for w, e in zip(windows, errors, strict=True))
+        listed = ", ".join(f"K={int(w)} {e:.2g}" for w, e in zip(windows, errors, strict=True))
         shown.append(f"{kind} {listed}")
     return Claim(
         "error-decays-with-regularization",
@@ -294,10 +336,11 @@ def _main_figure(record: Record, names: list[str]) -> tuple[Figure, str]:
         ),
     )
     text = (
-        "Top: accuracy on held-out characters and loss on validation characters against the outer "
-        "step, mean and range over repetitions. Bottom left: cosine of the truncated and the exact "
-        "gradient on the way. Bottom right: relative error of the truncated gradient against the "
-        "window at tuned hyperparameters, with the regularization as tuned, none, and strong."
+        "Accuracy on held-out characters and loss on validation characters against the outer step, "
+        "mean and range over repetitions, for a window of K inner steps (K-RMD), all of them "
+        "(full) and training of one step (short horizon); cosine of the truncated and the exact "
+        "gradient on the way; and relative error of the truncated gradient against the window at "
+        "tuned hyperparameters, with the regularization as tuned, none, and strong."
     )
     return figure, text
 
@@ -317,7 +360,9 @@ def _study_figure(record: Record, names: list[str]) -> tuple[Figure, str]:
         shared_legend=True,
     )
     text = (
-        "What changes full reverse mode, one thing at a time. Left: accuracy on held-out "
-        "characters, mean and range over repetitions. Right: the norm of the estimated gradient."
+        "What changes full reverse mode, one thing at a time: accuracy on held-out characters, "
+        "mean and range over repetitions, and the norm of the estimated gradient. Start detached "
+        "leaves out how the gradient depends on the start, clipped limits its norm, plain head "
+        "has no normalization in the last layers."
     )
     return figure, text

@@ -33,7 +33,7 @@ from metastep import checkpoint
 from metastep.curvature import pac_bayes
 from metastep.curvature.pac_bayes_certify import write_certificate
 from metastep.experiments.base import Context, Experiment, columns
-from metastep.experiments.pac_bayes_findings import claims, figures
+from metastep.experiments.pac_bayes_findings import answer, claims, figures
 from metastep.experiments.pac_bayes_problem import (
     BATCH,
     CLASSES,
@@ -232,4 +232,5 @@ EXPERIMENT = Experiment(
     claims=claims,
     figures=figures,
     reproducible=frozenset({"table-c8", "union-bound", "ours-below-base", "bounds-hold"}),
+    answer=answer,
 )

@@ -1,4 +1,4 @@
-"""What the tables of `pac-bayes` say: its claims and figures."""
+"""What the tables of `pac-bayes` say: its answer, claims and figures."""
 
 from collections.abc import Mapping
 
@@ -16,6 +16,30 @@ CORRECTED = {0.4165: 0.41675, 0.2145: 0.21485, 0.2311: 0.23144}
 PRINTED_ROUNDING = 1e-4
 
 
+def answer(record: Record) -> str:
+    """Say by how much the bound is lower than with independent weights, and how far from errors."""
+    ours = tuple(method for method in OURS if method in record.config.methods)
+    if not ours or "base" not in record.config.methods or "true" not in record.config.labels:
+        return "This run cannot tell: it needs true labels, base, and an eigenbasis among methods."
+    base = _bounds(record, "base")
+    best = np.min([_bounds(record, method) for method in ours], axis=0)
+    lower = base - best > MARGIN
+    opening = "Yes" if np.all(lower) else "Only in part" if np.any(lower) else "No"
+    spread = ""
+    if len(base) >= FEWEST_SEEDS:
+        spread = f"±{np.std(base - best, ddof=1) / np.sqrt(len(base)):.3f}"
+    else:
+        opening = f"This run cannot tell: it has fewer than {FEWEST_SEEDS} seeds"
+    errors = select(record.tables["bounds"], labels="true")["test_error"]
+    return (
+        f"{opening}. After {record.config.epochs} epochs of lowering it, the guaranteed error is "
+        f"{best.mean():.3f} in the eigenbasis of the Hessian and {base.mean():.3f} with "
+        f"independent weights, a difference of {np.mean(base - best):.3f}{spread} over {len(base)} "
+        f"seeds; held-out errors are {errors.min():.3f} to {errors.max():.3f}. A part of it may be "
+        "how fast the bound is lowered."
+    )
+
+
 def claims(record: Record) -> tuple[Claim, ...]:
     """Hold the thesis's statements against the run, and its Table C.8 against itself."""
     return (
@@ -25,7 +49,8 @@ def claims(record: Record) -> tuple[Claim, ...]:
             record,
             "ours-below-base",
             "Table 4.1: at equal steps the best of the posteriors in the Hessian's eigenbasis has "
-            f"a bound below that of independent weights, by more than {MARGIN} for every seed.",
+            f"a bound below that of independent weights (here: by more than {MARGIN} for every "
+            "seed).",
             OURS,
         ),
         _lower_claim(
@@ -85,8 +110,8 @@ def _lower_claim(record: Record, name: str, text: str, ours: tuple[str, ...]) ->
     best = np.min([_bounds(record, method) for method in ours], axis=0)
     evidence = (
         f"{len(base)} seeds, {record.config.epochs} epochs each: base {_listed(base)}, ours "
-        f"{_listed(best)}. At this number of steps no method has converged, base least of all: a "
-        "part of the gap is speed of optimization"
+        f"{_listed(best)}. So many steps may be too few to come to rest (see the figure history): "
+        "a part of the gap may be speed of optimization"
     )
     decided = len(base) >= FEWEST_SEEDS
     holds = bool(np.all(base - best > MARGIN)) if decided else None
@@ -147,7 +172,7 @@ def _random_claim(record: Record) -> Claim:
 def _variance_claim(record: Record) -> Claim:
     text = (
         "Figure C.27: in the Hessian's eigenbasis the posterior's variance is smaller along the "
-        "directions of large eigenvalues (rank correlation with the index above 0.5; below "
+        "directions of large eigenvalues (here: rank correlation with the index above 0.5; below "
         "for independent weights, whose directions have no order)."
     )
     if "iter" not in record.config.methods or "true" not in record.config.labels:
@@ -169,33 +194,40 @@ def _rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
 
 
+METHODS = (
+    "BASE draws every weight for itself; APPR, ITER and ITER.M draw along the eigenvectors of the "
+    "layers' Hessians, computed once, repeatedly, or repeatedly in part from the weights."
+)
+"""What the names in the figures mean."""
+
+
 def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
     """Draw the bounds, their way down, and the variances by eigenvalue."""
     drawn = {
         "bounds": (
             _bounds_figure(record),
-            "For each method the bound on the error of the stochastic network, its error on "
-            "training and on held-out examples, mean and range over seeds. The bound in the "
-            "Hessian's eigenbasis is lower at equal steps; the errors hardly differ.",
+            "For each method the bound on the error of a network whose weights are drawn at "
+            "random around the trained ones, its error on training and on held-out examples, mean "
+            f"and range over seeds, after equally many steps. {METHODS}",
         ),
         "history": (
             _history_figure(record),
-            "Loss and complexity term against the epoch, first seed. The complexity falls faster "
-            "in the Hessian's eigenbasis and has not come to rest.",
+            "The two parts of what is minimized, against the epoch, first seed: the loss of the "
+            "random network, and the penalty sqrt(B_RE / 2) for how far its distribution is from "
+            f"the prior one, on a log scale. {METHODS}",
         ),
         "thesis": (
             _thesis_figure(record),
             "Bounds computed again from the other columns of Table C.8, less the printed ones. "
-            "All agree to rounding but those at the ceiling of the prior variance, which are "
-            "printed too low.",
+            "All agree to rounding but those at the ceiling of the prior variance, the largest "
+            "that the bound allows, which are printed too low.",
         ),
     }
     if len(record.tables["variances"]["index"]):
         drawn["variances"] = (
             _variance_figure(record),
             "Logarithm of the posterior's variance in the first layer against the index of the "
-            "input eigenvector. In the Hessian's eigenbasis the leading directions have the "
-            "smallest variance.",
+            f"input eigenvector, the largest eigenvalue first. {METHODS}",
         )
     return drawn
 

@@ -28,7 +28,7 @@ from joblib import Parallel, delayed
 
 from metastep import checkpoint
 from metastep.experiments.base import Context, Experiment, columns
-from metastep.experiments.sparse_coding_findings import claims, figures
+from metastep.experiments.sparse_coding_findings import answer, claims, figures
 from metastep.sparse_coding import (
     cosine_recovery_error,
     draw_signals,
@@ -249,4 +249,5 @@ EXPERIMENT = Experiment(
             "low-noise-tie",
         }
     ),
+    answer=answer,
 )

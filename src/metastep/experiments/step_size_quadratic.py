@@ -45,7 +45,7 @@ from jaxtyping import Array
 import metastep as ms
 from metastep.compilation import compiled
 from metastep.experiments.base import Context, Experiment, Table, columns
-from metastep.experiments.step_size_quadratic_figures import figures
+from metastep.experiments.step_size_quadratic_figures import answer, figures
 from metastep.experiments.step_size_quadratic_findings import claims
 from metastep.experiments.step_size_quadratic_methods import (
     LOG_DOMAIN,
@@ -377,4 +377,5 @@ EXPERIMENT = Experiment(
             "optimum-tends-to-its-limit",
         }
     ),
+    answer=answer,
 )

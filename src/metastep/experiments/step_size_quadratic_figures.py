@@ -1,10 +1,10 @@
-"""The figures of `step-size-quadratic`."""
+"""The answer of `step-size-quadratic` in words, and its figures."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
-from metastep.experiments.base import Record
+from metastep.experiments.base import Record, Table
 from metastep.experiments.step_size_quadratic_findings import PAPER, rows, shown_cell
 from metastep.report.figures import COLORS, Figure, Lines, line_figure, new_figure, style
 
@@ -23,6 +23,35 @@ LOOKS = {
 SHOWN = ("reverse-constant", "reverse-rmsprop", "reverse-float32", "log-domain", "reverse-float64")
 FAILED = 10.0
 SMALLEST = 1e-17
+
+
+def answer(record: Record) -> str:
+    """Say how often the descent ends at the best step size, and where back-propagation is stuck."""
+    table = record.tables["convergence"]
+    found = rows(table, method="log-domain")["status"]
+    if not found.size:
+        return "This run cannot tell: it lacks the method log-domain, which is always exact."
+    right = np.sum(found == "converged")
+    opening = "Yes" if right == found.size else "Only in part" if right else "No"
+    said = (
+        f"{opening}. Descent by the exact gradient ends within 10 % of the best step size in "
+        f"{right} of {found.size} cases."
+    )
+    return said + "".join(_stuck(table, precision) for precision in ("float32", "float64"))
+
+
+def _stuck(table: Table, precision: str) -> str:
+    ends = rows(table, method=f"reverse-{precision}")
+    lost = ends["status"] == "stuck"
+    if not lost.size:
+        return ""
+    said = f" Back-propagation in {precision} gets stuck in {np.sum(lost)} of {lost.size}"
+    if not np.any(lost):
+        return f"{said}."
+    steps = ", ".join(f"{t:g}" for t in np.unique(ends["horizon"][lost]))
+    useless = (ends["failed_steps"] + ends["zero_steps"])[lost] >= 100
+    why = ": its gradient becomes zero or no number" if np.all(useless) else ""
+    return f"{said}, with {steps} training steps{why}."
 
 
 def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
@@ -57,10 +86,10 @@ def _trajectory_figure(record: Record) -> tuple[Figure, str]:
     axes[1].set_title("Relative error")
     figure.legend(loc="outside lower center", ncols=3)
     text = (
-        f"The step size during meta-training with t = {horizon} from {start:g}. With the exact "
-        "meta-gradient it jumps between zero and several times the optimum, less and less far. "
-        "Back-propagation in float32 stays where it is once the inner loss overflows; in float64 "
-        "it does what the exact meta-gradient does."
+        f"The step size η while it is tuned, with t = {horizon} inner steps, from {start:g}; and "
+        "how far it is from the optimum η*. log-domain is the exact gradient in rescaled numbers, "
+        "reverse back-propagation. constant and rmsprop take other steps: of constant length, and "
+        "those of RMSProp. A level line is a step size that no longer moves."
     )
     return figure, text
 
@@ -92,9 +121,9 @@ def _status_figure(record: Record) -> tuple[Figure, str]:
     axes.set_title("How it ends, and the largest\n|η - η*| / η* of the last 100 updates")
     text = (
         "For each method and each pair of inner steps t and start: converged to within 10%, stuck "
-        "where it was, or still moving; below, the check marks and crosses of the paper's tables. "
-        "Back-propagation in float32 is stuck for large t and large starts, whatever the "
-        "meta-optimizer."
+        "where it was, or still moving, and how far from the optimum η*; x is a multiple of η*. "
+        "The last three rows are the check marks and crosses of the paper's tables. stop-gradient "
+        "is back-propagation without second derivatives."
     )
     return figure, text
 
@@ -137,9 +166,10 @@ def _optimum_figure(record: Record) -> tuple[Figure, str]:
     right.set_title(f"Meta step size s / √k with s = {record.config.meta_step_scale:g}")
     right.legend()
     text = (
-        "Left: the optimal step size against the number of inner steps, tending to a limit. Right: "
-        "the number of updates after which the meta step size is small enough for the step size "
-        "to come to rest at the optimum, against the number that the run took."
+        "The optimal step size η* against the number of inner steps, with the limit that theory "
+        "gives it: L and alpha are the largest and the smallest eigenvalue of the Hessian. And the "
+        "number of updates after which the meta step is small enough for η to come to rest at η*, "
+        "beside the number that the run took; F'' is the second derivative of what is tuned for."
     )
     return figure, text
 
@@ -186,10 +216,9 @@ def _accuracy_figure(record: Record) -> tuple[Figure, str]:
         axes.legend_ = None
     figure.legend(*handles, loc="outside lower center", ncols=4)
     text = (
-        "Left: relative error of the meta-gradient against the closed form, for few and for many "
-        "inner steps. Back-propagation is exact to rounding until the inner loss overflows, in "
-        "float32 much earlier than in float64; the rescaled meta-gradient is exact everywhere. "
-        "Right: without second derivatives the derivative of log f has the right sign and the "
-        "wrong size."
+        "Relative error of the meta-gradient F' against the closed form, for the fewest and the "
+        "most inner steps t: log-domain is rescaled, reverse is plain back-propagation. An error "
+        "of 1 is a gradient of zero, one of 10 is no number. The last panel shows the derivative "
+        "of the log of the final loss f with second derivatives and without."
     )
     return figure, text

@@ -39,7 +39,7 @@ import metastep as ms
 from metastep import data
 from metastep.compilation import compiled
 from metastep.experiments.base import Context, Experiment, columns
-from metastep.experiments.task_interaction_findings import claims, figures
+from metastep.experiments.task_interaction_findings import answer, claims, figures
 from metastep.tasks import accuracy
 from metastep.tasks.patch_features import patch_features, read_features
 from metastep.tasks.task_interaction import Guard, InteractingClasses, Interaction, interaction
@@ -355,4 +355,5 @@ EXPERIMENT = Experiment(
     claims=claims,
     figures=figures,
     reproducible=frozenset({"tuning-helps", "loss-falls-with-window", "never-diverges"}),
+    answer=answer,
 )

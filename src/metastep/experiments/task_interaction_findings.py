@@ -1,4 +1,4 @@
-"""What the tables of `task-interaction` say: its claims and figures."""
+"""What the tables of `task-interaction` say: its answer, claims and figures."""
 
 from collections.abc import Mapping
 from itertools import pairwise
@@ -35,7 +35,40 @@ def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 
 def _means(values: Mapping[int, np.ndarray], form: str) -> str:
-    return ", ".join(f"{window}: {x.mean():{form}}" for window, x in values.items())
+    return ", ".join(f"K={window} {x.mean():{form}}" for window, x in values.items())
+
+
+def answer(record: Record) -> str:
+    """Say what tuning the similarities gains, and which classes it brings together."""
+    window = _windows(record)[-1]
+    method = f"{window}-RMD"
+    before, after = (_by_trial(record, "validation_loss", name) for name in ("untuned", method))
+    wrong, right = (_by_trial(record, "test_accuracy", name) for name in ("untuned", method))
+    gain, error = _mean_and_error(right - wrong)
+    if not np.all(np.isfinite(after)):
+        return "This run cannot tell: the training with tuned similarities diverged."
+    if not np.all(after < before) or gain < -SURE * error:
+        opening = "No"
+    elif right.size == 1:
+        opening = "This run cannot tell, with one trial"
+    else:
+        opening = "Yes" if gain > SURE * error else "Only in part"
+    chance = f"±{error:.4f} over {right.size} trials" if right.size > 1 else ""
+    mean = _coupling(record)
+    names = [record.arrays["classes"][i] for i in np.unravel_index(np.nanargmax(mean), mean.shape)]
+    return (
+        f"{opening}. Tuning the similarities with window {window} brings the validation loss from "
+        f"{before.mean():.3f} to {after.mean():.3f} and the test accuracy from {wrong.mean():.3f} "
+        f"to {right.mean():.3f}, a difference of {gain:+.4f}{chance}. It lets {names[0]} and "
+        f"{names[1]} share most."
+    )
+
+
+def _coupling(record: Record) -> np.ndarray:
+    """Return the matrix C of the longest window, mean over trials, without its diagonal."""
+    mean = record.arrays["coupling"][-1].mean(axis=0)
+    np.fill_diagonal(mean, np.nan)
+    return mean
 
 
 def claims(record: Record) -> tuple[Claim, ...]:
@@ -105,7 +138,7 @@ def _window_claims(record: Record) -> tuple[Claim, ...]:
 def _accuracy_claim(record: Record) -> Claim:
     values, windows = _each(record, "test_accuracy"), _windows(record)
     gaps = {w: _mean_and_error(values[w] - values[windows[-1]]) for w in windows[:-1]}
-    text = ", ".join(f"{w}: {100 * gap:+.2f} ± {100 * e:.2f}" for w, (gap, e) in gaps.items())
+    text = ", ".join(f"K={w} {100 * gap:+.2f}±{100 * e:.2f}" for w, (gap, e) in gaps.items())
     within = [abs(gap) + SURE * error <= ALLOWED_GAP for gap, error in gaps.values()]
     beyond = [abs(gap) - SURE * error > ALLOWED_GAP for gap, error in gaps.values()]
     best = _means(_each(record, "best_test_accuracy"), ".4f")
@@ -211,17 +244,17 @@ def _progress_figure(record: Record) -> tuple[Figure, str]:
         columns=3,
     )
     text = (
-        "Mean over trials along K-RMD. Left: the validation loss. Middle: the norm of the exact "
-        "hypergradient, on a log scale. Right: the cosine of the angle between the estimated and "
-        "the exact hypergradient; the bands reach from the smallest to the largest trial."
+        "Mean over trials while tuning with window K: the validation loss; the norm |d| of the "
+        "exact hypergradient, on a log scale; and the cosine of the angle between the estimated "
+        "and the exact hypergradient, with bands from the smallest to the largest trial: 1 is the "
+        "same direction, below 0 is uphill."
     )
     return figure, text
 
 
 def _coupling_figure(record: Record) -> tuple[Figure, str]:
-    mean = record.arrays["coupling"][-1].mean(axis=0)
+    mean = _coupling(record)
     names = [str(name) for name in record.arrays["classes"]]
-    np.fill_diagonal(mean, np.nan)
     figure, axes = new_figure(width=8.0, height=6.4)
     draw_heatmap(
         axes[0],
@@ -237,7 +270,8 @@ def _coupling_figure(record: Record) -> tuple[Figure, str]:
         axes[0].tick_params(axis="x", rotation=45)
     first, second = np.unravel_index(np.nanargmax(mean), mean.shape)
     text = (
-        "The tuned matrix C, mean over trials, on a logarithmic scale. The models of "
+        "The tuned similarity C of every two classes, mean over trials, as its logarithm to base "
+        f"10: -2 is 0.01. The larger it is, the nearer the two models are held. Those of "
         f"{names[first]} and {names[second]} are pulled together most."
     )
     return figure, text

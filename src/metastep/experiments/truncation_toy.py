@@ -27,7 +27,7 @@ from jaxtyping import Array
 import metastep as ms
 from metastep.compilation import compiled
 from metastep.experiments.base import Context, Experiment, Table, columns
-from metastep.experiments.truncation_toy_findings import claims, figures
+from metastep.experiments.truncation_toy_findings import answer, claims, figures
 from metastep.theory import truncation as theory
 from metastep.trees import cosine, inner_product, norm
 
@@ -348,4 +348,5 @@ EXPERIMENT = Experiment(
             "neumann-series",
         }
     ),
+    answer=answer,
 )

@@ -134,7 +134,7 @@ def _window_rows(
     prepared: Prepared, found: Measurements, contraction: float
 ) -> tuple[WindowRow, ...]:
     """Hold every truncation against the exact gradient, and the paper's bound beside it."""
-    size = np.linalg.norm([np.linalg.norm(x) for x in jax.tree.leaves(found.exact)])
+    size = np.linalg.norm([float(np.linalg.norm(x)) for x in jax.tree.leaves(found.exact)])
     end, *cuts = found.adjoints
     # Eq. 10 of Shaban et al. (2019), with 1 - gamma alpha for the contraction.
     factor = end * found.spectrum.response / (1 - contraction) if contraction < 1 else inf
