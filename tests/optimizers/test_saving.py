@@ -24,7 +24,13 @@ from metastep.optimizers import (
     save,
 )
 
-FAMILIES = [MLPOptimizer(5, True), CoordinatewiseLSTM(3, 1), LearnedSGD(layers=2), LearnedAdam()]
+FAMILIES = [
+    MLPOptimizer(5, True),
+    CoordinatewiseLSTM(3, 1),
+    LearnedSGD(layers=2),
+    LearnedAdam(),
+    LearnedSchedule((0, 5), 0.2),
+]
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__)
@@ -90,9 +96,19 @@ def test_pickles_are_refused(tmp_path):
         load(tmp_path / "one.npz")
 
 
-def test_a_schedule_cannot_be_saved(tmp_path, key):
-    family = LearnedSchedule((0, 1))
-    with pytest.raises(ValueError, match="allowed are MLPOptimizer"):
+class OwnSGD(LearnedSGD):
+    """A family that is not the library's."""
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        (LearnedSchedule((0, 1), direction=optax.trace(0.9)), "direction is a function"),
+        (OwnSGD(), "optimizer is a OwnSGD; allowed are MLPOptimizer"),
+    ],
+)
+def test_what_cannot_be_saved(family, message, tmp_path, key):
+    with pytest.raises(ValueError, match=message):
         save(tmp_path / "one.npz", TrainedOptimizer(family, family.initial_weights(key), 1))
     assert not list(tmp_path.iterdir())
 

@@ -146,7 +146,7 @@ class LearnedSchedule(AbstractLearnedOptimizer):
         knots: increasing step numbers from 0; the step size is constant after the last.
         step_size: the initial step size at every knot, positive.
         direction: what is multiplied by minus the step size, such as `optax.trace(0.9)` or
-            `scale_by_adam()`; the gradient itself by default.
+            `scale_by_adam()`; None for the gradient itself.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -162,9 +162,9 @@ class LearnedSchedule(AbstractLearnedOptimizer):
         [1.0, 2.0, 4.0, 4.0]
     """
 
-    knots: tuple[int, ...] = eqx.field(static=True)
+    knots: tuple[int, ...] = eqx.field(static=True, converter=tuple)
     step_size: float = eqx.field(static=True, default=0.1)
-    direction: optax.GradientTransformation = eqx.field(static=True, default_factory=optax.identity)
+    direction: optax.GradientTransformation | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
         _require_positive("step_size", self.step_size)
@@ -185,7 +185,8 @@ class LearnedSchedule(AbstractLearnedOptimizer):
     def __call__(self, weights: PyTree) -> optax.GradientTransformation:
         """Return the transformation."""
         schedule = lambda count: -self.step_size_at(weights, jnp.asarray(count))
-        transform = optax.chain(self.direction, optax.scale_by_schedule(schedule))
+        steps = optax.scale_by_schedule(schedule)
+        transform = steps if self.direction is None else optax.chain(self.direction, steps)
         return _transformation(lambda _: transform, weights, None)
 
     def step_size_at(self, weights: PyTree, count: Int[Array, ""] | int) -> Float[Array, ""]:

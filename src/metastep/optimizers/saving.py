@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from metastep.files import write_atomically
-from metastep.optimizers.hyperparameters import LearnedAdam, LearnedSGD
+from metastep.optimizers.hyperparameters import LearnedAdam, LearnedSchedule, LearnedSGD
 from metastep.optimizers.learned import AbstractLearnedOptimizer
 from metastep.optimizers.lstm import CoordinatewiseLSTM
 from metastep.optimizers.mlp_optimizer import MLPOptimizer
@@ -26,7 +26,7 @@ SCHEMA = "metastep learned optimizer 1"
 HEADER = "header"
 FAMILIES = {
     family.__name__: family
-    for family in (MLPOptimizer, CoordinatewiseLSTM, LearnedSGD, LearnedAdam)
+    for family in (MLPOptimizer, CoordinatewiseLSTM, LearnedSGD, LearnedAdam, LearnedSchedule)
 }
 
 
@@ -112,16 +112,19 @@ def save(path: Path, trained: TrainedOptimizer) -> None:
 
     Args:
         path: the file, by custom ending in `.npz`.
-        trained: what to write. `LearnedSchedule` cannot be: its direction is a function.
+        trained: what to write.
 
     Raises:
-        ValueError: if the family cannot be written.
+        ValueError: if the family cannot be written, as a `LearnedSchedule` with a direction, which
+            is a function.
         OSError: if the file cannot be written. An older file at `path` is untouched then.
     """
     name = type(trained.optimizer).__name__
     if FAMILIES.get(name) is not type(trained.optimizer):
         raise ValueError(f"optimizer is a {name}; allowed are {', '.join(FAMILIES)}.")
     settings = {one.name: getattr(trained.optimizer, one.name) for one in fields(trained.optimizer)}
+    if settings.get("direction") is not None:
+        raise ValueError("direction is a function, which no file can hold; allowed is None.")
     header = {
         "schema": SCHEMA,
         "optimizer": name,
