@@ -5,20 +5,20 @@ Tables (one row per observation):
 - `advice`: problem, horizon, hyperparameters, recommended (none where no estimator is), cosine and
   error of the recommended estimator against the exact gradient beside cosine_predicted and
   error_predicted of the diagnosis, implicit_error (of implicit differentiation; NaN where it
-  refuses the problem), cost (processor time of the calls that make the diagnosis over that of
+  refuses the problem), cost (time of the calls that make the diagnosis over that of
   `Reverse()`, each the least of 25 or more rounds in which they take turns for a second), work
-  (inner steps and products with their Jacobians, likewise), compile_seconds (processor time to
-  trace and compile, in neither), contraction, lyapunov_exponent (nats per step), warnings (their
+  (inner steps and products with their Jacobians, likewise), compile_seconds (to trace and
+  compile, in neither), contraction, lyapunov_exponent (nats per step), warnings (their
   kinds, separated by spaces).
 - `windows`: problem, window, cosine, relative_error, bound (10).
 - `comparison`: problem, estimator, relative_error, cosine, seconds (one hypergradient), memory
   (MiB beside inputs and outputs), message, for a few of the problems.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from time import perf_counter, process_time
-from typing import TypeVar, get_args
+from time import perf_counter
+from typing import get_args
 
 import jax
 import lineax as lx
@@ -39,14 +39,12 @@ from metastep.hypergradient import (
     TruncatedReverse,
     compare,
 )
-from metastep.hypergradient.compare import ready
+from metastep.hypergradient.compare import ready, timed
 from metastep.hypergradient.diagnose import DEFAULT_MEMORY, diagnose_prepared
 from metastep.hypergradient.measurements import Prepared, prepare
 from metastep.problems import AbstractProblem
 from metastep.trees import cosine, norm, subtract
 from metastep.types import Outer, RandomKey
-
-Result = TypeVar("Result")
 
 ROUNDS, LASTING = 25, 1.0
 """Rounds of timing: at least so many, and for so many seconds."""
@@ -132,19 +130,13 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     return {"largest_cost": max(row[9] for row in advice)}
 
 
-def _processor_time(call: Callable[[], Result]) -> tuple[Result, float]:
-    """Return what a call returns and how long processors worked for it."""
-    begin = process_time()
-    found = jax.block_until_ready(call())
-    return found, process_time() - begin
-
-
 def _cost(prepared: Prepared) -> float:
     """Return what a diagnosis takes, in calls of `Reverse()`."""
     programs = (prepared.plain, prepared.everything, prepared.forward, prepared.exact)
     seconds, begin = [], perf_counter()
     while len(seconds) < ROUNDS or perf_counter() - begin < LASTING:
-        seconds.append([_processor_time(program.call)[1] for program in programs])
+        seconds.append([timed(program.call)[1] for program in programs])
+    # Wall time: that of processors is not counted in time for threads other than the caller's.
     # Loading and other processes only ever add to it.
     plain, *parts = np.min(seconds, axis=0)
     return float(sum(parts) / plain)
@@ -154,7 +146,9 @@ def _judge(
     problem: AbstractProblem, outer: Outer, key: RandomKey
 ) -> tuple[Diagnosis, tuple[object, ...]]:
     """Return the diagnosis of a problem, and what it is worth."""
-    prepared, compiling = _processor_time(lambda: prepare(problem, outer, key, DEFAULT_MEMORY))
+    begin = perf_counter()
+    prepared = prepare(problem, outer, key, DEFAULT_MEMORY)
+    compiling = perf_counter() - begin
     found = diagnose_prepared(prepared)
     exact = prepared.plain.call()
     estimator = found.recommendation.estimator if found.recommendation else None

@@ -29,7 +29,7 @@ def answer(record: Record) -> str:
     return (
         f"{opening}. On {cosines.size} of {cost.size} problems it recommends an estimator, and "
         f"{right} of these {cosines.size} point nearly along the exact gradient (cosine from "
-        f"{RIGHT}; the lowest is {cosines.min():.3f}). The advice takes the processor time of "
+        f"{RIGHT}; the lowest is {cosines.min():.3f}). The advice takes the time of "
         f"{cost.min():.1f} to {cost.max():.1f} exact gradients, at most {COST:.0f} on {cheap} "
         "problems."
     )
@@ -90,7 +90,7 @@ def _costs(table: Table) -> tuple[Claim, Claim]:
     return (
         Claim(
             "cheap",
-            f"A diagnosis takes the processor time of at most {COST:.0f} exact hypergradients of "
+            f"A diagnosis takes the time of at most {COST:.0f} exact hypergradients of "
             "reverse mode: all its calls, compiled and loaded before, the least of many rounds.",
             bool(np.all(table["cost"] <= COST)),
             _listed(name, table["cost"])

@@ -5,19 +5,17 @@ into warnings and a recommendation.
 """
 
 from math import inf, isqrt
-from time import process_time
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import Array
 
 from metastep.hypergradient.advice import advise
 from metastep.hypergradient.base import AbstractEstimator
 from metastep.hypergradient.binomial import Binomial
-from metastep.hypergradient.compare import Program, timed
+from metastep.hypergradient.compare import timed
 from metastep.hypergradient.diagnosis import Diagnosis, Option, WindowRow
 from metastep.hypergradient.evolution import EvolutionStrategies
 from metastep.hypergradient.forward import Forward
@@ -82,9 +80,9 @@ def diagnose(
 
 def diagnose_prepared(prepared: Prepared) -> Diagnosis:
     """Run what was prepared, and judge it."""
-    numbers, first = _timed(prepared.everything)
-    _, forward = _timed(prepared.forward)
-    _, exact = _timed(prepared.exact)
+    numbers, first = timed(prepared.everything.call)
+    _, forward = timed(prepared.forward.call)
+    _, exact = timed(prepared.exact.call)
     found = prepared.read(numbers)
     stretch, fixed_point = found.spectrum, found.fixed_point
     values = stretch.ritz_values()
@@ -119,15 +117,6 @@ def diagnose_prepared(prepared: Prepared) -> Diagnosis:
             recommendation=None,
         )
     )
-
-
-def _timed(program: Program) -> tuple[Array, float]:
-    """Return what one call returns and its seconds, less what other processes delayed it by."""
-    worked = process_time()
-    found, seconds = timed(program.call)
-    worked = process_time() - worked
-    # An accelerator works while the processor waits.
-    return found, min(seconds, worked) if jax.default_backend() == "cpu" else seconds
 
 
 def _window_rows(

@@ -35,8 +35,7 @@ class Option:
         estimator: the estimator.
         cosine: measured; 1 where exact by construction, expected where random.
         relative_error: likewise.
-        seconds: for one hypergradient, without compilation; on a processor that others use, as if
-            they did not.
+        seconds: for one hypergradient, without compilation.
         memory: bytes beside inputs and outputs, predicted.
         measured: whether `seconds` was measured; otherwise it follows from those that were.
     """
