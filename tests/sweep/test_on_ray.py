@@ -3,10 +3,12 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import pytest
 from pyarrow import csv
@@ -96,6 +98,40 @@ def test_where_no_cluster_answers_a_message_comes_in_time(
     errors = capsys.readouterr().err
     assert status == 2 and message in errors and errors.count("\n") == 1
     assert not (tmp_path / "s").exists()
+
+
+def test_a_cluster_that_is_there_is_joined(tmp_path, listener):
+    port = listener.getsockname()[1]
+    listener.close()
+    # Another mode would leave a token in the home folder.
+    env = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+    ray = str(Path(sys.executable).with_name("ray"))
+    options = f"--head --port {port} --num-cpus 2 --include-dashboard false --disable-usage-stats"
+    head = subprocess.Popen(
+        [ray, "start", "--block", *options.split()], env=env, stdout=subprocess.DEVNULL
+    )
+    try:
+        wait_for_port(port, 60)
+        address = ["--engine", "ray", "--address", f"127.0.0.1:{port}"]
+        command = sweep_command(tmp_path / "s", *GRID, *address)
+        finished = subprocess.run(
+            command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120
+        )
+    finally:
+        head.terminate()
+        head.wait(30)
+    assert finished.returncode == 0, finished.stderr
+    assert (tmp_path / "s" / "sweep.csv").read_text().count('"complete"') == 2
+
+
+def wait_for_port(port, seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with socket.socket() as knock:
+            if knock.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    raise TimeoutError(f"nothing listens on port {port}")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "auto", "localhost:99999", ":80"])

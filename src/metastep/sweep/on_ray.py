@@ -5,6 +5,7 @@ Every node must see the folder of the sweep under the same path, and have metast
 """
 
 import logging
+import os
 import socket
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -61,13 +62,20 @@ def joined(address: str | None, parallel: int, resources: Resources) -> Iterator
         try:
             ray.init(address or "local", **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise RefusedError(f"--address is {address}: {error}") from error
+            raise RefusedError(f"--address is {address}: {error}{_advice(address)}") from error
     try:
         _require_room(ray, resources)
         yield ray
     finally:
         if not already:
             ray.shutdown()
+
+
+def _advice(address: str | None) -> str:
+    # Ray sends its token to no address that it did not choose itself.
+    if address is None or "RAY_AUTH_MODE" in os.environ:
+        return ""
+    return "; for a cluster that was started with a token, set RAY_AUTH_MODE=token"
 
 
 def _import_ray() -> Any:
