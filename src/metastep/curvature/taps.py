@@ -35,7 +35,7 @@ def tap(
             that with respect to a vector added to `outputs`.
 
     Returns:
-        `outputs`. The model must go on with what is returned. Nothing is computed.
+        `outputs`, their values unchanged. The model must go on with what is returned.
 
     Raises:
         ValueError: for an empty name, or inputs whose positions are not those of the outputs.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from metastep.experiments.base import Claim, Column, Record, Table, select
+from metastep.experiments.base import Claim, Column, Record, Table, select, yes_or_no
 from metastep.report.comparison import Point, comparison_figure
 from metastep.report.figures import Figure, Lines, line_figure
 
@@ -24,7 +24,7 @@ def answer(record: Record) -> str:
     if not cosines.size:
         return "This run cannot tell: on none of its problems is an estimator recommended."
     right = int(np.sum(cosines >= RIGHT))
-    opening = "Yes" if right == cosines.size else "Only in part" if right else "No"
+    opening = yes_or_no(cosines >= RIGHT)
     cheap = int(np.sum(cost <= COST))
     return (
         f"{opening}. On {cosines.size} of {cost.size} problems it recommends an estimator, and "

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from metastep.experiments.base import Claim, Record, select
+from metastep.experiments.base import Claim, Record, select, span, yes_or_no
 
 # Thesis of Wu, Table 3.1: model to the MSE of log Z and of log Z_bulk without the top 100 words.
 PAPER = {
@@ -51,21 +51,16 @@ def answer(record: Record) -> str:
     )
     ratios = errors[0] / errors[1]
     better = (ratios >= FACTOR) & (explained[1] > explained[0])
-    opening = "Yes" if np.all(better) else "Only in part" if np.any(better) else "No"
+    opening = yes_or_no(better)
     parts, controls = np.maximum(explained, 0), model_names(record, False)
     before = [_values(record, "mse", "mse", controls, top=k) for k in (0, bulk)]
-    untrained = f" (before training {_span(before[0] / before[1])} times)" if controls else ""
+    untrained = f" (before training {span(before[0] / before[1])} times)" if controls else ""
     return (
-        f"{opening}. Without the {bulk} most probable words it explains {_span(parts[1])} of the "
+        f"{opening}. Without the {bulk} most probable words it explains {span(parts[1])} of the "
         f"variance of the logarithm of the sum in the trained models, with them "
-        f"{_span(parts[0])}. Leaving them out makes its mean squared error {_span(ratios)} "
+        f"{span(parts[0])}. Leaving them out makes its mean squared error {span(ratios)} "
         f"times smaller{untrained}."
     )
-
-
-def _span(values: np.ndarray) -> str:
-    ends = f"{np.min(values):.3g}", f"{np.max(values):.3g}"
-    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
 def claims(record: Record) -> tuple[Claim, ...]:

@@ -53,6 +53,35 @@ def select(table: Table, **conditions: object) -> dict[str, Column]:
     return {name: np.asarray(column)[keep] for name, column in table.items()}
 
 
+def span(values: Column, form: str = ".3g") -> str:
+    """Write the smallest and the largest value, or one number where both read the same.
+
+    Args:
+        values: at least one.
+        form: how a number is written.
+
+    Returns:
+        Such as `0.5 to 2`.
+    """
+    ends = f"{np.min(values):{form}}", f"{np.max(values):{form}}"
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+
+
+def yes_or_no(verdicts: Sequence[bool | None] | Column, yes: str = "Yes") -> str:
+    """Write the beginning of an answer that several verdicts decide.
+
+    Args:
+        verdicts: at least one; None counts as no.
+        yes: what stands for all of them.
+
+    Returns:
+        `yes` if all are true, "Only in part" if some are, else "No".
+    """
+    if all(verdicts):
+        return yes
+    return "Only in part" if any(verdicts) else "No"
+
+
 @dataclass(frozen=True)
 class Claim:
     """One statement of a paper held against one run.

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from metastep.experiments.base import Claim, Record, select
+from metastep.experiments.base import Claim, Record, select, span, yes_or_no
 from metastep.experiments.hessian_structure_between import between_claims
 from metastep.experiments.hessian_structure_models import CLASSES
 from metastep.experiments.hessian_structure_reading import (
@@ -37,23 +37,18 @@ def answer(record: Record) -> str:
     at = {"model": model, "labels": "true"}
     held = [select(record.tables["layers"], layer=x, **at)["output_share"].mean() for x in names]
     near = (own > 0.6) & (np.array(held) > 0.7)
-    opening = "Nearly" if near.all() else "Only in part" if near.any() else "No"
+    opening = yes_or_no(near, "Nearly")
     shared = "This run has one network, and nothing to share"
     if record.config.models > 1:
         *others, last = (between(record, model, layer)[GAP - 1] for layer in names)
-        rest = f" and {_ends(np.array(others))} in the others" if others else ""
+        rest = f" and {span(np.array(others), '.2f')} in the others" if others else ""
         shared = f"Independently trained networks share {last:.2f} in the last layer{rest}"
     return (
         f"{opening}. In the fully connected layers of {model} the {GAP} leading eigenvectors of "
-        f"the Hessian overlap by {_ends(own)} with those of the product, where 1 is the same "
-        f"space; {GAP} directions hold {_ends(np.array(held))} of the curvature by a layer's "
+        f"the Hessian overlap by {span(own, '.2f')} with those of the product, where 1 is the same "
+        f"space; {GAP} directions hold {span(np.array(held), '.2f')} of the curvature by a layer's "
         f"output. {shared}."
     )
-
-
-def _ends(values: np.ndarray) -> str:
-    ends = f"{np.min(values):.2f}", f"{np.max(values):.2f}"
-    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
 def claims(record: Record) -> tuple[Claim, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from metastep.experiments.base import Claim, Record, select
+from metastep.experiments.base import Claim, Record, select, span
 from metastep.report.figures import Axes, Figure, new_figure, style
 from metastep.theory import least_squares_sgd as theory
 
@@ -33,15 +33,10 @@ def _validation(record: Record, parts: int, region: str = "stated") -> Rows:
     return {name: column[keep] for name, column in found.items()}
 
 
-def _spread(values: np.ndarray) -> str:
-    ends = f"{np.min(values):.3g}", f"{np.max(values):.3g}"
-    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
-
-
 def _by_dim(found: Rows, values: np.ndarray) -> str:
     """The span of values for each d, in words."""
     return "; ".join(
-        f"d={int(dim)} {_spread(values[found['dim'] == dim])}" for dim in np.unique(found["dim"])
+        f"d={int(dim)} {span(values[found['dim'] == dim])}" for dim in np.unique(found["dim"])
     )
 
 
@@ -61,10 +56,10 @@ def answer(record: Record) -> str:
     else:
         opening = "This run cannot tell which generalizes better"
     return (
-        f"{opening}. Validation loss chooses {_spread(valid['step_size_times_horizon'])} divided "
-        f"by the number of steps, which ends at a squared distance of {_spread(near)} (±{error:.2g}"
-        f") from the true weights; training loss {_spread(train['step_size_times_dim'])} divided "
-        f"by the number of weights, which ends at {_spread(far)}. Without training it is 1."
+        f"{opening}. Validation loss chooses {span(valid['step_size_times_horizon'])} divided "
+        f"by the number of steps, which ends at a squared distance of {span(near)} (±{error:.2g}"
+        f") from the true weights; training loss {span(train['step_size_times_dim'])} divided "
+        f"by the number of weights, which ends at {span(far)}. Without training it is 1."
     )
 
 
@@ -102,11 +97,11 @@ def _train_step_claims(record: Record) -> tuple[Claim, ...]:
             "to the end: that eta_train is of order 1/d there is the doing of the range.",
             binds,
             f"the minimizer is the upper end in {int(np.sum(ends))} of {ends.size} cases, eta d = "
-            f"{_spread(stated['step_size_times_dim'])}; beyond it, at step sizes larger by a "
-            f"factor of {_spread(wide['step_size'] / stated['step_size'][short])}, the objective "
-            f"falls on to {_spread(beyond)} of its value. In these horizons the weights hardly "
+            f"{span(stated['step_size_times_dim'])}; beyond it, at step sizes larger by a "
+            f"factor of {span(wide['step_size'] / stated['step_size'][short])}, the objective "
+            f"falls on to {span(beyond)} of its value. In these horizons the weights hardly "
             f"move at the stated end: E|w - w*|^2 falls from 1 by "
-            f"{_spread(1 - stated['error'][short])}",
+            f"{span(1 - stated['error'][short])}",
         ),
     )
 
@@ -126,10 +121,10 @@ def _train_error_claims(record: Record) -> tuple[Claim, ...]:
             f"E|w - w*|^2 of order sigma^2 (here: at least {LEAST_NOISE_SHARE:g} sigma^2 in 99 of "
             f"100 tasks, over every step size and, with t = {multiple:,} d, in the stated range).",
             bool(np.min(low) >= LEAST_NOISE_SHARE),
-            f"first percentile {_spread(low)} sigma^2; median {_spread(medians)} sigma^2 over "
-            f"every step size; mean {_spread(long_errors)} sigma^2 in the stated range with the "
+            f"first percentile {span(low)} sigma^2; median {span(medians)} sigma^2 over "
+            f"every step size; mean {span(long_errors)} sigma^2 in the stated range with the "
             f"long t. With shorter t the weights do not move in the stated range and the error "
-            f"over sigma^2, {_spread(short)}, is that of w = 0",
+            f"over sigma^2, {span(short)}, is that of w = 0",
         ),
         Claim(
             "unrestricted-step-size-diverges",
@@ -191,7 +186,7 @@ def _comparison_claim(record: Record) -> Claim:
         theirs = train["median_error"][train["dim"] == dim]
         better.append(np.max(ours) < np.min(theirs))
         converged = train["median_error"][(train["dim"] == dim) & moved]
-        words.append(f"d={int(dim)} {np.max(ours):.3g} against {_spread(converged)}")
+        words.append(f"d={int(dim)} {np.max(ours):.3g} against {span(converged)}")
     return Claim(
         "validation-generalizes-better",
         "Appendix D: of n = d/2 examples in all, descending on half and choosing the step size by "

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from metastep.experiments.base import Claim, Record, select
+from metastep.experiments.base import Claim, Record, select, yes_or_no
 from metastep.experiments.maml_curves import gain_panel, loss_panel, theory_errors
 from metastep.report.figures import Figure, Lines, line_figure
 
@@ -23,7 +23,7 @@ def answer(record: Record) -> str:
         _positive([(*row[:2], -row[2], row[3]) for row in pair])
         for pair in zip(best, gains, strict=True)
     ]
-    opening = "Yes" if all(below) else "Only in part" if any(below) else "No"
+    opening = yes_or_no(below)
     if all(one is None for one in below):
         return "This run cannot tell: no best train rate is clear of 0 by three standard errors."
     rates = [row[2] for row in best]

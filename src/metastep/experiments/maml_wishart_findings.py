@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from metastep.experiments.base import Claim, Record, select
+from metastep.experiments.base import Claim, Record, select, span, yes_or_no
 from metastep.experiments.maml_curves import gain_panel, loss_panel, theory_errors
 from metastep.report.figures import Figure, Lines, line_figure
 
@@ -24,21 +24,16 @@ def answer(record: Record) -> str:
     if all(verdict is None for verdict in verdicts):
         opening = "This run cannot tell"
     else:
-        opening = "Yes" if several == len(best) else "Only in part" if several else "No"
+        opening = yes_or_no(verdicts)
     losses = select(record.tables["loss"], panel="b", train_rate=0.0)["simulated"]
     share, off = (100 * abs(value[0]) / losses[0] for value in (gain, noise))
     lower = "lower" if gain[0] < 0 else "higher"
     return (
         f"{opening}. In {several} of {len(best)} draws of the correlations it is negative by more "
-        f"than three standard errors: simulated {_span(found)}, in theory {_span(best)}. In the "
-        f"first draw the theory's rate makes the test loss {share:.1f}±{off:.1f} % {lower} than "
-        "training without an inner step."
+        f"than three standard errors: simulated {span(found, '.2f')}, in theory "
+        f"{span(best, '.2f')}. In the first draw the theory's rate makes the test loss "
+        f"{share:.1f}±{off:.1f} % {lower} than training without an inner step."
     )
-
-
-def _span(values: np.ndarray) -> str:
-    ends = f"{np.min(values):.2f}", f"{np.max(values):.2f}"
-    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
 def claims(record: Record) -> tuple[Claim, ...]:

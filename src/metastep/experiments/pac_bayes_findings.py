@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from scipy.stats import rankdata
 
-from metastep.experiments.base import Claim, Record, select
+from metastep.experiments.base import Claim, Record, select, yes_or_no
 from metastep.report.figures import MARKERS, Figure, Lines, line_figure, new_figure, style
 
 NAMES = {"base": "BASE", "appr": "APPR", "iter": "ITER", "iter-m": "ITER.M"}
@@ -24,7 +24,7 @@ def answer(record: Record) -> str:
     base = _bounds(record, "base")
     best = np.min([_bounds(record, method) for method in ours], axis=0)
     lower = base - best > MARGIN
-    opening = "Yes" if np.all(lower) else "Only in part" if np.any(lower) else "No"
+    opening = yes_or_no(lower)
     spread = ""
     if len(base) >= FEWEST_SEEDS:
         spread = f"±{np.std(base - best, ddof=1) / np.sqrt(len(base)):.3f}"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from metastep.experiments.base import Record, Table
+from metastep.experiments.base import Record, Table, yes_or_no
 from metastep.experiments.step_size_quadratic_findings import PAPER, rows, shown_cell
 from metastep.report.figures import COLORS, Figure, Lines, line_figure, new_figure, style
 
@@ -32,7 +32,7 @@ def answer(record: Record) -> str:
     if not found.size:
         return "This run cannot tell: it lacks the method log-domain, which is always exact."
     right = np.sum(found == "converged")
-    opening = "Yes" if right == found.size else "Only in part" if right else "No"
+    opening = yes_or_no(found == "converged")
     said = (
         f"{opening}. Descent by the exact gradient ends within 10 % of the best step size in "
         f"{right} of {found.size} cases."
