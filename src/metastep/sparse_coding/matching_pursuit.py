@@ -12,6 +12,8 @@ Both work on whole arrays, in the namespace of the arrays that they are given. O
 form is the faster one and needs no compilation; JAX arrays are compiled for each new shape.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -23,8 +25,11 @@ from metastep.compilation import compiled
 
 Real = TypeVar("Real", np.ndarray, jax.Array)
 
-BLOCK = 256
-"""Signals that NumPy works on at a time, so that their correlations stay in the cache."""
+BLOCK = 1024
+"""Signals that NumPy works on at a time, which bounds the memory."""
+
+SEARCHED = 128
+"""Signals that NumPy searches at a time, so that their correlations stay in the cache."""
 
 INDEPENDENT = 32
 """An atom counts as independent of the chosen ones above this many units of rounding."""
@@ -79,8 +84,9 @@ def orthogonal_matching_pursuit(signals: Real, dictionary: Real, n_nonzero: int)
         chosen, weights = pursue(signals, dictionary, rounds)
         rows = np.arange(len(signals))
         codes = np.zeros((rows.size, dictionary.shape[1]), weights.dtype)
-        for index, weight in zip(chosen, weights, strict=True):
-            codes[rows, index] += weight
+        # Backwards: the first coefficient of an atom that is chosen again counts, the others are 0.
+        for index, weight in zip(chosen[::-1], weights[::-1], strict=True):
+            codes[rows, index] = weight
         return codes
     return _pursue_compiled(jnp.asarray(signals), jnp.asarray(dictionary), rounds)
 
@@ -109,13 +115,10 @@ def pursue(
     n, (d, p) = len(signals), dictionary.shape
     gram = dictionary.T @ dictionary if _uses_gram(n, d, p, n_nonzero) else None
     atoms = np.ascontiguousarray(dictionary.T)
-    # Fresh memory in every round would cost as much as the search in it.
-    buffer = np.empty((min(n, BLOCK), p), dtype)
     chosen, weights = np.empty((n_nonzero, n), int), np.empty((n_nonzero, n), dtype)
     for start in range(0, n, BLOCK):
         block = slice(start, start + BLOCK)
-        work = buffer[: n - start]
-        found = _pursue(np, signals[block], dictionary, atoms, gram, n_nonzero, work)
+        found = _pursue(np, signals[block], dictionary, atoms, gram, n_nonzero)
         for place, (index, weight) in enumerate(zip(*found, strict=True)):
             chosen[place, block], weights[place, block] = index, weight
     return chosen, weights
@@ -133,29 +136,27 @@ def _pursue_compiled(signals: jax.Array, dictionary: jax.Array, rounds: int) -> 
 
 
 def _pursue(
-    xp: Any,
-    signals: Any,
-    dictionary: Any,
-    atoms: Any,
-    gram: Any,
-    rounds: int,
-    buffer: np.ndarray | None = None,
+    xp: Any, signals: Any, dictionary: Any, atoms: Any, gram: Any, rounds: int
 ) -> tuple[list, list]:
     """Return the chosen atoms and their coefficients: one array over signals for each round."""
     if gram is None:
-        return _residual_form(xp, signals, dictionary, atoms, rounds, buffer)
-    return _gram_form(xp, signals @ dictionary, gram, rounds, buffer)
+        # Fresh memory in every round would cost as much as the search in it.
+        buffer = np.empty((SEARCHED, len(atoms)), atoms.dtype) if xp is np else None
+        search = _search_residuals if xp is np else _search_residuals_compiled
+        return _residual_form(xp, partial(search, dictionary, buffer), signals, atoms, rounds)
+    correlations = signals @ dictionary
+    search = _search_gram if xp is np else _search_gram_compiled
+    return _gram_form(xp, partial(search, correlations, gram), correlations, gram, rounds)
 
 
 def _residual_form(
-    xp: Any, signals: Any, dictionary: Any, atoms: Any, rounds: int, buffer: np.ndarray | None
+    xp: Any, search: Callable[..., Any], signals: Any, atoms: Any, rounds: int
 ) -> tuple[list, list]:
     """Orthogonalize the atoms by modified Gram-Schmidt; the basis stays unnormalized."""
     residual = xp.array(signals, copy=True)
     chosen, basis, inverses, triangle, target = [], [], [], [], []
     for _ in range(rounds):
-        products = residual @ dictionary if buffer is None else residual.dot(dictionary, buffer)
-        chosen.append(_largest(xp, products, buffer))
+        chosen.append(search(residual))
         direction = atoms[chosen[-1]]
         whole, column = xp.vecdot(direction, direction), []
         for earlier, inverse in zip(basis, inverses, strict=True):
@@ -172,18 +173,14 @@ def _residual_form(
 
 
 def _gram_form(
-    xp: Any, correlations: Any, gram: Any, rounds: int, buffer: np.ndarray | None
+    xp: Any, search: Callable[..., Any], correlations: Any, gram: Any, rounds: int
 ) -> tuple[list, list]:
     """Factorize the chosen atoms' Gram matrix as L D L'."""
-    rows = xp.arange(len(correlations))
+    rows, squares = xp.arange(len(correlations)), xp.diagonal(gram)
     chosen, inverses, triangle, target, weights = [], [], [], [], []
-    remaining = correlations
     for _ in range(rounds):
-        if weights:
-            remaining = _combine(xp, chosen, weights, gram)
-            remaining -= correlations
-        latest = _largest(xp, remaining, buffer)
-        square = whole = gram[latest, latest]
+        latest = search(chosen, weights)
+        square = whole = squares[latest]
         projection, column, products = correlations[rows, latest], [], []
         for place, earlier in enumerate(chosen):
             product = gram[earlier, latest]
@@ -201,14 +198,60 @@ def _gram_form(
     return chosen, weights
 
 
-def _largest(xp: Any, correlations: Any, buffer: np.ndarray | None) -> Any:
+def _search_residuals(
+    dictionary: np.ndarray, buffer: np.ndarray, residual: np.ndarray
+) -> np.ndarray:
+    """Return the atoms that correlate most with the residuals."""
+    latest = np.empty(len(residual), int)
+    for part in _parts(len(residual)):
+        products = residual[part].dot(dictionary, buffer[: part.stop - part.start])
+        latest[part] = np.abs(products, out=products).argmax(axis=1)
+    return latest
+
+
+def _search_gram(
+    correlations: np.ndarray, gram: np.ndarray, chosen: list[np.ndarray], weights: list[np.ndarray]
+) -> np.ndarray:
+    """Return the same from the correlations of the signals and of the chosen atoms."""
+    if not chosen:
+        return np.abs(correlations).argmax(axis=1)
+    parts, indices, values = _parts(len(correlations)), np.stack(chosen), np.stack(weights)
+    fitted = choices_as_matrix(indices[:, parts[0]], values[:, parts[0]], len(gram))
+    latest = np.empty(len(correlations), int)
+    for part in parts:
+        # A new sparse matrix would cost as much as its product.
+        fitted.indices[:] = indices[:, part].T.ravel()
+        fitted.data[:] = values[:, part].T.ravel()
+        remaining = fitted @ gram
+        remaining -= correlations[part]
+        latest[part] = np.abs(remaining, out=remaining).argmax(axis=1)
+    return latest
+
+
+def _parts(count: int) -> list[slice]:
+    """Divide into parts of equal size; the last two may overlap."""
+    size = -(-count // -(-count // SEARCHED))
+    starts = (min(start, count - size) for start in range(0, count, size))
+    return [slice(start, start + size) for start in starts]
+
+
+def _search_residuals_compiled(dictionary: jax.Array, _: None, residual: jax.Array) -> jax.Array:
+    return _largest(residual @ dictionary)
+
+
+def _search_gram_compiled(
+    correlations: jax.Array, gram: jax.Array, chosen: list[jax.Array], weights: list[jax.Array]
+) -> jax.Array:
+    pairs = zip(chosen, weights, strict=True)
+    return _largest(sum((-weight[:, None] * gram[index] for index, weight in pairs), correlations))
+
+
+def _largest(correlations: jax.Array) -> jax.Array:
     """Return the first index of the largest magnitude in every row."""
-    if xp is np:
-        return np.abs(correlations, out=buffer).argmax(axis=1)
     # jnp.argmax runs one number at a time on a CPU.
-    size = xp.abs(correlations)
-    places, top = xp.arange(size.shape[1]), size.max(axis=1, keepdims=True)
-    return xp.min(xp.where(size >= top, places, size.shape[1] - 1), axis=1)
+    size = jnp.abs(correlations)
+    places, top = jnp.arange(size.shape[1]), size.max(axis=1, keepdims=True)
+    return jnp.min(jnp.where(size >= top, places, size.shape[1] - 1), axis=1)
 
 
 def _inverse(xp: Any, square: Any, whole: Any) -> Any:
@@ -224,14 +267,6 @@ def _back_substitute(triangle: list[list], target: list) -> list:
         for above, entry in enumerate(triangle[place]):
             solved[above] = solved[above] - entry * solved[place]
     return solved
-
-
-def _combine(xp: Any, chosen: list, weights: list, rows: Any) -> Any:
-    """Return the sum over j of `weights[j] * rows[chosen[j]]` for every signal."""
-    if xp is np:
-        return weighted_rows(np.stack(chosen), np.stack(weights), rows)
-    parts = [weight[:, None] * rows[index] for index, weight in zip(chosen, weights, strict=True)]
-    return sum(parts[1:], parts[0])
 
 
 def weighted_rows(chosen: np.ndarray, weights: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
-"""Networks for images of digits: fully connected or LeNet, with or without batch normalization."""
+"""Networks for small images: fully connected or LeNet, with or without batch normalization."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -45,7 +46,7 @@ class DigitNetwork:
 
         Args:
             key: a random key.
-            image: rows and columns of the images.
+            image: rows and columns of the images, before them the number of colors if there are.
 
         Returns:
             The parameters.
@@ -53,11 +54,7 @@ class DigitNetwork:
         Raises:
             ValueError: for images that the convolutions leave nothing of.
         """
-        draw, params = jax.nn.initializers.glorot_uniform(in_axis=1, out_axis=0), {}
-        for i, (name, shape) in enumerate(self._shapes(image).items()):
-            weight = draw(jax.random.fold_in(key, i), shape, jnp.float32)
-            params[name] = {"weight": weight, "bias": jnp.zeros(shape[0])}
-        return params
+        return draw_layers(key, self._shapes(image))
 
     def initial_statistics(self) -> Params:
         """Return mean 0 and variance 1 for every normalized activation; nothing without any."""
@@ -72,25 +69,25 @@ class DigitNetwork:
     def scores(
         self,
         params: Params,
-        images: Float[Array, "examples rows columns"],
+        images: Float[Array, "examples *colors rows columns"],
         statistics: Params | None = None,
     ) -> tuple[Float[Array, "examples classes"], Params]:
         """Return the score of every class.
 
         Args:
             params: the weights and biases.
-            images: what to classify.
+            images: what to classify, gray or in colors.
             statistics: of batch normalization; None for those of these images.
 
         Returns:
             The scores, and the statistics that were used.
         """
         used: Params = {}
-        x = images[:, None]
+        x = with_colors(images)
         for name in self._names("conv", len(self.channels)):
             weight, bias = params[name]["weight"], params[name]["bias"]
             x = jax.lax.conv_general_dilated(x, weight, (1, 1), "VALID") + bias[:, None, None]
-            x = _pool(self._activate(name, x, statistics, used))
+            x = max_pool(self._activate(name, x, statistics, used))
         x = x.reshape(len(x), -1)
         *names, last = self._names("fc", len(self.hidden) + 1)
         for name in names:
@@ -98,7 +95,9 @@ class DigitNetwork:
             x = self._activate(name, x, statistics, used)
         return x @ params[last]["weight"].T + params[last]["bias"], used
 
-    def __call__(self, variables: dict[str, Any], image: Float[Array, "rows columns"]) -> Array:
+    def __call__(
+        self, variables: dict[str, Any], image: Float[Array, "*colors rows columns"]
+    ) -> Array:
         """Return the scores of one image: the model of an `EmpiricalRisk`.
 
         Args:
@@ -131,9 +130,10 @@ class DigitNetwork:
         return self._names("conv", len(self.channels)) + self._names("fc", len(self.hidden))
 
     def _shapes(self, image: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        rows, columns = image
+        *colors, rows, columns = image
+        (first,) = colors or (1,)
         shapes: dict[str, tuple[int, ...]] = {}
-        channels = pairwise((1, *self.channels))
+        channels = pairwise((first, *self.channels))
         for name, (before, after) in zip(
             self._names("conv", len(self.channels)), channels, strict=True
         ):
@@ -144,12 +144,29 @@ class DigitNetwork:
                 f"image is {image}; allowed are sizes of which {len(self.channels)} convolutions "
                 "leave at least one pixel"
             )
-        pixels = rows * columns * (self.channels[-1] if self.channels else 1)
+        pixels = rows * columns * (self.channels[-1] if self.channels else first)
         sizes = pairwise((pixels, *self.hidden, self.classes))
         names = self._names("fc", len(self.hidden) + 1)
         return shapes | {name: pair[::-1] for name, pair in zip(names, sizes, strict=True)}
 
 
-def _pool(x: Array) -> Array:
+def draw_layers(key: RandomKey, shapes: Mapping[str, tuple[int, ...]]) -> Params:
+    """Draw Glorot-uniform weights of the shapes given, `[out, in, ...]`; biases are zero."""
+    draw, params = jax.nn.initializers.glorot_uniform(in_axis=1, out_axis=0), {}
+    for i, (name, shape) in enumerate(shapes.items()):
+        weight = draw(jax.random.fold_in(key, i), shape, jnp.float32)
+        params[name] = {"weight": weight, "bias": jnp.zeros(shape[0])}
+    return params
+
+
+def with_colors(
+    images: Float[Array, "examples *colors rows columns"],
+) -> Float[Array, "examples colors rows columns"]:
+    """Return images with an axis of colors, of length 1 for gray ones."""
+    return images if images.ndim == 4 else images[:, None]
+
+
+def max_pool(x: Float[Array, "examples channels rows columns"]) -> Array:
+    """Return the largest of every 2 x 2 pixels."""
     window = (1, 1, POOL, POOL)
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
