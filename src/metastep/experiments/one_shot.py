@@ -150,7 +150,7 @@ EXPERIMENT = Experiment(
     ),
     config=Config,
     presets={"quick": QUICK, "paper": Config()},
-    minutes={"quick": 3.0, "paper": 60.0},
+    minutes={"quick": 3.0, "paper": 50.0},
     run=run,
     claims=claims,
     figures=figures,
