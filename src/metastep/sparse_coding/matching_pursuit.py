@@ -153,22 +153,21 @@ def _residual_form(
     xp: Any, search: Callable[..., Any], signals: Any, atoms: Any, rounds: int
 ) -> tuple[list, list]:
     """Orthogonalize the atoms by modified Gram-Schmidt; the basis stays unnormalized."""
-    residual = xp.array(signals, copy=True)
+    residual, squares = xp.array(signals, copy=True), xp.vecdot(atoms, atoms)
+    scratch = np.empty(signals.shape, signals.dtype) if xp is np else None
     chosen, basis, inverses, triangle, target = [], [], [], [], []
     for _ in range(rounds):
+        if basis:
+            residual = _without(residual, target[-1], basis[-1], scratch)
         chosen.append(search(residual))
-        direction = atoms[chosen[-1]]
-        whole, column = xp.vecdot(direction, direction), []
+        direction, column = atoms[chosen[-1]], []
         for earlier, inverse in zip(basis, inverses, strict=True):
             column.append(xp.vecdot(earlier, direction) * inverse)
-            direction -= column[-1][:, None] * earlier
-        inverse = _inverse(xp, xp.vecdot(direction, direction), whole)
-        amount = xp.vecdot(direction, residual) * inverse
-        residual -= amount[:, None] * direction
+            direction = _without(direction, column[-1], earlier, scratch)
+        inverses.append(_inverse(xp, xp.vecdot(direction, direction), squares[chosen[-1]]))
+        target.append(xp.vecdot(direction, residual) * inverses[-1])
         basis.append(direction)
-        inverses.append(inverse)
         triangle.append(column)
-        target.append(amount)
     return chosen, _back_substitute(triangle, target)
 
 
@@ -180,8 +179,8 @@ def _gram_form(
     chosen, inverses, triangle, target, weights = [], [], [], [], []
     for _ in range(rounds):
         latest = search(chosen, weights)
-        square = whole = squares[latest]
-        projection, column, products = correlations[rows, latest], [], []
+        square, projection = squares[latest], correlations[rows, latest]
+        column, products = [], []
         for place, earlier in enumerate(chosen):
             product = gram[earlier, latest]
             for above, other in zip(triangle[place], products, strict=True):
@@ -190,12 +189,21 @@ def _gram_form(
             column.append(product * inverses[place])
             square = square - product * column[-1]
             projection = projection - product * target[place]
-        inverses.append(_inverse(xp, square, whole))
+        inverses.append(_inverse(xp, square, squares[latest]))
         target.append(projection * inverses[-1])
         triangle.append(column)
         chosen.append(latest)
         weights = _back_substitute(triangle, target)
     return chosen, weights
+
+
+def _without(rows: Any, amounts: Any, directions: Any, scratch: np.ndarray | None) -> Any:
+    """Subtract multiples of directions from rows, in place where there is scratch memory."""
+    if scratch is None:
+        return rows - amounts[:, None] * directions
+    np.multiply(amounts[:, None], directions, out=scratch)
+    rows -= scratch
+    return rows
 
 
 def _search_residuals(
