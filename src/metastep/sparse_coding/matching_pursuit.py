@@ -175,21 +175,22 @@ def _gram_form(
     xp: Any, search: Callable[..., Any], correlations: Any, gram: Any, rounds: int
 ) -> tuple[list, list]:
     """Factorize the chosen atoms' Gram matrix as L D L'."""
-    rows, squares = xp.arange(len(correlations)), xp.diagonal(gram)
+    rows, squares, flat = xp.arange(len(correlations)), xp.diagonal(gram), xp.ravel(gram)
     chosen, inverses, triangle, target, weights = [], [], [], [], []
     for _ in range(rounds):
         latest = search(chosen, weights)
-        square, projection = squares[latest], correlations[rows, latest]
+        square = whole = squares[latest]
+        projection = correlations[rows, latest]
         column, products = [], []
         for place, earlier in enumerate(chosen):
-            product = gram[earlier, latest]
+            product = xp.take(flat, earlier * len(gram) + latest)  # faster than by two indices
             for above, other in zip(triangle[place], products, strict=True):
                 product = product - above * other
             products.append(product)
             column.append(product * inverses[place])
             square = square - product * column[-1]
             projection = projection - product * target[place]
-        inverses.append(_inverse(xp, square, squares[latest]))
+        inverses.append(_inverse(xp, square, whole))
         target.append(projection * inverses[-1])
         triangle.append(column)
         chosen.append(latest)
@@ -221,11 +222,13 @@ def _search_gram(
     correlations: np.ndarray, gram: np.ndarray, chosen: list[np.ndarray], weights: list[np.ndarray]
 ) -> np.ndarray:
     """Return the same from the correlations of the signals and of the chosen atoms."""
+    parts, latest = _parts(len(correlations)), np.empty(len(correlations), int)
     if not chosen:
-        return np.abs(correlations).argmax(axis=1)
-    parts, indices, values = _parts(len(correlations)), np.stack(chosen), np.stack(weights)
+        for part in parts:
+            latest[part] = np.abs(correlations[part]).argmax(axis=1)
+        return latest
+    indices, values = np.stack(chosen), np.stack(weights)
     fitted = choices_as_matrix(indices[:, parts[0]], values[:, parts[0]], len(gram))
-    latest = np.empty(len(correlations), int)
     for part in parts:
         # A new sparse matrix would cost as much as its product.
         fitted.indices[:] = indices[:, part].T.ravel()
