@@ -15,6 +15,7 @@ from metastep.types import RandomKey
 
 LOST = 0.5  # a unit vector that keeps half its length is orthogonal to rounding
 PASSES = 5
+CHECKS = 16  # for convergence while a basis is filled
 
 
 class EigenPairs(eqx.Module):
@@ -224,11 +225,15 @@ def _dense(operator: AbstractOperator, k: int) -> _Found:
 
 
 class _State(eqx.Module):
-    """Rows `basis`, the matrix of the operator in them, and the residual block's coefficients."""
+    """Rows `basis`, the matrix of the operator in them, and the residual block's coefficients.
+
+    The first `filled` blocks of the basis are there; the residual block follows them.
+    """
 
     basis: Array
     projected: Array
     coupling: Array
+    filled: Array
     restart: Array
     products: Array
 
@@ -246,54 +251,73 @@ def _lanczos(
 ) -> _Found:
     """Fill the basis, keep the best Ritz vectors, fill it again; until k pairs have converged."""
     width = blocks * block
-    product = jax.vmap(operator.prepare().flat_mv)
+    one = operator.prepare().flat_mv
+    # A batch of one would have its data transposed in every product.
+    product = jax.vmap(one) if block > 1 else lambda rows: one(rows[0])[None]
 
-    def fill(state: _State, first: int) -> _State:
-        def step(j: Array, state: _State) -> _State:
-            rows = jax.lax.dynamic_slice_in_dim(state.basis, j * block, block)
-            moved = product(rows)
-            along = state.basis @ moved.T
-            fresh, coupling = _new_directions(moved - along.T @ state.basis, state.basis)
-            basis = jax.lax.dynamic_update_slice_in_dim(state.basis, fresh, (j + 1) * block, 0)
-            projected = jax.lax.dynamic_update_slice_in_dim(
-                state.projected, along[:width], j * block, 1
-            )
-            return _State(basis, projected, coupling, state.restart, state.products + block)
+    def step(state: _State) -> _State:
+        j = state.filled
+        rows = jax.lax.dynamic_slice_in_dim(state.basis, j * block, block)
+        moved = product(rows)
+        along = state.basis @ moved.T
+        fresh, coupling = _new_directions(moved - along.T @ state.basis, state.basis)
+        basis = jax.lax.dynamic_update_slice_in_dim(state.basis, fresh, (j + 1) * block, 0)
+        projected = jax.lax.dynamic_update_slice_in_dim(
+            state.projected, along[:width], j * block, 1
+        )
+        return _State(basis, projected, coupling, j + 1, state.restart, state.products + block)
 
-        return jax.lax.fori_loop(first, blocks, step, state)
+    def converged(state: _State) -> Array:
+        values, _, residuals = _ritz(state, block)
+        return jnp.all(residuals[:k] <= tolerance * jnp.abs(values[:k]))
 
-    def ritz(state: _State) -> tuple[Array, Array, Array]:
-        upper = jnp.triu(state.projected)  # below it a column knows nothing of later vectors
-        values, mixing = jnp.linalg.eigh(upper + jnp.triu(upper, 1).T)
-        values, mixing = values[::-1], mixing[:, ::-1]
-        residuals = jnp.linalg.norm(state.coupling @ mixing[-block:], axis=0)
-        return values, mixing, residuals
+    def fillable(state: _State) -> Array:
+        # Just after a restart the residual block belongs to all kept vectors, not to the last.
+        known = (state.filled != kept) | (state.restart == 0)
+        due = (state.filled * block > k) & (state.filled % max(1, blocks // CHECKS) == 0)
+        done = jax.lax.cond(known & due, converged, lambda state: jnp.array(False), state)
+        return (state.filled < blocks) & ~done
 
     def unfinished(state: _State) -> Array:
-        values, _, residuals = ritz(state)
-        done = jnp.all(residuals[:k] <= tolerance * jnp.abs(values[:k]))
-        return ~done & (state.restart < restarts) & jnp.all(jnp.isfinite(residuals))
+        finite = jnp.all(jnp.isfinite(state.coupling))
+        return ~converged(state) & (state.restart < restarts) & finite
 
     def again(state: _State) -> _State:
-        values, mixing, _ = ritz(state)
+        values, mixing, _ = _ritz(state, block)
         count = kept * block
         rows = mixing[:, :count].T @ state.basis[:width]
         basis = jnp.zeros_like(state.basis).at[:count].set(rows)
         basis = basis.at[count : count + block].set(state.basis[width:])
         projected = jnp.zeros_like(state.projected).at[:count, :count].set(jnp.diag(values[:count]))
-        state = _State(basis, projected, state.coupling, state.restart + 1, state.products)
-        return fill(state, kept)
+        filled, restart = jnp.array(kept), state.restart + 1
+        state = _State(basis, projected, state.coupling, filled, restart, state.products)
+        return jax.lax.while_loop(fillable, step, state)
 
     empty = jnp.zeros((width + block, operator.size), start.dtype)
     groups = jnp.stack([jnp.sum(start[i::block], axis=0) for i in range(block)])
     basis = empty.at[:block].set(_orthonormal(groups)[0])
     projected = jnp.zeros((width, width), start.dtype)
     coupling = jnp.zeros((block, block), start.dtype)
-    state = _State(basis, projected, coupling, jnp.zeros((), int), jnp.zeros((), int))
-    state = jax.lax.while_loop(unfinished, again, fill(state, 0))
-    values, mixing, residuals = ritz(state)
+    none = jnp.zeros((), int)
+    state = _State(basis, projected, coupling, none, none, none)
+    state = jax.lax.while_loop(fillable, step, state)
+    state = jax.lax.while_loop(unfinished, again, state)
+    values, mixing, residuals = _ritz(state, block)
     vectors = mixing[:, :k].T @ state.basis[:width]
     return _Found(values[:k], vectors, residuals[:k], state.products)
+
+
+def _ritz(state: _State, block: int) -> tuple[Array, Array, Array]:
+    """Return Ritz values (falling), their vectors in columns by the basis, and residuals."""
+    count = state.filled * block
+    upper = jnp.triu(state.projected)  # below it a column knows nothing of later vectors
+    empty = jnp.arange(len(upper)) >= count
+    last = -1 - jnp.linalg.norm(upper)  # below all eigenvalues, so that they come first
+    matrix = upper + jnp.triu(upper, 1).T + jnp.diag(jnp.where(empty, last, 0))
+    values, mixing = jnp.linalg.eigh(matrix)
+    values, mixing = values[::-1], mixing[:, ::-1]
+    ends = jax.lax.dynamic_slice_in_dim(mixing, count - block, block)
+    return values, mixing, jnp.linalg.norm(state.coupling @ ends, axis=0)
 
 
 def _new_directions(rows: Array, basis: Array) -> tuple[Array, Array]:
