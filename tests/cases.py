@@ -69,6 +69,19 @@ def quadratic():
     return problem, jnp.array([0.5, -0.2, 1.0])
 
 
+def brief(init_params=None):
+    """Momentum on a loss of few operations, which compiles fast: for what is not about a step."""
+
+    def make():
+        loss = lambda w, outer, batch: jnp.sum(jnp.sin(w - outer["center"]))
+        objective = lambda w, outer: jnp.sum(w**3)
+        start = init_params or jnp.array([0.3, -0.2])
+        problem = ms.TrainingProblem(loss, objective, start, momentum, 12)
+        return problem, {"center": jnp.array([0.5, 0.1]), "step_size": jnp.array(0.2)}
+
+    return make
+
+
 def drawn_start(outer, key):
     """An initialisation that is both tuned and random."""
     return {"w": outer["weights"][:3] + 0.1 * jax.random.normal(key, (3,)), "b": jnp.array(0.05)}
@@ -78,6 +91,11 @@ sgd = lambda outer: optax.sgd(outer["step_size"])
 momentum = lambda outer: optax.sgd(outer["step_size"], momentum=0.9)
 safe_adam = lambda outer: adam(outer["step_size"])
 clipped = lambda outer: optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(outer["step_size"]))
+
+BRIEF: dict[str, Callable] = {
+    "brief": brief(),
+    "brief-start": brief(lambda outer, key: outer["center"] + 0.1 * jax.random.normal(key, (2,))),
+}
 
 # Problems whose initial state does not depend on `outer`: a full window is exact on them.
 PROBLEMS: dict[str, Callable] = {

@@ -6,6 +6,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import metastep as ms
+from metastep.compilation import compiled
 
 
 def relative_distance(actual, expected):
@@ -19,9 +20,9 @@ def value_at(problem, outer, key):
     from metastep.problems.base import split_keys
 
     keys = split_keys(key)
-    inner = problem.init(outer, keys.init)
+    inner, step = problem.init(outer, keys.init), compiled(problem.step)
     for t in range(problem.horizon):
-        inner = problem.step(inner, outer, jnp.asarray(t), keys.step(t))
+        inner = step(inner, outer, jnp.asarray(t), keys.step(t))
     return problem.objective(inner, outer, keys.objective)
 
 

@@ -149,15 +149,11 @@ def test_failures_are_skipped_and_said(key):
 
 
 def test_failures_raise_with_the_step_and_the_reason(key):
-    run = minimize(problem(sometimes_nan, lambda t, key: jax.random.uniform(key) < 0.02), key)
+    broken = problem(sometimes_nan, lambda t, key: jax.random.uniform(key) < 0.02)
+    run = minimize(broken, key)
     first = int(np.flatnonzero(run.history.result != ms.RESULTS.successful)[0])
     with pytest.raises(ms.HypergradientError, match=f"outer step {first}: The inner state became"):
-        minimize(
-            problem(sometimes_nan, lambda t, key: jax.random.uniform(key) < 0.02),
-            key,
-            on_failure="raise",
-            every=30,
-        )
+        minimize(broken, key, on_failure="raise", every=30)
 
 
 def kept(step, outer, estimate):

@@ -37,7 +37,7 @@ def agree(found, precision, names, counts):
 
 
 def test_several_devices_give_the_hypergradient_of_one():
-    names = ("truncated", "evolution")  # `make test-slow` has them all
+    names = ("evolution",)  # draws numbers of its own; `make test-slow` has them all
     found = answer(program("float64", *names))
     agree(found, "float64", names, (8,))
     alone, shared = found["memory"]

@@ -14,8 +14,20 @@ from metastep.experiments import (
     hessian_structure_study,
 )
 from metastep.experiments.base import Record, select
-from metastep.experiments.hessian_structure_models import CLASSES, NETWORKS, fitted, load
+from metastep.experiments.hessian_structure_models import (
+    CLASSES,
+    Examples,
+    State,
+    as_risk,
+    fitted,
+    in_order,
+    load,
+    network_of,
+    predictions,
+)
+from metastep.experiments.hessian_structure_reading import shown
 from metastep.experiments.running import read_record
+from metastep.tasks.image_networks import VGG11, ResNet18
 
 EXPERIMENT = hessian_structure.EXPERIMENT
 EXAMPLES, INPUTS, OUTPUTS, TOP = 7, 4, 12, 20
@@ -81,6 +93,25 @@ def test_a_layer_against_dense_matrices(key):
     assert np.isclose(spectrum["output_correspondence"][1], np.sum((left[:, 1] @ top[1]) ** 2))
 
 
+def test_an_image_network_is_captured_in_parts(key, monkeypatch):
+    network = network_of("VGG11-W4")
+    images, labels = jax.random.normal(key, (7, 32, 32)), jnp.arange(7) % CLASSES
+    shapes = jax.eval_shape(lambda key: network.init(key, (32, 32)), key)
+    rng = np.random.default_rng(0)
+    draw = lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32)
+    state = State(jax.tree.map(draw, shapes), {})
+    risk = as_risk(network, state, Examples(images, labels))
+    # 4 inputs and 10 times 10 outputs: two parts of three, and the seventh is left out.
+    monkeypatch.setattr(hessian_structure_study, "AT_ONCE", 4 * 104)
+    found = hessian_structure_study.captured(risk, "fc1.weight")
+    p = jax.nn.softmax(predictions(network, state, images[:6]))
+    expected = jax.vmap(jnp.diag)(p) - p[:, :, None] * p[:, None, :]
+    # Scores of order 10 in float32.
+    np.testing.assert_allclose(found.curvature, expected, atol=1e-4)
+    eye = np.broadcast_to(np.eye(CLASSES)[:, None], (6, CLASSES, 1, CLASSES))
+    np.testing.assert_array_equal(found.factors.jacobian, eye)
+
+
 def test_clusters_of_the_rows(key):
     hessian, p = operator(key)
     labels = np.array([0, 1, 2, 3, 4, 4, 0])
@@ -133,10 +164,48 @@ def test_data_for_every_network():
     drawn = load("digits", None, 200, random_labels=True, normalized=False, seed=0)
     assert abs(float(jnp.mean(plain.images))) < 1e-5 and float(jnp.max(drawn.images)) <= 1
     assert np.mean(np.asarray(plain.labels) == np.asarray(drawn.labels)) < 0.2
-    assert fitted(NETWORKS["F-200^2"], plain) is plain
-    large = fitted(NETWORKS["LeNet5"], plain).images
-    assert large.shape == (200, 32, 32)
-    np.testing.assert_array_equal(large[:, ::4, ::4], plain.images)
+    assert fitted(network_of("F-200^2"), plain) is plain
+    for name in ("LeNet5", "VGG11-W4"):
+        large = fitted(network_of(name), plain).images
+        assert large.shape == (200, 32, 32)
+        np.testing.assert_array_equal(large[:, ::4, ::4], plain.images)
+
+
+def test_color_images_for_every_network(tmp_path, key):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (180, 32, 32, 3), np.uint8)
+    labels = np.repeat(np.arange(10, dtype=np.uint8), 18)
+    parts = {"train_images": images[:160], "train_labels": labels[:160]}
+    parts |= {"test_images": images[160:], "test_labels": labels[160:]}
+    np.savez(tmp_path / "cifar10-7k.npz", **parts)
+    found = load("cifar10", tmp_path, 150, random_labels=False, normalized=False, seed=0)
+    order = np.random.default_rng(0).permutation(160)[:150]
+    np.testing.assert_array_equal(found.labels, labels[order])
+    assert found.images.shape == (150, 3, 32, 32)
+    # A quotient in float32.
+    np.testing.assert_allclose(found.images[7, 1], images[order[7], ..., 1] / 255, rtol=1e-6)
+    with pytest.raises(ValueError, match="examples is 161; allowed are integers from 128 to 160"):
+        load("cifar10", tmp_path, 161, random_labels=False, normalized=False, seed=0)
+    for name in ("F-100-8", "LeNet5", "VGG11-W4"):
+        network = network_of(name)
+        assert fitted(network, found) is found
+        first = {"F-100-8": (100, 3072), "LeNet5": (6, 3, 5, 5), "VGG11-W4": (4, 3, 3, 3)}[name]
+        params = jax.eval_shape(lambda key, network=network: network.init(key, (3, 32, 32)), key)
+        assert params[in_order(params)[0]]["weight"].shape == first
+        scores = jax.eval_shape(network.scores, params, found.images, network.initial_statistics())
+        assert scores[0].shape == (150, CLASSES)
+
+
+def test_names_of_networks_and_their_layers():
+    assert network_of("VGG11-W32") == VGG11(32) and network_of("ResNet18-W5") == ResNet18(5)
+    for name in ("VGG11", "VGG11-W3", "VGG11-W032", "VGG16-W32", "ResNet18-W32-BN", "lenet5"):
+        with pytest.raises(ValueError, match=f"model is '{name}'; allowed are F-200.*ResNet18-W"):
+            hessian_structure.Config(model=(name,))
+    layers = [*(f"conv{i + 1}" for i in range(17)), "sc-conv1", "sc-conv2", "sc-conv3", "fc1"]
+    assert in_order(sorted(layers)) == layers
+    table = grid(model=("ResNet18-W48",), layer=sorted(layers), seed=(0.0,))
+    chosen = shown(table, "ResNet18-W48")
+    assert chosen == ["conv1", "conv4", "conv8", "conv11", "conv15", "fc1"]
 
 
 TINY = "model=F-100-8 labels=true examples=128 epochs=1 models=2 top=20".split()
@@ -214,22 +283,22 @@ def grid(**axes):
     }
 
 
-def handmade(values, normalized):
+def handmade(values, normalized, models=MODELS, names=LAYERS, dataset="mnist"):
     """Return a record in which every network without batch normalization has the same values."""
-    config = hessian_structure.Config(model=MODELS, models=2, top=20)
+    config = hessian_structure.Config(dataset, models, models=2, top=20)
     index = np.arange(1.0, 21)
-    nets = {"model": MODELS, "labels": ("true", "random")}
+    nets = {"model": models, "labels": ("true", "random")}
     tables = {
         "models": grid(**nets, seed=(0.0, 1.0)),
-        "layers": grid(**nets, seed=(0.0, 1.0), layer=LAYERS),
-        "spectra": grid(**nets, seed=(0.0, 1.0), layer=LAYERS, index=index),
-        "correspondence": grid(**nets, layer=LAYERS, basis=("input", "output"), vector=index,
+        "layers": grid(**nets, seed=(0.0, 1.0), layer=names),
+        "spectra": grid(**nets, seed=(0.0, 1.0), layer=names, index=index),
+        "correspondence": grid(**nets, layer=names, basis=("input", "output"), vector=index,
                                index=index),
-        "overlaps": grid(**nets, layer=LAYERS, first=(0.0,), second=(1.0,), index=index),
-        "pairs": grid(**nets, layer=LAYERS, first=(0.0,), second=(1.0,)),
-        "trajectory": grid(**nets, epoch=(0.0, 60.0), layer=LAYERS, index=index),
+        "overlaps": grid(**nets, layer=names, first=(0.0,), second=(1.0,), index=index),
+        "pairs": grid(**nets, layer=names, first=(0.0,), second=(1.0,)),
+        "trajectory": grid(**nets, epoch=(0.0, 60.0), layer=names, index=index),
         "clusters": grid(**nets, epoch=(0.0, 60.0)),
-        "embedding": grid(model=MODELS[:1], labels=("true",), epoch=(0.0, 60.0),
+        "embedding": grid(model=models[:1], labels=("true",), epoch=(0.0, 60.0),
                           by=("output", "weight"), logit=range(10), x=(0.0,), y=(0.0,))
         | {"class": np.zeros(40)},
         "whole": grid(model=("F-200^2",), index=index),
@@ -260,12 +329,14 @@ def handmade(values, normalized):
     peak = np.where(overlaps["index"] == values["peak"], 0.3, 0.15)
     overlaps["overlap"] = np.where(overlaps["model"] == "F-100-8", peak, level)
     pairs = tables["pairs"]
-    pairs |= {"outputs": np.full(18, 8), "alignment": np.full(18, 0.3), "alone": np.zeros(18)}
+    count = len(pairs["first"])
+    pairs |= {"outputs": np.full(count, 8), "alignment": np.full(count, 0.3)}
+    pairs["alone"] = np.zeros(count)
     path = tables["trajectory"]
     path["input"] = np.where(path["index"] == 1, values["ratio"], 1)
     path["output"] = np.where(path["index"] < 10, values["output_share"], 0.05)
     for name in ("logit_share", "class_share"):
-        tables["clusters"][name] = np.tile(values[name], 6)
+        tables["clusters"][name] = np.tile(values[name], 2 * len(models))
     whole = tables["whole"]
     near = np.where(index < 20, values["whole"], values["later"])
     whole |= {"true": 1 / index, "approximate": values["kronecker"] / index, "weighted": 1 / index,
@@ -286,6 +357,25 @@ def test_claims_can_hold_and_fail():
 
 
 @pytest.mark.parametrize(
+    ("changed", "verdict", "printed"),
+    [({"ratio": 6.0, "alignment": 0.95}, True, True), ({"ratio": 2.5}, False, False),
+     ({"ratio": 8.0}, True, False)],
+)  # fmt: skip
+def test_claims_about_an_image_network(changed, verdict, printed):
+    layers = (*(f"conv{i + 1}" for i in range(8)), "fc1")
+    record = handmade(GOOD | changed, NORMALIZED, ("VGG11-W32",), layers, "cifar10")
+    found = {claim.id: claim for claim in EXPERIMENT.claims(record)}
+    assert found["mean-input"].holds is verdict
+    assert found["spectral-ratio"].holds is printed
+    assert "6.02 (5.57 to 6.51)" in found["spectral-ratio"].evidence
+    assert "5.31 (2.39 to 9.09)" in found["spectral-ratio"].evidence
+    assert "In fc1 of VGG11-W32 the 9 leading" in EXPERIMENT.answer(record)
+    narrow = handmade(GOOD, NORMALIZED, ("VGG11-W9",), layers, "cifar10")
+    assert EXPERIMENT.answer(narrow).startswith("This run cannot tell")
+    assert all(claim.holds is not False for claim in EXPERIMENT.claims(narrow))
+
+
+@pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"model": ()}, "model is"),
@@ -303,8 +393,26 @@ def test_bad_configuration(changed, message):
         hessian_structure.Config(**changed)
 
 
-def test_too_many_examples_leave_nothing_behind(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("examples=1798", "examples is 1798"), ("model=F-200^2,VGG11", "model is 'VGG11'; allowed")],
+)
+def test_a_wrong_setting_leaves_nothing_behind(setting, message, tmp_path, capsys):
     out = tmp_path / "run"
-    command = ["run", "hessian-structure", "--preset", "quick", "--set", "examples=1798"]
+    command = ["run", "hessian-structure", "--preset", "quick", "--set", setting]
     assert cli.invoke([*command, "--out", str(out)], (EXPERIMENT,)) == 2
-    assert "examples is 1798" in capsys.readouterr().err and not out.exists()
+    assert message in " ".join(capsys.readouterr().err.split()) and not out.exists()
+
+
+def test_an_image_network_is_trained_and_measured(tmp_path):
+    out = tmp_path / "run"
+    settings = "model=VGG11-W4 labels=true examples=256 epochs=10 models=1 top=20".split()
+    flags = [part for setting in settings for part in ("--set", setting)]
+    command = ["run", "hessian-structure", "--preset", "quick", *flags, "--out", str(out)]
+    assert cli.invoke(command, (EXPERIMENT,)) == 0
+    record = read_record(out, EXPERIMENT)
+    layers = [f"conv{i + 1}" for i in range(8)]
+    assert record.tables["layers"]["layer"].tolist() == [*layers, "fc1"]
+    assert record.tables["models"]["loss"][0] < np.log(CLASSES)
+    assert record.tables["layers"]["positions"].tolist() == [1024, 256, 64, 64, 16, 16, 4, 4, 1]
+    assert "kronecker" in EXPERIMENT.figures(record)

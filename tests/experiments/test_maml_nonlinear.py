@@ -33,36 +33,54 @@ TINY = Config(
 
 
 @pytest.fixture(scope="module")
-def directories(tmp_path_factory):
-    """One uninterrupted run, and one that was interrupted in each stage."""
-    base = tmp_path_factory.mktemp("maml-nonlinear")
+def request_of_whole(tmp_path_factory):
+    """The request of an uninterrupted run, which has ended."""
+    directory = tmp_path_factory.mktemp("maml-nonlinear") / "whole"
     undrawn = replace(EXPERIMENT, figures=lambda record: {})
-    request = Request(undrawn, TINY, "quick", (), seed=3, directory=base / "whole")
+    request = Request(undrawn, TINY, "quick", (), seed=3, directory=directory)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(maml_nonlinear, "SAVED_TOGETHER", 4)
         execute(request)
-        for stop in ((6, "paper, linearized"), (2, "paper, trained"), None):
-            parts = replace(request, directory=base / "parts", resume=True)
-
-            def interrupt(done, total, what, stop=stop):
-                if (done, what) == stop:
-                    raise KeyboardInterrupt
-
-            if stop is None:
-                execute(parts, show=interrupt)
-            else:
-                with pytest.raises(KeyboardInterrupt):
-                    execute(parts, show=interrupt)
-    return base / "whole", base / "parts"
+    return request
 
 
 @pytest.fixture
-def record(directories):
-    return read_record(directories[0], EXPERIMENT)
+def record(request_of_whole):
+    return read_record(request_of_whole.directory, EXPERIMENT)
 
 
-def test_a_resumed_run_ends_with_the_same_bits(directories):
-    whole, parts = directories
+@pytest.fixture(scope="module")
+def drawn_record(tmp_path_factory):
+    """The tables of losses that are drawn instead of simulated: no network is compiled."""
+    rng, tests = np.random.default_rng(0), len(TINY.test_rates)
+    epochs, rates = len(TINY.epochs), len(TINY.trained_rates)
+    losses = rng.random((TINY.linearized_runs, epochs + 1, len(TINY.train_rates), tests))
+    trained = rng.random((TINY.trained_runs, epochs, rates, tests))
+    directory = tmp_path_factory.mktemp("maml-nonlinear") / "drawn"
+    undrawn = replace(EXPERIMENT, figures=lambda record: {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maml_nonlinear, "_linearized", lambda *_: losses)
+        patch.setattr(maml_nonlinear, "_trained", lambda *_: (trained, trained[..., 0]))
+        execute(Request(undrawn, TINY, "quick", (), seed=3, directory=directory))
+    return read_record(directory, EXPERIMENT)
+
+
+def test_a_resumed_run_ends_with_the_same_bits(request_of_whole, tmp_path, monkeypatch):
+    """Interrupted in each stage."""
+    monkeypatch.setattr(maml_nonlinear, "SAVED_TOGETHER", 4)
+    whole, parts = request_of_whole.directory, tmp_path / "parts"
+    for stop in ((6, "paper, linearized"), (2, "paper, trained"), None):
+
+        def interrupt(done, total, what, stop=stop):
+            if (done, what) == stop:
+                raise KeyboardInterrupt
+
+        resumed = replace(request_of_whole, directory=parts, resume=True)
+        if stop is None:
+            execute(resumed, show=interrupt)
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                execute(resumed, show=interrupt)
     tables = sorted((whole / "tables").iterdir())
     assert [path.stem for path in tables] == ["difference", "loss", "reading", "training"]
     for path in tables:
@@ -89,7 +107,8 @@ def test_claims_and_figures(record):
     ("difference", "error", "verdict"),
     [(-0.5, 0.1, True), (0.5, 0.1, False), (-0.5, 0.2, None), (0.1, np.nan, None)],
 )
-def test_the_optimum_is_decided_by_standard_errors(record, difference, error, verdict):
+def test_the_optimum_is_decided_by_standard_errors(drawn_record, difference, error, verdict):
+    record = drawn_record
     table = {name: column.copy() for name, column in record.tables["difference"].items()}
     table["difference"] = np.where(table["train_rate"] == -0.1, difference, 0.2)
     table["standard_error"][:] = error
@@ -103,8 +122,8 @@ def test_the_optimum_is_decided_by_standard_errors(record, difference, error, ve
     assert claims["negative-optimum-without-half"] is None
 
 
-def test_without_training_only_its_claims_are_undecided(record):
-    limits = ("linearized",)
+def test_without_training_only_its_claims_are_undecided(drawn_record):
+    record, limits = drawn_record, ("linearized",)
     keep = lambda table: {
         name: column[np.isin(table["limit"], limits)] for name, column in table.items()
     }

@@ -163,11 +163,12 @@ def test_foreign_directory_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_killed_at_any_moment_the_directory_reads_and_resumes(tmp_path):
+@pytest.mark.parametrize("kills", [2, 6])
+def test_killed_at_any_moment_the_directory_reads_and_resumes(tmp_path, kills):
     """Every file is whole after SIGKILL, and the resumed run equals an unbroken one."""
     arguments = ["--seed", "3", "--set", "steps=100", "--resume", "--out", str(tmp_path / "killed")]
     random = np.random.default_rng(0)
-    for _ in range(3):
+    for _ in range(kills):
         command = [sys.executable, "-u", str(SCRIPT), "run", "fake-walk", *arguments]
         environment = {**os.environ, "FAKE_PAUSE": "0.01"}
         process = subprocess.Popen(

@@ -30,7 +30,7 @@ def test_slopes_are_those_of_the_exact_gradient(directions, key):
 
 
 def test_a_reference_beyond_the_memory_gives_way_to_central_differences(key):
-    problem, outer = PROBLEMS["momentum"]()
+    problem, outer = PROBLEMS["quadratic"]()
     compare = lambda memory: ms.compare(
         problem, outer, [ms.TruncatedReverse(2)], key=key, repeats=1, memory=memory
     )

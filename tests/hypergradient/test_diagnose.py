@@ -11,7 +11,7 @@ import metastep as ms
 from metastep.hypergradient.bias_curve import bias_curve
 from metastep.problems.base import split_keys
 from metastep.trees import cosine
-from tests.cases import PROBLEMS, TUNED_START
+from tests.cases import BRIEF, PROBLEMS, TUNED_START
 from tests.helpers import relative_distance
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -44,7 +44,7 @@ def counterexample():
 
 CASES = {
     "quadratic": PROBLEMS["quadratic"],
-    "momentum": PROBLEMS["momentum"],
+    "momentum": BRIEF["brief"],
     "start": TUNED_START["start"],
     "counterexample": counterexample,
     "logistic": lambda: (Logistic(), jnp.array(3.9)),

@@ -64,6 +64,7 @@ def test_lyapunov_exponent_of_linear_dynamics_is_the_largest_rate(x64, key):
     assert float(found.digits_lost) < 1 and found.result == ms.RESULTS.successful
 
 
+@cache
 def logistic_map(horizon):
     """w <- r w (1 - w) as descent: chaotic at r = 4, with Lyapunov exponent log 2."""
     loss = lambda w, outer, batch: w**2 / 2 - outer * (w**2 / 2 - w**3 / 3)

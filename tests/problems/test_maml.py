@@ -199,8 +199,8 @@ def test_the_driver_ends_at_the_exact_solution(dim, rate, key):
     drawn, omega = mixed_regression(dim, key), 0.5 * jnp.ones(dim)
     problem = Averaged(eqx.filter_vmap(linear_task)(tuple(drawn), jnp.full(4, rate)))
     moved = [
-        (v @ (jnp.eye(dim) - rate * x.T @ x / 7), t - rate * v @ x.T @ y / 7)
-        for x, y, v, t in zip(*drawn, strict=True)
+        (v @ (np.eye(dim) - rate * x.T @ x / 7), t - rate * v @ x.T @ y / 7)
+        for x, y, v, t in zip(*map(np.asarray, drawn), strict=True)
     ]
     matrix, target = (np.concatenate(parts) for parts in zip(*moved, strict=True))
     # The outer loss is |matrix omega - target|^2 / 24: descend at 1 over its largest curvature.
@@ -208,12 +208,12 @@ def test_the_driver_ends_at_the_exact_solution(dim, rate, key):
         problem,
         omega,
         ms.Reverse(),
-        optimizer=optax.sgd(12 / jnp.linalg.norm(matrix, 2) ** 2),
+        optimizer=optax.sgd(12 / np.linalg.norm(matrix, 2) ** 2),
         steps=4000,
         every=4000,
         key=key,
     )
-    nearest = omega + np.linalg.lstsq(matrix, target - matrix @ omega)[0]
+    nearest = omega + np.linalg.lstsq(matrix, target - matrix @ np.asarray(omega))[0]
     # Gradient descent contracts by 1 - 1 / condition per step: 4000 steps at a condition of 100.
     assert relative_distance(run.outer, nearest) < 1e-9
     # Normal equations lose the squared condition number, about 1e4, of 16 digits.

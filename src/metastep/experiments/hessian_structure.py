@@ -1,8 +1,13 @@
 """Layer-wise Hessians of trained networks: nearly Kronecker products, of low rank, and alike.
 
-Networks are trained on digits. For each layer the top eigenpairs of its Hessian H are held against
+Networks are trained on images. For each layer the top eigenpairs of its Hessian H are held against
 those of E[M] (x) E[x x^T], where M is the Hessian with respect to the layer's output and x its
 input, and against those of networks that were trained independently.
+
+The presets are about digits. VGG11 and ResNet18, of any width, are for the color images of
+CIFAR-10: `metastep run hessian-structure --preset paper --data DIR` with `--set dataset=cifar10`,
+`--set model=VGG11-W32`, `--set labels=true` and `--set examples=5000` takes hours on two cores;
+ResNet18 of the thesis's widths (48, 64, 80) and VGG11-W200 want a GPU.
 
 Tables (one row per observation; model, labels and seed name the network):
 
@@ -52,13 +57,14 @@ from metastep.experiments.hessian_structure_figures import figures
 from metastep.experiments.hessian_structure_findings import answer, claims
 from metastep.experiments.hessian_structure_models import (
     BATCH,
-    NETWORKS,
     Examples,
+    Network,
     State,
     as_risk,
     fit,
     fitted,
     load,
+    network_of,
     predictions,
     trained,
 )
@@ -74,7 +80,6 @@ from metastep.experiments.hessian_structure_study import (
     watch,
     whole,
 )
-from metastep.tasks.digit_networks import DigitNetwork
 
 WATCHED = 2000  # examples for the factors during training
 WHOLE = ("F-200^2", "F-600^2")
@@ -92,7 +97,6 @@ TABLES = {
 }
 
 Kept = dict[str, dict[str, Array]]
-Model = Literal["F-200^2", "F-200^2-BN", "F-600^2", "F-600^2-BN", "F-100-8", "LeNet5", "LeNet5-BN"]
 
 
 @dataclass(frozen=True)
@@ -100,9 +104,11 @@ class Config:
     """The configuration.
 
     Attributes:
-        dataset: digits (8 x 8, ships with scikit-learn) or mnist (of which 10,000 are used).
+        dataset: digits (8 x 8, ships with scikit-learn), mnist (of which 10,000 are used) or
+            cifar10 (the training examples).
         model: networks; F-200^2 has two hidden layers of 200 units, F-100-8 a narrow second one,
-            BN batch normalization.
+            BN batch normalization; VGG11-W32 has 32 channels in each convolution, and so on with
+            ResNet18 and any other width.
         labels: of the images, or drawn at random.
         scaling: of the images, to mean 0 and variance 1 over all pixels, or from 0 to 1.
         examples: for training and for the Hessians.
@@ -112,8 +118,8 @@ class Config:
         top: eigenpairs of each Hessian.
     """
 
-    dataset: Literal["digits", "mnist"] = "mnist"
-    model: tuple[Model, ...] = ("F-200^2", "F-200^2-BN", "F-100-8", "LeNet5")
+    dataset: Literal["digits", "mnist", "cifar10"] = "mnist"
+    model: tuple[str, ...] = ("F-200^2", "F-200^2-BN", "F-100-8", "LeNet5")
     labels: tuple[Literal["true", "random"], ...] = ("true", "random")
     scaling: Literal["normalized", "unit"] = "normalized"
     examples: int = 10_000
@@ -135,6 +141,8 @@ class Config:
             chosen = getattr(self, name)
             if not chosen or len(set(chosen)) != len(chosen):
                 raise ValueError(f"{name} is {chosen}; allowed are different ones, at least one")
+        for name in self.model:
+            network_of(name)
 
 
 def run(config: Config, context: Context) -> Mapping[str, float]:
@@ -145,7 +153,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     group: list[tuple[Kept, dict[str, Any]]] = []
     for done, (model, labels, seed) in enumerate(cells):
         context.progress(done, len(cells), f"{model}, {labels} labels, network {seed + 1}")
-        network = NETWORKS[model]
+        network = network_of(model)
         examples = fitted(network, data[labels])
         path: Path = context.checkpoint(f"{model}-{labels}-{seed}".replace("^", "_"))
         if not (context.resume and path.exists()):
@@ -173,11 +181,11 @@ def _load(config: Config, context: Context, labels: str) -> Examples:
     )
 
 
-def _like(config: Config, network: DigitNetwork, examples: Examples) -> Kept:
+def _like(config: Config, network: Network, examples: Examples) -> Kept:
     """Return zeros of the shapes that a network's cell keeps."""
     params = network.init(jax.random.key(0), examples.images.shape[1:])
     found = {}
-    for name, layer in sorted(params.items()):
+    for name, layer in params.items():
         shape = (len(layer["weight"]), layer["weight"][0].size)
         vectors = jnp.zeros((min(config.top, shape[0] * shape[1]), *shape))
         found[f"{name}.weight"] = {"vectors": vectors, "direction": jnp.zeros(shape[1])}
@@ -189,7 +197,7 @@ def _cell(
 ) -> tuple[Kept, dict[str, Any]]:
     """Train and measure one network; return its eigenvectors, and the rest as JSON."""
     model, labels, seed = cell
-    network, is_first = NETWORKS[model], seed == 0 and labels == config.labels[0]
+    network, is_first = network_of(model), seed == 0 and labels == config.labels[0]
     training_key, measuring_key = jax.random.split(key)
     notes: dict[str, Any] = {"moments": [], "layers": {}, "embedding": [], "whole": []}
     state = State({}, {})

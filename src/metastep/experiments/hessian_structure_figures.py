@@ -7,7 +7,7 @@ import numpy as np
 from metastep.experiments.base import Record, Table, select
 from metastep.experiments.hessian_structure_clusters import DERIVATIVES
 from metastep.experiments.hessian_structure_models import CLASSES
-from metastep.experiments.hessian_structure_reading import GAP, curve, layers
+from metastep.experiments.hessian_structure_reading import GAP, MOST, curve, layers, shown
 from metastep.report.figures import MARKERS, Figure, Lines, line_figure, new_figure, style
 
 Drawn = tuple[Figure, str]
@@ -37,6 +37,10 @@ def figures(record: Record) -> Mapping[str, Drawn]:
     over_indices = ("kronecker", "spectra", "rank-one", "overlap", "batch-normalization", "whole")
     for name in drawn.keys() & set(over_indices):
         _mark_whole_numbers(drawn[name][0])
+    if any(len(layers(record.tables["spectra"], one)) > MOST for one in record.config.model):
+        for name in drawn.keys() & {"kronecker", "rank-one", "training", "overlap"}:
+            figure, text = drawn[name]
+            drawn[name] = figure, f"{text} Of more than {MOST} layers {MOST} are drawn."
     return drawn
 
 
@@ -55,7 +59,7 @@ def _mark_whole_numbers(figure: Figure) -> None:
 
 def _kronecker(record: Record, model: str, labels: str) -> Drawn:
     """Figure 4.2."""
-    names = layers(record.tables["spectra"], model)
+    names = shown(record.tables["spectra"], model)
     place = {"model": model, "labels": labels}
     series = lambda column: {name: _mean(record, column, layer=name, **place) for name in names}
     values = Lines(
@@ -70,7 +74,7 @@ def _kronecker(record: Record, model: str, labels: str) -> Drawn:
     overlaps = Lines(
         series("overlap"), "dimension k", "overlap of top eigenspaces", title="Eigenspaces"
     )
-    return line_figure(values, overlaps), (
+    return line_figure(values, overlaps, shared_legend=len(names) == MOST), (
         f"{model}, {labels} labels: top eigenvalues of each layer's Hessian (solid) and of its "
         "Kronecker approximation (dashed), and the overlap of their top eigenspaces, means over "
         f"networks. 1 is the same space. The theory is about the first {GAP}, one less than the "
@@ -83,7 +87,7 @@ def _spectra(record: Record, model: str) -> Drawn:
     panels = []
     for labels in record.config.labels:
         series = {}
-        for layer in layers(record.tables["spectra"], model)[:2]:
+        for layer in shown(record.tables["spectra"], model)[:2]:
             for column, name in (("output", "E[M]"), ("true", "H")):
                 at = {"model": model, "labels": labels, "layer": layer}
                 indices, values = _mean(record, column, **at)
@@ -104,7 +108,7 @@ def _spectra(record: Record, model: str) -> Drawn:
 def _correspondence(record: Record, model: str, labels: str) -> Drawn:
     """Figures C.7 to C.11."""
     table = select(record.tables["correspondence"], model=model, labels=labels)
-    layer = layers(record.tables["spectra"], model)[-2]
+    layer = shown(record.tables["spectra"], model)[-2]
     factored = select(record.tables["spectra"], model=model, labels=labels, layer=layer, seed=0)
     figure, axes = new_figure(columns=2, height=4.2)
     images = []
@@ -145,10 +149,11 @@ def _rank_one(record: Record, labels: str) -> Drawn:
     for model in record.config.model:
         series = {
             layer: _mean(record, "rank_one", model=model, labels=labels, layer=layer)
-            for layer in layers(record.tables["spectra"], model)
+            for layer in shown(record.tables["spectra"], model)
         }
         panels.append(Lines(series, "index of the eigenvector", "first singular value", model))
-    return line_figure(*panels), (
+    alone = len(panels) == 1 and len(panels[0].series) == MOST
+    return line_figure(*panels, shared_legend=alone), (
         f"{labels} labels: the first singular value of each top eigenvector as a matrix of norm 1, "
         "mean over networks. Near 1 the eigenvector is an outer product."
     )
@@ -159,7 +164,7 @@ def _overlap(record: Record, labels: str) -> Drawn:
     panels = []
     for model in record.config.model:
         series, bands, predicted = {}, {}, {}
-        for layer in layers(record.tables["overlaps"], model):
+        for layer in shown(record.tables["overlaps"], model):
             at = {"model": model, "labels": labels, "layer": layer}
             indices, values = curve(record, "overlaps", "overlap", **at)
             series[layer] = indices, values.mean(axis=0)
@@ -215,7 +220,7 @@ def _training(record: Record, model: str, labels: str) -> Drawn:
     """Figures C.15 and C.16."""
     table = select(record.tables["trajectory"], model=model, labels=labels)
     epochs = np.unique(table["epoch"])
-    names = layers(record.tables["trajectory"], model)
+    names = shown(record.tables["trajectory"], model)
     at = lambda name, layer, index: select(table, layer=layer, index=index)[name]
     ratios = {layer: (epochs + 1, at("input", layer, 1) / at("input", layer, 2)) for layer in names}
     middle = names[-2]

@@ -1,6 +1,7 @@
 """The networks of `hessian-structure`, their data, and their training."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from metastep.compilation import compiled
 from metastep.curvature import EmpiricalRisk
 from metastep.curvature.pac_bayes_certify import mean_risk
 from metastep.tasks.digit_networks import DigitNetwork, Params
+from metastep.tasks.image_networks import VGG11, AbstractImageNetwork, ResNet18
 from metastep.types import RandomKey
 
 CLASSES = 10
@@ -30,13 +32,18 @@ NETWORKS = {
     "LeNet5": DigitNetwork(channels=(6, 16), hidden=(120, 84)),
     "LeNet5-BN": DigitNetwork(channels=(6, 16), hidden=(120, 84), batch_norm=True),
 }
+IMAGE_NETWORKS = {"VGG11": VGG11, "ResNet18": ResNet18}
+NARROWEST = 4  # E[M] of a layer needs some eigenvalues to compare
 SNAPSHOTS = (0, 1, 3, 10, 30, 100, 300)
+SCORED = 500  # examples at a time through an image network
+
+Network = DigitNetwork | AbstractImageNetwork
 
 
 class Examples(NamedTuple):
-    """Images of one channel and their labels."""
+    """Images, gray or in colors, and their labels."""
 
-    images: Float[Array, "examples rows columns"]
+    images: Float[Array, "examples *colors rows columns"]
     labels: Int[Array, " examples"]
 
 
@@ -45,6 +52,41 @@ class State(NamedTuple):
 
     params: Params
     statistics: Params
+
+
+def network_of(name: str) -> Network:
+    """Return the network that `model` names.
+
+    Args:
+        name: one of `NETWORKS`, or VGG11 or ResNet18 with a width from 4, such as VGG11-W32.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: for any other name.
+    """
+    if name in NETWORKS:
+        return NETWORKS[name]
+    found = re.fullmatch(r"(\w+)-W([1-9]\d*)", name)
+    if found is None or found[1] not in IMAGE_NETWORKS or int(found[2]) < NARROWEST:
+        others = " and ".join(f"{kind}-W" for kind in IMAGE_NETWORKS)
+        raise ValueError(
+            f"model is {name!r}; allowed are {', '.join(NETWORKS)}, and {others} with a width from "
+            f"{NARROWEST}, such as VGG11-W32"
+        )
+    return IMAGE_NETWORKS[found[1]](int(found[2]))
+
+
+def in_order(layers: Iterable[str]) -> list[str]:
+    """Sort names of layers: convolutions, those on shortcuts, fully connected ones; by number."""
+    kinds = {"conv": 0, "sc-conv": 1, "fc": 2}
+
+    def place(layer: str) -> tuple[int, int]:
+        kind = layer.rstrip("0123456789")
+        return kinds[kind], int(layer.removeprefix(kind))
+
+    return sorted(layers, key=place)
 
 
 def load(
@@ -59,12 +101,13 @@ def load(
     """Load a data set.
 
     Args:
-        dataset: digits or mnist.
+        dataset: digits, mnist or cifar10.
         folder: where to look for it.
-        examples: how many to take; all of digits at most, of MNIST the last 10,000.
+        examples: how many to take; all of digits at most, of MNIST the last 10,000, of CIFAR-10
+            the training examples.
         random_labels: whether labels are drawn.
         normalized: to mean 0 and variance 1 over all pixels; otherwise pixels are from 0 to 1.
-        seed: of the order of digits and of random labels.
+        seed: of the order of digits and CIFAR-10 and of random labels.
 
     Returns:
         Images and labels.
@@ -73,20 +116,18 @@ def load(
         DataNotFoundError: if the data set is not there.
         ValueError: if it has too few examples.
     """
-    loaded = (data.digits if dataset == "digits" else data.mnist)(folder)
-    images = loaded.arrays["images"][-10_000:].astype(np.float32)
-    labels = loaded.arrays["labels"][-10_000:].astype(np.int32)
-    images /= 16 if dataset == "digits" else 255
+    images, labels = _raw(dataset, folder)
     if examples > len(labels):
         raise ValueError(
             f"examples is {examples}; allowed are integers from {BATCH} to {len(labels)}, the "
             f"number of examples of {dataset}"
         )
     rng = np.random.default_rng(seed)
-    if dataset == "digits":
+    if dataset != "mnist":
         order = rng.permutation(len(labels))
         images, labels = images[order], labels[order]
-    images, labels = images[:examples], labels[:examples]
+    images, labels = images[:examples].astype(np.float32), labels[:examples].astype(np.int32)
+    images /= 16 if dataset == "digits" else 255
     if normalized:
         images = (images - images.mean()) / images.std()
     if random_labels:
@@ -94,19 +135,29 @@ def load(
     return Examples(jnp.asarray(images), jnp.asarray(labels))
 
 
-def fitted(network: DigitNetwork, examples: Examples) -> Examples:
+def _raw(dataset: str, folder: Path | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return images, colors before rows and columns, and labels, as they are stored."""
+    if dataset == "cifar10":
+        arrays = data.cifar10(folder).arrays
+        training = arrays["split"] == "train"
+        return arrays["images"][training].transpose(0, 3, 1, 2), arrays["labels"][training]
+    arrays = (data.digits if dataset == "digits" else data.mnist)(folder).arrays
+    return arrays["images"][-10_000:], arrays["labels"][-10_000:]
+
+
+def fitted(network: Network, examples: Examples) -> Examples:
     """Return images of 32 x 32 pixels for convolutions: enlarged or with a margin."""
-    if not network.channels:
-        return examples
     images = np.asarray(examples.images)
-    times = 32 // images.shape[1]
+    if images.shape[-1] == 32 or (isinstance(network, DigitNetwork) and not network.channels):
+        return examples
+    times = 32 // images.shape[-1]
     images = np.kron(images, np.ones((1, times, times), images.dtype))
-    margin = (32 - images.shape[1]) // 2
+    margin = (32 - images.shape[-1]) // 2
     space = ((0, 0), (margin, margin), (margin, margin))
     return Examples(jnp.asarray(np.pad(images, space, mode="edge")), examples.labels)
 
 
-def as_risk(network: DigitNetwork, state: State, examples: Examples) -> EmpiricalRisk:
+def as_risk(network: Network, state: State, examples: Examples) -> EmpiricalRisk:
     """Return the mean cross-entropy with the statistics of batch normalization fixed."""
     loss = optax.softmax_cross_entropy_with_integer_labels
     variables: dict[str, Any] = {**state.params, "statistics": state.statistics}
@@ -114,7 +165,7 @@ def as_risk(network: DigitNetwork, state: State, examples: Examples) -> Empirica
 
 
 def trained(
-    network: DigitNetwork, examples: Examples, key: RandomKey, epochs: int, step_size: float
+    network: Network, examples: Examples, key: RandomKey, epochs: int, step_size: float
 ) -> Iterator[tuple[int, State]]:
     """Train by stochastic gradient descent, batches of 128.
 
@@ -138,26 +189,45 @@ def trained(
     yield epochs, state
 
 
-@compiled
 def _epoch(
-    network: DigitNetwork, state: State, examples: Examples, key: RandomKey, step_size: Array
+    network: Network, state: State, examples: Examples, key: RandomKey, step_size: Array
 ) -> State:
-    count = len(examples.labels)
-    order = jax.random.permutation(key, count)[: count // BATCH * BATCH].reshape(-1, BATCH)
+    if isinstance(network, DigitNetwork):
+        return _scanned(network, state, examples, key, step_size)
+    # On processors, XLA takes six times as long for the convolutions within a loop.
+    for rows in _order(key, len(examples.labels)):
+        state = _stepped(network, state, examples, rows, step_size)
+    return state
 
-    def step(state: State, rows: Array) -> tuple[State, None]:
-        def loss(params: Params) -> tuple[Array, Params]:
-            scores, used = network.scores(params, examples.images[rows])
-            losses = optax.softmax_cross_entropy_with_integer_labels(scores, examples.labels[rows])
-            return jnp.mean(losses), used
 
-        gradient, used = jax.grad(loss, has_aux=True)(state.params)
-        down = lambda value, slope: value - step_size * slope
-        follow = lambda old, new: (1 - STATISTICS_RATE) * old + STATISTICS_RATE * new
-        params = jax.tree.map(down, state.params, gradient)
-        return State(params, jax.tree.map(follow, state.statistics, used)), None
+@compiled
+def _scanned(
+    network: Network, state: State, examples: Examples, key: RandomKey, step_size: Array
+) -> State:
+    step = lambda state, rows: (_step(network, state, examples, rows, step_size), None)
+    return jax.lax.scan(step, state, _order(key, len(examples.labels)))[0]
 
-    return jax.lax.scan(step, state, order)[0]
+
+def _order(key: RandomKey, count: int) -> Int[Array, "batches batch"]:
+    return jax.random.permutation(key, count)[: count // BATCH * BATCH].reshape(-1, BATCH)
+
+
+def _step(
+    network: Network, state: State, examples: Examples, rows: Array, step_size: Array
+) -> State:
+    def loss(params: Params) -> tuple[Array, Params]:
+        scores, used = network.scores(params, examples.images[rows])
+        losses = optax.softmax_cross_entropy_with_integer_labels(scores, examples.labels[rows])
+        return jnp.mean(losses), used
+
+    gradient, used = jax.grad(loss, has_aux=True)(state.params)
+    down = lambda value, slope: value - step_size * slope
+    follow = lambda old, new: (1 - STATISTICS_RATE) * old + STATISTICS_RATE * new
+    params = jax.tree.map(down, state.params, gradient)
+    return State(params, jax.tree.map(follow, state.statistics, used))
+
+
+_stepped = compiled(_step)
 
 
 def fit(
@@ -169,9 +239,15 @@ def fit(
     return float(np.mean(losses)), float(np.mean(np.argmax(values, axis=1) == right))
 
 
-@compiled
 def predictions(
-    network: DigitNetwork, state: State, images: Float[Array, "examples rows columns"]
+    network: Network, state: State, images: Float[Array, "examples *colors rows columns"]
 ) -> Float[Array, "examples classes"]:
-    """Return the scores of all images."""
+    """Return the scores of all images, of an image network in parts that memory has room for."""
+    size = len(images) if isinstance(network, DigitNetwork) else SCORED
+    parts = [images[i : i + size] for i in range(0, len(images), size)]
+    return jnp.concatenate([_scores(network, state, part) for part in parts])
+
+
+@compiled
+def _scores(network: Network, state: State, images: Array) -> Array:
     return network.scores(state.params, images, state.statistics)[0]

@@ -5,22 +5,47 @@ from collections.abc import Iterable
 import numpy as np
 
 from metastep.experiments.base import Claim, Record, Table, select
-from metastep.experiments.hessian_structure_models import CLASSES
+from metastep.experiments.hessian_structure_models import CLASSES, in_order, network_of
+from metastep.tasks.image_networks import AbstractImageNetwork
 
 GAP = CLASSES - 1
 LARGE = 20  # a dimension well above the classes
+MOST = 6  # layers in a figure
 
 
 def wide(record: Record) -> tuple[str, ...]:
     """Return the networks without batch normalization or a layer narrower than the classes."""
-    return tuple(
-        name for name in record.config.model if not name.endswith("-BN") and name != "F-100-8"
-    )
+
+    def is_wide(name: str) -> bool:
+        network = network_of(name)
+        if isinstance(network, AbstractImageNetwork):
+            return network.width >= CLASSES
+        return not network.batch_norm and name != "F-100-8"
+
+    return tuple(name for name in record.config.model if is_wide(name))
+
+
+def is_image_network(name: str) -> bool:
+    """Whether a network is VGG11 or ResNet18."""
+    return isinstance(network_of(name), AbstractImageNetwork)
 
 
 def layers(table: Table, model: str) -> list[str]:
     """Return the names of a network's layers that a table has, in order."""
-    return sorted(set(select(table, model=model)["layer"].tolist()))
+    return in_order(set(select(table, model=model)["layer"].tolist()))
+
+
+def is_connected(layer: str) -> bool:
+    """Whether a layer is fully connected, and no convolution."""
+    return layer.startswith("fc")
+
+
+def shown(table: Table, model: str) -> list[str]:
+    """Return the layers that figures show: all but those on shortcuts, at most six of them."""
+    names = [name for name in layers(table, model) if not name.startswith("sc-")]
+    if len(names) <= MOST:
+        return names
+    return [names[round(place)] for place in np.linspace(0, len(names) - 1, MOST)]
 
 
 def curve(record: Record, table: str, name: str, **which: str) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -23,12 +24,14 @@ from metastep.curvature import (
 from metastep.curvature.kronecker import input_mean, output_mean
 from metastep.curvature.pac_bayes_certify import mean_risk
 from metastep.experiments.hessian_structure_clusters import shares
-from metastep.experiments.hessian_structure_models import CLASSES
+from metastep.experiments.hessian_structure_models import CLASSES, SCORED, in_order
+from metastep.tasks.image_networks import AbstractImageNetwork
 from metastep.types import RandomKey
 
 GAP = CLASSES - 1
 SHOWN = 20
 CAPTURED = 2**27  # numbers kept of one layer: half a gibibyte
+AT_ONCE = 2**24  # numbers captured at a time of a layer of an image network
 LAYER_COLUMNS = (
     "outputs inputs positions examples alignment ratio ratio_bound output_gap hessian_gap "
     "output_outliers output_share trace_ratio residual"
@@ -72,7 +75,8 @@ class Measured(NamedTuple):
 
 def layer_names(risk: EmpiricalRisk) -> tuple[str, ...]:
     """Return the paths of the weights, without the statistics of batch normalization."""
-    return tuple(f"{name}.weight" for name in sorted(risk.params) if name != "statistics")
+    layers = in_order(name for name in risk.params if name != "statistics")
+    return tuple(f"{name}.weight" for name in layers)
 
 
 def first_examples(risk: EmpiricalRisk, count: int) -> EmpiricalRisk:
@@ -85,7 +89,19 @@ def captured(risk: EmpiricalRisk, name: str) -> LayerHessian:
     """Return the Hessian of a layer over as many examples as memory has room for."""
     (layer,) = find_layers(risk, [name]).values()
     numbers = layer.positions * (layer.inputs + CLASSES * layer.outputs)
-    return layer_hessian(first_examples(risk, CAPTURED // numbers), name)
+    if not isinstance(risk.model, AbstractImageNetwork):
+        return layer_hessian(first_examples(risk, CAPTURED // numbers), name)
+    # The capture takes ten times the memory of what it keeps, and XLA's convolutions are slow in
+    # the loop over batches: parts of equal size, one after the other.
+    count = min(CAPTURED // numbers, risk.examples)
+    parts = -(-count // max(1, min(AT_ONCE // numbers, SCORED)))
+    size = count // parts
+    part = lambda start: tuple(leaf[start : start + size] for leaf in risk.data)
+    found = [
+        layer_hessian(mean_risk(risk.model, risk.loss, risk.params, part(i * size)), name)
+        for i in range(parts)
+    ]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *found)
 
 
 @compiled

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
 from metastep.types import RandomKey
@@ -14,6 +15,7 @@ from metastep.types import RandomKey
 KERNEL = 5
 POOL = 2
 EPSILON = 1e-5  # added to a variance, as in most implementations
+GLOROT = jax.nn.initializers.glorot_uniform(in_axis=1, out_axis=0)
 
 Params = dict[str, dict[str, Array]]
 
@@ -150,9 +152,11 @@ class DigitNetwork:
         return shapes | {name: pair[::-1] for name, pair in zip(names, sizes, strict=True)}
 
 
-def draw_layers(key: RandomKey, shapes: Mapping[str, tuple[int, ...]]) -> Params:
-    """Draw Glorot-uniform weights of the shapes given, `[out, in, ...]`; biases are zero."""
-    draw, params = jax.nn.initializers.glorot_uniform(in_axis=1, out_axis=0), {}
+def draw_layers(
+    key: RandomKey, shapes: Mapping[str, tuple[int, ...]], draw: Initializer = GLOROT
+) -> Params:
+    """Draw weights of the shapes given, `[out, in, ...]`; biases are zero."""
+    params = {}
     for i, (name, shape) in enumerate(shapes.items()):
         weight = draw(jax.random.fold_in(key, i), shape, jnp.float32)
         params[name] = {"weight": weight, "bias": jnp.zeros(shape[0])}
