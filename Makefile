@@ -51,8 +51,9 @@ reproduce: .venv/.installed
 test: .venv/.tests-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/basedpyright
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/basedpyright & types=$$!; \
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile; tests=$$?; \
+	wait $$types && exit $$tests
 
 test-slow: .venv/.tests-installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m slow
