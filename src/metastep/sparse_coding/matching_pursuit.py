@@ -142,18 +142,22 @@ def _pursue(
     if gram is None:
         # Fresh memory in every round would cost as much as the search in it.
         buffer = np.empty((SEARCHED, len(atoms)), atoms.dtype) if xp is np else None
-        search = _search_residuals if xp is np else _search_residuals_compiled
-        return _residual_form(xp, partial(search, dictionary, buffer), signals, atoms, rounds)
+        search = partial(_search_residuals, dictionary, buffer, _parts(len(signals)))
+        if xp is not np:
+            search = partial(_search_residuals_compiled, dictionary)
+        return _residual_form(xp, search, signals, atoms, rounds)
     correlations = signals @ dictionary
-    search = _search_gram if xp is np else _search_gram_compiled
-    return _gram_form(xp, partial(search, correlations, gram), correlations, gram, rounds)
+    search = partial(_search_gram, correlations, gram, _parts(len(signals)))
+    if xp is not np:
+        search = partial(_search_gram_compiled, correlations, gram)
+    return _gram_form(xp, search, correlations, gram, rounds)
 
 
 def _residual_form(
     xp: Any, search: Callable[..., Any], signals: Any, atoms: Any, rounds: int
 ) -> tuple[list, list]:
     """Orthogonalize the atoms by modified Gram-Schmidt; the basis stays unnormalized."""
-    residual, squares = xp.array(signals, copy=True), xp.vecdot(atoms, atoms)
+    residual, rounding = xp.array(signals, copy=True), _rounding(xp, signals)
     scratch = np.empty(signals.shape, signals.dtype) if xp is np else None
     chosen, basis, inverses, triangle, target = [], [], [], [], []
     for _ in range(rounds):
@@ -161,10 +165,13 @@ def _residual_form(
             residual = _without(residual, target[-1], basis[-1], scratch)
         chosen.append(search(residual))
         direction, column = atoms[chosen[-1]], []
+        square = whole = xp.vecdot(direction, direction)
         for earlier, inverse in zip(basis, inverses, strict=True):
             column.append(xp.vecdot(earlier, direction) * inverse)
             direction = _without(direction, column[-1], earlier, scratch)
-        inverses.append(_inverse(xp, xp.vecdot(direction, direction), squares[chosen[-1]]))
+        if basis:
+            square = xp.vecdot(direction, direction)
+        inverses.append(_inverse(xp, square, rounding * whole))
         target.append(xp.vecdot(direction, residual) * inverses[-1])
         basis.append(direction)
         triangle.append(column)
@@ -175,7 +182,8 @@ def _gram_form(
     xp: Any, search: Callable[..., Any], correlations: Any, gram: Any, rounds: int
 ) -> tuple[list, list]:
     """Factorize the chosen atoms' Gram matrix as L D L'."""
-    rows, squares, flat = xp.arange(len(correlations)), xp.diagonal(gram), xp.ravel(gram)
+    rows, rounding = xp.arange(len(correlations)), _rounding(xp, correlations)
+    squares, flat = xp.diagonal(gram), xp.ravel(gram)
     chosen, inverses, triangle, target, weights = [], [], [], [], []
     for _ in range(rounds):
         latest = search(chosen, weights)
@@ -190,7 +198,7 @@ def _gram_form(
             column.append(product * inverses[place])
             square = square - product * column[-1]
             projection = projection - product * target[place]
-        inverses.append(_inverse(xp, square, whole))
+        inverses.append(_inverse(xp, square, rounding * whole))
         target.append(projection * inverses[-1])
         triangle.append(column)
         chosen.append(latest)
@@ -208,21 +216,25 @@ def _without(rows: Any, amounts: Any, directions: Any, scratch: np.ndarray | Non
 
 
 def _search_residuals(
-    dictionary: np.ndarray, buffer: np.ndarray, residual: np.ndarray
+    dictionary: np.ndarray, buffer: np.ndarray, parts: list[slice], residual: np.ndarray
 ) -> np.ndarray:
     """Return the atoms that correlate most with the residuals."""
     latest = np.empty(len(residual), int)
-    for part in _parts(len(residual)):
+    for part in parts:
         products = residual[part].dot(dictionary, buffer[: part.stop - part.start])
         latest[part] = np.abs(products, out=products).argmax(axis=1)
     return latest
 
 
 def _search_gram(
-    correlations: np.ndarray, gram: np.ndarray, chosen: list[np.ndarray], weights: list[np.ndarray]
+    correlations: np.ndarray,
+    gram: np.ndarray,
+    parts: list[slice],
+    chosen: list[np.ndarray],
+    weights: list[np.ndarray],
 ) -> np.ndarray:
     """Return the same from the correlations of the signals and of the chosen atoms."""
-    parts, latest = _parts(len(correlations)), np.empty(len(correlations), int)
+    latest = np.empty(len(correlations), int)
     if not chosen:
         for part in parts:
             latest[part] = np.abs(correlations[part]).argmax(axis=1)
@@ -246,7 +258,7 @@ def _parts(count: int) -> list[slice]:
     return [slice(start, start + size) for start in starts]
 
 
-def _search_residuals_compiled(dictionary: jax.Array, _: None, residual: jax.Array) -> jax.Array:
+def _search_residuals_compiled(dictionary: jax.Array, residual: jax.Array) -> jax.Array:
     return _largest(residual @ dictionary)
 
 
@@ -265,9 +277,14 @@ def _largest(correlations: jax.Array) -> jax.Array:
     return jnp.min(jnp.where(size >= top, places, size.shape[1] - 1), axis=1)
 
 
-def _inverse(xp: Any, square: Any, whole: Any) -> Any:
-    """Return 1 / `square`, or 0 where the rounding of `whole` hides it."""
-    independent = square > INDEPENDENT * xp.finfo(square.dtype).eps * whole
+def _rounding(xp: Any, numbers: Any) -> Any:
+    """Return what is lost of a square by rounding, relative to it."""
+    return INDEPENDENT * xp.finfo(numbers.dtype).eps
+
+
+def _inverse(xp: Any, square: Any, lost: Any) -> Any:
+    """Return 1 / `square`, or 0 where it is not above what rounding loses."""
+    independent = square > lost
     return independent / xp.where(independent, square, 1)
 
 
