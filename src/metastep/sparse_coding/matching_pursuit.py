@@ -139,17 +139,18 @@ def _pursue(
     xp: Any, signals: Any, dictionary: Any, atoms: Any, gram: Any, rounds: int
 ) -> tuple[list, list]:
     """Return the chosen atoms and their coefficients: one array over signals for each round."""
+    parts = _parts(len(signals))
     if gram is None:
-        # Fresh memory in every round would cost as much as the search in it.
-        buffer = np.empty((SEARCHED, len(atoms)), atoms.dtype) if xp is np else None
-        search = partial(_search_residuals, dictionary, buffer, _parts(len(signals)))
-        if xp is not np:
-            search = partial(_search_residuals_compiled, dictionary)
+        search = partial(_search_residuals_compiled, dictionary)
+        if xp is np:
+            # Fresh memory in every round would cost as much as the search in it.
+            buffer = np.empty((SEARCHED, len(atoms)), atoms.dtype)
+            search = partial(_search_residuals, dictionary, buffer, parts)
         return _residual_form(xp, search, signals, atoms, rounds)
     correlations = signals @ dictionary
-    search = partial(_search_gram, correlations, gram, _parts(len(signals)))
-    if xp is not np:
-        search = partial(_search_gram_compiled, correlations, gram)
+    search = partial(_search_gram_compiled, correlations, gram)
+    if xp is np:
+        search = partial(_search_gram, correlations, gram, parts)
     return _gram_form(xp, search, correlations, gram, rounds)
 
 
