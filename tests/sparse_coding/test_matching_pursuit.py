@@ -73,6 +73,14 @@ def test_dependent_atoms_have_no_weight(form, dtype):
     assert np.count_nonzero(codes, axis=1).max() <= dim
 
 
+@pytest.mark.parametrize("module", [np, jnp], ids=["numpy", "jax"])
+@pytest.mark.parametrize("form", SHAPES)
+def test_no_signals_have_no_codes(form, module):
+    signals, dictionary = problem(form, np.float32)
+    codes = orthogonal_matching_pursuit(module.asarray(signals[:0]), dictionary, 3)
+    assert codes.shape == (0, dictionary.shape[1])
+
+
 def test_integers_and_mixed_dtypes():
     signals, dictionary = problem("gram", np.float32)
     assert orthogonal_matching_pursuit(signals.astype(np.float64), dictionary, 1).dtype == float
