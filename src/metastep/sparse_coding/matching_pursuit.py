@@ -254,8 +254,8 @@ def _search_gram(
 
 def _parts(count: int) -> list[slice]:
     """Divide into parts of equal size; the last two may overlap."""
-    size = -(-count // max(1, -(-count // SEARCHED)))
-    starts = (min(start, count - size) for start in range(0, count, max(1, size)))
+    size = max(1, -(-count // max(1, -(-count // SEARCHED))))
+    starts = (min(start, count - size) for start in range(0, count, size))
     return [slice(start, start + size) for start in starts]
 
 
