@@ -51,9 +51,8 @@ reproduce: .venv/.installed
 test: .venv/.tests-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/basedpyright & types=$$!; \
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile; tests=$$?; \
-	wait $$types && exit $$tests
+	$(BIN)/basedpyright
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: .venv/.tests-installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m slow
