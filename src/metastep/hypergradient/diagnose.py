@@ -126,13 +126,17 @@ def _window_rows(
     size = np.linalg.norm([float(np.linalg.norm(x)) for x in jax.tree.leaves(found.exact)])
     end, *cuts = found.adjoints
     # Eq. 10 of Shaban et al. (2019), with 1 - gamma alpha for the contraction.
-    factor = end * found.spectrum.response / (1 - contraction) if contraction < 1 else inf
+    bound = lambda window: (
+        contraction**window * (end * found.spectrum.response / (1 - contraction)) / size
+        if contraction < 1
+        else inf
+    )
     return tuple(
         WindowRow(
             window=window,
             cosine=float(angle),
             relative_error=float(error),
-            bound=float(contraction**window * factor / size),
+            bound=float(bound(window)),
             adjoint=float(cut / end),
         )
         for window, angle, error, cut in zip(
