@@ -194,7 +194,7 @@ def layer_spectrum(risk, k, rows):
     begin = time.perf_counter()
     operator = jax.block_until_ready(layer_hessian(risk, "0.weight"))
     print(f"capture of 0.weight: {time.perf_counter() - begin:.2f} s")
-    for method in (Dual(tolerance=TOLERANCE, rows=rows), Lanczos(tolerance=TOLERANCE)):
+    for method in (Lanczos(tolerance=TOLERANCE), Dual(tolerance=TOLERANCE, rows=rows)):
         begin = time.perf_counter()
         pairs = jax.block_until_ready(top_eigenpairs(operator, k, method=method, key=key))
         seconds = time.perf_counter() - begin

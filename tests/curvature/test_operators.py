@@ -20,6 +20,7 @@ from metastep.curvature import (
     kfac,
     kronecker_hessian,
     layer_hessian,
+    layerwise,
     output_hessian,
 )
 from tests.curvature.cases import CASES, EXAMPLES, dense_hessian, loss_of
@@ -66,8 +67,9 @@ def test_full_operators_equal_dense_matrices(x64):
         np.testing.assert_allclose(operator.as_matrix(), expected, atol=EXACT)
 
 
-def test_layer_hessian_equals_the_block_of_the_dense_hessian(x64, case):
+def test_layer_hessian_equals_the_block_of_the_dense_hessian(x64, case, monkeypatch):
     case, risk, hessian = case
+    monkeypatch.setattr(layerwise, "CACHED", 100)  # several batches, and examples that remain
     for name in case.layers:
         bias = name == case.layers[0]
         layer = find_layers(risk, [name], bias)[name]
@@ -75,7 +77,9 @@ def test_layer_hessian_equals_the_block_of_the_dense_hessian(x64, case):
         operator = layer_hessian(
             risk, name, bias=bias, second_order=not case.piecewise_linear, batch_size=3
         )
-        np.testing.assert_allclose(operator.as_matrix(), hessian[np.ix_(at, at)], atol=EXACT)
+        block = hessian[np.ix_(at, at)]
+        np.testing.assert_allclose(operator.as_matrix(), block, atol=EXACT)
+        np.testing.assert_allclose(operator.flat_mm(jnp.eye(len(block))), block, atol=EXACT)
 
 
 def test_kronecker_factors_of_a_single_example_are_exact(x64):
@@ -191,6 +195,9 @@ def test_export_to_scipy_and_lineax(x64, operators):
     operator = operators["Hessian"]
     matrix, vector = operator.as_matrix(), np.linspace(-1, 1, operator.size)
     np.testing.assert_allclose(operator.to_scipy() @ vector, matrix @ vector, atol=EXACT)
+    rows = jnp.stack([vector, vector**2])
+    for some in (rows, rows[:1]):
+        np.testing.assert_allclose(operator.flat_mm(some), some @ matrix, atol=EXACT)
     exported = operator.to_lineax()
     moved = operator.ravel(exported.mv(operator.unravel(jnp.asarray(vector))))
     np.testing.assert_allclose(moved, matrix @ vector, atol=EXACT)

@@ -12,6 +12,7 @@ from metastep.curvature import (
     SymmetricMatrix,
     correspondence,
     diagonal,
+    eigenpairs,
     find_layers,
     full_hessian_eigenpairs,
     hutchinson_trace,
@@ -47,7 +48,8 @@ METHODS = {
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_eigenpairs_equal_those_of_the_dense_matrix(x64, matrix, key, method):
+def test_eigenpairs_equal_those_of_the_dense_matrix(x64, matrix, key, method, monkeypatch):
+    monkeypatch.setattr(eigenpairs, "COLUMNS", 7)  # the last piece begins within the one before
     pairs = top_eigenpairs(SymmetricMatrix(matrix), 8, method=METHODS[method], key=key)
     assert jnp.all(pairs.converged)
     # A Ritz value is off by at most the square of its residual over a gap of 0.03.

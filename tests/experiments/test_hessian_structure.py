@@ -349,10 +349,12 @@ def test_claims_can_hold_and_fail():
     verdicts = {claim.id: claim.holds for claim in EXPERIMENT.claims(good)}
     # Those numbers were made up, and the specification's were not.
     assert not verdicts.pop("reference") and not verdicts.pop("reference-between")
+    assert verdicts.pop("convolutions") is None
     assert set(verdicts.values()) == {True}, verdicts
     assert set(EXPERIMENT.figures(good)) >= {"overlap", "batch-normalization", "whole"}
     bad = handmade(BAD, {**GOOD, "between": 0.3})
     verdicts = {claim.id: claim.holds for claim in EXPERIMENT.claims(bad)}
+    assert verdicts.pop("convolutions") is None
     assert set(verdicts.values()) == {False}, verdicts
 
 
@@ -370,6 +372,16 @@ def test_claims_about_an_image_network(changed, verdict, printed):
     assert "6.02 (5.57 to 6.51)" in found["spectral-ratio"].evidence
     assert "5.31 (2.39 to 9.09)" in found["spectral-ratio"].evidence
     assert "In fc1 of VGG11-W32 the 9 leading" in EXPERIMENT.answer(record)
+    assert found["convolutions"].holds
+    behind = np.char.startswith(record.tables["spectra"]["layer"], "conv")
+    for column in ("kronecker", "overlap", "rank_one"):
+        value = record.tables["spectra"][column].copy()
+        record.tables["spectra"][column][behind] *= 0.5
+        found = {claim.id: claim.holds for claim in EXPERIMENT.claims(record)}
+        assert found["convolutions"] is False
+        assert found["kronecker-eigenvalues"] and found["kronecker-eigenspace"]
+        assert found["rank-one"]
+        record.tables["spectra"][column] = value
     narrow = handmade(GOOD, NORMALIZED, ("VGG11-W9",), layers, "cifar10")
     assert EXPERIMENT.answer(narrow).startswith("This run cannot tell")
     assert all(claim.holds is not False for claim in EXPERIMENT.claims(narrow))

@@ -16,6 +16,7 @@ from metastep.types import RandomKey
 LOST = 0.5  # a unit vector that keeps half its length is orthogonal to rounding
 PASSES = 5
 CHECKS = 16  # for convergence while a basis is filled
+COLUMNS = 4096  # of a basis that are multiplied at a time
 
 
 class EigenPairs(eqx.Module):
@@ -251,15 +252,13 @@ def _lanczos(
 ) -> _Found:
     """Fill the basis, keep the best Ritz vectors, fill it again; until k pairs have converged."""
     width = blocks * block
-    one = operator.prepare().flat_mv
-    # A batch of one would have its data transposed in every product.
-    product = jax.vmap(one) if block > 1 else lambda rows: one(rows[0])[None]
+    product = operator.prepare().flat_mm
 
     def step(state: _State) -> _State:
         j = state.filled
         rows = jax.lax.dynamic_slice_in_dim(state.basis, j * block, block)
         moved = product(rows)
-        along = state.basis @ moved.T
+        along = jax.lax.optimization_barrier(state.basis @ moved.T)
         fresh, coupling = _new_directions(moved - along.T @ state.basis, state.basis)
         basis = jax.lax.dynamic_update_slice_in_dim(state.basis, fresh, (j + 1) * block, 0)
         projected = jax.lax.dynamic_update_slice_in_dim(
@@ -285,9 +284,10 @@ def _lanczos(
     def again(state: _State) -> _State:
         values, mixing, _ = _ritz(state, block)
         count = kept * block
-        rows = mixing[:, :count].T @ state.basis[:width]
-        basis = jnp.zeros_like(state.basis).at[:count].set(rows)
-        basis = basis.at[count : count + block].set(state.basis[width:])
+        kept_rows = jnp.zeros((width + block, width + block), start.dtype)
+        kept_rows = kept_rows.at[:count, :width].set(mixing[:, :count].T)
+        kept_rows = kept_rows.at[count : count + block, width:].set(jnp.eye(block))
+        basis = _in_place(kept_rows, state.basis)
         projected = jnp.zeros_like(state.projected).at[:count, :count].set(jnp.diag(values[:count]))
         filled, restart = jnp.array(kept), state.restart + 1
         state = _State(basis, projected, state.coupling, filled, restart, state.products)
@@ -303,7 +303,8 @@ def _lanczos(
     state = jax.lax.while_loop(fillable, step, state)
     state = jax.lax.while_loop(unfinished, again, state)
     values, mixing, residuals = _ritz(state, block)
-    vectors = mixing[:, :k].T @ state.basis[:width]
+    # Zeros for the residual block: without it the basis would be copied.
+    vectors = jnp.pad(mixing[:, :k].T, ((0, 0), (0, block))) @ state.basis
     return _Found(values[:k], vectors, residuals[:k], state.products)
 
 
@@ -320,6 +321,22 @@ def _ritz(state: _State, block: int) -> tuple[Array, Array, Array]:
     return values, mixing, jnp.linalg.norm(state.coupling @ ends, axis=0)
 
 
+def _in_place(mixing: Array, basis: Array) -> Array:
+    """Return mixing @ basis, some columns at a time: a second basis would be the peak of memory."""
+    size = basis.shape[1]
+    columns = min(size, COLUMNS)
+
+    def mix(i: Array, basis: Array) -> Array:
+        begin = jnp.minimum(i * columns, size - columns)
+        piece = jax.lax.dynamic_slice_in_dim(basis, begin, columns, 1)
+        # The last piece begins within the one before.
+        fresh = begin + jnp.arange(columns) >= i * columns
+        mixed = jnp.where(fresh, mixing @ piece, piece)
+        return jax.lax.dynamic_update_slice_in_dim(basis, mixed, begin, 1)
+
+    return jax.lax.fori_loop(0, -(-size // columns), mix, basis)
+
+
 def _new_directions(rows: Array, basis: Array) -> tuple[Array, Array]:
     """Return Q, orthonormal and orthogonal to the basis, and C with rows = C^T Q within its span.
 
@@ -328,7 +345,8 @@ def _new_directions(rows: Array, basis: Array) -> tuple[Array, Array]:
 
     def again(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         fresh, coupling, _, passes = state
-        along = basis @ fresh.T  # eight times as fast as its transpose, fresh @ basis.T
+        # The barrier keeps XLA from the transpose, fresh @ basis.T: eight times as slow.
+        along = jax.lax.optimization_barrier(basis @ fresh.T)
         fresh, turned = _orthonormal(fresh - along.T @ basis)
         return fresh, turned @ coupling, jnp.min(jnp.abs(jnp.diag(turned))), passes + 1
 
@@ -346,7 +364,8 @@ def _orthonormal(rows: Array) -> tuple[Array, Array]:
 
 @compiled
 def _lobpcg(operator: AbstractOperator, start: Array, iterations: int) -> _Found:
-    product = jax.vmap(operator.prepare().flat_mv, in_axes=1, out_axes=1)
+    prepared = operator.prepare()
+    product = lambda columns: prepared.flat_mm(columns.T).T
     values, vectors, used = lobpcg_standard(product, start.T, iterations)
     residuals = jnp.linalg.norm(product(vectors) - values * vectors, axis=0)
     return _Found(values, vectors.T, residuals, len(start) * (used + 1))

@@ -15,6 +15,8 @@ from metastep.curvature.kronecker import kronecker_hessian, output_mean
 from metastep.curvature.operator import AbstractOperator, SymmetricMatrix
 from metastep.curvature.risk import EmpiricalRisk, batched, require_batch_size
 
+CACHED = 2**21  # numbers between two products with the inputs
+
 
 class LayerHessian(AbstractOperator):
     """The Hessian of one layer's matrix W, or [W b], from inputs X and output Jacobians G.
@@ -37,11 +39,31 @@ class LayerHessian(AbstractOperator):
 
     def mv(self, vector: Float[Array, "out in"]) -> Float[Array, "out in"]:
         """Return the product with a matrix like the layer's."""
+        return self._products(vector[None])[0]
+
+    def flat_mm(self, rows: Float[Array, "vectors size"]) -> Float[Array, "vectors size"]:
+        """Return the products with several matrices, each one array, in larger multiplications."""
+        return self._products(rows.reshape(-1, *self.structure().shape)).reshape(rows.shape)
+
+    def _products(self, matrices: Float[Array, "vectors out in"]) -> Float[Array, "vectors out in"]:
+        """Multiply, some examples at a time: what lies between X and G stays in the cache."""
         x, g = self.factors.inputs, self.factors.jacobian
-        moved = jnp.einsum("ipn,mn->ipm", x, vector)
-        logits = jnp.einsum("icpm,ipm->ic", g, moved)
-        pulled = jnp.einsum("icd,id->ic", self.curvature, logits) / len(x)
-        return jnp.einsum("ipm,ipn->mn", jnp.einsum("icpm,ic->ipm", g, pulled), x)
+        examples, positions, size = x.shape
+        vectors, out, _ = matrices.shape
+
+        def mean(batch: tuple[Array, Array, Array]) -> Array:
+            x, g, a = batch
+            x, shape = x.reshape(-1, size), (len(x), positions, vectors, out)
+            moved = (x @ matrices.reshape(-1, size).T).reshape(shape).swapaxes(1, 2)
+            logits = jnp.einsum("ivm,icm->ivc", moved.reshape(len(g), vectors, -1), g)
+            pulled = jnp.einsum("icd,ivd->ivc", a, logits) / len(g)
+            moved = jnp.einsum("ivc,icm->ivm", pulled, g).reshape(moved.shape).swapaxes(1, 2)
+            return (moved.reshape(len(x), -1).T @ x).reshape(matrices.shape)
+
+        # A position of its own axis would have both copied for each product, by a layout of XLA's.
+        data = x.reshape(examples, -1), g.reshape(*g.shape[:2], -1), self.curvature
+        batches = -(-examples * positions * vectors * out // CACHED)
+        return batched(mean, data, examples, -(-examples // batches))
 
 
 def layer_hessian(

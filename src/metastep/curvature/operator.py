@@ -59,6 +59,12 @@ class AbstractOperator(eqx.Module):
         """Return the product with a vector that is one array."""
         return self.ravel(self.mv(self.unravel(flat)))
 
+    def flat_mm(self, rows: Float[Array, "vectors size"]) -> Float[Array, "vectors size"]:
+        """Return the products with several vectors, each one array."""
+        if len(rows) == 1:  # a batch of one would have the data transposed in every product
+            return self.flat_mv(rows[0])[None]
+        return jax.vmap(self.flat_mv)(rows)
+
     def as_matrix(self, batch_size: int = 64) -> Float[Array, "size size"]:
         """Return the dense symmetric matrix: `size` products, `batch_size` of them at a time."""
         return _columns(self, batch_size)

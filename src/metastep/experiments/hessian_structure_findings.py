@@ -70,6 +70,7 @@ def claims(record: Record) -> tuple[Claim, ...]:
         _eigenspace_claim(record),
         _correspondence_claim(record),
         _rank_claim(record),
+        _convolution_claim(record),
         _norm_claim(record),
         _training_claim(record),
         _cluster_claim(record),
@@ -86,6 +87,17 @@ def _each(record: Record, name: str, models: Iterable[str]) -> dict[str, np.ndar
         for model in models
         for layer in layers(record.tables["spectra"], model)
     }
+
+
+def _connected(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return what belongs to fully connected layers."""
+    return {name: value for name, value in values.items() if is_connected(name.split()[-1])}
+
+
+def _eigenvalue_ratios(record: Record, models: Iterable[str]) -> dict[str, np.ndarray]:
+    """Return the eigenvalues of the product by those of the Hessian, layer by layer."""
+    true, factored = (_each(record, column, models) for column in ("true", "kronecker"))
+    return {layer: factored[layer] / true[layer] for layer in true}
 
 
 def _listed(values: dict[str, np.ndarray]) -> str:
@@ -196,13 +208,12 @@ def _eigenvalue_claim(record: Record) -> Claim:
     name = "kronecker-eigenvalues"
     text = (
         "Figure 4.2: the first c - 1 eigenvalues of E[M] (x) E[x x^T] are those of H (here: within "
-        "25 % on average, in every layer)."
+        "25 % on average, in every fully connected layer)."
     )
     models = true_models(record, wide(record))
     if not models:
         return undecided(name, text, LACKING)
-    true, factored = (_each(record, column, models) for column in ("true", "kronecker"))
-    ratios = {layer: factored[layer] / true[layer] for layer in true}
+    ratios = _connected(_eigenvalue_ratios(record, models))
     fine = [abs(np.mean(ratio) - 1) < 0.25 for ratio in ratios.values()]
     return Claim(name, text, bool(np.all(fine)), _listed(ratios))
 
@@ -216,8 +227,9 @@ def _eigenspace_claim(record: Record) -> Claim:
     models = true_models(record, wide(record))
     if not models:
         return undecided(name, text, LACKING)
-    found = {layer: value[:, -1] for layer, value in _each(record, "overlap", models).items()}
-    fine = [np.mean(value) > 0.6 for layer, value in found.items() if "conv" not in layer]
+    found = _connected(_each(record, "overlap", models))
+    found = {layer: value[:, -1] for layer, value in found.items()}
+    fine = [np.mean(value) > 0.6 for value in found.values()]
     return Claim(name, text, bool(np.all(fine)), _listed(found))
 
 
@@ -232,12 +244,7 @@ def _correspondence_claim(record: Record) -> Claim:
     if not models:
         return undecided(name, text, LACKING)
     inputs, inside = (
-        {
-            layer: value
-            for layer, value in _each(record, column, models).items()
-            if "conv" not in layer
-        }
-        for column in ("input_correspondence", "inside")
+        _connected(_each(record, column, models)) for column in ("input_correspondence", "inside")
     )
     fine = [np.mean(inputs[layer]) > 0.6 and np.mean(inside[layer]) > 0.9 for layer in inputs]
     evidence = "; ".join(
@@ -250,14 +257,39 @@ def _rank_claim(record: Record) -> Claim:
     name = "rank-one"
     text = (
         "Figure C.17: the first c - 1 eigenvectors of H, as matrices, are close to rank 1 (here: "
-        "first singular value / norm above 0.5 for every one and above 0.8 on average)."
+        "first singular value / norm above 0.5 for every one and above 0.8 on average, in every "
+        "fully connected layer)."
     )
     models = true_models(record, wide(record))
     if not models:
         return undecided(name, text, LACKING)
-    found = _each(record, "rank_one", models)
+    found = _connected(_each(record, "rank_one", models))
     fine = [np.min(value) > 0.5 and np.mean(value) > 0.8 for value in found.values()]
     return Claim(name, text, bool(np.all(fine)), _listed(found))
+
+
+def _convolution_claim(record: Record) -> Claim:
+    name = "convolutions"
+    text = (
+        "Figures 4.2 and C.17 speak of all layers: the product and rank 1 describe the Hessian of "
+        "a convolution as well as that of a fully connected layer (here: the same thresholds)."
+    )
+    models = true_models(record, wide(record))
+    ratios = _eigenvalue_ratios(record, models)
+    found = {layer: ratios[layer] for layer in ratios if layer not in _connected(ratios)}
+    if not found:
+        return undecided(name, text, "a convolutional network without batch normalization")
+    overlaps, ranks = (_each(record, column, models) for column in ("overlap", "rank_one"))
+    verdicts, evidence = [], []
+    for layer, ratio in found.items():
+        overlap, rank = overlaps[layer][:, -1], ranks[layer]
+        near = abs(np.mean(ratio) - 1) < 0.25 and np.mean(overlap) > 0.6
+        verdicts.append(near and np.min(rank) > 0.5 and np.mean(rank) > 0.8)
+        evidence.append(
+            f"{layer}: eigenvalues {np.mean(ratio):.3f} of the true ones, overlap "
+            f"{np.mean(overlap):.3f}, rank 1 {spread(rank)}"
+        )
+    return Claim(name, text, bool(np.all(verdicts)), "; ".join(evidence))
 
 
 def _norm_claim(record: Record) -> Claim:
