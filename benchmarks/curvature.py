@@ -193,7 +193,9 @@ def layer_spectrum(risk, k, rows):
     key = jax.random.key(0)
     begin = time.perf_counter()
     operator = jax.block_until_ready(layer_hessian(risk, "0.weight"))
-    print(f"capture of 0.weight: {time.perf_counter() - begin:.2f} s")
+    used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = lambda: f"peak memory {used():.2f} GiB"
+    print(f"capture of 0.weight: {time.perf_counter() - begin:.2f} s, {peak()} so far")
     for method in (Lanczos(tolerance=TOLERANCE), Dual(tolerance=TOLERANCE, rows=rows)):
         begin = time.perf_counter()
         pairs = jax.block_until_ready(top_eigenpairs(operator, k, method=method, key=key))
@@ -202,8 +204,7 @@ def layer_spectrum(risk, k, rows):
         print(
             f"  top-{k} by {type(method).__name__:8s} {seconds:6.1f} s with compilation, "
             f"{int(jnp.sum(pairs.converged))} converged, worst residual {worst:.1e}, "
-            f"products {int(pairs.products)}, peak memory "
-            f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB so far"
+            f"products {int(pairs.products)}, {peak()} so far"
         )
 
 

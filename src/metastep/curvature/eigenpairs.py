@@ -67,7 +67,7 @@ class Lanczos(AbstractEigenMethod):
     Attributes:
         tolerance: relative residual at which a pair has converged.
         basis: how many vectors are kept, rounded up to whole blocks; None for
-            k + max(20, k // 2), or all there are.
+            k + max(20, k // 2), k + 50 at least with a block, or all there are.
         block: vectors that are multiplied at the same time; None for 1 up to k = 32, then 8, where
             reading the basis costs more than the products.
         restarts: how often at most the basis is shrunk to its best half; then the pairs that have
@@ -93,7 +93,7 @@ class Lanczos(AbstractEigenMethod):
         """Return k pairs with the residuals of the recurrence."""
         size = operator.size
         block = min(self.block or (1 if k <= 32 else 8), max(1, size // 2))
-        wanted = self.basis or k + max(20, k // 2)
+        wanted = self.basis or k + max(20 if block == 1 else 50, k // 2)
         blocks = max(2, -(-min(max(wanted, k + 1), size) // block))
         if (blocks + 1) * block > size:  # no room for a residual beside the basis
             return _dense(operator, k)
