@@ -16,7 +16,7 @@ from pyarrow import csv
 from metastep.cli import invoke
 from metastep.report.directories import occupied
 from metastep.sweep import command as sweep_module
-from tests.sweep.kills import ROOT, content, disturb, sweep_command
+from tests.sweep.kills import ROOT, content, descendants, disturb, sweep_command
 from tests.sweep.light_experiment import EXPERIMENT
 
 
@@ -158,8 +158,14 @@ def test_an_interrupted_sweep_continues_to_the_same_bits(sweep, tmp_path, quiet)
     def interrupt():
         while not list((tmp_path / "s" / "runs").glob("*/checkpoint/walk")):
             time.sleep(0.02)
+        # On a busy machine the runs would end while their status is read.
+        workers = descendants(os.getpid())
+        for worker in workers:
+            os.kill(worker, signal.SIGSTOP)
         seen.append(invoke(["sweep", "--status", "s"], (EXPERIMENT,)))
         os.kill(os.getpid(), signal.SIGINT)
+        for worker in workers:
+            os.kill(worker, signal.SIGCONT)
 
     seen: list[int] = []
     thread = threading.Thread(target=interrupt)
