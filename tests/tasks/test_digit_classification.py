@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
+from metastep.compilation import compiled
 from metastep.tasks.digit_classification import (
     DigitClassification,
     epochs,
@@ -33,23 +34,26 @@ def loss_of(params, rows):
     return -np.mean(scores[np.arange(len(rows)), LABELS[rows]])
 
 
+@compiled
+def measured(task, some, params, key):
+    losses = [task.loss(params, step) for step in (3, 8)]
+    losses += [training_objective(task, params, key), validation_objective(task, params, key)]
+    losses.append(validation_objective(some, params, key))
+    return losses, predict(params, INPUTS), fraction_correct(params, INPUTS, LABELS)
+
+
 def test_losses(key):
-    task = make()
-    params = task.init(key)
+    params = compiled(DigitClassification.init)(make(), key)
+    losses, found, correct = measured(make(), make(4), params, key)
+    drawn = 6 + np.asarray(jax.random.randint(key, (4,), 0, 3))
+    rows = (BATCHES[3], BATCHES[3], np.arange(6), np.arange(6, 9), drawn)
     # Float32 with sums of a few terms.
-    close = lambda found, rows: np.isclose(found, loss_of(params, rows), rtol=1e-5)
-    assert close(task.loss(params, 3), BATCHES[3]) and close(task.loss(params, 8), BATCHES[3])
-    assert close(training_objective(task, params, key), np.arange(6))
-    assert close(validation_objective(task, params, key), np.arange(6, 9))
-    drawn = jax.random.randint(key, (4,), 0, 3)
-    assert close(validation_objective(make(4), params, key), 6 + np.asarray(drawn))
-    scores = np.argmax(predict(params, INPUTS), axis=1)
-    assert np.isclose(fraction_correct(params, INPUTS, LABELS), np.mean(scores == LABELS))
+    np.testing.assert_allclose(losses, [loss_of(params, row) for row in rows], rtol=1e-5)
+    assert np.isclose(correct, np.mean(np.argmax(found, axis=1) == LABELS))
 
 
 def test_initial_parameters(key):
-    task = make()
-    draws = jax.vmap(task.init)(jax.random.split(key, 2000))
+    draws = jax.jit(jax.vmap(make().init))(jax.random.split(key, 2000))
     for name, rows in (("layer 0", 4), ("layer 1", 5)):
         weight, bias = draws[name]["weight"], draws[name]["bias"]
         # Standard errors below 1 % of the deviation.
