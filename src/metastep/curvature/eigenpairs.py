@@ -257,9 +257,8 @@ def _lanczos(
     def step(state: _State) -> _State:
         j = state.filled
         rows = jax.lax.dynamic_slice_in_dim(state.basis, j * block, block)
-        moved = product(rows)
-        along = jax.lax.optimization_barrier(state.basis @ moved.T)
-        fresh, coupling = _new_directions(moved - along.T @ state.basis, state.basis)
+        rest, along = _without(product(rows), state.basis)
+        fresh, coupling = _new_directions(rest, state.basis)
         basis = jax.lax.dynamic_update_slice_in_dim(state.basis, fresh, (j + 1) * block, 0)
         projected = jax.lax.dynamic_update_slice_in_dim(
             state.projected, along[:width], j * block, 1
@@ -284,18 +283,15 @@ def _lanczos(
     def again(state: _State) -> _State:
         values, mixing, _ = _ritz(state, block)
         count = kept * block
-        kept_rows = jnp.zeros((width + block, width + block), start.dtype)
-        kept_rows = kept_rows.at[:count, :width].set(mixing[:, :count].T)
-        kept_rows = kept_rows.at[count : count + block, width:].set(jnp.eye(block))
-        basis = _in_place(kept_rows, state.basis)
+        rows = jax.scipy.linalg.block_diag(mixing[:, :count].T, jnp.eye(block, dtype=mixing.dtype))
+        basis = _in_place(jnp.pad(rows, ((0, width - count), (0, 0))), state.basis)
         projected = jnp.zeros_like(state.projected).at[:count, :count].set(jnp.diag(values[:count]))
         filled, restart = jnp.array(kept), state.restart + 1
         state = _State(basis, projected, state.coupling, filled, restart, state.products)
         return jax.lax.while_loop(fillable, step, state)
 
-    empty = jnp.zeros((width + block, operator.size), start.dtype)
     groups = jnp.stack([jnp.sum(start[i::block], axis=0) for i in range(block)])
-    basis = empty.at[:block].set(_orthonormal(groups)[0])
+    basis = jnp.pad(_orthonormal(groups)[0], ((0, width), (0, 0)))
     projected = jnp.zeros((width, width), start.dtype)
     coupling = jnp.zeros((block, block), start.dtype)
     none = jnp.zeros((), int)
@@ -330,8 +326,7 @@ def _in_place(mixing: Array, basis: Array) -> Array:
         begin = jnp.minimum(i * columns, size - columns)
         piece = jax.lax.dynamic_slice_in_dim(basis, begin, columns, 1)
         # The last piece begins within the one before.
-        fresh = begin + jnp.arange(columns) >= i * columns
-        mixed = jnp.where(fresh, mixing @ piece, piece)
+        mixed = jnp.where(begin + jnp.arange(columns) >= i * columns, mixing @ piece, piece)
         return jax.lax.dynamic_update_slice_in_dim(basis, mixed, begin, 1)
 
     return jax.lax.fori_loop(0, -(-size // columns), mix, basis)
@@ -345,15 +340,20 @@ def _new_directions(rows: Array, basis: Array) -> tuple[Array, Array]:
 
     def again(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         fresh, coupling, _, passes = state
-        # The barrier keeps XLA from the transpose, fresh @ basis.T: eight times as slow.
-        along = jax.lax.optimization_barrier(basis @ fresh.T)
-        fresh, turned = _orthonormal(fresh - along.T @ basis)
+        fresh, turned = _orthonormal(_without(fresh, basis)[0])
         return fresh, turned @ coupling, jnp.min(jnp.abs(jnp.diag(turned))), passes + 1
 
     fresh, coupling = _orthonormal(rows)
     begin = (fresh, coupling, jnp.zeros((), rows.dtype), jnp.zeros((), int))
     lost = lambda state: (state[2] < LOST) & (state[3] < PASSES)
     return jax.lax.while_loop(lost, again, begin)[:2]
+
+
+def _without(rows: Array, basis: Array) -> tuple[Array, Array]:
+    """Return what of the rows is orthogonal to the basis, and the coefficients of the rest."""
+    # The barrier keeps XLA from the transpose, rows @ basis.T: eight times as slow.
+    along = jax.lax.optimization_barrier(basis @ rows.T)
+    return rows - along.T @ basis, along
 
 
 def _orthonormal(rows: Array) -> tuple[Array, Array]:
