@@ -117,6 +117,9 @@ def test_clusters_of_the_rows(key):
     labels = np.array([0, 1, 2, 3, 4, 4, 0])
     place = hessian, jnp.log(p), jnp.asarray(labels)
     found = hessian_structure_clusters.shares(*place)
+    # Examples that the capture had no room for do not count.
+    more = jnp.concatenate([place[1], place[1]]), jnp.concatenate([place[2], place[2] + 1])
+    np.testing.assert_array_equal(hessian_structure_clusters.shares(hessian, *more), found)
     roots = [np.diag(np.sqrt(q)) @ (np.eye(CLASSES) - q) for q in np.asarray(p, float)]
     rows = np.array(roots) @ np.asarray(hessian.factors.jacobian[:, :, 0], float)
     # N^T N = M, whatever the labels.
@@ -136,6 +139,7 @@ def test_clusters_of_the_rows(key):
     for label in set(labels.tolist()):
         by_weight[label] = both[labels == label].mean(axis=0)
     grams = hessian_structure_clusters._grams(*place)
+    np.testing.assert_array_equal(hessian_structure_clusters._grams(hessian, *more), grams)
     for gram, means in zip(grams, (centers, by_weight), strict=True):
         flat = means.reshape(CLASSES**2, -1)
         np.testing.assert_allclose(gram, flat @ flat.T, rtol=1e-4, atol=1e-4)

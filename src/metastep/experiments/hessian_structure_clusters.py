@@ -25,6 +25,11 @@ def _rows(operator: LayerHessian, scores: Array) -> Float[Array, "examples class
     return jnp.einsum("icd,idm->icm", root, operator.factors.jacobian[:, :, 0])
 
 
+def _captured(operator: LayerHessian, *values: Array) -> tuple[Array, ...]:
+    """Return what belongs to the operator's examples, the first ones of all."""
+    return tuple(value[: len(operator.factors.inputs)] for value in values)
+
+
 def _averaging(labels: Array) -> Float[Array, "examples classes"]:
     """Return weights of the examples whose sums are means over each class."""
     members = jax.nn.one_hot(labels, CLASSES)
@@ -43,9 +48,10 @@ def shares(
 
     Args:
         operator: the Hessian of a layer with one position.
-        scores: the model's outputs.
+        scores: the model's outputs, for the operator's examples at least.
         labels: the classes of the examples.
     """
+    scores, labels = _captured(operator, scores, labels)
     centers = jnp.einsum("iy,icm->ycm", _averaging(labels), _rows(operator, scores))
     found = [CLASSES * jnp.sum(jnp.mean(centers, axis) ** 2) for axis in (0, 1)]
     return jnp.stack(found) / jnp.sum(centers**2)
@@ -54,6 +60,7 @@ def shares(
 @compiled
 def _grams(operator: LayerHessian, scores: Array, labels: Array) -> Float[Array, "2 _ _"]:
     """Return the inner products of all Gamma_ij, and of all Delta_ij, in the order of i, j."""
+    scores, labels = _captured(operator, scores, labels)
     rows, weights = _rows(operator, scores), _averaging(labels)
     by_output = jnp.einsum("iy,icm->ycm", weights, rows).reshape(CLASSES**2, -1)
     inputs = operator.factors.inputs[:, 0]
@@ -72,7 +79,7 @@ def embedded(
 
     Args:
         operator: the Hessian of a layer with one position.
-        scores: the model's outputs.
+        scores: the model's outputs, for the operator's examples at least.
         labels: the classes of the examples.
         key: draws the start of the embeddings.
 
