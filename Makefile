@@ -1,7 +1,7 @@
 # make demo        from a fresh clone to a report to open
 # make reproduce   every experiment in its quick preset, its claims, one report; goes on where it was
 # make test        style, types, tests
-# make test-slow   the tests that tests/slow.txt lists
+# make test-slow   all tests, those of tests/slow.txt too, compiled as users compile
 # make docs        the documentation, into site/
 # make bench       measurements against other libraries, in an environment of their own
 # make env         only the environment, .venv
@@ -9,6 +9,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # Modules are compiled when they are first imported: the installation takes half as long.
 PIP := -m pip install --quiet --disable-pip-version-check --no-warn-script-location --no-compile
+# Where it is set, every process would compile all modules that it imports, for ten seconds.
+unexport PYTHONDONTWRITEBYTECODE
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# XLA's older code for loops compiles in two thirds of the time, most of which is compilation.
+OLDER_EMITTERS := --xla_cpu_use_fusion_emitters=false
 DEMO := runs/demo
 REPRODUCE := runs/reproduce
 
@@ -52,10 +57,10 @@ test: .venv/.tests-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	XLA_FLAGS="$(OLDER_EMITTERS) $$XLA_FLAGS" $(PYTEST)
 
 test-slow: .venv/.tests-installed
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m slow
+	$(PYTEST) -m "slow or not slow"
 
 docs: .venv/.tests-installed
 	$(BIN)/mkdocs build --strict
