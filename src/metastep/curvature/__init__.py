@@ -3,11 +3,9 @@
 from metastep.curvature import pac_bayes as pac_bayes
 from metastep.curvature.capture import Layer as Layer
 from metastep.curvature.capture import find_layers as find_layers
-from metastep.curvature.eigenpairs import LOBPCG as LOBPCG
-from metastep.curvature.eigenpairs import AbstractEigenMethod as AbstractEigenMethod
-from metastep.curvature.eigenpairs import Dual as Dual
+from metastep.curvature.dual import Dual as Dual
+from metastep.curvature.eigen_method import AbstractEigenMethod as AbstractEigenMethod
 from metastep.curvature.eigenpairs import EigenPairs as EigenPairs
-from metastep.curvature.eigenpairs import Lanczos as Lanczos
 from metastep.curvature.eigenpairs import top_eigenpairs as top_eigenpairs
 from metastep.curvature.full_hessian import LayeredEigenpairs as LayeredEigenpairs
 from metastep.curvature.full_hessian import full_hessian_eigenpairs as full_hessian_eigenpairs
@@ -22,10 +20,12 @@ from metastep.curvature.kfac import kfac as kfac
 from metastep.curvature.kfac import kronecker_eigenpairs as kronecker_eigenpairs
 from metastep.curvature.kronecker import KroneckerHessian as KroneckerHessian
 from metastep.curvature.kronecker import kronecker_hessian as kronecker_hessian
+from metastep.curvature.lanczos import Lanczos as Lanczos
 from metastep.curvature.layerwise import LayerHessian as LayerHessian
 from metastep.curvature.layerwise import input_autocorrelation as input_autocorrelation
 from metastep.curvature.layerwise import layer_hessian as layer_hessian
 from metastep.curvature.layerwise import output_hessian as output_hessian
+from metastep.curvature.lobpcg import LOBPCG as LOBPCG
 from metastep.curvature.operator import AbstractOperator as AbstractOperator
 from metastep.curvature.operator import SymmetricMatrix as SymmetricMatrix
 from metastep.curvature.risk import AbstractRisk as AbstractRisk
