@@ -12,12 +12,12 @@ from metastep.curvature import (
     SymmetricMatrix,
     correspondence,
     diagonal,
-    eigenpairs,
     find_layers,
     full_hessian_eigenpairs,
     hutchinson_trace,
     hutchpp_trace,
     kronecker_eigenpairs,
+    lanczos,
     layer_hessian,
     log_determinant,
     matricize,
@@ -49,7 +49,7 @@ METHODS = {
 
 @pytest.mark.parametrize("method", METHODS)
 def test_eigenpairs_equal_those_of_the_dense_matrix(x64, matrix, key, method, monkeypatch):
-    monkeypatch.setattr(eigenpairs, "COLUMNS", 7)  # the last piece begins within the one before
+    monkeypatch.setattr(lanczos, "COLUMNS", 7)  # the last piece begins within the one before
     pairs = top_eigenpairs(SymmetricMatrix(matrix), 8, method=METHODS[method], key=key)
     assert jnp.all(pairs.converged)
     # A Ritz value is off by at most the square of its residual over a gap of 0.03.
@@ -75,6 +75,14 @@ def test_a_start_near_the_eigenvectors_takes_fewer_products(x64, matrix, key):
     cold = top_eigenpairs(SymmetricMatrix(matrix), 8, method=method, key=key)
     warm = top_eigenpairs(SymmetricMatrix(matrix), 8, method=method, key=key, start=cold.vectors)
     assert warm.products < cold.products
+
+
+@pytest.mark.parametrize("name", ["block", "LOBPCG"])
+def test_vectors_missing_at_the_start_are_drawn(x64, matrix, key, name):
+    one = jnp.eye(SIZE)[:1]
+    pairs = top_eigenpairs(SymmetricMatrix(matrix), 3, method=METHODS[name], key=key, start=one)
+    assert jnp.all(pairs.converged)
+    np.testing.assert_allclose(pairs.values, np.linalg.eigvalsh(matrix)[:-4:-1], atol=1e-8)
 
 
 def test_repeated_and_zero_eigenvalues(x64, key):
