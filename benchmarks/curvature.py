@@ -5,6 +5,10 @@
 The network is 784-200-200-10 with ReLU, trained to a small loss; all sides see the same weights
 and data in float32. Methods alternate, each in turn, and the median counts; the first call of ours
 compiles and is a column of its own. Without the peers (extra `bench`) only metastep runs.
+
+With `--layer K` it finds the top K eigenpairs of the first layer's Hessian instead, by `Lanczos`
+and by `Dual`, each in a process that holds nothing but the layer's factors, and prints the peak of
+its memory.
 """
 
 import argparse

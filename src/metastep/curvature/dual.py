@@ -30,10 +30,10 @@ class Dual(AbstractEigenMethod):
 
     def starts(self, k: int) -> int:
         """Return what Lanczos needs for the Gram matrix."""
-        return Lanczos().starts(k)
+        return self._inner.starts(k)
 
     def find(self, operator: AbstractOperator, k: int, start: Array) -> Found:
-        """Return k pairs with residuals by k products with the whole operator."""
+        """Return k pairs with residuals by a product for each, in whole blocks."""
         if not isinstance(operator, LayerHessian) or operator.factors.inputs.shape[1] != 1:
             raise ValueError(
                 f"method is Dual() and the operator a {type(operator).__name__}; allowed is a "
@@ -44,10 +44,13 @@ class Dual(AbstractEigenMethod):
             raise ValueError(
                 f"k is {k}, and {len(gram)} rows are kept; allowed is k up to the number of rows."
             )
-        # More rows than the layer has entries take their start from the same numbers, repeated.
-        start = jnp.resize(start, (len(start), max(operator.size, len(gram))))[:, : len(gram)]
-        inner = Lanczos(tolerance=self.tolerance / 10).find(SymmetricMatrix(gram), k, start)
+        inner = self._inner.find(SymmetricMatrix(gram), k, _lowered(start, left, right))
         return _lifted(operator, inner, left, right)
+
+    @property
+    def _inner(self) -> Lanczos:
+        """What finds the eigenpairs of the Gram matrix."""
+        return Lanczos(tolerance=self.tolerance / 10)
 
 
 @compiled
@@ -62,6 +65,14 @@ def _gram(operator: LayerHessian, rows: int) -> tuple[Array, Array, Array]:
     _, chosen = jax.lax.top_k(sizes, min(rows, len(left)))
     left, right = left[chosen], x[example[chosen]]
     return (left @ left.T) * (right @ right.T), left, right
+
+
+@compiled
+def _lowered(vectors: Array, left: Array, right: Array) -> Array:
+    """Return F^T v for every v: near an eigenvector of F^T F where v is near one of F F^T."""
+    shape = left.shape[1], right.shape[1]
+    lower = lambda vector: jnp.sum((right @ vector.reshape(shape).T) * left, axis=1)
+    return jax.lax.map(lower, vectors)
 
 
 @compiled

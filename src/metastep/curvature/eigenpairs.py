@@ -46,8 +46,8 @@ def top_eigenpairs(
         key: random key of the starting vectors.
         method: `Lanczos()` (None), `Dual()` or `LOBPCG()`.
         start: vectors near the eigenvectors, such as those of the Kronecker approximation: a tree
-            like the operator's vectors with a leading axis. Lanczos begins from their sum (one sum
-            for each vector of a block), LOBPCG from the first k. What is missing is random.
+            like the operator's vectors with a leading axis. Lanczos and Dual begin from their sum
+            (one sum for each vector of a block), LOBPCG from the first k; what is missing is drawn.
 
     Returns:
         The pairs, each marked as converged or not; never unmarked. NaN in the operator ends in
