@@ -11,6 +11,9 @@ BIN := .venv/bin
 PIP := -m pip install --quiet --disable-pip-version-check --no-warn-script-location --no-compile
 # Where it is set, every process would compile all modules that it imports, for ten seconds.
 unexport PYTHONDONTWRITEBYTECODE
+LIBRARY := packages/metastep
+LABORATORY := packages/metastep-lab
+PROJECTS := $(LIBRARY)/pyproject.toml $(LABORATORY)/pyproject.toml constraints.txt
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 # XLA's older code for loops compiles in two thirds of the time, most of which is compilation.
 OLDER_EMITTERS := --xla_cpu_use_fusion_emitters=false
@@ -21,14 +24,15 @@ REPRODUCE := runs/reproduce
 
 env: .venv/.installed
 
-.venv/.installed: pyproject.toml constraints.txt
+.venv/.installed: $(PROJECTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "metastep needs Python 3.11 or newer; call make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python $(PIP) --constraint constraints.txt --editable .
+	$(BIN)/python $(PIP) --constraint constraints.txt --editable $(LIBRARY) --editable $(LABORATORY)
 	touch $@
 
 .venv/.tests-installed: .venv/.installed
-	$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python $(PIP) --constraint constraints.txt --editable $(LIBRARY) \
+	  --editable '$(LABORATORY)[test]'
 	touch $@
 
 demo: .venv/.installed
@@ -71,9 +75,10 @@ bench: .bench/.installed
 	.bench/bin/python benchmarks/run.py meta-batch
 	.bench/bin/python benchmarks/learned_optimizer.py
 
-.bench/.installed: pyproject.toml constraints.txt
+.bench/.installed: $(PROJECTS)
 	$(PYTHON) -m venv .bench
-	.bench/bin/python $(PIP) --constraint constraints.txt --editable '.[bench]'
+	.bench/bin/python $(PIP) --constraint constraints.txt --editable $(LIBRARY) \
+	  --editable '$(LABORATORY)[bench]'
 	.bench/bin/python $(PIP) --no-deps learned_optimization==0.0.1
 	touch $@
 

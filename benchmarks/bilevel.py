@@ -27,8 +27,8 @@ from rich.table import Table
 import metastep as ms
 from metastep.bilevel import F2SA, SOBA, AmIGO, BilevelProblem
 from metastep.compilation import compiled
-from metastep.experiments.hypercleaning import Config, Examples, prepare
 from metastep.tasks import cross_entropy
+from metastep_lab.shaban2019.hypercleaning.experiment import Config, Examples, prepare
 
 HORIZON, CONVERGED = 100, 3000
 WINDOW = 5

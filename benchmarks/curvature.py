@@ -37,7 +37,7 @@ from metastep.curvature import (
     layer_hessian,
     top_eigenpairs,
 )
-from metastep.curvature.capture import LayerFactors
+from metastep.curvature.layers.capture import LayerFactors
 
 SIZES = (784, 200, 200, 10)
 TOLERANCE = 1e-3

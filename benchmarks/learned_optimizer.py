@@ -26,10 +26,14 @@ from rich.console import Console
 from rich.table import Table
 
 from metastep.compilation import compiled
-from metastep.meta_training_segment import LearnedTraining, first_state, run_segment
-from metastep.optimizers import MLPOptimizer
-from metastep.optimizers.features import DECAYS, TIME_SCALES
-from metastep.tasks.digit_classification import DigitClassification, epochs, training_objective
+from metastep.learned import MLPOptimizer
+from metastep.learned.features import DECAYS, TIME_SCALES
+from metastep.learned.segment import LearnedTraining, first_state, run_segment
+from metastep_lab.wang2021.mlp_optimizer.digit_classification import (
+    DigitClassification,
+    epochs,
+    training_objective,
+)
 
 try:
     from peers_learned_optimization import transformation as learned_optimization

@@ -15,10 +15,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from metastep.experiments.maml_curves import mean_and_error, rate_grid
-from metastep.tasks.mixed_regression import Design, MixedRegression
-from metastep.tasks.mixed_regression_runs import simulate
-from metastep.theory.maml import expected_test_loss
+from metastep_lab.bernacchia2021.curves import mean_and_error, rate_grid
+from metastep_lab.bernacchia2021.mixed_regression import Design, MixedRegression
+from metastep_lab.bernacchia2021.mixed_regression_runs import simulate
+from metastep_lab.theory.maml import expected_test_loss
 
 DIM, NOISE, VARIABILITY, TEST_RATE = 60, 1.0, 0.5, 0.2
 DESIGN = Design(train_samples=30, validation_samples=2, tasks=3, target_samples=20)

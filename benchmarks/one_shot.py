@@ -14,9 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 import metastep as ms
-from metastep.experiments.one_shot_problem import Once, Tasks
-from metastep.hypergradient.compare import compile_with, timed
-from metastep.tasks.one_shot import Characters, Hyperparameters, initial_hyperparameters
+from metastep.diagnosis.compare import compile_with, timed
+from metastep_lab.shaban2019.one_shot.characters import (
+    Characters,
+    Hyperparameters,
+    initial_hyperparameters,
+)
+from metastep_lab.shaban2019.one_shot.problem import Once, Tasks
 
 TARGET = 0.6
 HORIZON, TASKS, WAYS = 50, 4, 5

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metastep.optimizers.features import DECAYS, SQUARE_OFFSET, TIME_SCALES
+from metastep.learned.features import DECAYS, SQUARE_OFFSET, TIME_SCALES
 
 STUBS = ("tensorflow", "tensorflow.compat", "tensorflow.compat.v2", "flax.metrics.tensorboard")
 
@@ -26,7 +26,7 @@ jax.tree_map = jax.tree_multimap = jax.tree.map
 
 
 def transformation(weights: dict) -> optax.GradientTransformation:
-    """Return the MLP optimizer; the weights are those of `metastep.optimizers.MLPOptimizer`."""
+    """Return the MLP optimizer; the weights are those of `metastep.learned.MLPOptimizer`."""
     decays = jnp.asarray(DECAYS)
     means, squares = common.vec_rolling_mom(decays), common.vec_rolling_rms(decays)
     hidden = len(weights["hidden"]["bias"])

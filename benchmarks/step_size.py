@@ -23,9 +23,9 @@ from rich.table import Table
 
 import metastep as ms
 from metastep.compilation import compiled
-from metastep.experiments.least_squares import EXPERIMENT, MODES, Config
 from metastep.tasks import random_quadratic
-from metastep.tasks.step_size_grid import draw_spectral_tasks, spectral_losses
+from metastep_lab.wang2021.least_squares.experiment import EXPERIMENT, MODES, Config
+from metastep_lab.wang2021.least_squares.step_size_grid import draw_spectral_tasks, spectral_losses
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.high_precision import Spectral, descent

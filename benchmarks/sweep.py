@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from tests.sweep.kills import main_loop, start, sweep_command
+from tests.metastep_lab.sweep.kills import main_loop, start, sweep_command
 
 RUNS = 8
 TARGET = 0.6

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metastep import data
+from metastep import pac_bayes
 from metastep.compilation import compiled
-from metastep.curvature import pac_bayes
+from metastep_lab import data
 
 UNITS, CLASSES, TRAIN = 50, 2, 1400
 EPOCHS, BATCH = 40, 100

@@ -24,8 +24,8 @@ from rich.table import Table
 
 import metastep as ms
 from metastep.compilation import compiled
-from metastep.report.figures import Lines, draw_lines, new_figure, save
 from metastep.tasks import random_sinusoid, squared_error
+from metastep_lab.figures.style import Lines, draw_lines, new_figure, save
 
 SIZES = (1, 40, 40, 1)
 POINTS = 10  # for adaptation, and as many to judge it

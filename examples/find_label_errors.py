@@ -14,9 +14,9 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
-from metastep.data import corrupt_labels
-from metastep.report.figures import Figure, new_figure, save
 from metastep.sklearn import HypercleanedClassifier
+from metastep_lab.data import corrupt_labels
+from metastep_lab.figures.style import Figure, new_figure, save
 
 SHOWN = 40
 

@@ -20,8 +20,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV, train_test_split
 
-from metastep.report.figures import Lines, line_figure, save
 from metastep.sklearn import MaskedDictionaryLearning
+from metastep_lab.figures.style import Lines, line_figure, save
 
 NOISE = 4.0  # standard deviation; pixels are from 0 to 16
 GRID = {"transform_n_nonzero_coefs": [1, 2, 3, 5, 8], "n_components": [32, 96]}

@@ -22,8 +22,8 @@ from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.metrics import log_loss, mean_squared_error
 from sklearn.model_selection import train_test_split
 
-from metastep.report.figures import Lines, line_figure, save
 from metastep.sklearn import HypergradientLogisticRegression, HypergradientRidge
+from metastep_lab.figures.style import Lines, line_figure, save
 
 SPLITS = 10
 

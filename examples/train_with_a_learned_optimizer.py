@@ -9,7 +9,7 @@ step sizes that people reach for first, which are not tuned. Under a minute on t
     python examples/train_with_a_learned_optimizer.py --run RUN --save FILE.npz
 
 takes the first train-by-validation optimizer out of the directory of a finished
-`metastep run mlp-optimizer` instead, and saves it as a file for `metastep.optimizers.load`.
+`metastep run mlp-optimizer` instead, and saves it as a file for `metastep.learned.load`.
 """
 
 import argparse
@@ -22,10 +22,11 @@ import numpy as np
 import optax
 from rich.console import Console
 
-from metastep import data, optimizers
+from metastep import learned as optimizers
 from metastep.compilation import compiled
-from metastep.report.figures import Lines, line_figure, save
-from metastep.tasks.digit_classification import (
+from metastep_lab import data
+from metastep_lab.figures.style import Lines, line_figure, save
+from metastep_lab.wang2021.mlp_optimizer.digit_classification import (
     DigitClassification,
     cross_entropy,
     epochs,

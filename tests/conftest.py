@@ -11,7 +11,7 @@ from jaxtyping import install_import_hook
 hypothesis.settings.register_profile("fixed", derandomize=True, database=None)
 hypothesis.settings.load_profile("fixed")
 
-with install_import_hook("metastep", "beartype.beartype"):
+with install_import_hook(["metastep", "metastep_lab"], "beartype.beartype"):
     import metastep  # noqa: F401
 
 # What is imported stays: looking through it again at every collection takes 5 % of the time.

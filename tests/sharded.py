@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import metastep as ms
 from metastep.compilation import compiled
-from metastep.outer_loop import Loop
+from metastep.minimize.loop import Loop
 
 TASKS = 8
 HORIZON = 6

@@ -2,64 +2,68 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "src" / "metastep"
-FILES = sorted(PACKAGE.rglob("*.py"))
-BOTTOM = {"types", "trees", "results", "files", "compilation"}
+SOURCES = (ROOT / "packages" / "metastep" / "src", ROOT / "packages" / "metastep-lab" / "src")
+FILES = sorted(path for source in SOURCES for path in source.rglob("*.py"))
+BOTTOM = {"metastep." + name for name in ("types", "trees", "results", "files", "compilation")}
+PAPERS = {"wang2021", "shaban2019", "bernacchia2021", "wu2022", "studies"}
 
 # A layer may import itself, the layers named here, and the bottom row. The longest prefix decides.
-ALLOWED = {
+LIBRARY = {
     "types": set(),
     "trees": set(),
     "results": set(),
     "files": set(),
     "compilation": set(),
-    "checkpoint": set(),
-    "theory": set(),
-    "data": set(),
-    "report": {"experiments.base"},
-    "bilevel": {"hypergradient", "problems"},
+    "saving": set(),
+    "tasks": set(),
+    "optimizers": set(),
+    "problems.base": set(),
+    "problems": {"tasks"},
+    "estimators": {"problems.base"},
+    "diagnosis": {"estimators", "problems.base"},
+    "bilevel": {"estimators", "problems"},
+    "minimize": {"estimators", "problems.base", "saving"},
+    "learned": {"optimizers", "problems.base", "minimize", "saving"},
+    "curvature": set(),
+    "pac_bayes": {"curvature"},
     "sparse_coding": set(),
     "anchors": set(),
-    "curvature": set(),
-    "sklearn": {
-        "sparse_coding",
-        "tasks",
-        "problems",
-        "objectives",
-        "hypergradient",
-        "outer",
-        "outer_loop",
-        "theory",
-    },
-    "optimizers": set(),
-    "tasks": set(),
-    "objectives": set(),
-    "problems.base": set(),
-    "problems": {"tasks", "objectives", "optimizers"},
-    "hypergradient": {"problems.base"},
-    "outer_loop": {"hypergradient", "problems.base"},
-    "outer": {"outer_loop", "hypergradient", "problems.base", "checkpoint"},
-    "meta_training_segment": {"optimizers", "problems.base"},
-    "meta_training_setting": {"meta_training_segment", "optimizers"},
-    "meta_training": {
-        "meta_training_setting",
-        "meta_training_segment",
-        "optimizers",
-        "problems.base",
-        "checkpoint",
-        "outer",
+    "sklearn": {"sparse_coding", "tasks", "problems", "estimators", "minimize"},
+}
+LABORATORY = {
+    "theory": set(),
+    "data": set(),
+    "figures": set(),
+    "experiment": {"figures"},
+    "runs": {"experiment", "figures"},
+    "report": {"runs", "experiment", "figures"},
+    "sweep": {"runs", "report", "experiment"},
+    **{paper: {"experiment", "figures", "data", "theory"} for paper in PAPERS},
+    "catalog": {"experiment", *PAPERS},
+    "cli": {"catalog", "data", "experiment", "runs", "report", "sweep"},
+    "__main__": {"cli"},
+}
+ALLOWED = {
+    **{f"metastep.{name}": {f"metastep.{one}" for one in below} for name, below in LIBRARY.items()},
+    **{
+        f"metastep_lab.{name}": {"metastep", *(f"metastep_lab.{one}" for one in below)}
+        for name, below in LABORATORY.items()
     },
 }
-TOP = ("experiments", "sweep", "cli", "__init__", "__main__")
+ROOTS = ("metastep", "metastep_lab")
+HEAVY = ("matplotlib", "bokeh", "pandas", "pyarrow", "typer", "joblib", "sklearn", "torch")
 
 
 def module_of(path):
-    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+    source = next(source for source in SOURCES if path.is_relative_to(source))
+    return ".".join(path.relative_to(source).with_suffix("").parts).removesuffix(".__init__")
 
 
 def within(module, layer):
@@ -67,36 +71,50 @@ def within(module, layer):
 
 
 def imported(path):
-    """Return the modules of this package that a file imports, relative to the package."""
-    found = []
+    """Return the modules that a file imports; `from package import name` counts as both."""
+    found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module == "metastep":
-            found += [f"metastep.{alias.name}" for alias in node.names]
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            found.append(node.module)
-    return {name.removeprefix("metastep.") for name in found if name.startswith("metastep.")}
+            if node.module in ROOTS:
+                found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            else:
+                found.add(node.module)
+    return found
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_imports_flow_down(path):
     module = module_of(path)
-    if module == "" or any(within(module, top) for top in TOP):
+    if module in ROOTS:
         return
     layer = max((name for name in ALLOWED if within(module, name)), key=len)
     allowed = ALLOWED[layer] | BOTTOM | {layer}
-    wrong = {name for name in imported(path) if not any(within(name, ok) for ok in allowed)}
+    wrong = {
+        name
+        for name in imported(path)
+        if name.split(".")[0] in ROOTS and not any(within(name, ok) for ok in allowed)
+    }
     assert not wrong, f"{module} may import {sorted(allowed)}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_only_the_report_imports_matplotlib_and_only_data_and_cli_import_heavy_parts(path):
-    text = path.read_text()
-    if not within(module_of(path), "report"):
-        assert "import matplotlib" not in text and "from matplotlib" not in text
+def test_the_library_imports_neither_the_laboratory_nor_what_draws(path):
+    module, text = module_of(path), path.read_text()
+    first = {name.split(".")[0] for name in imported(path)}
+    if within(module, "metastep"):
+        assert not first & {"metastep_lab", "matplotlib", "bokeh", "pandas", "pyarrow", "typer"}
+    elif not within(module, "metastep_lab.figures"):
+        assert "matplotlib" not in first
     assert "jax._src" not in text and "equinox.internal" not in text
+
+
+def test_importing_the_library_loads_nothing_heavy():
+    code = "import sys, metastep; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & {*HEAVY, "metastep_lab"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
@@ -109,6 +127,11 @@ def test_sizes(path):
             body = node.end_lineno - node.lineno + 1 - len(docstring.splitlines())
             signature = node.body[0].lineno - node.lineno
             assert body - signature <= 60, f"{node.name} has {body - signature} lines"
+
+
+def test_folders_are_small():
+    counts = {folder: len(list(folder.glob("*.py"))) for folder in {file.parent for file in FILES}}
+    assert not {str(folder): count for folder, count in counts.items() if count > 20}
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)

@@ -15,20 +15,22 @@ from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
 import metastep as ms
-from metastep.cli import build_app
-from metastep.experiments import EXPERIMENTS
-from metastep.experiments.base import parse_settings
+from metastep_lab.catalog import EXPERIMENTS
+from metastep_lab.cli import build_app
+from metastep_lab.experiment import parse_settings
 from tests.docs.pages import GALLERY, PAGES, ROOT, blocks, gallery
 
 # Python runs; `output` is what the block before it prints; `sh` is read; `text` is not.
 KINDS = {"python", "output", "sh", "bash", "text"}
-PACKAGE = ROOT / "src" / "metastep"
+LIBRARY = ROOT / "packages" / "metastep" / "src" / "metastep"
+LABORATORY = ROOT / "packages" / "metastep-lab" / "src" / "metastep_lab"
 DOCUMENTED = [
     "metastep",
-    "metastep.curvature.pac_bayes",
-    "metastep.meta_training_setting",
-    "metastep.objectives",
-    *sorted(f"metastep.{path.parent.name}" for path in PACKAGE.glob("*/__init__.py")),
+    "metastep.learned.setting",
+    "metastep.optimizers",
+    "metastep.problems.objectives",
+    "metastep_lab.data",
+    *sorted(f"metastep.{path.parent.name}" for path in LIBRARY.glob("*/__init__.py")),
 ]
 LOADED = re.compile(
     r"""<(?:script|img|iframe|source|link)\b[^>]*?(?:src|href)=["']?((?:https?:)?//[^"'> ]+)"""
@@ -142,8 +144,7 @@ def check_command(application, command, arguments):
 
 
 def test_claims_that_are_named_exist():
-    findings = (PACKAGE / "experiments").glob("*_findings.py")
-    source = "\n".join(path.read_text() for path in findings)
+    source = "\n".join(path.read_text() for path in LABORATORY.glob("*/*/claims.py"))
     named = [
         claim
         for path in PAGES.values()

@@ -1,0 +1,1 @@
+"""The laboratory of metastep: command line, experiments, runs, sweeps and reports."""

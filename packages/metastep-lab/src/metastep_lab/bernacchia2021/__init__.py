@@ -1,0 +1,1 @@
+"""Bernacchia (2021), Meta-learning with negative learning rates."""

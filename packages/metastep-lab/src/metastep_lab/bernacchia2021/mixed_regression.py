@@ -1,0 +1,297 @@
+"""Mixed linear regression: the tasks on which MAML with one inner step has an exact optimum.
+
+Every task has its own coefficients w around a common center; MAML looks for parameters omega from
+which one gradient step on a few training examples leads to a small loss on the task's validation
+examples. The adapted parameters are affine in omega, so that the outer problem is least squares,
+and its inputs and targets are affine in the inner step size (the train rate): products of examples
+are computed once and shared by all rates, and each rate costs one small Cholesky factorization.
+The loss on new tasks is a quadratic form of omega* - center, known exactly, so that no test
+examples are needed.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.scipy.linalg import cho_factor, cho_solve
+from jaxtyping import Array, ArrayLike, Float
+
+from metastep.types import RandomKey, Scalar
+
+Covariance = Float[Array, "dim dim"] | Float[Array, ""]
+
+
+def _as_float(value: ArrayLike) -> Array:
+    return jnp.asarray(value, jnp.result_type(value, float))
+
+
+class MixedRegression(eqx.Module):
+    """A distribution of regressions y = <w, x> + z with normal w, x and z.
+
+    Attributes:
+        center: w_0, the mean of the coefficients, shape (dim,).
+        noise: sigma, the standard deviation of z, from 0.
+        task_covariance: of w, shape (dim, dim), or a number that stands for a multiple of the
+            identity: nu^2 / dim where nu is the paper's variability of tasks.
+        covariance: of x, in the same way.
+    """
+
+    center: Float[Array, " dim"] = eqx.field(converter=_as_float)
+    noise: Scalar = eqx.field(converter=_as_float)
+    task_covariance: Covariance = eqx.field(converter=_as_float)
+    covariance: Covariance = eqx.field(converter=_as_float, default=1.0)
+
+    def __check_init__(self):
+        """Refuse negative noise, and covariances that are none."""
+        if not isinstance(self.noise, Tracer) and not self.noise >= 0:
+            raise ValueError(f"noise is {self.noise}; allowed are numbers from 0.")
+        dim = self.center.size
+        for name in ("task_covariance", "covariance"):
+            matrix = getattr(self, name)
+            if matrix.ndim and matrix.shape != (dim, dim):
+                raise ValueError(f"{name} has shape {matrix.shape}; allowed: ({dim}, {dim}) or ().")
+            if not isinstance(matrix, Tracer):
+                _check_covariance(name, np.atleast_2d(matrix))
+
+
+def _check_covariance(name: str, matrix: np.ndarray) -> None:
+    allowed = "allowed are symmetric positive semi-definite matrices."
+    if not np.all(np.isfinite(matrix)):
+        raise ValueError(f"{name} has entries that are not finite; {allowed}")
+    rounding = 100 * np.finfo(matrix.dtype).eps * np.abs(matrix).max()
+    if np.abs(matrix - matrix.T).max() > rounding:
+        raise ValueError(f"{name} is not symmetric; {allowed}")
+    lowest = np.linalg.eigvalsh(matrix)[0]
+    if lowest < -rounding * matrix.shape[0]:
+        raise ValueError(f"{name} has the eigenvalue {lowest:g}; {allowed}")
+
+
+class Design(NamedTuple):
+    """How many examples and tasks MAML sees.
+
+    Attributes:
+        train_samples: n_t, for the inner step during training.
+        validation_samples: n_v, for the outer loss, of each task.
+        tasks: m, during training.
+        target_samples: n_r, for the inner step on a new task.
+    """
+
+    train_samples: int
+    validation_samples: int
+    tasks: int
+    target_samples: int
+
+    def check(self) -> None:
+        """Raise ValueError naming the first count below 1."""
+        for name, count in self._asdict().items():
+            if count < 1:
+                raise ValueError(f"{name} is {count!r}; allowed are the integers from 1.")
+
+
+class RegressionTasks(NamedTuple):
+    """The examples of a number of tasks, in the order of the arguments of `outer_solution`.
+
+    Attributes:
+        train_inputs: shape (tasks, train_samples, dim).
+        train_targets: shape (tasks, train_samples).
+        validation_inputs: shape (tasks, validation_samples, dim).
+        validation_targets: shape (tasks, validation_samples).
+    """
+
+    train_inputs: Float[Array, "tasks train dim"]
+    train_targets: Float[Array, "tasks train"]
+    validation_inputs: Float[Array, "tasks validation dim"]
+    validation_targets: Float[Array, "tasks validation"]
+
+
+def draw_tasks(
+    key: RandomKey,
+    distribution: MixedRegression,
+    *,
+    tasks: int,
+    train_samples: int,
+    validation_samples: int,
+) -> RegressionTasks:
+    """Draw tasks and their examples.
+
+    Args:
+        key: a random key.
+        distribution: what to draw from.
+        tasks: how many, from 1.
+        train_samples: for the inner step, from 1.
+        validation_samples: for the outer loss, from 1.
+
+    Returns:
+        The examples, in the dtype of the distribution's center.
+
+    Raises:
+        ValueError: for a count below 1.
+
+    Reference:
+        Bernacchia (2021), Meta-learning with negative learning rates, section 4.
+    """
+    Design(train_samples, validation_samples, tasks, target_samples=1).check()
+    dim, samples = distribution.center.size, train_samples + validation_samples
+    # A single call: compiling the sampler takes longer than running it.
+    normal = jax.random.normal(key, (tasks, samples + 1, dim + 1), distribution.center.dtype)
+    truth = _correlate(distribution.task_covariance, normal[:, -1, :-1]) + distribution.center
+    inputs = _correlate(distribution.covariance, normal[:, :-1, :-1])
+    targets = jnp.einsum("tnp,tp->tn", inputs, truth) + distribution.noise * normal[:, :-1, -1]
+    cut = lambda array: jnp.split(array, [train_samples], axis=1)
+    (train_inputs, valid_inputs), (train_targets, valid_targets) = cut(inputs), cut(targets)
+    return RegressionTasks(train_inputs, train_targets, valid_inputs, valid_targets)
+
+
+def _correlate(covariance: Array, normal: Array) -> Array:
+    """Turn standard normal vectors into vectors of a covariance."""
+    if covariance.ndim == 0:
+        return jnp.sqrt(covariance) * normal
+    values, vectors = jnp.linalg.eigh(covariance)
+    return normal @ (vectors * jnp.sqrt(jnp.maximum(values, 0))).T
+
+
+def outer_solution(
+    train_inputs: Float[Array, "tasks train dim"],
+    train_targets: Float[Array, "tasks train"],
+    validation_inputs: Float[Array, "tasks validation dim"],
+    validation_targets: Float[Array, "tasks validation"],
+    train_rate: Scalar | float,
+    start: Float[Array, " dim"],
+) -> Float[Array, " dim"]:
+    """Return where gradient descent on MAML's outer loss ends: omega*.
+
+    The outer loss is the mean of (1/2) |X_v theta - y_v|^2 over all validation examples, with
+    theta = omega - (train_rate / train) X_t^T (X_t omega - y_t) in each task. With more parameters
+    than validation examples in all tasks, many omega have loss zero and omega* is the one nearest
+    to `start`; otherwise omega* is unique.
+
+    Example:
+        >>> import jax.numpy as jnp, numpy as np
+        >>> from metastep_lab.bernacchia2021.mixed_regression import outer_solution
+        >>> inputs = np.random.default_rng(0).standard_normal((4, 11, 3))
+        >>> train, valid = jnp.asarray(inputs[:, :5]), jnp.asarray(inputs[:, 5:])
+        >>> truth = jnp.array([1.0, 2.0, 3.0])
+        >>> examples = (train, train @ truth, valid, valid @ truth)
+        >>> omega = outer_solution(*examples, train_rate=-0.1, start=jnp.zeros(3))
+        >>> bool(jnp.allclose(omega, truth, rtol=1e-4))
+        True
+
+    Args:
+        train_inputs: X_t, shape (tasks, train, dim).
+        train_targets: y_t, shape (tasks, train).
+        validation_inputs: X_v, shape (tasks, validation, dim).
+        validation_targets: y_v, shape (tasks, validation).
+        train_rate: alpha_t, the inner step size, of any sign.
+        start: omega_0, shape (dim,).
+
+    Returns:
+        omega*, shape (dim,); NaN where the least squares are singular in floating point.
+        Exact, by normal equations: the relative error is the rounding times the squared condition
+        number. Cost: that of the Gram matrix of size min(dim, tasks * validation).
+
+    Reference:
+        Bernacchia (2021), Eqs. 69 and 83.
+    """
+    tasks = RegressionTasks(train_inputs, train_targets, validation_inputs, validation_targets)
+    return outer_solutions(tasks, jnp.asarray(train_rate)[None], start)[0]
+
+
+def outer_solutions(
+    tasks: RegressionTasks, train_rates: Float[Array, " rates"], start: Float[Array, " dim"]
+) -> Float[Array, "rates dim"]:
+    """Return `outer_solution` for many train rates; all products of examples are computed once.
+
+    Args:
+        tasks: the examples.
+        train_rates: alpha_t, shape (rates,).
+        start: omega_0, shape (dim,).
+
+    Returns:
+        omega*, shape (rates, dim). Each rate costs a Cholesky factorization of size
+        min(dim, tasks * validation).
+
+    Reference:
+        Bernacchia (2021), Eqs. 69 and 83.
+    """
+    problem = _outer_problem(tasks)
+    return jax.vmap(lambda rate: _solve(problem, rate, start))(train_rates)
+
+
+class _OuterProblem(NamedTuple):
+    """Least squares whose inputs and targets are the first entries minus train rate times second.
+
+    Its products, of inputs with inputs and (with fewer parameters than equations) with targets,
+    are sums over pairs of entries.
+    """
+
+    inputs: Float[Array, "2 equations dim"]
+    targets: Float[Array, "2 equations"]
+    gram: Float[Array, "2 2 size size"]
+    right: Float[Array, "2 2 dim"] | None
+
+
+def _outer_problem(tasks: RegressionTasks) -> _OuterProblem:
+    overlap = jnp.einsum("tvp,tnp->tvn", tasks.validation_inputs, tasks.train_inputs)
+    overlap /= tasks.train_inputs.shape[1]
+    moved = jnp.einsum("tvn,tnp->tvp", overlap, tasks.train_inputs)
+    seen = jnp.einsum("tvn,tn->tv", overlap, tasks.train_targets)
+    dim = moved.shape[-1]
+    inputs = jnp.stack([tasks.validation_inputs, moved]).reshape(2, -1, dim)
+    targets = jnp.stack([tasks.validation_targets, seen]).reshape(2, -1)
+    if dim > inputs.shape[1]:
+        return _OuterProblem(inputs, targets, jnp.einsum("inp,jmp->ijnm", inputs, inputs), None)
+    gram = jnp.einsum("inp,jnq->ijpq", inputs, inputs)
+    return _OuterProblem(inputs, targets, gram, jnp.einsum("inp,jn->ijp", inputs, targets))
+
+
+def _solve(problem: _OuterProblem, rate: Array, start: Array) -> Array:
+    """Return omega* by Eq. 69 with more parameters than equations, else by Eq. 83."""
+    affine = jnp.stack([jnp.ones_like(rate), -rate]).astype(start.dtype)
+    pairs = jnp.outer(affine, affine)
+    gram = cho_factor(jnp.tensordot(pairs, problem.gram, 2))
+    if problem.right is not None:
+        return cho_solve(gram, jnp.tensordot(pairs, problem.right, 2))
+    inputs, targets = (jnp.tensordot(affine, x, 1) for x in (problem.inputs, problem.targets))
+    return start + cho_solve(gram, targets - inputs @ start) @ inputs
+
+
+def new_task_loss(
+    params: Float[Array, "*batch dim"],
+    test_rates: Float[Array, " test_rates"],
+    distribution: MixedRegression,
+    *,
+    target_samples: int,
+) -> Float[Array, "*batch test_rates"]:
+    """Return the expected loss on a new task after one inner step from given parameters.
+
+    (1/2) E (y - <theta, x>)^2 over tasks, target and test examples. Exact: it is quadratic in
+    omega - center and in the test rate.
+
+    Args:
+        params: omega, shape (*batch, dim).
+        test_rates: alpha_r, the step sizes of the inner step on the new task, shape (test_rates,).
+        distribution: of the tasks.
+        target_samples: n_r, the new task's examples for the inner step, from 1.
+
+    Returns:
+        The loss, shape (*batch, test_rates).
+
+    Reference:
+        Bernacchia (2021), Eq. 65, and Eq. 123 for any covariance.
+    """
+    errors = params - distribution.center
+    matrix = lambda c: c * jnp.eye(errors.shape[-1], dtype=errors.dtype) if c.ndim == 0 else c
+    covariance, tasks = matrix(distribution.covariance), matrix(distribution.task_covariance)
+    square = covariance @ covariance
+    trace, cube = jnp.trace(square), square @ covariance
+    # Coefficients of test rates to the power 0, 1, 2.
+    quadratic = jnp.stack(
+        [covariance, -2 * square, cube + (cube + covariance * trace) / target_samples]
+    )
+    noise = distribution.noise**2 * jnp.array([1.0, 0.0, trace / target_samples])
+    constant = noise + jnp.einsum("kpq,pq->k", quadratic, tasks)
+    forms = constant + jnp.einsum("...p,kpq,...q->...k", errors, quadratic, errors)
+    return forms @ jnp.stack([jnp.ones_like(test_rates), test_rates, test_rates**2]) / 2

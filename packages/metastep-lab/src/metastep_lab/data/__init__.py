@@ -1,0 +1,63 @@
+"""Data sets as NumPy arrays with their license and checksum, and how to split and corrupt them.
+
+Every loader looks in the folder it is given, then in the folder that the environment variable
+`METASTEP_DATA` names, then in the user's cache (`$XDG_CACHE_HOME/metastep` or `~/.cache/metastep`).
+A data set that is in none of them raises `DataNotFoundError` with one sentence that says how to get
+it; nothing is ever fetched or replaced by something else on its own.
+"""
+
+from pathlib import Path
+
+from metastep_lab.data.cifar10 import CIFAR10, cifar10
+from metastep_lab.data.dataset import (
+    DataCorruptError,
+    DataError,
+    DataNotFoundError,
+    Dataset,
+    DownloadError,
+    cache_folder,
+    find,
+)
+from metastep_lab.data.digits import digits, digits_path
+from metastep_lab.data.download import download
+from metastep_lab.data.mnist import MNIST, mnist
+from metastep_lab.data.omniglot import OMNIGLOT, omniglot
+from metastep_lab.data.preparation import balanced_indices, corrupt_labels
+from metastep_lab.data.wikitext2 import WIKITEXT2, wikitext2
+
+__all__ = [
+    "DataCorruptError",
+    "DataError",
+    "DataNotFoundError",
+    "Dataset",
+    "DownloadError",
+    "available",
+    "balanced_indices",
+    "cache_folder",
+    "cifar10",
+    "corrupt_labels",
+    "digits",
+    "download",
+    "mnist",
+    "omniglot",
+    "wikitext2",
+]
+
+
+def available(folder: Path | None = None) -> list[tuple[str, Path | None]]:
+    """Which data sets are there, without reading them.
+
+    Args:
+        folder: searched first, as by the loaders.
+
+    Returns:
+        For each data set its name and the file or folder its loader would read, or None.
+
+    Raises:
+        DataNotFoundError: if `folder` is given and does not exist.
+    """
+    found: list[tuple[str, Path | None]] = [("digits", digits_path())]
+    for recipe in (MNIST, CIFAR10, OMNIGLOT, WIKITEXT2):
+        hit = find(recipe, folder)
+        found.append((recipe.name, hit[1] if hit else None))
+    return found

@@ -1,0 +1,91 @@
+"""The pickled batches of CIFAR-10, read without trusting them.
+
+A pickle is a program that may call anything it can name. Here every name it may use stands for an
+inert object that only remembers its arguments; every other name is refused. The array is then built
+from what was remembered, so nothing of NumPy is ever driven by the file.
+"""
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metastep_lab.data.dataset import DataCorruptError
+from metastep_lab.data.reading import reading, require
+
+
+class _Remembered:
+    """Stands for an array, a dtype or a constructor: keeps what the pickle passes, does nothing."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+        self.state: Any = ()
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def _encode(text: str, encoding: str = "latin1") -> bytes:
+    """How Python 3 writes bytes in old pickles; the encoding is always latin1."""
+    del encoding
+    return str.encode(text, "latin1")
+
+
+ALLOWED = {
+    ("numpy", "ndarray"): _Remembered,
+    ("numpy", "dtype"): _Remembered,
+    ("numpy.core.multiarray", "_reconstruct"): _Remembered,
+    ("numpy._core.multiarray", "_reconstruct"): _Remembered,
+    ("_codecs", "encode"): _encode,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        try:
+            return ALLOWED[module_name, global_name]
+        except KeyError:
+            name = f"{module_name}.{global_name}"
+            raise pickle.UnpicklingError(f"it asks for {name}, which no data needs") from None
+
+
+def parse_pickle(content: bytes, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels and labels of one batch of CIFAR-10's Python version.
+
+    Args:
+        content: the pickle: a dict with `data`, uint8 of shape (n, 3072), and `labels`, a list.
+        path: its file, for messages.
+
+    Returns:
+        The pixels, uint8 of shape (n, 3072), and the labels, uint8 of shape (n,).
+
+    Raises:
+        DataCorruptError: if the pickle is damaged, names anything but an array, or holds something
+            else.
+    """
+    with reading(path, "a CIFAR-10 batch"):
+        batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+        require(isinstance(batch, dict), path, "is not a CIFAR-10 batch: it holds no dict")
+        batch = {key.decode() if isinstance(key, bytes) else key: batch[key] for key in batch}
+        missing = {"data", "labels"} - batch.keys()
+        require(not missing, path, f"lacks the entry {', '.join(sorted(missing))}")
+        pixels = _rebuild(batch["data"], path)
+        labels = np.asarray(batch["labels"])
+        require(
+            labels.dtype.kind == "i" and labels.ndim == 1, path, "has labels that are no integers"
+        )
+        require(bool(((labels >= 0) & (labels < 10)).all()), path, "has a label that is not 0 to 9")
+    return pixels, labels.astype(np.uint8)
+
+
+def _rebuild(remembered: object, path: Path) -> np.ndarray:
+    """The array whose pickled state is (version, shape, dtype, is Fortran-ordered, bytes)."""
+    if not isinstance(remembered, _Remembered) or len(remembered.state) != 5:
+        raise DataCorruptError(f"{path} has no array under 'data'.")
+    _, shape, dtype, fortran, content = remembered.state
+    one_byte = isinstance(dtype, _Remembered) and dtype.arguments[0] in ("u1", b"u1")
+    require(one_byte, path, "has no array of bytes under 'data'")
+    require(len(shape) == 2 and shape[1] == 3072, path, f"has data of shape {shape}, not n x 3072")
+    return np.frombuffer(content, np.uint8).reshape(shape, order="F" if fortran else "C")

@@ -1,0 +1,56 @@
+"""The 8 x 8 digits that come with scikit-learn."""
+
+from pathlib import Path
+
+import numpy as np
+import sklearn.datasets
+
+from metastep_lab.data.dataset import Dataset
+
+
+def digits_path() -> Path:
+    """The folder of scikit-learn that holds the digits.
+
+    Returns:
+        The folder.
+    """
+    return Path(str(sklearn.datasets.__file__)).parent
+
+
+def digits(folder: Path | None = None) -> Dataset:
+    """Handwritten digits of 8 x 8 pixels, the data set that is always there.
+
+    The arrays are `images`, uint8 of shape (1797, 8, 8) with values 0 to 16, and `labels`, uint8 of
+    shape (1797,) with values 0 to 9.
+
+    Args:
+        folder: not used, since scikit-learn holds the data; it is here so that all loaders look
+            alike.
+
+    Returns:
+        The data set.
+
+    Reference:
+        Alpaydin and Kaynak, 1998, "Optical Recognition of Handwritten Digits", UCI Machine Learning
+        Repository (https://archive.ics.uci.edu); the test part, as distributed by scikit-learn.
+
+    Example:
+        >>> data = digits()
+        >>> data.arrays["images"].shape, data.arrays["labels"][:5]
+        ((1797, 8, 8), array([0, 1, 2, 3, 4], dtype=uint8))
+        >>> data.license
+        'CC BY 4.0'
+    """
+    del folder
+    images, labels = sklearn.datasets.load_digits(return_X_y=True)
+    arrays = {
+        "images": np.asarray(images).reshape(-1, 8, 8).astype(np.uint8),
+        "labels": np.asarray(labels).astype(np.uint8),
+    }
+    return Dataset(
+        name="digits",
+        arrays=arrays,
+        license="CC BY 4.0",
+        source="Alpaydin and Kaynak 1998, UCI Optical Recognition of Handwritten Digits, test part",
+        path=digits_path(),
+    )

@@ -1,0 +1,1 @@
+"""Figures in one style: drawn by matplotlib, and as Bokeh plots to zoom into."""

@@ -1,0 +1,159 @@
+"""Figures to zoom into: what a matplotlib figure draws, as Bokeh plots in JSON.
+
+Lines, markers, bands, error bars and bars are read off the figure's axes with their labels, scales,
+limits and looks. A figure with anything else, such as an image, stays a picture.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import bokeh
+from bokeh.embed import json_item
+from bokeh.models import (
+    BoxZoomTool,
+    FixedTicker,
+    NoOverlap,
+    Range1d,
+    ResetTool,
+    ZoomInTool,
+    ZoomOutTool,
+)
+from bokeh.plotting import figure as new_plot
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.ticker import FixedLocator, LogFormatter, ScalarFormatter
+
+from metastep.files import write_atomically
+from metastep_lab.figures.drawing import Drawing, NotConvertibleError, look_of
+
+HEIGHT = 320
+SCALES: dict[str, Literal["linear", "log"]] = {"linear": "linear", "log": "log"}
+
+
+def save_interactive(figure: Figure, stem: Path) -> Path | None:
+    """Write what a figure draws beside its pictures, from where the report page takes it.
+
+    Args:
+        figure: the figure.
+        stem: the path without suffix, as `figures.save` takes it.
+
+    Returns:
+        The path, ending in `.json`; None where the figure stays a picture.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    content = interactive(figure)
+    if content is None:
+        return None
+    path = stem.with_name(f"{stem.name}.json")
+    write_atomically(path, content.encode())
+    return path
+
+
+def interactive(figure: Figure) -> str | None:
+    """Convert a figure.
+
+    Args:
+        figure: the figure, before or after it was saved.
+
+    Returns:
+        JSON: the version of Bokeh, the legend of the whole figure, and for each panel its title,
+        its plot as `Bokeh.embed.embed_item` takes it, and its own legend. An entry's label is the
+        name of the renderers that it switches. None if something in the figure cannot be converted.
+    """
+    shown = [axes for axes in figure.axes if axes.axison or axes.has_data()]
+    places = {axes.get_subplotspec() for axes in shown}
+    twins = len(places) < len(shown)
+    if not shown or twins or None in places or figure.get_suptitle():
+        return None
+    shared = [entry for legend in figure.legends for entry in _entries(legend)]
+    try:
+        panels = [_panel(axes, shared) for axes in shown]
+    except (NotConvertibleError, ValueError):  # a value that Bokeh does not take
+        return None
+    spec = shown[0].get_subplotspec()
+    content = {
+        "bokeh": bokeh.__version__,
+        "columns": spec.get_gridspec().ncols if spec else 1,
+        "legend": {"title": _title(figure.legends), "entries": shared},
+        "panels": panels,
+    }
+    return _numbered(json.dumps(content, ensure_ascii=False, separators=(",", ":")))
+
+
+def _numbered(text: str) -> str:
+    """Bokeh counts its objects over the whole process; count from one in each figure."""
+    names: dict[str, str] = {}
+    rename = lambda found: names.setdefault(found[0], f'"p{len(names) + 1}"')
+    return re.sub(r'"p\d{4,}"', rename, text)
+
+
+def _panel(axes: Axes, shared: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Convert one panel."""
+    scales = axes.get_xscale(), axes.get_yscale()
+    if not set(scales) <= set(SCALES) or not axes.axison:
+        raise NotConvertibleError
+    plot = new_plot(
+        height=HEIGHT,
+        sizing_mode="stretch_width",
+        toolbar_location=None,
+        tools=[],
+        x_range=_range(axes.get_xlim()),
+        y_range=_range(axes.get_ylim()),
+        x_axis_type=SCALES[scales[0]],
+        y_axis_type=SCALES[scales[1]],
+        x_axis_label=axes.get_xlabel(),
+        y_axis_label=axes.get_ylabel(),
+        background_fill_color=None,
+        border_fill_color=None,
+        outline_line_color=None,
+    )
+    plot.axis.axis_label_text_font_style = "normal"
+    plot.axis.axis_label_text_font_size = plot.axis.major_label_text_font_size = "12px"
+    ticks = _ticks(axes.xaxis, plot.xaxis), _ticks(axes.yaxis, plot.yaxis)
+    legend = axes.get_legend()
+    own = _entries(legend) if legend else []
+    drawing = Drawing(plot, axes, [*own, *shared], ticks)
+    for artist in sorted(axes.get_children(), key=lambda one: one.get_zorder()):
+        drawing.draw(artist)
+    drawing.boxes_drawn()
+    plot.add_tools(BoxZoomTool(), ZoomInTool(), ZoomOutTool(), ResetTool(), drawing.hover())
+    return {
+        "title": axes.get_title(),
+        "item": json_item(plot),
+        "legend": {"title": _title([legend] if legend else []), "entries": own},
+    }
+
+
+def _range(limits: tuple[float, float]) -> Range1d:
+    return Range1d(start=float(limits[0]), end=float(limits[1]))
+
+
+def _title(legends: Sequence[Legend]) -> str:
+    return next((legend.get_title().get_text() for legend in legends), "")
+
+
+def _ticks(axis: Axis, axes: Any) -> dict[float, str]:
+    """Take over ticks that were chosen by hand; return the words that stand for numbers."""
+    axes.major_label_policy = NoOverlap()
+    locator, formatter = axis.get_major_locator(), axis.get_major_formatter()
+    if not isinstance(locator, FixedLocator) and not hasattr(locator, "_units"):
+        return {}
+    places = [float(place) for place in axis.get_majorticklocs()]
+    axes.ticker = FixedTicker(ticks=places, minor_ticks=[])
+    if isinstance(formatter, ScalarFormatter | LogFormatter):
+        return {}
+    words = dict(zip(places, formatter.format_ticks(places), strict=True))
+    axes.major_label_overrides = words
+    return words
+
+
+def _entries(legend: Legend) -> list[dict[str, Any]]:
+    handles = zip(legend.legend_handles, legend.get_texts(), strict=True)
+    return [{"label": text.get_text(), **look_of(handle)} for handle, text in handles if handle]

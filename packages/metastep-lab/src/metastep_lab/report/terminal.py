@@ -1,0 +1,158 @@
+"""What the command line shows: tables, verdicts, paragraphs, and how far a run is.
+
+Colors and the bar are for terminals. Elsewhere, and with `NO_COLOR`, there are plain lines.
+"""
+
+from collections.abc import Iterable, Sequence
+from textwrap import wrap
+from time import perf_counter
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from metastep_lab.experiment import Experiment
+from metastep_lab.report.tables import format_seconds
+
+VERDICTS = {
+    True: ("holds", "green"),
+    False: ("does not hold", "bold red"),
+    None: ("undecided", "yellow"),
+}
+BAR = 30
+
+
+def console() -> Console:
+    """The standard output, on which text from runs is shown as it is.
+
+    Returns:
+        A console; without color where there is no terminal or `NO_COLOR` is set.
+    """
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def experiments_table(experiments: Sequence[Experiment]) -> Table:
+    """A table of experiments: what they ask, and the minutes that each preset takes.
+
+    Args:
+        experiments: the rows.
+
+    Returns:
+        What a console prints.
+    """
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("experiment, minutes", no_wrap=True)
+    table.add_column("question and source")
+    for one in experiments:
+        minutes = "".join(f"\n  {name} {time:g}" for name, time in one.minutes.items())
+        name = Text.assemble((one.name, "bold"), (minutes, "dim"))
+        table.add_row(name, Text.assemble(one.question, "\n", (one.source, "dim"), "\n"))
+    return table
+
+
+def counts(verdicts: Iterable[bool | None]) -> str:
+    """Count verdicts.
+
+    Args:
+        verdicts: of the claims.
+
+    Returns:
+        Such as `6 claims: holds 5, does not hold 0, undecided 1`.
+    """
+    given = list(verdicts)
+    parts = [
+        f"{word} {sum(one is holds for one in given)}" for holds, (word, _) in VERDICTS.items()
+    ]
+    return f"{len(given)} claims: {', '.join(parts)}"
+
+
+def paragraph(console: Console, text: str, look: str = "") -> None:
+    """Print indented text, without the blanks with which rich's own padding ends every line.
+
+    Args:
+        console: where.
+        text: what.
+        look: a rich style.
+    """
+    width = max(console.width - 4, 20)
+    for line in wrap(" ".join(text.split()), width, break_on_hyphens=False):
+        console.print(Text("    " + line, look))
+
+
+def verdict(console: Console, holds: bool | None, name: str, remark: str = "") -> None:
+    """Print whether a claim holds.
+
+    Args:
+        console: where.
+        holds: True, False, or None for undecided.
+        name: the claim.
+        remark: what follows its name.
+    """
+    word, look = VERDICTS[holds]
+    console.print(Text.assemble((f"{word:<14}", look), (name, "bold"), (remark, "dim")))
+
+
+class Display:
+    """Lines with the time that has passed, and on a terminal a bar below them.
+
+    Both say how long a stage will still take if it goes on at its mean pace.
+    """
+
+    def __init__(self, console: Console):
+        self.console = console
+        self._begin = perf_counter()
+        self._bar_shown = False
+        self._last = ("", -1)
+        self._stage = ("", 0, 0.0)  # its name, how far it was when first seen, and when
+
+    def say(self, message: str) -> None:
+        """Show one line.
+
+        Args:
+            message: the line.
+        """
+        self.clear()
+        time = (f"{perf_counter() - self._begin:8.1f} s  ", "dim")
+        self.console.print(Text.assemble(time, message), soft_wrap=True)
+
+    def show(self, done: int, total: int, what: str) -> None:
+        """Show how far a stage is: a bar on a terminal, elsewhere a line for every tenth part.
+
+        Args:
+            done: how many parts are done.
+            total: how many there are.
+            what: the stage.
+        """
+        part = min(done / total, 1.0) if total else 1.0
+        left = self._left(done, total, what)
+        if not self.console.is_terminal:
+            tenth = (what, int(10 * part))
+            if tenth != self._last:
+                self._last = tenth
+                self.say(f"{what}: {done} of {total}{left}")
+            return
+        self.clear()
+        full = round(BAR * part)
+        line = f"{'━' * full}{'─' * (BAR - full)} {done}/{total} {what}{left}"
+        self._write(line[: self.console.width - 1])
+        self._bar_shown = True
+
+    def _left(self, done: int, total: int, what: str) -> str:
+        now = perf_counter()
+        if self._stage[0] != what or done < self._stage[1]:
+            self._stage = (what, done, now)
+        _, first, begin = self._stage
+        if done == first or done >= total:
+            return ""
+        return f", {format_seconds((now - begin) * (total - done) / (done - first))} left"
+
+    def clear(self) -> None:
+        """Remove the bar."""
+        if self._bar_shown:
+            self._write("\r\x1b[2K")
+            self._bar_shown = False
+
+    def _write(self, text: str) -> None:
+        self.console.file.write(text)
+        self.console.file.flush()

@@ -1,0 +1,77 @@
+"""What a run was computed with: versions and devices."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+PACKAGES = (
+    "metastep",
+    "jax",
+    "jaxlib",
+    "optax",
+    "equinox",
+    "lineax",
+    "numpy",
+    "scipy",
+)
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that numbers depend on.
+
+    Returns:
+        Name to version; `"not installed"` where there is none.
+    """
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def devices() -> list[str]:
+    """The devices that JAX computes on.
+
+    Returns:
+        Such as `["cpu"]` or `["gpu: NVIDIA H100"]`, one entry for each.
+    """
+    names = []
+    for device in jax.devices():
+        kind = device.device_kind
+        names.append(device.platform if kind == device.platform else f"{device.platform}: {kind}")
+    return names
+
+
+def default_precision() -> str:
+    """The float type that JAX uses now where none is asked for.
+
+    Returns:
+        `"float32"` or `"float64"`.
+    """
+    return str(jnp.result_type(float))
+
+
+def environment(precision: str) -> dict[str, Any]:
+    """What `result.json` says about the machine.
+
+    Args:
+        precision: the float types that the run used.
+
+    Returns:
+        Versions, device, number of devices and of processor cores, precision and system.
+    """
+    found = devices()
+    return {
+        "versions": versions(),
+        "device": found[0],
+        "devices": len(found),
+        "cores": os.cpu_count(),
+        "precision": precision,
+        "system": f"{platform.system()} {platform.machine()}",
+    }

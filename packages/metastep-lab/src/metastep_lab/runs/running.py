@@ -1,0 +1,305 @@
+"""Carrying out an experiment into a run directory, so that it can be interrupted and resumed.
+
+The directory says `"interrupted"` from the first moment until something else is true: whatever ends
+the process, what is left can be resumed.
+"""
+
+import inspect
+import shlex
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from metastep.saving import CheckpointError
+from metastep_lab.experiment import (
+    Experiment,
+    Record,
+    Table,
+    config_as_json,
+    config_from_json,
+)
+from metastep_lab.figures.style import save
+from metastep_lab.runs import records
+from metastep_lab.runs.directories import RefusedError, occupied, remove_leftovers
+from metastep_lab.runs.environment import default_precision, environment
+
+
+class RunFailedError(RuntimeError):
+    """The experiment raised an exception, which is this one's cause; the run directory says so."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to run, and where.
+
+    Attributes:
+        experiment: what to run.
+        config: its configuration.
+        preset: the preset that `config` was made from.
+        settings: what was changed in it, as texts `field=value`.
+        seed: the random seed.
+        directory: the run directory.
+        data: the folder that holds data sets, None for the usual places.
+        resume: continue the run that `directory` holds, if any.
+    """
+
+    experiment: Experiment
+    config: Any
+    preset: str
+    settings: tuple[str, ...]
+    seed: int
+    directory: Path
+    data: Path | None = None
+    resume: bool = False
+
+    def command(self) -> str:
+        """The command that repeats this run elsewhere; `DATA` stands for the data folder."""
+        data = ["--data", "DATA"] if self.data else []
+        return shlex.join([*self._what(), *data])
+
+    def resume_command(self) -> str:
+        """The command that continues this run."""
+        data = ["--data", str(self.data)] if self.data else []
+        return shlex.join([*self._what(), "--out", str(self.directory), *data, "--resume"])
+
+    def _what(self) -> list[str]:
+        changes = [part for setting in self.settings for part in ("--set", setting)]
+        what = [self.experiment.name, "--preset", self.preset, *changes]
+        return ["metastep", "run", *what, "--seed", str(self.seed)]
+
+
+@dataclass
+class RunContext:
+    """The `Context` of a run on this machine.
+
+    Attributes:
+        seed: the random seed.
+        data: the folder that holds data sets, or None.
+        resume: whether this continues an earlier run.
+        directory: the run directory.
+        say: shows one line.
+        show: shows progress: done, total, what.
+        untouched: whether the experiment has neither written nor asked where to.
+        precisions: JAX's default float types seen when the experiment called.
+    """
+
+    seed: int
+    data: Path | None
+    resume: bool
+    directory: Path
+    say: Callable[[str], None]
+    show: Callable[[int, int, str], None]
+    untouched: bool = True
+    precisions: set[str] = field(default_factory=set)
+    _arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def table(self, name: str, columns: Table) -> None:
+        """Write `tables/NAME.csv`."""
+        self._note(untouched=False)
+        records.write_table(self.directory, name, columns)
+
+    def arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write `arrays.npz`, with what earlier calls wrote."""
+        self._note(untouched=False)
+        self._arrays.update(arrays)
+        records.write_arrays(self.directory, self._arrays)
+
+    def checkpoint(self, name: str) -> Path:
+        """Return the path under `checkpoint/` for the part `name`."""
+        self._note(untouched=False)
+        folder = self.directory / "checkpoint"
+        folder.mkdir(exist_ok=True)
+        return folder / records.check_name("checkpoint", name)
+
+    def log(self, message: str) -> None:
+        """Show one line."""
+        self._note()
+        self.say(message)
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        """Show how far a stage is."""
+        self._note()
+        self.show(done, total, what)
+
+    def _note(self, untouched: bool = True) -> None:
+        # Experiments choose the precision inside `run`, so that only these calls can see it.
+        self.precisions.add(default_precision())
+        self.untouched = self.untouched and untouched
+
+
+def execute(
+    request: Request,
+    say: Callable[[str], None] = lambda message: None,
+    show: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> dict[str, Any]:
+    """Run an experiment, or continue it, or find that it is complete.
+
+    Args:
+        request: what to run, and where.
+        say: shows one line.
+        show: shows progress: done, total, what.
+
+    Returns:
+        The content of `result.json`.
+
+    Raises:
+        RefusedError: if the directory cannot be used, a checkpoint to resume from is damaged, or
+            the experiment refused its data or configuration before it wrote anything. The disk is
+            as it was then.
+        RunDirectoryError: if the directory holds a damaged run.
+        RunFailedError: if the experiment failed later.
+        KeyboardInterrupt: after an interruption; the directory can be resumed.
+    """
+    directory = request.directory
+    with occupied(directory):
+        previous = _previous(request)
+        remove_leftovers(directory)
+        if previous and previous["status"] == "complete":
+            say(f"{directory} is complete already; there is nothing to do")
+            result = previous
+        else:
+            resumed = previous is not None
+            context = RunContext(request.seed, request.data, resumed, directory, say, show)
+            result = _run(request, context, _empty_result(request), previous)
+        shutil.rmtree(directory / "checkpoint", ignore_errors=True)
+    return result
+
+
+def _previous(request: Request) -> dict[str, Any] | None:
+    """Return the run that the directory holds, if it is the one asked for."""
+    directory = request.directory
+    if not (directory / "result.json").exists():
+        return None
+    found = records.read_result(directory)
+    asked = {"experiment": request.experiment.name, "seed": request.seed}
+    config = records.finite(config_as_json(request.config))
+    for here, there in ((asked, found), (config, found["config"])):
+        for name, value in here.items():
+            if there.get(name) != value:
+                other = f"{name} is {there.get(name)!r} there and {value!r} here"
+                raise RefusedError(f"{directory} holds another run: {other}; choose another --out")
+    if not request.resume:
+        advice = "choose another --out"
+        if found["status"] != "complete":
+            advice = f"add --resume to continue it, or {advice}"
+        raise RefusedError(f"{directory} holds this run already ({found['status']}); {advice}")
+    return found
+
+
+def _empty_result(request: Request) -> dict[str, Any]:
+    return {
+        "schema": records.SCHEMA,
+        "experiment": request.experiment.name,
+        "source": request.experiment.source,
+        "question": request.experiment.question,
+        "answer": None,
+        "about": inspect.getdoc(inspect.getmodule(request.experiment.run)),
+        "config": config_as_json(request.config),
+        "preset": request.preset,
+        "seed": request.seed,
+        "status": "interrupted",
+        "command": request.command(),
+        "metrics": {},
+        "claims": [],
+        "figures": [],
+        "timing": {},
+        "environment": {},
+    }
+
+
+def _run(
+    request: Request, context: RunContext, result: dict[str, Any], previous: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Run the experiment and write what it says; result.json tells the truth at every moment."""
+    directory = request.directory
+    earlier = (previous or {}).get("timing", {})
+    started = earlier.get("started") or datetime.now(UTC).isoformat(timespec="seconds")
+    begin = perf_counter()
+
+    def write(status: str) -> None:
+        seconds = earlier.get("seconds", 0.0) + perf_counter() - begin
+        sessions = earlier.get("sessions", 0) + 1
+        timing = {"started": started, "seconds": round(seconds, 3), "sessions": sessions}
+        precision = " and ".join(sorted(context.precisions)) or default_precision()
+        result.update(status=status, timing=timing, environment=environment(precision))
+        records.write_result(directory, result)
+
+    write("interrupted")
+    try:
+        metrics = request.experiment.run(request.config, context)
+        result["metrics"] = {str(name): float(value) for name, value in metrics.items()}
+        _conclude(request, result)
+    except KeyboardInterrupt:
+        write("interrupted")
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        bad_input = context.untouched and isinstance(error, FileNotFoundError | ValueError)
+        if bad_input or (previous is not None and isinstance(error, CheckpointError)):
+            _undo(directory, previous)
+            raise RefusedError(reason or type(error).__name__) from error
+        result["error"] = f"{type(error).__name__}: {reason}"
+        write("failed")
+        raise RunFailedError(result["error"]) from error
+    write("complete")
+    return records.read_result(directory)
+
+
+def _undo(directory: Path, previous: dict[str, Any] | None) -> None:
+    """Put back the directory as it was before this process."""
+    if previous is None:
+        (directory / "result.json").unlink()
+    else:
+        records.write_result(directory, previous)
+
+
+def _conclude(request: Request, result: dict[str, Any]) -> None:
+    """Hold the claims against what is on the disk, as `check` will, and draw the figures."""
+    # Bokeh takes a second to import, which only a run that ends needs to spend.
+    from metastep_lab.figures.interactive import save_interactive
+
+    record = _record(request.directory, request.config, result)
+    answer = request.experiment.answer
+    result["answer"] = None if answer is None else answer(record)
+    result["claims"] = [asdict(claim) for claim in request.experiment.claims(record)]
+    for name, (figure, text) in request.experiment.figures(record).items():
+        stem = request.directory / "figures" / records.check_name("figure", name)
+        save(figure, stem)
+        save_interactive(figure, stem)
+        result["figures"].append({"name": name, "alt": text})
+
+
+def read_record(directory: Path, experiment: Experiment) -> Record:
+    """Read back a run of an experiment.
+
+    Args:
+        directory: the run directory.
+        experiment: the experiment that was run there.
+
+    Returns:
+        The record; of a run that is not complete, what there is of it.
+
+    Raises:
+        RunDirectoryError: if a file is damaged, or of another version or experiment.
+    """
+    result = records.read_result(directory)
+    path = directory / "result.json"
+    if result["experiment"] != experiment.name:
+        raise records.RunDirectoryError(f"{path} is of the experiment {result['experiment']!r}")
+    try:
+        config = config_from_json(experiment.config, result["config"])
+    except ValueError as error:
+        raise records.RunDirectoryError(f"{path}: {error}") from error
+    return _record(directory, config, result)
+
+
+def _record(directory: Path, config: Any, result: Mapping[str, Any]) -> Record:
+    numbers = records.finite(result["metrics"]).items()
+    metrics = {name: float("nan") if value is None else value for name, value in numbers}
+    return Record(config, records.read_tables(directory), metrics, records.read_arrays(directory))

@@ -1,0 +1,364 @@
+"""Learn from few examples which classes resemble each other, by K-RMD.
+
+One linear model per class on fixed features; a tuned symmetric matrix C pulls the models of similar
+classes together, and rho pulls all to zero. The paper's features come from a network trained on
+ImageNet; here they are convolutions with random whitened patches, or any given in a file. Scaling
+features is scaling the inner step size; here they are scaled so that the cross-entropy's curvature
+is at most `smoothness`.
+
+Tables (one row per observation):
+
+- `summary`: method ("K-RMD" | "untuned"), window (empty for "untuned"), trial, validation_loss,
+  test_accuracy (both at the end), best_test_accuracy (over the measured steps: the paper's early
+  stopping looks at the test examples), gradient_norm (of the exact hypergradient), largest_coupling
+  (the largest C_ij), stability (largest on the way; below 1 the inner descent cannot diverge),
+  guarded_steps (outer steps that began at the guard's limit), failed_steps.
+- `history`: window, trial, step, validation_loss, estimate_norm, gradient_norm (exact), cosine (of
+  estimate and exact), test_accuracy, stability, successful (0 where the estimate failed): every
+  `measure_every` steps and at the last one, before the update.
+- `cost`: window, relative_error, cosine, seconds, mebibytes of one hypergradient at the
+  hyperparameters that the longest window found in the first trial; mebibytes of temporary memory.
+
+Arrays: `coupling`, C after tuning, shape (windows, trials, classes, classes); `classes`, names.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+import metastep as ms
+from metastep.compilation import compiled
+from metastep.tasks import accuracy
+from metastep.trees import cosine
+from metastep_lab import data
+from metastep_lab.experiment import Context, Experiment, columns
+from metastep_lab.shaban2019.task_interaction.claims import answer, claims, figures
+from metastep_lab.shaban2019.task_interaction.interaction import (
+    Guard,
+    InteractingClasses,
+    Interaction,
+    interaction,
+)
+from metastep_lab.shaban2019.task_interaction.patch_features import patch_features, read_features
+
+
+@dataclass(frozen=True)
+class Config:
+    """The configuration.
+
+    Attributes:
+        dataset: digits (8 x 8, ships with scikit-learn) or cifar10.
+        features: an .npz file with features and labels to use in place of the data set, or none.
+        filters: random patches of the features.
+        patch_size: their side in pixels.
+        examples: training examples in total, and as many for validation; the rest is for testing.
+        trials: independent draws of these.
+        windows: the numbers K of inner steps that are differentiated, ascending.
+        horizon: inner gradient steps T.
+        step_size: of the inner descent.
+        smoothness: features are scaled so that the cross-entropy's curvature is at most this.
+        stability_limit: C and rho are kept below it (see `interaction.Guard`),
+            or none for no guard.
+        coupling: C_ij to start from.
+        regularization: rho to start from.
+        outer_steps: updates of C and rho.
+        outer_step_size: of Adam.
+        measure_every: outer steps between two measurements.
+    """
+
+    dataset: Literal["digits", "cifar10"] = "cifar10"
+    features: str | None = None
+    filters: int = 64
+    patch_size: int = 6
+    examples: int = 50
+    trials: int = 10
+    windows: tuple[int, ...] = (1, 5, 25, 100)
+    horizon: int = 100
+    step_size: float = 0.1
+    smoothness: float = 10.0
+    stability_limit: float | None = 0.95
+    coupling: float = 0.002
+    regularization: float = 0.001
+    outer_steps: int = 1000
+    outer_step_size: float = 0.05
+    measure_every: int = 20
+
+    def __post_init__(self):
+        """Refuse impossible values, naming field, value and what is allowed."""
+        counts = "filters patch_size examples trials horizon outer_steps measure_every"
+        for name in counts.split():
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed are integers from 1")
+        rates = "step_size smoothness coupling regularization outer_step_size"
+        for name in rates.split():
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed are positive numbers")
+        ascending = list(self.windows) == sorted(set(self.windows))
+        if not self.windows or not ascending or self.windows[0] < 1:
+            raise ValueError(f"windows is {self.windows}; allowed are ascending integers from 1")
+        if self.windows[-1] > self.horizon:
+            raise ValueError(
+                f"windows is {self.windows}; allowed are integers up to the horizon, {self.horizon}"
+            )
+        least = self.step_size * self.smoothness / 2
+        if self.stability_limit is not None and not least < self.stability_limit <= 1:
+            raise ValueError(
+                f"stability_limit is {self.stability_limit}; allowed are numbers above "
+                f"step_size * smoothness / 2 = {least:g}, up to 1"
+            )
+
+
+class Examples(eqx.Module):
+    """The data of one trial."""
+
+    task: InteractingClasses
+    test_features: Array
+    test_labels: Array
+
+
+def load(config: Config, folder: Path | None, seed: int) -> tuple[np.ndarray, np.ndarray, list]:
+    """Return features, labels and the names of the classes.
+
+    Raises:
+        DataNotFoundError, FileNotFoundError: if the data are not there.
+        ValueError: if a file does not hold features and labels.
+    """
+    if config.features is not None:
+        features, labels = read_features(Path(config.features))
+        return features, labels, [str(label) for label in np.unique(labels)]
+    found = (data.digits if config.dataset == "digits" else data.cifar10)(folder).arrays
+    labels = found["labels"].astype(np.int32)
+    names = found.get("classes", np.unique(labels))
+    size = dict(filters=config.filters, size=config.patch_size)
+    features = patch_features(found["images"], seed=seed, **size)
+    return features, labels, [str(name) for name in names]
+
+
+def draw(
+    config: Config, features: np.ndarray, labels: np.ndarray, seed: int, trial: int
+) -> Examples:
+    """Draw the examples of one trial, class-balanced, and scale the features."""
+    number = np.random.SeedSequence((seed, trial)).generate_state(1)[0]
+    sets = data.balanced_indices(labels, (config.examples, config.examples), int(number))
+    test = np.setdiff1d(np.arange(labels.size), np.concatenate(sets))
+    if test.size == 0:
+        raise ValueError(
+            f"examples is {config.examples}; allowed is what leaves some of the {labels.size} "
+            "examples for testing"
+        )
+    with_bias = np.concatenate([features, np.ones((labels.size, 1), np.float32)], axis=1)
+    curvature = np.linalg.norm(with_bias[sets[0]], 2) ** 2 / (2 * config.examples)
+    scaled = (with_bias * np.sqrt(config.smoothness / curvature)).astype(np.float32)
+    part = lambda rows: (jnp.asarray(scaled[rows]), jnp.asarray(labels[rows]))
+    return Examples(InteractingClasses(*part(sets[0]), *part(sets[1])), *part(test))
+
+
+@cache
+def _optimizers(
+    inner: float, outer: float
+) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+    """Return gradient descent and Adam, the same objects for all runs, which then compile once."""
+    return optax.sgd(inner), optax.adam(outer)
+
+
+def run(config: Config, context: Context) -> Mapping[str, float]:
+    """Tune C and rho with every window in every trial."""
+    features, labels, names = load(config, context.data, context.seed)
+    optimizers = _optimizers(config.step_size, config.outer_step_size)
+    summary, history, couplings = [], [], []
+    for trial in range(config.trials):
+        examples = draw(config, features, labels, context.seed, trial)
+        problem = ms.TrainingProblem(
+            loss=examples.task.loss,
+            objective=examples.task.validation_loss,
+            init_params=jnp.zeros((len(names), features.shape[1] + 1)),
+            optimizer=optimizers[0],
+            horizon=config.horizon,
+        )
+        limit = None if config.stability_limit is None else jnp.asarray(config.stability_limit)
+        guard = Guard(jnp.asarray(config.step_size), examples.task.smoothness, limit)
+        for window in config.windows:
+            context.log(f"trial {trial}: tuning with window {window}")
+            result = _tune(problem, guard, window, optimizers[1], config, context, trial)
+            measured, stability = _measure_run(problem, examples, guard, result, config)
+            if window == config.windows[0]:
+                summary.append(
+                    ("untuned", np.nan, trial, *_summary_row(measured, 0, stability[:1]))
+                )
+            row = _summary_row(measured, -1, stability, config.stability_limit, result.skipped)
+            summary.append((f"{window}-RMD", window, trial, *row))
+            history += [(window, trial, *row) for row in _history_rows(result, measured, config)]
+            couplings.append(np.asarray(result.outer.strengths()[0]))
+            if trial == 0 and window == config.windows[-1]:
+                context.table("cost", _cost(problem, result.outer, config))
+        context.progress(trial + 1, config.trials, "trials")
+    table = "method window trial validation_loss test_accuracy best_test_accuracy gradient_norm "
+    table += "largest_coupling stability guarded_steps failed_steps"
+    context.table("summary", columns(table, summary))
+    table = "window trial step validation_loss estimate_norm gradient_norm cosine test_accuracy "
+    context.table("history", columns(table + "stability successful", history))
+    shape = (config.trials, len(config.windows), len(names), len(names))
+    by_window = np.reshape(couplings, shape).swapaxes(0, 1)
+    context.arrays({"coupling": by_window, "classes": np.array(names)})
+    return {"test_examples": labels.size - 2 * config.examples}
+
+
+def _tune(
+    problem: ms.TrainingProblem,
+    guard: Guard,
+    window: int,
+    optimizer: optax.GradientTransformation,
+    config: Config,
+    context: Context,
+    trial: int,
+) -> ms.Run:
+    classes = jax.tree.leaves(problem.init_params)[0].shape[0]
+    path = context.checkpoint(f"trial-{trial}-window-{window}")
+    return ms.minimize(
+        problem,
+        interaction(classes, config.coupling, config.regularization),
+        ms.TruncatedReverse(window),
+        optimizer=optimizer,
+        steps=config.outer_steps,
+        key=jax.random.key(context.seed),
+        project=guard,
+        record=_record,
+        every=min(100, config.outer_steps),
+        checkpoint=ms.Checkpoint(path, 500, context.resume),
+    )
+
+
+def _record(step: Array, outer: Interaction, estimate: ms.Estimate) -> tuple:
+    """Keep what is measured afterwards: 2 classes^2 numbers per step."""
+    del step
+    return outer, estimate.grad
+
+
+class Measured(NamedTuple):
+    """Measurements at some hyperparameters, each of shape (points,)."""
+
+    validation_loss: Any
+    gradient_norm: Any
+    cosine: Any
+    test_accuracy: Any
+    largest_coupling: Any
+    stability: Any
+
+
+def _measured_steps(config: Config) -> np.ndarray:
+    return np.unique([*range(0, config.outer_steps, config.measure_every), config.outer_steps - 1])
+
+
+def _measure_run(
+    problem: ms.TrainingProblem, examples: Examples, guard: Guard, result: ms.Run, config: Config
+) -> tuple[Measured, np.ndarray]:
+    """Measure before some steps and after the last; return also the stability at all steps."""
+    steps = _measured_steps(config)
+    append = lambda many, last: jnp.concatenate([many, last[None]])
+    outers, grads = result.history.recorded
+    outers = jax.tree.map(append, outers, result.outer)
+    chosen = jax.tree.map(lambda x: x[np.append(steps, config.outer_steps)], outers)
+    # There is no estimate after the last step: zeros, whose cosine is NaN.
+    grads = jax.tree.map(lambda x: append(x[steps], jnp.zeros_like(x[0])), grads)
+    measured, stability = _measure(problem, examples, guard, chosen, grads, outers)
+    return jax.tree.map(np.asarray, measured), np.asarray(stability)
+
+
+@compiled
+def _measure(
+    problem: ms.TrainingProblem,
+    examples: Examples,
+    guard: Guard,
+    chosen: Interaction,
+    grads: Interaction,
+    outers: Interaction,
+) -> tuple[Measured, Array]:
+    def at(point: tuple[Interaction, Interaction]) -> Measured:
+        outer, grad = point
+        key = jax.random.key(0)
+        exact, _ = ms.Reverse().estimate(problem, outer, None, key)
+        params = ms.unroll(problem, outer, key).params
+        return Measured(
+            validation_loss=exact.value,
+            gradient_norm=exact.stats["gradient_norm"],
+            cosine=cosine(grad, exact.grad),
+            test_accuracy=accuracy(params, examples.test_features, examples.test_labels),
+            largest_coupling=jnp.max(outer.strengths()[0]),
+            stability=guard.stability(outer),
+        )
+
+    return jax.lax.map(at, (chosen, grads)), jax.vmap(guard.stability)(outers)
+
+
+def _summary_row(
+    measured: Measured,
+    place: int,
+    stability: np.ndarray,
+    limit: float | None = None,
+    skipped: int = 0,
+) -> tuple:
+    """Return what `summary` says about one point of a run."""
+    at = Measured(*(column[place] for column in measured))
+    best = at.test_accuracy if place == 0 else np.max(measured.test_accuracy)
+    # Rounding leaves what the guard scaled down a little beside the limit.
+    guarded = 0 if limit is None else int(np.sum(stability >= limit * (1 - 1e-5)))
+    row = (at.validation_loss, at.test_accuracy, best, at.gradient_norm, at.largest_coupling)
+    return (*row, np.max(stability), guarded, skipped)
+
+
+def _history_rows(result: ms.Run, measured: Measured, config: Config) -> list[tuple]:
+    """Return what `history` says about the measured steps."""
+    steps, history = _measured_steps(config), result.history
+    good = np.asarray(history.result == ms.RESULTS.successful, int)
+    exact = (measured.gradient_norm, measured.cosine, measured.test_accuracy, measured.stability)
+    here = [column[:-1] for column in (measured.validation_loss, *exact)]
+    estimate = np.asarray(history.gradient_norm)[steps]
+    return list(zip(steps, here[0], estimate, *here[1:], good[steps], strict=True))
+
+
+def _cost(problem: ms.TrainingProblem, outer: Interaction, config: Config) -> Mapping:
+    estimators = [ms.TruncatedReverse(window) for window in config.windows]
+    found = ms.compare(problem, outer, estimators, key=jax.random.key(0), repeats=9)
+    size = lambda row: np.nan if row.temporary_bytes is None else row.temporary_bytes / 2**20
+    rows = [
+        (window, row.relative_error, row.cosine, row.seconds, size(row))
+        for window, row in zip(config.windows, found.rows, strict=True)
+    ]
+    return columns("window relative_error cosine seconds mebibytes", rows)
+
+
+QUICK = Config(
+    dataset="digits",
+    filters=32,
+    patch_size=3,
+    trials=4,
+    windows=(1, 5, 100),
+    outer_steps=200,
+    measure_every=10,
+)
+
+EXPERIMENT = Experiment(
+    name="task-interaction",
+    source="Shaban et al. 2019, section 4.2.2, Table 3, Figure 6",
+    question=(
+        "Five examples per class are too few. Can the gradient of the validation loss find out "
+        "which classes should share what they learn?"
+    ),
+    config=Config,
+    presets={"quick": QUICK, "paper": Config()},
+    minutes={"quick": 0.6, "paper": 3.0},
+    run=run,
+    claims=claims,
+    figures=figures,
+    reproducible=frozenset({"tuning-helps", "loss-falls-with-window", "never-diverges"}),
+    answer=answer,
+)

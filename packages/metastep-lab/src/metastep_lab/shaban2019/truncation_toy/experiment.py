@@ -1,0 +1,352 @@
+"""Truncated back-propagation on a two-dimensional toy problem, and where its theory is wrong.
+
+Tables (one row per observation):
+
+- `bias`: window, error |h - d|, bound (Eq. 10), cosine of h and d, ratio h.d / |d|^2, at (1, 1).
+- `trajectory`: objective (f or f-tilde), window, step, lambda_0, lambda_1, gradient_norm (of the
+  exact hypergradient) before the update.
+- `ratio`: objective, window, step, ratio h.d / |d|^2 along the trajectory of window 1.
+- `limit`: objective, window, lambda_0, lambda_1, distance (to where the longest window ends), gap
+  (of the objective to its value there), gradient_norm.
+- `interference`: window, limit, closed_form, truth: the scalar counter-example of Theorem 3.5.
+- `descent_counterexample`: step_size, window, worst_cosine, start_norm, end_norm (of the exact
+  hypergradient before and after ten outer steps): Lemma 3.2 and Theorem 3.4 are false as stated.
+- `neumann`: window, relative_error, bound: the K-term series against the inverse (Prop. 3.6).
+- `implicit`: horizon, difference between the unrolled hypergradient and that of the fixed point.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+import metastep as ms
+from metastep.compilation import compiled
+from metastep.trees import cosine, inner_product, norm
+from metastep_lab.experiment import Context, Experiment, Table, columns
+from metastep_lab.shaban2019.truncation_toy.claims import answer, claims, figures
+from metastep_lab.theory import truncation as theory
+
+STEP_SIZE = 0.1
+STRONG_CONVEXITY = 0.5
+HESSIAN = np.diag([1.0, 0.5])
+
+
+@dataclass(frozen=True)
+class Config:
+    """The configuration; the paper's values where it gives them.
+
+    Attributes:
+        horizon: inner steps T.
+        windows: the numbers K of steps that are differentiated; the longest should be the horizon.
+        outer_steps: updates of lambda.
+        first_step: length of the first update, from which the outer step size follows.
+        start: lambda at the beginning for f (not in the paper).
+        start_tilde: the same for f-tilde; from (0, 0) the ratio of Figure 2 turns negative.
+    """
+
+    horizon: int = 100
+    windows: tuple[int, ...] = (1, 2, 5, 10, 25, 50, 100)
+    outer_steps: int = 1000
+    first_step: float = 0.6
+    start: tuple[float, ...] = (1.0, 1.0)
+    start_tilde: tuple[float, ...] = (0.0, 0.0)
+
+    def __post_init__(self):
+        """Refuse impossible values, naming field, value and what is allowed."""
+        if self.horizon < 1:
+            raise ValueError(f"horizon is {self.horizon}; allowed are the integers from 1")
+        if not self.windows or not all(1 <= w <= self.horizon for w in self.windows):
+            raise ValueError(
+                f"windows is {self.windows}; allowed are integers from 1 to the horizon, "
+                f"{self.horizon}"
+            )
+        if self.outer_steps < 1:
+            raise ValueError(f"outer_steps is {self.outer_steps}; allowed are integers from 1")
+        if self.first_step <= 0:
+            raise ValueError(f"first_step is {self.first_step}; allowed are positive numbers")
+        for name in ("start", "start_tilde"):
+            if len(getattr(self, name)) != 2:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed are two numbers")
+
+
+def outer_loss(w: Array, outer: Array) -> Array:
+    """Return f = |w|^2 + 10 |sin w|^2, which does not depend on lambda directly."""
+    del outer
+    return jnp.sum(w**2) + 10 * jnp.sum(jnp.sin(w) ** 2)
+
+
+def outer_loss_tilde(w: Array, outer: Array) -> Array:
+    """Return f-tilde = f + 5 |lambda - (1, 0)|^2, which does."""
+    return outer_loss(w, outer) + 5 * jnp.sum((outer - jnp.array([1.0, 0.0])) ** 2)
+
+
+OBJECTIVES = {"f": outer_loss, "f-tilde": outer_loss_tilde}
+KEY_SEED = 0
+
+
+def toy(objective: str, horizon: int) -> ms.QuadraticProblem:
+    """Return the problem of section 4.1: w descends (w - lambda)^T G (w - lambda) / 2."""
+    return ms.QuadraticProblem(
+        hessian=jnp.asarray(HESSIAN),
+        coupling=jnp.asarray(HESSIAN),
+        start=jnp.array([2.0, 2.0]),
+        outer_loss=OBJECTIVES[objective],
+        step_size=STEP_SIZE,
+        horizon=horizon,
+    )
+
+
+def run(config: Config, context: Context) -> Mapping[str, float]:
+    """Compute every table in float64. Deterministic: the seed changes nothing."""
+    with jax.enable_x64(True):
+        key = jax.random.key(KEY_SEED)
+        context.log("bias at (1, 1)")
+        context.table("bias", _bias(config, key))
+        _trajectories(config, context, key)
+        context.log("counter-examples and limits")
+        context.table("interference", _interference(config, key))
+        context.table("descent_counterexample", _descent_counterexample(key))
+        context.table("neumann", _neumann(key))
+        context.table("implicit", _implicit(key))
+    return {}
+
+
+def _bias(config: Config, key: Array) -> Table:
+    problem, outer = toy("f", config.horizon), jnp.ones(2)
+    exact = ms.hypergradient(problem, outer, ms.Reverse(), key=key).grad
+    final_gradient = jax.grad(outer_loss)(ms.unroll(problem, outer, key), outer)
+    bound = lambda window: theory.bias_bound(
+        window,
+        step_size=STEP_SIZE,
+        strong_convexity=STRONG_CONVEXITY,
+        final_gradient_norm=float(norm(final_gradient)),
+        largest_response=STEP_SIZE,
+    )
+    rows = []
+    for window in config.windows:
+        grad = ms.hypergradient(problem, outer, ms.TruncatedReverse(window), key=key).grad
+        ratio = inner_product(grad, exact) / norm(exact) ** 2
+        measured = (norm(grad - exact), bound(window), cosine(grad, exact), ratio)
+        rows.append((window, *map(float, measured)))
+    return columns("window error bound cosine ratio", rows)
+
+
+def _trajectories(config: Config, context: Context, key: Array) -> None:
+    trajectory, limits, ratios = [], [], []
+    for objective, start in (("f", config.start), ("f-tilde", config.start_tilde)):
+        problem = toy(objective, config.horizon)
+        ends = {}
+        for window in config.windows:
+            context.log(f"descent of {objective} with window {window}")
+            path, ends[window] = _descend(problem, jnp.array(start), window, config, key)
+            for step, (outer, length) in enumerate(zip(*path, strict=True)):
+                trajectory.append((objective, window, step, *outer, length))
+            if window == min(config.windows):
+                ratios += _ratios(problem, objective, path[0], config, key)
+        best = ends[max(config.windows)]
+        lowest = ms.hypergradient(problem, best, ms.Reverse(), key=key).value
+        for window, end in ends.items():
+            exact = ms.hypergradient(problem, end, ms.Reverse(), key=key)
+            measured = norm(end - best), exact.value - lowest, norm(exact.grad)
+            limits.append((objective, window, *map(float, (*end, *measured))))
+    names = "objective window step lambda_0 lambda_1 gradient_norm"
+    context.table("trajectory", columns(names, trajectory))
+    context.table("ratio", columns("objective window step ratio", ratios))
+    names = "objective window lambda_0 lambda_1 distance gap gradient_norm"
+    context.table("limit", columns(names, limits))
+
+
+def _descend(
+    problem: ms.QuadraticProblem, start: Array, window: int, config: Config, key: Array
+) -> tuple[tuple[np.ndarray, np.ndarray], Array]:
+    """Descend with step sizes eta_0 / sqrt(step), eta_0 such that the first is first_step long."""
+    estimator = ms.TruncatedReverse(window)
+    first = ms.hypergradient(problem, start, estimator, key=key)
+    rate = config.first_step / first.stats["gradient_norm"]
+    exact_norm = lambda outer: norm(ms.Reverse().estimate(problem, outer, None, key)[0].grad)
+    result = ms.minimize(
+        problem,
+        start,
+        estimator,
+        # The root of an integer would be float32 whatever the precision of the rest.
+        optimizer=optax.sgd(lambda count: rate / jnp.sqrt(count + jnp.ones(()))),
+        steps=config.outer_steps,
+        key=key,
+        record=lambda step, outer, estimate: (outer, exact_norm(outer)),
+        every=config.outer_steps,
+        progress=False,
+    )
+    outers, lengths = result.history.recorded
+    return (np.asarray(outers), np.asarray(lengths)), result.outer
+
+
+def _ratios(
+    problem: ms.QuadraticProblem, objective: str, path: np.ndarray, config: Config, key: Array
+) -> list[tuple]:
+    """Evaluate h.d / |d|^2 for every window at the points of one path, all at once."""
+
+    def gradients(estimator: ms.AbstractEstimator) -> Array:
+        estimate = lambda outer: estimator.estimate(problem, outer, None, key)[0].grad
+        return compiled(jax.vmap(estimate))(jnp.asarray(path))
+
+    exact = gradients(ms.Reverse())
+    rows = []
+    for window in config.windows:
+        products = jnp.sum(gradients(ms.TruncatedReverse(window)) * exact, axis=1)
+        ratio = np.asarray(products / jnp.sum(exact**2, axis=1))
+        rows += [(objective, window, step, value) for step, value in enumerate(ratio)]
+    return rows
+
+
+def _interference(config: Config, key: Array) -> Table:
+    """Descend the scalar problem of Theorem 3.5 (w_0 = 2, lambda_0 = 1) by K-RMD to its limit."""
+    problem = ms.QuadraticProblem(
+        hessian=jnp.eye(1),
+        coupling=jnp.eye(1),
+        start=jnp.array([2.0]),
+        outer_loss=lambda w, outer: jnp.sum(w**2) / 2 + jnp.sum((outer - 1.0) ** 2) / 2,
+        step_size=STEP_SIZE,
+        horizon=config.horizon,
+    )
+    closed_form, truth = theory.interference_limits(
+        config.windows, step_size=STEP_SIZE, horizon=config.horizon, start=2.0, target=1.0
+    )
+    rows = []
+    for window, expected in zip(config.windows, closed_form, strict=True):
+        result = ms.minimize(
+            problem,
+            jnp.array([0.0]),
+            ms.TruncatedReverse(window),
+            optimizer=optax.sgd(0.5),
+            steps=100,
+            key=key,
+            every=100,
+            progress=False,
+        )
+        rows.append((window, float(result.outer[0]), float(expected), truth))
+    return columns("window limit closed_form truth", rows)
+
+
+COUNTEREXAMPLE = {
+    "hessian": np.array([[5.0, -2.0], [-2.0, 1.0]]),
+    "coupling": np.diag([1.0, 0.25]),
+    "curvature": np.array([[1.0, -2.0], [-2.0, 5.0]]),
+}
+# (step size, window); with (1 - step size * 0.17)^horizon below 1e-7 the inner loop has converged.
+COUNTEREXAMPLE_CASES = ((0.17, 1), (0.17, 5), (0.01, 1), (0.01, 5), (0.01, 20), (0.01, 1000))
+
+
+def _descent_counterexample(key: Array) -> Table:
+    """Descend w^T Q w / 2 by K-RMD where all that Lemma 3.2 asks for holds, for ten steps."""
+    rows = []
+    for step_size, window in COUNTEREXAMPLE_CASES:
+        norms = _ten_steps(step_size, ms.TruncatedReverse(window), key)
+        worst = theory.worst_cosine(**COUNTEREXAMPLE, step_size=step_size, window=window)
+        rows.append((step_size, window, worst, *norms))
+    return columns("step_size window worst_cosine start_norm end_norm", rows)
+
+
+def _counterexample_loss(w: Array, outer: Array) -> Array:
+    """Return w^T Q w / 2; one function, so that what is compiled for it serves every window."""
+    return w @ jnp.asarray(COUNTEREXAMPLE["curvature"]) @ w / 2
+
+
+def _ten_steps(
+    step_size: float, estimator: ms.AbstractEstimator, key: Array
+) -> tuple[float, float]:
+    """Return the norm of the exact hypergradient before and after ten outer steps from (1, 1).
+
+    The outer step size is half the inverse of the estimate's Lipschitz constant, as small as
+    descent on a quadratic could ask for.
+    """
+    problem = ms.QuadraticProblem(
+        hessian=jnp.asarray(COUNTEREXAMPLE["hessian"]),
+        coupling=jnp.asarray(COUNTEREXAMPLE["coupling"]),
+        start=jnp.zeros(2),
+        outer_loss=_counterexample_loss,
+        step_size=step_size,
+        horizon=int(100 / step_size),
+    )
+    start = jnp.ones(2)
+    truncated = lambda outer: estimator.estimate(problem, outer, None, key)[0].grad
+    lipschitz = jnp.linalg.norm(compiled(jax.jacobian(truncated))(start), 2)
+    optimizer = optax.sgd(0.5 / lipschitz)
+    result = ms.minimize(
+        problem, start, estimator, optimizer=optimizer, steps=10, key=key, every=10, progress=False
+    )
+    before = ms.hypergradient(problem, start, ms.Reverse(), key=key)
+    after = ms.hypergradient(problem, result.outer, ms.Reverse(), key=key)
+    return float(before.stats["gradient_norm"]), float(after.stats["gradient_norm"])
+
+
+NEUMANN_TERMS = (1, 5, 10, 50, 100, 500)
+
+
+def _neumann(key: Array) -> Table:
+    """Hold the K-term series against the exact inverse on a random problem with 20 dimensions."""
+    factor = jax.random.normal(jax.random.fold_in(key, 1), (20, 60))
+    hessian = factor @ factor.T / 60
+    eigenvalues = jnp.linalg.eigvalsh(hessian)
+    step_size = float(0.9 / eigenvalues[-1])
+    target = jax.random.normal(jax.random.fold_in(key, 2), (20,))
+    problem = ms.QuadraticProblem(
+        hessian=hessian,
+        coupling=hessian,
+        start=jnp.zeros(20),
+        outer_loss=lambda w, outer: jnp.sum((w - target) ** 2),
+        step_size=step_size,
+        horizon=2000,
+    )
+    outer = jnp.ones(20)
+    exact = ms.hypergradient(problem, outer, ms.Implicit(), key=key).grad
+    rows = []
+    for terms in NEUMANN_TERMS:
+        grad = ms.hypergradient(problem, outer, ms.Implicit(ms.Neumann(terms)), key=key).grad
+        bound = (1 - step_size * float(eigenvalues[0])) ** terms
+        rows.append((terms, float(norm(grad - exact) / norm(exact)), bound))
+    return columns("window relative_error bound", rows)
+
+
+def _implicit(key: Array) -> Table:
+    """Hold the unrolled hypergradient at several horizons against that of the fixed point."""
+    outer = jnp.ones(2)
+    limit = ms.hypergradient(toy("f", 5000), outer, ms.Implicit(), key=key).grad
+    rows = []
+    for horizon in (10, 50, 100, 200, 400, 800):
+        grad = ms.hypergradient(toy("f", horizon), outer, ms.Reverse(), key=key).grad
+        rows.append((horizon, float(norm(grad - limit))))
+    return columns("horizon difference", rows)
+
+
+EXPERIMENT = Experiment(
+    name="truncation-toy",
+    source="Shaban et al. 2019, section 4.1, Figures 1-4, Theorem 3.5, Proposition 3.6",
+    question=(
+        "How wrong is a hypergradient that looks back over the last K training steps only, and "
+        "when does descent along it still find the optimum?"
+    ),
+    config=Config,
+    presets={"quick": Config(outer_steps=200), "paper": Config()},
+    minutes={"quick": 0.5, "paper": 1.0},
+    run=run,
+    claims=claims,
+    figures=figures,
+    reproducible=frozenset(
+        {
+            "bias-below-bound",
+            "bias-decays",
+            "descent-on-f",
+            "exact-limit-of-f",
+            "biased-limit-of-f-tilde",
+            "ratio-turns-negative",
+            "interference",
+            "neumann-series",
+        }
+    ),
+    answer=answer,
+)

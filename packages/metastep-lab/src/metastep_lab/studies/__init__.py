@@ -1,0 +1,1 @@
+"""Studies of our own: advice and label noise."""

@@ -1,0 +1,243 @@
+"""Who finds the wrong labels: hypercleaning, confident learning, or the loss itself?
+
+Training labels are corrupted in three ways, and every method says which it takes to be wrong, by
+its own rule and without seeing the truth. Methods differ in what they are given: no validation set,
+one with clean labels, or one whose labels are corrupted like those of the training set. The table
+holds every method at every level that it can use.
+
+Tables (one row per observation):
+
+- `detection`: noise (uniform-20 and uniform-50: replaced by a random class, maybe the same, with
+  probability 0.2 or 0.5; class-dependent: 2 -> 7, 3 -> 8, 5 <-> 6, 7 -> 1 with probability 0.4),
+  seed, method, validation (none | clean | noisy), wrong (the part of training labels that is
+  wrong), flagged (the part that the method flags), precision, recall, f1 (of flagged against
+  wrong), roc_auc (of the method's scores), test_accuracy (of the model that it ends with), seconds
+  (with the choice of penalties, where there is one).
+- `summary`: noise, method, validation, seeds, then for f1, precision, recall, roc_auc and
+  test_accuracy the mean and `NAME_error`, its standard error over seeds; seconds, the median;
+  f1_lead and f1_lead_error, by how much the F1 of hypercleaning is higher than this one, paired by
+  seed: with the same validation set, or with the clean one where the method has none.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Literal, NamedTuple
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+from threadpoolctl import threadpool_limits
+
+from metastep import saving as checkpoint
+from metastep_lab import data
+from metastep_lab.experiment import Context, Experiment, Table, columns, select
+from metastep_lab.studies.label_noise.claims import (
+    METRICS,
+    OURS,
+    OURS_NOISY,
+    answer,
+    claims,
+    difference,
+    figures,
+)
+from metastep_lab.studies.label_noise.methods import (
+    CLASSES,
+    METHODS,
+    Examples,
+    Setting,
+    Verdict,
+    choose_penalty,
+    require_cleanlab,
+    validation_model,
+)
+
+FLIPS = {2: 7, 3: 8, 5: 6, 6: 5, 7: 1}  # Patrini et al. (2017), MNIST
+FLIP_PROBABILITY = 0.4
+REPLACED = {"uniform-20": 0.2, "uniform-50": 0.5}
+COLUMNS = (
+    "noise seed method validation wrong flagged precision recall f1 roc_auc test_accuracy seconds"
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The configuration.
+
+    Attributes:
+        dataset: digits (8 x 8, ships with scikit-learn) or mnist.
+        train: training examples, class-balanced.
+        validation: validation examples, class-balanced; the rest is for testing.
+        noise: how labels are corrupted.
+        seeds: repetitions, each with its own split and corruption.
+        outer_steps: updates of the weights in hypercleaning.
+    """
+
+    dataset: Literal["digits", "mnist"] = "mnist"
+    train: int = 2000
+    validation: int = 500
+    noise: tuple[Literal["uniform-20", "uniform-50", "class-dependent"], ...] = (
+        "uniform-20",
+        "uniform-50",
+        "class-dependent",
+    )
+    seeds: int = 5
+    outer_steps: int = 30
+
+    def __post_init__(self):
+        """Refuse impossible values, naming field, value and what is allowed."""
+        for name, least in (("train", 100), ("validation", 50), ("seeds", 1), ("outer_steps", 1)):
+            if getattr(self, name) < least:
+                value = getattr(self, name)
+                raise ValueError(f"{name} is {value}; allowed are integers from {least}")
+        if not self.noise or len(set(self.noise)) != len(self.noise):
+            raise ValueError(f"noise is {self.noise}; allowed are different kinds, at least one")
+
+
+class Split(NamedTuple):
+    """The data of one repetition."""
+
+    train: Examples
+    wrong: np.ndarray
+    extra: Mapping[str, Examples | None]
+    test: Examples
+
+
+def corrupt(labels: np.ndarray, noise: str, rng: np.random.Generator) -> np.ndarray:
+    """Corrupt labels as the module says.
+
+    Args:
+        labels: integers from 0 to 9.
+        noise: the kind.
+        rng: the source of randomness.
+
+    Returns:
+        The new labels.
+    """
+    if noise in REPLACED:
+        return data.corrupt_labels(labels, CLASSES, REPLACED[noise], rng)[0]
+    partner = np.array([FLIPS.get(label, label) for label in range(CLASSES)])
+    flipped = rng.random(labels.shape) < FLIP_PROBABILITY
+    return np.where(flipped, partner[labels], labels)
+
+
+def prepare(config: Config, folder: Path | None, noise: str, seed: tuple[int, int]) -> Split:
+    """Load, split and corrupt the data set.
+
+    Raises:
+        DataNotFoundError: if the data set is not there.
+        ValueError: if it has too few examples.
+    """
+    loaded = (data.digits if config.dataset == "digits" else data.mnist)(folder)
+    labels = loaded.arrays["labels"].astype(np.int64)
+    images = loaded.arrays["images"].reshape(len(labels), -1).astype(np.float64)
+    rng = np.random.default_rng(seed)
+    sizes = (config.train, config.validation)
+    train, validation = data.balanced_indices(labels, sizes, int(rng.integers(2**31)))
+    test = np.setdiff1d(np.arange(len(labels)), np.concatenate([train, validation]))
+    if test.size == 0:
+        raise ValueError(
+            f"train and validation are {config.train} and {config.validation}; together they must "
+            f"leave some of the {len(labels)} examples of {config.dataset} for testing"
+        )
+    given, noisy = (corrupt(labels[rows], noise, rng) for rows in (train, validation))
+    clean = Examples(images[validation], labels[validation])
+    return Split(
+        train=Examples(images[train], given),
+        wrong=given != labels[train],
+        extra={"none": None, "clean": clean, "noisy": Examples(clean.inputs, noisy)},
+        test=Examples(images[test], labels[test]),
+    )
+
+
+def run(config: Config, context: Context) -> Mapping[str, float]:
+    """Judge every method on every repetition; each of them is kept when the run is interrupted."""
+    require_cleanlab()
+    prepare(config, context.data, config.noise[0], (context.seed, 0))
+    cells = [(noise, seed) for seed in range(config.seeds) for noise in config.noise]
+    rows = []
+    for done, (noise, seed) in enumerate(cells):
+        context.progress(done, len(cells), f"{noise}, repetition {seed}")
+        path = context.checkpoint(f"{noise}-{seed}")
+        if not (context.resume and path.exists()):
+            split = prepare(config, context.data, noise, (context.seed, seed))
+            # Several threads make regressions of this size no faster, and slower on a busy machine.
+            with threadpool_limits(1, user_api="blas"):
+                judged = _judge_all(config, split, seed)
+            checkpoint.save(path, {}, {"rows": judged})
+        kept = checkpoint.load(path, {})[1]["rows"]
+        rows += [(noise, seed, *row) for row in kept]
+    context.progress(len(cells), len(cells), "judged")
+    detection = columns(COLUMNS, rows)
+    context.table("detection", detection)
+    context.table("summary", _summary(detection))
+    return {}
+
+
+def _judge_all(config: Config, split: Split, seed: int) -> list[tuple]:
+    penalties = {}
+    for level, extra in split.extra.items():
+        begin = perf_counter()
+        penalties[level] = choose_penalty(split.train.join(extra), seed), perf_counter() - begin
+    rows = []
+    for name, (method, levels) in METHODS.items():
+        for level in levels:
+            penalty, tuning = penalties[level]
+            begin = perf_counter()
+            setting = Setting(config.outer_steps, seed, penalty)
+            verdict = method(split.train, split.extra[level], setting)
+            own = method is validation_model  # it chooses its penalty itself
+            seconds = perf_counter() - begin + (0.0 if own else tuning)
+            rows.append((name, level, *_measure(verdict, split), seconds))
+    return rows
+
+
+def _measure(verdict: Verdict, split: Split) -> tuple[float, ...]:
+    wrong, flagged = split.wrong, verdict.flagged
+    hits = np.sum(wrong & flagged)
+    measured = (
+        wrong.mean(),
+        flagged.mean(),
+        hits / max(flagged.sum(), 1),
+        hits / wrong.sum(),
+        2 * hits / (wrong.sum() + flagged.sum()),
+        roc_auc_score(wrong, verdict.scores),
+        np.mean(verdict.predict(split.test.inputs) == split.test.labels),
+    )
+    return tuple(map(float, measured))
+
+
+def _summary(detection: Table) -> Table:
+    rows = []
+    keys = ("noise", "method", "validation")
+    for key in dict.fromkeys(zip(*(detection[name].tolist() for name in keys), strict=True)):
+        found = select(detection, **dict(zip(keys, key, strict=True)))
+        count = len(found["seed"])
+        numbers = []
+        for name in METRICS:
+            spread = found[name].std(ddof=1) / np.sqrt(count) if count > 1 else np.nan
+            numbers += [found[name].mean(), spread]
+        noise, _, level = key
+        ours = OURS_NOISY if level == "noisy" else OURS
+        lead, error, _ = difference(detection, noise, ours, key[1:], "f1")
+        rows.append((*key, count, *numbers, np.median(found["seconds"]), lead, error))
+    names = " ".join(f"{name} {name}_error" for name in METRICS)
+    return columns(f"noise method validation seeds {names} seconds f1_lead f1_lead_error", rows)
+
+
+EXPERIMENT = Experiment(
+    name="label-noise",
+    source="Shaban et al. 2019, section 4.2.1, beside confident learning (Northcutt et al. 2021)",
+    question=(
+        "Does tuning one weight per example by hypergradients find wrong labels better than "
+        "confident learning does, and what does it owe to its clean validation set?"
+    ),
+    config=Config,
+    presets={"quick": Config(dataset="digits", train=500, validation=200), "paper": Config()},
+    minutes={"quick": 1.2, "paper": 18.0},
+    run=run,
+    claims=claims,
+    figures=figures,
+    reproducible=frozenset({"beats-confident-learning", "better-model"}),
+    answer=answer,
+)

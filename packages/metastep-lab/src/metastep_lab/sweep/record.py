@@ -1,0 +1,158 @@
+"""What a sweep leaves on the disk: `sweep.json`, and what its run directories say."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from metastep.files import write_atomically
+from metastep_lab.experiment import config_as_json
+from metastep_lab.runs.directories import held
+from metastep_lab.runs.records import RunDirectoryError, finite, read_result
+from metastep_lab.sweep.grid import Cell, Entry
+
+SCHEMA = 1
+LIST = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run of a sweep as it is on the disk.
+
+    Attributes:
+        entry: its name, the fields that vary and its seed.
+        status: complete, failed, interrupted, running or missing.
+        message: why it failed.
+        attempts: how many processes have worked on it.
+        seconds: how long they took together, without those that were killed.
+        metrics: its numbers; None for one that is not finite.
+        claims: claim to whether it holds.
+    """
+
+    entry: Entry
+    status: str
+    message: str = ""
+    attempts: int = 0
+    seconds: float | None = None
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    claims: dict[str, bool | None] = field(default_factory=dict)
+
+
+def run_directory(out: Path, key: str) -> Path:
+    """Where a run of a sweep is.
+
+    Args:
+        out: the folder of the sweep.
+        key: the run.
+
+    Returns:
+        Its run directory.
+    """
+    return out / "runs" / key
+
+
+def write_list(out: Path, experiment: str, entries: Sequence[Entry]) -> None:
+    """Write `sweep.json`.
+
+    Args:
+        out: the folder of the sweep.
+        experiment: the experiment's name.
+        entries: the runs.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    runs = [asdict(entry) for entry in entries]
+    content = {"schema": SCHEMA, "experiment": experiment, "runs": runs}
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    write_atomically(out / LIST, text.encode() + b"\n")
+
+
+def read_list(out: Path) -> tuple[str, tuple[Entry, ...]]:
+    """Read `sweep.json`.
+
+    Args:
+        out: the folder of the sweep.
+
+    Returns:
+        The experiment's name, and the runs.
+
+    Raises:
+        RunDirectoryError: if there is none, or it is damaged.
+    """
+    path = out / LIST
+    try:
+        content = json.loads(path.read_bytes())
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"its schema is {content['schema']!r}")
+        runs = tuple(Entry(run["key"], dict(run["values"]), run["seed"]) for run in content["runs"])
+        return str(content["experiment"]), runs
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunDirectoryError(f"{out} holds no sweep: there is no {path}") from None
+    except OSError as error:
+        raise RunDirectoryError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise RunDirectoryError(f"{path} is damaged: {error}") from error
+
+
+def is_complete(out: Path, cell: Cell, experiment: str) -> bool:
+    """Whether there is nothing left to do for a run.
+
+    Args:
+        out: the folder of the sweep.
+        cell: the run.
+        experiment: the experiment's name.
+
+    Returns:
+        False also for a damaged run, one of another configuration, and one whose process was killed
+        before it tidied up.
+    """
+    directory = run_directory(out, cell.entry.key)
+    try:
+        result = read_result(directory)
+    except RunDirectoryError:
+        return False
+    same = (
+        result["experiment"] == experiment
+        and result["seed"] == cell.entry.seed
+        and result["config"] == finite(config_as_json(cell.config))
+    )
+    return same and result["status"] == "complete" and not (directory / "checkpoint").exists()
+
+
+def read_row(out: Path, entry: Entry, message: str = "") -> Row:
+    """Read what is on the disk of one run.
+
+    Args:
+        out: the folder of the sweep.
+        entry: the run.
+        message: how the last attempt failed, where that is known.
+
+    Returns:
+        The row.
+    """
+    directory = run_directory(out, entry.key)
+    failed = "failed" if message else ""
+    running = "running" if held(directory) else ""
+    if not (directory / "result.json").exists():
+        return Row(entry, running or failed or "missing", message)
+    try:
+        result = read_result(directory)
+    except RunDirectoryError as error:
+        return Row(entry, "failed", str(error))
+    if result["status"] == "complete":
+        failed = running = message = ""
+    return Row(
+        entry,
+        running or failed or result["status"],
+        message or str(result.get("error", "")),
+        _whole(result["timing"].get("sessions")),
+        result["timing"].get("seconds"),
+        result["metrics"],
+        {claim["id"]: claim["holds"] for claim in result["claims"]},
+    )
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) else 0

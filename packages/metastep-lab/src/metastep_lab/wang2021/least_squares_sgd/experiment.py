@@ -1,0 +1,378 @@
+"""The step size that stochastic gradient descent learns on least squares, by both meta-objectives.
+
+Tasks: w* uniform on the unit sphere of R^d, x ~ N(0, I), y = w*.x + noise. Train-by-train minimizes
+the mean training loss of n = d / 2 examples after t = c_2 d steps; train-by-validation the mean
+population loss (an endless validation set, averaged over in closed form) of d / 2 examples, or of
+d / 4 where the other d / 4 of n are held back for validation, after t = c_2 d^2 ln^2 d steps. The
+noise of the descent is averaged over exactly (`metastep_lab.theory.least_squares_sgd`). Each
+objective is minimized in the range of its theorem, with c_5 = 1 in that of Theorem 10, which gives
+no value, and over every step size up to where the second moment diverges on all tasks.
+
+Tables (one row per observation; `horizon` is t, `samples` the examples that are descended on):
+
+- `objective`: dim, samples, horizon, mode, step_size, objective, mean_squared_error, means over the
+  training tasks. Rows that overflow are left out.
+- `optimum`: dim, samples, horizon, mode, range (stated or wide), step_size, at_boundary (of the
+  range), step_size_times_dim, step_size_times_horizon, objective; then of E|w_t - w*|^2 over fresh
+  tasks: error (the mean), standard_error, error_over_noise_variance, median_error, low_error (the
+  first percentile); initial_error (|w*|^2), diverging (the fraction of fresh tasks on which the
+  second moment grows without bound at this step size; `error` is then ruled by them).
+- `simulation`: mode, dim, samples, horizon, step_size, quantity, expected (exact), simulated (the
+  mean of runs of stochastic gradient descent), standard_error, z: two cases of the smallest dim.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from scipy.optimize import minimize_scalar
+from threadpoolctl import threadpool_limits
+
+from metastep.compilation import compiled
+from metastep_lab.experiment import Context, Experiment, Table
+from metastep_lab.theory import least_squares_sgd as theory
+from metastep_lab.wang2021.least_squares_sgd.claims import answer, claims, figures
+
+MOST_STEPS_PER_DIM = 1000
+LONGEST_MULTIPLE = 10**9
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Config:
+    """The configuration. The paper proves for constants that it does not give: all are choices.
+
+    Attributes:
+        dims: d, multiples of four.
+        noise: sigma, the standard deviation of the noise in the targets.
+        tasks: training tasks m.
+        test_tasks: fresh tasks on which the learned step sizes are measured.
+        grid_points: step sizes tried in the stated range, and again beyond it, before refinement.
+        multiples: c_2 of Theorem 9, the horizon in units of d.
+        long_multiple: another c_2 for Theorem 9, in its stated range only; the step sizes there are
+            so small that the weights hardly move in fewer steps.
+        validation_multiples: c_2 of Theorem 10, the horizon in units of d^2 ln^2 d.
+        simulations: runs of stochastic gradient descent in the table `simulation`.
+    """
+
+    dims: tuple[int, ...] = (12, 24, 48)
+    noise: float = 2.0
+    tasks: int = 40
+    test_tasks: int = 300
+    grid_points: int = 30
+    multiples: tuple[int, ...] = (4, 16, 64)
+    long_multiple: int = 10**8
+    validation_multiples: tuple[int, ...] = (1, 4, 16)
+    simulations: int = 20000
+
+    def __post_init__(self):
+        """Refuse impossible values, naming field, value and what is allowed."""
+        if not self.dims or any(d < 8 or d % 4 for d in self.dims):
+            raise ValueError(f"dims is {self.dims}; allowed are multiples of 4 from 8")
+        if self.noise < 1:
+            raise ValueError(f"noise is {self.noise}; allowed are numbers from 1, as in the paper")
+        for name, least in (("tasks", 1), ("test_tasks", 2), ("grid_points", 3)):
+            if getattr(self, name) < least:
+                value = getattr(self, name)
+                raise ValueError(f"{name} is {value}; allowed are integers from {least}")
+        if self.simulations < 2:
+            raise ValueError(f"simulations is {self.simulations}; allowed are integers from 2")
+        # Beyond these the training loss underflows, and the minimizer is lost with it.
+        limits = {"multiples": MOST_STEPS_PER_DIM, "validation_multiples": MOST_STEPS_PER_DIM}
+        for name, most in limits.items():
+            values = getattr(self, name)
+            if not values or not all(1 <= value <= most for value in values):
+                raise ValueError(f"{name} is {values}; allowed are integers from 1 to {most}")
+        if not 1 <= self.long_multiple <= LONGEST_MULTIPLE:
+            raise ValueError(
+                f"long_multiple is {self.long_multiple}; allowed are integers from 1 to "
+                f"{LONGEST_MULTIPLE}"
+            )
+
+
+class Task(NamedTuple):
+    """One least squares task: inputs (n, d), targets (n,), truth (d,)."""
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    truth: np.ndarray
+
+
+@dataclass(frozen=True)
+class Case:
+    """A meta-objective for one size of task.
+
+    Attributes:
+        mode: its name in the tables.
+        objective: the objective, from the expected losses and the noise.
+        dim: d.
+        samples: examples that are descended on.
+        horizons: t.
+        stated: the largest step size of the theorem.
+        wide: whether larger ones are tried too.
+    """
+
+    mode: str
+    objective: Callable[[theory.ExpectedLosses, float], np.ndarray]
+    dim: int
+    samples: int
+    horizons: tuple[int, ...]
+    stated: float
+    wide: bool
+
+
+def train_by_train(losses: theory.ExpectedLosses, noise: float) -> np.ndarray:
+    """Return the expected training loss (Equation 4)."""
+    del noise
+    return losses.train
+
+
+def train_by_validation(losses: theory.ExpectedLosses, noise: float) -> np.ndarray:
+    """Return the expected loss of fresh data (Equation 5, averaged over the validation set)."""
+    return (losses.mean_squared_error + noise**2) / 2
+
+
+def cases(config: Config, dim: int) -> tuple[Case, ...]:
+    """Return what is minimized for one d."""
+    stated = theory.train_by_train_range(dim)
+    train = lambda multiples, wide: Case(
+        "train-by-train",
+        train_by_train,
+        dim,
+        dim // 2,
+        tuple(multiple * dim for multiple in multiples),
+        stated,
+        wide,
+    )
+    small = theory.train_by_validation_range(dim)
+    horizons = tuple(int(np.ceil(multiple / small)) for multiple in config.validation_multiples)
+    validation = lambda samples: Case(
+        "train-by-validation", train_by_validation, dim, samples, horizons, small, True
+    )
+    return (
+        train(config.multiples, True),
+        train((config.long_multiple,), False),
+        validation(dim // 2),
+        validation(dim // 4),
+    )
+
+
+def sample_tasks(config: Config, dim: int, samples: int, seed: int, *, fresh: bool) -> list[Task]:
+    """Sample the training tasks or the fresh ones; both modes see the same of one size."""
+    rng = np.random.default_rng([seed, dim, samples, int(fresh)])
+    tasks = []
+    for _ in range(config.test_tasks if fresh else config.tasks):
+        truth = rng.standard_normal(dim)
+        truth /= np.linalg.norm(truth)
+        inputs = rng.standard_normal((samples, dim))
+        targets = inputs @ truth + config.noise * rng.standard_normal(samples)
+        tasks.append(Task(inputs, targets, truth))
+    return tasks
+
+
+def run(config: Config, context: Context) -> Mapping[str, float]:
+    """Minimize every objective and hold the exact expectations against simulated descent."""
+    objective: list[Row] = []
+    optimum: list[Row] = []
+    todo = [case for dim in config.dims for case in cases(config, dim)]
+    # Several threads make matrices of this size no faster, and much slower on a busy machine.
+    with threadpool_limits(1, user_api="blas"):
+        for done, case in enumerate(todo):
+            context.progress(done, len(todo), f"d = {case.dim}, {case.mode}")
+            curve, found = _minimize(case, config, context.seed)
+            objective += curve
+            optimum += _measure(case, config, context.seed, found)
+    context.progress(len(todo), len(todo), "minimized")
+    context.table("objective", _table(objective))
+    context.table("optimum", _table(optimum))
+    context.log("simulated descent")
+    context.table("simulation", _table(_simulation(config, context.seed, optimum)))
+    return {}
+
+
+def _table(rows: list[Row]) -> Table:
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def _losses(task: Task, step_sizes: np.ndarray, horizons: tuple[int, ...]) -> theory.ExpectedLosses:
+    return theory.expected_losses(
+        step_sizes,
+        inputs=task.inputs,
+        targets=task.targets,
+        truth=task.truth,
+        horizon=np.array(horizons),
+    )
+
+
+def _mean_losses(
+    tasks: list[Task], step_sizes: np.ndarray, horizons: tuple[int, ...]
+) -> theory.ExpectedLosses:
+    """Mean over tasks, shape (step sizes, horizons)."""
+    found = [_losses(task, step_sizes, horizons) for task in tasks]
+    return theory.ExpectedLosses(
+        train=np.mean([losses.train for losses in found], axis=0),
+        mean_squared_error=np.mean([losses.mean_squared_error for losses in found], axis=0),
+    )
+
+
+def _grid(case: Case, config: Config, tasks: list[Task]) -> np.ndarray:
+    """Step sizes up to the stated limit, and those beyond it, ascending."""
+    lowest = min(case.stated, 1 / max(case.horizons)) / 100
+    stated = np.geomspace(lowest, case.stated, config.grid_points)
+    if not case.wide:
+        return stated
+    highest = max(theory.divergence_step_size(task.inputs) for task in tasks)
+    return np.concatenate([stated, np.geomspace(case.stated, highest, config.grid_points)[1:]])
+
+
+def _minimize(case: Case, config: Config, seed: int) -> tuple[list[Row], list[Row]]:
+    """The rows of `objective`, and what is known of those of `optimum` from the training tasks."""
+    tasks = sample_tasks(config, case.dim, case.samples, seed, fresh=False)
+    grid = _grid(case, config, tasks)
+    losses = _mean_losses(tasks, grid, case.horizons)
+    values, errors = case.objective(losses, config.noise), losses.mean_squared_error
+    curve, found = [], []
+    for place, horizon in enumerate(case.horizons):
+        label: Row = dict(dim=case.dim, samples=case.samples, horizon=horizon, mode=case.mode)
+        for step_size, value, error in zip(grid, values[:, place], errors[:, place], strict=True):
+            if np.isfinite(value) and np.isfinite(error):
+                row = dict(step_size=step_size, objective=value, mean_squared_error=error)
+                curve.append(label | row)
+        at = lambda step_size, t=(horizon,): _mean_losses(tasks, np.array([step_size]), t)
+        function = lambda step_size, at=at: case.objective(at(step_size), config.noise).item()
+        for name, size in (("stated", config.grid_points), ("wide", grid.size)):
+            if name == "stated" or case.wide:
+                best = _refine(function, grid[:size], values[:size, place])
+                found.append(label | {"range": name} | best)
+    return curve, found
+
+
+def _refine(function: Callable[[float], float], grid: np.ndarray, values: np.ndarray) -> Row:
+    """Minimize between the neighbors of the best grid point, on logarithmic scales."""
+    place = int(np.argmin(values))
+    lower, upper = grid[max(place - 1, 0)], grid[min(place + 1, grid.size - 1)]
+    # Diverging objectives may be infinite, which the parabolas of the search cannot digest.
+    logarithm = lambda log_step: np.log(np.clip(function(np.exp(log_step)), 1e-300, 1e300))
+    result: Any = minimize_scalar(
+        logarithm, bounds=np.log([lower, upper]), method="bounded", options={"xatol": 0.01}
+    )
+    inside, at_boundary = float(np.exp(result.x)), place in (0, grid.size - 1)
+    value = function(inside)
+    if value < values[place]:
+        return dict(step_size=inside, at_boundary=False, objective=value)
+    return dict(
+        step_size=float(grid[place]), at_boundary=at_boundary, objective=float(values[place])
+    )
+
+
+def _measure(case: Case, config: Config, seed: int, found: list[Row]) -> list[Row]:
+    """Add to the rows of `optimum` what the step sizes do on fresh tasks."""
+    fresh = sample_tasks(config, case.dim, case.samples, seed, fresh=True)
+    # Where both ranges have the same minimizer it is measured once.
+    steps = np.unique([row["step_size"] for row in found])
+    errors = np.array([_losses(task, steps, case.horizons).mean_squared_error for task in fresh])
+    limits = np.array([theory.divergence_step_size(task.inputs) for task in fresh])
+    rows = []
+    for row in found:
+        step_size, horizon = row["step_size"], row["horizon"]
+        error = errors[:, np.searchsorted(steps, step_size), case.horizons.index(horizon)]
+        # Beyond divergence the squares of a standard deviation may overflow: it is infinite then.
+        with np.errstate(over="ignore", invalid="ignore"):
+            spread = np.nan_to_num(np.std(error, ddof=1) / np.sqrt(error.size), nan=np.inf)
+        measured: Row = dict(
+            step_size_times_dim=step_size * case.dim,
+            step_size_times_horizon=step_size * horizon,
+            error=np.mean(error),
+            standard_error=spread,
+            error_over_noise_variance=np.mean(error) / config.noise**2,
+            median_error=np.median(error),
+            low_error=np.quantile(error, 0.01),
+            initial_error=1.0,
+            diverging=np.mean(limits < step_size),
+        )
+        rows.append(row | measured)
+    return rows
+
+
+def _simulation(config: Config, seed: int, optimum: list[Row]) -> list[Row]:
+    """Simulate one training task of the smallest d at the two learned step sizes.
+
+    Train-by-train at half of it: close to divergence the fourth moment, and with it the standard
+    error of a sample, is ruled by rare runs.
+    """
+    rows = []
+    for mode, factor in (("train-by-train", 0.5), ("train-by-validation", 1.0)):
+        wanted = {"dim": min(config.dims), "mode": mode, "range": "wide"}
+        best = next(row for row in optimum if wanted.items() <= row.items())
+        step_size, horizon = factor * best["step_size"], best["horizon"]
+        task = sample_tasks(config, best["dim"], best["samples"], seed, fresh=False)[0]
+        expected = _losses(task, np.array(step_size), (horizon,))
+        train, error = simulate(task, step_size, horizon, config.simulations, seed)
+        for quantity, exact, values in (
+            ("training loss", expected.train.item(), train),
+            ("|w - w*|^2", expected.mean_squared_error.item(), error),
+        ):
+            mean, spread = np.mean(values), np.std(values, ddof=1) / np.sqrt(values.size)
+            label = {name: best[name] for name in ("mode", "dim", "samples", "horizon")}
+            measured = dict(
+                expected=exact, simulated=mean, standard_error=spread, z=(mean - exact) / spread
+            )
+            rows.append(label | dict(step_size=step_size, quantity=quantity) | measured)
+    return rows
+
+
+def simulate(
+    task: Task, step_size: float, horizon: int, runs: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the training loss and |w_t - w*|^2 of runs of stochastic gradient descent."""
+    with jax.enable_x64(True):
+        inputs, targets, truth = map(jnp.asarray, task)
+        update = lambda w, i: w - step_size * (inputs[i] @ w - targets[i]) * inputs[i]
+
+        def descend(key: Array) -> tuple[Array, Array]:
+            def step(w: Array, t: Array) -> tuple[Array, None]:
+                chosen = jax.random.randint(jax.random.fold_in(key, t), (runs,), 0, len(targets))
+                return jax.vmap(update)(w, chosen), None
+
+            w, _ = jax.lax.scan(step, jnp.zeros((runs, truth.size)), jnp.arange(horizon))
+            residual = w @ inputs.T - targets
+            return jnp.mean(residual**2, axis=1) / 2, jnp.sum((w - truth) ** 2, axis=1)
+
+        train, error = compiled(descend)(jax.random.key(seed))
+        return np.asarray(train), np.asarray(error)
+
+
+EXPERIMENT = Experiment(
+    name="least-squares-sgd",
+    source="Wang et al. 2021, Appendix D, Theorems 9 and 10",
+    question=(
+        "Which step size does stochastic gradient descent learn from the training loss and which "
+        "from a validation loss, and which of the two generalizes?"
+    ),
+    config=Config,
+    presets={
+        "quick": Config(dims=(12, 20, 32), tasks=30, grid_points=16),
+        "paper": Config(),
+    },
+    minutes={"quick": 0.5, "paper": 2.5},
+    run=run,
+    claims=claims,
+    figures=figures,
+    reproducible=frozenset(
+        {
+            "train-by-train-step-size",
+            "train-by-train-stated-range",
+            "train-by-train-error",
+            "train-by-validation-step-size",
+            "train-by-validation-error",
+            "validation-generalizes-better",
+            "simulation-agrees",
+        }
+    ),
+    answer=answer,
+)

@@ -1,0 +1,1 @@
+"""The experiment `mlp-optimizer`."""

@@ -1,0 +1,161 @@
+"""The figures of `anchor-vectors`: Figures 3.1 to 3.3 and B.1 to B.4."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from metastep_lab.experiment import Record, Table, select
+from metastep_lab.figures.style import Figure, Lines, line_figure, new_figure, style
+from metastep_lab.wu2022.anchor_vectors.claims import model_names, shown_bulk
+
+UNTRAINED = "-untrained"
+
+# Thesis of Wu, Table B.2: MSE of log Z_bulk without the k most probable words.
+PAPER_TOP = (0, 10, 100, 1000, 10000)
+PAPER_BY_K = {
+    "GPT-2": (625.8, 651.4, 665.2, 685.5, 727.4),
+    "GPT-2 Medium": (0.7647, 0.3444, 0.3005, 0.2683, 0.2396),
+    "GPT-2 Large": (0.7296, 0.1288, 0.0740, 0.0317, 0.0022),
+    "GPT-2 XL": (0.7716, 0.1219, 0.0648, 0.0279, 0.0019),
+    "OPT-125M": (0.6688, 0.1010, 0.0443, 0.0117, 0.0006),
+    "OPT-350M": (2.2449, 0.9393, 0.7587, 0.6182, 0.4275),
+    "OPT-1.3B": (0.5234, 0.0984, 0.0402, 0.0117, 0.0006),
+}
+
+
+def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
+    """Draw errors by bulk size, spectra, partition functions, and norms and cosines of words."""
+    return {
+        "figure-3-1-errors": _error_figure(record),
+        "figure-3-2-singular-values": _spectrum_figure(record),
+        "figure-3-3-partition-functions": _partition_figure(record),
+        "figure-b-1-b-2-words": _word_figure(record),
+    }
+
+
+def _twins(record: Record, table: Table, x: str, y: str) -> tuple[dict, dict]:
+    """Return curves of the trained models, and those of their untrained twins by the same names."""
+    curve = lambda name: [select(table, model=name)[column] for column in (x, y)]
+    names, controls = model_names(record, True), model_names(record, False)
+    trained = {name: curve(name) for name in names}
+    return trained, {n: curve(n + UNTRAINED) for n in names if n + UNTRAINED in controls}
+
+
+def _error_figure(record: Record) -> tuple[Figure, str]:
+    top = sorted(record.config.top)
+    label = "words k that the bulk leaves out"
+    places = lambda curves: {
+        name: (np.searchsorted(top, x[np.argsort(x)]), y[np.argsort(x)])
+        for name, (x, y) in curves.items()
+    }
+    table = record.tables["mse"]
+    trained, controls = map(places, _twins(record, table, "top", "mse"))
+    relative = {**table, "relative": table["mse"] / table["variance"]}
+    unexplained = places(_twins(record, relative, "top", "relative")[0])
+    paper = {name: (np.arange(len(errors)), errors) for name, errors in PAPER_BY_K.items()}
+    error = "mean squared error (nats²)"
+    figure = line_figure(
+        Lines(
+            series=trained,
+            x_label=label,
+            y_label=error,
+            title="this run",
+            y_log=True,
+            dashed=controls,
+            dashed_label="untrained",
+        ),
+        Lines(series=paper, x_label=label, y_label=error, title="thesis, Table B.2", y_log=True),
+        Lines(
+            series=unexplained,
+            x_label=label,
+            y_label="mean squared error / variance",
+            title="this run, 1 - R²",
+            y_log=True,
+        ),
+        columns=3,
+    )
+    figure.set_size_inches(14.5, 4.6)
+    for axes, ticks in zip(figure.axes, (top, PAPER_TOP, top), strict=True):
+        axes.set_xticks(range(len(ticks)), [str(k) for k in ticks])
+        axes.legend(fontsize=8)
+    text = (
+        "Mean squared error with which one vector, the anchor, predicts the logarithm of the sum "
+        "over all but the k most probable words, in this run (untrained models dashed) and in the "
+        "thesis; and the part of the variance that it leaves unexplained in the trained models."
+    )
+    return figure, text
+
+
+def _spectrum_figure(record: Record) -> tuple[Figure, str]:
+    trained, controls = _twins(record, record.tables["spectrum"], "index", "singular_value")
+    relative = lambda curves: {name: (x, y / y[0]) for name, (x, y) in curves.items()}
+    panel = Lines(
+        series=relative(trained),
+        x_label="index",
+        y_label="singular value / the largest",
+        x_log=True,
+        y_log=True,
+        dashed=relative(controls),
+        dashed_label="untrained",
+    )
+    text = (
+        "Singular values of the dictionaries, the matrices of all word vectors, relative to the "
+        "largest: after training, and before it dashed. A steep fall after the first means that "
+        "one direction stands out."
+    )
+    return line_figure(panel), text
+
+
+def _partition_figure(record: Record) -> tuple[Figure, str]:
+    names, bulk = model_names(record, True), shown_bulk(record.config.top)
+    columns = min(2, len(names))
+    figure, axes = new_figure(columns, -(-len(names) // columns))
+    labels = {"log Z": "log Z", "log Z_bulk": f"log Z_bulk, k = {bulk}"}
+    for place, name in zip(axes, names, strict=False):
+        for index, (quantity, label) in enumerate(labels.items()):
+            cells = select(record.tables["histograms"], model=name, quantity=quantity)
+            edges = np.append(cells["lower"], cells["upper"][-1])
+            density = cells["count"] / (cells["count"].sum() * np.diff(edges))
+            look = style(index)
+            place.stairs(density, edges, color=look["color"], fill=True, alpha=0.25)
+            place.stairs(
+                density, edges, color=look["color"], linestyle=look["linestyle"], label=label
+            )
+        place.set(title=name, xlabel="log partition function (nats)", ylabel="density (1 / nat)")
+        place.legend()
+    for place in axes[len(names) :]:
+        place.set_axis_off()
+    text = (
+        f"Histograms over the tokens, for each trained model: Z is the sum of the exponential "
+        f"scores of all words, Z_bulk that of all but the {bulk} most probable ones. A narrow one "
+        "would be nearly constant."
+    )
+    return figure, text
+
+
+def _word_figure(record: Record) -> tuple[Figure, str]:
+    panels = []
+    labels = {"norm": "norm of a word", "cosine": "cosine of two random words"}
+    for quantity, label in labels.items():
+        cells = select(record.tables["histograms"], quantity=quantity)
+        width = cells["upper"] - cells["lower"]
+        total = {name: np.sum(cells["count"][cells["model"] == name]) for name in cells["model"]}
+        density = cells["count"] / (width * np.array([total[name] for name in cells["model"]]))
+        centers = (cells["lower"] + cells["upper"]) / 2
+        table = {"model": cells["model"], "center": centers, "density": density}
+        trained, controls = _twins(record, table, "center", "density")
+        panels.append(
+            Lines(
+                series=trained,
+                x_label=label,
+                y_label="density",
+                y_log=True,
+                dashed=controls,
+                dashed_label="untrained",
+            )
+        )
+    text = (
+        "Densities of the norms of the word vectors and of the cosines of random pairs of them, "
+        "before training dashed. Vectors with mostly positive cosines lie in a cone."
+    )
+    return line_figure(*panels, shared_legend=True), text

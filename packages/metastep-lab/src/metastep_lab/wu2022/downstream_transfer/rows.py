@@ -1,0 +1,148 @@
+"""What `downstream-transfer` measures on a teacher and a student, as rows of its tables."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from metastep.anchors.bulk import log_bulk, minimax_anchor
+from metastep.anchors.counterexamples import shift_logits, silence_words, useless_shift
+from metastep.anchors.downstream import DownstreamHead, word_logits
+from metastep.anchors.log_linear import LogLinearModel, divergences
+from metastep.anchors.transfer import Population, TransferReport, measure_transfer
+from metastep_lab.theory import transfer as theory
+
+NUMBERS = (
+    "divergence",
+    "error",
+    "overlap",
+    "bulk_probability",
+    "normalized_margin",
+    "anchor_error",
+)
+
+
+def report_numbers(report: TransferReport) -> tuple[float, ...]:
+    """Return the fields `NUMBERS` of a report, then the bound with 1152 and with 288.
+
+    Args:
+        report: of a teacher and a student.
+
+    Returns:
+        Eight numbers; the bounds are infinite where there is no margin.
+    """
+    constants = theory.PROVEN_CONSTANT, theory.PRINTED_CONSTANT
+    bounds = [
+        theory.transfer_bound(
+            report.divergence,
+            overlap=report.overlap,
+            bulk_probability=report.bulk_probability,
+            normalized_margin=max(report.normalized_margin, 0.0),
+            constant=constant,
+        )
+        for constant in constants
+    ]
+    return (*(getattr(report, name) for name in NUMBERS), *map(float, bounds))
+
+
+def failing_names(report: TransferReport) -> str:
+    """Return the names of the assumptions that fail, with + between them, or `none`."""
+    return "+".join(assumption.name for assumption in report.failing) or "none"
+
+
+def minimax_report(
+    teacher: LogLinearModel,
+    student: LogLinearModel,
+    head: DownstreamHead,
+    population: Population,
+    top: int = 0,
+) -> TransferReport:
+    """Measure the assumptions with the anchors whose largest error on the task is least.
+
+    Args:
+        teacher: p*.
+        student: p.
+        head: f*.
+        population: pre-training and task.
+        top: most probable words of the teacher that are not in the bulk.
+
+    Returns:
+        The report; no other anchors have a smaller eps_b.
+    """
+    inputs = population.task
+    truth, learned = teacher.at(inputs), student.at(inputs)
+    teachers, students = (
+        minimax_anchor(model, log_bulk(truth, model, head.words, top)) for model in (truth, learned)
+    )
+    return measure_transfer(teacher, student, head, population, (teachers, students), top)
+
+
+def silencing_rows(
+    model: LogLinearModel, head: DownstreamHead, anchor: np.ndarray, shifts: tuple[float, ...]
+) -> Iterator[tuple]:
+    """Hold Theorem 3.3.1 against a model, for the first word with a positive coefficient.
+
+    Args:
+        model: the teacher.
+        head: words and coefficients; its thresholds serve the anchored head only.
+        anchor: of the teacher.
+        shifts: s, in nats.
+
+    Yields:
+        For each s: states, s, largest divergence, its largest difference from the closed form,
+        largest ratio to 2 s p, largest difference of the linear head from f* - s c, largest change
+        of the anchored head where the word was below its threshold, share of flipped signs.
+    """
+    place = int(np.argmax(head.coefficients > 0))
+    word, coefficient = int(head.words[place]), head.coefficients[place]
+    probability = np.exp(model.log_probabilities()[:, word])
+    score = word_logits(model, head.words) @ head.coefficients
+    before = head.scores(model, anchor)
+    active = word_logits(model, head.words, anchor)[:, place] > head.thresholds[place]
+    for shift in shifts:
+        student = silence_words(model, [word], shift)
+        divergence = divergences(model, student)
+        closed = theory.silencing_divergence(probability, shift)
+        after = word_logits(student, head.words) @ head.coefficients
+        change = np.abs(head.scores(student, np.append(anchor, 0.0)) - before)[~active]
+        yield (
+            len(score),
+            shift,
+            divergence.max(),
+            np.max(np.abs(divergence - closed)),
+            np.max(closed / (2 * shift * probability)),
+            np.max(np.abs(after - (score - shift * coefficient))),
+            change.max() if change.size else np.nan,
+            np.mean(after * score < 0),
+        )
+
+
+def shifting_row(
+    model: LogLinearModel, raw: DownstreamHead, head: DownstreamHead, anchor: np.ndarray
+) -> tuple:
+    """Hold Theorem 3.3.2 against a model.
+
+    Args:
+        model: the teacher.
+        raw: a head on its logits.
+        head: a head on its anchored logits.
+        anchor: of the teacher.
+
+    Returns:
+        As `silencing_rows`: the closed form of the divergence is 0, that of the raw head is 0, and
+        there is no ratio. A score of 0 that was none counts as flipped.
+    """
+    shift = useless_shift(model, raw.thresholds)
+    student = shift_logits(model, shift)
+    divergence = divergences(model, student).max()
+    before, after = raw.scores(model), raw.scores(student)
+    anchored = head.scores(student, np.append(anchor, 1.0)) - head.scores(model, anchor)
+    return (
+        len(before),
+        shift,
+        divergence,
+        divergence,
+        np.nan,
+        np.max(np.abs(after)),
+        np.max(np.abs(anchored)),
+        np.mean((before != 0) & (np.sign(after) != np.sign(before))),
+    )

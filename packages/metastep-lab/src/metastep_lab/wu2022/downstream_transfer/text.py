@@ -1,0 +1,249 @@
+"""The text part of `downstream-transfer`: a trained teacher, its students, and lines to classify.
+
+A text is cut into lines of `context` words. An example is the beginning of a line up to a word of
+interest, and its class is the polarity of that word; the classifier sees the hidden state only.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metastep.anchors.bulk import least_squares_anchor, log_bulk
+from metastep.anchors.counterexamples import shift_logits, silence_words
+from metastep.anchors.log_linear import LogLinearModel
+from metastep.anchors.synthetic import perturbed
+from metastep.saving import load, save
+from metastep_lab.experiment import Context
+from metastep_lab.wu2022.anchor_vectors.models import Architecture, Text, encode, untrained
+from metastep_lab.wu2022.language import (
+    AbstractLanguageModel,
+    Recipe,
+    begin,
+    train,
+    window_states,
+)
+
+SEGMENTS = 16
+KEPT = (0, 1, 2, 4, 8)
+"""After how many of the sixteen parts of the training a student is kept."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A text as numbers, and the words of interest.
+
+    Attributes:
+        train: what models are trained on and heads are fitted on.
+        test: what both are judged on.
+        positive: words of the class 1.
+        negative: words of the class -1.
+    """
+
+    train: np.ndarray
+    test: np.ndarray
+    positive: np.ndarray
+    negative: np.ndarray
+
+    @property
+    def words(self) -> np.ndarray:
+        """The words of interest."""
+        return np.concatenate([self.positive, self.negative])
+
+
+def classification(
+    text: Text, vocabulary: int, positive: Sequence[str], negative: Sequence[str]
+) -> Task:
+    """Number the words of a text and find the words of interest among them.
+
+    Args:
+        text: the words.
+        vocabulary: how many are told apart.
+        positive: words of the class 1.
+        negative: words of the class -1.
+
+    Returns:
+        The task.
+
+    Raises:
+        ValueError: if a class has no word in the vocabulary, or the vocabulary is too large.
+    """
+    train_words, test_words = encode(text, vocabulary)
+    number = {str(word): int(place) for word, place in zip(text.train, train_words, strict=True)}
+    found = {}
+    for name, words in (("positive", positive), ("negative", negative)):
+        found[name] = np.array([number[word] for word in words if number.get(word, 0) > 0])
+        if not found[name].size:
+            raise ValueError(f"{name} is {words}; allowed are words of which the text has one")
+    return Task(train_words, test_words, **found)
+
+
+def teacher_and_snapshots(
+    architecture: Architecture,
+    vocabulary: int,
+    hidden: int,
+    recipe: Recipe,
+    words: np.ndarray,
+    context: Context,
+) -> dict[int, AbstractLanguageModel]:
+    """Train a model and keep it as it was on the way.
+
+    Args:
+        architecture: which one.
+        vocabulary: words.
+        hidden: size of a state.
+        recipe: how to train; a multiple of sixteen steps.
+        words: the text, as numbers.
+        context: of the run; every part of the training has its checkpoint.
+
+    Returns:
+        Parts of the training done to model; the teacher has all of them.
+    """
+    begin_key, train_key = jax.random.split(jax.random.key(context.seed))
+    model = untrained(architecture, vocabulary, hidden, recipe.context, 0.02, begin_key)
+    training = begin(model, recipe, train_key)
+    kept, tokens = {0: model}, jnp.asarray(words)
+    for part in range(1, SEGMENTS + 1):
+        context.progress(part - 1, SEGMENTS, "training the teacher")
+        path = context.checkpoint(f"part-{part}")
+        if context.resume and path.exists():
+            training, _ = load(path, training)
+        else:
+            training, _ = train(training, recipe, tokens, recipe.steps // SEGMENTS)
+            save(path, training, {})
+        if part in KEPT or part == SEGMENTS:
+            kept[part] = training.model
+    context.progress(SEGMENTS, SEGMENTS, "training the teacher")
+    return kept
+
+
+@dataclass(frozen=True)
+class Places:
+    """Places in a text at which models are read.
+
+    Attributes:
+        lines: the words of each line, shape (lines, context).
+        chosen: which of all places of all lines.
+        labels: their classes: 1, -1, or 0 where no word of interest follows.
+        weights: the share of the text's places that each stands for; they sum to 1.
+    """
+
+    lines: np.ndarray
+    chosen: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+
+    def read(self, model: AbstractLanguageModel) -> LogLinearModel:
+        """Return a model at these places."""
+        states = np.asarray(window_states(model, jnp.asarray(self.lines)))
+        flat = states.reshape(-1, states.shape[-1])
+        return LogLinearModel(flat[self.chosen], np.asarray(model.embedding))
+
+
+def places(
+    task: Task, words: np.ndarray, context: int, others: int, rng: np.random.Generator
+) -> Places:
+    """Choose all examples of a text and a sample of its other places.
+
+    Args:
+        task: the words of interest.
+        words: the text.
+        context: words of a line.
+        others: how many of the other places.
+        rng: random numbers.
+
+    Returns:
+        The examples, then the others; the weights make them the whole text.
+
+    Raises:
+        ValueError: if a class has no example.
+    """
+    lines = words[:-1][: (len(words) - 1) // context * context].reshape(-1, context)
+    following = words[1 : 1 + lines.size]
+    labels = np.isin(following, task.positive).astype(int)
+    labels -= np.isin(following, task.negative)
+    examples, rest = np.flatnonzero(labels), np.flatnonzero(labels == 0)
+    if set(labels[examples]) != {-1, 1}:
+        raise ValueError(
+            f"context is {context}; with it a part of the text has no example of one class"
+        )
+    sample = np.sort(rng.choice(rest, min(others, rest.size), replace=False))
+    weights = np.concatenate([
+        np.full(examples.size, 1 / lines.size),
+        np.full(sample.size, rest.size / lines.size / max(sample.size, 1)),
+    ])  # fmt: skip
+    chosen = np.concatenate([examples, sample])
+    return Places(lines, chosen, labels[chosen], weights)
+
+
+@dataclass(frozen=True)
+class Student:
+    """A student on the text that heads and anchors are fitted on, and on the held-out text.
+
+    Attributes:
+        family: how it differs from the teacher.
+        strength: how much.
+        fitted: on the text for fitting.
+        judged: on the held-out text.
+    """
+
+    family: str
+    strength: float
+    fitted: LogLinearModel
+    judged: LogLinearModel
+
+    def anchor(self, teacher: LogLinearModel, words: np.ndarray, top: int) -> np.ndarray:
+        """Fit the anchor of this student's own logits to the bulk of its teacher."""
+        return least_squares_anchor(self.fitted, log_bulk(teacher, self.fitted, words, top))
+
+
+Strengths = Mapping[str, Sequence[float]]
+
+
+def students(
+    kept: Mapping[int, AbstractLanguageModel],
+    teacher: Student,
+    where: tuple[Places, Places],
+    task: Task,
+    strengths: Strengths,
+    seed: int,
+) -> Iterator[Student]:
+    """Yield students that know the text less and less well.
+
+    Args:
+        kept: the models on the way to the teacher, by parts of the training.
+        teacher: the teacher.
+        where: places for fitting, and held-out ones.
+        task: the words of interest.
+        strengths: for `perturbed` (noise relative to the dictionary's entries), `shifted` (standard
+            deviation over states of a shift of all logits, in nats) and `silenced` (nats by which
+            the words of class 1 are lowered).
+        seed: of the noise.
+
+    Yields:
+        One student after another; `less trained` has the part of the training left out.
+    """
+    for part in KEPT:
+        read = [one.read(kept[part]) for one in where]
+        yield Student("less trained", 1 - part / SEGMENTS, *read)
+    for strength in strengths["perturbed"]:
+        both = [
+            perturbed(model, strength, np.random.default_rng([seed, 1]))
+            for model in (teacher.fitted, teacher.judged)
+        ]
+        yield Student("perturbed", strength, *both)
+    for strength in strengths["shifted"]:
+        rng = np.random.default_rng([seed, 2])
+        both = [
+            shift_logits(model, strength * rng.normal(size=len(model.states)))
+            for model in (teacher.fitted, teacher.judged)
+        ]
+        yield Student("shifted", strength, *both)
+    for strength in strengths["silenced"]:
+        both = [
+            silence_words(model, task.positive, strength)
+            for model in (teacher.fitted, teacher.judged)
+        ]
+        yield Student("silenced", strength, *both)

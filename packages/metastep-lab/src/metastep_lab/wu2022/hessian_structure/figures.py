@@ -1,0 +1,332 @@
+"""The figures of `hessian-structure`."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from metastep_lab.experiment import Record, Table, select
+from metastep_lab.figures.style import MARKERS, Figure, Lines, line_figure, new_figure, style
+from metastep_lab.wu2022.hessian_structure.clusters import DERIVATIVES
+from metastep_lab.wu2022.hessian_structure.models import CLASSES
+from metastep_lab.wu2022.hessian_structure.reading import GAP, MOST, curve, layers, shown
+
+Drawn = tuple[Figure, str]
+CORNER = 20
+
+
+def figures(record: Record) -> Mapping[str, Drawn]:
+    """Draw spectra, overlaps, correspondences and the course of training."""
+    model, labels = record.config.model[0], record.config.labels[0]
+    drawn = {
+        "kronecker": _kronecker(record, model, labels),
+        "spectra": _spectra(record, model),
+        "correspondence": _correspondence(record, model, labels),
+        "rank-one": _rank_one(record, labels),
+        "training": _training(record, model, labels),
+        "clusters": _clusters(record),
+        "logit-clusters": _embedding(record, "logit"),
+        "class-clusters": _embedding(record, "class"),
+    }
+    if record.config.models > 1:
+        drawn["overlap"] = _overlap(record, labels)
+    plain = [name for name in record.config.model if f"{name}-BN" in record.config.model]
+    if plain:
+        drawn["batch-normalization"] = _batch_norm(record, plain[0], labels)
+    if len(record.tables["whole"]["index"]):
+        drawn["whole"] = _whole(record)
+    over_indices = ("kronecker", "spectra", "rank-one", "overlap", "batch-normalization", "whole")
+    for name in drawn.keys() & set(over_indices):
+        _mark_whole_numbers(drawn[name][0])
+    if any(len(layers(record.tables["spectra"], one)) > MOST for one in record.config.model):
+        for name in drawn.keys() & {"kronecker", "rank-one", "training", "overlap"}:
+            figure, text = drawn[name]
+            drawn[name] = figure, f"{text} Of more than {MOST} layers {MOST} are drawn."
+    return drawn
+
+
+def _mean(record: Record, name: str, **which: str) -> tuple[np.ndarray, np.ndarray]:
+    indices, values = curve(record, "spectra", name, **which)
+    return indices, values.mean(axis=0)
+
+
+def _mark_whole_numbers(figure: Figure) -> None:
+    """Mark indices on the horizontal axes, in place."""
+    for axes in figure.axes:
+        last = max((np.max(line.get_xdata()) for line in axes.lines), default=0)
+        step = 5 if last <= 30 else 10 if last <= 60 else 50
+        axes.set_xticks([1, *range(step, int(last) + 1, step)])
+
+
+def _kronecker(record: Record, model: str, labels: str) -> Drawn:
+    """Figure 4.2."""
+    names = shown(record.tables["spectra"], model)
+    place = {"model": model, "labels": labels}
+    series = lambda column: {name: _mean(record, column, layer=name, **place) for name in names}
+    values = Lines(
+        series("true"),
+        "index of the eigenvalue",
+        "eigenvalue",
+        title="Eigenvalues",
+        y_log=True,
+        dashed=series("kronecker"),
+        dashed_label="Kronecker",
+    )
+    overlaps = Lines(
+        series("overlap"), "dimension k", "overlap of top eigenspaces", title="Eigenspaces"
+    )
+    return line_figure(values, overlaps, shared_legend=len(names) == MOST), (
+        f"{model}, {labels} labels: top eigenvalues of each layer's Hessian (solid) and of its "
+        "Kronecker approximation (dashed), and the overlap of their top eigenspaces, means over "
+        f"networks. 1 is the same space. The theory is about the first {GAP}, one less than the "
+        "classes."
+    )
+
+
+def _spectra(record: Record, model: str) -> Drawn:
+    """Figure 4.3."""
+    panels = []
+    for labels in record.config.labels:
+        series = {}
+        for layer in shown(record.tables["spectra"], model)[:2]:
+            for column, name in (("output", "E[M]"), ("true", "H")):
+                at = {"model": model, "labels": labels, "layer": layer}
+                indices, values = _mean(record, column, **at)
+                series[f"{name} of {layer}"] = indices, values / values[0]
+        panels.append(
+            Lines(series, "index", "eigenvalue / largest", title=f"{labels} labels", y_log=True)
+        )
+    figure = line_figure(*panels, shared_legend=True)
+    for axes in figure.axes:
+        axes.axvline(GAP + 0.5, color="#777777", linewidth=1, linestyle=":")
+    return figure, (
+        f"{model}: eigenvalues of the output Hessian E[M] and of the Hessian H of two layers, "
+        f"relative to the largest. A dotted line stands after {GAP} of them, one less than the "
+        "classes."
+    )
+
+
+def _correspondence(record: Record, model: str, labels: str) -> Drawn:
+    """Figures C.7 to C.11."""
+    table = select(record.tables["correspondence"], model=model, labels=labels)
+    layer = shown(record.tables["spectra"], model)[-2]
+    factored = select(record.tables["spectra"], model=model, labels=labels, layer=layer, seed=0)
+    figure, axes = new_figure(columns=2, height=4.2)
+    images = []
+    for panel, basis, name in zip(axes, ("input", "output"), ("E[xxᵀ]", "E[M]"), strict=True):
+        matrix = select(table, layer=layer, basis=basis)["value"].reshape(CORNER, CORNER)
+        panel.grid(False)
+        edges = (0.5, CORNER + 0.5, CORNER + 0.5, 0.5)
+        images.append(panel.imshow(matrix, cmap="cividis", vmin=0, vmax=1, extent=edges))
+        ranks = factored[f"kronecker_{basis}"][:CORNER]
+        seen = ranks <= CORNER
+        panel.plot(
+            np.arange(1, len(ranks) + 1)[seen],
+            ranks[seen],
+            linestyle="none",
+            marker="o",
+            markersize=5,
+            markerfacecolor="none",
+            color="#D55E00",
+            label="of the Kronecker product",
+        )
+        panel.set(xlabel="eigenvector of H", ylabel=f"eigenvector of {name}", title=name)
+        panel.set_xticks([1, 5, 10, 15, 20])
+        panel.set_yticks([1, 5, 10, 15, 20])
+    figure.colorbar(images[0], ax=list(axes), label="correspondence")
+    entries = axes[0].get_legend_handles_labels()
+    figure.legend(*entries, loc="outside lower center")
+    return figure, (
+        f"{model}, {layer}, {labels} labels, first network: how much of each eigenvector of the "
+        "Hessian stands along the eigenvectors of the two factors. Circles show of which ones the "
+        "eigenvectors of the Kronecker product are made. E[xxᵀ] belongs to the layer's inputs x, "
+        "E[M] to its output."
+    )
+
+
+def _rank_one(record: Record, labels: str) -> Drawn:
+    """Figure C.17."""
+    panels = []
+    for model in record.config.model:
+        series = {
+            layer: _mean(record, "rank_one", model=model, labels=labels, layer=layer)
+            for layer in shown(record.tables["spectra"], model)
+        }
+        panels.append(Lines(series, "index of the eigenvector", "first singular value", model))
+    alone = len(panels) == 1 and len(panels[0].series) == MOST
+    return line_figure(*panels, shared_legend=alone), (
+        f"{labels} labels: the first singular value of each top eigenvector as a matrix of norm 1, "
+        "mean over networks. Near 1 the eigenvector is an outer product."
+    )
+
+
+def _overlap(record: Record, labels: str) -> Drawn:
+    """Figures 4.4 and C.23."""
+    panels = []
+    for model in record.config.model:
+        series, bands, predicted = {}, {}, {}
+        for layer in shown(record.tables["overlaps"], model):
+            at = {"model": model, "labels": labels, "layer": layer}
+            indices, values = curve(record, "overlaps", "overlap", **at)
+            series[layer] = indices, values.mean(axis=0)
+            bands[layer] = values.min(axis=0), values.max(axis=0)
+            pairs = select(record.tables["pairs"], **at)
+            outputs = pairs["outputs"][0]
+            if model == "F-100-8" and layer == "fc2":
+                inside = indices[indices <= outputs]
+                predicted[layer] = inside, inside / outputs * pairs["alignment"].mean()
+        panels.append(
+            Lines(
+                series,
+                "dimension k",
+                "overlap of top eigenspaces",
+                title=model,
+                bands=bands,
+                dashed=predicted,
+                dashed_label="Theorem C.7.1",
+            )
+        )
+    figure = line_figure(*panels)
+    for axes in figure.axes:
+        axes.set_ylim(0, 1.5 * axes.get_ylim()[1])  # room for the legend
+    return figure, (
+        f"{labels} labels: overlap of the top eigenspaces of independently trained networks, mean "
+        "and range over pairs; 1 is the same space. fc1, fc2, ... are the fully connected layers, "
+        "the last of them the output layer. Dashed: what Theorem C.7.1 predicts for a layer of few "
+        "units."
+    )
+
+
+def _batch_norm(record: Record, model: str, labels: str) -> Drawn:
+    """Figures C.22 and C.24."""
+    spectra, overlaps = {}, {}
+    for name in (model, f"{model}-BN"):
+        for layer in layers(record.tables["spectra"], name)[-2:]:
+            at = {"model": name, "labels": labels, "layer": layer}
+            indices, values = _mean(record, "input", **at)
+            spectra[f"{name}, {layer}"] = indices, values / values[0]
+            overlaps[f"{name}, {layer}"] = _mean(record, "overlap", **at)
+    return line_figure(
+        Lines(spectra, "index", "eigenvalue of E[xxᵀ] / largest", title="Inputs", y_log=True),
+        Lines(overlaps, "dimension k", "overlap with the Kronecker product", title="Hessian"),
+        shared_legend=True,
+    ), (
+        "With batch normalization (BN) and without: eigenvalues of the input autocorrelation "
+        "E[xxᵀ], and how well the Kronecker product describes the top eigenspace of the Hessian, "
+        "where 1 is the same space."
+    )
+
+
+def _training(record: Record, model: str, labels: str) -> Drawn:
+    """Figures C.15 and C.16."""
+    table = select(record.tables["trajectory"], model=model, labels=labels)
+    epochs = np.unique(table["epoch"])
+    names = shown(record.tables["trajectory"], model)
+    at = lambda name, layer, index: select(table, layer=layer, index=index)[name]
+    ratios = {layer: (epochs + 1, at("input", layer, 1) / at("input", layer, 2)) for layer in names}
+    middle = names[-2]
+    indices = (1, 2, GAP, GAP + 1, CORNER)
+    values = {
+        f"{index}": (epochs + 1, at("output", middle, index))
+        for index in indices
+        if len(at("output", middle, index))
+    }
+    return line_figure(
+        Lines(ratios, "epoch + 1", "λ₁ / λ₂ of E[xxᵀ]", title="Inputs", x_log=True),
+        Lines(
+            values,
+            "epoch + 1",
+            f"eigenvalue of E[M], {middle}",
+            title="Outputs",
+            x_log=True,
+            y_log=True,
+            legend_title="index",
+        ),
+    ), (
+        f"{model}, {labels} labels, first network, during training: the first eigenvalue of the "
+        "input autocorrelation E[xxᵀ] as a multiple of the second, and some eigenvalues of the "
+        f"output Hessian E[M] on a log scale, of which the theory has {GAP} stand out."
+    )
+
+
+def _clusters(record: Record) -> Drawn:
+    """Figures C.25 and C.26, as numbers."""
+    panels = []
+    for labels in record.config.labels:
+        series = {}
+        for model in record.config.model:
+            table = select(record.tables["clusters"], model=model, labels=labels)
+            for column, name in (("logit_share", "logits"), ("class_share", "classes")):
+                series[f"{model}, {name}"] = table["epoch"] + 1, table[column]
+        panels.append(
+            Lines(series, "epoch + 1", "share in the centers", title=f"{labels} labels", x_log=True)
+        )
+    return line_figure(*panels, shared_legend=True), (
+        "Which share of the mean squared rows of the output Hessian's factor is that of their "
+        "centers by logit and by class, in the layer fc1, first network: 1 would be perfect "
+        "clusters."
+    )
+
+
+def _embedding(record: Record, group: str) -> Drawn:
+    """Figure C.25 by logit, and Figure C.26 by class."""
+    table = record.tables["embedding"]
+    epoch = table["epoch"].min() if group == "logit" else table["epoch"].max()
+    figure, axes = new_figure(columns=2, height=4.6)
+    near = []
+    for panel, symbol, by in zip(axes, ("Γ", "Δ"), DERIVATIVES, strict=True):
+        rows = select(table, epoch=epoch, by=by)
+        near.append(f"{_kept(rows, group):.0%} ({symbol})")
+        for index in range(CLASSES):
+            points = select(rows, **{group: index})
+            look = style(index, markers=True) | {"linestyle": "none"}
+            if index >= len(MARKERS):
+                look["markerfacecolor"] = "none"
+            panel.plot(points["x"], points["y"], label=f"{index}", **look)
+        title = f"{symbol}: by the {by} of fc1"
+        panel.set(xlabel="t-SNE coordinate 1", ylabel="t-SNE coordinate 2", title=title)
+    entries = axes[0].get_legend_handles_labels()
+    figure.legend(*entries, title=group, loc="outside lower center", ncols=CLASSES)
+    chance = (CLASSES - 1) / (CLASSES**2 - 1)
+    return figure, (
+        f"{table['model'][0]}, {table['labels'][0]} labels, first network, epoch {epoch:g}: "
+        "derivatives of each logit by the output (Γ) and by the weight (Δ) of fc1, scaled as in "
+        "the factor N of the Hessian, mean over the examples of each class. t-SNE puts near each "
+        f"other in the plane what is near in many dimensions; marks show the {group}. The nearest "
+        f"neighbor is of the same {group} for {' and '.join(near)} of the points; chance is "
+        f"{chance:.0%}."
+    )
+
+
+def _kept(rows: Table, group: str) -> float:
+    """Return the share of points whose nearest neighbor belongs to the same group."""
+    places = np.stack([rows["x"], rows["y"]], axis=1)
+    distances = np.linalg.norm(places[:, None] - places, axis=2)
+    np.fill_diagonal(distances, np.inf)
+    return float(np.mean(rows[group][np.argmin(distances, axis=1)] == rows[group]))
+
+
+def _whole(record: Record) -> Drawn:
+    """Figure C.1."""
+    table = record.tables["whole"]
+    panels = []
+    for model in dict.fromkeys(table["model"].tolist()):
+        rows = select(table, model=model)
+        index = rows["index"]
+        values = {
+            "Hessian": (index, rows["true"]),
+            "approximation": (index, rows["approximate"]),
+            "weighted": (index, rows["weighted"]),
+        }
+        overlaps = {
+            "approximation": (index, rows["overlap"]),
+            "weighted": (index, rows["weighted_overlap"]),
+        }
+        panels += [
+            Lines(values, "index of the eigenvalue", "eigenvalue", title=model, y_log=True),
+            Lines(overlaps, "dimension k", "overlap with the Hessian", title=model),
+        ]
+    return line_figure(*panels), (
+        "All layers at once: eigenvalues of the Hessian and of its approximation from layer "
+        "outputs and mean inputs, and the overlap of their top eigenspaces, first network; 1 is "
+        f"the same space. The theory is about the first {GAP}."
+    )

@@ -1,0 +1,203 @@
+"""VGG11 and ResNet18 with convolutions of one width, without normalization, for small images."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from metastep.types import RandomKey
+from metastep_lab.wu2022.hessian_structure.digit_networks import (
+    Params,
+    draw_layers,
+    max_pool,
+    with_colors,
+)
+
+POOLED = (True, True, False, True, False, True, False, True)  # after each convolution of VGG11
+STRIDES = (1, 1, 2, 1, 2, 1, 2, 1)  # of each block of ResNet18
+
+
+@dataclass(frozen=True)
+class AbstractImageNetwork(ABC):
+    """A ReLU network of convolutions that all have `width` channels, and the classifier `fc1`.
+
+    Parameters are `{"conv1": {"weight", "bias"}, ..., "fc1": ...}`, weights `[out, in, 3, 3]` and
+    `[classes, in]`. Without normalization and dropout the network is piecewise linear, and its
+    outputs for one image do not depend on others.
+
+    Attributes:
+        width: channels of each convolution.
+        classes: number of outputs.
+
+    Raises:
+        ValueError: on construction, for a width or a number of classes below 1.
+    """
+
+    width: int
+    classes: int = 10
+
+    def __post_init__(self):
+        """Refuse networks without channels or outputs."""
+        for name in ("width", "classes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed are integers from 1")
+
+    @abstractmethod
+    def init(self, key: RandomKey, image: tuple[int, ...]) -> Params:
+        """Draw uniform weights that keep the size of activations; biases are zero.
+
+        Args:
+            key: a random key.
+            image: rows and columns of the images, before them the number of colors if there are.
+
+        Returns:
+            The parameters.
+
+        Raises:
+            ValueError: for images that the network leaves no pixel of.
+        """
+
+    def initial_statistics(self) -> Params:
+        """Return nothing: no activation is normalized."""
+        return {}
+
+    def scores(
+        self,
+        params: Params,
+        images: Float[Array, "examples *colors rows columns"],
+        statistics: Params | None = None,
+    ) -> tuple[Float[Array, "examples classes"], Params]:
+        """Return the score of every class.
+
+        Args:
+            params: the weights and biases.
+            images: what to classify, gray or in colors.
+            statistics: not used.
+
+        Returns:
+            The scores, and no statistics.
+        """
+        del statistics
+        features = self._features(params, with_colors(images))
+        return features @ params["fc1"]["weight"].T + params["fc1"]["bias"], {}
+
+    def __call__(
+        self, variables: Mapping[str, Any], image: Float[Array, "*colors rows columns"]
+    ) -> Array:
+        """Return the scores of one image: the model of an `EmpiricalRisk`.
+
+        Args:
+            variables: the parameters; `statistics` beside the layers are not used.
+            image: one image.
+
+        Returns:
+            Scores `[classes]`.
+        """
+        return self.scores(dict(variables), image[None])[0][0]
+
+    @abstractmethod
+    def _features(
+        self, params: Params, x: Float[Array, "examples colors rows columns"]
+    ) -> Float[Array, "examples features"]:
+        """Return the input of `fc1`."""
+
+
+class VGG11(AbstractImageNetwork):
+    """Eight convolutions of 3 x 3, five of them with max-pooling by 2 behind, and `fc1`.
+
+    Of 32 x 32 pixels one is left, so that `fc1` has `width` inputs.
+
+    Reference:
+        Simonyan, Zisserman (2015), network A; the widths: Wu (2022), Appendix C.5.2.
+
+    Example:
+        >>> import jax
+        >>> params = VGG11(width=4).init(jax.random.key(0), (3, 32, 32))
+        >>> params["conv8"]["weight"].shape, params["fc1"]["weight"].shape
+        ((4, 4, 3, 3), (10, 4))
+    """
+
+    def init(self, key: RandomKey, image: tuple[int, ...]) -> Params:
+        """Draw weights of variance 2 / inputs (He et al., 2015).
+
+        With those of Glorot, activations are 16 times smaller behind eight ReLUs, and hundreds of
+        steps leave the loss where it was.
+        """
+        smallest = 2 ** sum(POOLED)
+        if min(image[-2:]) < smallest:
+            raise ValueError(
+                f"image is {image}; allowed are sizes from {smallest} x {smallest} pixels, which "
+                "the pooling leaves one of"
+            )
+        shapes = _convolutions(len(POOLED), image, self.width)
+        pixels = (image[-2] // smallest) * (image[-1] // smallest)
+        shapes["fc1"] = (self.classes, pixels * self.width)
+        return draw_layers(key, shapes, jax.nn.initializers.he_uniform(in_axis=1, out_axis=0))
+
+    def _features(
+        self, params: Params, x: Float[Array, "examples colors rows columns"]
+    ) -> Float[Array, "examples features"]:
+        for i, pooled in enumerate(POOLED):
+            x = jax.nn.relu(_convolve(params[f"conv{i + 1}"], x))
+            x = max_pool(x) if pooled else x
+        return x.reshape(len(x), -1)
+
+
+class ResNet18(AbstractImageNetwork):
+    """A convolution, eight blocks of two convolutions with a shortcut, a mean over pixels, `fc1`.
+
+    All are of 3 x 3. Blocks 3, 5 and 7 halve the rows and columns; their shortcuts are convolutions
+    of 1 x 1, `sc-conv1` to `sc-conv3`. The others are identities.
+
+    Reference:
+        He, Zhang, Ren, Sun (2016), as adapted to CIFAR; the widths and no batch normalization:
+        Wu (2022), Appendix C.5.2.
+
+    Example:
+        >>> import jax
+        >>> params = ResNet18(width=4).init(jax.random.key(0), (3, 8, 8))
+        >>> sorted(params)[-3:]
+        ['sc-conv1', 'sc-conv2', 'sc-conv3']
+    """
+
+    def init(self, key: RandomKey, image: tuple[int, ...]) -> Params:
+        """Draw Glorot-uniform weights; those of He would double the mean square in each block."""
+        shapes = _convolutions(1 + 2 * len(STRIDES), image, self.width)
+        for i, stride in enumerate(STRIDES):
+            if stride > 1:
+                shapes[_shortcut(i)] = (self.width, self.width, 1, 1)
+        shapes["fc1"] = (self.classes, self.width)
+        return draw_layers(key, shapes)
+
+    def _features(
+        self, params: Params, x: Float[Array, "examples colors rows columns"]
+    ) -> Float[Array, "examples features"]:
+        x = jax.nn.relu(_convolve(params["conv1"], x))
+        for i, stride in enumerate(STRIDES):
+            y = jax.nn.relu(_convolve(params[f"conv{2 * i + 2}"], x, stride))
+            y = _convolve(params[f"conv{2 * i + 3}"], y)
+            x = jax.nn.relu(y + (_convolve(params[_shortcut(i)], x, stride) if stride > 1 else x))
+        return jnp.mean(x, axis=(2, 3))
+
+
+def _shortcut(block: int) -> str:
+    return f"sc-conv{block // 2}"  # every second block, from the third on, has one
+
+
+def _convolutions(count: int, image: tuple[int, ...], width: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of conv1, conv2, ..."""
+    *colors, _, _ = image
+    (first,) = colors or (1,)
+    return {f"conv{i + 1}": (width, width if i else first, 3, 3) for i in range(count)}
+
+
+def _convolve(layer: dict[str, Array], x: Array, stride: int = 1) -> Array:
+    """Return a convolution with zeros around the image; at stride 1 the size stays the same."""
+    weight = layer["weight"]
+    margin = weight.shape[-1] // 2
+    x = jax.lax.conv_general_dilated(x, weight, (stride, stride), [(margin, margin)] * 2)
+    return x + layer["bias"][:, None, None]

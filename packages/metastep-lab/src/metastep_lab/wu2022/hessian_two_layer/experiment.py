@@ -1,0 +1,103 @@
+"""A wide random two-layer network: the Hessian decouples, and what its top eigenspace is.
+
+Inputs are rectified standard normals, weights have variance 1 / fan-in, and the number of inputs is
+the number of units to the power 1.2. The thesis says that every unit is active in half of the
+examples (Lemma C.2.1), which gives the row span of the second layer as the top eigenspace. A unit
+with weights of sum s is active in the part Phi(s / sqrt(pi - 1)) of them; the row span times these
+shares is the eigenspace.
+
+Tables (one row per observation):
+
+- `overlaps`: units, inputs, seed, gap_output and gap_hessian (lambda_c / lambda_(c-1) of E[M] and
+  of the Hessian H), then overlaps of top (c - 1)-dimensional eigenspaces: of E[M] with independent
+  (that of M* with an independent copy of the active units), printed (that of (4.8)), row_span (of
+  the second layer, without 1^T W), weighted_row_span (the same times the shares); and kronecker
+  (of H with E[M] (x) E[x x^T]).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+
+from metastep import saving as checkpoint
+from metastep_lab.experiment import Context, Experiment, columns
+from metastep_lab.wu2022.hessian_two_layer.claims import answer, claims, figures
+from metastep_lab.wu2022.hessian_two_layer.samples import BATCH, Measured, draw_network, measure
+
+COLUMNS = " ".join(("units", "inputs", "seed", *Measured._fields))
+
+
+@dataclass(frozen=True)
+class Config:
+    """The configuration.
+
+    Attributes:
+        units: widths n of the hidden layer.
+        classes: outputs c.
+        samples: inputs for the output Hessian, a multiple of 200.
+        hessian_samples: inputs for the Hessian of the layer, a multiple of 200.
+        seeds: networks for each width.
+    """
+
+    units: tuple[int, ...] = (50, 100, 200, 400, 800)
+    classes: int = 10
+    samples: int = 20_000
+    hessian_samples: int = 400
+    seeds: int = 3
+
+    def __post_init__(self):
+        """Refuse impossible values, naming field, value and what is allowed."""
+        if not 2 <= self.classes <= 50:
+            raise ValueError(f"classes is {self.classes}; allowed are integers from 2 to 50")
+        if not self.units or min(self.units) <= self.classes:
+            raise ValueError(
+                f"units is {self.units}; allowed are integers above {self.classes}, the number of "
+                "classes, at least one"
+            )
+        if len(set(self.units)) != len(self.units):
+            raise ValueError(f"units is {self.units}; allowed are different integers")
+        for name in ("samples", "hessian_samples"):
+            value = getattr(self, name)
+            if value < BATCH or value % BATCH:
+                raise ValueError(f"{name} is {value}; allowed are multiples of {BATCH}")
+        if self.seeds < 1:
+            raise ValueError(f"seeds is {self.seeds}; allowed are integers from 1")
+
+
+def run(config: Config, context: Context) -> Mapping[str, float]:
+    """Measure every network; each is kept when the run is interrupted."""
+    cells = [(units, seed) for units in sorted(config.units) for seed in range(config.seeds)]
+    rows = []
+    for done, (units, seed) in enumerate(cells):
+        context.progress(done, len(cells), f"{units} units, seed {seed}")
+        path = context.checkpoint(f"{units}-{seed}")
+        if not (context.resume and path.exists()):
+            key = jax.random.fold_in(jax.random.key(context.seed), seed)
+            network_key, input_key = jax.random.split(jax.random.fold_in(key, units))
+            network = draw_network(network_key, units, config.classes)
+            batches = config.samples // BATCH, config.hessian_samples // BATCH
+            found = measure(network, input_key, *batches)
+            checkpoint.save(path, {}, {"row": [network.first.shape[1], seed, *found]})
+        rows.append((units, *checkpoint.load(path, {})[1]["row"]))
+    context.progress(len(cells), len(cells), "measured")
+    context.table("overlaps", columns(COLUMNS, rows))
+    return {}
+
+
+EXPERIMENT = Experiment(
+    name="hessian-two-layer",
+    source="Wu 2022, Theorems 4.4.1 and 4.4.2, Lemma C.2.1",
+    question=(
+        "In a wide random network, does the Hessian of a layer become a Kronecker product, and "
+        "what is its leading eigenspace?"
+    ),
+    config=Config,
+    presets={"quick": Config(units=(50, 100, 200)), "paper": Config()},
+    minutes={"quick": 0.5, "paper": 4.0},
+    run=run,
+    claims=claims,
+    figures=figures,
+    reproducible=frozenset({"output-gap", "independent-copy", "decoupling", "weighted-row-span"}),
+    answer=answer,
+)

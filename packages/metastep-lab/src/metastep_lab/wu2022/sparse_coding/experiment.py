@@ -1,0 +1,253 @@
+"""Does masking help to recover the dictionary that generated noisy sparse signals?
+
+Signals are sparse combinations of true atoms plus noise. A dictionary with more atoms than the
+truth is learned with and without masking, from held-out signals (`sample`) or from the truth filled
+up with such signals (`local`), and compared with the truth. Three things vary:
+
+- `realization` (Figure 2.1): the number of learned atoms;
+- `scale` (Figure 2.2): the dimension, the numbers of atoms and the sparsity in proportion, with
+  twice as many learned atoms as true ones;
+- `noise` (Figure 2.3): the standard deviation of the noise, at the largest number of learned atoms.
+
+Both algorithms and both starts see the same data.
+
+Table:
+
+- `recovery`: vary, value (learned atoms | dimension | standard deviation), initialization,
+  algorithm (baseline | masking), seed, error_initial, error (average over the true atoms of
+  1 - |cosine| with the most similar learned one, before and after learning).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from metastep import saving as checkpoint
+from metastep.sparse_coding import (
+    cosine_recovery_error,
+    draw_signals,
+    learn_dictionary,
+    local_start,
+    random_dictionary,
+    sample_start,
+)
+from metastep_lab.experiment import Context, Experiment, columns
+from metastep_lab.wu2022.sparse_coding.claims import answer, claims, figures
+
+ALGORITHMS = ("baseline", "masking")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The configuration; the thesis's values where it gives them.
+
+    Attributes:
+        vary: what is varied, one figure for each.
+        initialization: where learning starts.
+        seeds: data sets for every setting.
+        samples: signals n to learn from.
+        dim: d, except where it is varied.
+        atoms: true atoms p at dimension d.
+        n_nonzero: atoms k in each signal at dimension d.
+        realizations: numbers of learned atoms p'.
+        dims: dimensions for `scale`.
+        noises: standard deviations for `noise`; the other figures have 1 / sqrt(dim).
+        mask_fraction: the part of the coordinates that masking hides.
+        epochs: passes over the signals.
+        batch_size: signals in each step.
+        learning_rate: of Adam.
+        processes: cells computed at the same time; the results do not depend on it.
+    """
+
+    vary: tuple[Literal["realization", "scale", "noise"], ...] = ("realization", "scale", "noise")
+    initialization: tuple[Literal["sample", "local"], ...] = ("sample", "local")
+    seeds: int = 5
+    samples: int = 1000
+    dim: int = 100
+    atoms: int = 200
+    n_nonzero: int = 5
+    realizations: tuple[int, ...] = (200, 400, 600, 800, 1000)
+    dims: tuple[int, ...] = (100, 150, 200, 250)
+    noises: tuple[float, ...] = (0.01, 0.0325, 0.055, 0.0775, 0.1)
+    mask_fraction: float = 0.1
+    epochs: int = 500
+    batch_size: int = 200
+    learning_rate: float = 1e-3
+    processes: int = 2
+
+    def __post_init__(self):
+        """Refuse impossible values, naming field, value and what is allowed."""
+        sizes = "seeds samples dim atoms n_nonzero epochs batch_size processes"
+        for name in sizes.split():
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed are integers from 1")
+        for name in ("vary", "initialization", "realizations", "dims", "noises"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"{name} is {values}; allowed are different values, at least one")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}; allowed: positive numbers")
+        if not all(noise >= 0 for noise in self.noises):
+            raise ValueError(f"noises is {self.noises}; allowed are numbers from 0")
+        if min(self.realizations) < self.atoms:
+            raise ValueError(
+                f"realizations is {self.realizations}; allowed are integers from atoms, "
+                f"{self.atoms}"
+            )
+        if not 0 < self.mask_fraction < 1 or not 1 <= self.hidden(self.dim):
+            raise ValueError(
+                f"mask_fraction is {self.mask_fraction}; allowed are numbers between 0 and 1 that "
+                "hide a coordinate"
+            )
+        if self.n_nonzero > min(self.atoms, self.dim - self.hidden(self.dim)):
+            raise ValueError(
+                f"n_nonzero is {self.n_nonzero}; allowed are at most as many as true atoms and "
+                "visible coordinates"
+            )
+        if min(self.dims) * self.n_nonzero < self.dim or self.hidden(min(self.dims)) < 1:
+            raise ValueError(
+                f"dims is {self.dims}; allowed are dimensions that leave an atom in each signal "
+                "and a coordinate to hide"
+            )
+
+    def hidden(self, dim: int) -> int:
+        """Return the number of hidden coordinates, rounded down."""
+        return int(self.mask_fraction * dim + 1e-9)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One dictionary to learn: the problem, the start, the algorithm and the seed."""
+
+    dim: int
+    atoms: int
+    n_nonzero: int
+    learned: int
+    noise: float
+    initialization: str
+    algorithm: str
+    seed: int
+
+    def name(self) -> str:
+        """Return a name that no other cell of a run has."""
+        return " ".join(map(str, vars(self).values()))
+
+
+def cells(config: Config) -> dict[tuple[str, float, str, str, int], Cell]:
+    """Return the cell for every row of the table; figures share cells where they have the same."""
+    problems: list[tuple[str, float, tuple[int, int, int, int, float]]] = []
+    base, noise = (config.dim, config.atoms, config.n_nonzero), config.dim**-0.5
+    if "realization" in config.vary:
+        problems += [("realization", p, (*base, p, noise)) for p in config.realizations]
+    if "scale" in config.vary:
+        for dim in config.dims:
+            atoms, k = (x * dim // config.dim for x in (config.atoms, config.n_nonzero))
+            problems.append(("scale", dim, (dim, atoms, k, 2 * atoms, dim**-0.5)))
+    if "noise" in config.vary:
+        most = max(config.realizations)
+        problems += [("noise", sd, (*base, most, sd)) for sd in config.noises]
+    return {
+        (vary, value, start, algorithm, seed): Cell(*problem, start, algorithm, seed)
+        for vary, value, problem in problems
+        for start, algorithm, seed in product(
+            config.initialization, ALGORITHMS, range(config.seeds)
+        )
+    }
+
+
+def measure(cell: Cell, config: Config, seed: int) -> tuple[float, float]:
+    """Draw the data of a cell, learn a dictionary in float32, and return both errors."""
+    rng = np.random.default_rng([seed, cell.seed, cell.dim])
+    truth = random_dictionary(rng, cell.dim, cell.atoms)
+    train, held_out = (
+        draw_signals(rng, truth, n, cell.n_nonzero, cell.noise).signals.astype(np.float32)
+        for n in (config.samples, cell.learned)
+    )
+    start = sample_start(held_out)
+    if cell.initialization == "local":
+        start = local_start(truth, held_out[: cell.learned - cell.atoms])
+    learned = learn_dictionary(
+        train,
+        start,
+        cell.n_nonzero,
+        hidden=config.hidden(cell.dim) if cell.algorithm == "masking" else 0,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        rng=np.random.default_rng([seed, cell.seed, cell.dim, 1]),
+    )
+    return cosine_recovery_error(truth, start), cosine_recovery_error(truth, learned.dictionary)
+
+
+def run(config: Config, context: Context) -> Mapping[str, float]:
+    """Learn every dictionary once and write the table."""
+    rows = cells(config)
+    errors = _measured(list(dict.fromkeys(rows.values())), config, context)
+    names = "vary value initialization algorithm seed error_initial error"
+    context.table(
+        "recovery", columns(names, [(*row, *errors[cell.name()]) for row, cell in rows.items()])
+    )
+    return {"dictionaries": len(errors)}
+
+
+def _measured(wanted: list[Cell], config: Config, context: Context) -> dict[str, list[float]]:
+    """Measure the cells that the checkpoint lacks, small ones first."""
+    path, errors = context.checkpoint("cells"), {}
+    if context.resume and path.exists():
+        errors = checkpoint.load(path, ())[1]["errors"]
+    missing = [cell for cell in wanted if cell.name() not in errors]
+    missing.sort(key=lambda cell: cell.learned * cell.dim)
+    context.progress(len(errors), len(wanted), "dictionaries")
+    processes = max(1, min(config.processes, len(missing)))
+    found: Any = Parallel(processes, return_as="generator")(
+        delayed(measure)(cell, config, context.seed) for cell in missing
+    )
+    for cell, pair in zip(missing, found, strict=True):
+        errors[cell.name()] = list(pair)
+        checkpoint.save(path, (), {"errors": errors})
+        context.progress(len(errors), len(wanted), "dictionaries")
+    return errors
+
+
+QUICK = Config(
+    vary=("realization", "noise"),
+    seeds=2,
+    samples=500,
+    dim=50,
+    atoms=100,
+    n_nonzero=3,
+    realizations=(100, 200, 500),
+    noises=(0.02, 0.08, 50**-0.5),
+    epochs=200,
+    batch_size=100,
+    learning_rate=2e-3,
+)
+
+EXPERIMENT = Experiment(
+    name="sparse-coding",
+    source="Chidambaram et al. 2023; thesis of Wu, chapter 2, Figures 2.1 to 2.3",
+    question=(
+        "A dictionary with more atoms than the truth can learn the noise of its data. Does it "
+        "find the true atoms if it has to predict hidden coordinates instead?"
+    ),
+    config=Config,
+    presets={"quick": QUICK, "paper": Config()},
+    minutes={"quick": 0.7, "paper": 40.0},
+    run=run,
+    claims=claims,
+    figures=figures,
+    reproducible=frozenset(
+        {
+            "masking-better-over-realized",
+            "masking-better-at-high-noise",
+            "gap-grows-with-atoms",
+            "masking-insensitive-to-atoms",
+            "low-noise-tie",
+        }
+    ),
+    answer=answer,
+)

@@ -1,0 +1,51 @@
+"""Gradient-based tuning of training itself: every hypergradient, one interface."""
+
+from importlib.metadata import version as _version
+
+from metastep.bilevel import F2SA as F2SA
+from metastep.bilevel import SOBA as SOBA
+from metastep.bilevel import AmIGO as AmIGO
+from metastep.bilevel import BilevelProblem as BilevelProblem
+from metastep.compilation import compiler_options as compiler_options
+from metastep.diagnosis import Comparison as Comparison
+from metastep.diagnosis import Diagnosis as Diagnosis
+from metastep.diagnosis import compare as compare
+from metastep.diagnosis import diagnose as diagnose
+from metastep.estimators import AbstractEstimator as AbstractEstimator
+from metastep.estimators import Binomial as Binomial
+from metastep.estimators import CentralDifferences as CentralDifferences
+from metastep.estimators import Estimate as Estimate
+from metastep.estimators import EvolutionStrategies as EvolutionStrategies
+from metastep.estimators import Forward as Forward
+from metastep.estimators import Implicit as Implicit
+from metastep.estimators import LogDomain as LogDomain
+from metastep.estimators import Neumann as Neumann
+from metastep.estimators import PersistentEvolutionStrategies as PersistentEvolutionStrategies
+from metastep.estimators import RandomDirections as RandomDirections
+from metastep.estimators import Reverse as Reverse
+from metastep.estimators import ScaledEstimate as ScaledEstimate
+from metastep.estimators import TruncatedReverse as TruncatedReverse
+from metastep.estimators import hypergradient as hypergradient
+from metastep.estimators import scaled_hypergradient as scaled_hypergradient
+from metastep.minimize import Checkpoint as Checkpoint
+from metastep.minimize import HypergradientError as HypergradientError
+from metastep.minimize import Report as Report
+from metastep.minimize import Run as Run
+from metastep.minimize import minimize as minimize
+from metastep.problems import AbstractProblem as AbstractProblem
+from metastep.problems import Averaged as Averaged
+from metastep.problems import Bounded as Bounded
+from metastep.problems import MAMLProblem as MAMLProblem
+from metastep.problems import MetaSGD as MetaSGD
+from metastep.problems import QuadraticProblem as QuadraticProblem
+from metastep.problems import Reptile as Reptile
+from metastep.problems import ResidualProblem as ResidualProblem
+from metastep.problems import TrainingProblem as TrainingProblem
+from metastep.problems import TrainingState as TrainingState
+from metastep.problems import unroll as unroll
+from metastep.problems.objectives import log_transformed as log_transformed
+from metastep.problems.objectives import train_by_train as train_by_train
+from metastep.problems.objectives import train_by_validation as train_by_validation
+from metastep.results import RESULTS as RESULTS
+
+__version__ = _version("metastep")

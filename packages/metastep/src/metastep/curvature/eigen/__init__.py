@@ -1,0 +1,1 @@
+"""Eigenpairs of operators: one method in each file."""

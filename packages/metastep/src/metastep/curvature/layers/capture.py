@@ -1,0 +1,280 @@
+"""The layers of a model: their names, and for each example their inputs and output Jacobians."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from metastep.curvature.layers.tracing import Findings, Taps, evaluate
+from metastep.curvature.operators.risk import EmpiricalRisk
+
+ADVICE = "use Hessian or GaussNewton with `where`, which need no capture"
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One weight matrix in use: output z[p, i] = sum_j W[i, j] X[p, j] + b[i] at each position p.
+
+    A fully connected layer has one position. A convolution has one for every output pixel, and the
+    rows of X are the patches, input channels first. `[W b]` is the layer's matrix with its bias as
+    the last column. The W of a tap is no parameter.
+
+    Attributes:
+        name: path of the weight in `params`, such as `fc1.weight`, or the name of a `tap`.
+        outputs: number of rows m of W.
+        inputs: number of columns n of W, without the bias.
+        positions: number of positions P.
+        is_convolution: whether a convolution uses it.
+        bias: path of the bias in `params`; None where there is none.
+    """
+
+    name: str
+    outputs: int
+    inputs: int
+    positions: int
+    is_convolution: bool
+    bias: str | None
+    _index: int
+    _entries: np.ndarray | None
+    _bias: tuple[int, np.ndarray] | None
+
+    def shape(self, bias: bool = False) -> tuple[int, int]:
+        """Return the shape of W, or of [W b]."""
+        return self.outputs, self.inputs + bias
+
+    def to_matrix(self, params: PyTree, bias: bool = False) -> Float[Array, "out in"]:
+        """Return W, or [W b], from a tree like the parameters (a gradient, a direction)."""
+        entries = self._require_entries()
+        leaves = jax.tree.leaves(eqx.filter(params, eqx.is_inexact_array))
+        columns = [leaves[self._index].reshape(-1)[entries]]
+        if bias:
+            index, order = self._require_bias()
+            columns.append(leaves[index].reshape(-1)[order][:, None])
+        return jnp.concatenate(columns, axis=1)
+
+    def to_params(self, matrix: Float[Array, "out in"], like: PyTree) -> PyTree:
+        """Return `like` with this layer's W, or [W b], in place; the inverse of `to_matrix`."""
+        leaves, treedef = jax.tree.flatten(like)
+        places = [i for i, leaf in enumerate(leaves) if eqx.is_inexact_array(leaf)]
+        weight = self._index, self._require_entries()
+        parts = [(weight, matrix[:, : self.inputs])]
+        if matrix.shape[1] > self.inputs:
+            parts.append((self._require_bias(), matrix[:, self.inputs]))
+        for (leaf, entries), values in parts:
+            old = leaves[places[leaf]]
+            flat = old.reshape(-1).at[entries.reshape(-1)].set(values.reshape(-1))
+            leaves[places[leaf]] = flat.reshape(old.shape)
+        return jax.tree.unflatten(treedef, leaves)
+
+    def _require_entries(self) -> np.ndarray:
+        if self._entries is None:
+            raise ValueError(
+                f"layer {self.name} is a tap, and no parameter is its matrix; allowed are layers "
+                "that the model uses as they are."
+            )
+        return self._entries
+
+    def _require_bias(self) -> tuple[int, np.ndarray]:
+        if self._bias is None:
+            raise ValueError(
+                f"bias is True, and layer {self.name} has no bias of its own (one that is added "
+                "right to its output, once); allowed is bias=False."
+            )
+        return self._bias
+
+
+class LayerFactors(eqx.Module):
+    """For examples i: what the curvature of one layer is made of.
+
+    Attributes:
+        inputs: X, `[examples, positions, in]`, with a last column of ones if there is a bias.
+        jacobian: G = d output / d z, `[examples, classes, positions, out]`.
+    """
+
+    inputs: Float[Array, "*examples positions in"]
+    jacobian: Float[Array, "*examples classes positions out"]
+
+
+def find_layers(
+    risk: EmpiricalRisk, names: Sequence[str] | None = None, bias: bool = False
+) -> dict[str, Layer]:
+    """Find the weight matrices of a model and how they are used.
+
+    Args:
+        risk: model, loss, parameters and data.
+        names: the layers wanted, by the path of their weight or the name of their tap; None for
+            all weights.
+        bias: whether each layer must have a bias. For a tap it is a vector added to its output.
+
+    Returns:
+        The layers by name, in the order of the parameters.
+
+    Raises:
+        ValueError: for a name that does not exist (the message lists those that do), a weight that
+            is used more than once, inside a loop or by an operation that is neither a matrix
+            product nor a convolution, a tap that is not unique, or a bias that is missing.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from metastep.curvature import EmpiricalRisk, find_layers
+        >>> model = lambda params, x: params["W"] @ x + params["b"]
+        >>> loss = optax.softmax_cross_entropy_with_integer_labels
+        >>> params = {"W": jnp.zeros((2, 3)), "b": jnp.zeros(2)}
+        >>> risk = EmpiricalRisk(model, loss, params, jnp.ones((4, 3)), jnp.array([0, 1, 0, 1]))
+        >>> layer = find_layers(risk)["W"]
+        >>> layer.shape(), layer.bias
+        ((2, 3), 'b')
+    """
+    parameters = eqx.filter(risk.params, eqx.is_inexact_array)
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(parameters)]
+    paths = [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]
+    dimensions = [leaf.ndim for leaf in jax.tree.leaves(parameters)]
+    findings = _findings(risk)
+    biases = {leaf for leaf in findings.bias_uses if leaf not in findings.uses}
+    usual = [i for i, size in enumerate(dimensions) if size > 1 and i not in biases]
+    weights = [paths[i] for i in sorted({*usual, *findings.uses}) if i < len(paths)]
+    indices = {path: i for i, path in enumerate(paths)} | findings.tapped
+    wanted = weights if names is None else list(names)
+    unknown = [name for name in wanted if name not in indices]
+    if unknown:
+        known = ", ".join([*weights, *findings.tapped]) or "none"
+        raise ValueError(f"layers names {unknown}; allowed are {known}.")
+    twice = [name for name in wanted if name in paths and name in findings.tapped]
+    if twice:
+        raise ValueError(
+            f"layers names {twice}, which are paths of parameters and names of taps; allowed are "
+            "taps with other names."
+        )
+    found = {name: _layer(name, indices[name], paths, findings) for name in wanted}
+    for layer in found.values():
+        if bias and layer._entries is not None:
+            layer._require_bias()
+    return found
+
+
+def example_factors(
+    risk: EmpiricalRisk,
+    names: tuple[str, ...],
+    bias: bool,
+    example: tuple[PyTree, PyTree],
+    second_order: bool = False,
+) -> tuple[dict[str, LayerFactors], dict[str, Float[Array, "classes classes"]]]:
+    """Return, for one example, the factors of the named layers and the curvature A of the loss.
+
+    The Hessian of the loss with respect to a layer's output z is G^T A G, exact where the network
+    is piecewise linear. With `second_order` it is exact for every network: G becomes the identity
+    and A the Hessian with respect to z, which has (positions * out)^2 entries.
+    """
+    layers = find_layers(risk, names, bias)
+    leaves = jax.tree.leaves(eqx.filter(risk.params, eqx.is_inexact_array))
+    dtype = lambda layer: (
+        jnp.result_type(*leaves) if layer._entries is None else leaves[layer._index].dtype
+    )
+    taps = {
+        name: jnp.zeros((layer.positions, layer.outputs), dtype(layer))
+        for name, layer in layers.items()
+    }
+
+    def outputs(taps: dict[str, Array]) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
+        by_index = {layers[name]._index: tap for name, tap in taps.items()}
+        output, findings = _run(risk, example[0], by_index)
+        rows = {name: findings.inputs[layers[name]._index] for name in taps}
+        flat, unravel = ravel_pytree(output)
+        return flat, (jax.tree_util.Partial(unravel), rows)
+
+    flat, pull, (unravel, rows) = jax.vjp(outputs, taps, has_aux=True)
+    (jacobian,) = jax.vmap(pull)(jnp.eye(flat.size, dtype=flat.dtype))
+    loss = lambda flat: risk.loss(unravel(flat), example[1])
+    bent = jax.hessian(loss)(flat)
+    curvature = {name: bent for name in names}
+    if second_order:
+        for name in names:
+            at = lambda tap, name=name: loss(
+                outputs(taps | {name: tap.reshape(taps[name].shape)})[0]
+            )
+            zeros = taps[name].reshape(-1)
+            curvature[name] = jax.hessian(at)(zeros)
+            jacobian[name] = jnp.eye(zeros.size, dtype=zeros.dtype).reshape(-1, *taps[name].shape)
+    ones = lambda x: jnp.concatenate([x, jnp.ones((len(x), 1), x.dtype)], axis=1) if bias else x
+    return {name: LayerFactors(ones(rows[name]), jacobian[name]) for name in names}, curvature
+
+
+def _run(risk: EmpiricalRisk, example: PyTree, taps: Taps) -> tuple[PyTree, Findings]:
+    parameters, rest = eqx.partition(risk.params, eqx.is_inexact_array)
+    leaves, treedef = jax.tree.flatten(parameters)
+    rebuild = lambda leaves: eqx.combine(jax.tree.unflatten(treedef, leaves), rest)
+    return evaluate(lambda leaves, x: risk.model(rebuild(leaves), x), leaves, example, taps)
+
+
+def _findings(risk: EmpiricalRisk) -> Findings:
+    """Return what one abstract evaluation finds; no number is computed."""
+    kept: list[Findings] = []
+
+    def run(risk: EmpiricalRisk) -> Array:
+        kept.append(_run(risk, risk.example()[0], {})[1])
+        return jnp.zeros(())
+
+    eqx.filter_eval_shape(run, risk)
+    return kept[0]
+
+
+def _layer(name: str, index: int, paths: list[str], findings: Findings) -> Layer:
+    _require_capture(name, index, findings)
+    (use,) = findings.uses[index]
+    own = [
+        (bias, order)
+        for bias, order in findings.biases.get(index, [])
+        if findings.bias_uses[bias] == 1
+        and bias not in findings.obstacles
+        and bias not in findings.uses
+        and findings.output_uses[index] == 1
+        and use.entries is not None
+    ]
+    bias = own[0] if own else None
+    return Layer(
+        name=name,
+        outputs=use.shape[0],
+        inputs=use.shape[1],
+        positions=use.positions,
+        is_convolution=use.is_convolution,
+        bias=None if bias is None else paths[bias[0]],
+        _index=index,
+        _entries=use.entries,
+        _bias=bias,
+    )
+
+
+def _require_capture(name: str, index: int, findings: Findings) -> None:
+    """Raise a `ValueError` that says why a layer cannot be captured, and what to do."""
+    why = findings.obstacles.get(index)
+    uses = len(findings.uses.get(index, []))
+    if name in findings.tapped:
+        advice = ""
+        if why is None and uses != 1:
+            why = f"{uses} taps have this name; give each its own"
+        elif why is None and not findings.output_uses.get(index):
+            why = "the model does not use what tap returns; go on with it in place of the outputs"
+    else:
+        advice = "mark its output with `tap`, "
+        if why is None and uses != 1:
+            why = f"it is used {uses} times, and the curvature of shared weights does not factor"
+    if why is not None:
+        raise ValueError(
+            f"layers has {name}, which cannot be captured: {why}. Name the layers that are wanted "
+            f"without it, {advice}or {ADVICE}."
+        )
+
+
+Factors = Callable[[tuple[PyTree, PyTree]], tuple[dict[str, LayerFactors], dict[str, Array]]]
+
+
+def batch_factors(
+    risk: EmpiricalRisk, names: tuple[str, ...], bias: bool, second_order: bool = False
+) -> Factors:
+    """Return `example_factors` for a batch of examples, as a function of the batch."""
+    return jax.vmap(lambda example: example_factors(risk, names, bias, example, second_order))

@@ -1,0 +1,138 @@
+"""The Hessian of each layer as a Kronecker product E[M] (x) E[x x^T]."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from metastep.compilation import compiled
+from metastep.curvature.layers.capture import batch_factors, find_layers
+from metastep.curvature.operators.base import AbstractOperator
+from metastep.curvature.operators.risk import EmpiricalRisk, batched, require_batch_size
+
+Matrices = dict[str, Float[Array, "_ _"]]
+
+
+class KroneckerHessian(AbstractOperator):
+    """The block-diagonal operator E[M] (x) E[x x^T], one block for each layer.
+
+    It acts on `{name: matrix [out, in]}`; the block of a layer maps V to E[M] V E[x x^T]. This is
+    the Hessian of a layer if M, the Hessian with respect to its output, and its input x were
+    independent (the decoupling conjecture); of K-FAC, it is the version with exact, not sampled,
+    gradients. For a convolution with P positions, M is the mean over positions of the diagonal
+    blocks, and x x^T the sum over patches.
+
+    Reference:
+        Wu, Zhu, Wu, Wang, Ge (2020), Dissecting Hessian, Section 4; Martens, Grosse (2015), K-FAC;
+        Grosse, Martens (2016), KFC for convolutions.
+
+    Attributes:
+        output: E[M] of each layer, `[out, out]`.
+        input: E[x x^T] of each layer, `[in, in]`, or of (x, 1) where the bias is part of it.
+    """
+
+    output: Matrices
+    input: Matrices
+
+    def structure(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return the shape of each layer's matrix."""
+        return {
+            name: jax.ShapeDtypeStruct((len(left), len(self.input[name])), left.dtype)
+            for name, left in self.output.items()
+        }
+
+    def mv(self, vector: dict[str, Array]) -> dict[str, Array]:
+        """Return E[M] V E[x x^T] for each layer."""
+        return {name: left @ vector[name] @ self.input[name] for name, left in self.output.items()}
+
+    def eigenbasis(self) -> tuple[Matrices, Matrices]:
+        """Return the orthogonal eigenvectors of E[M] and of E[x x^T], by falling eigenvalue.
+
+        Returns:
+            `(left, right)` by name, eigenvectors in columns: in the basis, a layer's matrix V is
+            left^T V right, and back from there left V' right^T.
+        """
+        left, right = jax.tree.map(_eigh, (self.output, self.input))
+        return (
+            {name: vectors for name, (_, vectors) in left.items()},
+            {name: vectors for name, (_, vectors) in right.items()},
+        )
+
+
+def _eigh(matrix: Array) -> tuple[Array, Array]:
+    values, vectors = jnp.linalg.eigh(matrix)
+    return values[::-1], vectors[:, ::-1]
+
+
+def kronecker_hessian(
+    risk: EmpiricalRisk,
+    *,
+    layers: Sequence[str] | None = None,
+    bias: bool = False,
+    batch_size: int | None = 500,
+) -> KroneckerHessian:
+    """Compute E[M] and E[x x^T] for the layers of a model.
+
+    Exact for the Kronecker factors of piecewise-linear networks; for smooth activations M is its
+    Gauss-Newton part. One forward pass and `classes` backward passes for each example; memory for
+    `batch_size` examples at a time.
+
+    Args:
+        risk: model, loss, parameters and data.
+        layers: paths of the weights; None for all layers.
+        bias: take the bias into the layer's matrix, as [W b] and (x, 1).
+        batch_size: examples at a time; None for all at once.
+
+    Returns:
+        The operator; its `output` and `input` hold the factors.
+
+    Raises:
+        ValueError: as `find_layers`.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from metastep.curvature import EmpiricalRisk, kronecker_hessian
+        >>> model = lambda params, x: params["W"] @ x + params["b"]
+        >>> loss = optax.softmax_cross_entropy_with_integer_labels
+        >>> params = {"W": jnp.zeros((2, 3)), "b": jnp.zeros(2)}
+        >>> risk = EmpiricalRisk(model, loss, params, jnp.ones((4, 3)), jnp.array([0, 1, 0, 1]))
+        >>> hessian = kronecker_hessian(risk, bias=True)
+        >>> hessian.output["W"].tolist(), hessian.input["W"].shape
+        ([[0.25, -0.25], [-0.25, 0.25]], (4, 4))
+    """
+    require_batch_size(batch_size)
+    names = tuple(find_layers(risk, layers, bias))
+    return KroneckerHessian(*_kronecker_factors(risk, names, bias, batch_size))
+
+
+@compiled
+def _kronecker_factors(
+    risk: EmpiricalRisk, names: tuple[str, ...], bias: bool, batch_size: int | None
+) -> tuple[Matrices, Matrices]:
+    factors = batch_factors(risk, names, bias)
+
+    def means(data: tuple[Array, Array]) -> tuple[Matrices, Matrices]:
+        layers, curvature = factors(data)
+        left = {
+            name: output_mean(layer.jacobian, curvature[name]) for name, layer in layers.items()
+        }
+        return left, {name: input_mean(layer.inputs) for name, layer in layers.items()}
+
+    return batched(means, risk.data, risk.examples, batch_size)
+
+
+def output_mean(
+    jacobian: Float[Array, "examples classes positions out"],
+    curvature: Float[Array, "examples classes classes"],
+) -> Float[Array, "out out"]:
+    """Return the mean over examples and positions of G^T A G."""
+    weighted = jnp.einsum("icd,idpm->icpm", curvature, jacobian)
+    total = jnp.einsum("icpm,icpk->mk", jacobian, weighted)
+    return total / (jacobian.shape[0] * jacobian.shape[2])
+
+
+def input_mean(inputs: Float[Array, "examples positions in"]) -> Float[Array, "in in"]:
+    """Return the mean over examples of the sum over positions of x x^T."""
+    rows = inputs.reshape(-1, inputs.shape[-1])
+    return rows.T @ rows / inputs.shape[0]

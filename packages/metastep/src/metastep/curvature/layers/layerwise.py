@@ -1,0 +1,175 @@
+"""The Hessian of one layer: exact from stored factors, and its two Kronecker factors."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from metastep.compilation import compiled
+from metastep.curvature.layers.capture import (
+    LayerFactors,
+    batch_factors,
+    example_factors,
+    find_layers,
+)
+from metastep.curvature.layers.kronecker import kronecker_hessian, output_mean
+from metastep.curvature.operators.base import AbstractOperator, SymmetricMatrix
+from metastep.curvature.operators.risk import EmpiricalRisk, batched, require_batch_size
+
+CACHED = 2**21  # numbers between two products with the inputs
+
+
+class LayerHessian(AbstractOperator):
+    """The Hessian of one layer's matrix W, or [W b], from inputs X and output Jacobians G.
+
+    It acts on matrices `[out, in]`: V maps to the mean over examples of (G^T A G (X V^T))^T X, four
+    matrix products that leave the rest of the network alone. Made by `layer_hessian`.
+
+    Attributes:
+        factors: X and G of every example.
+        curvature: A, the Hessian of each example's loss at the model's output.
+    """
+
+    factors: LayerFactors
+    curvature: Float[Array, "examples classes classes"]
+
+    def structure(self) -> jax.ShapeDtypeStruct:
+        """Return the shape of the layer's matrix."""
+        x, g = self.factors.inputs, self.factors.jacobian
+        return jax.ShapeDtypeStruct((g.shape[-1], x.shape[-1]), g.dtype)
+
+    def mv(self, vector: Float[Array, "out in"]) -> Float[Array, "out in"]:
+        """Return the product with a matrix like the layer's."""
+        return self._products(vector[None])[0]
+
+    def flat_mm(self, rows: Float[Array, "vectors size"]) -> Float[Array, "vectors size"]:
+        """Return the products with several matrices, each one array, in larger multiplications."""
+        return self._products(rows.reshape(-1, *self.structure().shape)).reshape(rows.shape)
+
+    def _products(self, matrices: Float[Array, "vectors out in"]) -> Float[Array, "vectors out in"]:
+        """Multiply, some examples at a time: what lies between X and G stays in the cache."""
+        x, g = self.factors.inputs, self.factors.jacobian
+        examples, positions, size = x.shape
+        vectors, out, _ = matrices.shape
+
+        def mean(batch: tuple[Array, Array, Array]) -> Array:
+            x, g, a = batch
+            x, shape = x.reshape(-1, size), (len(x), positions, vectors, out)
+            moved = (x @ matrices.reshape(-1, size).T).reshape(shape).swapaxes(1, 2)
+            logits = jnp.einsum("ivm,icm->ivc", moved.reshape(len(g), vectors, -1), g)
+            pulled = jnp.einsum("icd,ivd->ivc", a, logits) / len(g)
+            moved = jnp.einsum("ivc,icm->ivm", pulled, g).reshape(moved.shape).swapaxes(1, 2)
+            return (moved.reshape(len(x), -1).T @ x).reshape(matrices.shape)
+
+        # A position of its own axis would have both copied for each product, by a layout of XLA's.
+        data = x.reshape(examples, -1), g.reshape(*g.shape[:2], -1), self.curvature
+        batches = -(-examples * positions * vectors * out // CACHED)
+        return batched(mean, data, examples, -(-examples // batches))
+
+
+def layer_hessian(
+    risk: EmpiricalRisk,
+    layer: str,
+    *,
+    bias: bool = False,
+    second_order: bool = False,
+    batch_size: int | None = 500,
+) -> LayerHessian:
+    """Capture one layer's inputs and output Jacobians, and return its Hessian.
+
+    Memory: examples * positions * (in + classes * out) numbers. `Hessian(risk, where=...)` needs
+    less and takes more time for each product.
+
+    Args:
+        risk: model, loss, parameters and data.
+        layer: path of the weight.
+        bias: take the bias into the layer's matrix.
+        second_order: exact for every network; then `classes` is positions * out. Without it the
+            operator is exact for piecewise-linear networks (ReLU, max-pooling, fixed batch
+            normalization), and for others the Gauss-Newton part.
+        batch_size: examples at a time during the capture; None for all at once.
+
+    Returns:
+        The operator, on matrices `[out, in]`.
+
+    Raises:
+        ValueError: as `find_layers`.
+
+    Reference:
+        Wu, Zhu, Wu, Wang, Ge (2020), Dissecting Hessian, Proposition 4.1.
+    """
+    require_batch_size(batch_size)
+    (name,) = find_layers(risk, [layer], bias)
+    return LayerHessian(*_stored(risk, name, bias, second_order, batch_size))
+
+
+@compiled
+def _stored(
+    risk: EmpiricalRisk, name: str, bias: bool, second_order: bool, batch_size: int | None
+) -> tuple[LayerFactors, Array]:
+    def one(example: tuple[PyTree, PyTree]) -> tuple[LayerFactors, Array]:
+        layers, curvature = example_factors(risk, (name,), bias, example, second_order)
+        return layers[name], curvature[name]
+
+    return jax.lax.map(one, risk.data, batch_size=batch_size or risk.examples)
+
+
+def output_hessian(
+    risk: EmpiricalRisk,
+    layer: str,
+    *,
+    second_order: bool = False,
+    batch_size: int | None = 500,
+) -> SymmetricMatrix:
+    """Return E[M], the mean Hessian of the loss with respect to one layer's output.
+
+    For several positions (a convolution), the mean over positions of the diagonal blocks.
+
+    Args:
+        risk: model, loss, parameters and data.
+        layer: path of the weight.
+        second_order: exact for every network, as in `layer_hessian`.
+        batch_size: examples at a time; None for all at once.
+
+    Returns:
+        An operator of the layer's number of outputs.
+
+    Raises:
+        ValueError: as `find_layers`.
+    """
+    require_batch_size(batch_size)
+    (name,) = find_layers(risk, [layer])
+    return SymmetricMatrix(_output_hessian(risk, name, second_order, batch_size))
+
+
+@compiled
+def _output_hessian(
+    risk: EmpiricalRisk, name: str, second_order: bool, batch_size: int | None
+) -> Float[Array, "out out"]:
+    factors = batch_factors(risk, (name,), False, second_order)
+
+    def mean(data: tuple[Array, Array]) -> Array:
+        layers, curvature = factors(data)
+        return output_mean(layers[name].jacobian, curvature[name])
+
+    return batched(mean, risk.data, risk.examples, batch_size)
+
+
+def input_autocorrelation(
+    risk: EmpiricalRisk, layer: str, *, bias: bool = False, batch_size: int | None = 500
+) -> SymmetricMatrix:
+    """Return E[x x^T] of one layer's input, summed over positions.
+
+    Args:
+        risk: model, loss, parameters and data.
+        layer: path of the weight.
+        bias: take (x, 1) in place of x.
+        batch_size: examples at a time; None for all at once.
+
+    Returns:
+        An operator of the layer's number of inputs, plus one with the bias.
+
+    Raises:
+        ValueError: as `find_layers`.
+    """
+    hessian = kronecker_hessian(risk, layers=[layer], bias=bias, batch_size=batch_size)
+    return SymmetricMatrix(hessian.input[layer])

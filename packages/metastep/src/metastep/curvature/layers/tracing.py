@@ -1,0 +1,318 @@
+"""Find where a model uses its weight matrices, without changing the model.
+
+The model is traced to a jaxpr and evaluated equation by equation. Beside its value, every array
+that is a mere rearrangement of a parameter carries an array of the same shape that says which entry
+of the parameter stands where. A matrix product or a convolution with one such operand is a layer;
+adding a rearranged parameter to its output is its bias. What `tap` marks is a layer too.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.extend as jex
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from metastep.curvature.layers.taps import read_mark
+
+REARRANGE = ("broadcast_in_dim", "reshape", "rev", "squeeze", "transpose")
+SAME_PLACE = ("convert_element_type", "copy", "name", "reduce_precision", "sharding_constraint")
+INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "remat2": "jaxpr"}
+LOOPS = ("scan", "while")
+CUSTOM = ("custom_jvp_call", "custom_vjp_call")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which entry of parameter `leaf` (a parameter, or the output of its layer) stands where."""
+
+    leaf: int
+    entries: np.ndarray
+    is_output: bool = False
+
+
+@dataclass(frozen=True)
+class Use:
+    """One use z[p, i] = sum_j W[i, j] X[p, j] of a weight matrix.
+
+    `entries[i, j]` is the place of W[i, j] in the parameter; the W of a tap is no parameter.
+    """
+
+    shape: tuple[int, int]
+    positions: int
+    is_convolution: bool = False
+    entries: np.ndarray | None = None
+
+
+@dataclass
+class Findings:
+    """What one evaluation of the model found, by the index of the parameter's leaf.
+
+    Taps are counted on after the leaves; `tapped` has their names.
+    """
+
+    uses: dict[int, list[Use]] = field(default_factory=dict)
+    obstacles: dict[int, str] = field(default_factory=dict)
+    biases: dict[int, list[tuple[int, np.ndarray]]] = field(default_factory=dict)
+    bias_uses: dict[int, int] = field(default_factory=dict)
+    output_uses: dict[int, int] = field(default_factory=dict)
+    inputs: dict[int, Array] = field(default_factory=dict)
+    tapped: dict[str, int] = field(default_factory=dict)
+
+
+Taps = dict[int, Array]
+
+
+def evaluate(
+    model: Callable[..., PyTree], leaves: Sequence[Array], example: PyTree, taps: Taps
+) -> tuple[PyTree, Findings]:
+    """Evaluate the model for one input and record its layers.
+
+    Args:
+        model: `(leaves, example) -> output`.
+        leaves: the parameters.
+        example: one input.
+        taps: by the index of a leaf or tap, what is added to the output of its layer, `[positions,
+            out]`.
+
+    Returns:
+        The output, and what was found: the inputs of every layer are rows `[positions, in]`.
+    """
+    closed, shape = jax.make_jaxpr(model, return_shape=True)(list(leaves), example)
+    origins = [Origin(i, np.arange(leaf.size).reshape(leaf.shape)) for i, leaf in enumerate(leaves)]
+    arguments = [*leaves, *jax.tree.leaves(example)]
+    walk = _Walk(taps, len(leaves), Findings())
+    padding: list[Origin | None] = [None] * (len(arguments) - len(origins))
+    outputs, ends = walk.run(closed, arguments, [*origins, *padding])
+    walk.consume(ends)
+    walk.forget(ends, "it is returned by the model")
+    return jax.tree.unflatten(jax.tree.structure(shape), outputs), walk.findings
+
+
+@dataclass
+class _Walk:
+    taps: Taps
+    leaves: int
+    findings: Findings
+
+    def consume(self, origins: Sequence[Origin | None]) -> None:
+        for origin in origins:
+            if origin is not None and origin.is_output:
+                _increment(self.findings.output_uses, origin.leaf)
+
+    def forget(self, origins: Sequence[Origin | None], why: str) -> None:
+        for origin in origins:
+            if origin is not None and not origin.is_output:
+                self.findings.obstacles.setdefault(origin.leaf, why)
+
+    def run(
+        self, closed: Any, arguments: Sequence[Any], origins: Sequence[Origin | None]
+    ) -> tuple[list[Any], list[Origin | None]]:
+        """Evaluate a closed jaxpr on values and their origins."""
+        jaxpr = closed.jaxpr
+        values = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+        values |= dict(zip(jaxpr.invars, arguments, strict=True))
+        known = dict(zip(jaxpr.invars, origins, strict=True))
+        is_literal = lambda atom: isinstance(atom, jex.core.Literal)
+        read = lambda atom: atom.val if is_literal(atom) else values[atom]
+        origin_of = lambda atom: None if is_literal(atom) else known.get(atom)
+        for equation in jaxpr.eqns:
+            operands = [read(atom) for atom in equation.invars]
+            results, found = self._apply(equation, operands, list(map(origin_of, equation.invars)))
+            values.update(zip(equation.outvars, results, strict=True))
+            known.update(zip(equation.outvars, found, strict=True))
+        return [read(atom) for atom in jaxpr.outvars], list(map(origin_of, jaxpr.outvars))
+
+    def _apply(
+        self, equation: Any, operands: list[Any], origins: list[Origin | None]
+    ) -> tuple[list[Any], list[Origin | None]]:
+        name = equation.primitive.name
+        parameters = [origin for origin in origins if origin is not None and not origin.is_output]
+        hidden = _marks(equation)
+        if name in INLINED and (hidden or any(origin is not None for origin in origins)):
+            inner = equation.params[INLINED[name]]
+            closed = inner if hasattr(inner, "consts") else jex.core.ClosedJaxpr(inner, ())
+            return self.run(closed, operands, origins)
+        for tap in hidden:
+            self.findings.obstacles.setdefault(self._tap_index(tap), _obstacle(name))
+        results = _bind(equation, operands)
+        if (mark := _mark(equation)) is not None:
+            return self._tap(*mark, results[0])
+        nothing: list[Origin | None] = [None] * len(results)
+        if name in SAME_PLACE:
+            return results, [origins[0]]
+        first = origins[0] if origins else None
+        # `tap` itself cuts its outputs off what it marks.
+        is_cut = name == "slice" and first is not None and first.leaf >= self.leaves
+        if first is not None and (name in REARRANGE or is_cut):
+            return results, [_rearranged(equation, first)]
+        self.consume(origins)
+        if name in ("dot_general", "conv_general_dilated") and len(parameters) == 1:
+            return self._layer(equation, operands, origins, results[0])
+        if name == "add" and any(origin is not None for origin in origins):
+            return results, [self._bias(origins)]
+        self.forget(parameters, _obstacle(name))
+        return results, nothing
+
+    def _layer(
+        self, equation: Any, operands: list[Any], origins: list[Origin | None], output: Any
+    ) -> tuple[list[Any], list[Origin | None]]:
+        side = next(i for i, o in enumerate(origins) if o is not None and not o.is_output)
+        origin = origins[side]
+        assert origin is not None
+        read = _read_product if equation.primitive.name == "dot_general" else _read_convolution
+        layout = read(equation, operands, side, origin.entries)
+        if isinstance(layout, str):
+            self.forget([origin], layout)
+            return [output], [None]
+        rows, entries, axes = layout
+        leaf, shape = origin.leaf, tuple(output.shape[axis] for axis in axes)
+        back = lambda matrix: matrix.reshape(shape).transpose(np.argsort(axes))
+        convolution = equation.primitive.name == "conv_general_dilated"
+        self._record(leaf, Use(entries.shape, len(rows), convolution, entries), rows)
+        channel = np.broadcast_to(np.arange(len(entries)), (len(rows), len(entries)))
+        if leaf in self.taps:
+            output = output + back(self.taps[leaf]).astype(output.dtype)
+        return [output], [Origin(leaf, back(channel), is_output=True)]
+
+    def _tap(self, name: str, outputs: int, joined: Any) -> tuple[list[Any], list[Origin | None]]:
+        """Record a tap; `joined` has its outputs before its inputs."""
+        index = self._tap_index(name)
+        rows = joined.reshape(-1, joined.shape[-1])[:, outputs:]
+        self._record(index, Use((outputs, rows.shape[1]), len(rows)), rows)
+        if index in self.taps:
+            change = jnp.pad(self.taps[index], ((0, 0), (0, rows.shape[1])))
+            joined = joined + change.reshape(joined.shape).astype(joined.dtype)
+        channel = np.broadcast_to(np.arange(joined.shape[-1]), joined.shape)
+        return [joined], [Origin(index, channel, is_output=True)]
+
+    def _tap_index(self, name: str) -> int:
+        return self.findings.tapped.setdefault(name, self.leaves + len(self.findings.tapped))
+
+    def _record(self, index: int, use: Use, rows: Array) -> None:
+        self.findings.uses.setdefault(index, []).append(use)
+        self.findings.inputs[index] = rows
+
+    def _bias(self, origins: list[Origin | None]) -> Origin | None:
+        """Record `layer + bias`; the sum is no longer the layer's output."""
+        parameters = [origin for origin in origins if origin is not None and not origin.is_output]
+        outputs = [origin for origin in origins if origin is not None and origin.is_output]
+        if len(parameters) == 1 and len(outputs) == 1:
+            (bias,), (output,) = parameters, outputs
+            order = _bias_entries(output.entries, bias.entries)
+            if order is not None:
+                self.findings.biases.setdefault(output.leaf, []).append((bias.leaf, order))
+                _increment(self.findings.bias_uses, bias.leaf)
+                return None
+        self.forget(parameters, _obstacle("add"))
+        return None
+
+
+def _increment(counts: dict[int, int], leaf: int) -> None:
+    counts[leaf] = counts.get(leaf, 0) + 1
+
+
+def _bind(equation: Any, operands: list[Any]) -> list[Any]:
+    parameters = equation.primitive.get_bind_params(equation.params)
+    results = equation.primitive.bind(*operands, **parameters)
+    return list(results) if equation.primitive.multiple_results else [results]
+
+
+def _rearranged(equation: Any, origin: Origin) -> Origin:
+    with jax.ensure_compile_time_eval():
+        (entries,) = _bind(equation, [jnp.asarray(origin.entries)])
+    return Origin(origin.leaf, np.asarray(entries), origin.is_output)
+
+
+def _mark(equation: Any) -> tuple[str, int] | None:
+    """Return name and number of outputs if the equation is a tap."""
+    return read_mark(equation.params["name"]) if equation.primitive.name == "name" else None
+
+
+def _marks(equation: Any) -> list[str]:
+    """Return the names of the taps inside the programs that an equation calls."""
+    found = []
+    for jaxpr in jex.core.jaxprs_in_params(equation.params):
+        for inner in jaxpr.eqns:
+            mark = _mark(inner)
+            found += _marks(inner) if mark is None else [mark[0]]
+    return found
+
+
+def _obstacle(name: str) -> str:
+    if name in LOOPS:
+        return f"it is used inside a {name}; write the loop over layers in Python"
+    if name == "cond":
+        return "it is used inside a cond; choose the branch in Python, or compute both and select"
+    if name in CUSTOM:
+        return f"it is used inside a {name}, which brings its own derivative"
+    return f"it is used by the operation {name}, which is no plain matrix product or convolution"
+
+
+def _bias_entries(channels: np.ndarray, entries: np.ndarray) -> np.ndarray | None:
+    """Return which entry of the bias belongs to each channel, if it is one each."""
+    if np.broadcast_shapes(channels.shape, entries.shape) != channels.shape:
+        return None
+    entries = np.broadcast_to(entries, channels.shape)
+    _, first = np.unique(channels, return_index=True)
+    order = entries.reshape(-1)[first]
+    fits = np.array_equal(order[channels], entries) and len(np.unique(order)) == len(order)
+    return order if fits else None
+
+
+_Layout = tuple[Any, np.ndarray, tuple[int, ...]]
+
+
+def _read_product(
+    equation: Any, operands: list[Any], side: int, entries: np.ndarray
+) -> _Layout | str:
+    """Return input rows, weight entries `[out, in]`, and the output's axes as (positions, out)."""
+    contracted, batch = equation.params["dimension_numbers"]
+    if batch[0]:
+        return "it is used by a batched matrix product, one matrix for each element of a batch"
+    other = 1 - side
+    free = [
+        [axis for axis in range(np.ndim(operand)) if axis not in contracted[i]]
+        for i, operand in enumerate(operands)
+    ]
+    inputs = int(np.prod([entries.shape[axis] for axis in contracted[side]]))
+    matrix = entries.transpose(*free[side], *contracted[side]).reshape(-1, inputs)
+    rows = operands[other].transpose(*free[other], *contracted[other]).reshape(-1, inputs)
+    positions = [*range(len(free[0]))], [*range(len(free[0]), len(free[0]) + len(free[1]))]
+    return _checked(rows, matrix, (*positions[other], *positions[side]))
+
+
+def _read_convolution(
+    equation: Any, operands: list[Any], side: int, entries: np.ndarray
+) -> _Layout | str:
+    params = equation.params
+    if side == 0:
+        return "it is the input of a convolution, not its kernel"
+    if params["feature_group_count"] != 1 or params["batch_group_count"] != 1:
+        return "it is used by a grouped convolution, which has no single Kronecker factor"
+    numbers = params["dimension_numbers"]
+    kernel = entries.transpose(numbers.rhs_spec)
+    patches = jax.lax.conv_general_dilated_patches(
+        operands[0],
+        filter_shape=kernel.shape[2:],
+        window_strides=params["window_strides"],
+        padding=params["padding"],
+        lhs_dilation=params["lhs_dilation"],
+        rhs_dilation=params["rhs_dilation"],
+        dimension_numbers=numbers,
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    batch, feature, *space = numbers.out_spec
+    axes = (batch, *space, feature)
+    matrix = kernel.reshape(kernel.shape[0], -1)
+    rows = patches.transpose(axes).reshape(-1, matrix.shape[1])
+    return _checked(rows, matrix, axes)
+
+
+def _checked(rows: Any, matrix: np.ndarray, axes: tuple[int, ...]) -> _Layout | str:
+    if len(np.unique(matrix)) != matrix.size:
+        return "its entries are repeated before they are used"
+    return rows, matrix, axes

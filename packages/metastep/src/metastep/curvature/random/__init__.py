@@ -1,0 +1,1 @@
+"""Randomised estimates of traces, diagonals, determinants and spectral densities."""

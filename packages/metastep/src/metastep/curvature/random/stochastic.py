@@ -1,0 +1,311 @@
+"""Trace, diagonal, log-determinant and spectral density from products with random vectors."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from metastep.compilation import compiled
+from metastep.curvature.operators.base import AbstractOperator
+from metastep.types import RandomKey
+
+AT_A_TIME = 16
+
+
+class StochasticEstimate(eqx.Module):
+    """A number from random vectors, and how uncertain it is.
+
+    Attributes:
+        value: the estimate.
+        standard_error: its estimated standard deviation; NaN for a single sample.
+        products: products with the operator.
+    """
+
+    value: Float[Array, "*shape"]
+    standard_error: Float[Array, "*shape"]
+    products: int = eqx.field(static=True)
+
+
+class SpectralDensity(eqx.Module):
+    """The distribution of eigenvalues as weighted points, one row for each random vector.
+
+    Attributes:
+        nodes: Ritz values, `[probes, steps]`.
+        weights: their weights; each row sums to one.
+        size: the dimension of the operator.
+    """
+
+    nodes: Float[Array, "probes steps"]
+    weights: Float[Array, "probes steps"]
+    size: int = eqx.field(static=True)
+
+    def on(self, grid: Float[Array, " points"], width: float) -> Float[Array, " points"]:
+        """Return the density on a grid, each point widened to a normal of deviation `width`."""
+        bumps = jnp.exp(-(((grid[:, None, None] - self.nodes) / width) ** 2) / 2)
+        height = jnp.sqrt(2 * jnp.pi) * width * len(self.nodes)
+        return jnp.einsum("gps,ps->g", bumps, self.weights) / height
+
+    def trace_of(self, function: Callable[[Array], Array]) -> StochasticEstimate:
+        """Return the trace of a function of the operator, by the quadrature of each vector."""
+        samples = self.size * jnp.sum(self.weights * function(self.nodes), axis=1)
+        return _summary(samples, self.nodes.size)
+
+
+def hutchinson_trace(
+    operator: AbstractOperator, samples: int, *, key: RandomKey
+) -> StochasticEstimate:
+    """Estimate the trace by the mean of z^T H z over vectors z of random signs.
+
+    Unbiased; the standard error falls like 1 / sqrt(samples).
+
+    Args:
+        operator: any operator of this package.
+        samples: number of random vectors and of products, from 2.
+        key: random key.
+
+    Returns:
+        The estimate.
+
+    Raises:
+        ValueError: for fewer than 2 samples.
+
+    Reference:
+        Hutchinson (1989), A stochastic estimator of the trace of the influence matrix.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from metastep.curvature import SymmetricMatrix, hutchinson_trace
+        >>> diagonal = SymmetricMatrix(jnp.diag(jnp.arange(4.0)))
+        >>> float(hutchinson_trace(diagonal, 2, key=jax.random.key(0)).value)
+        6.0
+    """
+    _require("samples", samples, 2, None)
+    return _summary(_hutchinson(operator, samples, key)[0], samples)
+
+
+def diagonal(operator: AbstractOperator, samples: int, *, key: RandomKey) -> StochasticEstimate:
+    """Estimate the diagonal by the mean of z * H z over vectors z of random signs.
+
+    Unbiased; an entry's variance is the sum of squares of the other entries of its row.
+
+    Args:
+        operator: any operator of this package.
+        samples: number of random vectors and of products, from 2.
+        key: random key.
+
+    Returns:
+        The estimate, as one array `[size]`.
+
+    Raises:
+        ValueError: for fewer than 2 samples.
+
+    Reference:
+        Bekas, Kokiopoulou, Saad (2007), An estimator for the diagonal of a matrix.
+    """
+    _require("samples", samples, 2, None)
+    return _summary(_hutchinson(operator, samples, key)[1], samples)
+
+
+def hutchpp_trace(
+    operator: AbstractOperator, samples: int, *, key: RandomKey
+) -> StochasticEstimate:
+    """Estimate the trace exactly on a random subspace and by Hutchinson's estimator on the rest.
+
+    Unbiased; for a positive operator the error falls like 1 / samples.
+
+    Args:
+        operator: any operator of this package.
+        samples: number of products, a multiple of 3 from 6, up to three times the dimension.
+        key: random key.
+
+    Returns:
+        The estimate; the standard error is that of the rest.
+
+    Raises:
+        ValueError: for a number of samples that is not allowed.
+
+    Reference:
+        Meyer, Musco, Musco, Woodruff (2021), Hutch++: optimal stochastic trace estimation.
+    """
+    _require("samples", samples, 6, 3 * operator.size)
+    if samples % 3:
+        raise ValueError(f"samples is {samples}; allowed are multiples of 3.")
+    exact, rest = _hutchpp(operator, samples // 3, key)
+    summary = _summary(rest, samples)
+    return StochasticEstimate(exact + summary.value, summary.standard_error, samples)
+
+
+def xtrace(operator: AbstractOperator, samples: int, *, key: RandomKey) -> StochasticEstimate:
+    """Estimate the trace by Hutch++ with each vector left out in turn, averaged.
+
+    Unbiased and at least as accurate as Hutch++ at equal products, usually much more.
+
+    Args:
+        operator: any operator of this package.
+        samples: number of products, an even number from 4, up to the dimension.
+        key: random key.
+
+    Returns:
+        The estimate; the samples of the standard error are not independent.
+
+    Raises:
+        ValueError: for a number of samples that is not allowed.
+
+    Reference:
+        Epperly, Tropp, Webber (2024), XTrace: making the most of every sample in stochastic trace
+        estimation.
+    """
+    _require("samples", samples, 4, operator.size)
+    if samples % 2:
+        raise ValueError(f"samples is {samples}; allowed are even numbers.")
+    return _summary(_xtrace(operator, samples // 2, key), samples)
+
+
+def spectral_density(
+    operator: AbstractOperator, *, steps: int, probes: int = 1, key: RandomKey
+) -> SpectralDensity:
+    """Approximate the distribution of eigenvalues by stochastic Lanczos quadrature.
+
+    Moments up to degree 2 steps - 1 are unbiased, one random vector for each probe. Full
+    reorthogonalization: memory for `steps` vectors.
+
+    Args:
+        operator: any operator of this package.
+        steps: Lanczos steps, and products, of each probe; up to the dimension.
+        probes: random vectors.
+        key: random key.
+
+    Returns:
+        Points and weights; `.on(grid, width)` is the density.
+
+    Raises:
+        ValueError: for `steps` or `probes` that are not allowed.
+
+    Reference:
+        Ubaru, Chen, Saad (2017), Fast estimation of tr(f(A)) via stochastic Lanczos quadrature;
+        Ghorbani, Krishnan, Xiao (2019).
+    """
+    _require("steps", steps, 1, operator.size)
+    _require("probes", probes, 1, None)
+    return SpectralDensity(*_quadrature(operator, steps, probes, key), operator.size)
+
+
+def log_determinant(
+    operator: AbstractOperator, *, damping: float, steps: int, probes: int = 8, key: RandomKey
+) -> StochasticEstimate:
+    """Estimate log det (H + damping I) of a positive semidefinite operator by quadrature.
+
+    Biased by the quadrature, which converges geometrically in `steps` at a rate set by the
+    condition number of H + damping I.
+
+    Args:
+        operator: positive semidefinite; a point where H + damping I is not positive gives NaN.
+        damping: positive.
+        steps: Lanczos steps of each probe.
+        probes: random vectors, from 2.
+        key: random key.
+
+    Returns:
+        The estimate.
+
+    Raises:
+        ValueError: for arguments that are not allowed.
+    """
+    if not damping > 0:
+        raise ValueError(f"damping is {damping}; allowed are positive numbers.")
+    _require("probes", probes, 2, None)
+    density = spectral_density(operator, steps=steps, probes=probes, key=key)
+    return density.trace_of(lambda nodes: jnp.log(nodes + damping))
+
+
+def _summary(samples: Array, products: int) -> StochasticEstimate:
+    error = jnp.std(samples, axis=0, ddof=1) / jnp.sqrt(len(samples)) if len(samples) > 1 else None
+    value = jnp.mean(samples, axis=0)
+    missing = jnp.full_like(value, jnp.nan)
+    return StochasticEstimate(value, missing if error is None else error, products)
+
+
+def _require(name: str, value: int, low: int, high: int | None) -> None:
+    if value < low or (high is not None and value > high):
+        upper = "" if high is None else f" to {high}"
+        raise ValueError(f"{name} is {value}; allowed are the integers from {low}{upper}.")
+
+
+def _signs(operator: AbstractOperator, count: int, key: RandomKey) -> Array:
+    return jax.random.rademacher(key, (count, operator.size), operator.dtype)
+
+
+def _products(operator: AbstractOperator, rows: Array) -> Array:
+    return jax.lax.map(operator.flat_mv, rows, batch_size=AT_A_TIME)
+
+
+@compiled
+def _hutchinson(operator: AbstractOperator, samples: int, key: RandomKey) -> tuple[Array, Array]:
+    signs = _signs(operator, samples, key)
+    terms = signs * _products(operator.prepare(), signs)
+    return jnp.sum(terms, axis=1), terms
+
+
+@compiled
+def _hutchpp(operator: AbstractOperator, third: int, key: RandomKey) -> tuple[Array, Array]:
+    operator = operator.prepare()
+    first, second = jax.random.split(key)
+    basis = jnp.linalg.qr(_products(operator, _signs(operator, third, first)).T)[0].T
+    exact = jnp.sum(basis * _products(operator, basis))
+    rest = _signs(operator, third, second)
+    rest = rest - (rest @ basis.T) @ basis
+    return exact, jnp.sum(rest * _products(operator, rest), axis=1)
+
+
+@compiled
+def _xtrace(operator: AbstractOperator, half: int, key: RandomKey) -> Array:
+    """Return the leave-one-out estimates, by downdates of one QR factorization."""
+    operator = operator.prepare()
+    signs = _signs(operator, half, key)
+    basis, triangle = jnp.linalg.qr(_products(operator, signs).T)
+    moved = _products(operator, basis.T).T
+    within = basis.T @ moved
+    # Column i is the unit vector that span(basis) loses when test vector i is left out.
+    lost = jnp.linalg.inv(triangle).T
+    lost = lost / jnp.linalg.norm(lost, axis=0)
+
+    def without(i: Array) -> Array:
+        s, z = lost[:, i], signs[i]
+        seen = basis.T @ z
+        kept = seen - s * (s @ seen)
+        rest = z - basis @ kept
+        exact = jnp.trace(within) - s @ within @ s
+        # moved = H basis, and H z is column i of basis @ triangle.
+        return exact + rest @ (basis @ triangle[:, i] - moved @ kept)
+
+    return jax.lax.map(without, jnp.arange(half))
+
+
+@compiled
+def _quadrature(
+    operator: AbstractOperator, steps: int, probes: int, key: RandomKey
+) -> tuple[Array, Array]:
+    operator = operator.prepare()
+
+    def probe(key: RandomKey) -> tuple[Array, Array]:
+        start = jax.random.normal(key, (operator.size,), operator.dtype)
+        basis = jnp.zeros((steps + 1, operator.size), operator.dtype)
+        basis = basis.at[0].set(start / jnp.linalg.norm(start))
+
+        def step(basis: Array, j: Array) -> tuple[Array, tuple[Array, Array]]:
+            moved = operator.flat_mv(basis[j])
+            along = basis @ moved
+            moved = moved - along @ basis
+            moved = moved - (basis @ moved) @ basis
+            length = jnp.linalg.norm(moved)
+            fresh = jnp.where(length > 0, moved / jnp.where(length > 0, length, 1), 0)
+            return basis.at[j + 1].set(fresh), (along[j], length)
+
+        _, (centre, off) = jax.lax.scan(step, basis, jnp.arange(steps))
+        tridiagonal = jnp.diag(centre) + jnp.diag(off[:-1], 1) + jnp.diag(off[:-1], -1)
+        nodes, vectors = jnp.linalg.eigh(tridiagonal)
+        return nodes, vectors[0] ** 2
+
+    return jax.lax.map(probe, jax.random.split(key, probes))

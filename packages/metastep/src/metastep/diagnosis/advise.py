@@ -1,0 +1,212 @@
+"""From measurements to warnings and one recommendation, in words."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from metastep.diagnosis.diagnosis import (
+    Diagnosis,
+    Option,
+    Recommendation,
+    Warning,
+    readable_bytes,
+)
+from metastep.estimators.evolution import EvolutionStrategies
+from metastep.estimators.implicit import Implicit
+from metastep.estimators.truncated import TruncatedReverse
+
+GOOD_COSINE = 0.95
+GOOD_ERROR = 0.5
+"""A biased gradient is recommended when its direction and its length are about right."""
+
+WORTHWHILE = 0.8
+"""A biased gradient must take less than this part of an exact one's time."""
+
+VANISHING = 1e-6
+EXPLODING = 1e6
+
+
+def advise(diagnosis: Diagnosis) -> Diagnosis:
+    """Add warnings and a recommendation to measurements."""
+    warnings = tuple(warning for check in CHECKS if (warning := check(diagnosis)))
+    return replace(diagnosis, warnings=warnings, recommendation=_recommend(diagnosis))
+
+
+def _not_finite(d: Diagnosis) -> Warning | None:
+    if d.finite:
+        return None
+    return Warning(
+        "not-finite",
+        "The run, its objective or its exact hypergradient is infinite or NaN. Reduce the inner "
+        "step size or the horizon; hypergradient(...).result says which came first.",
+    )
+
+
+def _chaotic(d: Diagnosis) -> Warning | None:
+    if not d.chaotic:
+        return None
+    return Warning(
+        "chaotic",
+        f"Rounding errors outgrow the inner state by {d.digits_lost:.0f} decimal digits (Lyapunov "
+        f"exponent {d.lyapunov_exponent:+.3g} per step): exact gradients are not meaningful. "
+        "Reduce the inner step size or the horizon, or smooth the objective.",
+    )
+
+
+def _exploding(d: Diagnosis) -> Warning | None:
+    if d.chaotic or not d.adjoint_decay > EXPLODING:
+        return None
+    return Warning(
+        "exploding",
+        f"Derivatives grow by {d.adjoint_decay:.1e} on their way back through the run. "
+        "scaled_hypergradient represents any size; a smaller inner step size avoids it.",
+    )
+
+
+def _vanishing(d: Diagnosis) -> Warning | None:
+    if not d.adjoint_decay < VANISHING:
+        return None
+    return Warning(
+        "vanishing",
+        f"Of the derivative by the last inner state {d.adjoint_decay:.1e} reaches the first: what "
+        "acts through the initial state alone gets a vanishing gradient, and early steps do not "
+        "matter.",
+    )
+
+
+def _neumann(d: Diagnosis) -> Warning | None:
+    if d.contraction < 1:
+        return None
+    return Warning(
+        "neumann-diverges",
+        f"The last inner step does not contract (|eigenvalue| {d.contraction:.4g}): a Neumann "
+        "series or fixed-point iteration diverges. Use Reverse, or a smaller inner step size.",
+    )
+
+
+def _implicit(d: Diagnosis) -> Warning | None:
+    if not d.implicit_message:
+        return None
+    errors = [o.relative_error for o in d.options if isinstance(o.estimator, Implicit)]
+    if not errors:
+        return Warning("implicit-refused", f"Implicit does not apply: {d.implicit_message}")
+    return Warning(
+        "implicit-wrong",
+        f"Implicit differentiation is wrong here, by {100 * errors[0]:.0f} % of the exact "
+        f"gradient: {d.implicit_message}",
+    )
+
+
+def _not_descent(d: Diagnosis) -> Warning | None:
+    bad = [row.window for row in d.windows if row.cosine <= 0]
+    if not bad:
+        return None
+    return Warning(
+        "not-descent",
+        f"Truncated back-propagation is no descent direction here with window {_listed(bad)}: the "
+        "angle to the exact gradient is 90 degrees or more.",
+    )
+
+
+def _descent_not_guaranteed(d: Diagnosis) -> Warning | None:
+    memory = 1 / max(1 - d.contraction, 1e-12)
+    short = [row.window for row in d.windows[:-1] if row.window < memory and row.cosine > 0]
+    if not short:
+        return None
+    reach = f"about {memory:.0f} steps" if memory < 1e6 else "the whole run"
+    return Warning(
+        "descent-not-guaranteed",
+        f"Inner steps are remembered for {reach} (1 / (1 - contraction)); truncated "
+        f"back-propagation with window {_listed(short)} need not be a descent direction elsewhere, "
+        "whatever Lemma 3.2 of its paper says. Check with compare as the hyperparameters move.",
+    )
+
+
+CHECKS: tuple[Callable[[Diagnosis], Warning | None], ...] = (
+    _not_finite,
+    _chaotic,
+    _exploding,
+    _vanishing,
+    _neumann,
+    _implicit,
+    _not_descent,
+    _descent_not_guaranteed,
+)
+
+
+def _listed(windows: list[int]) -> str:
+    return str(windows[0]) if len(windows) == 1 else f"{windows[0]} to {windows[-1]}"
+
+
+def _recommend(d: Diagnosis) -> Recommendation:
+    """Choose the fastest estimator that fits into memory and points the right way."""
+    if not d.finite:
+        return Recommendation(
+            None,
+            "There is no finite hypergradient to estimate.",
+            "A smaller inner step size or a shorter horizon.",
+        )
+    if d.chaotic:
+        smoothed = next(o for o in d.options if isinstance(o.estimator, EvolutionStrategies))
+        return Recommendation(
+            smoothed.estimator,
+            "No estimator has a meaningful exact gradient to agree with; evolution strategies "
+            "estimate that of the smoothed objective, which has one. Choose sigma by the size of "
+            "change in outer that should be averaged over.",
+            "A smaller inner step size or a shorter horizon, until `chaotic` is gone.",
+        )
+    fitting = [o for o in d.options if o.memory <= d.memory]
+    good = [o for o in fitting if _trusted(d, o)]
+    exact = min((o for o in good if not _may_err(o)), key=_seconds, default=None)
+    biased = min((o for o in good if _may_err(o)), key=_seconds, default=None)
+    if exact is None and biased is None:
+        return Recommendation(
+            None,
+            f"No estimator with cosine {GOOD_COSINE} fits into {readable_bytes(d.memory)}.",
+            "More memory, or a shorter horizon.",
+        )
+    if biased and (exact is None or biased.seconds < WORTHWHILE * exact.seconds):
+        return _biased(d, biased, exact)
+    assert exact is not None
+    return Recommendation(
+        exact.estimator,
+        f"It is exact, takes {readable_bytes(exact.memory)} of {readable_bytes(d.memory)}, and no "
+        f"estimator that points the same way (cosine {GOOD_COSINE}) takes less than "
+        f"{100 * WORTHWHILE:.0f} % of its {exact.seconds:.2g} s.",
+        "Less memory asks for checkpointing; inner steps that contract faster make a window "
+        "worthwhile; very few hyperparameters and a long horizon, Forward.",
+    )
+
+
+def _trusted(d: Diagnosis, option: Option) -> bool:
+    """Whether direction and length are right, for a reason that lasts."""
+    if isinstance(option.estimator, Implicit) and d.implicit_message:
+        return False
+    return option.cosine >= GOOD_COSINE and option.relative_error <= GOOD_ERROR
+
+
+def _may_err(option: Option) -> bool:
+    return isinstance(option.estimator, TruncatedReverse | Implicit | EvolutionStrategies)
+
+
+def _seconds(option: Option) -> float:
+    return option.seconds
+
+
+def _biased(d: Diagnosis, option: Option, exact: Option | None) -> Recommendation:
+    speed = f", {exact.seconds / option.seconds:.1f} times as fast as exact" if exact else ""
+    numbers = f"cosine {option.cosine:.3f}, relative error {option.relative_error:.2g}{speed}"
+    if isinstance(option.estimator, TruncatedReverse):
+        return Recommendation(
+            option.estimator,
+            f"The last {option.estimator.window} steps carry the gradient ({numbers}).",
+            "Smaller inner steps or weaker regularization lengthen the memory of the inner loop; "
+            "near the optimum, where the exact gradient is small, the bias matters more: end with "
+            "an exact estimator.",
+        )
+    return Recommendation(
+        option.estimator,
+        f"The inner loop has converged (next step {d.stationarity:.1e} of the first ones), and "
+        f"the fixed point tells the gradient ({numbers}) in memory that does not grow with the "
+        "horizon.",
+        "A shorter horizon, larger inner steps or stochastic batches: then it is not converged.",
+    )

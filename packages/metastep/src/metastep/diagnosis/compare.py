@@ -1,0 +1,243 @@
+"""Hold estimators against the truth: direction, size, time and memory."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from metastep.compilation import compiler_options
+from metastep.estimators.base import AbstractEstimator, Estimate
+from metastep.estimators.central_differences import CentralDifferences
+from metastep.estimators.reverse import Reverse
+from metastep.problems.base import AbstractProblem
+from metastep.results import RESULTS
+from metastep.trees import as_hyperparameters, cosine, norm, subtract
+from metastep.types import Outer, RandomKey
+
+COLUMNS = ("estimator", "relative error", "cosine", "norm", "seconds", "memory (MiB)", "result")
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One estimator against the reference.
+
+    Attributes:
+        estimator: the estimator.
+        estimate: what it returned.
+        relative_error: |grad - reference| / |reference|, in the directions of the reference.
+        cosine: of the angle between grad and reference, in the directions of the reference; NaN if
+            either is zero.
+        seconds: wall time of one call after compilation, median.
+        temporary_bytes: memory that the compiled program needs beside its inputs and outputs; None
+            where the backend does not report it.
+        message: the message of `estimate.result`, empty if all is well.
+    """
+
+    estimator: AbstractEstimator
+    estimate: Estimate
+    relative_error: float
+    cosine: float
+    seconds: float
+    temporary_bytes: int | None
+    message: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found: `rows` for code, `str()` for people.
+
+    Attributes:
+        reference_estimator: what the rows were held against.
+        reference: what it returned; central differences say in `stats` how sharp they are.
+        rows: one for each estimator.
+    """
+
+    reference_estimator: AbstractEstimator
+    reference: Estimate
+    rows: tuple[ComparisonRow, ...]
+
+    def __str__(self) -> str:
+        """Lay the rows out as a table of plain text."""
+        cells = [COLUMNS] + [_cells(row) for row in self.rows]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS) - 1)]
+        lines = []
+        for row in cells:
+            first = row[0].ljust(widths[0])
+            middle = [cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:], strict=True)]
+            lines.append("  ".join([first, *middle, row[-1]]).rstrip())
+        return "\n".join([*lines, f"against {self._against()}"])
+
+    def _against(self) -> str:
+        name, stats = str(self.reference_estimator), self.reference.stats
+        if not isinstance(self.reference_estimator, CentralDifferences):
+            return name
+        return f"{name}, whose slopes are good to {float(stats['uncertainty']):.0e}"
+
+
+def _cells(row: ComparisonRow) -> tuple[str, ...]:
+    memory = "?" if row.temporary_bytes is None else f"{row.temporary_bytes / 2**20:.2f}"
+    return (
+        str(row.estimator),
+        f"{row.relative_error:.2e}",
+        f"{row.cosine:+.4f}",
+        f"{float(row.estimate.stats['gradient_norm']):.3e}",
+        f"{row.seconds:.4f}",
+        memory,
+        row.message.split(";")[0].split(".")[0] or "ok",
+    )
+
+
+def compare(
+    problem: AbstractProblem,
+    outer: Outer,
+    estimators: Sequence[AbstractEstimator],
+    *,
+    key: RandomKey,
+    reference: AbstractEstimator | None = None,
+    repeats: int = 3,
+    memory: int = 2**30,
+) -> Comparison:
+    """Compute one hypergradient by several estimators and hold each against an exact one.
+
+    Where plain reverse mode does not fit into memory, they are held against central differences
+    along random directions: relative error and cosine are then those in the subspace of these.
+
+    Example:
+        One of ten steps of gradient descent on w^2 / 2 keeps a tenth of the target's influence.
+
+        >>> import jax, jax.numpy as jnp, optax, metastep as ms
+        >>> problem = ms.TrainingProblem(
+        ...     loss=lambda w, outer, batch: (w - outer["target"]) ** 2 / 2,
+        ...     objective=lambda w, outer: w,
+        ...     init_params=jnp.array(0.0),
+        ...     optimizer=optax.sgd(0.1),
+        ...     horizon=10,
+        ... )
+        >>> comparison = ms.compare(
+        ...     problem, {"target": 1.0}, [ms.TruncatedReverse(1)], key=jax.random.key(0)
+        ... )
+        >>> row = comparison.rows[0]
+        >>> round(row.relative_error, 4), round(row.cosine, 4)  # 1 - 0.1 / (1 - 0.9^10)
+        (0.8465, 1.0)
+
+    Args:
+        problem: the inner dynamics and the objective.
+        outer: the hyperparameters.
+        estimators: what to compare, at least one.
+        key: a random key; all estimators walk the same trajectory.
+        reference: what to trust, an exact estimator or `CentralDifferences`; None is `Reverse()` if
+            it fits into `memory`, else `CentralDifferences()`.
+        repeats: timed calls per estimator, from 1; the estimators take turns.
+        memory: bytes that the reference may use; 1 GiB by default.
+
+    Returns:
+        A `Comparison`, in the order of `estimators`.
+
+    Raises:
+        ValueError: if there is nothing to compare, `repeats` is below 1, or an estimator refuses
+            the problem.
+    """
+    if not estimators:
+        raise ValueError("estimators is empty; give at least one, such as [TruncatedReverse(5)].")
+    if repeats < 1:
+        raise ValueError(f"repeats is {repeats!r}; allowed are the integers from 1.")
+    outer = as_hyperparameters(outer)
+    judge, exact, within = _reference(problem, outer, key, reference, memory)
+    truth = within(exact.grad)
+    programs = [ready(problem, outer, estimator, key) for estimator in estimators]
+    estimates = [program.call() for program in programs]
+    seconds: list[list[float]] = [[] for _ in estimators]
+    for _ in range(repeats):
+        for times, program in zip(seconds, programs, strict=True):
+            times.append(timed(program.call)[1])
+    rows = tuple(
+        ComparisonRow(
+            estimator=estimator,
+            estimate=estimate,
+            relative_error=float(norm(subtract(within(estimate.grad), truth)) / norm(truth)),
+            cosine=float(cosine(within(estimate.grad), truth)),
+            seconds=median(times),
+            temporary_bytes=program.temporary_bytes,
+            message=RESULTS[estimate.result],
+        )
+        for estimator, times, estimate, program in zip(
+            estimators, seconds, estimates, programs, strict=True
+        )
+    )
+    return Comparison(judge, exact, rows)
+
+
+def _reference(
+    problem: AbstractProblem,
+    outer: Outer,
+    key: RandomKey,
+    chosen: AbstractEstimator | None,
+    memory: int,
+) -> tuple[AbstractEstimator, Estimate, Callable[[Outer], Outer | Float[Array, " directions"]]]:
+    """Return the reference, its estimate, and what is looked at of a gradient."""
+    judge = chosen or Reverse()
+    program = ready(problem, outer, judge, key)
+    if chosen is None and (program.temporary_bytes or 0) > memory:
+        judge = CentralDifferences()
+        program = ready(problem, outer, judge, key)
+    if not isinstance(judge, CentralDifferences):
+        return judge, program.call(), lambda grad: grad
+    basis = judge.basis(outer, key)
+    return judge, program.call(), lambda grad: jnp.asarray(basis @ ravel_pytree(grad)[0])
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled function with its arguments.
+
+    Attributes:
+        function: the function.
+        arguments: what it is called with; others must have the same shapes and dtypes.
+        temporary_bytes: memory that it needs beside its inputs and outputs; None where the backend
+            does not report it.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    temporary_bytes: int | None
+
+    def call(self) -> Any:
+        """Run it."""
+        return self.function(*self.arguments)
+
+
+def compile_with(function: Callable[..., Any], *arguments: Any) -> Program:
+    """Compile a function for its arguments, without running it."""
+    options: dict[str, Any] = {"compiler_options": compiler_options()}
+    jitted = eqx.filter_jit(function, **options)
+    lowered = jitted.lower(*arguments)  # pyright: ignore[reportFunctionMemberAccess]
+    program = lowered.compile()
+    analysis = program.compiled.memory_analysis()
+    memory = getattr(analysis, "temp_size_in_bytes", None)
+    return Program(program, arguments, memory)
+
+
+def ready(
+    problem: AbstractProblem, outer: Outer, estimator: AbstractEstimator, key: RandomKey
+) -> Program:
+    """Compile one estimate."""
+
+    def run(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Estimate:
+        state = estimator.init(problem, outer, key)
+        return estimator.estimate(problem, outer, state, key)[0]
+
+    return compile_with(run, problem, outer, key)
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    """Return what a call returns and its seconds."""
+    begin = perf_counter()
+    found = jax.block_until_ready(call())
+    return found, perf_counter() - begin

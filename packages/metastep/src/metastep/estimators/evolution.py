@@ -1,0 +1,111 @@
+"""Evolution strategies: hypergradients from values of the objective alone."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from metastep.estimators.base import (
+    AbstractEstimator,
+    Estimate,
+    finish,
+    require_count,
+    require_dependence,
+)
+from metastep.problems.base import AbstractProblem, advance, split_keys, start
+from metastep.types import Outer, RandomKey, Scalar
+
+PERTURBATIONS = 3
+"""What the key of the perturbations is folded with; `split_keys` makes three keys of its own."""
+
+
+class EvolutionStrategies(AbstractEstimator):
+    """Antithetic evolution strategies: runs at `outer` plus and minus random perturbations.
+
+    With n pairs of e ~ N(0, sigma^2 I): mean of (f(outer + e) - f(outer - e)) e / (2 sigma^2).
+    Every run uses the same random key.
+
+    Unbiased for the gradient of the smoothed objective E f(outer + e), whatever f is: it needs no
+    derivative, and smooths one that is chaotic. Biased for the gradient of f itself by
+    O(sigma^2), with a standard error that grows with the number N of hyperparameters and falls as
+    1 / sqrt(n). For a quadratic f the smoothed and the true gradient are equal. `value` is f(outer)
+    without perturbation.
+
+    Time: 2 n + 1 forward runs. Memory: O(2 M chunk) for an inner state of size M.
+
+    `stats` adds `standard_error`, a tree like `outer` (NaN for one pair).
+
+    Reference:
+        Nesterov and Spokoiny (2017), Random gradient-free minimization of convex functions;
+        Salimans et al. (2017), Evolution strategies as a scalable alternative; Metz et al. (2019),
+        Understanding and correcting pathologies in the training of learned optimizers.
+
+    Attributes:
+        sigma: the standard deviation of the perturbations, in the units of `outer`, positive.
+        pairs: how many antithetic pairs, from 1.
+        chunk: how many pairs advance together, from 1; None takes all of them.
+
+    Raises:
+        ValueError: on construction, for values that are not allowed.
+    """
+
+    sigma: float
+    pairs: int = 16
+    chunk: int | None = None
+
+    def __check_init__(self):
+        check_sampling(self.sigma, self.pairs)
+        require_count("chunk", self.chunk, none="all pairs at once")
+
+    def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> None:
+        """Return None: nothing is remembered."""
+
+    def estimate(
+        self, problem: AbstractProblem, outer: Outer, state: Any, key: RandomKey
+    ) -> tuple[Estimate, Any]:
+        """Estimate the gradient of the smoothed objective. Adds `standard_error` to `stats`."""
+        keys = split_keys(key)
+        flat, unflatten = ravel_pytree(outer)
+
+        def ending(outer: Outer) -> tuple[Scalar, Array]:
+            end = advance(problem, outer, start(problem, outer, keys), keys, problem.horizon)
+            return problem.objective(end.inner, outer, keys.objective), end.first_nonfinite
+
+        require_dependence(lambda outer: ending(outer)[0], outer)
+        value, first_nonfinite = ending(outer)
+
+        def pair(perturbation: Float[Array, " N"]) -> Float[Array, " N"]:
+            sides = jnp.stack([flat + perturbation, flat - perturbation])
+            above, below = jax.vmap(lambda at: ending(unflatten(at))[0])(sides)
+            return (above - below) / (2 * self.sigma**2) * perturbation
+
+        sigma = jnp.asarray(self.sigma, flat.dtype)
+        draws = jax.random.normal(
+            jax.random.fold_in(key, PERTURBATIONS), (self.pairs, flat.size), flat.dtype
+        )
+        samples = jax.lax.map(
+            pair, sigma * draws, batch_size=min(self.chunk or self.pairs, self.pairs)
+        )
+        grad, error = mean_and_error(samples)
+        stats = {"standard_error": unflatten(error)}
+        return finish(value, unflatten(grad), first_nonfinite, stats), state
+
+
+def check_sampling(sigma: float, pairs: int) -> None:
+    """Refuse a perturbation that is not positive, and fewer pairs than one."""
+    if not sigma > 0 or sigma == float("inf"):
+        raise ValueError(f"sigma is {sigma!r}; allowed are positive finite numbers.")
+    require_count("pairs", pairs)
+
+
+def mean_and_error(
+    samples: Float[Array, "n N"],
+) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
+    """Return the mean of independent samples and its standard error (NaN for one sample)."""
+    count = samples.shape[0]
+    mean = jnp.mean(samples, axis=0)
+    if count == 1:
+        return mean, jnp.full_like(mean, jnp.nan)
+    return mean, jnp.std(samples, axis=0, ddof=1) / jnp.sqrt(jnp.asarray(count, mean.dtype))

@@ -1,0 +1,166 @@
+"""Persistent evolution strategies: unbiased although each estimate runs one window only."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int
+
+from metastep.estimators.base import (
+    AbstractEstimator,
+    Estimate,
+    finish,
+    require_count,
+    require_dependence,
+)
+from metastep.estimators.evolution import PERTURBATIONS, check_sampling, mean_and_error
+from metastep.problems.base import (
+    AbstractProblem,
+    Keys,
+    Trajectory,
+    advance,
+    split_keys,
+    start,
+)
+from metastep.types import Outer, RandomKey, Scalar
+
+
+class Particles(eqx.Module):
+    """What persistent evolution strategies remember between two windows.
+
+    Attributes:
+        points: the trajectories, with axes (pairs, 2) in front of every array.
+        perturbations: shape (pairs, N), the sum of a pair's perturbations so far.
+        values: shape (pairs, 2), the objective at the end of the last window.
+        keys: of the trajectories.
+        steps: int32 scalar, inner steps taken since the trajectories began.
+    """
+
+    points: Trajectory
+    perturbations: Float[Array, "pairs N"]
+    values: Float[Array, "pairs 2"]
+    keys: Keys
+    steps: Int[Array, ""]
+
+
+class PersistentEvolutionStrategies(AbstractEstimator):
+    """Antithetic evolution strategies over windows, with perturbations that are remembered.
+
+    Pairs of trajectories are carried over from one estimate to the next. Each estimate draws new
+    perturbations, runs `window` steps, and credits the change of the objective over the window to
+    the sum of all perturbations since the trajectory began. At the horizon new trajectories begin.
+
+    Unbiased, on average over the T / K windows of a trajectory, for the gradient of the objective
+    smoothed by an independent perturbation of size sigma in every window; the changes over the
+    windows add up to the objective at the horizon. A single window's estimate is not unbiased
+    alone. While `outer` moves, the trajectory is one that no fixed `outer` would have made.
+    `value` is the mean objective of the perturbed trajectories at the end of this window, not at
+    the horizon.
+
+    Time: 2 n K inner steps with n pairs and K = `window`, whatever the horizon. Memory: O(2 n M)
+    for an inner state of size M, between estimates too.
+
+    `stats` adds `standard_error`, a tree like `outer` (NaN for one pair), and `steps`, how far the
+    trajectories have come.
+
+    Reference:
+        Vicol, Metz and Sohl-Dickstein (2021), Unbiased gradient estimation in unrolled computation
+        graphs with persistent evolution strategies, Algorithm 2.
+
+    Attributes:
+        window: inner steps per estimate; a divisor of the horizon.
+        sigma: the standard deviation of the perturbations, in the units of `outer`, positive.
+        pairs: how many antithetic pairs, from 1.
+
+    Raises:
+        ValueError: on construction, for values that are not allowed; when it meets a problem whose
+            horizon is no multiple of `window`.
+    """
+
+    window: int
+    sigma: float
+    pairs: int = 16
+
+    def __check_init__(self):
+        check_sampling(self.sigma, self.pairs)
+        require_count("window", self.window)
+
+    def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> Particles:
+        """Return particles at the beginning of their trajectories."""
+        if problem.horizon % self.window:
+            raise ValueError(
+                f"window is {self.window}; allowed are the divisors of the horizon, "
+                f"{problem.horizon}."
+            )
+        keys = split_keys(key)
+        flat, _ = ravel_pytree(outer)
+
+        def through_one_window(outer: Outer) -> Scalar:
+            point = start(problem, outer, keys)
+            end = advance(problem, outer, point, keys, self.window)
+            return problem.objective(end.inner, outer, keys.objective)
+
+        require_dependence(through_one_window, outer)
+        nothing = jnp.zeros((self.pairs, flat.size), flat.dtype)
+        value = jax.eval_shape(through_one_window, outer)
+        return Particles(
+            points=self._begin(problem, outer, nothing, keys),
+            perturbations=nothing,
+            values=jnp.zeros((self.pairs, 2), value.dtype),
+            keys=keys,
+            steps=jnp.zeros((), jnp.int32),
+        )
+
+    def estimate(
+        self, problem: AbstractProblem, outer: Outer, state: Particles, key: RandomKey
+    ) -> tuple[Estimate, Particles]:
+        """Run one window. Adds `standard_error` and `steps` to `stats`."""
+        flat, unflatten = ravel_pytree(outer)
+        fresh = state.steps == 0
+        keys = _where(fresh, split_keys(key), state.keys)
+        draws = jax.random.normal(
+            jax.random.fold_in(key, PERTURBATIONS), (self.pairs, flat.size), flat.dtype
+        )
+        now = jnp.asarray(self.sigma, flat.dtype) * draws
+        points = _where(fresh, self._begin(problem, outer, now, keys), state.points)
+
+        def run(point: Trajectory, at: Float[Array, " N"]) -> tuple[Trajectory, Scalar]:
+            moved = unflatten(at)
+            end = advance(problem, moved, point, keys, self.window)
+            return end, problem.objective(end.inner, moved, keys.objective)
+
+        points, values = eqx.filter_vmap(eqx.filter_vmap(run))(points, _sides(flat, now))
+        total = now + jnp.where(fresh, 0, state.perturbations)
+        change = values - jnp.where(fresh, 0, state.values)
+        windows = problem.horizon // self.window
+        slope = windows * (change[:, 0] - change[:, 1]) / (2 * self.sigma**2)
+        grad, error = mean_and_error(slope[:, None] * total)
+        steps = state.steps + self.window
+        stats = {"standard_error": unflatten(error), "steps": steps}
+        first_nonfinite = jnp.max(points.first_nonfinite)
+        estimate = finish(jnp.mean(values), unflatten(grad), first_nonfinite, stats)
+        steps = jnp.where(steps == problem.horizon, 0, steps)
+        return estimate, Particles(points, total, values, keys, steps)
+
+    def _begin(
+        self,
+        problem: AbstractProblem,
+        outer: Outer,
+        perturbations: Float[Array, "pairs N"],
+        keys: Keys,
+    ) -> Trajectory:
+        """Start both sides of every pair."""
+        flat, unflatten = ravel_pytree(outer)
+        begin = lambda at: start(problem, unflatten(at), keys)
+        return eqx.filter_vmap(eqx.filter_vmap(begin))(_sides(flat, perturbations))
+
+
+def _sides(flat: Float[Array, " N"], perturbations: Float[Array, "pairs N"]) -> Array:
+    """Return `flat` plus and minus every perturbation, shape (pairs, 2, N)."""
+    return jnp.stack([flat + perturbations, flat - perturbations], axis=1)
+
+
+def _where(condition: Array, yes: Any, no: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b) if eqx.is_array(a) else a, yes, no)

@@ -1,0 +1,251 @@
+"""Ordinary optimizers whose hyperparameters are the weights: SGD, Adam, and a schedule.
+
+Positive hyperparameters are kept as logarithms and decay rates as logits, so that any real weights
+are allowed.
+"""
+
+from collections.abc import Callable
+from math import log
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from metastep.learned.learned import AbstractLearnedOptimizer, check_params
+from metastep.optimizers import scale_by_adam
+from metastep.types import RandomKey
+
+Transform = Callable[[dict[str, Array]], optax.GradientTransformation]
+
+
+class LearnedSGD(AbstractLearnedOptimizer):
+    """Gradient descent with learned step size and momentum, one for all or one for each tensor.
+
+    Attributes:
+        step_size: the initial step size, positive.
+        momentum: the initial momentum, at least 0 and below 1; 0 means that there is none and none
+            is learned.
+        layers: None for one step size and momentum, or the number of arrays in the parameters, in
+            the order of `jax.tree.leaves`, for one each.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from metastep.learned import LearnedSGD
+        >>> family = LearnedSGD(step_size=0.5)
+        >>> optimizer = family(family.initial_weights(jax.random.key(0)))
+        >>> params = jnp.ones(2)
+        >>> optimizer.update(params, optimizer.init(params))[0].round(3).tolist()
+        [-0.5, -0.5]
+    """
+
+    step_size: float = eqx.field(static=True, default=0.1)
+    momentum: float = eqx.field(static=True, default=0.0)
+    layers: int | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        _require_positive("step_size", self.step_size)
+        _require_layers(self.layers)
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is {self.momentum}; allowed are numbers from 0 below 1.")
+
+    @property
+    def state_depends_on_weights(self) -> bool:
+        """It does."""
+        return True
+
+    def initial_weights(self, key: RandomKey) -> dict[str, Any]:
+        """Return the logarithm of the step size and the logit of the momentum; `key` is unused."""
+        del key
+        weights = {"log step size": log(self.step_size)}
+        if self.momentum:
+            weights["momentum logit"] = _logit(self.momentum)
+        return _repeat(weights, self.layers)
+
+    def __call__(self, weights: PyTree) -> optax.GradientTransformation:
+        """Return the transformation."""
+
+        def transform(weights: dict[str, Array]) -> optax.GradientTransformation:
+            scale = optax.scale(-jnp.exp(weights["log step size"]))
+            if "momentum logit" not in weights:
+                return scale
+            return optax.chain(optax.trace(jax.nn.sigmoid(weights["momentum logit"])), scale)
+
+        return _transformation(transform, weights, self.layers)
+
+
+class LearnedAdam(AbstractLearnedOptimizer):
+    """Adam with learned step size, decay rates and epsilon, for all or for each tensor.
+
+    Attributes:
+        step_size: the initial step size, positive.
+        b1: initial decay rate of the first moment, between 0 and 1.
+        b2: of the second moment.
+        eps: initially added to the root of the second moment, positive.
+        layers: as for `LearnedSGD`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from metastep.learned import LearnedAdam
+        >>> family = LearnedAdam(step_size=0.01, layers=2)
+        >>> optimizer = family(family.initial_weights(jax.random.key(0)))
+        >>> params = [jnp.ones(2), jnp.ones(1)]
+        >>> [step.shape for step in optimizer.update(params, optimizer.init(params))[0]]
+        [(2,), (1,)]
+    """
+
+    step_size: float = eqx.field(static=True, default=0.001)
+    b1: float = eqx.field(static=True, default=0.9)
+    b2: float = eqx.field(static=True, default=0.999)
+    eps: float = eqx.field(static=True, default=1e-8)
+    layers: int | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        _require_positive("step_size", self.step_size)
+        _require_positive("eps", self.eps)
+        _require_layers(self.layers)
+        for name in ("b1", "b2"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; allowed are numbers between 0 and 1."
+                )
+
+    @property
+    def state_depends_on_weights(self) -> bool:
+        """It does."""
+        return True
+
+    def initial_weights(self, key: RandomKey) -> dict[str, Any]:
+        """Return logarithms of step size and epsilon, logits of both decays; `key` is unused."""
+        del key
+        weights = {
+            "log step size": log(self.step_size),
+            "b1 logit": _logit(self.b1),
+            "b2 logit": _logit(self.b2),
+            "log eps": log(self.eps),
+        }
+        return _repeat(weights, self.layers)
+
+    def __call__(self, weights: PyTree) -> optax.GradientTransformation:
+        """Return the transformation, whose derivatives are finite (see `scale_by_adam`)."""
+
+        def transform(weights: dict[str, Array]) -> optax.GradientTransformation:
+            decays = (jax.nn.sigmoid(weights[name]) for name in ("b1 logit", "b2 logit"))
+            moments = scale_by_adam(*decays, eps=jnp.exp(weights["log eps"]))
+            return optax.chain(moments, optax.scale(-jnp.exp(weights["log step size"])))
+
+        return _transformation(transform, weights, self.layers)
+
+
+class LearnedSchedule(AbstractLearnedOptimizer):
+    """A learned step size for every time: piecewise linear in its logarithm between knots.
+
+    Attributes:
+        knots: increasing step numbers from 0; the step size is constant after the last.
+        step_size: the initial step size at every knot, positive.
+        direction: what is multiplied by minus the step size, such as `optax.trace(0.9)` or
+            `scale_by_adam()`; None for the gradient itself.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from metastep.learned import LearnedSchedule
+        >>> family = LearnedSchedule(knots=(0, 2), step_size=1.0)
+        >>> optimizer = family({"log step sizes": jnp.log(jnp.array([1.0, 4.0]))})
+        >>> params, sizes = jnp.ones(()), []
+        >>> state = optimizer.init(params)
+        >>> for _ in range(4):
+        ...     update, state = optimizer.update(params, state)
+        ...     sizes.append(round(-float(update), 3))
+        >>> sizes
+        [1.0, 2.0, 4.0, 4.0]
+    """
+
+    knots: tuple[int, ...] = eqx.field(static=True, converter=tuple)
+    step_size: float = eqx.field(static=True, default=0.1)
+    direction: optax.GradientTransformation | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        _require_positive("step_size", self.step_size)
+        increasing = all(a < b for a, b in zip(self.knots, self.knots[1:], strict=False))
+        if not self.knots or self.knots[0] != 0 or not increasing:
+            raise ValueError(f"knots is {self.knots}; allowed are increasing integers from 0.")
+
+    @property
+    def state_depends_on_weights(self) -> bool:
+        """It does."""
+        return True
+
+    def initial_weights(self, key: RandomKey) -> dict[str, Any]:
+        """Return the logarithm of the step size at each knot; `key` is unused."""
+        del key
+        return {"log step sizes": jnp.full(len(self.knots), log(self.step_size))}
+
+    def __call__(self, weights: PyTree) -> optax.GradientTransformation:
+        """Return the transformation."""
+        schedule = lambda count: -self.step_size_at(weights, jnp.asarray(count))
+        steps = optax.scale_by_schedule(schedule)
+        transform = steps if self.direction is None else optax.chain(self.direction, steps)
+        return _transformation(lambda _: transform, weights, None)
+
+    def step_size_at(self, weights: PyTree, count: Int[Array, ""] | int) -> Float[Array, ""]:
+        """Return the step size after `count` steps."""
+        logarithms = weights["log step sizes"]
+        knots = jnp.asarray(self.knots, logarithms.dtype)
+        return jnp.exp(jnp.interp(jnp.asarray(count, knots.dtype), knots, logarithms))
+
+
+def _transformation(
+    transform: Transform, weights: PyTree, layers: int | None
+) -> optax.GradientTransformation:
+    """Return a transformation for all arrays, or one for each of them with its own weights."""
+    own = lambda index: jax.tree.map(lambda leaf: leaf[index], weights)
+
+    def init(params: PyTree) -> Any:
+        check_params(params)
+        if layers is None:
+            return transform(weights).init(params)
+        leaves = jax.tree.leaves(params)
+        if len(leaves) != layers:
+            raise ValueError(
+                f"params has {len(leaves)} arrays; allowed are {layers}, the field `layers`."
+            )
+        return tuple(transform(own(index)).init(leaf) for index, leaf in enumerate(leaves))
+
+    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
+        if layers is None:
+            changes, state = transform(weights).update(updates, state, params)
+            return _in_precision_of(updates, changes), state
+        leaves, structure = jax.tree.flatten(updates)
+        results = [
+            transform(own(index)).update(leaf, before)
+            for index, (leaf, before) in enumerate(zip(leaves, state, strict=True))
+        ]
+        changes, states = zip(*results, strict=True)
+        return _in_precision_of(updates, structure.unflatten(changes)), tuple(states)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _in_precision_of(updates: PyTree, changes: PyTree) -> PyTree:
+    return jax.tree.map(lambda like, change: change.astype(like.dtype), updates, changes)
+
+
+def _repeat(weights: dict[str, float], layers: int | None) -> dict[str, Array]:
+    shape = () if layers is None else (layers,)
+    return {name: jnp.full(shape, value) for name, value in weights.items()}
+
+
+def _logit(probability: float) -> float:
+    return log(probability) - log(1 - probability)
+
+
+def _require_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} is {value}; allowed are positive numbers.")
+
+
+def _require_layers(layers: int | None) -> None:
+    if layers is not None and (isinstance(layers, bool) or layers < 1):
+        raise ValueError(f"layers is {layers!r}; allowed are None and the integers from 1.")

@@ -1,0 +1,164 @@
+"""The learned optimizer that is a small recurrent network applied to every parameter alike."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from metastep.learned.learned import AbstractLearnedOptimizer, cast, check_params
+from metastep.types import RandomKey
+
+INPUTS = 2
+GATES = 4
+
+
+class LSTMState(eqx.Module):
+    """What the optimizer remembers.
+
+    Attributes:
+        hidden: the structure of the parameters; outputs of the layers, shape (layers, units, size).
+        cell: likewise their cells.
+    """
+
+    hidden: PyTree[Array]
+    cell: PyTree[Array]
+
+
+class CoordinatewiseLSTM(AbstractLearnedOptimizer):
+    """Feed the gradient of each parameter to an LSTM of its own state; its output is the step.
+
+    All parameters share the weights. The state holds 2 layers * units numbers per parameter, and
+    depends on the weights even where the gradients do not.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from metastep.learned import CoordinatewiseLSTM
+        >>> family = CoordinatewiseLSTM(units=4)
+        >>> optimizer = family(family.initial_weights(jax.random.key(0)))
+        >>> params = jnp.ones((3, 2))
+        >>> optimizer.update(params, optimizer.init(params))[0].shape
+        (3, 2)
+
+    Reference:
+        Andrychowicz et al. (2016), Learning to learn by gradient descent by gradient descent,
+        section 2.1 and Appendix A.
+
+    Attributes:
+        units: of each layer.
+        layers: the number of LSTM layers.
+        output_scale: the output is multiplied by it.
+        precision: p of the preprocessing: gradients below exp(-p) are taken linearly, larger ones
+            by logarithm and sign.
+    """
+
+    units: int = eqx.field(static=True, default=20)
+    layers: int = eqx.field(static=True, default=2)
+    output_scale: float = eqx.field(static=True, default=0.01)
+    precision: float = eqx.field(static=True, default=10.0)
+
+    def __check_init__(self):
+        for name in ("units", "layers"):
+            if isinstance(getattr(self, name), bool) or getattr(self, name) < 1:
+                value = getattr(self, name)
+                raise ValueError(f"{name} is {value!r}; allowed are the integers from 1.")
+
+    @property
+    def state_depends_on_weights(self) -> bool:
+        """It does."""
+        return True
+
+    def initial_weights(self, key: RandomKey) -> dict[str, Any]:
+        """Return normally distributed matrices of variance 1 / inputs; forget gates start open."""
+        weights: dict[str, Any] = {}
+        for index, layer_key in enumerate(jax.random.split(key, self.layers + 1)):
+            last = index == self.layers
+            inputs = self.units if index else INPUTS
+            if last:
+                weight = jax.random.normal(layer_key, (1, inputs)) * inputs**-0.5
+                weights["output"] = {"weight": weight, "bias": jnp.zeros(1)}
+                continue
+            columns = inputs + self.units
+            weight = jax.random.normal(layer_key, (GATES * self.units, columns)) * columns**-0.5
+            bias = jnp.zeros((GATES, self.units)).at[1].set(1.0).ravel()
+            weights[f"layer {index}"] = {"weight": weight, "bias": bias}
+        return weights
+
+    def __call__(self, weights: PyTree) -> optax.GradientTransformation:
+        """Return the transformation; it does not look at the parameters."""
+
+        def init(params: Any) -> Any:
+            check_params(params)
+            shape = lambda leaf: (self.layers, self.units, jnp.size(leaf))
+            zeros = jax.tree.map(lambda leaf: jnp.zeros(shape(leaf), jnp.result_type(leaf)), params)
+            return LSTMState(zeros, zeros)
+
+        def update(updates: PyTree, state: Any, params: Any = None) -> tuple[PyTree, Any]:
+            del params
+            check_params(updates)
+            leaves, structure = jax.tree.flatten(updates)
+            results = [
+                self._apply(cast(weights, grad), jnp.ravel(grad), hidden, cell)
+                for grad, hidden, cell in zip(
+                    leaves,
+                    structure.flatten_up_to(state.hidden),
+                    structure.flatten_up_to(state.cell),
+                    strict=True,
+                )
+            ]
+            steps, hidden, cells = (list(part) for part in zip(*results, strict=True))
+            steps = [step.reshape(grad.shape) for step, grad in zip(steps, leaves, strict=True)]
+            state = LSTMState(structure.unflatten(hidden), structure.unflatten(cells))
+            return structure.unflatten(steps), state
+
+        return optax.GradientTransformation(init, update)
+
+    def _apply(
+        self,
+        weights: PyTree,
+        grad: Float[Array, " entries"],
+        hidden: Float[Array, "layers units entries"],
+        cell: Float[Array, "layers units entries"],
+    ) -> tuple[Array, Array, Array]:
+        """Return the step of every entry, and the next state."""
+        rows, outputs, cells = logarithm_and_sign(grad, self.precision), [], []
+        for index in range(self.layers):
+            layer = weights[f"layer {index}"]
+            gates = layer["weight"] @ jnp.concatenate([rows, hidden[index]])
+            gates = gates + layer["bias"][:, None]
+            input_gate, forget_gate, candidate, output_gate = jnp.split(gates, GATES)
+            kept = jax.nn.sigmoid(forget_gate) * cell[index]
+            new_cell = kept + jax.nn.sigmoid(input_gate) * jnp.tanh(candidate)
+            rows = jax.nn.sigmoid(output_gate) * jnp.tanh(new_cell)
+            outputs.append(rows)
+            cells.append(new_cell)
+        last = weights["output"]
+        step = self.output_scale * (last["weight"] @ rows + last["bias"][:, None])[0]
+        return step, jnp.stack(outputs), jnp.stack(cells)
+
+
+def logarithm_and_sign(
+    grad: Float[Array, " entries"], precision: float
+) -> Float[Array, "2 entries"]:
+    """Return the two inputs that stand for a gradient of any magnitude.
+
+    (log|g| / p, sign g) where |g| >= exp(-p), else (-1, exp(p) g): about the size of 1 from
+    exp(-p) up, and continuous.
+
+    Args:
+        grad: gradients.
+        precision: p.
+
+    Returns:
+        Two rows.
+
+    Reference:
+        Andrychowicz et al. (2016), Appendix A.
+    """
+    large = jnp.abs(grad) >= jnp.exp(-precision)
+    size = jnp.where(large, jnp.abs(grad), 1.0)
+    first = jnp.where(large, jnp.log(size) / precision, -1.0)
+    second = jnp.where(large, jnp.sign(grad), jnp.exp(precision) * grad)
+    return jnp.stack([first, second])

@@ -1,0 +1,314 @@
+"""Meta-training a learned optimizer by partial unrolls of trajectories that take turns.
+
+Each update of the weights continues one trajectory by one segment. Trajectories end at different
+times, so that the weights always see early and late steps. The mean objective of the segments is
+no safe monitor, since trajectories continue from states that older weights have made: fresh runs
+from scratch say how good the weights are, and those that did best are kept.
+"""
+
+from collections.abc import Callable
+from math import inf, isfinite
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from metastep import saving as checkpoints
+from metastep.compilation import compiled
+from metastep.learned.segment import (
+    LearnedTraining,
+    LearnedTrainingState,
+    Segment,
+    Task,
+    first_state,
+    run_segment,
+    train_from_scratch,
+)
+from metastep.learned.setting import MetaHistory as MetaHistory
+from metastep.learned.setting import MetaRun as MetaRun
+from metastep.learned.setting import MetaTraining as MetaTraining
+from metastep.learned.setting import Monitor as Monitor
+from metastep.learned.setting import Unrolls as Unrolls
+from metastep.minimize.minimize import Checkpoint
+from metastep.results import RESULTS
+from metastep.trees import all_finite, norm
+from metastep.types import Outer, RandomKey
+
+WEIGHTS, LENGTHS, COUNTS, TRAJECTORIES, MONITOR = range(5)  # random streams
+OUTCOMES = (
+    RESULTS.successful,
+    RESULTS.nonfinite_inner,
+    RESULTS.nonfinite_value,
+    RESULTS.nonfinite_gradient,
+)
+LOST = (1, 2)  # the outcomes after which a trajectory is given up
+
+
+class _Place(NamedTuple):
+    """Where a trajectory stands: its number over all, segments left, steps taken."""
+
+    number: int
+    segments: int
+    steps: int
+
+
+class _Arrays(NamedTuple):
+    """What is on the device."""
+
+    weights: Any
+    meta_state: Any
+    trajectories: tuple[LearnedTrainingState, ...]
+    best_weights: Outer
+
+
+class _State(NamedTuple):
+    """Everything between two updates; `log` and `monitored` may be longer than `updates` says."""
+
+    arrays: _Arrays
+    places: tuple[_Place, ...]
+    begun: int
+    updates: int
+    horizon: int
+    best: tuple[int, float]
+    log: list[tuple[float, float, int, int]]
+    monitored: list[tuple[int, float]]
+
+
+def meta_train(
+    setting: MetaTraining,
+    key: RandomKey,
+    weights: Outer | None = None,
+    checkpoint: Checkpoint | None = None,
+    callback: Callable[[int, MetaHistory], None] | None = None,
+) -> MetaRun:
+    """Meta-train a learned optimizer.
+
+    Everything random follows from `key` and the numbers of updates and trajectories: a run that was
+    stopped and resumed ends with the same bits as one that was not. One function is compiled for
+    segments of every length.
+
+    Args:
+        setting: what to do.
+        key: a random key.
+        weights: where to start; None asks the family.
+        checkpoint: where and how often to save; None does not.
+        callback: called with the number of updates and the history after each of them.
+
+    Returns:
+        The run. A trajectory whose state became infinite or NaN is replaced by a new one; entries
+        of the gradient that are not finite count as zero. `history.result` says so.
+
+    Raises:
+        FileExistsError: if the checkpoint exists and `resume` is False.
+        CheckpointError: if the checkpoint is damaged or belongs to another run.
+    """
+    state = _begin(setting, key, weights)
+    if checkpoint is not None:
+        state = _restore(checkpoint, state)
+    tasks: dict[int, Task] = {}
+    try:
+        while state.updates < setting.updates:
+            state = _update(setting, key, state, tasks)
+            if checkpoint is not None and state.updates % checkpoint.every == 0:
+                _save(checkpoint, state)
+            if callback is not None:
+                callback(state.updates, _history(state))
+    finally:
+        # Also after Ctrl-C: `state` is always one that stands between two updates.
+        if checkpoint is not None:
+            _save(checkpoint, state)
+    judged, arrays = setting.monitor is not None, state.arrays
+    return MetaRun(
+        weights=arrays.weights,
+        best_weights=arrays.best_weights if judged else arrays.weights,
+        best_update=state.best[0] if judged else state.updates,
+        horizon=state.horizon,
+        history=_history(state),
+    )
+
+
+def _history(state: _State) -> MetaHistory:
+    values, norms, nonfinite, outcomes = zip(*state.log, strict=True) if state.log else ((),) * 4
+    results = [OUTCOMES[outcome] for outcome in outcomes]
+    return MetaHistory(list(values), list(norms), list(nonfinite), results, list(state.monitored))
+
+
+def _stream(key: RandomKey, stream: int, number: int) -> RandomKey:
+    return jax.random.fold_in(jax.random.fold_in(key, stream), number)
+
+
+def _begin(setting: MetaTraining, key: RandomKey, weights: Any) -> _State:
+    """Start all trajectories; the first of each turn are shorter, so that they end by turns."""
+    if weights is None:
+        weights = setting.optimizer.initial_weights(_stream(key, WEIGHTS, 0))
+    # Without Python's weak types, which an update would lose: the first segment compiles for all.
+    weights = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), weights)
+    places, trajectories = [], []
+    for number in range(setting.trajectories):
+        place, trajectory = _start(setting, key, weights, number, setting.tasks(number))
+        fewer = -(-place.segments * (number + 1) // setting.trajectories)
+        places.append(place._replace(segments=fewer))
+        trajectories.append(trajectory)
+    meta_state = setting.meta_optimizer.init(weights)
+    arrays = _Arrays(weights, meta_state, tuple(trajectories), weights)
+    state = _State(arrays, tuple(places), len(places), 0, 0, (0, inf), [], [])
+    return _judge(setting, key, state)
+
+
+def _start(
+    setting: MetaTraining, key: RandomKey, weights: Outer, number: int, task: Task
+) -> tuple[_Place, LearnedTrainingState]:
+    run_key = _stream(key, TRAJECTORIES, number)
+    segments = setting.unrolls.draw_count(_stream(key, COUNTS, number))
+    return _Place(number, segments, 0), first_state(setting.problem(task), weights, run_key)
+
+
+class _Updated(NamedTuple):
+    """What one update of the weights gives; `outcome` is a position in `OUTCOMES`."""
+
+    weights: Outer
+    meta_state: Any
+    gradient_norm: Array
+    nonfinite: Array
+    outcome: Array
+
+
+@compiled
+def _apply(
+    meta_optimizer: optax.GradientTransformation,
+    clip: Array,
+    weights: Any,
+    meta_state: Any,
+    segment: Segment,
+) -> _Updated:
+    """Clean the gradient and take one step; a gradient without a finite entry changes nothing."""
+    bad = jax.tree.map(lambda leaf: ~jnp.isfinite(leaf), segment.grad)
+    count = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(bad))
+    entries = sum(leaf.size for leaf in jax.tree.leaves(bad))
+    clean = lambda leaf, bad: jnp.clip(jnp.where(bad, 0, leaf), -clip, clip).astype(leaf.dtype)
+    grad = jax.tree.map(clean, segment.grad, bad)
+    updates, new_state = meta_optimizer.update(grad, meta_state, weights)
+    new_weights = optax.apply_updates(weights, updates)
+    keep = lambda new, old: jnp.where(count < entries, new, old)
+    new_weights, new_state = jax.tree.map(keep, (new_weights, new_state), (weights, meta_state))
+    state = (segment.state.params, segment.state.optimizer_state)
+    codes = [~all_finite(state), ~jnp.isfinite(segment.value), count > 0]
+    outcome = jnp.select(codes, [1, 2, 3], 0)
+    return _Updated(new_weights, new_state, norm(grad), jnp.asarray(count), outcome)
+
+
+def _update(setting: MetaTraining, key: RandomKey, state: _State, tasks: dict[int, Task]) -> _State:
+    """Continue the trajectory whose turn it is by one segment and update the weights."""
+    unrolls, arrays = setting.unrolls, state.arrays
+    turn = state.updates % setting.trajectories
+    place, trajectory = state.places[turn], arrays.trajectories[turn]
+    if place.number not in tasks:
+        tasks[place.number] = setting.tasks(place.number)
+    length = unrolls.draw_length(_stream(key, LENGTHS, state.updates))
+    length = min(length, unrolls.horizon - place.steps)
+    segment = run_segment(
+        setting.problem(tasks[place.number]),
+        arrays.weights,
+        trajectory,
+        jnp.asarray(length),
+        unrolls.block,
+        -(-unrolls.longest // unrolls.block),
+    )
+    clip = jnp.asarray(setting.clip)
+    new = _apply(setting.meta_optimizer, clip, arrays.weights, arrays.meta_state, segment)
+    steps, trajectory = place.steps + length, segment.state
+    place = _Place(place.number, place.segments - 1, steps)
+    outcome, begun = int(new.outcome), state.begun
+    over = place.segments == 0 or steps >= unrolls.horizon or outcome in LOST
+    if over:
+        tasks.pop(place.number)
+        tasks[begun] = setting.tasks(begun)
+        place, trajectory = _start(setting, key, new.weights, begun, tasks[begun])
+        begun += 1
+    swap = lambda old, one: (*old[:turn], one, *old[turn + 1 :])
+    del state.log[state.updates :]
+    row = (float(segment.value), float(new.gradient_norm), int(new.nonfinite), outcome)
+    state.log.append(row)
+    state = state._replace(
+        arrays=_Arrays(
+            new.weights,
+            new.meta_state,
+            swap(arrays.trajectories, trajectory),
+            arrays.best_weights,
+        ),
+        places=swap(state.places, place),
+        begun=begun,
+        updates=state.updates + 1,
+        horizon=max(state.horizon, steps),
+    )
+    monitor = setting.monitor
+    due = monitor and state.updates % monitor.every == 0
+    return _judge(setting, key, state) if due or state.updates == setting.updates else state
+
+
+def _judge(setting: MetaTraining, key: RandomKey, state: _State) -> _State:
+    """Run from scratch with the weights as they are, and keep them if they are the best yet."""
+    monitor = setting.monitor
+    if monitor is None:
+        return state
+    objective = monitor.objective or setting.objective
+    totals = []
+    for number, task in enumerate(monitor.tasks):
+        problem = LearnedTraining(
+            task=task,
+            optimizer=setting.optimizer,
+            measure=objective,
+            horizon=monitor.steps,
+        )
+        run_key = _stream(key, MONITOR, number)
+        _, mean = train_from_scratch(
+            problem, state.arrays.weights, run_key, _nothing, monitor.steps
+        )
+        totals.append(float(mean))
+    value = sum(totals) / len(totals)
+    state.monitored[:] = [pair for pair in state.monitored if pair[0] < state.updates]
+    state.monitored.append((state.updates, value))
+    if not isfinite(value) or value >= state.best[1]:
+        return state
+    arrays = state.arrays._replace(best_weights=state.arrays.weights)
+    return state._replace(arrays=arrays, best=(state.updates, value))
+
+
+def _nothing(task: Task, params: Any, key: RandomKey) -> Array:
+    del task, params, key
+    return jnp.zeros(())
+
+
+def _save(checkpoint: Checkpoint, state: _State) -> None:
+    notes = {
+        "places": state.places,
+        "begun": state.begun,
+        "updates": state.updates,
+        "horizon": state.horizon,
+        "best": state.best,
+        "log": state.log[: state.updates],
+        "monitored": [pair for pair in state.monitored if pair[0] <= state.updates],
+    }
+    checkpoints.save(checkpoint.path, state.arrays, notes)
+
+
+def _restore(checkpoint: Checkpoint, state: _State) -> _State:
+    """Return the saved state where there is one, and make sure early that saving is possible."""
+    if checkpoint.every < 1:
+        raise ValueError(f"checkpoint.every is {checkpoint.every}; allowed are integers from 1")
+    if not checkpoint.path.exists():
+        _save(checkpoint, state)
+        return state
+    if not checkpoint.resume:
+        raise FileExistsError(
+            f"{checkpoint.path} exists; pass Checkpoint(..., resume=True) to continue from it, or "
+            "choose another file."
+        )
+    arrays, notes = checkpoints.load(checkpoint.path, state.arrays)
+    places = tuple(_Place(*place) for place in notes.pop("places"))
+    best = tuple(notes.pop("best"))
+    log = [tuple(row) for row in notes.pop("log")]
+    monitored = [tuple(pair) for pair in notes.pop("monitored")]
+    return _State(arrays, places, best=best, log=log, monitored=monitored, **notes)

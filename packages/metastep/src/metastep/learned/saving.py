@@ -1,0 +1,242 @@
+"""Trained optimizers in files: an `.npz` archive of arrays and a description, without pickles."""
+
+import json
+import warnings
+import zipfile
+from dataclasses import fields
+from importlib.resources import files
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Int, PyTree
+
+from metastep.files import write_atomically
+from metastep.learned.hyperparameters import LearnedAdam, LearnedSchedule, LearnedSGD
+from metastep.learned.learned import AbstractLearnedOptimizer
+from metastep.learned.lstm import CoordinatewiseLSTM
+from metastep.learned.mlp_optimizer import MLPOptimizer
+
+SCHEMA = "metastep learned optimizer 1"
+HEADER = "header"
+FAMILIES = {
+    family.__name__: family
+    for family in (MLPOptimizer, CoordinatewiseLSTM, LearnedSGD, LearnedAdam, LearnedSchedule)
+}
+
+
+class OptimizerFileError(ValueError):
+    """A file that holds no usable optimizer: damaged, of another schema, or of other shapes."""
+
+
+class HorizonWarning(UserWarning):
+    """A learned optimizer has taken more steps than any trajectory it was meta-trained on."""
+
+
+class TrainedOptimizer(eqx.Module):
+    """A learned optimizer with its weights, and how far it can be trusted.
+
+    Attributes:
+        optimizer: the family.
+        weights: its weights.
+        horizon: the steps of the longest trajectory of meta-training. Beyond it a learned
+            optimizer may undo all it has done.
+        description: what it was meta-trained on, in words.
+    """
+
+    optimizer: AbstractLearnedOptimizer
+    weights: PyTree
+    horizon: int = eqx.field(static=True)
+    description: str = eqx.field(static=True, default="")
+
+    def __check_init__(self):
+        if isinstance(self.horizon, bool) or self.horizon < 1:
+            raise ValueError(f"horizon is {self.horizon!r}; allowed are the integers from 1.")
+
+    def transformation(self, steps: int | None = None) -> optax.GradientTransformation:
+        """Return the optax transformation.
+
+        Args:
+            steps: how many steps you will take, if you know. Then nothing is counted at run time.
+
+        Returns:
+            The transformation. Where `steps` is None, a `HorizonWarning` is issued, also from
+            compiled code, when it takes its first step beyond the horizon; under `vmap` this asks
+            Python at every step, which is slow, so give `steps` there.
+
+        Raises:
+            ValueError: if `steps` is not from 1 to the horizon.
+        """
+        inner = self.optimizer(self.weights)
+        if steps is None:
+            return _watched(inner, self.horizon)
+        if not 1 <= steps <= self.horizon:
+            raise ValueError(
+                f"steps is {steps}; allowed are 1 to {self.horizon}, the longest trajectory that "
+                "this optimizer was meta-trained on."
+            )
+        return inner
+
+
+def _watched(inner: optax.GradientTransformation, horizon: int) -> optax.GradientTransformation:
+    """Count steps, and warn at the first one beyond the horizon."""
+
+    def warn(count: Int[Array, ""]) -> None:
+        if int(count) == horizon + 1:
+            warnings.warn(
+                f"this learned optimizer was meta-trained on at most {horizon} steps and is now "
+                "taking more; what it does there is untested and often destructive.",
+                HorizonWarning,
+                stacklevel=2,
+            )
+
+    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
+        count, before = state
+        count = optax.safe_increment(count)
+        beyond = lambda: jax.debug.callback(warn, count)
+        jax.lax.cond(count == horizon + 1, beyond, lambda: None)
+        updates, after = inner.update(updates, before, params)
+        return updates, (count, after)
+
+    init = lambda params: (jnp.zeros((), jnp.int32), inner.init(params))
+    return optax.GradientTransformation(init, update)
+
+
+def save(path: Path, trained: TrainedOptimizer) -> None:
+    """Write a trained optimizer, atomically.
+
+    Args:
+        path: the file, by custom ending in `.npz`.
+        trained: what to write.
+
+    Raises:
+        ValueError: if the family cannot be written, as a `LearnedSchedule` with a direction, which
+            is a function.
+        OSError: if the file cannot be written. An older file at `path` is untouched then.
+    """
+    name = type(trained.optimizer).__name__
+    if FAMILIES.get(name) is not type(trained.optimizer):
+        raise ValueError(f"optimizer is a {name}; allowed are {', '.join(FAMILIES)}.")
+    settings = {one.name: getattr(trained.optimizer, one.name) for one in fields(trained.optimizer)}
+    if settings.get("direction") is not None:
+        raise ValueError("direction is a function, which no file can hold; allowed is None.")
+    header = {
+        "schema": SCHEMA,
+        "optimizer": name,
+        "settings": settings,
+        "horizon": trained.horizon,
+        "description": trained.description,
+    }
+    arrays = {name: np.asarray(leaf) for name, leaf in _named(trained.weights).items()}
+    content = BytesIO()
+    arrays[HEADER] = np.array(json.dumps(header))
+    np.savez(content, allow_pickle=False, **arrays)
+    write_atomically(path, content.getvalue())
+
+
+def read(path: Path) -> TrainedOptimizer:
+    """Read back what `save` wrote.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The optimizer, its weights in the precision they were saved in where JAX allows it.
+
+    Raises:
+        OptimizerFileError: if the file is truncated or damaged, of another schema, or its arrays
+            have other names or shapes than the optimizer needs, or are not finite.
+        FileNotFoundError: if there is none.
+    """
+    content = path.read_bytes()
+    try:
+        with np.load(BytesIO(content), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise OptimizerFileError(f"{path} is damaged, or is no .npz archive: {error}") from error
+    header = _header(path, arrays.pop(HEADER, None))
+    try:
+        optimizer = FAMILIES[header["optimizer"]](**header["settings"])
+        horizon, description = int(header["horizon"]), str(header["description"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise OptimizerFileError(
+            f"{path} describes no optimizer of this version: {error}"
+        ) from error
+    template = jax.eval_shape(optimizer.initial_weights, jax.random.key(0))
+    expected = {name: leaf.shape for name, leaf in _named(template).items()}
+    found = {name: array.shape for name, array in arrays.items()}
+    if found != expected:
+        raise OptimizerFileError(f"{path} holds arrays {found}; this optimizer needs {expected}.")
+    for name, array in arrays.items():
+        if array.dtype.kind != "f" or not np.all(np.isfinite(array)):
+            raise OptimizerFileError(f"{path}: the array {name!r} is not of finite floats.")
+    leaves = [jnp.asarray(arrays[name]) for name in expected]
+    weights = jax.tree.unflatten(jax.tree.structure(template), leaves)
+    return TrainedOptimizer(optimizer, weights, horizon, description)
+
+
+def load(path: Path, steps: int | None = None) -> optax.GradientTransformation:
+    """Return the optax transformation that a file holds.
+
+    Args:
+        path: what `save` wrote.
+        steps: how many steps you will take; see `TrainedOptimizer.transformation`.
+
+    Returns:
+        The transformation.
+
+    Raises:
+        OptimizerFileError: see `read`.
+        FileNotFoundError: if there is no file.
+        ValueError: if `steps` is beyond the horizon of meta-training.
+    """
+    return read(path).transformation(steps)
+
+
+def pretrained() -> TrainedOptimizer:
+    """Return the learned optimizer that ships with this package.
+
+    A `MLPOptimizer`; its `description` says what it was meta-trained on and by which command.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from metastep.learned import pretrained
+        >>> optimizer = pretrained().transformation(steps=100)
+        >>> loss = lambda w: jnp.sum((w - 0.2) ** 2)
+        >>> def step(carry, _):
+        ...     w, state = carry
+        ...     updates, state = optimizer.update(jax.grad(loss)(w), state, w)
+        ...     return (optax.apply_updates(w, updates), state), None
+        >>> w = jnp.zeros(3)
+        >>> (w, _), _ = jax.lax.scan(step, (w, optimizer.init(w)), length=100)
+        >>> bool(loss(w) < 0.1 * loss(jnp.zeros(3)))
+        True
+
+    Returns:
+        The optimizer.
+    """
+    return read(Path(str(files("metastep.learned") / "pretrained.npz")))
+
+
+def _named(weights: PyTree) -> dict[str, Any]:
+    """Return the leaves of nested dictionaries by names such as "hidden/bias"."""
+    leaves = jax.tree_util.tree_leaves_with_path(weights)
+    return {"/".join(str(part.key) for part in path): leaf for path, leaf in leaves}
+
+
+def _header(path: Path, array: np.ndarray | None) -> dict[str, Any]:
+    foreign = OptimizerFileError(f"{path} is no learned optimizer of the schema {SCHEMA!r}.")
+    if array is None or array.dtype.kind != "U" or array.shape != ():
+        raise foreign
+    try:
+        header = json.loads(str(array))
+    except json.JSONDecodeError:
+        raise foreign from None
+    if not isinstance(header, dict) or header.get("schema") != SCHEMA:
+        raise foreign
+    return header

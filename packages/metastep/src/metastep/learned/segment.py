@@ -1,0 +1,258 @@
+"""Training with a learned optimizer as a problem, and the gradient of one segment of it."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from metastep.compilation import compiled
+from metastep.learned.learned import AbstractLearnedOptimizer
+from metastep.problems.base import AbstractProblem, horizon_error
+from metastep.trees import differentiable
+from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What a model is trained on: a pytree with an initialization and an inner loss."""
+
+    def init(self, key: RandomKey) -> PyTree:
+        """Return random parameters."""
+        ...
+
+    def loss(self, params: PyTree, step: StepIndex) -> Scalar:
+        """Return the inner loss on the batch of step `step`, the first of which is 0."""
+        ...
+
+
+Objective = Callable[[Any, PyTree, RandomKey], Scalar]
+"""`(task, params, key) -> loss`: what a learned optimizer is judged by, on training data
+(train-by-train) or on validation data (train-by-validation). `key` draws examples, if it likes."""
+
+
+class LearnedTrainingState(eqx.Module):
+    """A point on the trajectory of a training run.
+
+    Attributes:
+        params: what is trained.
+        optimizer_state: what the learned optimizer remembers.
+        step: int32 scalar, the number of steps taken.
+        key: of the run.
+        total: the sum of the objective over the steps taken, each at the parameters before it.
+    """
+
+    params: PyTree
+    optimizer_state: Any
+    step: Int[Array, ""]
+    key: RandomKey
+    total: Scalar
+
+
+class LearnedTraining(AbstractProblem):
+    """Train on one task with a learned optimizer; the outer loss is the mean objective on the way.
+
+    The weights of the learned optimizer are the hyperparameters `outer`, so that every estimator
+    of `metastep.estimators` applies; `PersistentEvolutionStrategies` needs nothing else for
+    partial unrolls, since the objective of the windows adds up.
+
+    Attributes:
+        task: what is trained.
+        optimizer: the family of optimizers.
+        measure: the objective of a step.
+        horizon: the number of steps.
+        first_order: whether the inner gradients count as constants (the authors' code). Then the
+            weights act through the parameters only: a biased meta-gradient that needs no second
+            derivatives of the loss. False differentiates through everything.
+    """
+
+    task: Task
+    optimizer: AbstractLearnedOptimizer
+    measure: Objective = eqx.field(static=True)
+    horizon: int = eqx.field(static=True)
+    first_order: bool = eqx.field(static=True, default=True)
+
+    def __check_init__(self):
+        if message := horizon_error(self.horizon):
+            raise ValueError(message)
+
+    def init(self, outer: Outer, key: RandomKey) -> Inner:
+        """Return random parameters and a fresh optimizer state."""
+        params_key, run_key = jax.random.split(key)
+        params = self.task.init(params_key)
+        total = jnp.zeros((), jax.eval_shape(self.measure, self.task, params, run_key).dtype)
+        state = self.optimizer(outer).init(params)
+        return LearnedTrainingState(params, state, jnp.zeros((), jnp.int32), run_key, total)
+
+    def step(self, inner: Inner, outer: Outer, t: StepIndex, key: RandomKey) -> Inner:
+        """Measure the objective, then apply one update; the state carries its step and key."""
+        del t, key
+        step_key = jax.random.fold_in(inner.key, inner.step)
+        total = inner.total + self.measure(self.task, inner.params, step_key)
+        grads = jax.grad(self.task.loss)(inner.params, inner.step)
+        before = inner.optimizer_state
+        if self.first_order:
+            grads = jax.lax.stop_gradient(grads)
+            if not self.optimizer.state_depends_on_weights:
+                before = jax.lax.stop_gradient(before)
+        updates, after = self.optimizer(outer).update(grads, before, inner.params)
+        params = optax.apply_updates(inner.params, updates)
+        return LearnedTrainingState(params, after, inner.step + 1, inner.key, total)
+
+    def objective(self, inner: Inner, outer: Outer, key: RandomKey) -> Scalar:
+        """Return the sum of the objective so far, divided by the horizon."""
+        del outer, key
+        return inner.total / self.horizon
+
+
+class Segment(eqx.Module):
+    """What one segment of a trajectory gives.
+
+    Attributes:
+        value: the mean objective over its steps.
+        grad: the derivative of `value` with respect to the weights, the state at the beginning of
+            the segment taken as given.
+        state: the trajectory after the segment.
+    """
+
+    value: Float[Array, ""]
+    grad: Outer
+    state: LearnedTrainingState
+
+
+@compiled
+def first_state(problem: LearnedTraining, weights: Outer, key: RandomKey) -> LearnedTrainingState:
+    """Return the beginning of a trajectory, compiled."""
+    return problem.init(weights, key)
+
+
+@compiled
+def run_segment(
+    problem: LearnedTraining,
+    weights: Outer,
+    state: LearnedTrainingState,
+    length: Int[Array, ""],
+    block: int,
+    blocks: int,
+) -> Segment:
+    """Continue a trajectory by `length` steps and differentiate their mean objective.
+
+    Reverse mode over blocks of `block` steps: one state is stored for each block on the way
+    forward, one for each step of the block being differentiated, and all else is computed anew.
+    The length is traced, so that any segment runs the same compiled code. Exact for the segment;
+    biased for the whole trajectory, as partial unrolls are. Time: 3 forward steps and a backward
+    one per step, one forward step less in the last block.
+
+    Args:
+        problem: the training run.
+        weights: of the learned optimizer.
+        state: where the segment begins.
+        length: int32 scalar, from 1 to `block * blocks`.
+        block: steps in a block; static.
+        blocks: room for so many; static.
+
+    Returns:
+        Value, gradient and the state at the end.
+    """
+    state = eqx.tree_at(lambda state: state.total, state, jnp.zeros_like(state.total))
+    count = (length + block - 1) // block
+    steps_of = lambda index: jnp.minimum(block, length - index * block)
+
+    def step(weights: Outer, state: PyTree) -> PyTree:
+        return problem.step(state, weights, state.step, state.key)
+
+    def advance(index: Array, state: PyTree) -> PyTree:
+        return jax.lax.fori_loop(0, steps_of(index), lambda _, state: step(weights, state), state)
+
+    last, starts = _record(advance, state, count - 1, blocks)
+    starts = _put(starts, last, count - 1)
+
+    def through_block(number: Array, carry: tuple[PyTree, PyTree, PyTree]) -> tuple:
+        slope, end_slope, end = carry
+        index = count - 1 - number
+        steps = steps_of(index)
+        one_step = lambda _, state: step(weights, state)
+        after, states = _record(one_step, _row(starts, index), steps, block)
+
+        def through_step(number: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
+            slope, end_slope = carry
+            moving, fixed = differentiable(_row(states, steps - 1 - number))
+            moved = lambda weights, moving: step(weights, eqx.combine(moving, fixed))
+            _, pull_back = jax.vjp(lambda *both: differentiable(moved(*both))[0], weights, moving)
+            weights_slope, start_slope = pull_back(end_slope)
+            return jax.tree.map(jnp.add, slope, weights_slope), start_slope
+
+        slope, start_slope = jax.lax.fori_loop(0, steps, through_step, (slope, end_slope))
+        # The last block is differentiated first, and its end is that of the segment.
+        return slope, start_slope, jax.lax.cond(number == 0, lambda: after, lambda: end)
+
+    end_slope = jax.tree.map(jnp.zeros_like, differentiable(state)[0])
+    end_slope = eqx.tree_at(lambda slope: slope.total, end_slope, jnp.ones_like(state.total))
+    nothing = jax.tree.map(jnp.zeros_like, weights)
+    slope, _, end = jax.lax.fori_loop(0, count, through_block, (nothing, end_slope, state))
+    return Segment(end.total / length, jax.tree.map(lambda leaf: leaf / length, slope), end)
+
+
+def _record(
+    advance: Callable[[Array, PyTree], PyTree], state: PyTree, count: Array, room: int
+) -> tuple[PyTree, PyTree]:
+    """Advance `count` times; return the end and, in `room` rows, the state before each time."""
+
+    def body(index: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
+        state, rows = carry
+        return advance(index, state), _put(rows, state, index)
+
+    rows = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (room, *leaf.shape)), state)
+    return jax.lax.fori_loop(0, count, body, (state, rows))
+
+
+def _put(rows: PyTree, state: PyTree, index: Array) -> PyTree:
+    return jax.tree.map(
+        lambda row, leaf: jax.lax.dynamic_update_index_in_dim(row, leaf, index, 0), rows, state
+    )
+
+
+def _row(rows: PyTree, index: Array) -> PyTree:
+    return jax.tree.map(lambda row: jax.lax.dynamic_index_in_dim(row, index, keepdims=False), rows)
+
+
+@compiled
+def train_from_scratch(
+    problem: LearnedTraining, weights: Outer, key: RandomKey, record: Callable, every: int
+) -> PyTree:
+    """Train over the whole horizon and look at the parameters now and then.
+
+    Args:
+        problem: the training run.
+        weights: of the learned optimizer.
+        key: of the run.
+        record: `(task, params, key) -> pytree`, called before the first step and after every
+            `every` of them; static, as `every` is.
+        every: a divisor of the horizon.
+
+    Returns:
+        What `record` returned, stacked, and the mean objective over the horizon.
+
+    Raises:
+        ValueError: if `every` does not divide the horizon.
+    """
+    if every < 1 or problem.horizon % every:
+        raise ValueError(f"every is {every}; allowed are the divisors of {problem.horizon}.")
+    state = problem.init(weights, key)
+    look = lambda state: record(problem.task, state.params, state.key)
+
+    def stretch(state: PyTree, _: None) -> tuple[PyTree, PyTree]:
+        state, _ = jax.lax.scan(
+            lambda state, _: (problem.step(state, weights, state.step, state.key), None),
+            state,
+            length=every,
+        )
+        return state, look(state)
+
+    first = look(state)
+    state, rest = jax.lax.scan(stretch, state, length=problem.horizon // every)
+    recorded = jax.tree.map(lambda one, many: jnp.concatenate([one[None], many]), first, rest)
+    return recorded, state.total / problem.horizon

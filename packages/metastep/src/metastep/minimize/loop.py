@@ -1,0 +1,200 @@
+"""One outer step, and the compiled loop over many of them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from metastep.compilation import compiled
+from metastep.estimators.base import AbstractEstimator, Estimate
+from metastep.problems.base import AbstractProblem
+from metastep.results import RESULTS
+from metastep.trees import norm, same_structure
+from metastep.types import Outer, RandomKey, RandomKeys
+
+BEFORE_THE_FIRST_STEP = 2**32 - 1
+
+Sampler = Callable[[RandomKey], AbstractProblem]
+Problem = AbstractProblem | Sampler
+Recorder = Callable[[Int[Array, ""], Outer, Estimate], PyTree[Array]]
+
+
+class History(eqx.Module):
+    """One entry per outer step, measured at the hyperparameters before the update.
+
+    Attributes:
+        value: the objective; the mean over a meta-batch.
+        gradient_norm: the Euclidean norm of the (averaged) hypergradient.
+        result: an array of items of `RESULTS`; `RESULTS[history.result]` gives the messages.
+        recorded: what the `record` function returned, stacked; None without one.
+    """
+
+    value: Float[Array, "*steps"]
+    gradient_norm: Float[Array, "*steps"]
+    result: RESULTS
+    recorded: PyTree[Array]
+
+
+class Carry(eqx.Module):
+    """The state of the loop: what a checkpoint holds."""
+
+    outer: Outer
+    optimizer_state: Any
+    estimator_state: Any
+    step: Int[Array, ""]
+    failed: Bool[Array, ""]
+    history: History
+
+
+class Loop(eqx.Module):
+    """Everything that stays the same from step to step."""
+
+    problem: Problem
+    estimator: AbstractEstimator
+    optimizer: optax.GradientTransformation
+    key: RandomKey
+    meta_batch: int
+    tasks_at_once: int
+    mesh: Mesh | None
+    project: Callable[[Outer], Outer] | None
+    record: Recorder | None
+    halt_on_failure: bool
+
+    def estimate(self, outer: Outer, state: Any, step: Int[Array, ""]) -> tuple[Estimate, Any]:
+        """Estimate the hypergradient of one outer step, averaged over the meta-batch."""
+        key = jax.random.fold_in(self.key, step)
+        if isinstance(self.problem, AbstractProblem):
+            return self.estimator.estimate(self.problem, outer, state, key)
+        keys = jax.random.split(key, self.meta_batch)
+        if self.mesh is None:
+            estimates, state = self._estimates(self.problem, outer, keys, state)
+            return _average(estimates), state
+        return self._sharded(self.problem, self.mesh, outer, keys, state), state
+
+    def _estimates(
+        self, sampler: Sampler, outer: Outer, keys: RandomKeys, state: Any
+    ) -> tuple[Estimate, Any]:
+        """Estimate the hypergradient of one task for each key, stacked."""
+
+        def one(task: tuple[RandomKey, Any]) -> tuple[Estimate, Any]:
+            task_key, key = jax.random.split(task[0])
+            return self.estimator.estimate(sampler(task_key), outer, task[1], key)
+
+        return jax.lax.map(one, (keys, state), batch_size=self.tasks_at_once)
+
+    def _sharded(
+        self, sampler: Sampler, mesh: Mesh, outer: Outer, keys: RandomKeys, state: Any
+    ) -> Estimate:
+        """Do the same with an equal share of the tasks on every device of the mesh.
+
+        One all-reduce of the value and the hypergradient, one gathering of numbers for each task.
+        """
+        axes = mesh.axis_names
+
+        def share(outer: Outer, keys: RandomKeys) -> Estimate:
+            # A distribution of problems carries no estimator state: `begin` has seen to that.
+            tasks, _ = self._estimates(sampler, outer, keys, state)
+            value, grad = jax.lax.pmean(_mean((tasks.value, tasks.grad)), axes)
+            result, stats = jax.lax.all_gather((tasks.result, tasks.stats), axes, tiled=True)
+            return _combine(value, grad, result, stats)
+
+        everywhere = PartitionSpec()
+        # Varying axes are not checked: a scan that starts from constants would be refused.
+        spread = jax.shard_map(
+            share,
+            mesh=mesh,
+            in_specs=(everywhere, PartitionSpec(axes)),
+            out_specs=everywhere,
+            check_vma=False,
+        )
+        return spread(outer, keys)
+
+    def body(self, carry: Carry) -> Carry:
+        """Take one outer step; keep everything but the history where the estimate failed."""
+        estimate, estimator_state = self.estimate(carry.outer, carry.estimator_state, carry.step)
+        good = estimate.result == RESULTS.successful
+        updates, optimizer_state = self.optimizer.update(
+            estimate.grad, carry.optimizer_state, carry.outer
+        )
+        outer = optax.apply_updates(carry.outer, updates)
+        outer = outer if self.project is None else self.project(outer)
+        same_structure("project", carry.outer, outer)
+        keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+        recorded = self.record and self.record(carry.step, carry.outer, estimate)
+        row = History(estimate.value, estimate.stats["gradient_norm"], estimate.result, recorded)
+        write = lambda buffer, entry: buffer.at[carry.step].set(entry)
+        return Carry(
+            outer=keep(outer, carry.outer),
+            optimizer_state=keep(optimizer_state, carry.optimizer_state),
+            estimator_state=estimator_state,
+            step=carry.step + 1,
+            failed=~good,
+            history=jax.tree.map(write, carry.history, row),
+        )
+
+
+def _mean(tree: PyTree[Array]) -> PyTree[Array]:
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), tree)
+
+
+def _average(tasks: Estimate) -> Estimate:
+    """Average the stacked estimates of a meta-batch."""
+    return _combine(_mean(tasks.value), _mean(tasks.grad), tasks.result, tasks.stats)
+
+
+def _combine(value: Array, grad: Outer, result: RESULTS, stats: Mapping[str, Any]) -> Estimate:
+    """Return the estimate of a meta-batch; its result is that of the first task that failed."""
+    first_bad = jnp.argmax(result != RESULTS.successful)
+    result = jax.tree.map(lambda x: x[first_bad], result)
+    return Estimate(value, grad, result, {"gradient_norm": norm(grad), "tasks": stats})
+
+
+@compiled
+def advance(loop: Loop, carry: Carry, stop: Int[Array, ""]) -> Carry:
+    """Take outer steps up to number `stop`, or to the first failure if the loop halts there."""
+
+    def going_on(carry: Carry) -> Bool[Array, ""]:
+        halted = carry.failed if loop.halt_on_failure else False
+        return (carry.step < stop) & jnp.logical_not(halted)
+
+    return jax.lax.while_loop(going_on, lambda carry: loop.body(carry), carry)
+
+
+@compiled
+def begin(loop: Loop, outer: Outer, steps: int) -> Carry:
+    """Return the state before the first step, with room for the whole history."""
+    key = jax.random.fold_in(loop.key, BEFORE_THE_FIRST_STEP)
+    if isinstance(loop.problem, AbstractProblem):
+        estimator_state = loop.estimator.init(loop.problem, outer, key)
+    else:
+        sampler = loop.problem
+        prepare = lambda key: loop.estimator.init(sampler(key), outer, key)
+        estimator_state = jax.vmap(prepare)(jax.random.split(key, loop.meta_batch))
+        if jax.tree.leaves(estimator_state):
+            raise ValueError(
+                f"{loop.estimator} carries trajectories from one outer step to the next, and a "
+                "distribution of problems draws new ones. Give minimize one problem that draws "
+                "its task in `init` and keeps it in its inner state."
+            )
+
+    def entry(outer: Outer, state: Any) -> History:
+        step = jnp.zeros((), jnp.int32)
+        estimate, _ = loop.estimate(outer, state, step)
+        recorded = loop.record and loop.record(step, outer, estimate)
+        return History(estimate.value, estimate.stats["gradient_norm"], estimate.result, recorded)
+
+    row = eqx.filter_eval_shape(entry, outer, estimator_state)
+    room = lambda x: jnp.zeros((steps, *x.shape), x.dtype)
+    return Carry(
+        outer=outer,
+        optimizer_state=loop.optimizer.init(outer),
+        estimator_state=estimator_state,
+        step=jnp.zeros((), jnp.int32),
+        failed=jnp.array(False),
+        history=jax.tree.map(room, row),
+    )

@@ -1,0 +1,118 @@
+"""The bases in which a posterior is diagonal, and when they are computed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from metastep.compilation import compiled
+from metastep.curvature.layers.capture import find_layers
+from metastep.curvature.layers.kronecker import kronecker_hessian
+from metastep.curvature.operators.risk import EmpiricalRisk, batched
+from metastep.pac_bayes.posterior import Basis, Layout
+
+BATCH = 500
+
+
+def standard_basis(risk: EmpiricalRisk, layout: Layout) -> Basis:
+    """Return identity matrices: independent weights."""
+    shapes = {
+        name: layer.shape(layout.bias)
+        for name, layer in find_layers(risk, layout.names, layout.bias).items()
+    }
+    left = {name: jnp.eye(rows) for name, (rows, _) in shapes.items()}
+    return left, {name: jnp.eye(columns) for name, (_, columns) in shapes.items()}
+
+
+def kronecker_basis(risk: EmpiricalRisk, layout: Layout) -> Basis:
+    """Return the eigenvectors of E[M] and E[x x^T], by falling eigenvalue.
+
+    Reference:
+        (C.272) and (C.273) of the thesis; `KroneckerHessian`.
+    """
+    if not layout.names:
+        return {}, {}
+    return kronecker_hessian(risk, layers=layout.names, bias=layout.bias).eigenbasis()
+
+
+def chain_basis(risk: EmpiricalRisk, layout: Layout) -> Basis:
+    """Return eigenvectors of S^T E[A] S in place of E[M], S being the product of the weights above.
+
+    A is the Hessian of the loss with respect to the output. The factor 1/4 for each layer of
+    rectified units (C.265) changes no eigenvector.
+
+    Raises:
+        ValueError: unless the layers are fully connected, each on top of the one before in the
+            order of the parameters.
+    """
+    layers = find_layers(risk, layout.names, layout.bias)
+    chain = list(layers.values())
+    if any(layer.positions != 1 for layer in chain) or any(
+        below.outputs != above.inputs for below, above in pairwise(chain)
+    ):
+        shapes = {layer.name: layer.shape() for layer in chain}
+        raise ValueError(
+            f"the layers are {shapes}; the approximate output Hessian allows a chain of fully "
+            "connected layers in the order of the parameters. Use kronecker_basis."
+        )
+    middle, left = output_curvature(risk), {}
+    for layer in reversed(chain):
+        left[layer.name] = jnp.linalg.eigh(middle)[1][:, ::-1]
+        weight = layer.to_matrix(risk.params)
+        middle = weight.T @ middle @ weight
+    return {name: left[name] for name in layers}, kronecker_basis(risk, layout)[1]
+
+
+@compiled
+def output_curvature(risk: EmpiricalRisk) -> Float[Array, "classes classes"]:
+    """Return E[A], the mean Hessian of the loss with respect to the model's output."""
+
+    def hessian(example: tuple[Array, Array]) -> Array:
+        output = risk.model(risk.params, example[0])
+        return jax.hessian(lambda output: risk.loss(output, example[1]))(output)
+
+    mean = lambda data: jnp.mean(jax.vmap(hessian)(data), axis=0)
+    return batched(mean, risk.data, risk.examples, BATCH)
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """How the posterior's basis is computed, and how often.
+
+    Attributes:
+        basis: `(risk, layout) -> (left, right)`, orthogonal matrices for each layer.
+        every: epochs between two computations, at the posterior's mean; None for once, at the
+            start.
+    """
+
+    basis: Callable[[EmpiricalRisk, Layout], Basis]
+    every: int | None = None
+
+    def __post_init__(self):
+        """Refuse an impossible interval."""
+        if self.every is not None and self.every < 1:
+            raise ValueError(f"every is {self.every}; allowed are None and integers from 1.")
+
+    def is_due(self, epoch: int) -> bool:
+        """Return whether the basis is computed at the start of this epoch."""
+        return epoch == 0 if self.every is None else epoch % self.every == 0
+
+    def repeated(self, every: int) -> "Rotation":
+        """Return the same basis, computed anew every so many epochs."""
+        return replace(self, every=every)
+
+
+BASE = Rotation(standard_basis)
+"""Independent weights: Dziugaite and Roy (2017)."""
+
+APPR = Rotation(kronecker_basis)
+"""Eigenvectors of the layer-wise Hessians at the start."""
+
+ITER = Rotation(kronecker_basis, every=10)
+"""Eigenvectors of the layer-wise Hessians, every ten epochs."""
+
+ITER_M = Rotation(chain_basis, every=10)
+"""The same with the output Hessian approximated from the weights."""

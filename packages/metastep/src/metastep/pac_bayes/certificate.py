@@ -1,0 +1,199 @@
+"""A PAC-Bayes bound on paper: every constant that went into it, saved and checked again."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metastep.files import write_atomically
+from metastep.pac_bayes.bound import (
+    PRIOR_CEILING,
+    PRIOR_PRECISION,
+    Bound,
+    bound,
+    kl_inverse_lower,
+)
+
+SCHEMA = "metastep certificate 1"
+CHANCE = 0.001  # of calling a true bound contradicted by its test error
+ROUNDING = 1e-9
+
+
+class Verdict(NamedTuple):
+    """What `Certificate.check` found.
+
+    Attributes:
+        holds: whether the numbers follow from each other and no test error contradicts them.
+        reasons: why not, one sentence each; empty where it holds.
+    """
+
+    holds: bool
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """An upper bound on the error of a stochastic model, with what is needed to compute it again.
+
+    With probability `confidence` over the training examples and the draws, a model drawn from the
+    posterior anew for each prediction errs on new examples at a rate of at most `bound`. That is
+    so if the examples are independent draws from one distribution and the prior's mean was chosen
+    without them. What `check` cannot know is whether these two are true, and whether the moments
+    of the posterior are those of the model in use.
+
+    Attributes:
+        bound: the upper limit.
+        uncorrected: the same if the measured training error were exact, for comparison with the
+            literature; not guaranteed.
+        confidence: 1 - delta - draw_delta.
+        delta: probability that the PAC-Bayes theorem fails.
+        draw_delta: probability that the estimate of the training error is too far off.
+        examples: training examples n.
+        draws: independent pairs of weights and a training example.
+        error_sum: sum of their errors.
+        kl: KL(Q || P) in nats.
+        parameters: number of weights P.
+        distance_squared: |mean of Q - mean of P|^2.
+        variance_sum: sum of the variances of Q.
+        log_variance_sum: sum of their logarithms.
+        j: the prior's variance is c exp(-j / b).
+        prior_ceiling: c.
+        prior_precision: b.
+        test_examples: held-out examples.
+        test_draws: pairs of weights and a held-out example.
+        test_error: mean of their errors.
+        data_digest: SHA-256 of the training data.
+    """
+
+    bound: float
+    uncorrected: float
+    confidence: float
+    delta: float
+    draw_delta: float
+    examples: int
+    draws: int
+    error_sum: float
+    kl: float
+    parameters: int
+    distance_squared: float
+    variance_sum: float
+    log_variance_sum: float
+    j: int
+    prior_ceiling: float
+    prior_precision: int
+    test_examples: int
+    test_draws: int
+    test_error: float
+    data_digest: str
+
+    def check(self) -> Verdict:
+        """Compute the bound again from the constants, and hold it against the test error.
+
+        Returns:
+            Whether it holds up, and if not, why.
+        """
+        try:
+            again = self._again()
+        except (ValueError, OverflowError, ZeroDivisionError) as error:
+            return Verdict(False, (f"The constants are impossible: {error}",))
+        found = {
+            "kl": (self.kl, self._kl()),
+            "bound": (self.bound, again.value),
+            "uncorrected": (self.uncorrected, again.uncorrected),
+            "confidence": (self.confidence, again.confidence),
+        }
+        reasons = [
+            f"{name} is {stated:.9g}, and the constants give {value:.9g}."
+            for name, (stated, value) in found.items()
+            if not math.isclose(stated, value, rel_tol=ROUNDING, abs_tol=ROUNDING)
+        ]
+        lowest = float(kl_inverse_lower(self.test_error, -math.log(CHANCE) / self.test_examples))
+        if lowest > self.bound:
+            reasons.append(
+                f"The error on {self.test_examples} held-out examples is {self.test_error:.4g}, "
+                f"which contradicts a bound of {self.bound:.4g}: the prior may have seen the "
+                "training data, or the held-out examples come from another distribution."
+            )
+        return Verdict(not reasons, tuple(reasons))
+
+    def _kl(self) -> float:
+        return gaussian_kl(
+            self.distance_squared,
+            self.variance_sum,
+            self.log_variance_sum,
+            self.parameters,
+            prior_variance(self.j, self.prior_ceiling, self.prior_precision),
+        )
+
+    def _again(self) -> Bound:
+        if not (self.test_examples >= 1 and 0 <= self.test_error <= 1):
+            raise ValueError(
+                f"test_error is {self.test_error} on {self.test_examples} examples; allowed are "
+                "numbers in [0, 1] on at least one."
+            )
+        return bound(
+            self.error_sum / self.draws,
+            self._kl(),
+            self.examples,
+            j=self.j,
+            delta=self.delta,
+            draws=self.draws,
+            draw_delta=self.draw_delta,
+        )
+
+    def save(self, path: Path | str) -> None:
+        """Write the certificate as JSON; the file is never half-written.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
+        content = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2)
+        write_atomically(Path(path), f"{content}\n".encode())
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Certificate":
+        """Read back what `save` wrote; `check` says whether it holds up.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is no certificate of this version.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is no certificate: {error}") from error
+        schema = content.get("schema") if isinstance(content, dict) else None
+        if schema != SCHEMA:
+            raise ValueError(f"{path} has the schema {schema!r}; allowed is {SCHEMA!r}.")
+        return cls(**{field.name: _read(path, content, field) for field in fields(cls)})
+
+
+def _read(path: Path | str, content: dict[str, Any], field: Any) -> Any:
+    value = content.get(field.name)
+    kinds: dict[Any, tuple[type, ...]] = {float: (float, int), int: (int,), str: (str,)}
+    if not isinstance(value, kinds[field.type]) or isinstance(value, bool):
+        allowed = field.type.__name__
+        raise ValueError(
+            f"{path}: {field.name} is {value!r}; allowed is a value of type {allowed}."
+        )
+    return field.type(value)
+
+
+def prior_variance(
+    j: int, ceiling: float = PRIOR_CEILING, precision: int = PRIOR_PRECISION
+) -> float:
+    """Return the j-th variance that the union bound allows, c exp(-j / b)."""
+    return ceiling * math.exp(-j / precision)
+
+
+def gaussian_kl(
+    distance_squared: float,
+    variance_sum: float,
+    log_variance_sum: float,
+    parameters: int,
+    variance: float,
+) -> float:
+    """Return KL(Q || P) from the moments of Q and the prior's variance, as `kl_divergence` does."""
+    trace = (variance_sum + distance_squared) / variance
+    return (trace - parameters + parameters * math.log(variance) - log_variance_sum) / 2

@@ -1,0 +1,194 @@
+"""Weights of training examples tuned by K-RMD, padded so that few shapes are ever compiled."""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+from scipy.linalg import eigh
+
+from metastep.compilation import compiled
+from metastep.estimators import TruncatedReverse
+from metastep.minimize.minimize import minimize
+from metastep.problems import TrainingProblem, unroll
+from metastep.tasks import StoredTwice, cross_entropy
+from metastep.types import Outer, Scalar
+
+# Small problems are padded to these sizes: their compilation takes longer than their fit.
+ROWS = (64, 256)
+COLUMNS = (16, 64)
+CLASSES = (4, 10)
+BARRED = -1e9  # a score whose softmax is exactly zero
+
+
+class Labelled(NamedTuple):
+    """Examples with a first column of ones, shape (examples, features), and labels from 0."""
+
+    features: np.ndarray
+    labels: np.ndarray
+
+
+class Settings(NamedTuple):
+    """How the weights are tuned; the fields mean what they mean in `HypercleanedClassifier`."""
+
+    classes: int
+    regularization: float
+    horizon: int
+    window: int
+    learning_rate: float
+    steps: int
+
+
+class Tuned(NamedTuple):
+    """The logits of the weights, parameters (classes, features), and the loss by outer step."""
+
+    logits: np.ndarray
+    params: np.ndarray
+    losses: np.ndarray
+
+
+class PaddedClassification(eqx.Module):
+    """Softmax regression on weighted examples, with padding that changes nothing.
+
+    A row of zeros has no gradient, a column of zeros leaves its parameters at zero, and a class
+    that `offsets` bars has probability zero. `shares` is one over the number of true examples, and
+    zero for the others.
+    """
+
+    features: StoredTwice
+    labels: Int[Array, " examples"]
+    shares: Float[Array, " examples"]
+    validation_features: Float[Array, "validation features"]
+    validation_labels: Int[Array, " validation"]
+    validation_shares: Float[Array, " validation"]
+    offsets: Float[Array, "classes features"]
+    regularization: Scalar
+
+    def loss(
+        self,
+        params: Float[Array, "classes features"],
+        outer: Float[Array, " examples"],
+        batch: None,
+    ) -> Scalar:
+        """Return the mean of weight times cross-entropy, plus the penalty of all but intercepts."""
+        del batch
+        losses = cross_entropy(params + self.offsets, self.features, self.labels)
+        penalty = self.regularization * jnp.sum(params[:, 1:] ** 2)
+        return jnp.sum(self.shares * jax.nn.sigmoid(outer) * losses) + penalty
+
+    def validation_loss(
+        self, params: Float[Array, "classes features"], outer: Float[Array, " examples"]
+    ) -> Scalar:
+        """Return the mean cross-entropy of the validation examples."""
+        del outer
+        scored = params + self.offsets
+        losses = cross_entropy(scored, self.validation_features, self.validation_labels)
+        return jnp.sum(self.validation_shares * losses)
+
+
+class Descent(eqx.Module):
+    """Gradient descent whose step size is an argument of what is compiled, not a part of it."""
+
+    step_size: Scalar
+
+    def __call__(self, outer: Outer) -> optax.GradientTransformation:
+        """Return the optimizer."""
+        del outer
+        return optax.sgd(self.step_size)
+
+
+def make_problem(train: Labelled, validation: Labelled, settings: Settings) -> TrainingProblem:
+    """Train by gradient descent with a step size that no weights can make unstable."""
+    rows = _padded_size(len(train.labels), ROWS)
+    held_out = _padded_size(len(validation.labels), ROWS)
+    columns = _padded_size(train.features.shape[1], COLUMNS)
+    classes = _padded_size(settings.classes, CLASSES if rows in ROWS else ())
+    offsets = np.zeros((classes, columns))
+    offsets[settings.classes :, 0] = BARRED
+    task = PaddedClassification(
+        StoredTwice(_pad(train.features, rows, columns)),
+        _pad(train.labels, rows),
+        _pad(np.full(len(train.labels), 1 / len(train.labels)), rows),
+        _pad(validation.features, held_out, columns),
+        _pad(validation.labels, held_out),
+        _pad(np.full(len(validation.labels), 1 / len(validation.labels)), held_out),
+        jnp.asarray(offsets, jnp.float32),
+        jnp.asarray(settings.regularization, jnp.float32),
+    )
+    step_size = 1 / (_largest_curvature(train.features) + 2 * settings.regularization)
+    return TrainingProblem(
+        loss=task.loss,
+        objective=task.validation_loss,
+        init_params=jnp.zeros((classes, columns)),
+        optimizer=Descent(jnp.asarray(step_size, jnp.float32)),
+        horizon=settings.horizon,
+    )
+
+
+def tune_weights(train: Labelled, validation: Labelled, settings: Settings) -> Tuned:
+    """Tune one weight per training example; start from 1/2 for all of them."""
+    problem, key = make_problem(train, validation, settings), jax.random.key(0)
+    run = minimize(
+        problem,
+        jnp.zeros(_padded_size(len(train.labels), ROWS)),
+        TruncatedReverse(settings.window),
+        optimizer=_scaled_descent(settings.learning_rate),
+        steps=settings.steps,
+        key=key,
+        every=settings.steps,
+        on_failure="raise",
+        progress=False,
+    )
+    params = _train(problem, run.outer, key).params
+    return Tuned(
+        np.asarray(run.outer, np.float64)[: len(train.labels)],
+        np.asarray(params, np.float64)[: settings.classes, : train.features.shape[1]],
+        np.asarray(run.history.value, np.float64),
+    )
+
+
+_train = compiled(unroll)
+
+
+@cache
+def _scaled_descent(learning_rate: float) -> optax.GradientTransformation:
+    """Gradient descent in units of the first gradient's typical size, whatever its padding.
+
+    Adam would move all weights alike, however little an example matters, and spoil their ranking.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Array, Array]:
+        del params
+        sizes = jnp.abs(updates)
+        total = jnp.sum(sizes)
+        typical = jnp.vdot(sizes, sizes / jnp.where(total > 0, total, 1))
+        unit = jnp.where(state > 0, state, typical)
+        return -learning_rate * updates / jnp.where(unit > 0, unit, 1), unit
+
+    # A new transformation would be new functions, and compiled again: hence the cache.
+    return optax.GradientTransformation(lambda params: jnp.zeros(()), update)
+
+
+def _largest_curvature(features: np.ndarray) -> float:
+    """Bound the curvature of the mean cross-entropy: that of the softmax is at most 1/2."""
+    rows, columns = features.shape
+    gram = features.T @ features if columns <= rows else features @ features.T
+    last = len(gram) - 1
+    largest = eigh(gram, eigvals_only=True, subset_by_index=[last, last])[0]
+    return float(largest) / (2 * rows)
+
+
+def _padded_size(size: int, sizes: tuple[int, ...]) -> int:
+    return next((padded for padded in sizes if size <= padded), size)
+
+
+def _pad(array: np.ndarray, rows: int, columns: int | None = None) -> Array:
+    widths = [(0, rows - array.shape[0])]
+    if columns is not None:
+        widths.append((0, columns - array.shape[1]))
+    padded = np.pad(array, widths)
+    return jnp.asarray(padded, jnp.int32 if padded.dtype.kind in "iu" else jnp.float32)

@@ -1,6 +1,0 @@
-"""`python -m metastep`: the command line."""
-
-from metastep.cli import main
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,214 @@
+"""Eigenpairs, traces, densities and subspaces against dense linear algebra."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metastep.curvature import (
+    LOBPCG,
+    Dual,
+    Lanczos,
+    SymmetricMatrix,
+    correspondence,
+    diagonal,
+    find_layers,
+    full_hessian_eigenpairs,
+    hutchinson_trace,
+    hutchpp_trace,
+    kronecker_eigenpairs,
+    layer_hessian,
+    log_determinant,
+    matricize,
+    spectral_density,
+    subspace_overlap,
+    top_eigenpairs,
+    xtrace,
+)
+from metastep.curvature.eigen import lanczos
+from tests.metastep.curvature.cases import CASES, loss_of
+
+SIZE = 60
+
+
+@pytest.fixture(scope="module")
+def matrix():
+    """Eigenvalues 60, 59, ... 1 over 60, squared: a decay with no gaps."""
+    with jax.enable_x64(True):
+        basis, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(SIZE, SIZE)))
+        yield jnp.asarray(basis * (np.arange(1, SIZE + 1) / SIZE) ** 2 @ basis.T)
+
+
+METHODS = {
+    "one vector": Lanczos(tolerance=1e-9, basis=20, block=1),
+    "block": Lanczos(tolerance=1e-9, basis=24, block=3),
+    "whole space": Lanczos(tolerance=1e-9, basis=SIZE),
+    "LOBPCG": LOBPCG(tolerance=1e-5),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_eigenpairs_equal_those_of_the_dense_matrix(x64, matrix, key, method, monkeypatch):
+    monkeypatch.setattr(lanczos, "COLUMNS", 7)  # the last piece begins within the one before
+    pairs = top_eigenpairs(SymmetricMatrix(matrix), 8, method=METHODS[method], key=key)
+    assert jnp.all(pairs.converged)
+    # A Ritz value is off by at most the square of its residual over a gap of 0.03.
+    np.testing.assert_allclose(pairs.values, np.linalg.eigvalsh(matrix)[:-9:-1], atol=1e-8)
+    residuals = jnp.linalg.norm(
+        pairs.vectors @ matrix - pairs.values[:, None] * pairs.vectors, axis=1
+    )
+    # The residuals of the recurrence are the true ones, to rounding.
+    np.testing.assert_allclose(pairs.residuals, residuals, atol=1e-12)
+    np.testing.assert_allclose(pairs.vectors @ pairs.vectors.T, np.eye(8), atol=1e-8)
+
+
+def test_pairs_that_have_not_converged_are_marked(x64, matrix, key):
+    method = Lanczos(tolerance=1e-9, basis=20, block=1, restarts=0)
+    pairs = top_eigenpairs(SymmetricMatrix(matrix), 8, method=method, key=key)
+    assert not jnp.all(pairs.converged) and pairs.products == 20
+    pairs = top_eigenpairs(SymmetricMatrix(matrix * jnp.nan), 8, method=method, key=key)
+    assert not jnp.any(pairs.converged)
+
+
+def test_a_start_near_the_eigenvectors_takes_fewer_products(x64, matrix, key):
+    method = METHODS["block"]
+    cold = top_eigenpairs(SymmetricMatrix(matrix), 8, method=method, key=key)
+    warm = top_eigenpairs(SymmetricMatrix(matrix), 8, method=method, key=key, start=cold.vectors)
+    assert warm.products < cold.products
+
+
+@pytest.mark.parametrize("name", ["block", "LOBPCG"])
+def test_vectors_missing_at_the_start_are_drawn(x64, matrix, key, name):
+    one = jnp.eye(SIZE)[:1]
+    pairs = top_eigenpairs(SymmetricMatrix(matrix), 3, method=METHODS[name], key=key, start=one)
+    assert jnp.all(pairs.converged)
+    np.testing.assert_allclose(pairs.values, np.linalg.eigvalsh(matrix)[:-4:-1], atol=1e-8)
+
+
+def test_repeated_and_zero_eigenvalues(x64, key):
+    """A block finds a double eigenvalue; a rank below the basis breaks nothing down."""
+    values = jnp.zeros(SIZE).at[:4].set(jnp.array([3.0, 2.0, 2.0, 1.0]))
+    method = METHODS["block"]
+    pairs = top_eigenpairs(SymmetricMatrix(jnp.diag(values)), 4, method=method, key=key)
+    np.testing.assert_allclose(pairs.values, values[:4], atol=1e-9)
+    np.testing.assert_allclose(pairs.vectors @ pairs.vectors.T, np.eye(4), atol=1e-9)
+
+
+def test_the_dual_problem_has_the_same_eigenpairs(x64, key):
+    risk = CASES["fully connected"].make(jax.random.key(3))
+    operator = layer_hessian(risk, "fc1.weight")
+    expected = np.linalg.eigvalsh(operator.as_matrix())[:-6:-1]
+    pairs = top_eigenpairs(operator, 5, method=Dual(tolerance=1e-7), key=key)
+    assert jnp.all(pairs.converged)
+    np.testing.assert_allclose(pairs.values, expected, atol=1e-10)
+    fewer = top_eigenpairs(operator, 5, method=Dual(tolerance=1e-7, rows=6), key=key)
+    assert not jnp.all(fewer.converged)
+    small = layer_hessian(risk, "fc2.weight")  # fewer entries than there are rows
+    pairs = top_eigenpairs(small, 3, method=Dual(tolerance=1e-7), key=key)
+    expected = np.linalg.eigvalsh(small.as_matrix())[:-4:-1]
+    np.testing.assert_allclose(pairs.values, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("k", "method", "message"),
+    [
+        (61, None, "k is 61; allowed are the integers from 1 to the dimension 60"),
+        (13, LOBPCG(), "below a fifth"),
+        (2, Dual(), "allowed is a LayerHessian"),
+    ],
+)
+def test_methods_that_do_not_fit_say_so(matrix, key, k, method, message):
+    with pytest.raises(ValueError, match=message):
+        top_eigenpairs(SymmetricMatrix(matrix), k, method=method, key=key)
+
+
+ESTIMATORS = {
+    "Hutchinson": hutchinson_trace,
+    "Hutch++": hutchpp_trace,
+    "XTrace": xtrace,
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_trace_estimates_are_unbiased(x64, matrix, key, name):
+    estimate = jax.vmap(lambda key: ESTIMATORS[name](SymmetricMatrix(matrix), 12, key=key))
+    values = estimate(jax.random.split(key, 200)).value
+    error = jnp.std(values) / jnp.sqrt(200)
+    assert abs(jnp.mean(values) - jnp.trace(matrix)) < 4 * error
+
+
+def test_hutch_plus_plus_is_exact_at_low_rank(x64, matrix, key):
+    low = SymmetricMatrix(matrix[:, :3] @ matrix[:, :3].T)
+    np.testing.assert_allclose(
+        hutchpp_trace(low, 12, key=key).value, jnp.trace(low.matrix), rtol=1e-9
+    )
+
+
+def test_diagonal_density_and_log_determinant(x64, matrix, key):
+    operator = SymmetricMatrix(matrix)
+    estimate = diagonal(operator, 400, key=key)
+    gaps = jnp.abs(estimate.value - jnp.diag(matrix)) / estimate.standard_error
+    assert jnp.max(gaps) < 4.5  # standard errors, the largest of 60
+    density = spectral_density(operator, steps=30, probes=8, key=key)
+    np.testing.assert_allclose(jnp.sum(density.weights, axis=1), 1, rtol=1e-10)
+    grid = jnp.linspace(-1, 2, 601)
+    assert jnp.abs(jnp.trapezoid(density.on(grid, 0.05), grid) - 1) < 1e-6
+    second = density.trace_of(lambda nodes: nodes**2)
+    assert abs(second.value - jnp.sum(matrix**2)) < 4 * second.standard_error
+    logs = log_determinant(operator, damping=0.1, steps=30, probes=8, key=key)
+    exact = jnp.linalg.slogdet(matrix + 0.1 * jnp.eye(SIZE))[1]
+    assert abs(logs.value - exact) < 4 * logs.standard_error
+
+
+def test_kronecker_eigenpairs_are_those_of_the_product(x64):
+    draws = np.random.default_rng(0).normal(size=(2, 4, 9))
+    left, right = draws[0] @ draws[0].T, draws[1][:3] @ draws[1][:3].T
+    pairs = kronecker_eigenpairs(jnp.asarray(left), jnp.asarray(right), 7)
+    product = np.kron(left, right)
+    np.testing.assert_allclose(pairs.values, np.linalg.eigvalsh(product)[:-8:-1], rtol=1e-10)
+    vectors = pairs.matrices().reshape(7, -1)
+    np.testing.assert_allclose(vectors @ product, pairs.values[:, None] * vectors, atol=1e-10)
+
+
+def test_overlap_and_correspondence(x64):
+    basis = [np.linalg.qr(np.random.default_rng(i).normal(size=(12, 12)))[0] for i in (0, 1)]
+    first, second = jnp.asarray(basis[0].T[:5]), jnp.asarray(basis[1].T[:5])
+    slow = [np.linalg.norm(first[:j] @ second[:j].T) ** 2 / j for j in range(1, 6)]
+    np.testing.assert_allclose(subspace_overlap(first, second), slow, atol=1e-12)
+    np.testing.assert_allclose(subspace_overlap(first, first), 1, atol=1e-12)
+    matrices = matricize(first, 3, 4)
+    left, right = (jnp.asarray(np.linalg.qr(np.ones((n, n)) + np.eye(n))[0]) for n in (3, 4))
+    for found in (correspondence(matrices, left=left), correspondence(matrices, right=right)):
+        np.testing.assert_allclose(jnp.sum(found, axis=0), 1, atol=1e-12)
+    one = jnp.sum((matrices[1] @ right[:, 2]) ** 2)
+    np.testing.assert_allclose(correspondence(matrices, right=right)[2, 1], one, atol=1e-12)
+
+
+def test_the_full_hessian_is_exact_for_one_example(x64):
+    """With one example the mean of the inputs is the input, and only its span counts."""
+    risk = CASES["fully connected"].make(jax.random.key(3))
+    one = jax.tree.map(lambda leaf: leaf[:1], risk.data)
+    risk = type(risk)(risk.model, risk.loss, risk.params, *one)
+    pairs = full_hessian_eigenpairs(risk, 2, bias=True, weighted=True)
+    matrix = dense_layers(risk)
+    vectors = np.concatenate([v.reshape(2, -1) for v in pairs.vectors.values()], axis=1)
+    np.testing.assert_allclose(vectors @ vectors.T, np.eye(2), atol=1e-10)
+    np.testing.assert_allclose(pairs.values, np.linalg.eigvalsh(matrix)[:-3:-1], atol=1e-10)
+    np.testing.assert_allclose(vectors @ matrix, pairs.values[:, None] * vectors, atol=1e-10)
+    # The other variant takes the stacked outputs for a basis, which is a bias here already.
+    plain = full_hessian_eigenpairs(risk, 2, bias=True)
+    vectors = np.concatenate([v.reshape(2, -1) for v in plain.vectors.values()], axis=1)
+    np.testing.assert_allclose(vectors @ vectors.T, np.eye(2), atol=1e-10)
+
+
+def dense_layers(risk):
+    """Return E[J^T A J] over [W b] of all layers in turn; one Hessian where no layer bends."""
+    flat, back, _ = loss_of(risk)
+    places = back(jnp.arange(flat.size, dtype=float))
+    layers = find_layers(risk, bias=True).values()
+    order = [layer.to_matrix(places, bias=True).reshape(-1) for layer in layers]
+    at = np.concatenate(order).astype(int)
+    outputs = lambda flat: risk.model(back(flat), risk.example()[0])
+    j = jax.jit(jax.jacrev(outputs))(flat)[:, at]
+    bent = jax.jit(jax.hessian(lambda z: risk.loss(z, risk.example()[1])))(outputs(flat))
+    return np.asarray(j.T @ bent @ j)

@@ -1,0 +1,42 @@
+"""The limits of K-RMD on f-tilde against the roots of an independent study (ten digits)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import metastep as ms
+from metastep_lab.shaban2019.truncation_toy import experiment as toy
+
+LIMITS = {
+    1: ((0.8842638180, -0.0011740540), 0.5576, 3.43, 10.42),
+    10: ((0.4403291485, -0.0055673021), 0.1137, 0.174, 3.00),
+    100: ((0.3267031670, -0.0081587301), 0.0, 0.0, 0.0),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("window", LIMITS)
+def test_biased_limits(window, key):
+    limit, distance, gap, length = LIMITS[window]
+    problem, best = toy.toy("f-tilde", 100), jnp.array(LIMITS[100][0])
+    config = toy.Config(outer_steps=400)
+    _, end = toy._descend(problem, jnp.array([1.0, 1.0]), window, config, key)
+    # 400 steps of size eta / sqrt(step) leave a relative distance of about 1e-8 to the root.
+    assert np.allclose(end, limit, atol=2e-7)
+    here = ms.hypergradient(problem, end, ms.Reverse(), key=key)
+    there = ms.hypergradient(problem, best, ms.Reverse(), key=key)
+    assert np.isclose(jnp.linalg.norm(end - best), distance, atol=1e-4)
+    assert np.isclose(here.value - there.value, gap, rtol=3e-3, atol=1e-6)
+    assert np.isclose(here.stats["gradient_norm"], length, rtol=3e-3, atol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_counterexample_diverges_with_window_one():
+    """|d| is 25.7 at (1, 1) and grows; a window of 20 at the same step size shrinks it."""
+    key = jax.random.key(0)
+    before, after = toy._ten_steps(0.17, ms.TruncatedReverse(1), key)
+    assert np.isclose(before, 25.7, atol=0.05)
+    assert after > 4 * before
+    before, after = toy._ten_steps(0.17, ms.TruncatedReverse(20), key)
+    assert after < before / 100

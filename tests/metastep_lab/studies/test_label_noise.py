@@ -1,0 +1,141 @@
+"""The corruption, a tiny run that is interrupted and resumed, its claims, and what is refused."""
+
+import builtins
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import KFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from metastep_lab.cli import invoke
+from metastep_lab.experiment import Record, columns, select
+from metastep_lab.runs.running import read_record
+from metastep_lab.studies.label_noise import experiment as label_noise
+from metastep_lab.studies.label_noise import methods as label_noise_methods
+from metastep_lab.studies.label_noise.claims import claims
+from metastep_lab.studies.label_noise.methods import METHODS
+
+EXPERIMENT = label_noise.EXPERIMENT
+TINY = "train=150 validation=100 seeds=2 outer_steps=20 noise=uniform-50".split()
+ARMS = [(name, level) for name, (_, levels) in METHODS.items() for level in levels]
+
+
+def test_corruption():
+    labels = np.repeat(np.arange(10), 2000)
+    draw = lambda noise: label_noise.corrupt(labels, noise, np.random.default_rng(0))
+    for noise, wrong in {"uniform-20": 0.18, "uniform-50": 0.45}.items():
+        # 20000 labels: a standard error below 0.004; four of them.
+        assert abs(np.mean(draw(noise) != labels) - wrong) < 0.016
+    flipped = draw("class-dependent")
+    assert np.all(flipped[labels == 4] == 4)
+    assert set(flipped[labels == 5]) == {5, 6} and set(flipped[labels == 2]) == {2, 7}
+    # 2000 labels of a class: a standard error of 0.011; four of them.
+    assert abs(np.mean(flipped[labels == 3] == 8) - 0.4) < 0.044
+
+
+def run(directory, *more):
+    flags = [part for setting in TINY for part in ("--set", setting)]
+    arguments = ["run", "label-noise", "--preset", "quick", *flags, "--out", str(directory), *more]
+    return invoke(arguments, (EXPERIMENT,))
+
+
+def test_interrupted_and_resumed(tmp_path, monkeypatch):
+    judge, calls = label_noise._judge_all, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return judge(*arguments)
+
+    monkeypatch.setattr(label_noise, "_judge_all", interrupted)
+    monkeypatch.setattr(label_noise_methods, "PENALTIES", (0.3, 0.03))
+    assert run(tmp_path / "run") == 130
+    assert run(tmp_path / "run", "--resume") == 0
+    assert len(calls) == 3  # two repetitions, one of them begun twice
+    record = read_record(tmp_path / "run", EXPERIMENT)
+    detection, summary = record.tables["detection"], record.tables["summary"]
+    assert list(detection) == label_noise.COLUMNS.split()
+    assert len(detection["f1"]) == 2 * len(ARMS) and len(summary["f1"]) == len(ARMS)
+    hits = detection["recall"] * detection["wrong"]
+    assert np.allclose(hits, detection["precision"] * detection["flagged"])
+    f1 = 2 * hits / (detection["wrong"] + detection["flagged"])
+    assert np.allclose(detection["f1"], f1)
+    pair = select(detection, noise="uniform-50", method="small loss", validation="none")["f1"]
+    row = select(summary, noise="uniform-50", method="small loss", validation="none")
+    assert np.isclose(row["f1"][0], pair.mean())
+    assert np.isclose(row["f1_error"][0], abs(pair[0] - pair[1]) / 2)
+    ours = select(detection, method="hypercleaning", validation="clean")["f1"] - pair
+    assert np.isclose(row["f1_lead"][0], ours.mean())
+    assert np.isclose(row["f1_lead_error"][0], abs(ours[0] - ours[1]) / 2)
+    found = {claim.id: claim for claim in EXPERIMENT.claims(record)}
+    assert set(found) >= EXPERIMENT.reproducible
+    assert all(claim.holds is None and claim.evidence for claim in found.values())
+    assert set(EXPERIMENT.figures(record)) == {"f1", "roc-auc", "test-accuracy"}
+
+
+def test_claims_need_two_standard_errors():
+    config = label_noise.Config(noise=("uniform-50",))
+    rng = np.random.default_rng(0)
+
+    def record(gap):
+        rows = [
+            ("uniform-50", seed, *arm, 0.01 * rng.random() + gap * (arm[0] == "hypercleaning"))
+            for arm in ARMS
+            for seed in range(5)
+        ]
+        table = columns("noise seed method validation f1", rows)
+        return Record(config, {"detection": table | {"test_accuracy": table["f1"]}}, {}, {})
+
+    for gap, holds in ((0.1, True), (0.0, None), (-0.1, False)):
+        verdicts = {claim.id: claim.holds for claim in claims(record(gap))}
+        assert verdicts["beats-confident-learning"] is holds
+        assert verdicts["little-noise"] is None
+
+
+def test_the_penalty_is_the_best_of_all_where_the_loss_has_one_minimum():
+    config = label_noise.Config("digits", train=150, validation=50)
+    split = label_noise.prepare(config, None, "uniform-50", (0, 0))
+    few = label_noise_methods.PENALTIES[1:8:2]
+    losses = {}
+    folds = KFold(label_noise_methods.PENALTY_FOLDS, shuffle=True, random_state=4)
+    for penalty in few:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.005 / penalty))
+        losses[penalty] = -np.mean(
+            cross_val_score(model, *split.train, cv=folds, scoring="neg_log_loss")
+        )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(label_noise_methods, "PENALTIES", few)
+        assert label_noise_methods.choose_penalty(split.train, 4) == min(losses, key=losses.get)
+
+
+REFUSED = {
+    "noise": ("noise=uniform-30", "uniform-20, uniform-50, class-dependent"),
+    "noise-twice": ("noise=uniform-20,uniform-20", "different kinds"),
+    "seeds": ("seeds=0", "seeds is 0; allowed are integers from 1"),
+    "too-many": ("train=1700", "1700"),
+}
+
+
+@pytest.mark.parametrize(("setting", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused(setting, message, tmp_path, capsys):
+    arguments = ["run", "label-noise", "--preset", "quick", "--set", setting]
+    assert invoke([*arguments, "--out", str(tmp_path / "run")], (EXPERIMENT,)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_cleanlab_it_says_how_to_install_it(tmp_path, monkeypatch, capsys):
+    load = builtins.__import__
+
+    def missing(name, *arguments):
+        if name.startswith("cleanlab"):
+            raise ImportError(name)
+        return load(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    assert run(tmp_path / "run") == 2
+    assert "pip install 'metastep[label-noise]'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,142 @@
+"""Data and tasks, a tiny run that is interrupted and resumed, its claims, and what is refused."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from metastep_lab.cli import invoke
+from metastep_lab.experiment import Record, columns, select
+from metastep_lab.runs.running import read_record
+from metastep_lab.wang2021.mlp_optimizer import experiment as mlp_optimizer
+from metastep_lab.wang2021.mlp_optimizer import study as mlp_optimizer_study
+from metastep_lab.wang2021.mlp_optimizer.claims import claims
+
+EXPERIMENT = mlp_optimizer.EXPERIMENT
+TINY = (
+    "samples=40 hidden=8 modes=train-by-validation horizon=24 updates=5 meta_seeds=1 tests=2 "
+    "test_steps=16 measure_every=8 segment=8 unrolls=3 longest_segment=8 block=8 trajectories=1 "
+    "monitor_every=3 monitor_tasks=1 tuning_tasks=1"
+).split()
+
+
+def run(directory, *more):
+    flags = [part for setting in TINY for part in ("--set", setting)]
+    arguments = ["run", "mlp-optimizer", *flags, "--out", str(directory), *more]
+    return invoke(arguments, (EXPERIMENT,))
+
+
+def test_pool_and_tasks():
+    pool = mlp_optimizer_study.load_pool("digits", True, 0.2, None, 0)
+    clean = mlp_optimizer_study.load_pool("digits", True, 0.0, None, 0)
+    assert len(pool.labels) == 1258 and len(pool.test_labels) == 539
+    assert np.array_equal(clean.inputs, pool.inputs) and pool.inputs.max() <= 1
+    # A tenth of the replaced labels stays right: 0.18; four standard errors.
+    assert abs(np.mean(pool.labels != clean.labels) - 0.18) < 4 * np.sqrt(0.02 / 1258)
+    assert abs(np.mean(pool.test_noisy != pool.test_labels) - 0.18) < 4 * np.sqrt(0.02 / 539)
+    found = mlp_optimizer_study.arms(50, len(pool.labels))
+    tasks = {
+        mode: mlp_optimizer_study.draw_task(pool, arm, 4, None, (0, 1), (8,)).task
+        for mode, arm in found.items()
+    }
+    few, many = tasks["train-by-train"], tasks["train-by-train-2n"]
+    both = tasks["train-by-validation"]
+    assert len(few.labels) == len(both.labels) == len(both.validation_labels) == 50
+    assert np.array_equal(few.inputs, both.inputs) and len(many.labels) == 100
+    assert np.array_equal(many.inputs[50:], both.validation_inputs)
+    everything = mlp_optimizer_study.arms(None, 60000)["train-by-validation"]
+    assert everything[:2] == (50000, 10000)
+
+
+def test_interrupted_and_resumed(tmp_path, monkeypatch):
+    monkeypatch.setattr(mlp_optimizer_study, "RATES", (0.01,))
+    monkeypatch.setattr(mlp_optimizer_study, "ADAM_RATES", (0.01,))
+    # Half of the test is compilation, and SGD is compiled already.
+    monkeypatch.setattr(mlp_optimizer_study, "LearnedAdam", mlp_optimizer_study.LearnedSGD)
+    progress = mlp_optimizer_study.meta_train
+
+    def copied(setting, key, checkpoint, callback):
+        """Keep what a process that is killed after four updates would leave."""
+
+        def copy(done, history):
+            if done == 4:
+                shutil.copytree(tmp_path / "whole", tmp_path / "run")
+            callback(done, history)
+
+        return progress(setting, key, checkpoint=checkpoint, callback=copy)
+
+    monkeypatch.setattr(mlp_optimizer_study, "meta_train", copied)
+    assert run(tmp_path / "whole") == 0
+    monkeypatch.setattr(mlp_optimizer_study, "meta_train", progress)
+    assert run(tmp_path / "run", "--resume") == 0
+    record, whole = (read_record(tmp_path / name, EXPERIMENT) for name in ("run", "whole"))
+    for name, table in record.tables.items():
+        for column, values in table.items():
+            assert np.array_equal(values.astype(str), whole.tables[name][column].astype(str))
+    for name, columns_of in mlp_optimizer.COLUMNS.items():
+        assert list(record.tables[name]) == columns_of.split()
+    accuracy = record.tables["accuracy"]
+    learned = select(accuracy, mode="train-by-validation", checkpoint="best", split="train")
+    assert learned["step"].tolist() == [0, 8, 16] * 2
+    row = select(
+        record.tables["summary"], mode="train-by-validation", checkpoint="best", split="train"
+    )
+    assert np.isclose(row["accuracy"][0], select(learned, step=16)["accuracy"].mean())
+    assert np.isclose(row["sd_tests"][0], select(learned, step=16)["accuracy"].std(ddof=1))
+    assert np.isnan(row["sd_meta_seeds"][0])
+    assert select(record.tables["monitor"], best=1)["update"].size == 1
+    assert len(record.arrays) == 4
+    found = {claim.id: claim for claim in EXPERIMENT.claims(record)}
+    assert set(found) >= EXPERIMENT.reproducible
+    assert all(claim.holds is None and claim.evidence for claim in found.values())
+    assert set(EXPERIMENT.figures(record)) == {"accuracy-noise-20", "meta-training"}
+
+
+def test_claims_need_the_gap_and_two_standard_errors():
+    config = mlp_optimizer.Config()
+    rng = np.random.default_rng(0)
+
+    def record(gap, fitted):
+        rows = []
+        for noise in (0.0, 0.2):
+            for seed in range(3):
+                for mode in ("train-by-train", "train-by-train-2n", "train-by-validation"):
+                    more = gap * (noise > 0) * (mode == "train-by-validation")
+                    for split, level in (("train", fitted - more), ("test clean", 0.7 + more)):
+                        value = level + 0.01 * rng.random()
+                        rows.append((noise, mode, "best", seed, 0, 1400, split, value, 1.0))
+            rows.append((noise, "SGD", "tuned", 0, 0, 1400, "test clean", 0.75, 1.0))
+        table = columns(mlp_optimizer.COLUMNS["accuracy"], rows)
+        return {c.id: c.holds for c in claims(Record(config, {"accuracy": table}, {}, {}))}
+
+    wide, narrow = record(0.15, 0.98), record(0.06, 0.9)
+    decided = [name for name, holds in wide.items() if holds is not None]
+    assert len(decided) == 6 and all(wide[name] for name in decided)
+    assert wide["paper-steps"] is None
+    assert narrow["validation-beats-training"] is False
+    assert narrow["training-memorizes-noise"] is False
+    assert narrow["noise-widens-the-gap"] is True
+    assert record(-0.1, 0.98)["more-samples-do-not-help-training"] is False
+
+
+REFUSED = {
+    "samples": ("samples=900", "samples is 900, of which train-by-validation needs 1800"),
+    "few": ("samples=8", "samples is 8; allowed are none and integers from 32"),
+    "noise": ("noise=1.5", "noise is (1.5,)"),
+    "hidden": ("hidden=", "hidden is ()"),
+    "modes": ("modes=train-by-train,train-by-train", "different entries"),
+    "all": ("modes=train-by-train-2n", "allowed with all samples"),
+    "beyond": ("test_steps=600", "test_steps is 600; allowed are 1 to the horizon, 500"),
+    "every": ("measure_every=7", "divisors of test_steps, 400"),
+    "segment": ("longest_segment=10", "integers from segment, 25"),
+    "step size": ("meta_step_size=0", "meta_step_size is 0.0"),
+}
+
+
+@pytest.mark.parametrize(("setting", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused(setting, message, tmp_path, capsys):
+    more = ["--set", "samples=none"] if "2n" in setting else []
+    arguments = ["run", "mlp-optimizer", "--set", setting, *more, "--out", str(tmp_path / "run")]
+    assert invoke(arguments, (EXPERIMENT,)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,145 @@
+"""A small run with a given model, its claims and figures; interruption; bad configurations."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from metastep_lab import cli
+from metastep_lab.runs.running import Request, execute, read_record
+from metastep_lab.wu2022.anchor_vectors import models as models
+from metastep_lab.wu2022.anchor_vectors.claims import shown_bulk
+from metastep_lab.wu2022.anchor_vectors.experiment import EXPERIMENT, Config
+
+SMALL = Config(
+    text="embedded",
+    models=("gru",),
+    seeds=1,
+    tokens=1300,
+    vocabulary=150,
+    hidden=8,
+    steps=2 * models.SEGMENT,
+    batch=4,
+    context=16,
+    top=(0, 5, 20),
+)
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """A tiny random GPT-2 with a tokenizer of three words."""
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    transformers.logging.disable_progress_bar()
+    directory = tmp_path_factory.mktemp("given") / "tiny-gpt2"
+    sizes = {"vocab_size": 40, "n_positions": 32, "n_embd": 8, "n_layer": 1, "n_head": 2}
+    config = transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+    words = {"other": 0, "the": 1, "of": 2}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="other"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="other")
+    fast.save_pretrained(directory)
+    return directory
+
+
+WITHOUT_FIGURES = replace(EXPERIMENT, figures=lambda record: {})
+
+
+def request(experiment, directory, config, resume=False):
+    return Request(experiment, config, "quick", (), 0, directory, resume=resume)
+
+
+def test_a_small_run_and_the_same_bits_after_an_interruption(tmp_path, given):
+    config = replace(SMALL, directories=(str(given),))
+
+    def keep(done, total, what):
+        """Keep what a process that is killed half-way would leave."""
+        if done == models.SEGMENT and not (tmp_path / "parts").exists():
+            shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+
+    execute(request(EXPERIMENT, tmp_path / "whole", config), show=keep)
+    execute(request(WITHOUT_FIGURES, tmp_path / "parts", config, resume=True))
+    tables = sorted(path.name for path in (tmp_path / "whole" / "tables").iterdir())
+    assert len(tables) == 9
+    for name in tables:
+        whole, parts = (tmp_path / run / "tables" / name for run in ("whole", "parts"))
+        assert whole.read_bytes() == parts.read_bytes(), name
+
+    record = read_record(tmp_path / "whole", EXPERIMENT)
+    found = record.tables["models"]
+    assert list(found["model"]) == ["tiny-gpt2", "gru-0", "gru-0-untrained"]
+    np.testing.assert_array_equal(found["tokens"], [1300, 1296, 1296])
+    assert found["perplexity"][1] < 100 < found["perplexity"][2]  # of 150 words
+    assert list(record.tables["mse"]["top"]) == [0, 5, 20] * 3
+    claims = {claim.id: claim for claim in EXPERIMENT.claims(record)}
+    assert claims.keys() >= EXPERIMENT.reproducible
+    assert all(claim.evidence for claim in claims.values())
+    assert "GPT-2 XL 0.7716 / 0.0648 (11.9)" in claims["bulk-is-linear"].evidence
+    assert claims["untrained-control"].holds
+    for name, (_, text) in EXPERIMENT.figures(record).items():
+        assert text and (tmp_path / "whole" / "figures" / f"{name}.png").stat().st_size > 1000
+
+
+def test_words_are_numbered_by_their_frequency():
+    text = models.read_text("embedded", None)
+    words = models.encode(text, 150)
+    assert [side.max() < 150 and side.min() == 0 for side in words] == [True, True]
+    # The most frequent word has the number 1; the parts keep their lengths.
+    assert [len(side) for side in words] == [len(text.train), len(text.test)]
+    assert np.argmax(np.bincount(words[0][words[0] > 0])) == 1
+
+
+def test_texts(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("One two, one two. " * 10)
+    text = models.read_text(str(path), None)
+    assert text.train[:5] == ["one", "two", ",", "one", "two"] and len(text.test) == 12
+    path.write_bytes(b"\xff\xfe\xfd")
+    for name in (str(path), str(tmp_path), "no-such-file"):
+        with pytest.raises(ValueError, match=r"text is .* allowed are embedded, wikitext2"):
+            models.read_text(name, None)
+    for part, name in (("test", "train"), ("valid", "test")):
+        (tmp_path / f"wikitext2-{part}.txt").write_text(f" {name} here\n")
+    text = models.read_text("wikitext2", tmp_path)
+    assert (text.train, text.test) == (["train", "here", "<eos>"], ["test", "here", "<eos>"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seeds": 0}, "seeds is 0"),
+        ({"vocabulary": 0}, "vocabulary is 0"),
+        ({"models": ()}, "models is"),
+        ({"models": ("gru", "gru")}, "models is"),
+        ({"hidden": 6, "models": ("transformer",)}, "hidden is 6"),
+        ({"top": (10, 100)}, "top is"),
+        ({"top": (0,)}, "top is"),
+        ({"top": (0, 5000)}, "top is .* below the vocabulary, 5000"),
+        ({"tokens": 63}, "tokens is 63"),
+        ({"skip": 64}, "skip is 64"),
+        ({"steps": 0}, "steps is 0"),
+        ({"step_size": 0.0}, "step_size is 0"),
+        ({"embedding_scale": 0.0}, "embedding_scale is 0"),
+    ],
+)
+def test_bad_configuration(changed, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**changed)
+
+
+def test_bad_settings_leave_nothing_behind(tmp_path, capsys):
+    settings = ("models=lstm", "vocabulary=100000", "text=nowhere.txt", "directories=nowhere")
+    for setting in settings:
+        out = tmp_path / "run"
+        more = ["--set", "models="] if setting.startswith("directories") else []
+        arguments = ["run", "anchor-vectors", "--set", setting, *more, "--out", str(out)]
+        assert cli.invoke(arguments, (EXPERIMENT,)) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and setting.partition("=")[2] in error
+        assert not out.exists()
+
+
+def test_the_bulk_that_is_shown():
+    assert shown_bulk((0, 10, 100, 1000)) == 100 and shown_bulk((0, 10, 50)) == 50

@@ -1,0 +1,432 @@
+"""The measures against dense matrices, a tiny run that is resumed, its claims, and bad input."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metastep.curvature import LayerHessian
+from metastep.curvature.layers.capture import LayerFactors
+from metastep_lab import cli
+from metastep_lab.experiment import Record, select
+from metastep_lab.runs.running import read_record
+from metastep_lab.wu2022.hessian_structure import clusters as hessian_structure_clusters
+from metastep_lab.wu2022.hessian_structure import experiment as hessian_structure
+from metastep_lab.wu2022.hessian_structure import study as hessian_structure_study
+from metastep_lab.wu2022.hessian_structure.image_networks import VGG11, ResNet18
+from metastep_lab.wu2022.hessian_structure.models import (
+    CLASSES,
+    Examples,
+    State,
+    as_risk,
+    fitted,
+    in_order,
+    load,
+    network_of,
+    predictions,
+)
+from metastep_lab.wu2022.hessian_structure.reading import shown
+
+EXPERIMENT = hessian_structure.EXPERIMENT
+EXAMPLES, INPUTS, OUTPUTS, TOP = 7, 4, 12, 20
+
+
+def operator(key):
+    """Return the Hessian of a layer with random inputs of positive mean and random Jacobians."""
+    keys = jax.random.split(key, 3)
+    inputs = 1 + 0.3 * jax.random.normal(keys[0], (EXAMPLES, 1, INPUTS))
+    jacobian = jax.random.normal(keys[1], (EXAMPLES, CLASSES, 1, OUTPUTS))
+    p = jax.nn.softmax(jax.random.normal(keys[2], (EXAMPLES, CLASSES)))
+    curvature = jax.vmap(jnp.diag)(p) - p[:, :, None] * p[:, None, :]
+    return LayerHessian(LayerFactors(inputs, jacobian), curvature), p
+
+
+def test_a_layer_against_dense_matrices(key):
+    hessian, _ = operator(key)
+    found = hessian_structure_study.measure(hessian, TOP, key)
+    columns = list[str](hessian_structure_study.LAYER_COLUMNS.split())
+    numbers = dict(zip(columns, found.numbers, strict=True))
+    names = list[str](hessian_structure_study.SPECTRUM_COLUMNS.split())
+    spectrum = dict(zip(names, np.array(found.spectrum).T, strict=True))
+    x = np.asarray(hessian.factors.inputs[:, 0], float)
+    g = np.asarray(hessian.factors.jacobian[:, :, 0], float)
+    each = np.einsum("icm,icd,idk->imk", g, np.asarray(hessian.curvature, float), g)
+    dense = np.mean([np.kron(m, np.outer(v, v)) for m, v in zip(each, x, strict=True)], axis=0)
+    output, moment = each.mean(axis=0), x.T @ x / EXAMPLES
+    values, vectors = (part[..., ::-1] for part in np.linalg.eigh(dense))
+    factored, directions = (part[..., ::-1] for part in np.linalg.eigh(np.kron(output, moment)))
+    taus, left = (part[..., ::-1] for part in np.linalg.eigh(output))
+    gammas, right = (part[..., ::-1] for part in np.linalg.eigh(moment))
+    mean = x.mean(axis=0) / np.linalg.norm(x.mean(axis=0))
+    top = vectors[:, :TOP].T.reshape(TOP, OUTPUTS, INPUTS)
+    ratio = gammas[0] / gammas[1]
+    bound = np.sum(x.mean(axis=0) ** 2) / np.linalg.norm(np.cov(x.T, bias=True), 2) - 1
+    trace = np.trace(output) * np.trace(moment) / np.trace(dense)
+    expected = {
+        "alignment": (right[:, 0] @ mean) ** 2,
+        "ratio": ratio,
+        "ratio_bound": bound,
+        "output_gap": taus[8] / taus[9],
+        "hessian_gap": values[8] / values[9],
+        "output_share": taus[:9].sum() / taus.sum(),
+        "trace_ratio": trace,
+    }
+    # Moments and eigenvalues in float32; a ratio divides by small ones.
+    for name, value in expected.items():
+        assert np.isclose(numbers[name], value, rtol=1e-3), name
+    lines = {
+        "true": values[:TOP],
+        "kronecker": factored[:TOP],
+        "overlap": [
+            np.sum((directions[:, :k].T @ vectors[:, :k]) ** 2) / k for k in range(1, TOP + 1)
+        ],
+        "rank_one": np.linalg.norm(top, 2, axis=(1, 2)),
+        "input_correspondence": np.sum((top @ right[:, 0]) ** 2, axis=1),
+        "inside": np.sum((left[:, :9].T @ top) ** 2, axis=(1, 2)),
+    }
+    # Eigenvectors in float32: rounding over the relative gap, 1e-2 at the narrowest.
+    for name, value in lines.items():
+        np.testing.assert_allclose(spectrum[name], value, atol=2e-3, err_msg=name)
+    assert np.isnan(spectrum["output_correspondence"][OUTPUTS:]).all()
+    assert np.isclose(spectrum["output_correspondence"][1], np.sum((left[:, 1] @ top[1]) ** 2))
+
+
+def test_an_image_network_is_captured_in_parts(key, monkeypatch):
+    network = network_of("VGG11-W4")
+    images, labels = jax.random.normal(key, (7, 32, 32)), jnp.arange(7) % CLASSES
+    shapes = jax.eval_shape(lambda key: network.init(key, (32, 32)), key)
+    rng = np.random.default_rng(0)
+    draw = lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32)
+    state = State(jax.tree.map(draw, shapes), {})
+    risk = as_risk(network, state, Examples(images, labels))
+    # 4 inputs and 10 times 10 outputs: two parts of three, and the seventh is left out.
+    monkeypatch.setattr(hessian_structure_study, "AT_ONCE", 4 * 104)
+    found = hessian_structure_study.captured(risk, "fc1.weight")
+    p = jax.nn.softmax(predictions(network, state, images[:6]))
+    expected = jax.vmap(jnp.diag)(p) - p[:, :, None] * p[:, None, :]
+    # Scores of order 10 in float32.
+    np.testing.assert_allclose(found.curvature, expected, atol=1e-4)
+    eye = np.broadcast_to(np.eye(CLASSES)[:, None], (6, CLASSES, 1, CLASSES))
+    np.testing.assert_array_equal(found.factors.jacobian, eye)
+
+
+def test_clusters_of_the_rows(key):
+    hessian, p = operator(key)
+    labels = np.array([0, 1, 2, 3, 4, 4, 0])
+    place = hessian, jnp.log(p), jnp.asarray(labels)
+    found = hessian_structure_clusters.shares(*place)
+    # Examples that the capture had no room for do not count.
+    more = jnp.concatenate([place[1], place[1]]), jnp.concatenate([place[2], place[2] + 1])
+    np.testing.assert_array_equal(hessian_structure_clusters.shares(hessian, *more), found)
+    roots = [np.diag(np.sqrt(q)) @ (np.eye(CLASSES) - q) for q in np.asarray(p, float)]
+    rows = np.array(roots) @ np.asarray(hessian.factors.jacobian[:, :, 0], float)
+    # N^T N = M, whatever the labels.
+    g = np.asarray(hessian.factors.jacobian[:, :, 0])
+    each = np.einsum("icm,icd,idk->imk", g, np.asarray(hessian.curvature), g)
+    np.testing.assert_allclose(rows.transpose(0, 2, 1) @ rows, each, atol=1e-4)
+    centers = np.zeros((CLASSES, *rows.shape[1:]))
+    for label in set(labels.tolist()):
+        centers[label] = rows[labels == label].mean(axis=0)
+    total = np.sum(centers**2)
+    shares = [CLASSES * np.sum(centers.mean(axis=axis) ** 2) / total for axis in (0, 1)]
+    # Sums of a thousand numbers in float32.
+    np.testing.assert_allclose(found, shares, rtol=1e-4)
+    inputs = np.asarray(hessian.factors.inputs[:, 0], float)
+    both = np.einsum("icm,in->icmn", rows, inputs)
+    by_weight = np.zeros((CLASSES, *both.shape[1:]))
+    for label in set(labels.tolist()):
+        by_weight[label] = both[labels == label].mean(axis=0)
+    grams = hessian_structure_clusters._grams(*place)
+    np.testing.assert_array_equal(hessian_structure_clusters._grams(hessian, *more), grams)
+    for gram, means in zip(grams, (centers, by_weight), strict=True):
+        flat = means.reshape(CLASSES**2, -1)
+        np.testing.assert_allclose(gram, flat @ flat.T, rtol=1e-4, atol=1e-4)
+
+
+def test_the_embedding_keeps_clusters_and_its_bits(key):
+    """Examples that differ by a hundredth have rows that cluster by logit."""
+    rng = np.random.default_rng(0)
+    jacobian = rng.normal(size=(1, CLASSES, 1, OUTPUTS))
+    jacobian = jacobian + 0.01 * rng.normal(size=(EXAMPLES, CLASSES, 1, OUTPUTS))
+    parts = np.ones((EXAMPLES, 1, INPUTS)), jacobian, np.zeros((EXAMPLES, CLASSES, CLASSES))
+    inputs, jacobian, curvature = (jnp.asarray(part, jnp.float32) for part in parts)
+    hessian = LayerHessian(LayerFactors(inputs, jacobian), curvature)
+    place = hessian, jnp.zeros((EXAMPLES, CLASSES)), jnp.arange(EXAMPLES)
+    points = list(hessian_structure_clusters.embedded(*place, key))
+    assert points == list(hessian_structure_clusters.embedded(*place, key))
+    assert len(points) == 2 * CLASSES**2
+    present = [point for point in points if point[0] == "output" and point[1] < EXAMPLES]
+    logits, places = (np.array([point[part] for point in present]) for part in (2, slice(3, 5)))
+    distances = np.linalg.norm(places[:, None] - places, axis=2) + np.diag([np.inf] * len(places))
+    np.testing.assert_array_equal(logits[np.argmin(distances, axis=1)], logits)
+
+
+def test_data_for_every_network():
+    plain = load("digits", None, 200, random_labels=False, normalized=True, seed=0)
+    drawn = load("digits", None, 200, random_labels=True, normalized=False, seed=0)
+    assert abs(float(jnp.mean(plain.images))) < 1e-5 and float(jnp.max(drawn.images)) <= 1
+    assert np.mean(np.asarray(plain.labels) == np.asarray(drawn.labels)) < 0.2
+    assert fitted(network_of("F-200^2"), plain) is plain
+    for name in ("LeNet5", "VGG11-W4"):
+        large = fitted(network_of(name), plain).images
+        assert large.shape == (200, 32, 32)
+        np.testing.assert_array_equal(large[:, ::4, ::4], plain.images)
+
+
+def test_color_images_for_every_network(tmp_path, key):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (180, 32, 32, 3), np.uint8)
+    labels = np.repeat(np.arange(10, dtype=np.uint8), 18)
+    parts = {"train_images": images[:160], "train_labels": labels[:160]}
+    parts |= {"test_images": images[160:], "test_labels": labels[160:]}
+    np.savez(tmp_path / "cifar10-7k.npz", **parts)
+    found = load("cifar10", tmp_path, 150, random_labels=False, normalized=False, seed=0)
+    order = np.random.default_rng(0).permutation(160)[:150]
+    np.testing.assert_array_equal(found.labels, labels[order])
+    assert found.images.shape == (150, 3, 32, 32)
+    # A quotient in float32.
+    np.testing.assert_allclose(found.images[7, 1], images[order[7], ..., 1] / 255, rtol=1e-6)
+    with pytest.raises(ValueError, match="examples is 161; allowed are integers from 128 to 160"):
+        load("cifar10", tmp_path, 161, random_labels=False, normalized=False, seed=0)
+    for name in ("F-100-8", "LeNet5", "VGG11-W4"):
+        network = network_of(name)
+        assert fitted(network, found) is found
+        first = {"F-100-8": (100, 3072), "LeNet5": (6, 3, 5, 5), "VGG11-W4": (4, 3, 3, 3)}[name]
+        params = jax.eval_shape(lambda key, network=network: network.init(key, (3, 32, 32)), key)
+        assert params[in_order(params)[0]]["weight"].shape == first
+        scores = jax.eval_shape(network.scores, params, found.images, network.initial_statistics())
+        assert scores[0].shape == (150, CLASSES)
+
+
+def test_names_of_networks_and_their_layers():
+    assert network_of("VGG11-W32") == VGG11(32) and network_of("ResNet18-W5") == ResNet18(5)
+    for name in ("VGG11", "VGG11-W3", "VGG11-W032", "VGG16-W32", "ResNet18-W32-BN", "lenet5"):
+        with pytest.raises(ValueError, match=f"model is '{name}'; allowed are F-200.*ResNet18-W"):
+            hessian_structure.Config(model=(name,))
+    layers = [*(f"conv{i + 1}" for i in range(17)), "sc-conv1", "sc-conv2", "sc-conv3", "fc1"]
+    assert in_order(sorted(layers)) == layers
+    table = grid(model=("ResNet18-W48",), layer=sorted(layers), seed=(0.0,))
+    chosen = shown(table, "ResNet18-W48")
+    assert chosen == ["conv1", "conv4", "conv8", "conv11", "conv15", "fc1"]
+
+
+TINY = "model=F-100-8 labels=true examples=128 epochs=1 models=2 top=20".split()
+
+
+def run(directory, *more):
+    flags = [part for setting in TINY for part in ("--set", setting)]
+    command = ["run", "hessian-structure", "--preset", "quick", *flags, "--out", str(directory)]
+    return cli.invoke([*command, *more], (EXPERIMENT,))
+
+
+def test_interrupted_and_resumed(tmp_path, monkeypatch):
+    cell, calls = hessian_structure._cell, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return cell(*arguments)
+
+    monkeypatch.setattr(hessian_structure, "_cell", interrupted)
+    assert run(tmp_path / "run") == 130
+    assert run(tmp_path / "run", "--resume") == 0
+    assert run(tmp_path / "whole") == 0
+    assert len(calls) == 5  # two cells, one of them begun twice; two more
+    names = sorted(path.name for path in (tmp_path / "whole" / "tables").iterdir())
+    assert names == sorted(f"{name}.csv" for name in hessian_structure.TABLES)
+    for name in names:
+        resumed, whole = (tmp_path / part / "tables" / name for part in ("run", "whole"))
+        assert resumed.read_bytes() == whole.read_bytes(), name
+    record = read_record(tmp_path / "run", EXPERIMENT)
+    for name, header in hessian_structure.TABLES.items():
+        assert list(record.tables[name]) == header.split()
+    spectra = select(record.tables["spectra"], layer="fc2", seed=1)
+    assert spectra["index"].tolist() == list(range(1, 21))
+    # Shares, with rounding of float32 above 1.
+    shares = ("overlap", "rank_one", "input_correspondence", "inside")
+    assert all(np.all((spectra[name] >= 0) & (spectra[name] < 1 + 1e-5)) for name in shares)
+    verdicts = {claim.id: claim.holds for claim in EXPERIMENT.claims(record)}
+    assert verdicts["ratio-bound"] and verdicts["narrow-peak"] is not None
+    assert verdicts["outliers"] is None and verdicts["reference"] is None
+    assert set(EXPERIMENT.figures(record)) == {
+        "kronecker", "spectra", "correspondence", "rank-one", "training", "clusters",
+        "logit-clusters", "class-clusters", "overlap",
+    }  # fmt: skip
+    points = record.tables["embedding"]
+    assert len(points["x"]) == 2 * 2 * CLASSES**2  # two moments, two kinds of derivatives
+
+
+MODELS = ("F-200^2", "F-200^2-BN", "F-100-8")
+LAYERS = ("fc1", "fc2", "fc3")
+GOOD = {
+    "alignment": 0.999, "ratio": 12.0, "ratio_bound": 8.0, "output_gap": 5.0, "hessian_gap": 2.0,
+    "output_outliers": 9, "output_share": 0.9, "trace_ratio": 1.2, "true": 1.0, "kronecker": 1.05,
+    "overlap": 0.8, "rank_one": 0.95, "input_correspondence": 0.8, "inside": 0.98,
+    "logit_share": [0.9, 0.4], "class_share": [0.01, 0.2], "whole": 0.8, "later": 0.5,
+    "between": 0.3, "after": 0.15, "peak": 7, "early": 0.012, "accuracy": 1.0, "random_gap": 1.1,
+}  # fmt: skip
+BAD = {
+    "alignment": 0.9, "ratio": 3.0, "ratio_bound": 4.0, "output_gap": 1.1, "hessian_gap": 1.1,
+    "output_outliers": 4, "output_share": 0.5, "trace_ratio": 2.0, "true": 1.0, "kronecker": 1.5,
+    "overlap": 0.4, "rank_one": 0.7, "input_correspondence": 0.3, "inside": 0.7,
+    "logit_share": [0.3, 0.2], "class_share": [0.3, 0.7], "whole": 0.5, "later": 0.65,
+    "between": 0.02, "after": 0.02, "peak": 3, "early": 0.1, "accuracy": 1.0, "random_gap": 3.0,
+}  # fmt: skip
+NORMALIZED = {"alignment": 0.1, "ratio": 1.2, "ratio_bound": -0.5, "overlap": 0.3, "between": 0.01}
+
+
+def grid(**axes):
+    """Return the columns of a table with one row for each combination."""
+    places = np.meshgrid(*(np.arange(len(axis)) for axis in axes.values()), indexing="ij")
+    return {
+        name: np.asarray(axis)[place.reshape(-1)]
+        for (name, axis), place in zip(axes.items(), places, strict=True)
+    }
+
+
+def handmade(values, normalized, models=MODELS, names=LAYERS, dataset="mnist"):
+    """Return a record in which every network without batch normalization has the same values."""
+    config = hessian_structure.Config(dataset, models, models=2, top=20)
+    index = np.arange(1.0, 21)
+    nets = {"model": models, "labels": ("true", "random")}
+    tables = {
+        "models": grid(**nets, seed=(0.0, 1.0)),
+        "layers": grid(**nets, seed=(0.0, 1.0), layer=names),
+        "spectra": grid(**nets, seed=(0.0, 1.0), layer=names, index=index),
+        "correspondence": grid(**nets, layer=names, basis=("input", "output"), vector=index,
+                               index=index),
+        "overlaps": grid(**nets, layer=names, first=(0.0,), second=(1.0,), index=index),
+        "pairs": grid(**nets, layer=names, first=(0.0,), second=(1.0,)),
+        "trajectory": grid(**nets, epoch=(0.0, 60.0), layer=names, index=index),
+        "clusters": grid(**nets, epoch=(0.0, 60.0)),
+        "embedding": grid(model=models[:1], labels=("true",), epoch=(0.0, 60.0),
+                          by=("output", "weight"), logit=range(10), x=(0.0,), y=(0.0,))
+        | {"class": np.zeros(40)},
+        "whole": grid(model=("F-200^2",), index=index),
+    }  # fmt: skip
+    for name, columns in (("models", "accuracy"),
+                          ("layers", "alignment ratio ratio_bound output_gap hessian_gap "
+                           "output_outliers output_share trace_ratio"),
+                          ("spectra", "true kronecker overlap rank_one input_correspondence "
+                           "inside")):  # fmt: skip
+        table = tables[name]
+        behind = np.char.endswith(table["model"], "BN")
+        for column in columns.split():
+            other = normalized.get(column, values[column])
+            table[column] = np.where(behind, other, values[column])
+    layers = tables["layers"]
+    layers["outputs"] = np.where(layers["layer"] == "fc3", 10, 200)
+    layers["output_gap"][layers["labels"] == "random"] = values["random_gap"]
+    spectra = tables["spectra"]
+    spectra |= {name: 1 / spectra["index"] for name in ("output", "input")}
+    spectra |= {"kronecker_input": np.ones(len(behind)), "kronecker_output": spectra["index"]}
+    tables["correspondence"]["value"] = np.full(len(tables["correspondence"]["index"]), 0.1)
+    overlaps = tables["overlaps"]
+    level = np.where(overlaps["index"] <= 9, values["between"], values["after"])
+    level = np.where(overlaps["model"] == "F-200^2-BN", normalized["between"], level)
+    level = np.where(
+        overlaps["layer"] == "fc2", values["early"] / (1 + (overlaps["index"] > 9)), level
+    )
+    peak = np.where(overlaps["index"] == values["peak"], 0.3, 0.15)
+    overlaps["overlap"] = np.where(overlaps["model"] == "F-100-8", peak, level)
+    pairs = tables["pairs"]
+    count = len(pairs["first"])
+    pairs |= {"outputs": np.full(count, 8), "alignment": np.full(count, 0.3)}
+    pairs["alone"] = np.zeros(count)
+    path = tables["trajectory"]
+    path["input"] = np.where(path["index"] == 1, values["ratio"], 1)
+    path["output"] = np.where(path["index"] < 10, values["output_share"], 0.05)
+    for name in ("logit_share", "class_share"):
+        tables["clusters"][name] = np.tile(values[name], 2 * len(models))
+    whole = tables["whole"]
+    near = np.where(index < 20, values["whole"], values["later"])
+    whole |= {"true": 1 / index, "approximate": values["kronecker"] / index, "weighted": 1 / index,
+              "overlap": near, "weighted_overlap": near}  # fmt: skip
+    return Record(config, tables, {}, {})
+
+
+def test_claims_can_hold_and_fail():
+    good = handmade(GOOD, NORMALIZED)
+    verdicts = {claim.id: claim.holds for claim in EXPERIMENT.claims(good)}
+    # Those numbers were made up, and the specification's were not.
+    assert not verdicts.pop("reference") and not verdicts.pop("reference-between")
+    assert verdicts.pop("convolutions") is None
+    assert set(verdicts.values()) == {True}, verdicts
+    assert set(EXPERIMENT.figures(good)) >= {"overlap", "batch-normalization", "whole"}
+    bad = handmade(BAD, {**GOOD, "between": 0.3})
+    verdicts = {claim.id: claim.holds for claim in EXPERIMENT.claims(bad)}
+    assert verdicts.pop("convolutions") is None
+    assert set(verdicts.values()) == {False}, verdicts
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict", "printed"),
+    [({"ratio": 6.0, "alignment": 0.95}, True, True), ({"ratio": 2.5}, False, False),
+     ({"ratio": 8.0}, True, False)],
+)  # fmt: skip
+def test_claims_about_an_image_network(changed, verdict, printed):
+    layers = (*(f"conv{i + 1}" for i in range(8)), "fc1")
+    record = handmade(GOOD | changed, NORMALIZED, ("VGG11-W32",), layers, "cifar10")
+    found = {claim.id: claim for claim in EXPERIMENT.claims(record)}
+    assert found["mean-input"].holds is verdict
+    assert found["spectral-ratio"].holds is printed
+    assert "6.02 (5.57 to 6.51)" in found["spectral-ratio"].evidence
+    assert "5.31 (2.39 to 9.09)" in found["spectral-ratio"].evidence
+    assert "In fc1 of VGG11-W32 the 9 leading" in EXPERIMENT.answer(record)
+    assert found["convolutions"].holds
+    behind = np.char.startswith(record.tables["spectra"]["layer"], "conv")
+    for column in ("kronecker", "overlap", "rank_one"):
+        value = record.tables["spectra"][column].copy()
+        record.tables["spectra"][column][behind] *= 0.5
+        found = {claim.id: claim.holds for claim in EXPERIMENT.claims(record)}
+        assert found["convolutions"] is False
+        assert found["kronecker-eigenvalues"] and found["kronecker-eigenspace"]
+        assert found["rank-one"]
+        record.tables["spectra"][column] = value
+    narrow = handmade(GOOD, NORMALIZED, ("VGG11-W9",), layers, "cifar10")
+    assert EXPERIMENT.answer(narrow).startswith("This run cannot tell")
+    assert all(claim.holds is not False for claim in EXPERIMENT.claims(narrow))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"model": ()}, "model is"),
+        ({"model": ("LeNet5", "LeNet5")}, "model is"),
+        ({"labels": ()}, "labels is"),
+        ({"examples": 127}, "examples is 127"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"step_size": 0.0}, "step_size is 0"),
+        ({"models": 0}, "models is 0"),
+        ({"top": 19}, "top is 19"),
+    ],
+)
+def test_bad_configuration(changed, message):
+    with pytest.raises(ValueError, match=message):
+        hessian_structure.Config(**changed)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("examples=1798", "examples is 1798"), ("model=F-200^2,VGG11", "model is 'VGG11'; allowed")],
+)
+def test_a_wrong_setting_leaves_nothing_behind(setting, message, tmp_path, capsys):
+    out = tmp_path / "run"
+    command = ["run", "hessian-structure", "--preset", "quick", "--set", setting]
+    assert cli.invoke([*command, "--out", str(out)], (EXPERIMENT,)) == 2
+    assert message in " ".join(capsys.readouterr().err.split()) and not out.exists()
+
+
+def test_an_image_network_is_trained_and_measured(tmp_path):
+    out = tmp_path / "run"
+    settings = "model=VGG11-W4 labels=true examples=256 epochs=10 models=1 top=20".split()
+    flags = [part for setting in settings for part in ("--set", setting)]
+    command = ["run", "hessian-structure", "--preset", "quick", *flags, "--out", str(out)]
+    assert cli.invoke(command, (EXPERIMENT,)) == 0
+    record = read_record(out, EXPERIMENT)
+    layers = [f"conv{i + 1}" for i in range(8)]
+    assert record.tables["layers"]["layer"].tolist() == [*layers, "fc1"]
+    assert record.tables["models"]["loss"][0] < np.log(CLASSES)
+    assert record.tables["layers"]["positions"].tolist() == [1024, 256, 64, 64, 16, 16, 4, 4, 1]
+    assert "kronecker" in EXPERIMENT.figures(record)

@@ -1,0 +1,116 @@
+"""The samples against autodiff, a tiny run that is interrupted and resumed, and bad input."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy import integrate
+from scipy.stats import norm
+
+from metastep_lab import cli
+from metastep_lab.experiment import Record
+from metastep_lab.runs.running import read_record
+from metastep_lab.wu2022.hessian_two_layer import experiment as hessian_two_layer
+from metastep_lab.wu2022.hessian_two_layer import samples as samples
+
+EXPERIMENT = hessian_two_layer.EXPERIMENT
+UNITS, CLASSES = 12, 3
+
+
+def test_the_gram_matrix_has_the_spectrum_of_the_hessian():
+    network = samples.draw_network(jax.random.key(0), UNITS, CLASSES)
+    key = jax.random.key(1)
+    factors, x = samples.sample(network, key, 1)
+
+    def loss(first):
+        scores = jax.nn.relu(x @ first.T) @ network.second.T
+        labels = jnp.zeros(len(x), int)  # the Hessian of the cross-entropy knows no label
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, labels))
+
+    size = network.first.size
+    hessian = np.asarray(jax.hessian(loss)(network.first), float).reshape(size, size)
+    values, vectors = np.linalg.eigh(hessian)
+    moment = lambda rows: rows.T @ rows / len(x)
+    output, inputs = moment(factors.reshape(-1, UNITS)), moment(x)
+    left, right = (np.linalg.eigh(np.asarray(part, float))[1][:, ::-1] for part in (output, inputs))
+    # The input's first eigenvalue is far above its second, so that it belongs to both vectors.
+    kronecker = np.stack([np.kron(left[:, a], right[:, 0]) for a in range(CLASSES - 1)])
+    gap, overlap = samples._hessian(network, key, 1)
+    # Second derivatives in float32.
+    assert np.isclose(gap, values[-CLASSES] / values[1 - CLASSES], rtol=1e-4)
+    expected = np.sum((kronecker @ vectors[:, 1 - CLASSES :]) ** 2) / (CLASSES - 1)
+    assert np.isclose(overlap, expected, rtol=1e-4)
+
+
+def test_the_predicted_overlap_is_that_of_the_shares():
+    share = lambda s: norm.cdf(s / np.sqrt(np.pi - 1))
+    mean, square = (
+        integrate.quad(lambda s, power=power: share(s) ** power * norm.pdf(s), -9, 9)[0]
+        for power in (1, 2)
+    )
+    # The quadrature's own error estimate is below 1e-8; the specification prints 0.829.
+    assert np.isclose(samples.PREDICTED, mean**2 / square, rtol=1e-7)
+    assert round(samples.PREDICTED, 3) == 0.829
+
+
+def run(directory, *more):
+    settings = ("units=16,8", "classes=3", "samples=200", "hessian_samples=200", "seeds=1")
+    flags = [part for setting in settings for part in ("--set", setting)]
+    return cli.invoke(
+        ["run", "hessian-two-layer", *flags, "--out", str(directory), *more], (EXPERIMENT,)
+    )
+
+
+def test_interrupted_and_resumed(tmp_path, monkeypatch):
+    measure, calls = samples.measure, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return measure(*arguments)
+
+    monkeypatch.setattr(hessian_two_layer, "measure", interrupted)
+    assert run(tmp_path / "run") == 130
+    assert run(tmp_path / "run", "--resume") == 0
+    assert len(calls) == 3
+    record = read_record(tmp_path / "run", EXPERIMENT)
+    table = record.tables["overlaps"]
+    assert list(table) == hessian_two_layer.COLUMNS.split()
+    assert table["units"].tolist() == [8, 16] and table["inputs"].tolist() == [12, 28]
+    overlaps = ("independent", "printed", "row_span", "weighted_row_span", "kronecker")
+    # Overlaps are shares; float32 rounding above 1.
+    assert all(np.all((table[name] > 0) & (table[name] < 1 + 1e-5)) for name in overlaps)
+    assert all(claim.holds is None for claim in EXPERIMENT.claims(record))
+    assert set(EXPERIMENT.figures(record)) == {"gap", "overlaps"}
+
+
+def test_claims_can_hold_and_fail():
+    table = {"units": np.array([100.0, 400.0]), "gap_hessian": np.array([0.5, 0.1])}
+    names = ("gap_output", "independent", "kronecker", "row_span", "printed", "weighted_row_span")
+    good = dict(zip(names, (0.1, 0.999, 0.99, 0.83, 0.83, 0.995), strict=True))
+    bad = dict(zip(names, (0.5, 0.9, 0.9, 0.7, 0.7, 0.9), strict=True))
+    for values, holds in ((good, True), (bad, False)):
+        rows = {name: np.array([0.45, value]) for name, value in values.items()}
+        record = Record(hessian_two_layer.Config(), {"overlaps": table | rows}, {}, {})
+        verdicts = {claim.id: claim.holds for claim in EXPERIMENT.claims(record)}
+        assert verdicts.pop("row-span") is False
+        assert set(verdicts.values()) == {holds}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"units": ()}, "units is"),
+        ({"units": (10,)}, "units is .* above 10"),
+        ({"units": (50, 50)}, "units is"),
+        ({"classes": 1}, "classes is 1"),
+        ({"samples": 300}, "samples is 300"),
+        ({"hessian_samples": 0}, "hessian_samples is 0"),
+        ({"seeds": 0}, "seeds is 0"),
+    ],
+)
+def test_bad_configuration(changed, message):
+    with pytest.raises(ValueError, match=message):
+        hessian_two_layer.Config(**changed)

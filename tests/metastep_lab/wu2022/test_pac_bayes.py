@@ -1,0 +1,116 @@
+"""Table C.8 recomputed, a tiny run that is interrupted and resumed, its claims, and bad input."""
+
+import numpy as np
+import pytest
+
+from metastep_lab import cli
+from metastep_lab.experiment import Record
+from metastep_lab.runs.running import read_record
+from metastep_lab.wu2022.pac_bayes import experiment as pac_bayes
+from metastep_lab.wu2022.pac_bayes.claims import claims, figures
+from metastep_lab.wu2022.pac_bayes.thesis import table_c8
+
+EXPERIMENT = pac_bayes.EXPERIMENT
+TINY = (
+    "hidden=4 train=1000 training_epochs=2 epochs=2 interval=1 draws=500 seeds=1 "
+    "methods=base,iter labels=random"
+).split()
+
+
+def test_table_c8_follows_from_its_columns():
+    table = table_c8()
+    below = table["ceiling"] == 0
+    assert below.sum() == 29 and np.all(np.abs(table["difference"][below]) < 1e-4)
+    found = dict(zip(table["printed"].tolist(), table["recomputed"].tolist(), strict=True))
+    # The values that the specification computed with j = 1, printed to five decimals.
+    for printed, corrected in {0.4165: 0.41675, 0.2145: 0.21485, 0.2311: 0.23144}.items():
+        assert abs(found[printed] - corrected) < 1e-5
+
+
+def run(directory, *more):
+    flags = [part for setting in TINY for part in ("--set", setting)]
+    arguments = ["run", "pac-bayes", "--preset", "quick", *flags, "--out", str(directory), *more]
+    return cli.invoke(arguments, (EXPERIMENT,))
+
+
+def test_interrupted_and_resumed(tmp_path, monkeypatch):
+    cell, calls = pac_bayes._cell, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return cell(*arguments)
+
+    monkeypatch.setattr(pac_bayes, "_cell", interrupted)
+    assert run(tmp_path / "run") == 130
+    assert run(tmp_path / "run", "--resume") == 0
+    assert len(calls) == 3  # two cells, one of them begun twice
+    record = read_record(tmp_path / "run", EXPERIMENT)
+    bounds = record.tables["bounds"]
+    assert list(bounds) == pac_bayes.BOUND_COLUMNS.split()
+    assert len(record.tables["history"]["epoch"]) == 2 * 2
+    assert np.all(bounds["uncorrected"] <= bounds["bound"]) and np.all(bounds["holds"] == 1)
+    # Coins cannot be learned: 797 of them, four standard errors.
+    assert np.all(np.abs(bounds["network_test_error"] - 0.5) < 0.071)
+    verdicts = {claim.id: claim.holds for claim in claims(record)}
+    assert verdicts["table-c8"] and verdicts["union-bound"] and verdicts["bounds-hold"]
+    assert verdicts["ours-below-base"] is None and verdicts["iter-below-appr"] is None
+    assert set(figures(record)) == {"bounds", "history", "thesis", "variances"}
+
+
+def test_claims_can_fail(tmp_path):
+    config = pac_bayes.Config(methods=("base", "iter"), labels=("true",))
+    rows = 3 * ["base"] + 3 * ["iter"]
+    bounds = {
+        "labels": np.full(6, "true"),
+        "seed": np.tile(np.arange(3.0), 2),
+        "method": np.array(rows),
+        "bound": np.array([0.4, 0.4, 0.4, 0.3, 0.3, 0.395]),
+        "uncorrected": np.array([0.39, 0.4, 0.4, 0.3, 0.3, 0.36]),
+        "test_error": np.full(6, 0.35),
+        "holds": np.ones(6),
+    }
+    variances = {
+        "labels": np.full(6, "true"),
+        "method": np.array(rows),
+        "index": np.tile(np.arange(3.0), 2),
+        "log_variance": np.array([0.0, 2.0, 1.0, 2.0, 1.0, 0.0]),
+    }
+    record = Record(
+        config, {"bounds": bounds, "variances": variances, "thesis": table_c8()}, {}, {}
+    )
+    verdicts = {claim.id: claim.holds for claim in claims(record)}
+    failed = "ours-below-base iter-below-base correction bounds-hold variance-follows-curvature"
+    assert all(verdicts[name] is False for name in failed.split())
+    assert verdicts["random-labels"] is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"methods": ()}, "methods is"),
+        ({"methods": ("base", "base")}, "methods is"),
+        ({"labels": ()}, "labels is"),
+        ({"hidden": ()}, "hidden is"),
+        ({"hidden": (0,)}, "hidden is"),
+        ({"train": 99}, "train is 99"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"training_epochs": 0}, "training_epochs is 0"),
+        ({"interval": 0}, "interval is 0"),
+        ({"draws": 0}, "draws is 0"),
+        ({"seeds": 0}, "seeds is 0"),
+        ({"step_size": 0.0}, "step_size is 0"),
+        ({"initial_scale": -1.0}, "initial_scale is -1"),
+    ],
+)
+def test_bad_configuration(changed, message):
+    with pytest.raises(ValueError, match=message):
+        pac_bayes.Config(**changed)
+
+
+def test_too_many_examples_leave_nothing_behind(tmp_path, capsys):
+    out = tmp_path / "run"
+    arguments = ["run", "pac-bayes", "--preset", "quick", "--set", "train=1797", "--out", str(out)]
+    assert cli.invoke(arguments, (EXPERIMENT,)) == 2
+    assert "train is 1797" in capsys.readouterr().err and not out.exists()
