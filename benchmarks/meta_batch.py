@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import problems
 from ours import KEY, JaxMethod, NetworkTask
 
 import metastep as ms
-import problems
 
 ORDERS = {"vmap": jax.vmap, "map": lambda function: lambda tasks: jax.lax.map(function, tasks)}
 QUADRATICS, DIM, HORIZON = 64, 20, 100

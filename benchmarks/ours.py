@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from problems import Hypercleaning, Mlp
 
 import metastep as ms
 from metastep.tasks import WeightedClassification
-from problems import Hypercleaning, Mlp
 
 KEY = 0
 ESTIMATORS = {

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from ours import JaxMethod
+from problems import Hypercleaning
 
 from metastep import tasks
-from problems import Hypercleaning
 
 # With its default options, jaxlib 0.10.2 compiles some of these to programs that return NaN on CPUs
 # with AVX-512: its YNNPACK kernels for element-wise operations and sums are at fault. The kernels

@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import problems
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-import problems
 
 Params = Sequence[Tensor]
 

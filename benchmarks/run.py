@@ -5,11 +5,10 @@ import json
 import multiprocessing
 from pathlib import Path
 
+import report
 from measure import measure
 from methods import CASES, Method
 from rich.console import Console
-
-import report
 
 
 def _arguments() -> argparse.Namespace:

@@ -9,9 +9,8 @@ import time
 import warnings
 from collections.abc import Callable
 
-from methods import Method
-
 import problems
+from methods import Method
 
 KIBIBYTE = 1024
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from metastep_lab.catalog import CATALOG
+from metastep_lab.runs.choosing import load
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = (ROOT / "packages" / "metastep" / "src", ROOT / "packages" / "metastep-lab" / "src")
 FILES = sorted(path for source in SOURCES for path in source.rglob("*.py"))
@@ -38,16 +41,19 @@ LIBRARY = {
     "sklearn": {"sparse_coding", "tasks", "problems", "estimators", "minimize"},
 }
 LABORATORY = {
+    "errors": set(),
+    "catalog": set(),
     "theory": set(),
     "data": set(),
     "figures": set(),
-    "experiment": {"figures"},
-    "runs": {"experiment", "figures"},
-    "report": {"runs", "experiment", "figures"},
-    "sweep": {"runs", "report", "experiment"},
-    **{paper: {"experiment", "figures", "data", "theory"} for paper in PAPERS},
-    "catalog": {"experiment", *PAPERS},
-    "cli": {"catalog", "data", "experiment", "runs", "report", "sweep"},
+    "terminal": {"catalog"},
+    "experiment": {"catalog", "figures"},
+    "runs": {"experiment", "catalog", "figures", "terminal", "errors"},
+    "report": {"runs", "experiment", "figures", "terminal", "errors"},
+    "sweep": {"runs", "experiment", "catalog", "report", "terminal", "errors"},
+    "doctor": {"data", "runs", "terminal", "errors"},
+    **{paper: {"catalog", "experiment", "figures", "data", "theory"} for paper in PAPERS},
+    "cli": {"catalog", "runs", "report", "sweep", "doctor", "terminal", "errors"},
     "__main__": {"cli"},
 }
 ALLOWED = {
@@ -111,10 +117,28 @@ def test_the_library_imports_neither_the_laboratory_nor_what_draws(path):
     assert "jax._src" not in text and "equinox.internal" not in text
 
 
-def test_importing_the_library_loads_nothing_heavy():
-    code = "import sys, metastep; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+def loaded_by(code):
+    """Return the packages that a new process has loaded after some code."""
+    code += "; import sys; print(); print(*{name.split('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not set(done.stdout.split()) & {*HEAVY, "metastep_lab"}
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_importing_the_library_loads_nothing_heavy():
+    assert not loaded_by("import metastep") & {*HEAVY, "metastep_lab"}
+
+
+@pytest.mark.parametrize(
+    "arguments", (["list"], ["--help"], ["run", "--help"], ["--version"]), ids=str
+)
+def test_commands_that_compute_nothing_load_nothing_that_computes(arguments):
+    code = f"from metastep_lab import cli; cli.invoke({arguments!r}, cli.CATALOG)"
+    assert not loaded_by(code) & {*HEAVY, "jax", "scipy", "metastep"} - {"typer"}
+
+
+def test_every_experiment_is_the_one_that_the_catalogue_names():
+    for one in CATALOG:
+        assert load(one).listing is one
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from metastep_lab.catalog import EXPERIMENTS
+from metastep_lab.catalog import CATALOG
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -44,7 +44,7 @@ def blocks(path: Path) -> list[Block]:
 def gallery() -> str:
     """Return the page that lists all experiments."""
     entries = []
-    for one in EXPERIMENTS:
+    for one in CATALOG:
         times = ", ".join(f"`{name}` {minutes:g} min" for name, minutes in one.minutes.items())
         entries.append(
             f"## {one.name}\n\n{one.question}\n\n"

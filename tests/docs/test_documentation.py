@@ -15,9 +15,10 @@ from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
 import metastep as ms
-from metastep_lab.catalog import EXPERIMENTS
+from metastep_lab.catalog import CATALOG, listing
 from metastep_lab.cli import build_app
 from metastep_lab.experiment import parse_settings
+from metastep_lab.runs.choosing import load
 from tests.docs.pages import GALLERY, PAGES, ROOT, blocks, gallery
 
 # Python runs; `output` is what the block before it prints; `sh` is read; `text` is not.
@@ -114,7 +115,7 @@ def test_python_blocks_run_and_print_what_the_page_says(page, tmp_path, monkeypa
 
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_exist(page):
-    application = typer.main.get_command(build_app(EXPERIMENTS))
+    application = typer.main.get_command(build_app(CATALOG))
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     for block in blocks(PAGES[page]):
         assert block.kind in KINDS or page == "README.md", f"{page}, line {block.line}"
@@ -139,7 +140,7 @@ def check_command(application, command, arguments):
         return
     found = application.commands[command].make_context(command, list(arguments))
     if command == "run":
-        (experiment,) = [one for one in EXPERIMENTS if one.name == found.params["name"]]
+        experiment = load(listing(found.params["name"]))
         parse_settings(experiment.presets[found.params["preset"]], found.params["settings"] or [])
 
 

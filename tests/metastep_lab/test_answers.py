@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from metastep_lab.catalog import EXPERIMENTS
+from metastep_lab.catalog import CATALOG
 from metastep_lab.experiment import Record, columns
+from metastep_lab.runs.choosing import load
 
-BY_NAME = {experiment.name: experiment for experiment in EXPERIMENTS}
+BY_NAME = {one.name: load(one) for one in CATALOG}
 
 
 def record(config, arrays=None, **tables):

@@ -16,7 +16,7 @@ def command(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
 
     def run(*arguments):
-        status = invoke(list(arguments), (EXPERIMENT,))
+        status = invoke(list(arguments), (EXPERIMENT.listing,))
         captured = capsys.readouterr()
         return status, captured.out, captured.err
 

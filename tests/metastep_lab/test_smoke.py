@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metastep_lab.catalog import EXPERIMENTS
+from metastep_lab.catalog import CATALOG
 from metastep_lab.cli import invoke
+from metastep_lab.runs.choosing import load
 from metastep_lab.runs.running import read_record
 
-BY_NAME = {experiment.name: experiment for experiment in EXPERIMENTS}
+BY_NAME = {one.name: load(one) for one in CATALOG}
 TINY = {
     "hypercleaning": "train=100 validation=100 windows=1,20 horizon=20 outer_steps=60".split(),
     "truncation-toy": "windows=1,5,20 horizon=20 outer_steps=40".split(),
@@ -43,7 +44,7 @@ def directory_of(tmp_path_factory):
     def run(name):
         directory = tmp_path_factory.mktemp(name) / "run"
         flags = [part for setting in TINY[name] for part in ("--set", setting)]
-        assert invoke(["run", name, *flags, "--out", str(directory)], EXPERIMENTS) == 0
+        assert invoke(["run", name, *flags, "--out", str(directory)], CATALOG) == 0
         return directory
 
     return run
@@ -96,7 +97,7 @@ WRONG = {
 def test_bad_settings_end_with_status_two_and_one_line(name, setting, field, tmp_path, capsys):
     directory = tmp_path / "run"
     arguments = ["run", name, "--set", setting, "--out", str(directory)]
-    assert invoke(arguments, EXPERIMENTS) == 2
+    assert invoke(arguments, CATALOG) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and field in lines[0]
     assert not directory.exists()
@@ -107,7 +108,7 @@ def test_missing_mnist_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     directory = tmp_path / "run"
     command = ["run", "hypercleaning", "--preset", "paper", "--out", str(directory)]
-    assert invoke([*command, "--data", str(tmp_path)], EXPERIMENTS) == 2
+    assert invoke([*command, "--data", str(tmp_path)], CATALOG) == 2
     error = capsys.readouterr().err
     assert len(error.strip().splitlines()) == 1
     assert "mnist" in error.lower() and "train-images" in error
@@ -122,4 +123,4 @@ def test_mnist_runs_where_it_is(tmp_path):
     settings = ["train=200", "validation=200", "windows=2", "horizon=5", "outer_steps=3"]
     flags = [part for setting in settings for part in ("--set", setting)]
     out = ["--out", str(tmp_path / "run"), "--data", str(MNIST.parent)]
-    assert invoke(["run", "hypercleaning", "--preset", "paper", *flags, *out], EXPERIMENTS) == 0
+    assert invoke(["run", "hypercleaning", "--preset", "paper", *flags, *out], CATALOG) == 0

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from metastep.files import write_atomically
+from metastep_lab.catalog import Listing
 from metastep_lab.data import DataNotFoundError
 from metastep_lab.experiment import Claim, Experiment
 from metastep_lab.figures.style import Lines, line_figure
@@ -80,13 +81,18 @@ def figures(record):
     return {"sum-figure": (figure, 'A "walk" <b>')}
 
 
-EXPERIMENT = Experiment(
+LISTING = Listing(
     name="fake-walk",
     source="Nobody 2020, Figure 1 & 2",
     question="How far does a walk <go>?",
+    minutes={"quick": 0.1, "paper": 2},
+    module=__name__,
+)
+CATALOG = (LISTING,)
+EXPERIMENT = Experiment(
+    LISTING,
     config=Config,
     presets={"quick": Config(), "paper": Config(steps=50)},
-    minutes={"quick": 0.1, "paper": 2},
     run=run,
     claims=claims,
     figures=figures,
@@ -98,4 +104,4 @@ EXPERIMENT = Experiment(
 if __name__ == "__main__":
     from metastep_lab.cli import invoke
 
-    sys.exit(invoke(sys.argv[1:], (EXPERIMENT,)))
+    sys.exit(invoke(sys.argv[1:], CATALOG))

@@ -67,7 +67,8 @@ def rich(record):
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
-    experiments = (EXPERIMENT, replace(EXPERIMENT, name="fake-rich", figures=rich))
+    other = replace(EXPERIMENT.listing, name="fake-rich")
+    experiments = (EXPERIMENT, replace(EXPERIMENT, listing=other, figures=rich))
     for one in experiments:
         execute(Request(one, Config(), "quick", (), 0, folder / one.name))
     with pytest.MonkeyPatch.context() as patch:

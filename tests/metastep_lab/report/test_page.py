@@ -6,10 +6,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from metastep_lab.errors import RunDirectoryError
 from metastep_lab.report.page import build_page
-from metastep_lab.report.tables import data_table, format_number, format_seconds
-from metastep_lab.runs.records import RunDirectoryError, write_table
+from metastep_lab.report.tables import data_table, format_number
+from metastep_lab.runs.records import write_table
 from metastep_lab.runs.running import Request, execute
+from metastep_lab.terminal import format_seconds
 from tests.metastep_lab.report.fake_experiment import EXPERIMENT, TRAP, Config
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from metastep_lab.errors import RefusedError, RunDirectoryError, RunFailedError
 from metastep_lab.experiment import config_as_json, config_from_json, describe, parse_settings
-from metastep_lab.runs.directories import RefusedError, occupied
-from metastep_lab.runs.records import RunDirectoryError, read_result
-from metastep_lab.runs.running import Request, RunFailedError, execute, read_record
+from metastep_lab.runs.directories import occupied
+from metastep_lab.runs.records import read_result
+from metastep_lab.runs.running import Request, execute, read_record
 from tests.metastep_lab.report.fake_experiment import EXPERIMENT, TRAP, Config
 
 SCRIPT = Path(__file__).parents[1] / "report" / "fake_experiment.py"

@@ -14,7 +14,10 @@ EXPERIMENT = advisor.EXPERIMENT
 
 def test_warned_where_truncation_ascends_and_where_nothing_is_meaningful(tmp_path):
     names = "problems=counter-example,logistic-map"
-    assert invoke(["run", "advisor", "--set", names, "--out", str(tmp_path)], (EXPERIMENT,)) == 0
+    assert (
+        invoke(["run", "advisor", "--set", names, "--out", str(tmp_path)], (EXPERIMENT.listing,))
+        == 0
+    )
     record = read_record(tmp_path, EXPERIMENT)
     claims = {claim.id: claim.holds for claim in EXPERIMENT.claims(record)}
     names = ("advice-is-right", "as-predicted", "few-products", "counter-example", "chaos")
@@ -37,6 +40,6 @@ def test_the_figure_of_a_comparison_shows_every_estimator():
 @pytest.mark.parametrize("wrong", ["problems=", "examples=10", "repeats=0", "problems=moon"])
 def test_what_is_refused(wrong, tmp_path, capsys):
     command = ["run", "advisor", "--set", wrong, "--out", str(tmp_path / "run")]
-    assert invoke(command, (EXPERIMENT,)) == 2
+    assert invoke(command, (EXPERIMENT.listing,)) == 2
     assert wrong.split("=")[0] in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

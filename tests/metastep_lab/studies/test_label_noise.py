@@ -38,7 +38,7 @@ def test_corruption():
 def run(directory, *more):
     flags = [part for setting in TINY for part in ("--set", setting)]
     arguments = ["run", "label-noise", "--preset", "quick", *flags, "--out", str(directory), *more]
-    return invoke(arguments, (EXPERIMENT,))
+    return invoke(arguments, (EXPERIMENT.listing,))
 
 
 def test_interrupted_and_resumed(tmp_path, monkeypatch):
@@ -122,7 +122,7 @@ REFUSED = {
 @pytest.mark.parametrize(("setting", "message"), REFUSED.values(), ids=REFUSED)
 def test_refused(setting, message, tmp_path, capsys):
     arguments = ["run", "label-noise", "--preset", "quick", "--set", setting]
-    assert invoke([*arguments, "--out", str(tmp_path / "run")], (EXPERIMENT,)) == 2
+    assert invoke([*arguments, "--out", str(tmp_path / "run")], (EXPERIMENT.listing,)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 

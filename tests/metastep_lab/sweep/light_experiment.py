@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metastep import saving as checkpoint
+from metastep_lab.catalog import Listing
 from metastep_lab.data import DataNotFoundError
 from metastep_lab.experiment import Claim, Experiment
 
@@ -105,13 +106,18 @@ def figures(record):
     return {}
 
 
-EXPERIMENT = Experiment(
+LISTING = Listing(
     name="light-walk",
     source="Nobody 2020",
     question="How far does a walk go?",
+    minutes={"quick": 0.01, "long": 0.1},
+    module="tests.metastep_lab.sweep.light_experiment",
+)
+CATALOG = (LISTING,)
+EXPERIMENT = Experiment(
+    LISTING,
     config=Config,
     presets={"quick": Config(), "long": Config(steps=40, pause=0.05)},
-    minutes={"quick": 0.01, "long": 0.1},
     run=run,
     claims=claims,
     figures=figures,
@@ -121,6 +127,5 @@ EXPERIMENT = Experiment(
 
 if __name__ == "__main__":
     from metastep_lab.cli import invoke
-    from tests.metastep_lab.sweep.light_experiment import EXPERIMENT as IMPORTED
 
-    sys.exit(invoke(sys.argv[1:], (IMPORTED,)))
+    sys.exit(invoke(sys.argv[1:], CATALOG))

@@ -1,6 +1,6 @@
 import pytest
 
-from metastep_lab.runs.directories import RefusedError
+from metastep_lab.errors import RefusedError
 from metastep_lab.sweep.grid import LARGEST_SWEEP, cells, read_seeds
 from tests.metastep_lab.sweep.light_experiment import EXPERIMENT
 

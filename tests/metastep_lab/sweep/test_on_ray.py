@@ -39,7 +39,7 @@ def on_this_machine():
 
 
 def sweep(out, *options):
-    return invoke(["sweep", "light-walk", "--out", str(out), *options], (EXPERIMENT,))
+    return invoke(["sweep", "light-walk", "--out", str(out), *options], (EXPERIMENT.listing,))
 
 
 @pytest.mark.usefixtures("on_this_machine")

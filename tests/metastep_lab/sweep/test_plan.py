@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from metastep_lab.cli import invoke
-from metastep_lab.runs.directories import RefusedError
+from metastep_lab.errors import RefusedError
 from metastep_lab.sweep.probe import Cost, doublings, length_field, measure, predict
 from tests.metastep_lab.sweep.light_experiment import EXPERIMENT, Config
 
@@ -53,7 +53,7 @@ def test_the_command_says_what_it_extrapolated(capsys, monkeypatch):
         "metastep_lab.sweep.plan.measure", lambda _, config, *rest: straight(config)
     )
     options = ["--grid", "rate=0.1,0.2,0.3", "--seeds", "0:4", "--set", "steps=1000"]
-    assert invoke(["doctor", "--plan", "light-walk", *options], (EXPERIMENT,)) == 0
+    assert invoke(["doctor", "--plan", "light-walk", *options], (EXPERIMENT.listing,)) == 0
     output = " ".join(capsys.readouterr().out.split())
     assert "light-walk rate=0.1" in output and "light-walk rate=0.3" in output
     assert "measured with steps = 100: 5.0 s (3.0 s of processor time), 101 MB" in output
@@ -72,6 +72,6 @@ def test_the_command_says_what_it_extrapolated(capsys, monkeypatch):
     ],
 )
 def test_bad_input_is_one_line(capsys, options, message):
-    assert invoke(["doctor", *options], (EXPERIMENT,)) == 2
+    assert invoke(["doctor", *options], (EXPERIMENT.listing,)) == 2
     errors = capsys.readouterr().err
     assert message in errors and errors.count("\n") == 1

@@ -28,7 +28,7 @@ def sweep(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
     def run(*options):
-        status = invoke(["sweep", "light-walk", "--out", "s", *options], (EXPERIMENT,))
+        status = invoke(["sweep", "light-walk", "--out", "s", *options], (EXPERIMENT.listing,))
         captured = capsys.readouterr()
         return status, captured.out, captured.err
 
@@ -143,7 +143,7 @@ QUIET = ["--seeds", "0:4", "--set", "steps=12", "--set", "pause=0.1"]
 def quiet(tmp_path_factory):
     """What an undisturbed sweep leaves."""
     out = tmp_path_factory.mktemp("sweep") / "quiet"
-    assert invoke(["sweep", "light-walk", "--out", str(out), *QUIET], (EXPERIMENT,)) == 0
+    assert invoke(["sweep", "light-walk", "--out", str(out), *QUIET], (EXPERIMENT.listing,)) == 0
     return content(out)
 
 
@@ -162,7 +162,7 @@ def test_an_interrupted_sweep_continues_to_the_same_bits(sweep, tmp_path, quiet)
         workers = descendants(os.getpid())
         for worker in workers:
             os.kill(worker, signal.SIGSTOP)
-        seen.append(invoke(["sweep", "--status", "s"], (EXPERIMENT,)))
+        seen.append(invoke(["sweep", "--status", "s"], (EXPERIMENT.listing,)))
         os.kill(os.getpid(), signal.SIGINT)
         for worker in workers:
             os.kill(worker, signal.SIGCONT)

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import csv, parquet
 
-from metastep_lab.runs.records import RunDirectoryError
+from metastep_lab.errors import RunDirectoryError
 from metastep_lab.sweep.grid import Entry
 from metastep_lab.sweep.record import Row, read_list, read_row, write_list
 from metastep_lab.sweep.table import as_table, read_messages, write_table

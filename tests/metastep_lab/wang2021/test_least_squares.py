@@ -13,7 +13,7 @@ SMALL = ["--set=dim=60", "--set=tasks=40", "--set=horizon=20", "--set=samples=30
 def small_run(tmp_path, capsys, *settings):
     """Run a small configuration; return its record and its verdicts."""
     arguments = ["run", "least-squares", "--out", str(tmp_path / "run"), *SMALL, *settings]
-    assert cli.invoke(arguments, (EXPERIMENT,)) == 0, capsys.readouterr().err
+    assert cli.invoke(arguments, (EXPERIMENT.listing,)) == 0, capsys.readouterr().err
     record = read_record(tmp_path / "run", EXPERIMENT)
     optimum = record.tables["optimum"]
     train = optimum["mode"] == "train-by-train"
@@ -67,7 +67,7 @@ def test_bad_settings_leave_nothing_behind(tmp_path, capsys):
     for setting in ("grid=", "noise=-1", "validation_fraction=2", "sampler=fast"):
         out = tmp_path / "run"
         arguments = ["run", "least-squares", "--set", setting, "--out", str(out)]
-        assert cli.invoke(arguments, (EXPERIMENT,)) == 2
+        assert cli.invoke(arguments, (EXPERIMENT.listing,)) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and setting.partition("=")[0] in error
         assert not out.exists()

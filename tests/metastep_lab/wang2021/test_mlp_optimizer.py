@@ -23,7 +23,7 @@ TINY = (
 def run(directory, *more):
     flags = [part for setting in TINY for part in ("--set", setting)]
     arguments = ["run", "mlp-optimizer", *flags, "--out", str(directory), *more]
-    return invoke(arguments, (EXPERIMENT,))
+    return invoke(arguments, (EXPERIMENT.listing,))
 
 
 def test_pool_and_tasks():
@@ -137,6 +137,6 @@ REFUSED = {
 def test_refused(setting, message, tmp_path, capsys):
     more = ["--set", "samples=none"] if "2n" in setting else []
     arguments = ["run", "mlp-optimizer", "--set", setting, *more, "--out", str(tmp_path / "run")]
-    assert invoke(arguments, (EXPERIMENT,)) == 2
+    assert invoke(arguments, (EXPERIMENT.listing,)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -135,7 +135,7 @@ def test_bad_settings_leave_nothing_behind(tmp_path, capsys):
         out = tmp_path / "run"
         more = ["--set", "models="] if setting.startswith("directories") else []
         arguments = ["run", "anchor-vectors", "--set", setting, *more, "--out", str(out)]
-        assert cli.invoke(arguments, (EXPERIMENT,)) == 2
+        assert cli.invoke(arguments, (EXPERIMENT.listing,)) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and setting.partition("=")[2] in error
         assert not out.exists()

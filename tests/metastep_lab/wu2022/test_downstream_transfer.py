@@ -42,7 +42,7 @@ def arguments(out, text):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, text):
     out = tmp_path_factory.mktemp("finished") / "run"
-    assert cli.invoke(arguments(out, text), (EXPERIMENT,)) == 0
+    assert cli.invoke(arguments(out, text), (EXPERIMENT.listing,)) == 0
     return read_record(out, EXPERIMENT)
 
 
@@ -98,6 +98,6 @@ def test_bad_configuration(changed, message):
 
 def test_a_text_without_the_words_leaves_nothing_behind(tmp_path, capsys, text):
     wrong = [*arguments(tmp_path / "run", text)[:-1], "--set=negative=absent"]
-    assert cli.invoke(wrong, (EXPERIMENT,)) == 2
+    assert cli.invoke(wrong, (EXPERIMENT.listing,)) == 2
     assert "negative is" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

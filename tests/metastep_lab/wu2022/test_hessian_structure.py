@@ -216,7 +216,7 @@ TINY = "model=F-100-8 labels=true examples=128 epochs=1 models=2 top=20".split()
 def run(directory, *more):
     flags = [part for setting in TINY for part in ("--set", setting)]
     command = ["run", "hessian-structure", "--preset", "quick", *flags, "--out", str(directory)]
-    return cli.invoke([*command, *more], (EXPERIMENT,))
+    return cli.invoke([*command, *more], (EXPERIMENT.listing,))
 
 
 def test_interrupted_and_resumed(tmp_path, monkeypatch):
@@ -414,7 +414,7 @@ def test_bad_configuration(changed, message):
 def test_a_wrong_setting_leaves_nothing_behind(setting, message, tmp_path, capsys):
     out = tmp_path / "run"
     command = ["run", "hessian-structure", "--preset", "quick", "--set", setting]
-    assert cli.invoke([*command, "--out", str(out)], (EXPERIMENT,)) == 2
+    assert cli.invoke([*command, "--out", str(out)], (EXPERIMENT.listing,)) == 2
     assert message in " ".join(capsys.readouterr().err.split()) and not out.exists()
 
 
@@ -423,7 +423,7 @@ def test_an_image_network_is_trained_and_measured(tmp_path):
     settings = "model=VGG11-W4 labels=true examples=256 epochs=10 models=1 top=20".split()
     flags = [part for setting in settings for part in ("--set", setting)]
     command = ["run", "hessian-structure", "--preset", "quick", *flags, "--out", str(out)]
-    assert cli.invoke(command, (EXPERIMENT,)) == 0
+    assert cli.invoke(command, (EXPERIMENT.listing,)) == 0
     record = read_record(out, EXPERIMENT)
     layers = [f"conv{i + 1}" for i in range(8)]
     assert record.tables["layers"]["layer"].tolist() == [*layers, "fc1"]

@@ -58,7 +58,7 @@ def run(directory, *more):
     settings = ("units=16,8", "classes=3", "samples=200", "hessian_samples=200", "seeds=1")
     flags = [part for setting in settings for part in ("--set", setting)]
     return cli.invoke(
-        ["run", "hessian-two-layer", *flags, "--out", str(directory), *more], (EXPERIMENT,)
+        ["run", "hessian-two-layer", *flags, "--out", str(directory), *more], (EXPERIMENT.listing,)
     )
 
 

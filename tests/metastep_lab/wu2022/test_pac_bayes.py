@@ -30,7 +30,7 @@ def test_table_c8_follows_from_its_columns():
 def run(directory, *more):
     flags = [part for setting in TINY for part in ("--set", setting)]
     arguments = ["run", "pac-bayes", "--preset", "quick", *flags, "--out", str(directory), *more]
-    return cli.invoke(arguments, (EXPERIMENT,))
+    return cli.invoke(arguments, (EXPERIMENT.listing,))
 
 
 def test_interrupted_and_resumed(tmp_path, monkeypatch):
@@ -112,5 +112,5 @@ def test_bad_configuration(changed, message):
 def test_too_many_examples_leave_nothing_behind(tmp_path, capsys):
     out = tmp_path / "run"
     arguments = ["run", "pac-bayes", "--preset", "quick", "--set", "train=1797", "--out", str(out)]
-    assert cli.invoke(arguments, (EXPERIMENT,)) == 2
+    assert cli.invoke(arguments, (EXPERIMENT.listing,)) == 2
     assert "train is 1797" in capsys.readouterr().err and not out.exists()

@@ -21,7 +21,9 @@ NAMES = "vary value initialization algorithm seed error_initial error"
 
 def start(out, *flags):
     settings = [f"--set={setting}" for setting in TINY]
-    return cli.invoke(["run", "sparse-coding", "--out", str(out), *settings, *flags], (EXPERIMENT,))
+    return cli.invoke(
+        ["run", "sparse-coding", "--out", str(out), *settings, *flags], (EXPERIMENT.listing,)
+    )
 
 
 def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, capsys, monkeypatch):

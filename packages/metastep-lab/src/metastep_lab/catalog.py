@@ -1,44 +1,245 @@
-"""The experiments by name: one file for each figure or table of a paper."""
+"""The catalogue of experiments as plain data; it imports none of them.
 
-from metastep_lab.bernacchia2021.maml_linear import experiment as maml_linear
-from metastep_lab.bernacchia2021.maml_nonlinear import experiment as maml_nonlinear
-from metastep_lab.bernacchia2021.maml_wishart import experiment as maml_wishart
-from metastep_lab.experiment import Experiment
-from metastep_lab.shaban2019.hypercleaning import experiment as hypercleaning
-from metastep_lab.shaban2019.one_shot import experiment as one_shot
-from metastep_lab.shaban2019.task_interaction import experiment as task_interaction
-from metastep_lab.shaban2019.truncation_toy import experiment as truncation_toy
-from metastep_lab.studies.advisor import experiment as advisor
-from metastep_lab.studies.label_noise import experiment as label_noise
-from metastep_lab.wang2021.least_squares import experiment as least_squares
-from metastep_lab.wang2021.least_squares_sgd import experiment as least_squares_sgd
-from metastep_lab.wang2021.mlp_optimizer import experiment as mlp_optimizer
-from metastep_lab.wang2021.step_size_quadratic import experiment as step_size_quadratic
-from metastep_lab.wu2022.anchor_vectors import experiment as anchor_vectors
-from metastep_lab.wu2022.downstream_transfer import experiment as downstream_transfer
-from metastep_lab.wu2022.hessian_structure import experiment as hessian_structure
-from metastep_lab.wu2022.hessian_two_layer import experiment as hessian_two_layer
-from metastep_lab.wu2022.pac_bayes import experiment as pac_bayes
-from metastep_lab.wu2022.sparse_coding import experiment as sparse_coding
+`metastep list`, the shell completion and the documentation read it. `metastep run` and the other
+commands import the one experiment that they are asked for.
+"""
 
-EXPERIMENTS: tuple[Experiment, ...] = (
-    step_size_quadratic.EXPERIMENT,
-    least_squares.EXPERIMENT,
-    least_squares_sgd.EXPERIMENT,
-    mlp_optimizer.EXPERIMENT,
-    maml_linear.EXPERIMENT,
-    maml_wishart.EXPERIMENT,
-    maml_nonlinear.EXPERIMENT,
-    truncation_toy.EXPERIMENT,
-    hypercleaning.EXPERIMENT,
-    task_interaction.EXPERIMENT,
-    one_shot.EXPERIMENT,
-    label_noise.EXPERIMENT,
-    sparse_coding.EXPERIMENT,
-    anchor_vectors.EXPERIMENT,
-    downstream_transfer.EXPERIMENT,
-    hessian_structure.EXPERIMENT,
-    hessian_two_layer.EXPERIMENT,
-    pac_bayes.EXPERIMENT,
-    advisor.EXPERIMENT,
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+LARGEST_SEED = 2**32 - 1
+"""The largest seed that every random generator in use accepts."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One experiment as the catalogue names it.
+
+    Attributes:
+        name: as on the command line.
+        source: the paper and its figure or table.
+        question: what it asks, in one sentence that a newcomer understands.
+        minutes: preset to the minutes that it takes on two cores.
+        module: the module whose `EXPERIMENT` it is.
+    """
+
+    name: str
+    source: str
+    question: str
+    minutes: Mapping[str, float]
+    module: str
+
+
+def listing(name: str, catalog: Sequence[Listing] | None = None) -> Listing:
+    """Return the entry of a name.
+
+    Args:
+        name: of an experiment.
+        catalog: where to look; None is `CATALOG`.
+
+    Raises:
+        KeyError: if there is none of that name.
+    """
+    for one in CATALOG if catalog is None else catalog:
+        if one.name == name:
+            return one
+    raise KeyError(name)
+
+
+CATALOG: tuple[Listing, ...] = (
+    Listing(
+        name="step-size-quadratic",
+        source=(
+            "Wang et al. 2021, section 5, Figure 1; its earlier version, Tables 1-2 and Figure 2"
+        ),
+        question=(
+            "Can the step size of gradient descent be learned by descending on how well "
+            "training ends, and where does back-propagation through the training fail at it?"
+        ),
+        minutes={"quick": 1.0, "paper": 1.5},
+        module="metastep_lab.wang2021.step_size_quadratic.experiment",
+    ),
+    Listing(
+        name="least-squares",
+        source="Wang et al. 2021, section 5, Figures 2 and 3; Theorems 5 and 6",
+        question=(
+            "Does a step size that was tuned on training loss overfit, and does tuning it on "
+            "validation loss help?"
+        ),
+        minutes={"quick": 0.5, "paper": 3.0},
+        module="metastep_lab.wang2021.least_squares.experiment",
+    ),
+    Listing(
+        name="least-squares-sgd",
+        source="Wang et al. 2021, Appendix D, Theorems 9 and 10",
+        question=(
+            "Which step size does stochastic gradient descent learn from the training loss "
+            "and which from a validation loss, and which of the two generalizes?"
+        ),
+        minutes={"quick": 0.5, "paper": 2.5},
+        module="metastep_lab.wang2021.least_squares_sgd.experiment",
+    ),
+    Listing(
+        name="mlp-optimizer",
+        source="Wang et al. 2021, Figures 4, 5; Wang et al. 2020, Figures 5 to 10",
+        question=(
+            "Does a learned optimizer that was meta-trained on validation loss train networks"
+            " that generalize better than one that was meta-trained on training loss?"
+        ),
+        minutes={"quick": 2.5, "paper-reduced": 60.0, "paper": 6000.0},
+        module="metastep_lab.wang2021.mlp_optimizer.experiment",
+    ),
+    Listing(
+        name="maml-linear",
+        source="Bernacchia 2021, sections 5.1 and 5.2, Figures 2, 3 and 6",
+        question=(
+            "Which inner learning rate should MAML train with: is the best one really "
+            "negative, and does the theory of mixed linear regression predict it?"
+        ),
+        minutes={"quick": 0.4, "paper": 1.2},
+        module="metastep_lab.bernacchia2021.maml_linear.experiment",
+    ),
+    Listing(
+        name="maml-wishart",
+        source="Bernacchia 2021, section 5.3, Figure 4",
+        question=(
+            "Is the best learning rate to train MAML with still negative when inputs and "
+            "tasks are strongly correlated?"
+        ),
+        minutes={"quick": 0.2, "paper": 0.7},
+        module="metastep_lab.bernacchia2021.maml_wishart.experiment",
+    ),
+    Listing(
+        name="maml-nonlinear",
+        source="Bernacchia 2021, section 5.4, Figure 5",
+        question=(
+            "Is it better to train the starting point of a wide nonlinear network with a "
+            "negative inner step size?"
+        ),
+        minutes={"quick": 1.0, "paper": 12.0},
+        module="metastep_lab.bernacchia2021.maml_nonlinear.experiment",
+    ),
+    Listing(
+        name="truncation-toy",
+        source="Shaban et al. 2019, section 4.1, Figures 1-4, Theorem 3.5, Proposition 3.6",
+        question=(
+            "How wrong is a hypergradient that looks back over the last K training steps "
+            "only, and when does descent along it still find the optimum?"
+        ),
+        minutes={"quick": 0.5, "paper": 1.0},
+        module="metastep_lab.shaban2019.truncation_toy.experiment",
+    ),
+    Listing(
+        name="hypercleaning",
+        source="Shaban et al. 2019, section 4.2.1, Table 2, Figure 5",
+        question=(
+            "Half of the training labels may be wrong. Can the gradient of the validation "
+            "loss with respect to one weight per training example find out which?"
+        ),
+        minutes={"quick": 0.7, "paper": 30.0},
+        module="metastep_lab.shaban2019.hypercleaning.experiment",
+    ),
+    Listing(
+        name="task-interaction",
+        source="Shaban et al. 2019, section 4.2.2, Table 3, Figure 6",
+        question=(
+            "Five examples per class are too few. Can the gradient of the validation loss "
+            "find out which classes should share what they learn?"
+        ),
+        minutes={"quick": 0.6, "paper": 3.0},
+        module="metastep_lab.shaban2019.task_interaction.experiment",
+    ),
+    Listing(
+        name="one-shot",
+        source="Shaban et al. 2019, section 4.3, Table 4, Figure 7",
+        question=(
+            "Can a network learn to tell five characters apart after seeing each of them "
+            "once, and does it have to differentiate through all of its learning for that?"
+        ),
+        minutes={"quick": 3.0, "paper": 50.0},
+        module="metastep_lab.shaban2019.one_shot.experiment",
+    ),
+    Listing(
+        name="label-noise",
+        source=(
+            "Shaban et al. 2019, section 4.2.1, beside confident learning (Northcutt et al. 2021)"
+        ),
+        question=(
+            "Does tuning one weight per example by hypergradients find wrong labels better "
+            "than confident learning does, and what does it owe to its clean validation set?"
+        ),
+        minutes={"quick": 1.2, "paper": 18.0},
+        module="metastep_lab.studies.label_noise.experiment",
+    ),
+    Listing(
+        name="sparse-coding",
+        source="Chidambaram et al. 2023; thesis of Wu, chapter 2, Figures 2.1 to 2.3",
+        question=(
+            "A dictionary with more atoms than the truth can learn the noise of its data. "
+            "Does it find the true atoms if it has to predict hidden coordinates instead?"
+        ),
+        minutes={"quick": 0.7, "paper": 40.0},
+        module="metastep_lab.wu2022.sparse_coding.experiment",
+    ),
+    Listing(
+        name="anchor-vectors",
+        source=(
+            "Wu, Lee and Ge 2023; thesis of Wu, Figures 3.1-3.3, B.1-B.4, Tables 3.1, B.1, B.2"
+        ),
+        question=(
+            "Does one fixed vector estimate, from the hidden state of a language model, the "
+            "sum over all words but the most probable ones?"
+        ),
+        minutes={"quick": 1.0, "paper": 6.0},
+        module="metastep_lab.wu2022.anchor_vectors.experiment",
+    ),
+    Listing(
+        name="downstream-transfer",
+        source="Wu, Lee and Ge 2023; thesis of Wu, Theorems 3.3.1, 3.3.2 and 3.5.7",
+        question=(
+            "Does a language model that predicts words almost as well as another one also "
+            "serve as well for classifying text?"
+        ),
+        minutes={"quick": 0.5, "paper": 6.0},
+        module="metastep_lab.wu2022.downstream_transfer.experiment",
+    ),
+    Listing(
+        name="hessian-structure",
+        source="Wu 2022, Tables C.5-C.7, Figures 4.2-4.4, C.1, C.7-C.11, C.15-C.17, C.22-C.26",
+        question=(
+            "Is the Hessian of a layer nearly a Kronecker product of low rank, and do "
+            "independently trained networks share its leading eigenspace?"
+        ),
+        minutes={"quick": 1.5, "paper": 40.0},
+        module="metastep_lab.wu2022.hessian_structure.experiment",
+    ),
+    Listing(
+        name="hessian-two-layer",
+        source="Wu 2022, Theorems 4.4.1 and 4.4.2, Lemma C.2.1",
+        question=(
+            "In a wide random network, does the Hessian of a layer become a Kronecker "
+            "product, and what is its leading eigenspace?"
+        ),
+        minutes={"quick": 0.5, "paper": 4.0},
+        module="metastep_lab.wu2022.hessian_two_layer.experiment",
+    ),
+    Listing(
+        name="pac-bayes",
+        source="Wu 2022, Tables 4.1 and C.8, Figure C.27",
+        question=(
+            "Is the guaranteed error of a network lower when the uncertainty of its weights "
+            "follows the eigenvectors of its layer-wise Hessians?"
+        ),
+        minutes={"quick": 1.0, "paper": 20.0},
+        module="metastep_lab.wu2022.pac_bayes.experiment",
+    ),
+    Listing(
+        name="advisor",
+        source=(
+            "metastep's own, with the bound (10) and the counter-example of Shaban et al. 2019"
+        ),
+        question="Is the estimator that the advisor recommends the right one, and at what price?",
+        minutes={"quick": 1.5, "paper": 3.0},
+        module="metastep_lab.studies.advisor.experiment",
+    ),
 )

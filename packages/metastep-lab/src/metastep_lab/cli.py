@@ -2,42 +2,25 @@
 
 Exit status: 0 for success, 1 if a run failed or a claim that must hold does not, 2 for input that
 cannot be used (one line on standard error, nothing written), 130 after Ctrl-C.
+
+Each command imports what it needs when it is called: `list` and `--help` answer without JAX.
 """
 
 import json
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Literal
 
 import typer
-from rich.text import Text
 
-from metastep.compilation import FLAG, error_of_default_kernels
-from metastep.files import write_atomically
-from metastep_lab.catalog import EXPERIMENTS
-from metastep_lab.data import available
-from metastep_lab.experiment import (
-    Experiment,
-    config_as_json,
-    describe,
-)
-from metastep_lab.report import terminal
-from metastep_lab.report.page import build_page
-from metastep_lab.report.tables import format_seconds
-from metastep_lab.runs.choosing import LARGEST_SEED, check_data, configure, find
-from metastep_lab.runs.directories import RefusedError
-from metastep_lab.runs.environment import default_precision, devices, versions
-from metastep_lab.runs.records import RunDirectoryError, read_result
-from metastep_lab.runs.running import Request, RunFailedError, execute, read_record
-from metastep_lab.sweep.command import INTERRUPTED, sweep_command
-from metastep_lab.sweep.plan import plan_command
+from metastep_lab import terminal
+from metastep_lab.catalog import CATALOG, LARGEST_SEED, Listing
+from metastep_lab.errors import RefusedError, RunDirectoryError, RunFailedError
 
-Experiments = tuple[Experiment, ...]
 BAD_INPUT = 2
 
 EXAMPLES = {
@@ -65,30 +48,39 @@ EXAMPLES = {
     }.items()
 }
 
+
+def _names(incomplete: str) -> list[str]:
+    """Complete the name of an experiment."""
+    return [one.name for one in CATALOG if one.name.startswith(incomplete)]
+
+
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")]
+Name = typer.Argument(metavar="NAME", help="An experiment; see `list`.", autocompletion=_names)
+Preset = Annotated[str, typer.Option(help="quick, paper or another; see `list`.")]
+Data = Annotated[Path | None, typer.Option(help="The folder that holds data sets.")]
 
 
 def main() -> None:
-    """Run the command line with the library's experiments and end the process."""
+    """Run the command line with the experiments of the catalogue and end the process."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
-    sys.exit(invoke(sys.argv[1:], EXPERIMENTS))
+    sys.exit(invoke(sys.argv[1:], CATALOG))
 
 
-def invoke(arguments: Sequence[str], experiments: Experiments) -> int:
+def invoke(arguments: Sequence[str], catalog: Sequence[Listing]) -> int:
     """Run one command.
 
     Args:
         arguments: what follows the program's name.
-        experiments: the experiments there are.
+        catalog: the experiments there are.
 
     Returns:
         The exit status.
     """
     debug = bool(os.environ.get("METASTEP_DEBUG"))
     try:
-        app = build_app(experiments)
+        app = build_app(catalog)
         return app(list(arguments), prog_name="metastep", standalone_mode=False) or 0
     except typer.TyperException as error:
         return _complain(error.format_message(), BAD_INPUT)
@@ -107,11 +99,11 @@ def _complain(message: str, status: int, debug: bool = False) -> int:
     return status
 
 
-def build_app(experiments: Experiments) -> typer.Typer:
+def build_app(catalog: Sequence[Listing]) -> typer.Typer:
     """The commands, for a given set of experiments.
 
     Args:
-        experiments: the experiments there are.
+        catalog: the experiments there are.
 
     Returns:
         The application.
@@ -124,8 +116,16 @@ def build_app(experiments: Experiments) -> typer.Typer:
     )
 
     @app.callback(invoke_without_command=True)
-    def root(context: typer.Context) -> None:
-        context.obj = experiments
+    def root(
+        context: typer.Context,
+        show_version: Annotated[
+            bool, typer.Option("--version", help="Show the version and exit.")
+        ] = False,
+    ) -> None:
+        context.obj = catalog
+        if show_version:
+            print(version("metastep"))
+            raise typer.Exit
         if context.invoked_subcommand is None:
             print(context.get_help())
 
@@ -144,7 +144,9 @@ def list_command(
 ) -> None:
     """Show every experiment: minutes, question, source."""
     if as_json:
-        print(json.dumps([_described(one) for one in context.obj], indent=2, ensure_ascii=False))
+        from metastep_lab.runs.choosing import described
+
+        print(json.dumps([described(one) for one in context.obj], indent=2, ensure_ascii=False))
         return
     console = terminal.console()
     if not context.obj:
@@ -154,95 +156,30 @@ def list_command(
     console.print("Run one with: metastep run NAME")
 
 
-def _described(experiment: Experiment) -> dict[str, Any]:
-    kinds = get_type_hints(experiment.config)
-    names = [field.name for field in fields(experiment.config)]
-    return {
-        "name": experiment.name,
-        "source": experiment.source,
-        "question": experiment.question,
-        "minutes": dict(experiment.minutes),
-        "presets": {name: config_as_json(one) for name, one in experiment.presets.items()},
-        "fields": {name: describe(kinds[name]) for name in names},
-    }
-
-
 def run_command(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="An experiment; see `list`.")],
-    preset: Annotated[str, typer.Option(help="quick, paper or another; see `list`.")] = "quick",
+    name: Annotated[str, Name],
+    preset: Preset = "quick",
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the preset."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The random seed.")] = 0,
     out: Annotated[Path | None, typer.Option(help="The run directory, else runs/NAME.")] = None,
-    data: Annotated[Path | None, typer.Option(help="The folder that holds data sets.")] = None,
+    data: Data = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run.")] = False,
 ) -> int:
     """Run an experiment into a run directory."""
-    experiment = find(context.obj, name)
-    config = configure(experiment, preset, settings or [])
-    check_data(data)
-    directory = out or Path("runs") / name
-    changes = tuple(settings or ())
-    request = Request(experiment, config, preset, changes, seed, directory, data, resume)
-    display = terminal.Display(terminal.console())
-    display.say(f"{name}, preset {preset}, seed {seed}, in {directory}")
-    try:
-        result = execute(request, display.say, display.show)
-    except KeyboardInterrupt:
-        display.clear()
-        print(f"metastep: interrupted; continue with: {request.resume_command()}", file=sys.stderr)
-        return INTERRUPTED
-    finally:
-        display.clear()
-    for claim in result["claims"]:
-        terminal.verdict(display.console, claim["holds"], claim["id"])
-    console = display.console
-    if result.get("answer"):
-        terminal.paragraph(console, result["answer"])
-    seconds = format_seconds(result["timing"].get("seconds", 0.0))
-    place = shlex.quote(str(directory))
-    console.print(terminal.counts(claim["holds"] for claim in result["claims"]))
-    console.print(f"complete in {seconds}; the numbers: metastep check {place}", soft_wrap=True)
-    console.print(f"figures and tables: metastep report {place}", soft_wrap=True)
-    return 0
+    from metastep_lab.runs.commands import run_experiment
+
+    return run_experiment(context.obj, name, preset, settings or [], seed, out, data, resume)
 
 
 def check_command(context: typer.Context, directory: Directory) -> int:
     """Hold the paper's claims against a run, with the numbers."""
-    result = read_result(directory)
-    experiment = find(context.obj, result["experiment"])
-    if result["status"] != "complete":
-        raise RefusedError(
-            f"{directory} holds a run that is {result['status']}; finish it with --resume first"
-        )
-    record = read_record(directory, experiment)
-    try:
-        claims = experiment.claims(record)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise RunDirectoryError(
-            f"{directory}: its tables do not bear the claims ({reason})"
-        ) from error
-    console = terminal.console()
-    recorded = {claim["id"]: claim["holds"] for claim in result["claims"]}
-    for claim in claims:
-        must = "  (must hold)" if claim.id in experiment.reproducible else ""
-        terminal.verdict(console, claim.holds, claim.id, must)
-        terminal.paragraph(console, claim.text)
-        terminal.paragraph(console, claim.evidence, "dim")
-        if recorded.get(claim.id, claim.holds) != claim.holds:
-            terminal.paragraph(
-                console, f"result.json says: {terminal.VERDICTS[recorded[claim.id]][0]}"
-            )
-    console.print(terminal.counts(claim.holds for claim in claims))
-    fine = {claim.id for claim in claims if claim.holds is None or claim.holds}
-    missing = sorted(experiment.reproducible - fine)
-    if missing:
-        console.print(f"must hold and do not: {', '.join(missing)}")
-    return 1 if missing else 0
+    from metastep_lab.runs.commands import check_run
+
+    return check_run(context.obj, directory)
 
 
 def report_command(
@@ -250,18 +187,57 @@ def report_command(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
 ) -> None:
     """Write one page with figures, claims and tables."""
-    page = build_page(directories)
-    try:
-        write_atomically(out, page.encode())
-    except OSError as error:
-        raise RefusedError(f"--out is {out}: {error.strerror}") from error
-    runs = "run" if len(directories) == 1 else "runs"
-    print(f"{out}: {len(directories)} {runs}, {len(page.encode()) / 1e6:.1f} MB")
+    from metastep_lab.report.command import write_page
+
+    write_page(directories, out)
+
+
+def sweep_command(
+    context: typer.Context,
+    name: Annotated[str | None, Name] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option("--grid", metavar="KEY=A,B,C", help="Values of a field; A;B if lists."),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="FIRST:END", help="Seeds without the end, or A,B,C.")
+    ] = None,
+    preset: Preset = "quick",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a field in every run."),
+    ] = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Processes of this machine, or Ray.")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="A Ray cluster, else one is started.")
+    ] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="Cores for each run.")] = None,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs for each run.")] = 0,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time on this machine.")] = None,
+    retries: Annotated[int, typer.Option(min=0, help="How often a failed run is repeated.")] = 1,
+    data: Data = None,
+    out: Annotated[Path | None, typer.Option(help="The sweep's folder, else sweeps/NAME.")] = None,
+    status: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Only show the state of a sweep.")
+    ] = None,
+) -> int:
+    """Run an experiment for every combination of values and seeds, and tabulate the results."""
+    from metastep_lab.sweep.command import run_sweep, show_sweep
+
+    if status is not None:
+        return show_sweep(status)
+    if name is None:
+        raise RefusedError("Missing argument 'NAME'")
+    resources = (cpus, gpus, jobs, retries)
+    what = (name, grid or [], seeds, preset, settings or [])
+    return run_sweep(context.obj, *what, engine, address, resources, data, out)
 
 
 def doctor_command(
     context: typer.Context,
-    data: Annotated[Path | None, typer.Option(help="The folder that holds data sets.")] = None,
+    data: Data = None,
     plan: Annotated[
         str | None, typer.Option(metavar="NAME", help="Predict what a run or sweep will take.")
     ] = None,
@@ -279,31 +255,11 @@ def doctor_command(
 ) -> None:
     """Show versions, devices, precision and the data found; or predict time and memory."""
     if plan is not None:
-        experiment = find(context.obj, plan)
-        plan_command(experiment, preset, settings or [], grid or [], seeds, along, data)
+        from metastep_lab.sweep.plan import plan_runs
+
+        changes, axes = settings or [], grid or []
+        plan_runs(context.obj, plan, preset, changes, axes, seeds, along, data)
         return
-    console = terminal.console()
-    lines = dict(versions())
-    lines["devices"] = ", ".join(devices())
-    lines["precision"] = f"{default_precision()} by default"
-    lines["kernels"] = _kernels()
-    lines["cores"] = str(os.cpu_count())
-    lines["folder"] = f"{Path.cwd()} ({'writable' if os.access('.', os.W_OK) else 'read-only'})"
-    try:
-        found = available(data)
-    except FileNotFoundError as error:
-        raise RefusedError(str(error)) from error
-    lines |= {f"data {name}": str(path) if path else "not found" for name, path in found}
-    for name, text in lines.items():
-        console.print(Text.assemble((f"{name:<16}", "bold"), text), soft_wrap=True)
+    from metastep_lab.doctor import examine
 
-
-def _kernels() -> str:
-    error = error_of_default_kernels()
-    if error < 1e-3:
-        return f"correct (relative error {error:.1e} on the second derivative of a log-sum-exp)"
-    return (
-        f"jax.jit's own are WRONG here (relative error {error:.2g} on the second derivative of a "
-        "log-sum-exp). metastep compiles without them; for your own functions pass "
-        f"compiler_options=metastep.compiler_options() to jax.jit, or set {FLAG}"
-    )
+    examine(data)

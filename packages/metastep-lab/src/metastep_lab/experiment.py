@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol, Union, get_args, get_origin, get_type
 
 import numpy as np
 
+from metastep_lab.catalog import Listing
 from metastep_lab.figures.style import Figure
 
 Column = np.ndarray
@@ -157,13 +158,10 @@ class Experiment:
     """One figure or table of a paper, reproducible by name.
 
     Attributes:
-        name: as on the command line.
-        source: the paper and its figure or table.
-        question: what it asks, in one sentence that a newcomer understands.
+        listing: its entry in the catalogue: name, source, question, minutes.
         config: a frozen dataclass; its fields are what `--set` takes. Its `__post_init__` raises
             `ValueError` naming the field, the value and what is allowed.
         presets: `quick` and `paper` to an instance of `config`.
-        minutes: preset to the minutes it takes on two cores.
         run: does the work, writes tables, returns metrics.
         claims: the paper's statements held against a finished run.
         figures: file stem to (figure, alternative text that says what is to be seen).
@@ -172,17 +170,19 @@ class Experiment:
             None leaves it to the claims.
     """
 
-    name: str
-    source: str
-    question: str
+    listing: Listing
     config: type
     presets: Mapping[str, Any]
-    minutes: Mapping[str, float]
     run: Callable[[Any, Context], Mapping[str, float]]
     claims: Callable[[Record], tuple[Claim, ...]]
     figures: Callable[[Record], Mapping[str, tuple[Figure, str]]]
     reproducible: frozenset[str]
     answer: Callable[[Record], str] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name on the command line."""
+        return self.listing.name
 
 
 def parse_settings(config: Any, settings: Sequence[str]) -> Any:

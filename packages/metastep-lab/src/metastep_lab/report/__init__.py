@@ -1,1 +1,1 @@
-"""How finished runs are shown: the report page, its tables and pictures, and the terminal."""
+"""How finished runs are shown: the report page, its tables and pictures."""

@@ -20,11 +20,11 @@ from metastep_lab.report.summary import Run, counts, status, summary, verdict
 from metastep_lab.report.tables import (
     data_table,
     format_number,
-    format_seconds,
     pairs_table,
     stacking_table,
 )
 from metastep_lab.runs.records import read_result, read_tables
+from metastep_lab.terminal import format_seconds
 
 STYLE = Path(__file__).with_name("page.css")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"

@@ -38,24 +38,6 @@ def format_number(value: float | int | None) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def format_seconds(seconds: float) -> str:
-    """A duration for reading.
-
-    Args:
-        seconds: how long.
-
-    Returns:
-        Such as `0.4 s`, `12 s`, `3 min 12 s` or `2 h 5 min`.
-    """
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 1:
-        return f"{rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
 def data_table(name: str, columns: Mapping[str, np.ndarray], longest: int = LONGEST) -> str:
     """A table of a run, in a container of its own that scrolls; a long one is folded.
 

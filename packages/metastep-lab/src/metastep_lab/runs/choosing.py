@@ -1,20 +1,27 @@
 """What a user names on the command line: an experiment, a preset of it, changes to the preset."""
 
 from collections.abc import Sequence
+from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from metastep_lab.experiment import Experiment, nearest, parse_settings
-from metastep_lab.runs.directories import RefusedError
+from metastep_lab.catalog import Listing
+from metastep_lab.errors import RefusedError
+from metastep_lab.experiment import (
+    Experiment,
+    config_as_json,
+    describe,
+    nearest,
+    parse_settings,
+)
 
-LARGEST_SEED = 2**32 - 1
 
-
-def find(experiments: Sequence[Experiment], name: str) -> Experiment:
-    """Return the experiment of a name.
+def find(catalog: Sequence[Listing], name: str) -> Experiment:
+    """Import the experiment of a name, and no other.
 
     Args:
-        experiments: those there are.
+        catalog: the experiments there are.
         name: what the user typed.
 
     Returns:
@@ -23,12 +30,24 @@ def find(experiments: Sequence[Experiment], name: str) -> Experiment:
     Raises:
         RefusedError: if there is none of that name.
     """
-    for experiment in experiments:
-        if experiment.name == name:
-            return experiment
-    names = [experiment.name for experiment in experiments]
+    for one in catalog:
+        if one.name == name:
+            return load(one)
+    names = [one.name for one in catalog]
     there = ", ".join(names) or "none"
     raise RefusedError(f"unknown experiment {name!r}{nearest(name, names)}; there is: {there}")
+
+
+def load(listing: Listing) -> Experiment:
+    """Import the experiment of an entry.
+
+    Args:
+        listing: the entry of the catalogue.
+
+    Returns:
+        The experiment.
+    """
+    return import_module(listing.module).EXPERIMENT
 
 
 def configure(experiment: Experiment, preset: str, settings: Sequence[str]) -> Any:
@@ -65,3 +84,25 @@ def check_data(data: Path | None) -> None:
     """
     if data is not None and not data.is_dir():
         raise RefusedError(f"--data is {data}, which is no folder")
+
+
+def described(listing: Listing) -> dict[str, Any]:
+    """An experiment with its presets and fields, as `metastep list --json` shows it.
+
+    Args:
+        listing: the entry of the catalogue.
+
+    Returns:
+        JSON-compatible.
+    """
+    experiment = load(listing)
+    kinds = get_type_hints(experiment.config)
+    names = [field.name for field in fields(experiment.config)]
+    return {
+        "name": listing.name,
+        "source": listing.source,
+        "question": listing.question,
+        "minutes": dict(listing.minutes),
+        "presets": {name: config_as_json(one) for name, one in experiment.presets.items()},
+        "fields": {name: describe(kinds[name]) for name in names},
+    }

@@ -6,18 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from metastep_lab.errors import BusyError, RefusedError
+
 if sys.platform == "win32":
     fcntl = None
 else:
     import fcntl
-
-
-class RefusedError(ValueError):
-    """What was asked for cannot be done; nothing has been written. The message is one sentence."""
-
-
-class BusyError(RefusedError):
-    """Another process is running in the directory."""
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from metastep.files import write_atomically
+from metastep_lab.errors import RunDirectoryError
 
 SCHEMA = 1
 STATUSES = ("complete", "interrupted", "failed")
@@ -33,10 +34,6 @@ PARTS: dict[str, type] = {
     "timing": dict,
     "environment": dict,
 }
-
-
-class RunDirectoryError(ValueError):
-    """A run directory that cannot be read; the message is one sentence that names the file."""
 
 
 def write_result(directory: Path, result: Mapping[str, Any]) -> None:

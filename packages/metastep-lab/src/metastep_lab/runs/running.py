@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from metastep.saving import CheckpointError
+from metastep_lab.errors import RefusedError, RunFailedError
 from metastep_lab.experiment import (
     Experiment,
     Record,
@@ -26,12 +27,8 @@ from metastep_lab.experiment import (
 )
 from metastep_lab.figures.style import save
 from metastep_lab.runs import records
-from metastep_lab.runs.directories import RefusedError, occupied, remove_leftovers
+from metastep_lab.runs.directories import occupied, remove_leftovers
 from metastep_lab.runs.environment import default_precision, environment
-
-
-class RunFailedError(RuntimeError):
-    """The experiment raised an exception, which is this one's cause; the run directory says so."""
 
 
 @dataclass(frozen=True)
@@ -196,8 +193,8 @@ def _empty_result(request: Request) -> dict[str, Any]:
     return {
         "schema": records.SCHEMA,
         "experiment": request.experiment.name,
-        "source": request.experiment.source,
-        "question": request.experiment.question,
+        "source": request.experiment.listing.source,
+        "question": request.experiment.listing.question,
         "answer": None,
         "about": inspect.getdoc(inspect.getmodule(request.experiment.run)),
         "config": config_as_json(request.config),

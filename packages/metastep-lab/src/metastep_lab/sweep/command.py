@@ -7,15 +7,16 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Annotated, Literal
+from typing import Literal
 
-import typer
 from rich.console import Console
 
+from metastep_lab import terminal
+from metastep_lab.catalog import Listing
+from metastep_lab.errors import RefusedError
 from metastep_lab.experiment import Experiment
-from metastep_lab.report import terminal
 from metastep_lab.runs.choosing import check_data, find
-from metastep_lab.runs.directories import RefusedError, occupied, remove_leftovers
+from metastep_lab.runs.directories import occupied, remove_leftovers
 from metastep_lab.runs.running import Request
 from metastep_lab.sweep import on_ray
 from metastep_lab.sweep.display import Monitor, show_status
@@ -68,51 +69,48 @@ class Sweep:
         return Job(key, request, out / "logs" / f"{key}.txt", self.resources.cpus)
 
 
-def sweep_command(
-    context: typer.Context,
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="An experiment; see `list`.")
-    ] = None,
-    grid: Annotated[
-        list[str] | None,
-        typer.Option("--grid", metavar="KEY=A,B,C", help="Values of a field; A;B if lists."),
-    ] = None,
-    seeds: Annotated[
-        str | None, typer.Option(metavar="FIRST:END", help="Seeds without the end, or A,B,C.")
-    ] = None,
-    preset: Annotated[str, typer.Option(help="quick, paper or another; see `list`.")] = "quick",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a field in every run."),
-    ] = None,
-    engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="Processes of this machine, or Ray.")
-    ] = "local",
-    address: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="A Ray cluster, else one is started.")
-    ] = None,
-    cpus: Annotated[int | None, typer.Option(min=1, help="Cores for each run.")] = None,
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs for each run.")] = 0,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time on this machine.")] = None,
-    retries: Annotated[int, typer.Option(min=0, help="How often a failed run is repeated.")] = 1,
-    data: Annotated[Path | None, typer.Option(help="The folder that holds data sets.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The sweep's folder, else sweeps/NAME.")] = None,
-    status: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Only show the state of a sweep.")
-    ] = None,
+def run_sweep(
+    catalog: Sequence[Listing],
+    name: str,
+    grid: Sequence[str],
+    seeds: str | None,
+    preset: str,
+    settings: Sequence[str],
+    engine: Literal["local", "ray"],
+    address: str | None,
+    resources: tuple[int | None, int, int | None, int],
+    data: Path | None,
+    out: Path | None,
 ) -> int:
-    """Run an experiment for every combination of values and seeds, and tabulate the results."""
-    if status is not None:
-        return _show(status)
-    if name is None:
-        raise RefusedError("Missing argument 'NAME'")
-    experiment = find(context.obj, name)
-    found = cells(experiment, preset, settings or [], grid or [], seeds)
+    """Run an experiment for every combination of values and seeds, and tabulate the results.
+
+    Args:
+        catalog: the experiments there are.
+        name: of the experiment.
+        grid: texts `field=value,value`.
+        seeds: `first:end`, or seeds separated by commas; None for seed 0.
+        preset: what every configuration begins from.
+        settings: changes that all runs share.
+        engine: processes of this machine, or Ray.
+        address: HOST:PORT of a Ray cluster, or None.
+        resources: cores for each run or None, GPUs for each, runs at a time or None, retries.
+        data: the folder that holds data sets, or None.
+        out: the folder of the sweep, else `sweeps/NAME`.
+
+    Returns:
+        The exit status: 1 if a run failed.
+
+    Raises:
+        RefusedError: for bad input.
+    """
+    cpus, gpus, jobs, retries = resources
+    experiment = find(catalog, name)
+    found = cells(experiment, preset, settings, grid, seeds)
     check_data(data)
     if address is not None and (engine != "ray" or jobs is not None):
         raise RefusedError("--address goes with --engine ray, and without --jobs")
     parallel, share = (1, cpus or 1) if address else share_cores(len(found), jobs, cpus)
-    resources = on_ray.Resources(share, gpus)
+    share_of_each = on_ray.Resources(share, gpus)
     if engine == "local":
         check_gpus(parallel, gpus)
     folder = out or Path("sweeps") / name
@@ -125,7 +123,7 @@ def sweep_command(
         engine,
         address,
         parallel,
-        resources,
+        share_of_each,
         retries,
     )
     try:
@@ -227,7 +225,18 @@ def _tabulate(sweep: Sweep, failures: dict[str, str]) -> None:
     write_table(sweep.out, rows)
 
 
-def _show(out: Path) -> int:
+def show_sweep(out: Path) -> int:
+    """Show the state of a sweep.
+
+    Args:
+        out: the folder of the sweep.
+
+    Returns:
+        0.
+
+    Raises:
+        RunDirectoryError: if the folder holds no sweep, or a damaged one.
+    """
     experiment, entries = read_list(out)
     messages = read_messages(out)
     rows = []

@@ -11,10 +11,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from metastep_lab.report.tables import format_seconds
 from metastep_lab.sweep.grid import Entry
 from metastep_lab.sweep.record import Row, run_directory
 from metastep_lab.sweep.worker import Outcome
+from metastep_lab.terminal import format_seconds
 
 LOOKS = {
     "complete": "green",

@@ -9,9 +9,10 @@ from dataclasses import dataclass, fields
 from itertools import product
 from typing import Any
 
+from metastep_lab.catalog import LARGEST_SEED
+from metastep_lab.errors import RefusedError
 from metastep_lab.experiment import Experiment, config_as_json
-from metastep_lab.runs.choosing import LARGEST_SEED, configure
-from metastep_lab.runs.directories import RefusedError
+from metastep_lab.runs.choosing import configure
 
 LARGEST_SWEEP = 100_000
 LONGEST_NAME = 100

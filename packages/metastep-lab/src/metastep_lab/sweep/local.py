@@ -20,7 +20,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from metastep_lab.runs.directories import RefusedError
+from metastep_lab.errors import RefusedError
 from metastep_lab.sweep.worker import Job, Outcome, carry_out, redirect_output
 
 GRACE = 20.0

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from metastep_lab.runs.directories import RefusedError
+from metastep_lab.errors import RefusedError
 from metastep_lab.sweep.worker import Job, Outcome, carry_out
 
 PATIENCE = 4.0

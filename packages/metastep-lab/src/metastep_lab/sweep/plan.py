@@ -5,17 +5,19 @@ from pathlib import Path
 
 from rich.console import Console
 
+from metastep_lab import terminal
+from metastep_lab.catalog import Listing
 from metastep_lab.experiment import Experiment
-from metastep_lab.report import terminal
-from metastep_lab.report.tables import format_seconds
-from metastep_lab.runs.choosing import check_data, configure
+from metastep_lab.runs.choosing import check_data, configure, find
 from metastep_lab.sweep.command import share_cores
 from metastep_lab.sweep.grid import Cell, cells
 from metastep_lab.sweep.probe import Cost, Prediction, doublings, length_field, measure, predict
+from metastep_lab.terminal import format_seconds
 
 
-def plan_command(
-    experiment: Experiment,
+def plan_runs(
+    catalog: Sequence[Listing],
+    name: str,
     preset: str,
     settings: Sequence[str],
     grid: Sequence[str],
@@ -26,7 +28,8 @@ def plan_command(
     """Predict time and memory, and say what was extrapolated.
 
     Args:
-        experiment: the experiment.
+        catalog: the experiments there are.
+        name: of the experiment.
         preset: the preset that the runs start from.
         settings: changes that all runs share.
         grid: as for a sweep; none for one run.
@@ -37,6 +40,7 @@ def plan_command(
     Raises:
         RefusedError: for bad input, or a run that fails.
     """
+    experiment = find(catalog, name)
     check_data(data)
     configure(experiment, preset, settings)
     sweep = bool(grid) or seeds is not None

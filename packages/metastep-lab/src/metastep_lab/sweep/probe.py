@@ -8,8 +8,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, get_type_hints
 
+from metastep_lab.errors import RefusedError
 from metastep_lab.experiment import Experiment
-from metastep_lab.runs.directories import RefusedError
 from metastep_lab.runs.running import Request
 from metastep_lab.sweep.local import process_context
 from metastep_lab.sweep.worker import Job, Outcome, carry_out, redirect_output

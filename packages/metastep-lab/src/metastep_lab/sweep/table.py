@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from metastep.files import write_atomically
-from metastep_lab.runs.records import RunDirectoryError
+from metastep_lab.errors import RunDirectoryError
 from metastep_lab.sweep.grid import as_text
 from metastep_lab.sweep.record import Row
 

@@ -12,8 +12,7 @@ from typing import TextIO
 from threadpoolctl import threadpool_limits
 
 from metastep.saving import CheckpointError
-from metastep_lab.runs.directories import BusyError, RefusedError
-from metastep_lab.runs.records import RunDirectoryError
+from metastep_lab.errors import BusyError, RefusedError, RunDirectoryError
 from metastep_lab.runs.running import Request, execute
 
 PATIENCE = 120.0

@@ -33,6 +33,7 @@ from metastep_lab.bernacchia2021.curves import best_rate, jackknife, mean_and_er
 from metastep_lab.bernacchia2021.maml_linear.claims import answer, claims, figures
 from metastep_lab.bernacchia2021.mixed_regression import Design, MixedRegression
 from metastep_lab.bernacchia2021.mixed_regression_runs import Simulation, simulate
+from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment, columns
 from metastep_lab.theory import maml as theory
 
@@ -354,15 +355,9 @@ def _metrics(settings: list[Setting], rows: Mapping[str, list[tuple]]) -> dict[s
 
 
 EXPERIMENT = Experiment(
-    name="maml-linear",
-    source="Bernacchia 2021, sections 5.1 and 5.2, Figures 2, 3 and 6",
-    question=(
-        "Which inner learning rate should MAML train with: is the best one really negative, and "
-        "does the theory of mixed linear regression predict it?"
-    ),
+    listing("maml-linear"),
     config=Config,
     presets={"quick": Config(runs=400, tested=("2",), test_runs=20), "paper": Config()},
-    minutes={"quick": 0.4, "paper": 1.2},
     run=run,
     claims=claims,
     figures=figures,

@@ -54,6 +54,7 @@ from metastep_lab.bernacchia2021.maml_nonlinear.tangent_regression import (
     tangent_problem,
 )
 from metastep_lab.bernacchia2021.mixed_regression import RegressionTasks
+from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment, columns
 
 SAVED_TOGETHER = 25
@@ -352,12 +353,7 @@ def _as_jax(arrays: dict[str, np.ndarray]) -> dict[str, Array]:
 
 
 EXPERIMENT = Experiment(
-    name="maml-nonlinear",
-    source="Bernacchia 2021, section 5.4, Figure 5",
-    question=(
-        "Is it better to train the starting point of a wide nonlinear network with a negative "
-        "inner step size?"
-    ),
+    listing("maml-nonlinear"),
     config=Config,
     presets={
         "quick": Config(
@@ -370,7 +366,6 @@ EXPERIMENT = Experiment(
         ),
         "paper": Config(),
     },
-    minutes={"quick": 1.0, "paper": 12.0},
     run=run,
     claims=claims,
     figures=figures,

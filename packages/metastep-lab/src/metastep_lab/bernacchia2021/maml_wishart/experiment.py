@@ -31,6 +31,7 @@ from metastep_lab.bernacchia2021.curves import best_rate, jackknife, mean_and_er
 from metastep_lab.bernacchia2021.maml_wishart.claims import answer, claims, figures
 from metastep_lab.bernacchia2021.mixed_regression import Design, MixedRegression
 from metastep_lab.bernacchia2021.mixed_regression_runs import simulate
+from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment, columns
 from metastep_lab.theory.maml import expected_test_loss_general
 
@@ -248,15 +249,9 @@ def _write_test_data(
 
 
 EXPERIMENT = Experiment(
-    name="maml-wishart",
-    source="Bernacchia 2021, section 5.3, Figure 4",
-    question=(
-        "Is the best learning rate to train MAML with still negative when inputs and tasks are "
-        "strongly correlated?"
-    ),
+    listing("maml-wishart"),
     config=Config,
     presets={"quick": Config(runs=400, covariances=3, test_runs=20), "paper": Config()},
-    minutes={"quick": 0.2, "paper": 0.7},
     run=run,
     claims=claims,
     figures=figures,

@@ -30,6 +30,7 @@ import metastep as ms
 from metastep.compilation import compiled
 from metastep.tasks import WeightedClassification, accuracy
 from metastep_lab import data
+from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment
 from metastep_lab.shaban2019.hypercleaning.claims import answer, claims, figures
 
@@ -282,15 +283,9 @@ QUICK = Config(
 )
 
 EXPERIMENT = Experiment(
-    name="hypercleaning",
-    source="Shaban et al. 2019, section 4.2.1, Table 2, Figure 5",
-    question=(
-        "Half of the training labels may be wrong. Can the gradient of the validation loss with "
-        "respect to one weight per training example find out which?"
-    ),
+    listing("hypercleaning"),
     config=Config,
     presets={"quick": QUICK, "paper": Config()},
-    minutes={"quick": 0.7, "paper": 30.0},
     run=run,
     claims=claims,
     figures=figures,

@@ -35,6 +35,7 @@ import numpy as np
 
 import metastep as ms
 from metastep_lab import data
+from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment, columns
 from metastep_lab.shaban2019.one_shot.claims import answer, claims, figures
 from metastep_lab.shaban2019.one_shot.setup import Config, compared_windows, methods, split
@@ -142,15 +143,9 @@ QUICK = Config(
 )
 
 EXPERIMENT = Experiment(
-    name="one-shot",
-    source="Shaban et al. 2019, section 4.3, Table 4, Figure 7",
-    question=(
-        "Can a network learn to tell five characters apart after seeing each of them once, and "
-        "does it have to differentiate through all of its learning for that?"
-    ),
+    listing("one-shot"),
     config=Config,
     presets={"quick": QUICK, "paper": Config()},
-    minutes={"quick": 3.0, "paper": 50.0},
     run=run,
     claims=claims,
     figures=figures,

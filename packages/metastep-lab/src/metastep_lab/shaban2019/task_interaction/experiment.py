@@ -40,6 +40,7 @@ from metastep.compilation import compiled
 from metastep.tasks import accuracy
 from metastep.trees import cosine
 from metastep_lab import data
+from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment, columns
 from metastep_lab.shaban2019.task_interaction.claims import answer, claims, figures
 from metastep_lab.shaban2019.task_interaction.interaction import (
@@ -347,15 +348,9 @@ QUICK = Config(
 )
 
 EXPERIMENT = Experiment(
-    name="task-interaction",
-    source="Shaban et al. 2019, section 4.2.2, Table 3, Figure 6",
-    question=(
-        "Five examples per class are too few. Can the gradient of the validation loss find out "
-        "which classes should share what they learn?"
-    ),
+    listing("task-interaction"),
     config=Config,
     presets={"quick": QUICK, "paper": Config()},
-    minutes={"quick": 0.6, "paper": 3.0},
     run=run,
     claims=claims,
     figures=figures,

@@ -27,6 +27,7 @@ from jaxtyping import Array
 import metastep as ms
 from metastep.compilation import compiled
 from metastep.trees import cosine, inner_product, norm
+from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment, Table, columns
 from metastep_lab.shaban2019.truncation_toy.claims import answer, claims, figures
 from metastep_lab.theory import truncation as theory
@@ -324,15 +325,9 @@ def _implicit(key: Array) -> Table:
 
 
 EXPERIMENT = Experiment(
-    name="truncation-toy",
-    source="Shaban et al. 2019, section 4.1, Figures 1-4, Theorem 3.5, Proposition 3.6",
-    question=(
-        "How wrong is a hypergradient that looks back over the last K training steps only, and "
-        "when does descent along it still find the optimum?"
-    ),
+    listing("truncation-toy"),
     config=Config,
     presets={"quick": Config(outer_steps=200), "paper": Config()},
-    minutes={"quick": 0.5, "paper": 1.0},
     run=run,
     claims=claims,
     figures=figures,

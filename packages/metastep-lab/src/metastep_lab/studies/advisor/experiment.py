@@ -41,6 +41,7 @@ from metastep.estimators import (
 from metastep.problems import AbstractProblem
 from metastep.trees import cosine, norm, subtract
 from metastep.types import Outer, RandomKey
+from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment, columns
 from metastep_lab.studies.advisor.claims import answer, claims, figures
 from metastep_lab.studies.advisor.problems import Name, cases
@@ -176,12 +177,9 @@ def _judge(
 
 
 EXPERIMENT = Experiment(
-    name="advisor",
-    source="metastep's own, with the bound (10) and the counter-example of Shaban et al. 2019",
-    question="Is the estimator that the advisor recommends the right one, and at what price?",
+    listing("advisor"),
     config=Config,
     presets={"quick": Config(examples=200, repeats=3), "paper": Config()},
-    minutes={"quick": 1.5, "paper": 3.0},
     run=run,
     claims=claims,
     figures=figures,

@@ -31,6 +31,7 @@ from threadpoolctl import threadpool_limits
 
 from metastep import saving as checkpoint
 from metastep_lab import data
+from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment, Table, columns, select
 from metastep_lab.studies.label_noise.claims import (
     METRICS,
@@ -226,15 +227,9 @@ def _summary(detection: Table) -> Table:
 
 
 EXPERIMENT = Experiment(
-    name="label-noise",
-    source="Shaban et al. 2019, section 4.2.1, beside confident learning (Northcutt et al. 2021)",
-    question=(
-        "Does tuning one weight per example by hypergradients find wrong labels better than "
-        "confident learning does, and what does it owe to its clean validation set?"
-    ),
+    listing("label-noise"),
     config=Config,
     presets={"quick": Config(dataset="digits", train=500, validation=200), "paper": Config()},
-    minutes={"quick": 1.2, "paper": 18.0},
     run=run,
     claims=claims,
     figures=figures,

@@ -37,6 +37,7 @@ import numpy as np
 
 from metastep.compilation import compiled
 from metastep.tasks import random_least_squares
+from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment, Table, columns
 from metastep_lab.theory import least_squares as theory
 from metastep_lab.wang2021.least_squares.claims import answer, claims, figures
@@ -320,12 +321,7 @@ def _theorem_6(config: Config) -> Table:
 
 
 EXPERIMENT = Experiment(
-    name="least-squares",
-    source="Wang et al. 2021, section 5, Figures 2 and 3; Theorems 5 and 6",
-    question=(
-        "Does a step size that was tuned on training loss overfit, and does tuning it on "
-        "validation loss help?"
-    ),
+    listing("least-squares"),
     config=Config,
     presets={
         "quick": Config(
@@ -337,7 +333,6 @@ EXPERIMENT = Experiment(
         ),
         "paper": Config(),
     },
-    minutes={"quick": 0.5, "paper": 3.0},
     run=run,
     claims=claims,
     figures=figures,

@@ -33,6 +33,7 @@ from scipy.optimize import minimize_scalar
 from threadpoolctl import threadpool_limits
 
 from metastep.compilation import compiled
+from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment, Table
 from metastep_lab.theory import least_squares_sgd as theory
 from metastep_lab.wang2021.least_squares_sgd.claims import answer, claims, figures
@@ -348,18 +349,12 @@ def simulate(
 
 
 EXPERIMENT = Experiment(
-    name="least-squares-sgd",
-    source="Wang et al. 2021, Appendix D, Theorems 9 and 10",
-    question=(
-        "Which step size does stochastic gradient descent learn from the training loss and which "
-        "from a validation loss, and which of the two generalizes?"
-    ),
+    listing("least-squares-sgd"),
     config=Config,
     presets={
         "quick": Config(dims=(12, 20, 32), tasks=30, grid_points=16),
         "paper": Config(),
     },
-    minutes={"quick": 0.5, "paper": 2.5},
     run=run,
     claims=claims,
     figures=figures,

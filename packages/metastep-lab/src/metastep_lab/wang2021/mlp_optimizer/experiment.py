@@ -34,6 +34,7 @@ import numpy as np
 
 from metastep import saving as checkpoint
 from metastep.learned import MLPOptimizer
+from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment, columns
 from metastep_lab.wang2021.mlp_optimizer.claims import answer, claims, figures
 from metastep_lab.wang2021.mlp_optimizer.rows import (
@@ -284,15 +285,9 @@ PAPER = Config(
 )
 
 EXPERIMENT = Experiment(
-    name="mlp-optimizer",
-    source="Wang et al. 2021, Figures 4, 5; Wang et al. 2020, Figures 5 to 10",
-    question=(
-        "Does a learned optimizer that was meta-trained on validation loss train networks that "
-        "generalize better than one that was meta-trained on training loss?"
-    ),
+    listing("mlp-optimizer"),
     config=Config,
     presets={"quick": QUICK, "paper-reduced": Config(), "paper": PAPER},
-    minutes={"quick": 2.5, "paper-reduced": 60.0, "paper": 6000.0},
     run=run,
     claims=claims,
     figures=figures,

@@ -46,6 +46,7 @@ import metastep as ms
 from metastep.compilation import compiled
 from metastep.tasks import Quadratic, random_quadratic
 from metastep.types import Outer
+from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment, Table, columns
 from metastep_lab.theory import quadratic_step_size as theory
 from metastep_lab.wang2021.step_size_quadratic.claims import claims
@@ -348,18 +349,12 @@ def _stop_gradient(config: Config, task: Quadratic) -> Table:
 
 
 EXPERIMENT = Experiment(
-    name="step-size-quadratic",
-    source="Wang et al. 2021, section 5, Figure 1; its earlier version, Tables 1-2 and Figure 2",
-    question=(
-        "Can the step size of gradient descent be learned by descending on how well training ends, "
-        "and where does back-propagation through the training fail at it?"
-    ),
+    listing("step-size-quadratic"),
     config=Config,
     presets={
         "quick": Config(horizons=(10, 40), start_step_sizes=(0.01, 0.1)),
         "paper": Config(),
     },
-    minutes={"quick": 1.0, "paper": 1.5},
     run=run,
     claims=claims,
     figures=figures,

@@ -37,6 +37,7 @@ from metastep.anchors import (
     fit_groups,
     partition_histograms,
 )
+from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment, columns
 from metastep_lab.wu2022.anchor_vectors.claims import answer, claims, shown_bulk
 from metastep_lab.wu2022.anchor_vectors.figures import figures
@@ -274,15 +275,9 @@ QUICK = Config(
 )
 
 EXPERIMENT = Experiment(
-    name="anchor-vectors",
-    source="Wu, Lee and Ge 2023; thesis of Wu, Figures 3.1-3.3, B.1-B.4, Tables 3.1, B.1, B.2",
-    question=(
-        "Does one fixed vector estimate, from the hidden state of a language model, the sum over "
-        "all words but the most probable ones?"
-    ),
+    listing("anchor-vectors"),
     config=Config,
     presets={"quick": QUICK, "paper": Config()},
-    minutes={"quick": 1.0, "paper": 6.0},
     run=run,
     claims=claims,
     figures=figures,

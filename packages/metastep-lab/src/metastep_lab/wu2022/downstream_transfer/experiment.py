@@ -33,6 +33,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from metastep.anchors.synthetic import perturbed, synthetic_task
+from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment, Table, columns
 from metastep_lab.theory import transfer as theory
 from metastep_lab.wu2022.anchor_vectors.models import Architecture, read_text
@@ -227,15 +228,9 @@ QUICK = Config(
 )
 
 EXPERIMENT = Experiment(
-    name="downstream-transfer",
-    source="Wu, Lee and Ge 2023; thesis of Wu, Theorems 3.3.1, 3.3.2 and 3.5.7",
-    question=(
-        "Does a language model that predicts words almost as well as another one also serve as "
-        "well for classifying text?"
-    ),
+    listing("downstream-transfer"),
     config=Config,
     presets={"quick": QUICK, "paper": Config()},
-    minutes={"quick": 0.5, "paper": 6.0},
     run=run,
     claims=claims,
     figures=figures,

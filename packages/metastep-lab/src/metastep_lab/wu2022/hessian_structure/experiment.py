@@ -51,6 +51,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from metastep import saving as checkpoint
+from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment, columns
 from metastep_lab.wu2022.hessian_structure.claims import answer, claims
 from metastep_lab.wu2022.hessian_structure.clusters import embedded
@@ -271,12 +272,7 @@ def _add_pairs(
 
 
 EXPERIMENT = Experiment(
-    name="hessian-structure",
-    source="Wu 2022, Tables C.5-C.7, Figures 4.2-4.4, C.1, C.7-C.11, C.15-C.17, C.22-C.26",
-    question=(
-        "Is the Hessian of a layer nearly a Kronecker product of low rank, and do independently "
-        "trained networks share its leading eigenspace?"
-    ),
+    listing("hessian-structure"),
     config=Config,
     presets={
         "quick": Config(
@@ -288,7 +284,6 @@ EXPERIMENT = Experiment(
         ),
         "paper": Config(),
     },
-    minutes={"quick": 1.5, "paper": 40.0},
     run=run,
     claims=claims,
     figures=figures,

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import jax
 
 from metastep import saving as checkpoint
+from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment, columns
 from metastep_lab.wu2022.hessian_two_layer.claims import answer, claims, figures
 from metastep_lab.wu2022.hessian_two_layer.samples import BATCH, Measured, draw_network, measure
@@ -86,15 +87,9 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
 
 
 EXPERIMENT = Experiment(
-    name="hessian-two-layer",
-    source="Wu 2022, Theorems 4.4.1 and 4.4.2, Lemma C.2.1",
-    question=(
-        "In a wide random network, does the Hessian of a layer become a Kronecker product, and "
-        "what is its leading eigenspace?"
-    ),
+    listing("hessian-two-layer"),
     config=Config,
     presets={"quick": Config(units=(50, 100, 200)), "paper": Config()},
-    minutes={"quick": 0.5, "paper": 4.0},
     run=run,
     claims=claims,
     figures=figures,

@@ -32,6 +32,7 @@ import optax
 from metastep import pac_bayes
 from metastep import saving as checkpoint
 from metastep.pac_bayes.certify import write_certificate
+from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment, columns
 from metastep_lab.wu2022.pac_bayes.claims import answer, claims, figures
 from metastep_lab.wu2022.pac_bayes.problem import (
@@ -207,12 +208,7 @@ def _bound_row(
 
 
 EXPERIMENT = Experiment(
-    name="pac-bayes",
-    source="Wu 2022, Tables 4.1 and C.8, Figure C.27",
-    question=(
-        "Is the guaranteed error of a network lower when the uncertainty of its weights follows "
-        "the eigenvectors of its layer-wise Hessians?"
-    ),
+    listing("pac-bayes"),
     config=Config,
     presets={
         "quick": Config(
@@ -227,7 +223,6 @@ EXPERIMENT = Experiment(
         ),
         "paper": Config(),
     },
-    minutes={"quick": 1.0, "paper": 20.0},
     run=run,
     claims=claims,
     figures=figures,

@@ -35,6 +35,7 @@ from metastep.sparse_coding import (
     random_dictionary,
     sample_start,
 )
+from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment, columns
 from metastep_lab.wu2022.sparse_coding.claims import answer, claims, figures
 
@@ -228,15 +229,9 @@ QUICK = Config(
 )
 
 EXPERIMENT = Experiment(
-    name="sparse-coding",
-    source="Chidambaram et al. 2023; thesis of Wu, chapter 2, Figures 2.1 to 2.3",
-    question=(
-        "A dictionary with more atoms than the truth can learn the noise of its data. Does it "
-        "find the true atoms if it has to predict hidden coordinates instead?"
-    ),
+    listing("sparse-coding"),
     config=Config,
     presets={"quick": QUICK, "paper": Config()},
-    minutes={"quick": 0.7, "paper": 40.0},
     run=run,
     claims=claims,
     figures=figures,

@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from metastep_lab.experiment import Experiment
-from metastep_lab.report.tables import format_seconds
+from metastep_lab.catalog import Listing
 
 VERDICTS = {
     True: ("holds", "green"),
@@ -32,7 +31,7 @@ def console() -> Console:
     return Console(highlight=False, markup=False, emoji=False)
 
 
-def experiments_table(experiments: Sequence[Experiment]) -> Table:
+def experiments_table(experiments: Sequence[Listing]) -> Table:
     """A table of experiments: what they ask, and the minutes that each preset takes.
 
     Args:
@@ -49,6 +48,24 @@ def experiments_table(experiments: Sequence[Experiment]) -> Table:
         name = Text.assemble((one.name, "bold"), (minutes, "dim"))
         table.add_row(name, Text.assemble(one.question, "\n", (one.source, "dim"), "\n"))
     return table
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration for reading.
+
+    Args:
+        seconds: how long.
+
+    Returns:
+        Such as `0.4 s`, `12 s`, `3 min 12 s` or `2 h 5 min`.
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 1:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def counts(verdicts: Iterable[bool | None]) -> str:
