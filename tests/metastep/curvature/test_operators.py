@@ -17,11 +17,12 @@ from metastep.curvature import (
     factored_inverse,
     find_layers,
     input_autocorrelation,
+    kfac,
     kronecker_hessian,
     layer_hessian,
     output_hessian,
 )
-from metastep.curvature.layers import kfac, layerwise
+from metastep.curvature.layers import layerwise
 from tests.metastep.curvature.cases import CASES, EXAMPLES, dense_hessian, loss_of
 
 EXACT = 1e-10  # float64, sums of a few hundred terms of size one

@@ -10,9 +10,9 @@ import pytest
 from metastep import pac_bayes
 from metastep.curvature import EmpiricalRisk
 from metastep.pac_bayes import basis as rotations
-from metastep.pac_bayes import optimize as optimizing
 from metastep.pac_bayes import posterior as posteriors
 from metastep.pac_bayes.certify import cross_entropy_bits
+from metastep.pac_bayes.optimize import Optimized, _Fixed, _objective, penalty
 from tests.helpers import relative_distance
 
 KEY = jax.random.key(3)
@@ -100,11 +100,11 @@ def test_the_gradient_is_that_of_formed_noise(risk, parts):
     layout, posterior, basis = parts
     prior = posterior.mean
     rotated = posteriors.rotate(posteriors.first_inputs(risk, layout), basis[1])
-    fixed = optimizing._Fixed(risk, prior, basis, rotated, jnp.asarray(0.025))
+    fixed = _Fixed(risk, prior, basis, rotated, jnp.asarray(0.025))
     rows = jnp.arange(risk.examples)
-    first = lambda posterior: optimizing._objective(posterior, fixed, rows, KEY, layout)
+    first = lambda posterior: _objective(posterior, fixed, rows, KEY, layout)
     formed = lambda posterior: formed_loss(posterior, risk, layout, basis, KEY)
-    complexity = lambda p: optimizing.penalty(
+    complexity = lambda p: penalty(
         p.kl(prior), p.log_prior_scale, jnp.asarray(60.0), jnp.asarray(0.025)
     )
     total_formed = lambda p: formed(p) + complexity(p)
@@ -122,7 +122,7 @@ def test_the_gradient_is_that_of_formed_noise(risk, parts):
 def test_drawn_outputs_have_the_law_of_drawn_weights(risk, parts):
     layout, posterior, basis = parts
     quiet = eqx.tree_at(lambda p: p.log_scale["fc1"], posterior, posterior.log_scale["fc1"] - 0.5)
-    optimized = optimizing.Optimized(quiet, basis, layout, np.zeros((1, 3)))
+    optimized = Optimized(quiet, basis, layout, np.zeros((1, 3)))
     draws = 20_000
     errors = pac_bayes.draw_errors(risk, optimized, draws, KEY)
     assert errors.shape == (draws,) and set(np.unique(errors)) <= {0.0, 1.0}
@@ -172,7 +172,7 @@ def test_bad_arguments(risk, changed, message):
 
 def test_what_cannot_be(risk, parts):
     layout, posterior, basis = parts
-    optimized = optimizing.Optimized(posterior, basis, layout, np.zeros((1, 3)))
+    optimized = Optimized(posterior, basis, layout, np.zeros((1, 3)))
     with pytest.raises(ValueError, match="every is 0"):
         pac_bayes.ITER.repeated(0)
     with pytest.raises(ValueError, match="draws is 0"):
