@@ -1,6 +1,7 @@
 """Whether the features of a validation set are those of the training set, in the same units."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 from scipy.stats import ks_2samp
@@ -58,8 +59,8 @@ def warn_if_different(train: np.ndarray, validation: np.ndarray, stacklevel: int
     if distances[kind, place] < DISTANCE:
         return
     worst = kinds[kind][:, place]
-    probability = ks_2samp(worst[:count], worst[count:], method="exact").pvalue
-    if probability * distances.size <= LEVEL:
+    found: Any = ks_2samp(worst[:count], worst[count:], method="exact")
+    if found.pvalue * distances.size <= LEVEL:
         different = int(np.sum(np.any(distances >= DISTANCE, axis=0)))
         message = _message(columns[place], different, *(part[:, columns[place]] for part in parts))
         warnings.warn(message, DifferentFeaturesWarning, stacklevel=stacklevel + 1)
