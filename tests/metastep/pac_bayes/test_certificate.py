@@ -1,5 +1,6 @@
 """A certificate: made, saved, read, checked; falsified ones are found."""
 
+import json
 from dataclasses import replace
 
 import jax
@@ -9,7 +10,8 @@ import optax
 import pytest
 
 from metastep import pac_bayes
-from metastep.pac_bayes.certify import digest
+from metastep.pac_bayes.certify import digest, trivial_error
+from metastep.pac_bayes.optimize import misclassified
 
 KEY = jax.random.key(0)
 INPUTS = jax.random.normal(KEY, (1200, 3))
@@ -23,12 +25,18 @@ def model(params, x):
     return params["W"] @ x
 
 
+SETTINGS = pac_bayes.Settings(epochs=20, draws=20_000, optimizer=optax.adam(0.05))
+GOOD = {"params": PARAMS, "prior": PRIOR, "key": KEY, "settings": SETTINGS}
+
+
 @pytest.fixture(scope="module")
 def certified():
-    settings = pac_bayes.Settings(epochs=20, draws=20_000, optimizer=optax.adam(0.05))
-    return pac_bayes.certify(
-        model, DATA, params=PARAMS, prior=PRIOR, test=TEST, key=KEY, settings=settings
-    )
+    return pac_bayes.certify(model, DATA, test=TEST, **GOOD)
+
+
+@pytest.fixture(scope="module")
+def untested():
+    return pac_bayes.certify(model, DATA, **GOOD).certificate
 
 
 def test_the_certificate_is_that_of_the_posterior(certified):
@@ -54,6 +62,89 @@ def test_saved_and_read_back(certified, tmp_path):
     assert again == certified.certificate and again.check().holds
 
 
+def test_held_out_data_do_not_enter_the_bound(certified, untested, tmp_path):
+    nothing = {"test_examples": 0, "test_draws": 0, "test_error": None}
+    assert untested == replace(certified.certificate, **nothing)
+    assert untested.check() == (True, ()) and "held-out" not in str(untested)
+    untested.save(tmp_path / "certificate.json")
+    assert pac_bayes.Certificate.load(tmp_path / "certificate.json") == untested
+
+
+OLDER = (
+    "bound uncorrected confidence delta draw_delta examples draws error_sum kl parameters "
+    "distance_squared variance_sum log_variance_sum j prior_ceiling prior_precision test_examples "
+    "test_draws test_error data_digest"
+).split()
+
+
+def test_files_without_a_trivial_error_are_read(certified, tmp_path):
+    """As they were written before there was one; and those readers find all that they read."""
+    path = tmp_path / "certificate.json"
+    certified.certificate.save(path)
+    content = json.loads(path.read_text())
+    assert content.keys() == {"schema", *OLDER, "trivial_error"}
+    assert content.pop("trivial_error") == certified.certificate.trivial_error
+    path.write_text(json.dumps(content))
+    again = pac_bayes.Certificate.load(path)
+    assert again == replace(certified.certificate, trivial_error=1.0)
+    assert again.check().holds and not again.vacuous
+
+
+@pytest.mark.parametrize("name", [*OLDER, "trivial_error"])
+@pytest.mark.parametrize("value", ["text", True, [1], None])
+def test_every_field_has_its_type(certified, tmp_path, name, value):
+    path = tmp_path / "certificate.json"
+    certified.certificate.save(path)
+    content = json.loads(path.read_text())
+    if name == "data_digest" and value == "text":
+        value = 1
+    path.write_text(json.dumps(content | {name: value}))
+    if name == "test_error" and value is None:
+        verdict = pac_bayes.Certificate.load(path).check()
+        assert "test_error is None on 200 examples" in verdict.reasons[0]
+        return
+    with pytest.raises(ValueError, match=f"{name} is .*; allowed is a value of type"):
+        pac_bayes.Certificate.load(path)
+
+
+@pytest.mark.parametrize("name", OLDER)
+def test_no_field_may_be_missing(certified, tmp_path, name):
+    path = tmp_path / "certificate.json"
+    certified.certificate.save(path)
+    content = json.loads(path.read_text())
+    del content[name]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"{name} is None; allowed"):
+        pac_bayes.Certificate.load(path)
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        (np.repeat(np.arange(10), 7), 0.9),
+        (jnp.array([0, 0, 0, 1]), 0.25),
+        (np.array([3, 3]), 0.0),
+        (np.ones((4, 2)), 1.0),  # not one label for each example
+        ({"a": np.ones(4), "b": np.ones(4)}, 1.0),
+    ],
+)
+def test_the_error_of_the_most_frequent_class(targets, expected):
+    assert trivial_error(targets) == pytest.approx(expected, rel=1e-15)
+    assert trivial_error(targets, lambda output, target: 0.5 * misclassified(output, target)) == 1
+
+
+def test_a_vacuous_bound_is_called_so(certified, untested):
+    certificate = certified.certificate
+    assert certificate.trivial_error == trivial_error(DATA[1]) > certificate.bound
+    assert not certificate.vacuous and "vacuous" not in str(certificate)
+    assert f"at most {certificate.bound:.3f}. On 200 held-out examples" in str(certificate)
+    for bound, trivial in ((0.993, 0.9), (0.9, 0.9), (1.0, 1.0)):
+        empty = replace(untested, bound=bound, trivial_error=trivial)
+        assert empty.vacuous
+        assert "is vacuous" in str(empty) and "optimize for more epochs" in str(empty)
+    assert not replace(untested, bound=0.899, trivial_error=0.9).vacuous
+
+
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
@@ -66,7 +157,9 @@ def test_saved_and_read_back(certified, tmp_path):
         ({"delta": 2.0}, "impossible: delta is 2"),
         ({"draws": 0}, "impossible"),
         ({"test_examples": 0}, "impossible: test_error"),
+        ({"test_error": None}, "impossible: test_error is None on 200"),
         ({"test_error": 0.9}, "contradicts a bound"),
+        ({"trivial_error": 1.5}, "impossible: trivial_error is 1.5"),
     ],
 )
 def test_falsified(certified, changed, reason):

@@ -164,6 +164,18 @@ def test_bad_input(changed, message):
         learn_dictionary(**{**setting, **changed}, rng=np.random.default_rng(0))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_entries_that_are_not_finite_are_refused(value):
+    fine, wrong = np.eye(4), np.where(np.arange(4) + 4 * np.arange(4)[:, None] >= 9, value, 0.0)
+    message = f"has the entry {value} in row 2, column 1 "
+    rng = np.random.default_rng(0)
+    for call, second in ((learn_dictionary, "start"), (masked_loss, "dictionary")):
+        with pytest.raises(ValueError, match=f"signals {message}"):
+            call(wrong, fine, 1, rng=rng)
+        with pytest.raises(ValueError, match=f"{second} {message}"):
+            call(fine, wrong, 1, rng=rng)
+
+
 def test_bad_parts():
     with pytest.raises(ValueError, match="parts is 0"):
         masked_loss(np.ones((2, 2)), np.eye(2), 1, parts=0, rng=np.random.default_rng(0))

@@ -4,10 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.linear_model import orthogonal_mp
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from metastep.sparse_coding import draw_signals, orthogonal_matching_pursuit, random_dictionary
-from metastep.sparse_coding.matching_pursuit import BLOCK
+from metastep.sparse_coding import matching_pursuit as module_under_test
+from metastep.sparse_coding.matching_pursuit import BLOCK, SEARCHED, SHORT
 
 # The Gram form is chosen for few atoms, the residual form for many.
 SHAPES = {"gram": (40, 20, 40), "residual": (40, 12, 80)}
@@ -100,3 +104,68 @@ def test_integers_and_mixed_dtypes():
 def test_bad_input(signals, dictionary, n_nonzero, message):
     with pytest.raises(ValueError, match=message):
         orthogonal_matching_pursuit(np.ones(signals), np.ones(dictionary), n_nonzero)
+
+
+NOT_FINITE = st.sampled_from([np.nan, np.inf, -np.inf])
+
+
+@pytest.mark.parametrize("module", [np, jnp], ids=["numpy", "jax"])
+@pytest.mark.parametrize("name", ["signals", "dictionary"])
+@pytest.mark.parametrize("form", SHAPES)
+@given(data=st.data(), value=NOT_FINITE, again=NOT_FINITE, zeros=st.sampled_from([0, 1, 40]))
+@settings(max_examples=20, deadline=None, derandomize=True)
+def test_entries_that_are_not_finite_are_refused(form, name, module, data, value, again, zeros):
+    """Wherever they are, and next to zeros, whose product with infinity is NaN."""
+    arrays = dict(zip(("signals", "dictionary"), problem(form, np.float32), strict=True))
+    arrays["signals"][:zeros] = 0
+    arrays["dictionary"][:, 3] = 0
+    matrix = arrays[name]
+    row, column = (data.draw(st.integers(0, size - 1)) for size in matrix.shape)
+    matrix[-1, -1], matrix[row, column] = again, value
+    message = f"{name} has the entry {matrix[row, column]} in row {row}, column {column} "
+    with pytest.raises(ValueError, match=message):
+        orthogonal_matching_pursuit(*map(module.asarray, arrays.values()), 3)
+
+
+@pytest.mark.parametrize("module", [np, jnp], ids=["numpy", "jax"])
+def test_a_dictionary_is_refused_without_signals(module):
+    with pytest.raises(ValueError, match="dictionary has the entry nan in row 1, column 1 "):
+        orthogonal_matching_pursuit(np.ones((0, 2)), module.array([[1, 0], [0, np.nan]]), 1)
+
+
+@pytest.mark.parametrize("module", [np, jnp], ids=["numpy", "jax"])
+@pytest.mark.parametrize("factors", [(1, 1e30), (1e38, 1e15)], ids=["atoms", "signals"])
+@pytest.mark.parametrize("form", SHAPES)
+def test_overflow_is_refused(form, factors, module):
+    signals, dictionary = problem(form, np.float32)
+    scaled = (module.asarray(signals) * factors[0], module.asarray(dictionary) * factors[1])
+    with pytest.raises(ValueError, match="products overflow; divide them by constants"):
+        orthogonal_matching_pursuit(*scaled, 3)
+
+
+@pytest.mark.parametrize("form", SHAPES)
+def test_traced_entries_that_are_not_finite_become_nan(form):
+    signals, dictionary = problem(form, np.float32)
+    traced = jax.jit(lambda y, atoms: orthogonal_matching_pursuit(y, atoms, 3))
+    signals[7, 2] = np.inf
+    wrong = np.isnan(traced(signals, dictionary)).any(axis=1)
+    assert wrong[7] and wrong.sum() == 1
+    dictionary[2, 5] = np.nan
+    assert np.isnan(traced(signals, dictionary)).any(axis=1).all()
+
+
+def blas_threads():
+    return [found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas"]
+
+
+@pytest.mark.parametrize("atoms", [SHORT // SEARCHED // 4, SHORT // SEARCHED // 4 + 1])
+def test_blas_has_one_thread_for_short_products(atoms, monkeypatch):
+    seen, pursue = [], module_under_test._pursue
+    watch = lambda *arguments: seen.append(blas_threads()) or pursue(*arguments)
+    monkeypatch.setattr(module_under_test, "_pursue", watch)
+    with threadpool_limits(2, user_api="blas"):
+        before = blas_threads()
+        orthogonal_matching_pursuit(np.ones((1, 4)), np.ones((4, atoms)), 1)
+        assert blas_threads() == before
+    short = SEARCHED * 4 * atoms <= SHORT
+    assert seen == [[1] * len(before) if short else before]

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +42,10 @@ class Certificate:
     without them. What `check` cannot know is whether these two are true, and whether the moments
     of the posterior are those of the model in use.
 
+    The bound is vacuous where it is not below `trivial_error`, that of a classifier that always
+    answers the most frequent class of the training examples. For k classes of equal size that is
+    1 - 1/k, as for a guess. `str` says the bound in a sentence, and what to do where it is vacuous.
+
     Attributes:
         bound: the upper limit.
         uncorrected: the same if the measured training error were exact, for comparison with the
@@ -60,10 +64,12 @@ class Certificate:
         j: the prior's variance is c exp(-j / b).
         prior_ceiling: c.
         prior_precision: b.
-        test_examples: held-out examples.
+        test_examples: held-out examples; 0 where none were given.
         test_draws: pairs of weights and a held-out example.
-        test_error: mean of their errors.
+        test_error: mean of their errors; None where there are none.
         data_digest: SHA-256 of the training data.
+        trivial_error: from this value on the bound says nothing; 1 where the targets are not the
+            labels of classes, or where a certificate was saved without it.
     """
 
     bound: float
@@ -84,8 +90,30 @@ class Certificate:
     prior_precision: int
     test_examples: int
     test_draws: int
-    test_error: float
+    test_error: float | None
     data_digest: str
+    trivial_error: float = 1.0
+
+    def __str__(self) -> str:
+        """Return the bound in a sentence, and what to do where it is vacuous."""
+        text = (
+            f"With probability {self.confidence:.4g}, models drawn from the posterior err on new "
+            f"examples at a rate of at most {self.bound:.3f}."
+        )
+        if self.test_error is not None:
+            text += f" On {self.test_examples} held-out examples the rate is {self.test_error:.3f}."
+        if not self.vacuous:
+            return text
+        return (
+            f"{text} This bound is vacuous, because a trivial answer has the rate "
+            f"{self.trivial_error:.3f}: optimize for more epochs, start the training from a prior "
+            "that is nearer to the parameters, or use more examples."
+        )
+
+    @property
+    def vacuous(self) -> bool:
+        """Whether the bound is not below the error of a trivial answer."""
+        return self.bound >= self.trivial_error - ROUNDING
 
     def check(self) -> Verdict:
         """Compute the bound again from the constants, and hold it against the test error.
@@ -108,14 +136,16 @@ class Certificate:
             for name, (stated, value) in found.items()
             if not math.isclose(stated, value, rel_tol=ROUNDING, abs_tol=ROUNDING)
         ]
-        lowest = float(kl_inverse_lower(self.test_error, -math.log(CHANCE) / self.test_examples))
-        if lowest > self.bound:
+        if self.test_error is not None and self._lowest(self.test_error) > self.bound:
             reasons.append(
                 f"The error on {self.test_examples} held-out examples is {self.test_error:.4g}, "
                 f"which contradicts a bound of {self.bound:.4g}: the prior may have seen the "
                 "training data, or the held-out examples come from another distribution."
             )
         return Verdict(not reasons, tuple(reasons))
+
+    def _lowest(self, test_error: float) -> float:
+        return float(kl_inverse_lower(test_error, -math.log(CHANCE) / self.test_examples))
 
     def _kl(self) -> float:
         return gaussian_kl(
@@ -127,10 +157,18 @@ class Certificate:
         )
 
     def _again(self) -> Bound:
-        if not (self.test_examples >= 1 and 0 <= self.test_error <= 1):
+        if self.test_error is None:
+            possible = self.test_examples == self.test_draws == 0
+        else:
+            possible = self.test_examples >= 1 and 0 <= self.test_error <= 1
+        if not possible:
             raise ValueError(
                 f"test_error is {self.test_error} on {self.test_examples} examples; allowed are "
-                "numbers in [0, 1] on at least one."
+                "numbers in [0, 1] on at least one, and None on none."
+            )
+        if not 0 <= self.trivial_error <= 1:
+            raise ValueError(
+                f"trivial_error is {self.trivial_error}; allowed are numbers in [0, 1]."
             )
         return bound(
             self.error_sum / self.draws,
@@ -170,14 +208,16 @@ class Certificate:
 
 
 def _read(path: Path | str, content: dict[str, Any], field: Any) -> Any:
-    value = content.get(field.name)
-    kinds: dict[Any, tuple[type, ...]] = {float: (float, int), int: (int,), str: (str,)}
-    if not isinstance(value, kinds[field.type]) or isinstance(value, bool):
-        allowed = field.type.__name__
+    missing = None if field.default is MISSING else field.default
+    value = content.get(field.name, missing)
+    if value is None and field.name in content and field.type == float | None:
+        return None
+    kind: Any = float if field.type == float | None else field.type
+    if not isinstance(value, (float, int) if kind is float else kind) or isinstance(value, bool):
         raise ValueError(
-            f"{path}: {field.name} is {value!r}; allowed is a value of type {allowed}."
+            f"{path}: {field.name} is {value!r}; allowed is a value of type {kind.__name__}."
         )
-    return field.type(value)
+    return kind(value)
 
 
 def prior_variance(

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -99,7 +99,7 @@ def certify(
     *,
     params: PyTree,
     prior: PyTree,
-    test: Data,
+    test: Data | None = None,
     key: RandomKey,
     settings: Settings | None = None,
     loss: Callable[..., Any] = cross_entropy_bits,
@@ -117,14 +117,16 @@ def certify(
         data: `(inputs, targets)` that the model was trained on, examples first.
         params: the trained parameters.
         prior: parameters chosen without `data`, best the ones that training began with.
-        test: `(inputs, targets)` held out; they do not enter the bound, only the check of it.
+        test: `(inputs, targets)` held out, or None. They do not enter the bound; `check` holds the
+            bound against the error on them.
         key: a random key.
         settings: how; None for the defaults.
         loss: `(output, target) -> scalar`, a differentiable surrogate at least as large as `error`.
         error: `(output, target) -> number in [0, 1]`; the bound is for its mean.
 
     Returns:
-        The certificate and the posterior that it is about.
+        The certificate and the posterior that it is about. `Certificate.vacuous` says whether the
+        bound is below the error of a trivial classifier.
 
     Raises:
         ValueError: for data without examples, parameters or data that are not finite, a prior that
@@ -137,7 +139,8 @@ def certify(
     """
     settings = Settings() if settings is None else settings
     _require_data("data", data)
-    _require_data("test", test)
+    if test is not None:
+        _require_data("test", test)
     risk = mean_risk(model, loss, params, data)
     checked = checked_prior(prior, risk)
     if eqx.tree_equal(checked, eqx.filter(risk.params, eqx.is_inexact_array)):
@@ -158,12 +161,27 @@ def certify(
         delta=settings.delta,
     )
     errors = draw_errors(risk, optimized, settings.draws, train_key, error)
-    held_out = mean_risk(model, loss, params, test)
-    test_errors = draw_errors(held_out, optimized, settings.draws, test_key, error)
-    return Certified(
-        write_certificate(optimized, checked, settings, risk, errors, test_errors, held_out),
-        optimized,
+    test_errors, held_out = np.zeros(0), None
+    if test is not None:
+        held_out = mean_risk(model, loss, params, test)
+        test_errors = draw_errors(held_out, optimized, settings.draws, test_key, error)
+    certificate = write_certificate(
+        optimized, checked, settings, risk, errors, test_errors, held_out
     )
+    certificate = replace(certificate, trivial_error=trivial_error(data[1], error))
+    return Certified(certificate, optimized)
+
+
+def trivial_error(targets: PyTree, error: Error = misclassified) -> float:
+    """Return how often the most frequent class is wrong, for one label for each example.
+
+    For other targets, and for errors of another kind, no constant answer is known: 1.
+    """
+    leaves = jax.tree.leaves(targets)
+    if error is not misclassified or len(leaves) != 1 or np.ndim(leaves[0]) != 1:
+        return 1.0
+    counts = np.unique(leaves[0], return_counts=True)[1]
+    return float(1 - np.max(counts) / np.sum(counts))
 
 
 def write_certificate(
@@ -173,7 +191,7 @@ def write_certificate(
     risk: EmpiricalRisk,
     errors: np.ndarray,
     test_errors: np.ndarray,
-    held_out: EmpiricalRisk,
+    held_out: EmpiricalRisk | None,
 ) -> Certificate:
     """Fill in a certificate from a posterior and the errors of its draws, in float64.
 
@@ -183,8 +201,8 @@ def write_certificate(
         settings: the confidence parameters.
         risk: the training data.
         errors: of `draw_errors` on the training data.
-        test_errors: the same on the held-out data.
-        held_out: the held-out data.
+        test_errors: the same on the held-out data, empty without them.
+        held_out: the held-out data, or None.
 
     Returns:
         The certificate with the better of the two prior variances next to the optimized one.
@@ -228,9 +246,9 @@ def write_certificate(
         j=j,
         prior_ceiling=PRIOR_CEILING,
         prior_precision=PRIOR_PRECISION,
-        test_examples=held_out.examples,
+        test_examples=0 if held_out is None else held_out.examples,
         test_draws=test_errors.size,
-        test_error=float(np.mean(test_errors)),
+        test_error=float(np.mean(test_errors)) if test_errors.size else None,
         data_digest=digest(risk.data),
     )
 

@@ -4,6 +4,9 @@ They clone, pickle and work in pipelines and grid searches like scikit-learn's o
 outputs are NumPy arrays.
 """
 
+from metastep.sklearn._same_features import (
+    DifferentFeaturesWarning as DifferentFeaturesWarning,
+)
 from metastep.sklearn.hypercleaned_classifier import (
     HypercleanedClassifier as HypercleanedClassifier,
 )

@@ -10,6 +10,8 @@ from sklearn.utils import check_consistent_length, check_scalar, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
+from metastep.sklearn._same_features import warn_if_different
+
 
 class Standardization(NamedTuple):
     """The means and the standard deviations of columns; 1 for a constant column."""
@@ -50,9 +52,12 @@ def encode_labels(y: Any, estimator: BaseEstimator) -> tuple[np.ndarray, np.ndar
 
 
 def check_validation_set(
-    estimator: BaseEstimator, features: Any, targets: Any
+    estimator: BaseEstimator, train: np.ndarray, features: Any, targets: Any
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return a given validation set as arrays, or None where none was given."""
+    """Return a given validation set as arrays, or None where none was given.
+
+    Called by `fit`, whose caller a warning names: the features may differ from those of `train`.
+    """
     if features is None and targets is None:
         return None
     if features is None or targets is None:
@@ -61,6 +66,7 @@ def check_validation_set(
     checked: Any = validate_data(estimator, features, reset=False, dtype=np.float64)
     targets = column_or_1d(targets, warn=True)
     check_consistent_length(checked, targets)
+    warn_if_different(train, checked, stacklevel=3)
     return checked, targets
 
 

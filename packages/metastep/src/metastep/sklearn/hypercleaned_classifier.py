@@ -43,6 +43,10 @@ class HypercleanedClassifier(LinearClassifier):
     as truncation makes them (see `metastep.TruncatedReverse`). Cost: `max_iter` training runs of
     `horizon` steps each.
 
+    In a `Pipeline` the steps before this one transform `X` alone, unless scikit-learn's metadata
+    routing asks them to transform `X_valid` too, as in the second example. Where it does not, or
+    where the two sets differ for another reason, `fit` gives a `DifferentFeaturesWarning`.
+
     Example:
         >>> import numpy as np
         >>> from sklearn.datasets import load_iris
@@ -54,6 +58,19 @@ class HypercleanedClassifier(LinearClassifier):
         >>> train = np.setdiff1d(np.arange(150), valid)
         >>> model = HypercleanedClassifier().fit(X[train], y_noisy[train], X[valid], y[valid])
         >>> np.isin([3, 21, 96], train[model.suspects_])
+        array([ True,  True,  True])
+
+        >>> import sklearn
+        >>> from sklearn.pipeline import Pipeline
+        >>> from sklearn.preprocessing import StandardScaler
+        >>> with sklearn.config_context(enable_metadata_routing=True):
+        ...     clean = HypercleanedClassifier().set_fit_request(X_valid=True, y_valid=True)
+        ...     steps = [("scale", StandardScaler()), ("clean", clean)]
+        ...     pipeline = Pipeline(steps, transform_input=["X_valid"])
+        ...     pipeline = pipeline.fit(
+        ...         X[train], y_noisy[train], X_valid=X[valid], y_valid=y[valid]
+        ...     )
+        >>> np.isin([3, 21, 96], train[pipeline["clean"].suspects_])
         array([ True,  True,  True])
 
     Args:
@@ -121,7 +138,7 @@ class HypercleanedClassifier(LinearClassifier):
         Args:
             X: (n_samples, n_features).
             y: labels (n_samples,), some of which may be wrong.
-            X_valid: (n_validation, n_features), the examples that decide.
+            X_valid: (n_validation, n_features), the examples that decide, in the units of `X`.
             y_valid: their labels (n_validation,), every class of `y` among them.
 
         Returns:
@@ -134,7 +151,7 @@ class HypercleanedClassifier(LinearClassifier):
         self._check_parameters()
         features, (self.classes_, labels) = checked[0], encode_labels(checked[1], self)
         train, valid = np.arange(len(labels)), np.zeros(0, int)
-        given = check_validation_set(self, X_valid, y_valid)
+        given = check_validation_set(self, features, X_valid, y_valid)
         if given is None:
             train, valid = self._hold_out(labels)
             judged = features[valid], labels[valid]

@@ -103,7 +103,9 @@ class HypergradientLogisticRegression(LinearClassifier):
         Args:
             X: (n_samples, n_features).
             y: labels (n_samples,).
-            X_valid: (n_validation, n_features); None for cross-validation.
+            X_valid: (n_validation, n_features), in the units of `X`; None for cross-validation.
+                `HypercleanedClassifier` shows how a `Pipeline` transforms it. A
+                `DifferentFeaturesWarning` is given where it plainly differs from `X`.
             y_valid: their labels (n_validation,), every class of `y` among them.
 
         Returns:
@@ -116,7 +118,7 @@ class HypergradientLogisticRegression(LinearClassifier):
         check_counts(self, "cv", "max_iter")
         check_number(self, "tol", 0)
         self.classes_, labels = encode_labels(checked[1], self)
-        given = check_validation_set(self, X_valid, y_valid)
+        given = check_validation_set(self, checked[0], X_valid, y_valid)
         groups = encode_groups(self.groups, checked[0].shape[1])
         standard = Standardization.of(checked[0])
         one_hot = np.eye(len(self.classes_))

@@ -91,7 +91,9 @@ class HypergradientRidge(RegressorMixin, BaseEstimator):
         Args:
             X: (n_samples, n_features).
             y: targets (n_samples,).
-            X_valid: (n_validation, n_features); None for cross-validation.
+            X_valid: (n_validation, n_features), in the units of `X`; None for cross-validation.
+                `HypercleanedClassifier` shows how a `Pipeline` transforms it. A
+                `DifferentFeaturesWarning` is given where it plainly differs from `X`.
             y_valid: their targets (n_validation,).
 
         Returns:
@@ -103,7 +105,7 @@ class HypergradientRidge(RegressorMixin, BaseEstimator):
         checked: Any = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
         check_counts(self, "cv", "max_iter")
         check_number(self, "tol", 0)
-        given = check_validation_set(self, X_valid, y_valid)
+        given = check_validation_set(self, checked[0], X_valid, y_valid)
         groups = encode_groups(self.groups, checked[0].shape[1])
         standard, y = Standardization.of(checked[0]), np.asarray(checked[1], np.float64)
         scaled = standard.apply(checked[0])

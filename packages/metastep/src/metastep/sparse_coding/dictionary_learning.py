@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from metastep.sparse_coding.finite import require_finite
 from metastep.sparse_coding.matching_pursuit import choices_as_matrix, pursue, weighted_rows
 
 DECAY, SQUARE_DECAY, ADAM_EPSILON = 0.9, 0.999, 1e-8
@@ -75,7 +76,8 @@ def learn_dictionary(
         The dictionary and the losses.
 
     Raises:
-        ValueError: if the shapes do not fit or a number is not possible.
+        ValueError: if the shapes do not fit, a number is not possible, or an entry is infinite or
+            NaN.
 
     Reference:
         Chidambaram, Wu, Cheng and Ge (2023); thesis of Wu, Algorithms 2 and 3, section 2.4. As in
@@ -132,6 +134,8 @@ def _check(
             raise ValueError(f"{name} is {value}; allowed are integers from 1")
     if not learning_rate > 0:
         raise ValueError(f"learning_rate is {learning_rate}; allowed are positive numbers")
+    require_finite("signals", signals)
+    require_finite("start", start)
 
 
 def _loss_and_gradient(
@@ -195,10 +199,13 @@ def masked_loss(
         The mean over signals and coordinates.
 
     Raises:
-        ValueError: if the shapes do not fit or a number is not possible.
+        ValueError: if the shapes do not fit, a number is not possible, or an entry is infinite or
+            NaN.
     """
     if parts < 1:
         raise ValueError(f"parts is {parts}; allowed are integers from 1")
+    require_finite("signals", signals)
+    require_finite("dictionary", dictionary)
     dim = signals.shape[1]
     mixed, total = rng.permutation(dim), 0.0
     for judged in np.array_split(mixed, min(parts, dim)):

@@ -13,15 +13,19 @@ form is the faster one and needs no compilation; JAX arrays are compiled for eac
 """
 
 from collections.abc import Callable
-from functools import partial
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from scipy import sparse
+from threadpoolctl import ThreadpoolController
 
 from metastep.compilation import compiled
+from metastep.sparse_coding.finite import require_finite
 
 Real = TypeVar("Real", np.ndarray, jax.Array)
 
@@ -30,6 +34,9 @@ BLOCK = 1024
 
 SEARCHED = 128
 """Signals that NumPy searches at a time, so that their correlations stay in the cache."""
+
+SHORT = 2**24
+"""Multiply-adds of one search, below a millisecond, for which BLAS gets one thread."""
 
 INDEPENDENT = 32
 """An atom counts as independent of the chosen ones above this many units of rounding."""
@@ -42,7 +49,8 @@ def orthogonal_matching_pursuit(signals: Real, dictionary: Real, n_nonzero: int)
     squares problem, up to rounding (in the Gram form times the squared condition number of the
     chosen atoms). An atom that depends linearly on those chosen before it, such as a duplicate, has
     the coefficient 0. Cost: `n_nonzero` products of the signals with the dictionary in the residual
-    form; one, and the dictionary's Gram matrix, in the Gram form.
+    form; one, and the dictionary's Gram matrix, in the Gram form. With NumPy arrays BLAS has one
+    thread, in the whole process, while its products are short (up to d p = 131072).
 
     Example:
         >>> import numpy as np
@@ -61,10 +69,13 @@ def orthogonal_matching_pursuit(signals: Real, dictionary: Real, n_nonzero: int)
 
     Returns:
         Codes (n, p) of the same dtype and kind of array as the inputs (JAX if one of them is), such
-        that `codes @ dictionary.T` approximates the signals.
+        that `codes @ dictionary.T` approximates the signals. Under `jax.jit` and `jax.vmap`, where
+        no values can be refused, infinite or NaN entries of a signal or of the dictionary make NaN
+        of the codes that depend on them.
 
     Raises:
-        ValueError: if the shapes do not fit, or `n_nonzero` is not possible.
+        ValueError: if the shapes do not fit, `n_nonzero` is not possible, an entry is infinite or
+            NaN, or squares of the entries overflow. This waits for the codes of JAX arrays.
 
     Reference:
         Pati, Rezaiifar and Krishnaprasad (1993); Rubinstein, Zibulevsky and Elad (2008).
@@ -82,13 +93,33 @@ def orthogonal_matching_pursuit(signals: Real, dictionary: Real, n_nonzero: int)
     rounds = min(n_nonzero, signals.shape[1])
     if isinstance(signals, np.ndarray) and isinstance(dictionary, np.ndarray):
         chosen, weights = pursue(signals, dictionary, rounds)
+        if not (weights.size and np.all(np.isfinite(weights))):
+            _refuse_non_finite(signals, dictionary, weights)
         rows = np.arange(len(signals))
         codes = np.zeros((rows.size, dictionary.shape[1]), weights.dtype)
         # Backwards: the first coefficient of an atom that is chosen again counts, the others are 0.
         for index, weight in zip(chosen[::-1], weights[::-1], strict=True):
             codes[rows, index] = weight
         return codes
-    return _pursue_compiled(jnp.asarray(signals), jnp.asarray(dictionary), rounds)
+    codes, finite = _pursue_compiled(jnp.asarray(signals), jnp.asarray(dictionary), rounds)
+    if not (isinstance(finite, Tracer) or finite):
+        _refuse_non_finite(np.asarray(signals), np.asarray(dictionary), np.asarray(codes))
+    return codes
+
+
+def _refuse_non_finite(signals: np.ndarray, dictionary: np.ndarray, found: np.ndarray) -> None:
+    """Say which input is the reason for a coefficient that is infinite or NaN.
+
+    An entry that is not finite always reaches a coefficient. To look at the few coefficients takes
+    less time than to look at all entries of the inputs.
+    """
+    require_finite("signals", signals)
+    require_finite("dictionary", dictionary)
+    if found.size:
+        raise ValueError(
+            f"signals and dictionary have entries up to {np.abs(signals).max():.3g} and "
+            f"{np.abs(dictionary).max():.3g}, whose products overflow; divide them by constants"
+        )
 
 
 def _uses_gram(n: int, d: int, p: int, rounds: int) -> bool:
@@ -108,31 +139,56 @@ def pursue(
 
     Returns:
         The chosen atoms and their coefficients, both (n_nonzero, n). A signal may choose an atom
-        again, with the coefficient 0.
+        again, with the coefficient 0. Infinite or NaN entries of a signal or of an atom make a
+        coefficient of every signal concerned infinite or NaN.
     """
     dtype = np.result_type(signals, dictionary, np.float32)
     signals, dictionary = signals.astype(dtype, copy=False), dictionary.astype(dtype, copy=False)
     n, (d, p) = len(signals), dictionary.shape
-    gram = dictionary.T @ dictionary if _uses_gram(n, d, p, n_nonzero) else None
-    atoms = np.ascontiguousarray(dictionary.T)
     chosen, weights = np.empty((n_nonzero, n), int), np.empty((n_nonzero, n), dtype)
-    for start in range(0, n, BLOCK):
-        block = slice(start, start + BLOCK)
-        found = _pursue(np, signals[block], dictionary, atoms, gram, n_nonzero)
-        for place, (index, weight) in enumerate(zip(*found, strict=True)):
-            chosen[place, block], weights[place, block] = index, weight
+    # Of overflow and NaN the caller learns from the coefficients.
+    with _threads(d, p), np.errstate(invalid="ignore", over="ignore"):
+        gram = dictionary.T @ dictionary if _uses_gram(n, d, p, n_nonzero) else None
+        atoms = np.ascontiguousarray(dictionary.T)
+        for start in range(0, n, BLOCK):
+            block = slice(start, start + BLOCK)
+            found = _pursue(np, signals[block], dictionary, atoms, gram, n_nonzero)
+            for place, (index, weight) in enumerate(zip(*found, strict=True)):
+                chosen[place, block], weights[place, block] = index, weight
     return chosen, weights
 
 
+def _threads(d: int, p: int) -> AbstractContextManager:
+    """Limit BLAS to one thread where products are short.
+
+    A second thread saves little there on free cores, and on busy ones all wait for the last.
+    """
+    if SEARCHED * d * p > SHORT:
+        return nullcontext()
+    return _controller().limit(limits=1, user_api="blas")
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    # It looks through all loaded libraries, which takes longer than a small pursuit.
+    return ThreadpoolController()
+
+
 @compiled
-def _pursue_compiled(signals: jax.Array, dictionary: jax.Array, rounds: int) -> jax.Array:
+def _pursue_compiled(
+    signals: jax.Array, dictionary: jax.Array, rounds: int
+) -> tuple[jax.Array, jax.Array]:
+    """Return the codes, and whether all numbers are finite."""
     dtype = jnp.result_type(signals, dictionary, jnp.float32)
     signals, dictionary = signals.astype(dtype), dictionary.astype(dtype)
     n, (d, p) = len(signals), dictionary.shape
     gram = dictionary.T @ dictionary if _uses_gram(n, d, p, rounds) else None
     chosen, weights = _pursue(jnp, signals, dictionary, dictionary.T, gram, rounds)
-    places = jnp.arange(n)[:, None], jnp.stack(chosen, 1)
-    return jnp.zeros((n, p), dtype).at[places].add(jnp.stack(weights, 1))
+    places, found = (jnp.arange(n)[:, None], jnp.stack(chosen, 1)), jnp.stack(weights, 1)
+    # The search below may pass over an atom whose correlation is NaN.
+    usable = jnp.all(jnp.isfinite(dictionary))
+    codes = jnp.zeros((n, p), dtype).at[places].add(jnp.where(usable, found, jnp.nan))
+    return codes, usable & jnp.all(jnp.isfinite(found))
 
 
 def _pursue(
@@ -284,9 +340,9 @@ def _rounding(xp: Any, numbers: Any) -> Any:
 
 
 def _inverse(xp: Any, square: Any, lost: Any) -> Any:
-    """Return 1 / `square`, or 0 where it is not above what rounding loses."""
+    """Return 1 / `square`: 0 where rounding loses more than it, NaN where it overflowed."""
     independent = square > lost
-    return independent / xp.where(independent, square, 1)
+    return independent / xp.where(independent, square, square - square + 1)
 
 
 def _back_substitute(triangle: list[list], target: list) -> list:

@@ -193,7 +193,7 @@ def _bound_row(
     optimized: pac_bayes.Optimized,
     params: Params,
     split: tuple[Examples, Examples],
-) -> list[float]:
+) -> list[float | None]:
     return [
         certificate.bound,
         certificate.uncorrected,
