@@ -143,6 +143,16 @@ def test_overflow_is_refused(form, factors, module):
         orthogonal_matching_pursuit(*scaled, 3)
 
 
+@pytest.mark.parametrize("module", [np, jnp], ids=["numpy", "jax"])
+@pytest.mark.parametrize("form", SHAPES)
+def test_an_atom_whose_norm_overflows_is_refused(form, module):
+    """It would count as dependent on the others, and have the coefficient 0."""
+    signals, dictionary = problem(form, np.float32)
+    dictionary[:, 0] *= 1e25
+    with pytest.raises(ValueError, match="products overflow; divide them by constants"):
+        orthogonal_matching_pursuit(module.asarray(signals), module.asarray(dictionary), 1)
+
+
 @pytest.mark.parametrize("form", SHAPES)
 def test_traced_entries_that_are_not_finite_become_nan(form):
     signals, dictionary = problem(form, np.float32)

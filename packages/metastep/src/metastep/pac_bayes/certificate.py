@@ -208,11 +208,13 @@ class Certificate:
 
 
 def _read(path: Path | str, content: dict[str, Any], field: Any) -> Any:
-    missing = None if field.default is MISSING else field.default
-    value = content.get(field.name, missing)
-    if value is None and field.name in content and field.type == float | None:
+    value = content.get(field.name, field.default)
+    if value is MISSING:
+        raise ValueError(f"{path} has no {field.name}.")
+    optional = field.type == float | None
+    if optional and value is None:
         return None
-    kind: Any = float if field.type == float | None else field.type
+    kind = float if optional else field.type
     if not isinstance(value, (float, int) if kind is float else kind) or isinstance(value, bool):
         raise ValueError(
             f"{path}: {field.name} is {value!r}; allowed is a value of type {kind.__name__}."
