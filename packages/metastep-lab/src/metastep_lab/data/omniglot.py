@@ -112,7 +112,7 @@ def _decode_character(files: dict[str, bytes], path: Path) -> np.ndarray:
 
 
 def _decode(content: bytes, path: Path) -> np.ndarray:
-    from PIL import Image  # comes with matplotlib; only the originals need it
+    from PIL import Image  # only the originals need it
 
     with reading(path, "a PNG image"), Image.open(io.BytesIO(content), formats=["PNG"]) as image:
         require(image.size == (SIDE, SIDE), path, f"is {image.size[0]} x {image.size[1]} pixels")

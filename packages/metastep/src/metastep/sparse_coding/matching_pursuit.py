@@ -35,8 +35,8 @@ BLOCK = 1024
 SEARCHED = 128
 """Signals that NumPy searches at a time, so that their correlations stay in the cache."""
 
-SHORT = 2**24
-"""Multiply-adds of one search, below a millisecond, for which BLAS gets one thread."""
+SHORT = 2**22
+"""Multiply-adds of one search, a fraction of a millisecond, for which BLAS gets one thread."""
 
 INDEPENDENT = 32
 """An atom counts as independent of the chosen ones above this many units of rounding."""
