@@ -13,6 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from metastep.checks import integer, require_count
 from metastep.types import Outer, Scalar
 
 Loss = Callable[[PyTree, Outer, Any], Scalar]
@@ -78,6 +79,6 @@ def log_transformed(objective: Callable[..., Scalar], horizon: int) -> Callable[
     Reference:
         Wang et al. (2021), Theorem 4.
     """
-    if isinstance(horizon, bool) or horizon < 1:
-        raise ValueError(f"horizon is {horizon!r}; allowed are the integers from 1.")
+    require_count("horizon", horizon)
+    horizon = integer(horizon)
     return lambda *arguments: jnp.log(objective(*arguments)) / horizon

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 
+from metastep.checks import require_key
 from metastep.hypergradient.advice import advise
 from metastep.hypergradient.base import AbstractEstimator
 from metastep.hypergradient.binomial import Binomial
@@ -75,6 +76,7 @@ def diagnose(
     Raises:
         ValueError: wrong use, as `hypergradient` does.
     """
+    require_key(key)
     return diagnose_prepared(prepare(problem, as_hyperparameters(outer), key, memory))
 
 
