@@ -83,7 +83,8 @@ class LearnedTraining(AbstractProblem):
         """Return random parameters and a fresh optimizer state."""
         params_key, run_key = jax.random.split(key)
         params = as_arrays(self.task.init(params_key))
-        total = jnp.zeros((), jax.eval_shape(self.measure, self.task, params, run_key).dtype)
+        measured = eqx.filter_eval_shape(self.measure, self.task, params, run_key)
+        total = jnp.zeros((), measured.dtype)
         state = self.optimizer(outer).init(differentiable(params)[0])
         return LearnedTrainingState(params, state, jnp.zeros((), jnp.int32), run_key, total)
 

@@ -8,7 +8,7 @@ problem, that of its method. Which data judge is one argument:
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax.numpy as jnp
 from jaxtyping import PyTree
@@ -59,7 +59,9 @@ def train_by_validation(loss: Loss, validation: Any) -> Objective:
     return lambda params, outer: loss(params, outer, validation)
 
 
-def log_transformed(objective: Callable[..., Scalar], horizon: int) -> Callable[..., Scalar]:
+def log_transformed(
+    objective: Callable[..., Scalar], horizon: SupportsIndex
+) -> Callable[..., Scalar]:
     """Return (1/T) log of an objective: its gradient neither explodes nor vanishes with T.
 
     In exact arithmetic; back-propagation computes it as the ratio of two numbers that do (Corollary
@@ -80,5 +82,5 @@ def log_transformed(objective: Callable[..., Scalar], horizon: int) -> Callable[
         Wang et al. (2021), Theorem 4.
     """
     require_count("horizon", horizon)
-    horizon = integer(horizon)
-    return lambda *arguments: jnp.log(objective(*arguments)) / horizon
+    steps = integer(horizon)
+    return lambda *arguments: jnp.log(objective(*arguments)) / steps
