@@ -13,7 +13,7 @@ from typing import Any, SupportsIndex
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from metastep.checks import integer, require_count
+from metastep import checks
 from metastep.types import Outer, Scalar
 
 Loss = Callable[[PyTree, Outer, Any], Scalar]
@@ -81,6 +81,6 @@ def log_transformed(
     Reference:
         Wang et al. (2021), Theorem 4.
     """
-    require_count("horizon", horizon)
-    steps = integer(horizon)
+    checks.require_count("horizon", horizon)
+    steps = checks.integer(horizon)
     return lambda *arguments: jnp.log(objective(*arguments)) / steps

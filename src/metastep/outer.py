@@ -232,23 +232,22 @@ def minimize(
     """
     require_key(key)
     outer = as_hyperparameters(outer)
-    steps, every, meta_batch = integer(steps), integer(every), integer(meta_batch)
-    _require(is_count(steps), "steps", steps, "the integers from 1")
-    _require(is_count(every), "every", every, "the integers from 1")
+    total, period, tasks, together = map(integer, (steps, every, meta_batch, tasks_at_once))
+    _require(is_count(total), "steps", steps, "the integers from 1")
+    _require(is_count(period), "every", every, "the integers from 1")
     _require(on_failure in ("skip", "raise"), "on_failure", on_failure, "'skip' and 'raise'")
     if isinstance(problem, AbstractProblem):
         allowed = "None for a single problem; a meta-batch needs a function key -> problem"
-        _require(meta_batch is None, "meta_batch", meta_batch, allowed)
+        _require(tasks is None, "meta_batch", meta_batch, allowed)
     else:
-        _require(is_count(meta_batch), "meta_batch", meta_batch, "the integers from 1")
-    if tasks_at_once is None:
-        tasks_at_once = _default_tasks_at_once(problem, outer, meta_batch)
-    tasks_at_once = integer(tasks_at_once)
-    _require(is_count(tasks_at_once), "tasks_at_once", tasks_at_once, "the integers from 1")
+        _require(is_count(tasks), "meta_batch", meta_batch, "the integers from 1")
+    if together is None:
+        together = _default_tasks_at_once(problem, outer, tasks)
+    _require(is_count(together), "tasks_at_once", together, "the integers from 1")
     if mesh is not None:
-        _require(meta_batch is not None, "mesh", mesh, "None for a single problem")
+        _require(tasks is not None, "mesh", mesh, "None for a single problem")
         allowed = f"multiples of the {mesh.size} devices of the mesh"
-        _require((meta_batch or 0) % mesh.size == 0, "meta_batch", meta_batch, allowed)
+        _require((tasks or 0) % mesh.size == 0, "meta_batch", meta_batch, allowed)
         # Explicit axes, the default of jax.make_mesh, would ask every operation for its sharding.
         mesh = Mesh(mesh.devices, mesh.axis_names)
     halt = on_failure == "raise"
@@ -257,8 +256,8 @@ def minimize(
         estimator,
         optimizer,
         key,
-        meta_batch or 1,
-        tasks_at_once,
+        tasks or 1,
+        together,
         mesh,
         project,
         record,
@@ -267,14 +266,14 @@ def minimize(
     # A Python float has a weak type, an updated one has not: the loop would be compiled twice.
     outer = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), outer)
     loop, outer = _placed(mesh, (loop, outer))
-    carry, seconds = begin_loop(loop, outer, steps), []
+    carry, seconds = begin_loop(loop, outer, total), []
     if checkpoint is not None:
         carry, seconds = _restore(checkpoint, carry)
         carry = _placed(mesh, carry)
-    with _progress_bar(progress, steps) as show:
-        pauses = _Pauses(every, checkpoint, callback, show)
-        carry = _drive(loop, carry, seconds, steps, pauses)
-    return _finish(carry, tasks_at_once, seconds)
+    with _progress_bar(progress, total) as show:
+        pauses = _Pauses(period, checkpoint, callback, show)
+        carry = _drive(loop, carry, seconds, total, pauses)
+    return _finish(carry, together, seconds)
 
 
 def _placed(mesh: Mesh | None, tree: T) -> T:

@@ -40,7 +40,7 @@ def _segment_length(checkpoint: Checkpoint, steps: int) -> int:
             "integer from 1 (the number of steps between two stored states), 'binomial', and "
             "Binomial(states)."
         )
-    return min(checkpoint, steps)
+    return min(integer(checkpoint), steps)
 
 
 def advance_for_reverse(

@@ -90,7 +90,10 @@ class TruncatedReverse(AbstractEstimator):
             "of `outer`.",
         )
         end_variables, pull_back, (constants, first_nonfinite) = eqx.filter_vjp(
-            lambda *both: through(*both, self.checkpoint), outer, cut_variables, has_aux=True
+            lambda outer, inner: through(outer, inner, self.checkpoint),
+            outer,
+            cut_variables,
+            has_aux=True,
         )
         differentiate = jax.value_and_grad(judged, argnums=(0, 1))
         value, (direct, adjoint_at_end) = differentiate(outer, end_variables, constants)

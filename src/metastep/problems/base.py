@@ -142,12 +142,13 @@ def initial(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Inner:
             and no number.
     """
     inner = as_arrays(problem.init(outer, key))
-    changed = True
-    while changed:
+    index = jax.ShapeDtypeStruct((), jnp.int32)
+    while True:
         # Shapes alone: nothing is computed, and the key only has to be one.
-        index = jax.ShapeDtypeStruct((), jnp.int32)
         after = eqx.filter_eval_shape(problem.step, inner, outer, index, key)
         inner, changed = _with_arrays(inner, after)
+        if not changed:
+            break
     arrays = lambda tree: eqx.filter(tree, lambda x: hasattr(x, "shape"))
     same_structure("problem.step", arrays(inner), arrays(after))
     return inner
