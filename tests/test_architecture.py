@@ -14,12 +14,16 @@ from metastep_lab.runs.choosing import load
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = (ROOT / "packages" / "metastep" / "src", ROOT / "packages" / "metastep-lab" / "src")
 FILES = sorted(path for source in SOURCES for path in source.rglob("*.py"))
-BOTTOM = {"metastep." + name for name in ("types", "trees", "results", "files", "compilation")}
+ROW = ("types", "trees", "results", "files", "compilation", "checks")
+BOTTOM = {f"metastep.{name}" for name in ROW}
+    "metastep." + name for name in ("types", "trees", "results", "files", "compilation", "checks")
+}
 PAPERS = {"wang2021", "shaban2019", "bernacchia2021", "wu2022", "studies"}
 
 # A layer may import itself, the layers named here, and the bottom row. The longest prefix decides.
 LIBRARY = {
     "types": set(),
+    "checks": set(),
     "trees": set(),
     "results": set(),
     "files": set(),

@@ -89,6 +89,7 @@ def test_contraction_and_curvature_are_those_of_the_hessian():
     assert np.allclose(found.inner_curvature, (eigenvalues[0], eigenvalues[-1]), rtol=1e-10)
     assert np.isclose(found.contraction, 1 - eigenvalues[0], rtol=1e-10)
     assert found.symmetric
+    assert found.state_bytes == problem.start.nbytes
     assert not diagnosed("momentum")[2].symmetric
 
 

@@ -67,3 +67,9 @@ class RESULTS(eqx.Enumeration):
         "than the precision has. Another compiler or another order of summation gives another "
         "sign. Shorten the horizon, reduce the inner step size, or smooth the objective."
     )
+    unmoved = (
+        "The inner state stood still: the steps that were differentiated returned it unchanged, as "
+        "those of a loop that stopped early do. They tell nothing about the hyperparameters, and "
+        "more of them, of terms or of iterations do not help. Use Reverse or Forward, which see "
+        "the steps that moved; or end the horizon where the loop stops; or let it run on."
+    )

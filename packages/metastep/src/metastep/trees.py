@@ -1,5 +1,6 @@
 """Pytree algebra on the floating-point leaves; every other leaf passes through untouched."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -14,10 +15,53 @@ def differentiable(tree: PyTree) -> tuple[PyTree, PyTree]:
     return eqx.partition(tree, eqx.is_inexact_array)
 
 
+def as_arrays(tree: PyTree) -> PyTree:
+    """Return `tree` with NumPy's arrays and scalars as arrays of JAX.
+
+    Everything else is left as it is: Python numbers, flags, strings and functions are no arrays.
+    """
+    numeric = lambda x: (
+        isinstance(x, np.ndarray | np.generic)
+        and (jnp.issubdtype(x.dtype, jnp.number) or jnp.issubdtype(x.dtype, jnp.bool_))
+    )
+    return jax.tree.map(lambda x: jnp.asarray(x) if numeric(x) else x, tree)
+
+
+def real_variables(tree: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
+    """Return the floating-point leaves as real arrays, and the function that puts them back.
+
+    A complex leaf becomes an array with its real and its imaginary parts along a new last axis. A
+    step is then a differentiable map between real vector spaces even where it is no holomorphic
+    function, and eigenvalues, transposes and linear systems mean what they should. Real leaves are
+    left as they are.
+    """
+    floats, rest = differentiable(tree)
+    is_complex = jax.tree.map(jnp.iscomplexobj, floats)
+    join = lambda x, pair: jax.lax.complex(x[..., 0], x[..., 1]) if pair else x
+
+    def restore(variables: PyTree) -> PyTree:
+        return eqx.combine(jax.tree.map(join, variables, is_complex), rest)
+
+    return jax.tree.map(_as_real, floats), restore
+
+
+def _as_real(x: Array) -> Array:
+    return jnp.stack([x.real, x.imag], axis=-1) if jnp.iscomplexobj(x) else x
+
+
+def ascent(gradients: PyTree) -> PyTree:
+    """Return the direction of steepest ascent: gradients as optimizers expect them.
+
+    What JAX calls the gradient of a real function of complex numbers is the conjugate of that
+    direction. Real leaves are left as they are.
+    """
+    return jax.tree.map(jnp.conj, gradients)
+
+
 def inner_product(first: PyTree, second: PyTree) -> Float[Array, ""]:
-    """Return the sum over all floating-point leaves of `first * second`."""
+    """Return the real inner product of two trees, over all floating-point leaves."""
     products = jax.tree.map(
-        lambda a, b: jnp.sum(a * b),
+        lambda a, b: jnp.sum(a.conj() * b).real,
         eqx.filter(first, eqx.is_inexact_array),
         eqx.filter(second, eqx.is_inexact_array),
     )
@@ -35,7 +79,11 @@ def norm(tree: PyTree) -> Float[Array, ""]:
         return jnp.zeros(())
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0.0) for x in leaves]))
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    return scale * jnp.sqrt(sum(jnp.sum((x / scale) ** 2) for x in leaves))
+    return scale * jnp.sqrt(sum(jnp.sum(_squared(x / scale)) for x in leaves))
+
+
+def _squared(x: Array) -> Array:
+    return x.real**2 + x.imag**2 if jnp.iscomplexobj(x) else x**2
 
 
 def cosine(first: PyTree, second: PyTree) -> Float[Array, ""]:

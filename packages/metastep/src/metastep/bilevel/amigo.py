@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -18,7 +19,8 @@ from metastep.bilevel.base import (
     relative_norm,
     require_transformation,
 )
-from metastep.estimators.base import AbstractEstimator, Estimate, require_count
+from metastep.checks import integer, require_count
+from metastep.estimators.base import AbstractEstimator, Estimate
 from metastep.problems.base import AbstractProblem
 from metastep.types import Outer, RandomKey
 
@@ -64,8 +66,8 @@ class AmIGO(AbstractEstimator):
     """
 
     linear_optimizer: optax.GradientTransformation
-    inner_steps: int = 10
-    linear_steps: int = 10
+    inner_steps: int = eqx.field(default=10, converter=integer)
+    linear_steps: int = eqx.field(default=10, converter=integer)
     warm_start: bool = True
 
     def __check_init__(self):

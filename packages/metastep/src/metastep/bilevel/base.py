@@ -13,11 +13,12 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from metastep.bilevel.problem import BilevelProblem, Loss
+from metastep.checks import scalar
 from metastep.estimators.base import Estimate, common_stats, require_influence
 from metastep.problems.base import AbstractProblem, split_keys, start
 from metastep.problems.training import TrainingProblem
 from metastep.results import RESULTS
-from metastep.trees import all_finite, differentiable, norm
+from metastep.trees import all_finite, ascent, differentiable, norm
 from metastep.types import Outer, RandomKey, Scalar
 
 BETTER_UNROLL = (
@@ -85,6 +86,8 @@ class BilevelState(eqx.Module):
 class Oracles:
     """The two losses as functions of the trained parameters, and their batches in one outer step.
 
+    Derivatives by z are directions of ascent: conjugated where z is complex (see `ascent`).
+
     Lives only while an outer step is traced.
     """
 
@@ -102,14 +105,14 @@ class Oracles:
 
     def inner_loss(self, params: PyTree, outer: Outer, batch: Any) -> Scalar:
         """Return g."""
-        return self._training.loss(eqx.combine(params, self._rest), outer, batch)
+        return scalar("loss", self._training.loss(eqx.combine(params, self._rest), outer, batch))
 
     def outer_loss(self, params: PyTree, outer: Outer, batch: Any) -> Scalar:
         """Return f."""
         params = eqx.combine(params, self._rest)
         if isinstance(self._problem, BilevelProblem):
-            return self._problem.outer_loss(params, outer, batch)
-        return self._training.objective_of_params(params, outer)
+            return scalar("objective", self._problem.outer_loss(params, outer, batch))
+        return scalar("objective", self._training.objective_of_params(params, outer))
 
     def inner_batch(self, number: Int[Array, ""] | int) -> Any:
         """Draw the inner batch with this number in the current outer step."""
@@ -125,11 +128,14 @@ class Oracles:
 
     def inner_gradient(self, params: PyTree, batch: Any) -> tuple[Scalar, PyTree]:
         """Return g and d_z g."""
-        return jax.value_and_grad(self.inner_loss)(params, self.outer, batch)
+        value, gradient = jax.value_and_grad(self.inner_loss)(params, self.outer, batch)
+        return value, ascent(gradient)
 
     def outer_gradient(self, params: PyTree, batch: Any) -> tuple[Scalar, tuple[PyTree, Outer]]:
         """Return f and (d_z f, d_x f)."""
-        return jax.value_and_grad(self.outer_loss, argnums=(0, 1))(params, self.outer, batch)
+        loss = jax.value_and_grad(self.outer_loss, argnums=(0, 1))
+        value, (gradient, direct) = loss(params, self.outer, batch)
+        return value, (ascent(gradient), direct)
 
     def products(
         self, params: PyTree, direction: PyTree, batch: Any
@@ -142,7 +148,7 @@ class Oracles:
         loss = jax.value_and_grad(self.inner_loss, argnums=(0, 1))
         along = jax.jvp(lambda params: loss(params, self.outer, batch), (params,), (direction,))
         (value, (gradient, _)), (_, (hessian_product, cross_product)) = along
-        return (value, gradient), hessian_product, cross_product
+        return (value, ascent(gradient)), ascent(hessian_product), cross_product
 
     def descend(
         self, loss: Loss, batch: Any, params: PyTree, state: Any, slope: tuple[Scalar, PyTree]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
@@ -18,8 +19,10 @@ from metastep.bilevel.base import (
     relative_norm,
 )
 from metastep.bilevel.problem import Loss
-from metastep.estimators.base import AbstractEstimator, Estimate, require_count
+from metastep.checks import integer, require_count
+from metastep.estimators.base import AbstractEstimator, Estimate
 from metastep.problems.base import AbstractProblem
+from metastep.trees import ascent
 from metastep.types import Outer, RandomKey, Scalar
 
 
@@ -60,7 +63,7 @@ class F2SA(AbstractEstimator):
     """
 
     penalty: float | Callable[[Int[Array, ""]], Any]
-    inner_steps: int = 10
+    inner_steps: int = eqx.field(default=10, converter=integer)
 
     def __check_init__(self):
         require_count("inner_steps", self.inner_steps)
@@ -84,6 +87,7 @@ class F2SA(AbstractEstimator):
         slopes = jax.grad(oracles.inner_loss, argnums=(0, 1))
         gradient, outer_gradient = slopes(after.params, outer, inner_batch)
         pulled, outer_pulled = slopes(after.companion, outer, inner_batch)
+        gradient, pulled = ascent((gradient, pulled))
         outer_batch = oracles.outer_batch(self.inner_steps)
         judged, (right, direct) = oracles.outer_gradient(after.companion, outer_batch)
         difference = lambda a, b: jax.tree.map(lambda a, b: _times(penalty, a - b), a, b)
@@ -119,7 +123,8 @@ class F2SA(AbstractEstimator):
             batches = oracles.inner_batch(number), oracles.outer_batch(number)
 
             def descend(loss: Loss, params: PyTree, optimizer_state: Any) -> tuple[PyTree, Any]:
-                slope = jax.value_and_grad(loss)(params, oracles.outer, batches)
+                value, slope = jax.value_and_grad(loss)(params, oracles.outer, batches)
+                slope = value, ascent(slope)
                 return oracles.descend(loss, batches, params, optimizer_state, slope)
 
             params, params_optimizer = descend(plain, now.params, now.params_optimizer)

@@ -1,12 +1,13 @@
 """A training problem whose objective, too, is estimated on batches."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import optax
 from jaxtyping import PyTree
 
+from metastep.checks import scalar
 from metastep.problems.base import AbstractProblem
 from metastep.problems.training import TrainingProblem
 from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
@@ -83,7 +84,7 @@ class BilevelProblem(AbstractProblem):
         objective: Loss,
         init_params: PyTree | Callable[[Outer, RandomKey], PyTree],
         optimizer: optax.GradientTransformation | Callable[[Outer], optax.GradientTransformation],
-        horizon: int = 1,
+        horizon: SupportsIndex = 1,
         inner_batch: Batches | None = None,
         outer_batch: Batches | None = None,
     ):
@@ -91,7 +92,7 @@ class BilevelProblem(AbstractProblem):
         self.training = TrainingProblem(loss, on_all, init_params, optimizer, horizon, inner_batch)
         self.outer_loss = objective
         self.outer_batch = outer_batch
-        self.horizon = horizon
+        self.horizon = self.training.horizon
 
     def init(self, outer: Outer, key: RandomKey) -> Inner:
         """Return the initial `TrainingState`."""
@@ -104,4 +105,4 @@ class BilevelProblem(AbstractProblem):
     def objective(self, inner: Inner, outer: Outer, key: RandomKey) -> Scalar:
         """Return the outer loss of the trained parameters on one outer batch."""
         batch = None if self.outer_batch is None else self.outer_batch(0, key)
-        return self.outer_loss(inner.params, outer, batch)
+        return scalar("objective", self.outer_loss(inner.params, outer, batch))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from metastep.checks import integer, require_count, require_key
 from metastep.compilation import compiler_options
 from metastep.estimators.base import AbstractEstimator, Estimate
 from metastep.estimators.central_differences import CentralDifferences
@@ -101,7 +102,7 @@ def compare(
     *,
     key: RandomKey,
     reference: AbstractEstimator | None = None,
-    repeats: int = 3,
+    repeats: SupportsIndex = 3,
     memory: int = 2**30,
 ) -> Comparison:
     """Compute one hypergradient by several estimators and hold each against an exact one.
@@ -146,15 +147,15 @@ def compare(
     """
     if not estimators:
         raise ValueError("estimators is empty; give at least one, such as [TruncatedReverse(5)].")
-    if repeats < 1:
-        raise ValueError(f"repeats is {repeats!r}; allowed are the integers from 1.")
+    require_count("repeats", repeats)
+    require_key(key)
     outer = as_hyperparameters(outer)
     judge, exact, within = _reference(problem, outer, key, reference, memory)
     truth = within(exact.grad)
     programs = [ready(problem, outer, estimator, key) for estimator in estimators]
     estimates = [program.call() for program in programs]
     seconds: list[list[float]] = [[] for _ in estimators]
-    for _ in range(repeats):
+    for _ in range(integer(repeats)):
         for times, program in zip(seconds, programs, strict=True):
             times.append(timed(program.call)[1])
     rows = tuple(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 
+from metastep.checks import require_key
 from metastep.diagnosis.advise import advise
 from metastep.diagnosis.compare import timed
 from metastep.diagnosis.diagnosis import Diagnosis, Option, WindowRow
@@ -75,6 +76,7 @@ def diagnose(
     Raises:
         ValueError: wrong use, as `hypergradient` does.
     """
+    require_key(key)
     return diagnose_prepared(prepare(problem, as_hyperparameters(outer), key, memory))
 
 

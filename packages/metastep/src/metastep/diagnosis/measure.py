@@ -38,7 +38,7 @@ from metastep.estimators.reverse import Reverse
 from metastep.estimators.scaled import digits_lost, meaningful
 from metastep.problems.base import AbstractProblem, advance, split_keys, start
 from metastep.results import RESULTS
-from metastep.trees import cosine, differentiable, norm, subtract
+from metastep.trees import cosine, norm, real_variables, subtract
 from metastep.types import Inner, Outer, RandomKey, Scalar
 
 RESTART = 20
@@ -166,8 +166,8 @@ def prepare(problem: AbstractProblem, outer: Outer, key: RandomKey, memory: int)
     plain = ready(problem, outer, Reverse(), key)
     horizon = problem.horizon
     windows = _windows(horizon)
-    begin = eqx.filter_eval_shape(lambda: start(problem, outer, split_keys(key)).inner)
-    state = jax.tree.leaves(differentiable(begin)[0])
+    begin = lambda: real_variables(start(problem, outer, split_keys(key)).inner)[0]
+    state = jax.tree.leaves(eqx.filter_eval_shape(begin))
     state_bytes = sum(x.size * x.dtype.itemsize for x in state)
     residual = max((plain.temporary_bytes or horizon * state_bytes) / horizon, 1.0)
     refusal = _refusal(problem, outer, key)

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from metastep.problems.base import AbstractProblem, Keys, Trajectory
-from metastep.trees import differentiable, norm
+from metastep.trees import norm, real_variables
 from metastep.types import Inner, Outer, Scalar
 
 PRODUCTS = 30
@@ -73,7 +73,7 @@ def step_spectrum(
         begin: its beginning.
     """
     step = _step_at(problem, keys, end)
-    point, unflatten = ravel_pytree(differentiable(end.inner)[0])
+    point, unflatten = ravel_pytree(real_variables(end.inner)[0])
     flat = lambda inner: ravel_pytree(inner)[0]
     moved, push = jax.linearize(lambda x: flat(step(unflatten(x), outer)), point)
     _, pull = jax.vjp(lambda x: flat(step(unflatten(x), outer)), point)
@@ -89,12 +89,12 @@ def step_spectrum(
 def _step_at(
     problem: AbstractProblem, keys: Keys, at: Trajectory
 ) -> Callable[[Inner, Outer], Inner]:
-    """Return the step that would follow, as a map of the floating-point part of the state."""
-    constants = differentiable(at.inner)[1]
+    """Return the step that would follow, as a map of the real variables of the state."""
+    restore = real_variables(at.inner)[1]
 
     def step(variables: Inner, outer: Outer) -> Inner:
-        inner = eqx.combine(variables, constants)
-        return differentiable(problem.step(inner, outer, at.steps, keys.step(at.steps)))[0]
+        after = problem.step(restore(variables), outer, at.steps, keys.step(at.steps))
+        return real_variables(after)[0]
 
     return step
 
@@ -127,7 +127,7 @@ def _response(
     step: Callable[[Inner, Outer], Inner], at: Trajectory, outer: Outer, keys: Keys
 ) -> Scalar:
     """Return the largest singular value of d step / d outer, by power iteration."""
-    variables = differentiable(at.inner)[0]
+    variables = real_variables(at.inner)[0]
     flat, unflatten = ravel_pytree(outer)
     of_outer = lambda flat: step(variables, unflatten(flat))
     _, push = jax.linearize(of_outer, flat)

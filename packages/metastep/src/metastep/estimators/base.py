@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, PyTree
 
+from metastep.checks import require_key
 from metastep.compilation import compiled
 from metastep.problems.base import AbstractProblem
 from metastep.results import RESULTS
@@ -208,19 +209,6 @@ def _refuse_lost(reached: list[bool], outer: Outer, what: str, advice: str) -> N
         )
 
 
-def require_count(name: str, value: object, none: str | None = None) -> None:
-    """Refuse everything but the integers from 1, and None where `none` says what it means.
-
-    Raises:
-        ValueError: naming the argument, its value and what is allowed.
-    """
-    if none is not None and value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        also = f"None ({none}) and " if none else ""
-        raise ValueError(f"{name} is {value!r}; allowed are {also}the integers from 1.")
-
-
 @compiled
 def _estimate(
     problem: AbstractProblem, outer: Outer, estimator: AbstractEstimator, key: RandomKey
@@ -266,4 +254,5 @@ def hypergradient(
         ValueError: wrong use, naming what is wrong and what is allowed (see
             `AbstractEstimator.estimate` and `trees.as_hyperparameters`).
     """
+    require_key(key)
     return _estimate(problem, as_hyperparameters(outer), estimator, key)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
-from metastep.estimators.base import require_count
+from metastep.checks import integer, require_count
 from metastep.problems.base import AbstractProblem, Keys, Trajectory, take_step
 from metastep.types import Outer
 
@@ -41,7 +41,7 @@ class Binomial(eqx.Module):
         ValueError: on construction, for fewer states than 1.
     """
 
-    states: int | None = None
+    states: int | None = eqx.field(default=None, converter=integer)
 
     def __check_init__(self):
         require_count("states", self.states, none="1 + log2 of the horizon")

@@ -2,16 +2,17 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from metastep.checks import integer, require_count
 from metastep.estimators.base import (
     AbstractEstimator,
     Estimate,
     finish,
-    require_count,
     require_dependence,
 )
 from metastep.estimators.evolution import PERTURBATIONS
@@ -45,7 +46,7 @@ class CentralDifferences(AbstractEstimator):
         ValueError: on construction, for values that are not allowed.
     """
 
-    directions: int = 32
+    directions: int = eqx.field(default=32, converter=integer)
     step: float | None = None
 
     def __check_init__(self):

@@ -2,16 +2,17 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from metastep.checks import integer, require_count
 from metastep.estimators.base import (
     AbstractEstimator,
     Estimate,
     finish,
-    require_count,
     require_dependence,
 )
 from metastep.problems.base import AbstractProblem, advance, split_keys, start
@@ -52,8 +53,8 @@ class EvolutionStrategies(AbstractEstimator):
     """
 
     sigma: float
-    pairs: int = 16
-    chunk: int | None = None
+    pairs: int = eqx.field(default=16, converter=integer)
+    chunk: int | None = eqx.field(default=None, converter=integer)
 
     def __check_init__(self):
         check_sampling(self.sigma, self.pairs)

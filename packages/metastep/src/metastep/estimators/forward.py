@@ -2,17 +2,18 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Int
 
+from metastep.checks import integer, require_count
 from metastep.estimators.base import (
     USE_IT,
     AbstractEstimator,
     Estimate,
     finish,
-    require_count,
     require_influence,
 )
 from metastep.problems.base import AbstractProblem, advance, split_keys, start
@@ -36,7 +37,7 @@ class Forward(AbstractEstimator):
         chunk: how many coordinates advance together, from 1; None takes all of them.
     """
 
-    chunk: int | None = None
+    chunk: int | None = eqx.field(default=None, converter=integer)
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> None:
         """Return None: nothing is remembered."""

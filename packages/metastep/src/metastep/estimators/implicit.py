@@ -11,6 +11,7 @@ import lineax as lx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, PyTree
 
+from metastep.checks import integer, require_count
 from metastep.estimators.base import (
     AbstractEstimator,
     Estimate,
@@ -20,7 +21,7 @@ from metastep.estimators.base import (
 )
 from metastep.problems.base import AbstractProblem, Keys, Trajectory, advance, split_keys, start
 from metastep.results import RESULTS
-from metastep.trees import differentiable, inner_product, norm, subtract
+from metastep.trees import inner_product, norm, real_variables, subtract
 from metastep.types import Inner, Outer, RandomKey, Scalar
 
 Map = Callable[[Inner, Outer], Inner]
@@ -52,11 +53,10 @@ class Neumann(AbstractSeries):
         ValueError: on construction, for fewer terms than 1.
     """
 
-    terms: int
+    terms: int = eqx.field(converter=integer)
 
     def __check_init__(self):
-        if isinstance(self.terms, bool) or not isinstance(self.terms, int) or self.terms < 1:
-            raise ValueError(f"terms is {self.terms!r}; allowed are the integers from 1.")
+        require_count("terms", self.terms)
 
     def solve(self, operator: Callable[[Inner], Inner], vector: Inner) -> Inner:
         """Sum the series.
@@ -82,7 +82,8 @@ class Implicit(AbstractEstimator):
     grow with the horizon. Where the loop has not converged the number is wrong in an uncontrolled
     way, so `result` says so. Hyperparameters that change the path and not the fixed point (a step
     size, a momentum) are detected numerically and get NaN. The random key and step index are held
-    at those of step T: a loop with stochastic batches has no fixed point.
+    at those of step T: a loop with stochastic batches has no fixed point. Nor has a loop that has
+    stopped early, whose steps return any state unchanged: `result` is `unmoved`.
 
     Time: T forward steps, then one vector-Jacobian product of `step` per solver iteration. Memory:
     a few inner states.
@@ -131,16 +132,16 @@ class Implicit(AbstractEstimator):
     ) -> Estimate:
         """Return the estimate for a trajectory that has been walked: `begin` and `end` are its."""
         require_visible(problem, outer, keys, end)
-        point, constants = differentiable(end.inner)
-        fixed_point_map = _map_at(problem, end, keys, constants)
-        judged = _judged(problem, keys, constants)
+        point, restore = real_variables(end.inner)
+        fixed_point_map = _map_at(problem, end, keys, restore)
+        judged = _judged(problem, keys, restore)
         value, (adjoint, direct) = jax.value_and_grad(judged, argnums=(0, 1))(point, outer)
         after, pull_back = jax.vjp(fixed_point_map, point, outer)
         solution, linear_residual = self._solve(lambda v: pull_back(v)[0], adjoint)
         grad = jax.tree.map(jnp.add, direct, pull_back(solution)[1])
 
-        early = differentiable(advance(problem, outer, begin, keys, EARLY_STEPS).inner)[0]
-        earlier = (differentiable(begin.inner)[0], early)
+        early = real_variables(advance(problem, outer, begin, keys, EARLY_STEPS).inner)[0]
+        earlier = (real_variables(begin.inner)[0], early)
         move = subtract(after, point)
         early_moves = [norm(subtract(fixed_point_map(w, outer), w)) for w in earlier]
         stationarity = _ratio(norm(move), jnp.maximum(*early_moves))
@@ -156,7 +157,11 @@ class Implicit(AbstractEstimator):
             "objective_gap": inner_product(solution, move),
             "unseen": unseen,
         }
-        result = outcome(value, grad, end.first_nonfinite, self._judge(stats))
+        # Nothing is solved where I - A^T is zero in the one direction that counts.
+        left = norm(subtract(adjoint, pull_back(adjoint)[0]))
+        stands_still = (norm(move) == 0) & (norm(adjoint) > 0) & (left == 0)
+        judgement = RESULTS.where(stands_still, RESULTS.unmoved, self._judge(stats))
+        result = outcome(value, grad, end.first_nonfinite, judgement)
         grad = jax.tree.map(lambda hidden, leaf: jnp.where(hidden, jnp.nan, leaf), unseen, grad)
         stats |= common_stats(grad, end.first_nonfinite)
         return Estimate(value, grad, result, stats)
@@ -205,9 +210,9 @@ def require_visible(problem: AbstractProblem, outer: Outer, keys: Keys, end: Tra
     Raises:
         ValueError: naming every such leaf.
     """
-    point, constants = differentiable(end.inner)
-    fixed_point_map = _map_at(problem, end, keys, constants)
-    judged = _judged(problem, keys, constants)
+    point, restore = real_variables(end.inner)
+    fixed_point_map = _map_at(problem, end, keys, restore)
+    judged = _judged(problem, keys, restore)
     require_influence(
         lambda outer: (fixed_point_map(point, outer), judged(point, outer)),
         outer,
@@ -218,22 +223,24 @@ def require_visible(problem: AbstractProblem, outer: Outer, keys: Keys, end: Tra
 
 
 def _judged(
-    problem: AbstractProblem, keys: Keys, constants: Inner
+    problem: AbstractProblem, keys: Keys, restore: Callable[[Inner], Inner]
 ) -> Callable[[Inner, Outer], Scalar]:
     """Return the objective as a function of the floating-point part of the state."""
 
     def judged(point: Inner, outer: Outer) -> Scalar:
-        return problem.objective(eqx.combine(point, constants), outer, keys.objective)
+        return problem.objective(restore(point), outer, keys.objective)
 
     return judged
 
 
-def _map_at(problem: AbstractProblem, end: Trajectory, keys: Keys, constants: Inner) -> Map:
+def _map_at(
+    problem: AbstractProblem, end: Trajectory, keys: Keys, restore: Callable[[Inner], Inner]
+) -> Map:
     """Return one more step as a map of the floating-point part of the state."""
 
     def fixed_point_map(point: Inner, outer: Outer) -> Inner:
-        inner = eqx.combine(point, constants)
-        return differentiable(problem.step(inner, outer, end.steps, keys.step(end.steps)))[0]
+        after = problem.step(restore(point), outer, end.steps, keys.step(end.steps))
+        return real_variables(after)[0]
 
     return fixed_point_map
 

@@ -15,7 +15,15 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from metastep.estimators.base import AbstractEstimator, Estimate, common_stats
 from metastep.estimators.reverse import Reverse
-from metastep.problems.base import AbstractProblem, Keys, Trajectory, advance, split_keys, start
+from metastep.problems.base import (
+    AbstractProblem,
+    Keys,
+    Trajectory,
+    advance,
+    initial,
+    split_keys,
+    start,
+)
 from metastep.results import RESULTS
 from metastep.trees import differentiable
 from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
@@ -147,9 +155,7 @@ class _Rescaled(AbstractProblem):
         self.horizon = problem.horizon
 
     def init(self, outer: Outer, key: RandomKey) -> _Scaled:
-        inner = self.problem.init(outer, key)
-        inner = jax.tree.map(lambda x: jnp.asarray(x) if eqx.is_array_like(x) else x, inner)
-        return _rescale(inner, jnp.zeros((), jnp.int32))
+        return _rescale(initial(self.problem, outer, key), jnp.zeros((), jnp.int32))
 
     def step(self, inner: _Scaled, outer: Outer, t: StepIndex, key: RandomKey) -> _Scaled:
         return _rescale(self.problem.step(inner.inner, outer, t, key), inner.exponent)

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
+from metastep.checks import integer, require_count
 from metastep.estimators.base import (
     AbstractEstimator,
     Estimate,
     finish,
-    require_count,
     require_dependence,
 )
 from metastep.estimators.evolution import PERTURBATIONS, check_sampling, mean_and_error
@@ -79,9 +79,9 @@ class PersistentEvolutionStrategies(AbstractEstimator):
             horizon is no multiple of `window`.
     """
 
-    window: int
+    window: int = eqx.field(converter=integer)
     sigma: float
-    pairs: int = 16
+    pairs: int = eqx.field(default=16, converter=integer)
 
     def __check_init__(self):
         check_sampling(self.sigma, self.pairs)

@@ -2,16 +2,17 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from metastep.checks import integer, require_count
 from metastep.estimators.base import (
     USE_IT,
     AbstractEstimator,
     Estimate,
     finish,
-    require_count,
     require_influence,
 )
 from metastep.estimators.evolution import PERTURBATIONS, mean_and_error
@@ -43,8 +44,8 @@ class RandomDirections(AbstractEstimator):
         ValueError: on construction, for values that are not allowed.
     """
 
-    directions: int = 1
-    chunk: int | None = None
+    directions: int = eqx.field(default=1, converter=integer)
+    chunk: int | None = eqx.field(default=None, converter=integer)
 
     def __check_init__(self):
         require_count("directions", self.directions)

@@ -3,9 +3,11 @@
 from math import isqrt
 from typing import Any, Literal
 
+import equinox as eqx
 import jax
 from jaxtyping import Array
 
+from metastep.checks import integer, is_count
 from metastep.estimators.base import (
     USE_IT,
     AbstractEstimator,
@@ -32,13 +34,13 @@ def _segment_length(checkpoint: Checkpoint, steps: int) -> int:
     """Return how many steps lie between two stored states."""
     if checkpoint == "sqrt":
         return max(1, isqrt(steps))
-    if isinstance(checkpoint, bool) or not isinstance(checkpoint, int) or checkpoint < 1:
+    if not is_count(checkpoint):
         raise ValueError(
             f"checkpoint is {checkpoint!r}; allowed are None (store every step), 'sqrt', an "
             "integer from 1 (the number of steps between two stored states), 'binomial', and "
             "Binomial(states)."
         )
-    return min(checkpoint, steps)
+    return min(integer(checkpoint), steps)
 
 
 def advance_for_reverse(
@@ -86,7 +88,7 @@ class Reverse(AbstractEstimator):
             binomial schedule cannot be differentiated again.
     """
 
-    checkpoint: Checkpoint = None
+    checkpoint: Checkpoint = eqx.field(default=None, converter=integer)
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> None:
         """Return None: nothing is remembered."""

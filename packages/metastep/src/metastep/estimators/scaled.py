@@ -6,6 +6,7 @@ finite-time Lyapunov exponent beside it says whether rounding errors have swallo
 """
 
 from collections.abc import Callable
+from typing import SupportsIndex
 
 import equinox as eqx
 import jax
@@ -13,11 +14,12 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from metastep.checks import integer, require_count, require_key
 from metastep.compilation import compiled
-from metastep.estimators.base import USE_IT, require_count, require_influence
+from metastep.estimators.base import USE_IT, require_influence
 from metastep.problems.base import AbstractProblem, Keys, advance, split_keys, start
 from metastep.results import RESULTS
-from metastep.trees import as_hyperparameters, differentiable, norm
+from metastep.trees import as_hyperparameters, differentiable, norm, real_variables
 from metastep.types import Inner, Outer, RandomKey, Scalar
 
 NOTHING = -(2**30)
@@ -55,7 +57,7 @@ class _Tangent(eqx.Module):
 
 
 def scaled_hypergradient(
-    problem: AbstractProblem, outer: Outer, *, key: RandomKey, chunk: int | None = None
+    problem: AbstractProblem, outer: Outer, *, key: RandomKey, chunk: SupportsIndex | None = None
 ) -> ScaledEstimate:
     """Compute sign and log magnitude of every derivative by rescaled forward-mode tangents.
 
@@ -92,7 +94,8 @@ def scaled_hypergradient(
         ValueError: as `hypergradient`; for a chunk below 1.
     """
     require_count("chunk", chunk, none="all coordinates at once")
-    return _estimate(problem, as_hyperparameters(outer), key, chunk)
+    require_key(key)
+    return _estimate(problem, as_hyperparameters(outer), key, integer(chunk))
 
 
 @compiled
@@ -141,7 +144,7 @@ def _normalised(direction: PyTree, exponent: Int[Array, ""]) -> _Tangent:
 def _times_power(x: Array, exponent: Int[Array, ""]) -> Array:
     """Multiply by 2^exponent in two halves, so that neither factor overflows."""
     exponent = jnp.clip(exponent, -2000, 2000)
-    power = lambda by: jnp.ldexp(jnp.ones((), x.dtype), by)
+    power = lambda by: jnp.ldexp(jnp.ones((), x.real.dtype), by)
     half = exponent // 2
     return x * power(half) * power(exponent - half)
 
@@ -168,7 +171,7 @@ def _derivative(
     """Return sign and log magnitude of the derivative of the objective along one direction."""
     zero = jnp.zeros((), jnp.int32)
     inner = start(problem, outer, keys).inner
-    first = _pushed(lambda outer: problem.init(outer, keys.init), outer, direction)
+    first = _pushed(lambda outer: start(problem, outer, keys).inner, outer, direction)
     arrays, static = eqx.partition(inner, eqx.is_array)
 
     def body(
@@ -216,10 +219,11 @@ def meaningful(lost: Scalar) -> Bool[Array, ""]:
 
 def random_change(inner: Inner, keys: Keys) -> PyTree:
     """Return a small change of an inner state, of norm 1."""
-    flat, unflatten = ravel_pytree(differentiable(inner)[0])
+    variables, restore = real_variables(inner)
+    flat, unflatten = ravel_pytree(variables)
     # A fixed draw, unrelated to the run's own randomness: any generic direction will do.
     random = jax.random.normal(jax.random.fold_in(keys.init, 7), flat.shape, flat.dtype)
-    return unflatten(random / norm(random))
+    return differentiable(restore(unflatten(random / norm(random))))[0]
 
 
 def changed(change: PyTree, step: Callable[[Inner], Inner], inner: Inner) -> tuple[PyTree, Scalar]:

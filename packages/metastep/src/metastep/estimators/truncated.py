@@ -1,14 +1,18 @@
 """Truncated reverse mode (K-RMD): back-propagation through the last K steps only."""
 
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
 import jax
-from jaxtyping import Array
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
 
+from metastep.checks import integer, is_count
 from metastep.estimators.base import AbstractEstimator, Estimate, finish, require_influence
 from metastep.estimators.reverse import Checkpoint, advance_for_reverse
 from metastep.problems.base import AbstractProblem, Trajectory, advance, split_keys, start
+from metastep.results import RESULTS
 from metastep.trees import differentiable, norm
 from metastep.types import Inner, Outer, RandomKey, Scalar
 
@@ -30,6 +34,9 @@ class TruncatedReverse(AbstractEstimator):
 
     Time: T forward steps and K backward. Memory: O(K R) for residuals of size R per step.
 
+    Where an inner loop has stopped before the window begins (it returns its state unchanged from
+    then on), the window sees nothing of what came before, and `result` is `unmoved`.
+
     `stats` adds `adjoint_at_cut`, the norm of the derivative of the objective with respect to
     w_{T-K}. It is what truncation throws away: near zero, the window was long enough; large, the
     steps before the cut still matter.
@@ -43,8 +50,8 @@ class TruncatedReverse(AbstractEstimator):
         checkpoint: within the window, as for `Reverse`.
     """
 
-    window: int
-    checkpoint: Checkpoint = None
+    window: int = eqx.field(converter=integer)
+    checkpoint: Checkpoint = eqx.field(default=None, converter=integer)
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> None:
         """Return None: nothing is remembered."""
@@ -59,28 +66,68 @@ class TruncatedReverse(AbstractEstimator):
         cut = advance(problem, outer, begin, keys, problem.horizon - self.window)
         cut_variables, cut_constants = differentiable(cut.inner)
 
-        def ending(outer: Outer, variables: Inner, checkpoint: Checkpoint) -> tuple[Scalar, Array]:
+        def through(
+            outer: Outer, variables: Inner, checkpoint: Checkpoint
+        ) -> tuple[Inner, tuple[Inner, Array]]:
             inner = eqx.combine(variables, cut_constants)
             point = Trajectory(inner, cut.steps, cut.first_nonfinite, cut.watched)
             end = advance_for_reverse(problem, outer, point, keys, self.window, checkpoint)
-            return problem.objective(end.inner, outer, keys.objective), end.first_nonfinite
+            variables, constants = differentiable(end.inner)
+            return variables, (constants, end.first_nonfinite)
+
+        def judged(outer: Outer, variables: Inner, constants: Inner) -> Scalar:
+            return problem.objective(eqx.combine(variables, constants), outer, keys.objective)
+
+        def ending(outer: Outer) -> Scalar:
+            variables, (constants, _) = through(outer, cut_variables, None)
+            return judged(outer, variables, constants)
 
         require_influence(
-            lambda outer: ending(outer, cut_variables, None)[0],
+            ending,
             outer,
             "With TruncatedReverse the initial state is a constant: a leaf that acts through "
             "`init` alone needs Reverse. Otherwise use it in `step` or `objective`, or take it out "
             "of `outer`.",
         )
-        differentiate = jax.value_and_grad(ending, argnums=(0, 1), has_aux=True)
-        (value, first_nonfinite), (grad, adjoint) = differentiate(
-            outer, cut_variables, self.checkpoint
+        end_variables, pull_back, (constants, first_nonfinite) = eqx.filter_vjp(
+            lambda outer, inner: through(outer, inner, self.checkpoint),
+            outer,
+            cut_variables,
+            has_aux=True,
         )
-        return finish(value, grad, first_nonfinite, {"adjoint_at_cut": norm(adjoint)}), state
+        differentiate = jax.value_and_grad(judged, argnums=(0, 1))
+        value, (direct, adjoint_at_end) = differentiate(outer, end_variables, constants)
+        by_steps, adjoint = pull_back(adjoint_at_end)
+        grad = jax.tree.map(jnp.add, direct, by_steps)
+        estimate = finish(value, grad, first_nonfinite, {"adjoint_at_cut": norm(adjoint)})
+        still = _stands_still((cut_variables, adjoint), (end_variables, adjoint_at_end), by_steps)
+        blind = still & (estimate.result == RESULTS.successful)
+        result = RESULTS.where(blind, RESULTS.unmoved, estimate.result)
+        return replace(estimate, result=result), state
+
+
+def _stands_still(
+    cut: tuple[Inner, Inner], end: tuple[Inner, Inner], by_steps: Outer
+) -> Bool[Array, ""]:
+    """Whether the window is the identity as far as the objective can tell.
+
+    Where the objective has a derivative by the state, the state is the same at both ends, that
+    derivative comes through unchanged, and the hyperparameters have no part in it. A state at rest
+    in a minimum differs: its steps contract what passes through them.
+    """
+
+    def same(before: Array, after: Array, adjoint: Array, adjoint_at_end: Array) -> Array:
+        at_rest = (before == after) | (adjoint_at_end == 0)
+        return jnp.all(at_rest & (adjoint == adjoint_at_end))
+
+    (before, adjoint), (after, adjoint_at_end) = cut, end
+    leaves = jax.tree.leaves(jax.tree.map(same, before, after, adjoint, adjoint_at_end))
+    seen = norm(adjoint_at_end) > 0
+    return jnp.all(jnp.stack(leaves)) & seen & (norm(by_steps) == 0)
 
 
 def _check_window(window: int, horizon: int) -> None:
-    if isinstance(window, bool) or not isinstance(window, int) or not 1 <= window <= horizon:
+    if not is_count(window) or window > horizon:
         raise ValueError(
             f"window is {window!r}; allowed are the integers from 1 to the horizon, {horizon}. "
             "For the derivative of everything, initial state included, use Reverse()."

@@ -16,6 +16,7 @@ import optax
 from jaxtyping import Array
 
 from metastep import saving as checkpoints
+from metastep.checks import require_key
 from metastep.compilation import compiled
 from metastep.learned.segment import (
     LearnedTraining,
@@ -104,6 +105,7 @@ def meta_train(
         FileExistsError: if the checkpoint exists and `resume` is False.
         CheckpointError: if the checkpoint is damaged or belongs to another run.
     """
+    require_key(key)
     state = _begin(setting, key, weights)
     if checkpoint is not None:
         state = _restore(checkpoint, state)
@@ -189,7 +191,10 @@ def _apply(
     entries = sum(leaf.size for leaf in jax.tree.leaves(bad))
     clean = lambda leaf, bad: jnp.clip(jnp.where(bad, 0, leaf), -clip, clip).astype(leaf.dtype)
     grad = jax.tree.map(clean, segment.grad, bad)
-    updates, new_state = meta_optimizer.update(grad, meta_state, weights)
+    meta_optimizer = optax.with_extra_args_support(meta_optimizer)
+    updates, new_state = meta_optimizer.update(
+        grad, meta_state, weights, value=segment.value, grad=grad
+    )
     new_weights = optax.apply_updates(weights, updates)
     keep = lambda new, old: jnp.where(count < entries, new, old)
     new_weights, new_state = jax.tree.map(keep, (new_weights, new_state), (weights, meta_state))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from metastep.checks import integer, require_count
 from metastep.learned import features as feature
 from metastep.learned.learned import (
     AbstractLearnedOptimizer,
@@ -66,13 +67,12 @@ class MLPOptimizer(AbstractLearnedOptimizer):
             authors' code, from which a small budget does not get away.
     """
 
-    hidden: int = eqx.field(static=True, default=32)
+    hidden: int = eqx.field(static=True, default=32, converter=integer)
     standardize: bool = eqx.field(static=True, default=False)
     fan_in: bool = eqx.field(static=True, default=True)
 
     def __check_init__(self):
-        if isinstance(self.hidden, bool) or self.hidden < 1:
-            raise ValueError(f"hidden is {self.hidden!r}; allowed are the integers from 1.")
+        require_count("hidden", self.hidden)
 
     @property
     def state_depends_on_weights(self) -> bool:

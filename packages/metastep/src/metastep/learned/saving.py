@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, PyTree
 
+from metastep.checks import integer, require_count
 from metastep.files import write_atomically
 from metastep.learned.hyperparameters import LearnedAdam, LearnedSchedule, LearnedSGD
 from metastep.learned.learned import AbstractLearnedOptimizer
@@ -51,12 +52,11 @@ class TrainedOptimizer(eqx.Module):
 
     optimizer: AbstractLearnedOptimizer
     weights: PyTree
-    horizon: int = eqx.field(static=True)
+    horizon: int = eqx.field(static=True, converter=integer)
     description: str = eqx.field(static=True, default="")
 
     def __check_init__(self):
-        if isinstance(self.horizon, bool) or self.horizon < 1:
-            raise ValueError(f"horizon is {self.horizon!r}; allowed are the integers from 1.")
+        require_count("horizon", self.horizon)
 
     def transformation(self, steps: int | None = None) -> optax.GradientTransformation:
         """Return the optax transformation.

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from metastep.checks import integer, require_count
 from metastep.compilation import compiled
 from metastep.learned.learned import AbstractLearnedOptimizer
-from metastep.problems.base import AbstractProblem, horizon_error
-from metastep.trees import differentiable
+from metastep.problems.base import AbstractProblem
+from metastep.trees import as_arrays, ascent, differentiable
 from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
 
 
@@ -38,7 +39,7 @@ class LearnedTrainingState(eqx.Module):
     """A point on the trajectory of a training run.
 
     Attributes:
-        params: what is trained.
+        params: the parameters; what is trained are their floating-point arrays.
         optimizer_state: what the learned optimizer remembers.
         step: int32 scalar, the number of steps taken.
         key: of the run.
@@ -72,19 +73,19 @@ class LearnedTraining(AbstractProblem):
     task: Task
     optimizer: AbstractLearnedOptimizer
     measure: Objective = eqx.field(static=True)
-    horizon: int = eqx.field(static=True)
+    horizon: int = eqx.field(static=True, converter=integer)
     first_order: bool = eqx.field(static=True, default=True)
 
     def __check_init__(self):
-        if message := horizon_error(self.horizon):
-            raise ValueError(message)
+        require_count("horizon", self.horizon)
 
     def init(self, outer: Outer, key: RandomKey) -> Inner:
         """Return random parameters and a fresh optimizer state."""
         params_key, run_key = jax.random.split(key)
-        params = self.task.init(params_key)
-        total = jnp.zeros((), jax.eval_shape(self.measure, self.task, params, run_key).dtype)
-        state = self.optimizer(outer).init(params)
+        params = as_arrays(self.task.init(params_key))
+        measured = eqx.filter_eval_shape(self.measure, self.task, params, run_key)
+        total = jnp.zeros((), measured.dtype)
+        state = self.optimizer(outer).init(differentiable(params)[0])
         return LearnedTrainingState(params, state, jnp.zeros((), jnp.int32), run_key, total)
 
     def step(self, inner: Inner, outer: Outer, t: StepIndex, key: RandomKey) -> Inner:
@@ -92,14 +93,16 @@ class LearnedTraining(AbstractProblem):
         del t, key
         step_key = jax.random.fold_in(inner.key, inner.step)
         total = inner.total + self.measure(self.task, inner.params, step_key)
-        grads = jax.grad(self.task.loss)(inner.params, inner.step)
+        trained, fixed = differentiable(inner.params)
+        loss = lambda trained: self.task.loss(eqx.combine(trained, fixed), inner.step)
+        grads = ascent(jax.grad(loss)(trained))
         before = inner.optimizer_state
         if self.first_order:
             grads = jax.lax.stop_gradient(grads)
             if not self.optimizer.state_depends_on_weights:
                 before = jax.lax.stop_gradient(before)
-        updates, after = self.optimizer(outer).update(grads, before, inner.params)
-        params = optax.apply_updates(inner.params, updates)
+        updates, after = self.optimizer(outer).update(grads, before, trained)
+        params = eqx.combine(optax.apply_updates(trained, updates), fixed)
         return LearnedTrainingState(params, after, inner.step + 1, inner.key, total)
 
     def objective(self, inner: Inner, outer: Outer, key: RandomKey) -> Scalar:
@@ -158,11 +161,13 @@ def run_segment(
         Value, gradient and the state at the end.
     """
     state = eqx.tree_at(lambda state: state.total, state, jnp.zeros_like(state.total))
+    state, static = eqx.partition(state, eqx.is_array)
     count = (length + block - 1) // block
     steps_of = lambda index: jnp.minimum(block, length - index * block)
 
     def step(weights: Outer, state: PyTree) -> PyTree:
-        return problem.step(state, weights, state.step, state.key)
+        state = eqx.combine(state, static)
+        return eqx.filter(problem.step(state, weights, state.step, state.key), eqx.is_array)
 
     def advance(index: Array, state: PyTree) -> PyTree:
         return jax.lax.fori_loop(0, steps_of(index), lambda _, state: step(weights, state), state)
@@ -193,7 +198,11 @@ def run_segment(
     end_slope = eqx.tree_at(lambda slope: slope.total, end_slope, jnp.ones_like(state.total))
     nothing = jax.tree.map(jnp.zeros_like, weights)
     slope, _, end = jax.lax.fori_loop(0, count, through_block, (nothing, end_slope, state))
-    return Segment(end.total / length, jax.tree.map(lambda leaf: leaf / length, slope), end)
+    return Segment(
+        end.total / length,
+        jax.tree.map(lambda leaf: leaf / length, slope),
+        eqx.combine(end, static),
+    )
 
 
 def _record(
@@ -241,15 +250,19 @@ def train_from_scratch(
     """
     if every < 1 or problem.horizon % every:
         raise ValueError(f"every is {every}; allowed are the divisors of {problem.horizon}.")
-    state = problem.init(weights, key)
-    look = lambda state: record(problem.task, state.params, state.key)
+    state, static = eqx.partition(problem.init(weights, key), eqx.is_array)
+
+    def look(state: PyTree) -> PyTree:
+        state = eqx.combine(state, static)
+        return record(problem.task, state.params, state.key)
+
+    def step(state: PyTree, _: None) -> tuple[PyTree, None]:
+        state = eqx.combine(state, static)
+        after = problem.step(state, weights, state.step, state.key)
+        return eqx.filter(after, eqx.is_array), None
 
     def stretch(state: PyTree, _: None) -> tuple[PyTree, PyTree]:
-        state, _ = jax.lax.scan(
-            lambda state, _: (problem.step(state, weights, state.step, state.key), None),
-            state,
-            length=every,
-        )
+        state, _ = jax.lax.scan(step, state, length=every)
         return state, look(state)
 
     first = look(state)

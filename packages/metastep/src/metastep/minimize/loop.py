@@ -1,7 +1,7 @@
 """One outer step, and the compiled loop over many of them."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import equinox as eqx
 import jax
@@ -118,8 +118,13 @@ class Loop(eqx.Module):
         """Take one outer step; keep everything but the history where the estimate failed."""
         estimate, estimator_state = self.estimate(carry.outer, carry.estimator_state, carry.step)
         good = estimate.result == RESULTS.successful
-        updates, optimizer_state = self.optimizer.update(
-            estimate.grad, carry.optimizer_state, carry.outer
+        updates, optimizer_state = optax.with_extra_args_support(self.optimizer).update(
+            estimate.grad,
+            carry.optimizer_state,
+            carry.outer,
+            value=estimate.value,
+            grad=estimate.grad,
+            value_fn=_no_line_search,
         )
         outer = optax.apply_updates(carry.outer, updates)
         outer = outer if self.project is None else self.project(outer)
@@ -136,6 +141,15 @@ class Loop(eqx.Module):
             failed=~good,
             history=jax.tree.map(write, carry.history, row),
         )
+
+
+def _no_line_search(outer: Outer) -> NoReturn:
+    del outer
+    raise ValueError(
+        "optimizer evaluates the objective on its own (a line search); allowed are optax "
+        "transformations that need the hypergradient and the objective at one point. Write for "
+        "instance optax.lbfgs(learning_rate=0.1, linesearch=None)."
+    )
 
 
 def _mean(tree: PyTree[Array]) -> PyTree[Array]:
@@ -162,7 +176,11 @@ def advance(loop: Loop, carry: Carry, stop: Int[Array, ""]) -> Carry:
         halted = carry.failed if loop.halt_on_failure else False
         return (carry.step < stop) & jnp.logical_not(halted)
 
-    return jax.lax.while_loop(going_on, lambda carry: loop.body(carry), carry)
+    # An estimator may carry trajectories, whose states may hold functions and flags.
+    arrays, static = eqx.partition(carry, eqx.is_array)
+    body = lambda arrays: eqx.filter(loop.body(eqx.combine(arrays, static)), eqx.is_array)
+    arrays = jax.lax.while_loop(lambda arrays: going_on(eqx.combine(arrays, static)), body, arrays)
+    return eqx.combine(arrays, static)
 
 
 @compiled
@@ -174,7 +192,7 @@ def begin(loop: Loop, outer: Outer, steps: int) -> Carry:
     else:
         sampler = loop.problem
         prepare = lambda key: loop.estimator.init(sampler(key), outer, key)
-        estimator_state = jax.vmap(prepare)(jax.random.split(key, loop.meta_batch))
+        estimator_state = eqx.filter_vmap(prepare)(jax.random.split(key, loop.meta_batch))
         if jax.tree.leaves(estimator_state):
             raise ValueError(
                 f"{loop.estimator} carries trajectories from one outer step to the next, and a "

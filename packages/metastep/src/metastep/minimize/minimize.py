@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, SupportsIndex, TypeVar
 
 import equinox as eqx
 import jax
@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from metastep import saving as checkpoints
+from metastep.checks import integer, is_count, require_key
 from metastep.estimators.base import AbstractEstimator
 from metastep.minimize.loop import Carry, History, Loop, Problem, Recorder, advance
 from metastep.minimize.loop import begin as begin_loop
@@ -123,10 +124,6 @@ def _require(condition: bool, name: str, value: object, allowed: str) -> None:
         raise ValueError(f"{name} is {value!r}; allowed: {allowed}.")
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
 @contextmanager
 def _progress_bar(shown: bool | None, steps: int) -> Iterator[Callable[[int, float], None]]:
     """Show a bar with the objective on a terminal; `shown=None` asks whether there is one."""
@@ -152,15 +149,15 @@ def minimize(
     estimator: AbstractEstimator,
     *,
     optimizer: optax.GradientTransformation,
-    steps: int,
+    steps: SupportsIndex,
     key: RandomKey,
-    meta_batch: int | None = None,
-    tasks_at_once: int | None = None,
+    meta_batch: SupportsIndex | None = None,
+    tasks_at_once: SupportsIndex | None = None,
     mesh: Mesh | None = None,
     project: Callable[[Outer], Outer] | None = None,
     record: Recorder | None = None,
     callback: Callable[[Report], bool | None] | None = None,
-    every: int = 1,
+    every: SupportsIndex = 1,
     on_failure: Literal["skip", "raise"] = "skip",
     checkpoint: Checkpoint | None = None,
     progress: bool | None = None,
@@ -197,7 +194,9 @@ def minimize(
             `key -> problem` from which each outer step draws `meta_batch` of them.
         outer: the hyperparameters to start from.
         estimator: how hypergradients are computed.
-        optimizer: an optax transformation for `outer`.
+        optimizer: an optax transformation for `outer`. It is told the objective as `value` and the
+            hypergradient as `grad` (`optax.polyak_sgd` asks for them). One that searches along a
+            line would train anew for every point that it tries, and is refused.
         steps: the number of outer steps, at least 1.
         key: a random key.
         meta_batch: problems per outer step; needed exactly for a distribution of problems.
@@ -231,22 +230,24 @@ def minimize(
         FileExistsError: if the checkpoint exists and `resume` is False.
         CheckpointError: if the checkpoint is damaged or belongs to another run.
     """
+    require_key(key)
     outer = as_hyperparameters(outer)
-    _require(_is_count(steps), "steps", steps, "the integers from 1")
-    _require(_is_count(every), "every", every, "the integers from 1")
+    total, period, tasks, together = map(integer, (steps, every, meta_batch, tasks_at_once))
+    _require(is_count(total), "steps", steps, "the integers from 1")
+    _require(is_count(period), "every", every, "the integers from 1")
     _require(on_failure in ("skip", "raise"), "on_failure", on_failure, "'skip' and 'raise'")
     if isinstance(problem, AbstractProblem):
         allowed = "None for a single problem; a meta-batch needs a function key -> problem"
-        _require(meta_batch is None, "meta_batch", meta_batch, allowed)
+        _require(tasks is None, "meta_batch", meta_batch, allowed)
     else:
-        _require(_is_count(meta_batch), "meta_batch", meta_batch, "the integers from 1")
-    if tasks_at_once is None:
-        tasks_at_once = _default_tasks_at_once(problem, outer, meta_batch)
-    _require(_is_count(tasks_at_once), "tasks_at_once", tasks_at_once, "the integers from 1")
+        _require(is_count(tasks), "meta_batch", meta_batch, "the integers from 1")
+    if together is None:
+        together = _default_tasks_at_once(problem, outer, tasks)
+    _require(is_count(together), "tasks_at_once", together, "the integers from 1")
     if mesh is not None:
-        _require(meta_batch is not None, "mesh", mesh, "None for a single problem")
+        _require(tasks is not None, "mesh", mesh, "None for a single problem")
         allowed = f"multiples of the {mesh.size} devices of the mesh"
-        _require((meta_batch or 0) % mesh.size == 0, "meta_batch", meta_batch, allowed)
+        _require((tasks or 0) % mesh.size == 0, "meta_batch", meta_batch, allowed)
         # Explicit axes, the default of jax.make_mesh, would ask every operation for its sharding.
         mesh = Mesh(mesh.devices, mesh.axis_names)
     halt = on_failure == "raise"
@@ -255,8 +256,8 @@ def minimize(
         estimator,
         optimizer,
         key,
-        meta_batch or 1,
-        tasks_at_once,
+        tasks or 1,
+        together,
         mesh,
         project,
         record,
@@ -265,14 +266,14 @@ def minimize(
     # A Python float has a weak type, an updated one has not: the loop would be compiled twice.
     outer = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), outer)
     loop, outer = _placed(mesh, (loop, outer))
-    carry, seconds = begin_loop(loop, outer, steps), []
+    carry, seconds = begin_loop(loop, outer, total), []
     if checkpoint is not None:
         carry, seconds = _restore(checkpoint, carry)
         carry = _placed(mesh, carry)
-    with _progress_bar(progress, steps) as show:
-        pauses = _Pauses(every, checkpoint, callback, show)
-        carry = _drive(loop, carry, seconds, steps, pauses)
-    return _finish(carry, tasks_at_once, seconds)
+    with _progress_bar(progress, total) as show:
+        pauses = _Pauses(period, checkpoint, callback, show)
+        carry = _drive(loop, carry, seconds, total, pauses)
+    return _finish(carry, together, seconds)
 
 
 def _placed(mesh: Mesh | None, tree: T) -> T:
@@ -282,7 +283,7 @@ def _placed(mesh: Mesh | None, tree: T) -> T:
 
 def _restore(checkpoint: Checkpoint, carry: Carry) -> tuple[Carry, list[float]]:
     """Return the saved state where there is one, and make sure early that saving is possible."""
-    _require(_is_count(checkpoint.every), "checkpoint.every", checkpoint.every, "integers from 1")
+    _require(is_count(checkpoint.every), "checkpoint.every", checkpoint.every, "integers from 1")
     there = checkpoint.path.exists()
     if jax.process_count() > 1:
         sync_global_devices("every process has looked before the first one saves")

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, UInt32
 
-from metastep.problems.base import AbstractProblem
+from metastep.problems.base import AbstractProblem, initial
 from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
 
 
@@ -52,7 +52,7 @@ class Averaged(AbstractProblem):
 
     def init(self, outer: Outer, key: RandomKey) -> Inner:
         """Return the stacked initial states."""
-        init = lambda problem, key: problem.init(outer, key)
+        init = lambda problem, key: initial(problem, outer, key)
         return eqx.filter_vmap(init)(self.problems, self._keys(key))
 
     def step(self, inner: Inner, outer: Outer, t: StepIndex, key: RandomKey) -> Inner:

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from metastep.trees import same_structure
+from metastep.checks import require_count, require_key, scalar
+from metastep.trees import as_arrays, same_structure
 from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
 
 
@@ -59,13 +60,6 @@ class AbstractProblem(eqx.Module):
         """Return the outer loss of the state at the end of the horizon, a real scalar."""
 
 
-def horizon_error(horizon: int) -> str | None:
-    """Return what is wrong with a horizon, or None."""
-    if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
-        return f"horizon is {horizon!r}; allowed are the integers from 1."
-    return None
-
-
 class Keys(eqx.Module):
     """The random keys of one trajectory, derived from the key of the estimate."""
 
@@ -79,7 +73,12 @@ class Keys(eqx.Module):
 
 
 def split_keys(key: RandomKey) -> Keys:
-    """Derive the keys of a trajectory; all estimators do it here and see the same randomness."""
+    """Derive the keys of a trajectory; all estimators do it here and see the same randomness.
+
+    Raises:
+        ValueError: if `key` is no random key.
+    """
+    require_key(key)
     init, steps, objective = jax.random.split(key, 3)
     return Keys(init, steps, objective)
 
@@ -122,33 +121,55 @@ def start(problem: AbstractProblem, outer: Outer, keys: Keys) -> Trajectory:
         ValueError: if `horizon` is below 1, if `step` changes the structure, a shape or a dtype of
             the state, or if `objective` does not return a real scalar.
     """
-    if message := horizon_error(problem.horizon):
-        raise ValueError(message)
-    inner = problem.init(outer, keys.init)
-    inner = jax.tree.map(lambda x: jnp.asarray(x) if eqx.is_array_like(x) else x, inner)
-    _check_step(problem, inner, outer, keys)
+    require_count("horizon", problem.horizon)
+    inner = initial(problem, outer, keys.init)
+    value = eqx.filter_eval_shape(problem.objective, inner, outer, keys.objective)
+    scalar("problem.objective", value)
     steps = jnp.zeros((), jnp.int32)
     watched = tuple(~jnp.any(jnp.isinf(leaf)) for leaf in _float_leaves(inner))
     return Trajectory(inner, steps, jnp.where(_is_bad(inner, watched), steps, -1), watched)
 
 
-def _check_step(problem: AbstractProblem, inner: Inner, outer: Outer, keys: Keys) -> None:
-    """Hold the shapes of `step` and `objective` against what the interface asks, at trace time."""
+def initial(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Inner:
+    """Return the state before the first step, with an array for every leaf that a step changes.
+
+    A Python number that a step returns unchanged is a constant of the problem (the rate of a
+    dropout layer) and stays what it is. One that a step changes is part of the state, and becomes
+    an array. NumPy's arrays become arrays of JAX.
+
+    Raises:
+        ValueError: if `step` changes the structure, a shape, a dtype, or a leaf that is no array
+            and no number.
+    """
+    inner = as_arrays(problem.init(outer, key))
     index = jax.ShapeDtypeStruct((), jnp.int32)
-    after = eqx.filter_eval_shape(problem.step, inner, outer, index, keys.steps)
+    while True:
+        # Shapes alone: nothing is computed, and the key only has to be one.
+        after = eqx.filter_eval_shape(problem.step, inner, outer, index, key)
+        inner, changed = _with_arrays(inner, after)
+        if not changed:
+            break
     arrays = lambda tree: eqx.filter(tree, lambda x: hasattr(x, "shape"))
     same_structure("problem.step", arrays(inner), arrays(after))
-    value = eqx.filter_eval_shape(problem.objective, inner, outer, keys.objective)
-    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
-        raise ValueError(
-            f"problem.objective returned a {type(value).__name__}; it must return a real scalar "
-            "array."
-        )
-    if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
-        raise ValueError(
-            f"problem.objective returned {value.dtype}{list(value.shape)}; it must return one real "
-            "scalar. Take a mean or a sum over what it returns now."
-        )
+    return inner
+
+
+def _with_arrays(inner: Inner, after: Inner) -> tuple[Inner, bool]:
+    """Make arrays of the numbers that differ in `after`; return whether there are any."""
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(inner)
+    if jax.tree.structure(after) != treedef:
+        return inner, False
+    kept = []
+    for (path, leaf), new in zip(leaves, jax.tree.leaves(after), strict=True):
+        constant = eqx.is_array(leaf) or leaf is new or (type(leaf) is type(new) and leaf == new)
+        if not constant and not eqx.is_array_like(leaf):
+            raise ValueError(
+                f"problem.step changed the leaf {jax.tree_util.keystr(path) or 'itself'} from "
+                f"{leaf!r} to {new!r}; a leaf that is no array must stay what it is."
+            )
+        kept.append(leaf if constant else jnp.asarray(leaf))
+    changed = any(leaf is not new for (_, leaf), new in zip(leaves, kept, strict=True))
+    return jax.tree.unflatten(treedef, kept), changed
 
 
 def take_step(problem: AbstractProblem, outer: Outer, point: Trajectory, keys: Keys) -> Trajectory:

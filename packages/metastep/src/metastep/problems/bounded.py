@@ -90,7 +90,7 @@ class Bounded(AbstractProblem):
         after = self.problem.step(inner.inner, outer, t, key)
         inside = norm(self.params(after)) < self.radius
         stopped = inner.stopped | ~inside
-        keep = lambda old, new: jnp.where(stopped, old, new) if eqx.is_array(old) else old
+        keep = lambda old, new: jnp.where(stopped, old, new) if eqx.is_array(new) else new
         return BoundedState(jax.tree.map(keep, inner.inner, after), stopped)
 
     def objective(self, inner: BoundedState, outer: Outer, key: RandomKey) -> Scalar:

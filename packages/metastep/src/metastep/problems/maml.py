@@ -25,9 +25,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
+from metastep.checks import integer, require_count, scalar
 from metastep.compilation import compiled
-from metastep.problems.base import AbstractProblem, horizon_error, unroll
-from metastep.problems.training import as_scalar
+from metastep.problems.base import AbstractProblem, unroll
 from metastep.trees import as_hyperparameters, inner_product, subtract
 from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
 
@@ -91,7 +91,8 @@ class MAMLProblem(AbstractProblem):
     Attributes:
         loss: `loss(params, outer, batch) -> scalar`, called with the training and the validation
             examples. Static parts of a model stay outside: tune the first half of
-            `equinox.partition(model, equinox.is_inexact_array)`, combine in the loss.
+            `equinox.partition(model, equinox.is_inexact_array)`, combine in the loss. Every number
+            in `outer` is tuned, a Python float too.
         training: the examples that adaptation sees (support set), any pytree.
         validation: the examples that judge the adapted parameters (query set), any pytree.
         horizon: the number T of inner steps, at least 1.
@@ -120,15 +121,14 @@ class MAMLProblem(AbstractProblem):
     loss: Callable[[PyTree, Outer, Any], Scalar]
     training: PyTree
     validation: PyTree
-    horizon: int = eqx.field(static=True, kw_only=True)
+    horizon: int = eqx.field(static=True, converter=integer, kw_only=True)
     rate: Rate | None = eqx.field(converter=_as_arrays, kw_only=True)
     where: Callable[[PyTree], PyTree] | None = eqx.field(default=None, kw_only=True)
     first_order: bool = eqx.field(default=False, static=True, kw_only=True)
     proximal: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.0, kw_only=True)
 
     def __check_init__(self):
-        if message := horizon_error(self.horizon):
-            raise ValueError(message)
+        require_count("horizon", self.horizon)
         for rate in jax.tree.leaves(self.rate):
             if not isinstance(rate, Tracer) and not np.all(np.isfinite(rate)):
                 raise ValueError(f"rate is {rate}; allowed are finite numbers of any sign.")
@@ -159,7 +159,7 @@ class MAMLProblem(AbstractProblem):
     def objective(self, inner: Inner, outer: Outer, key: RandomKey) -> Scalar:
         """Return the loss of the adapted parameters on the validation examples."""
         del key
-        return as_scalar("loss", self.loss(self.params_at(inner, outer), outer, self.validation))
+        return scalar("loss", self.loss(self.params_at(inner, outer), outer, self.validation))
 
     def params_at(self, inner: Inner, outer: Outer) -> PyTree:
         """Return the parameters of an inner state: the initialization, moved."""
@@ -194,7 +194,7 @@ class MAMLProblem(AbstractProblem):
 
         def loss(inner: Inner) -> Scalar:
             params = self.params_at(inner, outer)
-            return as_scalar("loss", self.loss(params, outer, self.training))
+            return scalar("loss", self.loss(params, outer, self.training))
 
         pull = lambda g, x: g + (self.proximal * x).astype(x.dtype)
         return jax.tree.map(pull, jax.grad(loss)(inner), inner)

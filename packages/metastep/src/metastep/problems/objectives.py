@@ -8,11 +8,12 @@ problem, that of its method. Which data judge is one argument:
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from metastep import checks
 from metastep.types import Outer, Scalar
 
 Loss = Callable[[PyTree, Outer, Any], Scalar]
@@ -58,7 +59,9 @@ def train_by_validation(loss: Loss, validation: Any) -> Objective:
     return lambda params, outer: loss(params, outer, validation)
 
 
-def log_transformed(objective: Callable[..., Scalar], horizon: int) -> Callable[..., Scalar]:
+def log_transformed(
+    objective: Callable[..., Scalar], horizon: SupportsIndex
+) -> Callable[..., Scalar]:
     """Return (1/T) log of an objective: its gradient neither explodes nor vanishes with T.
 
     In exact arithmetic; back-propagation computes it as the ratio of two numbers that do (Corollary
@@ -78,6 +81,6 @@ def log_transformed(objective: Callable[..., Scalar], horizon: int) -> Callable[
     Reference:
         Wang et al. (2021), Theorem 4.
     """
-    if isinstance(horizon, bool) or horizon < 1:
-        raise ValueError(f"horizon is {horizon!r}; allowed are the integers from 1.")
-    return lambda *arguments: jnp.log(objective(*arguments)) / horizon
+    checks.require_count("horizon", horizon)
+    steps = checks.integer(horizon)
+    return lambda *arguments: jnp.log(objective(*arguments)) / steps

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 from jaxtyping import Array, Float
 
+from metastep.checks import integer
 from metastep.problems.base import AbstractProblem
 from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
 
@@ -29,7 +30,7 @@ class QuadraticProblem(AbstractProblem):
     start: Float[Array, " dim"]
     outer_loss: Callable[[Array, Array], Scalar]
     step_size: float
-    horizon: int = eqx.field(static=True)
+    horizon: int = eqx.field(static=True, converter=integer)
 
     def init(self, outer: Outer, key: RandomKey) -> Inner:
         """Return w_0."""

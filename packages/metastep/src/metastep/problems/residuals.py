@@ -1,12 +1,14 @@
 """Gradient descent on least squares, written in its residuals: dynamics that scale."""
 
 from collections.abc import Callable
+from typing import SupportsIndex
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from metastep.problems.base import AbstractProblem, horizon_error
+from metastep.checks import integer, require_count
+from metastep.problems.base import AbstractProblem
 from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
 
 
@@ -46,13 +48,12 @@ class ResidualProblem(AbstractProblem):
         self,
         inputs: Float[Array, "samples dim"],
         targets: Float[Array, " targets"],
-        horizon: int,
+        horizon: SupportsIndex,
         *,
         excess: bool = False,
         step_size: Callable[[Outer], Scalar] = _step_size,
     ):
-        if message := horizon_error(horizon):
-            raise ValueError(message)
+        require_count("horizon", horizon)
         if targets.shape != inputs.shape[:1]:
             raise ValueError(
                 f"targets has shape {targets.shape}; allowed is {inputs.shape[:1]}, to fit inputs."
@@ -61,7 +62,7 @@ class ResidualProblem(AbstractProblem):
         self.in_weights = excess and inputs.shape[0] > inputs.shape[1]
         self.start = -jnp.linalg.lstsq(inputs, targets)[0] if self.in_weights else targets
         self.step_size = step_size
-        self.horizon = horizon
+        self.horizon = integer(horizon)
 
     def init(self, outer: Outer, key: RandomKey) -> Inner:
         """Return the state of w = 0."""

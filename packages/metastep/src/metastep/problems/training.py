@@ -1,7 +1,7 @@
 """The problem that most users need: train a model with an optax optimizer, then judge it."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
-from metastep.problems.base import AbstractProblem, horizon_error
-from metastep.trees import differentiable
+from metastep.checks import integer, require_count, scalar
+from metastep.problems.base import AbstractProblem
+from metastep.trees import as_arrays, ascent, differentiable
 from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
 
 Optimizer = optax.GradientTransformation | Callable[[Outer], optax.GradientTransformation]
@@ -20,7 +21,7 @@ class TrainingState(eqx.Module):
     """The inner state of a training run: everything needed to continue it to the same bits.
 
     Attributes:
-        params: what is trained, any pytree.
+        params: the parameters, any pytree; what is trained are its floating-point arrays.
         optimizer_state: what the optimizer remembers.
         step: int32 scalar, the number of steps taken; it selects the batch.
         key: the random key of the run; batch `t` is drawn with `fold_in(key, t)`.
@@ -59,7 +60,10 @@ class TrainingProblem(AbstractProblem):
         loss: `loss(params, outer, batch) -> scalar`, the inner loss that the optimizer descends.
         objective: `objective(params, outer) -> scalar`, the outer loss of the trained parameters.
         init_params: a pytree, or a function `(outer, key) -> pytree`: an initialisation may itself
-            be tuned, or drawn at random.
+            be tuned, or drawn at random. Its arrays of floating-point or complex numbers are
+            trained, NumPy's too, as `equinox.filter_grad` has it. Everything else is left as it is:
+            integer arrays, keys, functions, Python numbers (the rate of a dropout layer; write
+            `jnp.array(0.5)` for a parameter).
         optimizer: an optax transformation, or a function `outer -> transformation` whose
             hyperparameters are entries of `outer`. Its state is part of the inner state and is
             differentiated through like everything else.
@@ -69,7 +73,8 @@ class TrainingProblem(AbstractProblem):
             `t`. Every estimator sees the same batches.
 
     Raises:
-        ValueError: on construction, for a horizon below 1.
+        ValueError: on construction, for a horizon below 1; when used, for parameters without a
+            floating-point array, or a loss or objective that is not one real number.
     """
 
     loss: Callable[[PyTree, Outer, Any], Scalar]
@@ -85,16 +90,15 @@ class TrainingProblem(AbstractProblem):
         objective: Callable[[PyTree, Outer], Scalar],
         init_params: PyTree | Callable[[Outer, RandomKey], PyTree],
         optimizer: Optimizer,
-        horizon: int,
+        horizon: SupportsIndex,
         batch: Callable[[StepIndex, RandomKey], Any] | None = None,
     ):
-        if message := horizon_error(horizon):
-            raise ValueError(message)
+        require_count("horizon", horizon)
         self.loss = loss
         self.objective_of_params = objective
         self.init_params = init_params
         self.optimizer = optimizer
-        self.horizon = horizon
+        self.horizon = integer(horizon)
         self.batch = batch
 
     def _optimizer(self, outer: Outer) -> optax.GradientTransformation:
@@ -108,8 +112,14 @@ class TrainingProblem(AbstractProblem):
         params = self.init_params
         if _is_function(params):
             params = params(outer, params_key)
-        params = jax.tree.map(lambda x: jnp.asarray(x) if eqx.is_array_like(x) else x, params)
-        state = self._optimizer(outer).init(eqx.filter(params, eqx.is_inexact_array))
+        params = as_arrays(params)
+        trained, _ = differentiable(params)
+        if not jax.tree.leaves(trained):
+            raise ValueError(
+                f"init_params gives {params!r}, which has no array of floating-point numbers; only "
+                "such arrays are trained. Write jnp.array(1.0) for 1.0."
+            )
+        state = self._optimizer(outer).init(trained)
         return TrainingState(params, state, jnp.zeros((), jnp.int32), run_key)
 
     def step(self, inner: Inner, outer: Outer, t: StepIndex, key: RandomKey) -> Inner:
@@ -121,9 +131,10 @@ class TrainingProblem(AbstractProblem):
         trained, fixed = differentiable(inner.params)
 
         def loss(trained: PyTree) -> Scalar:
-            return as_scalar("loss", self.loss(eqx.combine(trained, fixed), outer, batch))
+            return scalar("loss", self.loss(eqx.combine(trained, fixed), outer, batch))
 
         value, gradients = jax.value_and_grad(loss)(trained)
+        gradients = ascent(gradients)
         # Some transformations (Polyak steps, line searches) ask for the loss itself.
         optimizer = optax.with_extra_args_support(self._optimizer(outer))
         updates, state = optimizer.update(
@@ -135,21 +146,10 @@ class TrainingProblem(AbstractProblem):
     def objective(self, inner: Inner, outer: Outer, key: RandomKey) -> Scalar:
         """Return the outer loss of the trained parameters."""
         del key
-        return as_scalar("objective", self.objective_of_params(inner.params, outer))
+        return scalar("objective", self.objective_of_params(inner.params, outer))
 
 
 def _is_function(init_params: Any) -> bool:
     """Tell an initialiser from parameters: a callable equinox model is parameters."""
     is_model = isinstance(init_params, eqx.Module) and not hasattr(init_params, "__func__")
     return callable(init_params) and not is_model
-
-
-def as_scalar(name: str, value: Any) -> Scalar:
-    """Give a function that returns a vector our message instead of one from inside JAX."""
-    value = jnp.asarray(value)
-    if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
-        raise ValueError(
-            f"{name} returned {value.dtype}{list(value.shape)}; it must return one real scalar. "
-            "Take a mean or a sum over what it returns now."
-        )
-    return value

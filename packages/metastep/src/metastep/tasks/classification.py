@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from metastep.checks import is_count
 from metastep.tasks.stored_twice import StoredTwice
 from metastep.types import Scalar
 
@@ -136,7 +137,7 @@ def _is_concrete(array: Array) -> bool:
 
 
 def _check_examples(prefix: str, features: Array, labels: Array, classes: int) -> None:
-    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
+    if not is_count(classes) or classes < 2:
         raise ValueError(f"classes is {classes!r}; allowed are the integers from 2.")
     if features.ndim != 2 or labels.shape != (features.shape[0],) or features.shape[0] == 0:
         raise ValueError(

@@ -11,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
+from metastep.checks import is_count
 from metastep.compilation import compiled
 from metastep.types import Scalar
 
@@ -218,5 +219,5 @@ def batched(
 
 def require_batch_size(batch_size: int | None) -> None:
     """Raise a `ValueError` unless `batch_size` is None or a positive integer."""
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+    if batch_size is not None and not is_count(batch_size):
         raise ValueError(f"batch_size is {batch_size!r}; allowed are None and integers from 1.")
