@@ -5,12 +5,14 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import bokeh
 import numpy as np
 import pytest
 
 from metastep.cli import invoke
 from metastep.experiments import EXPERIMENTS
 from metastep.experiments.running import read_record
+from metastep.report.plots import checked
 
 BY_NAME = {experiment.name: experiment for experiment in EXPERIMENTS}
 TINY = {
@@ -62,6 +64,8 @@ def test_tables_claims_and_figures(name, directory_of):
         assert text
         assert (directory / "figures" / f"{stem}.svg").stat().st_size > 1000
         assert (directory / "figures" / f"{stem}.png").stat().st_size > 1000
+        plot = directory / "figures" / f"{stem}.json"
+        assert not plot.exists() or checked(plot.read_bytes(), bokeh.__version__)
     assert not (directory / "checkpoint").exists()
 
 

@@ -27,8 +27,11 @@ from metastep.report.tables import (
 )
 
 STYLE = Path(__file__).with_name("page.css")
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-"""What browsers let the page do: show and run what is in it, and fetch nothing."""
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src {}; img-src data:; "
+    "base-uri 'none'; form-action 'none'"
+)
+"""What browsers let the page do: show what is in it, run its own scripts, fetch nothing."""
 
 NEXT = """<section aria-labelledby="next">
 <h2 id="next">What next</h2>
@@ -71,11 +74,12 @@ class _Page:
         # A single run is read before its words are looked up.
         content = [sections, self.words()] if len(self.runs) == 1 else [self.words(), sections]
         scripts = embedding.scripts() if self.has_plots else ""
+        policy = POLICY.format(embedding.sources() if self.has_plots else "'none'")
         return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{escape(self.title)}</title>
