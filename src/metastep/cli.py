@@ -29,7 +29,7 @@ from metastep.experiments.choosing import LARGEST_SEED, check_data, configure, f
 from metastep.experiments.running import Request, RunFailedError, execute, read_record
 from metastep.files import write_atomically
 from metastep.report import terminal
-from metastep.report.directories import RefusedError
+from metastep.report.directories import RefusedError, check_output
 from metastep.report.environment import default_precision, devices, versions
 from metastep.report.page import build_page
 from metastep.report.records import RunDirectoryError, read_result
@@ -250,6 +250,7 @@ def report_command(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
 ) -> None:
     """Write one page with figures, claims and tables."""
+    check_output(out, directories, page=True)
     page = build_page(directories)
     try:
         write_atomically(out, page.encode())

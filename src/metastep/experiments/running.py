@@ -157,7 +157,7 @@ def execute(
         KeyboardInterrupt: after an interruption; the directory can be resumed.
     """
     directory = request.directory
-    with occupied(directory):
+    with occupied(directory, inputs=[request.data] if request.data else []):
         previous = _previous(request)
         remove_leftovers(directory)
         if previous and previous["status"] == "complete":

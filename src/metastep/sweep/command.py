@@ -129,7 +129,7 @@ def sweep_command(
         retries,
     )
     try:
-        with occupied(folder, "sweep.json"):
+        with occupied(folder, "sweep.json", [data] if data else []):
             remove_leftovers(folder)
             return _drive(sweep, terminal.console())
     except KeyboardInterrupt:
