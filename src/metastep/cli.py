@@ -6,7 +6,9 @@ cannot be used (one line on standard error, nothing written), 130 after Ctrl-C.
 
 import json
 import os
+import re
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -25,20 +27,22 @@ from metastep.experiments.base import (
     config_as_json,
     describe,
 )
-from metastep.experiments.choosing import LARGEST_SEED, check_data, configure, find
+from metastep.experiments.choosing import as_path, check_data, configure, find
 from metastep.experiments.running import Request, RunFailedError, execute, read_record
 from metastep.files import write_atomically
 from metastep.report import terminal
 from metastep.report.directories import RefusedError, check_output
-from metastep.report.environment import default_precision, devices, versions
+from metastep.report.environment import check_devices, default_precision, devices, versions
 from metastep.report.page import build_page
 from metastep.report.records import RunDirectoryError, read_result
+from metastep.report.schema import LARGEST_SEED
 from metastep.report.tables import format_seconds
-from metastep.sweep.command import INTERRUPTED, sweep_command
+from metastep.sweep.command import INTERRUPTED, DataFolder, sweep_command
 from metastep.sweep.plan import plan_command
 
 Experiments = tuple[Experiment, ...]
 BAD_INPUT = 2
+LONG_WORD = re.compile(r"(\S{60})\S{200,}(\S{20})")
 
 EXAMPLES = {
     name: "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
@@ -65,7 +69,7 @@ EXAMPLES = {
     }.items()
 }
 
-Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")]
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.", parser=as_path)]
 
 
 def main() -> None:
@@ -73,7 +77,10 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
-    sys.exit(invoke(sys.argv[1:], EXPERIMENTS))
+    status = invoke(sys.argv[1:], EXPERIMENTS)
+    # From here on Ctrl-C ends the process at once, without a traceback of what was being closed.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(status)
 
 
 def invoke(arguments: Sequence[str], experiments: Experiments) -> int:
@@ -96,14 +103,18 @@ def invoke(arguments: Sequence[str], experiments: Experiments) -> int:
         return _complain(str(error), BAD_INPUT, debug)
     except RunFailedError as error:
         return _complain(f"the run failed: {error}", 1, debug)
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain("interrupted", INTERRUPTED)
     except OSError as error:
         return _complain(str(error), 1, debug)
 
 
 def _complain(message: str, status: int, debug: bool = False) -> int:
+    """Print one line, in which a word of thousands of letters is cut."""
     if debug:
         traceback.print_exc()
-    print("metastep:", " ".join(message.split()), file=sys.stderr)
+    line = LONG_WORD.sub(r"\1...\2", " ".join(message.split()))
+    print("metastep:", terminal.plain(line), file=sys.stderr)
     return status
 
 
@@ -176,8 +187,10 @@ def run_command(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the preset."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The random seed.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="The run directory, else runs/NAME.")] = None,
-    data: Annotated[Path | None, typer.Option(help="The folder that holds data sets.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=as_path, help="The run directory, else runs/NAME.")
+    ] = None,
+    data: DataFolder = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run.")] = False,
 ) -> int:
     """Run an experiment into a run directory."""
@@ -246,8 +259,12 @@ def check_command(context: typer.Context, directory: Directory) -> int:
 
 
 def report_command(
-    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Run directories.")],
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    directories: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Run directories.", parser=as_path)
+    ],
+    out: Annotated[Path, typer.Option(parser=as_path, help="The page to write.")] = Path(
+        "report.html"
+    ),
 ) -> None:
     """Write one page with figures, claims and tables."""
     check_output(out, directories, page=True)
@@ -262,7 +279,7 @@ def report_command(
 
 def doctor_command(
     context: typer.Context,
-    data: Annotated[Path | None, typer.Option(help="The folder that holds data sets.")] = None,
+    data: DataFolder = None,
     plan: Annotated[
         str | None, typer.Option(metavar="NAME", help="Predict what a run or sweep will take.")
     ] = None,
@@ -283,6 +300,16 @@ def doctor_command(
         experiment = find(context.obj, plan)
         plan_command(experiment, preset, settings or [], grid or [], seeds, along, data)
         return
+    given = {"--set": settings, "--grid": grid, "--seeds": seeds, "--along": along}
+    if idle := [name for name, value in given.items() if value]:
+        raise RefusedError(f"{', '.join(idle)} goes with --plan alone")
+    if preset != "quick":
+        raise RefusedError("--preset goes with --plan alone")
+    check_devices()
+    try:
+        found = available(data)
+    except FileNotFoundError as error:
+        raise RefusedError(str(error)) from error
     console = terminal.console()
     lines = dict(versions())
     lines["devices"] = ", ".join(devices())
@@ -290,10 +317,6 @@ def doctor_command(
     lines["kernels"] = _kernels()
     lines["cores"] = str(os.cpu_count())
     lines["folder"] = f"{Path.cwd()} ({'writable' if os.access('.', os.W_OK) else 'read-only'})"
-    try:
-        found = available(data)
-    except FileNotFoundError as error:
-        raise RefusedError(str(error)) from error
     lines |= {f"data {name}": str(path) if path else "not found" for name, path in found}
     for name, text in lines.items():
         console.print(Text.assemble((f"{name:<16}", "bold"), text), soft_wrap=True)

@@ -1,13 +1,14 @@
 """What a user names on the command line: an experiment, a preset of it, changes to the preset."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from metastep.experiments.base import Experiment, nearest, parse_settings
 from metastep.report.directories import RefusedError
-
-LARGEST_SEED = 2**32 - 1
 
 
 def find(experiments: Sequence[Experiment], name: str) -> Experiment:
@@ -54,6 +55,23 @@ def configure(experiment: Experiment, preset: str, settings: Sequence[str]) -> A
         raise RefusedError(str(error)) from error
 
 
+def as_path(text: str) -> Path:
+    """Read the name of a file or a folder.
+
+    Args:
+        text: what the user typed.
+
+    Returns:
+        The path.
+
+    Raises:
+        BadParameter: for an empty text, which would stand for the current folder.
+    """
+    if not text:
+        raise typer.BadParameter("it is empty; allowed is the name of a file or a folder")
+    return Path(text)
+
+
 def check_data(data: Path | None) -> None:
     """Refuse a data folder that is not there.
 
@@ -63,5 +81,5 @@ def check_data(data: Path | None) -> None:
     Raises:
         RefusedError: if it is no folder.
     """
-    if data is not None and not data.is_dir():
+    if data is not None and not os.path.isdir(data):
         raise RefusedError(f"--data is {data}, which is no folder")

@@ -26,7 +26,7 @@ from metastep.experiments.base import (
 )
 from metastep.report import records
 from metastep.report.directories import RefusedError, occupied, remove_leftovers
-from metastep.report.environment import default_precision, environment
+from metastep.report.environment import check_devices, default_precision, environment
 from metastep.report.figures import save
 
 
@@ -149,14 +149,15 @@ def execute(
         The content of `result.json`.
 
     Raises:
-        RefusedError: if the directory cannot be used, a checkpoint to resume from is damaged, or
-            the experiment refused its data or configuration before it wrote anything. The disk is
-            as it was then.
+        RefusedError: if JAX has no device, the directory cannot be used, a checkpoint to resume
+            from is damaged, or the experiment refused its data or configuration before it wrote
+            anything. The disk is as it was then.
         RunDirectoryError: if the directory holds a damaged run.
         RunFailedError: if the experiment failed later.
         KeyboardInterrupt: after an interruption; the directory can be resumed.
     """
     directory = request.directory
+    check_devices()
     with occupied(directory, inputs=[request.data] if request.data else []):
         previous = _previous(request)
         remove_leftovers(directory)

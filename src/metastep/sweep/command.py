@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from metastep.experiments.base import Experiment
-from metastep.experiments.choosing import check_data, find
+from metastep.experiments.choosing import as_path, check_data, find
 from metastep.experiments.running import Request
 from metastep.report import terminal
 from metastep.report.directories import RefusedError, occupied, remove_leftovers
@@ -28,6 +28,9 @@ from metastep.sweep.worker import Job, Outcome
 INTERRUPTED = 130
 TABLE_EVERY = 10.0
 
+DataFolder = Annotated[
+    Path | None, typer.Option(parser=as_path, help="The folder that holds data sets.")
+]
 Outcomes = Generator[tuple[str, Outcome], None, None]
 
 
@@ -95,10 +98,13 @@ def sweep_command(
     gpus: Annotated[int, typer.Option(min=0, help="GPUs for each run.")] = 0,
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time on this machine.")] = None,
     retries: Annotated[int, typer.Option(min=0, help="How often a failed run is repeated.")] = 1,
-    data: Annotated[Path | None, typer.Option(help="The folder that holds data sets.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The sweep's folder, else sweeps/NAME.")] = None,
+    data: DataFolder = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=as_path, help="The sweep's folder, else sweeps/NAME.")
+    ] = None,
     status: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Only show the state of a sweep.")
+        Path | None,
+        typer.Option(parser=as_path, metavar="DIR", help="Only show the state of a sweep."),
     ] = None,
 ) -> int:
     """Run an experiment for every combination of values and seeds, and tabulate the results."""

@@ -10,8 +10,9 @@ from itertools import product
 from typing import Any
 
 from metastep.experiments.base import Experiment, config_as_json
-from metastep.experiments.choosing import LARGEST_SEED, configure
+from metastep.experiments.choosing import configure
 from metastep.report.directories import RefusedError
+from metastep.report.schema import LARGEST_SEED
 
 LARGEST_SWEEP = 100_000
 LONGEST_NAME = 100
