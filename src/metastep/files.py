@@ -8,11 +8,13 @@ import json
 import math
 import os
 import zipfile
+from collections.abc import Collection
 from io import BytesIO
 from pathlib import Path
 from stat import S_ISREG
 from tempfile import NamedTemporaryFile
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 import numpy as np
 
@@ -73,25 +75,25 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
     return content
 
 
-def parse_json(content: bytes | str) -> Any:
+def parse_json(content: bytes | str, finite: bool = True) -> Any:
     """Read JSON that every reader understands alike.
 
     Args:
         content: the text, in UTF-8 if as bytes.
+        finite: whether NaN and infinities are refused, which JSON does not have and Python writes.
 
     Returns:
-        The value. Its integers fit 64 bits, its floats are finite, its strings can be written as
-        UTF-8, and it is at most 64 levels deep.
+        The value. Its integers fit 64 bits, its strings can be written as UTF-8, and it is at most
+        64 levels deep.
 
     Raises:
         ValueError: if it is no such text.
     """
-    if len(content) > LARGEST_JSON:
-        raise ValueError(f"it has more than {LARGEST_JSON} bytes")
+    kinds: dict[str, Any] = {"parse_int": _integer}
+    if finite:
+        kinds |= {"parse_constant": _no_number, "parse_float": _float}
     try:
-        value = json.loads(
-            content, parse_constant=_no_number, parse_int=_integer, parse_float=_float
-        )
+        value = json.loads(content, **kinds)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     _check_parts(value)
@@ -133,15 +135,37 @@ def _check_parts(value: Any) -> None:
         level = following
 
 
-def parse_arrays(content: bytes, largest: int = LARGEST) -> dict[str, np.ndarray]:
+def has_type(value: Any, kind: Any) -> bool:
+    """Whether a value of JSON is of the type of a field.
+
+    Args:
+        value: what `parse_json` returned.
+        kind: an annotation: `bool`, `int`, `float`, `str`, None, a union, or a tuple of one type.
+
+    Returns:
+        No number stands for a truth and no text for a number; an integer is a float.
+    """
+    if get_origin(kind) in (Union, UnionType):
+        return any(has_type(value, one) for one in get_args(kind))
+    if get_origin(kind) is tuple:
+        return isinstance(value, list) and all(has_type(one, get_args(kind)[0]) for one in value)
+    if kind is float:
+        return type(value) in (int, float)
+    return type(value) is kind if kind in (bool, int, str, NoneType) else False
+
+
+def parse_arrays(
+    content: bytes, names: Collection[str] | None = None, largest: int = LARGEST
+) -> dict[str, np.ndarray]:
     """Read an `.npz` archive without trusting it.
 
     Args:
         content: the archive.
-        largest: how many bytes all its arrays together may have.
+        names: the arrays wanted, None for all; what else there is stays packed.
+        largest: how many bytes the arrays wanted may have together.
 
     Returns:
-        The arrays by name.
+        The arrays by name, of those wanted all that are there.
 
     Raises:
         ValueError: if it is damaged, holds a member that is not an array of numbers or of text, or
@@ -149,7 +173,11 @@ def parse_arrays(content: bytes, largest: int = LARGEST) -> dict[str, np.ndarray
     """
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive:
-            members = archive.infolist()
+            members = [
+                member
+                for member in archive.infolist()
+                if names is None or member.filename.removesuffix(".npy") in names
+            ]
             if sum(member.file_size for member in members) > largest:
                 raise ValueError(f"it unpacks to more than {largest} bytes")
             if len({member.filename for member in members}) < len(members):
@@ -164,6 +192,8 @@ def parse_arrays(content: bytes, largest: int = LARGEST) -> dict[str, np.ndarray
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     """Read one member; its header must promise the bytes that follow it."""
     name = member.filename
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is packed by a method that NumPy does not use")
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         if version not in ((1, 0), (2, 0)):

@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from metastep import checkpoint as checkpoints
+from metastep.files import has_type
 from metastep.hypergradient.base import AbstractEstimator
 from metastep.outer_loop import Carry, History, Loop, Problem, Recorder, advance
 from metastep.outer_loop import begin as begin_loop
@@ -296,7 +297,10 @@ def _restore(checkpoint: Checkpoint, carry: Carry) -> tuple[Carry, list[float]]:
             "choose another file."
         )
     carry, notes = checkpoints.load(checkpoint.path, carry)
-    return carry, notes["seconds_per_step"]
+    seconds = notes.get("seconds_per_step")
+    if not has_type(seconds, tuple[float, ...]):
+        raise checkpoints.CheckpointError(f"{checkpoint.path} belongs to another kind of run.")
+    return carry, seconds
 
 
 @dataclass(frozen=True)

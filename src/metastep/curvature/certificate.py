@@ -13,11 +13,12 @@ from metastep.curvature.pac_bayes_bound import (
     bound,
     kl_inverse_lower,
 )
-from metastep.files import write_atomically
+from metastep.files import has_type, parse_json, read_bytes, write_atomically
 
 SCHEMA = "metastep certificate 1"
 CHANCE = 0.001  # of calling a true bound contradicted by its test error
 ROUNDING = 1e-9
+LARGEST_FILE = 2**16  # bytes
 
 
 class Verdict(NamedTuple):
@@ -160,7 +161,7 @@ class Certificate:
             ValueError: if it is no certificate of this version.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = parse_json(read_bytes(Path(path), LARGEST_FILE))
         except ValueError as error:
             raise ValueError(f"{path} is no certificate: {error}") from error
         schema = content.get("schema") if isinstance(content, dict) else None
@@ -171,8 +172,7 @@ class Certificate:
 
 def _read(path: Path | str, content: dict[str, Any], field: Any) -> Any:
     value = content.get(field.name)
-    kinds: dict[Any, tuple[type, ...]] = {float: (float, int), int: (int,), str: (str,)}
-    if not isinstance(value, kinds[field.type]) or isinstance(value, bool):
+    if not has_type(value, field.type):
         allowed = field.type.__name__
         raise ValueError(
             f"{path}: {field.name} is {value!r}; allowed is a value of type {allowed}."

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from metastep.files import LARGEST_JSON, parse_arrays, read_bytes, write_atomically
+from metastep.files import LARGEST, LARGEST_JSON, parse_arrays, read_bytes, write_atomically
 from metastep.report.schema import ResultFile, read_checked
 
 SCHEMA = 1
@@ -216,10 +216,12 @@ def write_arrays(directory: Path, arrays: Mapping[str, Any]) -> None:
         arrays: by name.
 
     Raises:
-        ValueError: for an array of Python objects.
+        ValueError: for an array of Python objects, or more than 1 GiB together.
         OSError: if it cannot be written.
     """
     plain = {check_name("array", name): np.asarray(arrays[name]) for name in sorted(arrays)}
+    if (size := sum(array.nbytes for array in plain.values())) > LARGEST:
+        raise ValueError(f"the arrays have {size} bytes; allowed are {LARGEST}, as `report` reads")
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **plain)
     write_atomically(directory / "arrays.npz", content.getvalue())
