@@ -1,7 +1,9 @@
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -260,6 +262,25 @@ def test_a_second_interruption_adds_no_traceback(command, monkeypatch):
     monkeypatch.setattr("metastep.report.terminal.Display.clear", again)
     status, _, errors = command("run", "fake-walk")
     assert status == 130 and "Traceback" not in errors
+
+
+def test_ctrl_c_again_and_again_adds_no_traceback(tmp_path):
+    module = [sys.executable, "-m", "tests.report.fake_experiment", "run", "fake-walk"]
+    path = os.pathsep.join(map(os.path.abspath, sys.path))
+    environment = {**os.environ, "FAKE_PAUSE": "0.2", "PYTHONPATH": path}
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(
+        module, cwd=tmp_path, env=environment, text=True, stdout=-1, stderr=-1
+    ) as process:
+        signal.signal(signal.SIGINT, inherited)
+        while "adding" not in process.stdout.readline():
+            pass
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        errors = process.stderr.read()
+    assert process.returncode in (130, -signal.SIGINT) and "Traceback" not in errors
+    assert read_result(tmp_path / "runs" / "fake-walk")["status"] == "interrupted"
 
 
 def test_an_unknown_platform_is_one_line(tmp_path):

@@ -72,14 +72,21 @@ EXAMPLES = {
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.", parser=as_path)]
 
 
-def main() -> None:
-    """Run the command line with the library's experiments and end the process."""
+def main(experiments: Experiments = EXPERIMENTS) -> None:
+    """Run the command line and end the process.
+
+    Args:
+        experiments: the experiments there are.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
-    status = invoke(sys.argv[1:], EXPERIMENTS)
-    # From here on Ctrl-C ends the process at once, without a traceback of what was being closed.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        status = invoke(sys.argv[1:], experiments)
+        # From here on Ctrl-C ends the process at once, without a traceback of what is closed.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    except KeyboardInterrupt:
+        status = INTERRUPTED
     sys.exit(status)
 
 

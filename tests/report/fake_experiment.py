@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import time
 from dataclasses import dataclass
 from typing import Literal
@@ -96,6 +95,6 @@ EXPERIMENT = Experiment(
 
 
 if __name__ == "__main__":
-    from metastep.cli import invoke
+    from metastep.cli import main
 
-    sys.exit(invoke(sys.argv[1:], (EXPERIMENT,)))
+    main((EXPERIMENT,))

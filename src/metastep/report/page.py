@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from metastep.files import read_bytes
 from metastep.report import embedding
 from metastep.report.glossary import used_words
-from metastep.report.pictures import PictureError, Pictures
+from metastep.report.pictures import Pictures
 from metastep.report.records import read_result, read_tables
 from metastep.report.summary import Run, counts, status, summary, verdict
 from metastep.report.tables import (
@@ -32,6 +33,8 @@ POLICY = (
     "base-uri 'none'; form-action 'none'"
 )
 """What browsers let the page do: show what is in it, run its own scripts, fetch nothing."""
+
+LARGEST_PICTURE = 2**26  # bytes
 
 NEXT = """<section aria-labelledby="next">
 <h2 id="next">What next</h2>
@@ -156,11 +159,11 @@ against the numbers of the run.</p>
         stem = run.directory / "figures" / figure["name"]
         name = escape(_name(figure["name"]))
         try:
-            svg = stem.with_name(f"{stem.name}.svg").read_bytes()
+            svg = read_bytes(stem.with_name(f"{stem.name}.svg"), LARGEST_PICTURE)
             picture = self.pictures.inline(svg, figure["alt"])
         except FileNotFoundError:
             return f'<p class="warning">The figure {name} is missing.</p>'
-        except PictureError:
+        except (OSError, ValueError):  # a PictureError is one
             return f'<p class="warning">The figure {name} is damaged.</p>'
         plot = embedding.plot(stem.with_name(f"{stem.name}.json"), figure["alt"])
         if plot:
