@@ -78,9 +78,6 @@ def main(experiments: Experiments = EXPERIMENTS) -> None:
     Args:
         experiments: the experiments there are.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     try:
         status = invoke(sys.argv[1:], experiments)
         # From here on Ctrl-C ends the process at once, without a traceback of what is closed.
@@ -100,6 +97,9 @@ def invoke(arguments: Sequence[str], experiments: Experiments) -> int:
     Returns:
         The exit status.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     debug = bool(os.environ.get("METASTEP_DEBUG"))
     try:
         app = build_app(experiments)

@@ -112,8 +112,8 @@ def _object(value: Any) -> bool:
         return True
     if not value.keys() <= {"type", "name", "id", "attributes"} or value.get("type") != "object":
         return False
-    attributes = value.get("attributes", {})
-    if value.get("name") not in MODELS or not isinstance(attributes, dict):
+    name, attributes = value.get("name"), value.get("attributes", {})
+    if not isinstance(name, str) or name not in MODELS or not isinstance(attributes, dict):
         return False
     return all(name in PROPERTIES and PROPERTIES[name](one) for name, one in attributes.items())
 
