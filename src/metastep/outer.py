@@ -297,7 +297,7 @@ def _restore(checkpoint: Checkpoint, carry: Carry) -> tuple[Carry, list[float]]:
             "choose another file."
         )
     carry, notes = checkpoints.load(checkpoint.path, carry)
-    seconds = notes.get("seconds_per_step")
+    seconds: Any = notes.get("seconds_per_step")
     if not has_type(seconds, tuple[float, ...]):
         raise checkpoints.CheckpointError(f"{checkpoint.path} belongs to another kind of run.")
     return carry, seconds

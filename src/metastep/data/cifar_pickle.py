@@ -92,7 +92,8 @@ def parse_pickle(content: bytes, path: Path) -> tuple[np.ndarray, np.ndarray]:
 def _check_memo(content: bytes) -> None:
     """Refuse a place in the memo beyond the file: Python would reserve memory up to it."""
     for opcode, argument, _ in pickletools.genops(content):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(content):
+        remembers = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
+        if remembers and int(argument or 0) > len(content):
             raise pickle.UnpicklingError(f"it remembers a value at the place {argument}")
 
 
