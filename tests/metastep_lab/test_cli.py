@@ -1,6 +1,9 @@
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -44,6 +47,29 @@ BAD_INPUT = [
     (["run", "fake-walk", "--out", "full"], "other files"),
     (["run", "fake-walk", "--out", "x" * 300], "File name too long"),
     (["run", "fake-walk", "--out", "/proc/no/run"], "/proc"),
+    (["run", "fake-walk", "--out", ""], "--out': it is empty"),
+    (["run", "fake-walk", "--data", ""], "--data': it is empty"),
+    (["run", "fake-walk", "--data", "x" * 5000], "is no folder"),
+    (["run", "fake-walk", "--out", "x" * 5000], "File name too long"),
+    (["run", "fake-walk", "--seed", "1" * 400], "--seed"),
+    (["run", "fake-walk", "--set", f"steps={'1' * 400}"], "an integer, of at most 18 digits"),
+    (["run", "fake-walk", "--set", f"windows=1,{'1' * 5000}"], "of at most 18 digits"),
+    (["run", "fake-walk", "--set", f"steps={'x' * 5000}"], "an integer\n"),
+    (["run", "fake-walk", "--set", f"rate=1{'0' * 400}"], "a finite number\n"),
+    (["run", "fake-walk", "--set", "label=\udcff"], "--set is"),
+    (["x" * 5000], "No such command"),
+    (["check", "x" * 5000], "File name too long"),
+    (["report", "x" * 5000], "File name too long"),
+    (["report", ""], "it is empty"),
+    (["sweep", "--status", "x" * 5000], "File name too long"),
+    (["sweep", "--status", ""], "it is empty"),
+    (["sweep", "fake-walk", "--seeds", "1" * 400], "--seeds"),
+    (["sweep", "fake-walk", "--seeds", "0:2", "--cpus", "1" * 400], "--cpus"),
+    (["sweep", "fake-walk", "--seeds", "0:2", "--gpus", "1" * 400], "--gpus"),
+    (["sweep", "fake-walk", "--grid", f"steps={'1' * 400}"], "of at most 18 digits"),
+    (["doctor", "--data", "x" * 5000], "does not exist"),
+    (["doctor", "--seeds", "0:2", "--set", "steps=1"], "--set, --seeds goes with --plan alone"),
+    (["doctor", "--preset", "paper"], "--preset goes with --plan alone"),
     (["sweeep"], "No such command"),
     (["check"], "Missing argument"),
     (["check", "nowhere"], "nowhere holds no run"),
@@ -68,7 +94,7 @@ def test_bad_input_is_one_line_and_writes_nothing(command, tmp_path, arguments, 
     status, _, errors = command(*arguments)
     assert status == 2
     assert errors.startswith("metastep: ") and message in errors
-    assert errors.count("\n") == 1 and errors.endswith("\n")
+    assert errors.count("\n") == 1 and errors.endswith("\n") and len(errors) < 500
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -205,6 +231,67 @@ def test_doctor_shows_versions_devices_and_data(command):
 def test_without_arguments_there_is_help(command):
     status, output, _ = command()
     assert status == 0 and "doctor" in output
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "\N{SUPERSCRIPT TWO}", "-5", "9" * 30, ""])
+def test_any_width_prints_everything(command, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("LINES", columns)
+    status, output, _ = command("list")
+    assert status == 0 and "fake-walk" in output and len(output) < 10_000
+
+
+def test_without_a_device_nothing_is_written(command, monkeypatch, tmp_path):
+    def no_device():
+        raise RuntimeError("Unable to initialize backend 'abacus'")
+
+    monkeypatch.setenv("JAX_PLATFORMS", "abacus")
+    monkeypatch.setattr("jax.devices", no_device)
+    for arguments in (["run", "fake-walk"], ["doctor"]):
+        status, _, errors = command(*arguments)
+        assert (status, errors.count("\n")) == (2, 1)
+        assert "JAX_PLATFORMS is 'abacus'" in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_interruption_adds_no_traceback(command, monkeypatch):
+    def again(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(TRAP, "at", 2)
+    monkeypatch.setattr("metastep_lab.terminal.Display.clear", again)
+    status, _, errors = command("run", "fake-walk")
+    assert status == 130 and "Traceback" not in errors
+
+
+def test_ctrl_c_again_and_again_adds_no_traceback(tmp_path):
+    module = [sys.executable, "-m", "tests.metastep_lab.report.fake_experiment", "run", "fake-walk"]
+    path = os.pathsep.join(map(os.path.abspath, sys.path))
+    environment = {**os.environ, "FAKE_PAUSE": "0.2", "PYTHONPATH": path}
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(
+        module, cwd=tmp_path, env=environment, text=True, stdout=-1, stderr=-1
+    ) as process:
+        signal.signal(signal.SIGINT, inherited)
+        while "adding" not in process.stdout.readline():
+            pass
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        errors = process.stderr.read()
+    assert process.returncode in (130, -signal.SIGINT) and "Traceback" not in errors
+    assert read_result(tmp_path / "runs" / "fake-walk")["status"] == "interrupted"
+
+
+def test_an_unknown_platform_is_one_line(tmp_path):
+    """In a process of its own, where JAX itself looks for the platform."""
+    module = [sys.executable, "-m", "tests.metastep_lab.report.fake_experiment", "run", "fake-walk"]
+    environment = {**os.environ, "JAX_PLATFORMS": "abacus", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        module, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_module_runs_as_a_program(tmp_path):

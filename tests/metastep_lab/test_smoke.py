@@ -5,11 +5,13 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import bokeh
 import numpy as np
 import pytest
 
 from metastep_lab.catalog import CATALOG
 from metastep_lab.cli import invoke
+from metastep_lab.report.plots import checked
 from metastep_lab.runs.choosing import load
 from metastep_lab.runs.running import read_record
 
@@ -63,6 +65,8 @@ def test_tables_claims_and_figures(name, directory_of):
         assert text
         assert (directory / "figures" / f"{stem}.svg").stat().st_size > 1000
         assert (directory / "figures" / f"{stem}.png").stat().st_size > 1000
+        plot = directory / "figures" / f"{stem}.json"
+        assert not plot.exists() or checked(plot.read_bytes(), bokeh.__version__)
     assert not (directory / "checkpoint").exists()
 
 

@@ -39,6 +39,22 @@ class Handler(BaseHTTPRequestHandler):
     def answer_local(self):
         self.begin(302, Location="file:///etc/hostname", Content_Length=0)
 
+    def answer_bracket(self):
+        self.begin(302, Location="http://[::1/file", Content_Length=0)
+
+    def answer_port(self):
+        self.begin(302, Location="http://127.0.0.1:port/file", Content_Length=0)
+
+    def answer_accent(self):
+        self.begin(302, Location="http://caf\xe9.invalid/\xb2", Content_Length=0)
+
+    def answer_label(self):
+        self.begin(302, Location=f"http://{'a' * 70}.invalid/", Content_Length=0)
+
+    def answer_power(self):
+        self.begin(Content_Length="\xb2")
+        self.wfile.write(CONTENT)
+
     def answer_lost(self):
         self.send_error(404)
 
@@ -99,6 +115,11 @@ FAILURES = {
     "outside": "unknown url type: ftp",
     "local": "not allowed",
     "slow": "broke off: timed out",
+    "bracket": "Invalid IPv6 URL",
+    "port": "nonnumeric port",
+    "accent": "cannot be reached|broke off",
+    "label": "cannot be reached|broke off",
+    "power": "broke off",
 }
 
 
@@ -144,6 +165,10 @@ def test_a_destination_that_cannot_be_written(server, place):
         ("file:///etc/hostname", "file", SHA256, "Only http and https"),
         ("ftp://127.0.0.1/file", "file", SHA256, "Only http and https"),
         ("127.0.0.1/file", "file", SHA256, "Only http and https"),
+        ("http://127.0.0.1/caf\xe9", "file", SHA256, "Only http and https"),
+        ("http://caf\xe9.invalid/", "file", SHA256, "Only http and https"),
+        ("http://127.0.0.1/a b\n", "file", SHA256, "Only http and https"),
+        ("http://[::1/file", "file", SHA256, "Invalid IPv6 URL"),
         ("http://127.0.0.1/file", "file", "abc", "64 hexadecimal digits"),
         ("http://127.0.0.1/file", "file", SHA256 + "\n", "64 hexadecimal digits"),
         ("http://127.0.0.1/file", "", SHA256, "is a folder"),

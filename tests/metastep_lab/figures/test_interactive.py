@@ -1,16 +1,21 @@
 import json
 
+import bokeh
 import numpy as np
 import pytest
 
 from metastep_lab.figures.interactive import interactive, save_interactive
 from metastep_lab.figures.style import Lines, draw_heatmap, line_figure, new_figure
+from metastep_lab.report.plots import checked
 
 X = np.arange(1.0, 6.0)
 
 
 def panel_of(figure, number=0):
-    return json.loads(interactive(figure))["panels"][number]
+    """Return a panel of a plot that the page accepts."""
+    content = interactive(figure)
+    assert json.loads(checked(content.encode(), bokeh.__version__)) == json.loads(content)
+    return json.loads(content)["panels"][number]
 
 
 def glyphs(panel):

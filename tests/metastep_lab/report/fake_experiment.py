@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import time
 from dataclasses import dataclass
 from typing import Literal
@@ -102,6 +101,6 @@ EXPERIMENT = Experiment(
 
 
 if __name__ == "__main__":
-    from metastep_lab.cli import invoke
+    from metastep_lab.cli import main
 
-    sys.exit(invoke(sys.argv[1:], CATALOG))
+    main(CATALOG)

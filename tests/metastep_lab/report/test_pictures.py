@@ -46,14 +46,44 @@ def test_pictures_of_a_page_share_letters_and_no_names(tmp_path):
         ('<path d="M 1 2" onclick="x()"/>', '><path d="M 1 2"/></svg>'),
         ("<script>alert(1)</script><foreignObject><p/></foreignObject>", '72"></svg>'),
         ('<image xmlns:x="http://www.w3.org/1999/xlink" x:href="https://a/b"/>', "<image/>"),
-        ('<path style="fill: &quot;&gt;&lt;script"/>', 'style="fill:&quot;&gt;&lt;script"'),
+        ('<path style="fill: &quot;&gt;&lt;script"/>', "><path/></svg>"),
+        (
+            '<path style="fill: url(http://a/b); stroke: #000000"/>',
+            '<path style="stroke:#000000"/>',
+        ),
+        ('<path style="fill: url(&quot;//a&quot;)"/>', "><path/></svg>"),
+        ('<path style="fill: \\75rl(//a)"/>', "><path/></svg>"),
+        ('<path style="fill: url(#a)"/>', '<path style="fill:url(#p1-0)"/>'),
+        ('<path style="background: url(//a); position: fixed"/>', "><path/></svg>"),
+        ('<path style="cursor: image-set(&quot;//a&quot; 1x)"/>', "><path/></svg>"),
+        ('<path style="stroke-width: var(--a)"/>', "><path/></svg>"),
+        ('<path clip-path="url(http://a/b#c)" fill="url(//a)"/>', "><path/></svg>"),
+        ('<path d="M 1 2&quot;"/>', "><path/></svg>"),
+        ('<path transform="translate(1 2) url(//a)"/>', "><path/></svg>"),
+        ('<image href="https://a/b"/>', "<image/>"),
+        (
+            '<image xmlns:x="http://www.w3.org/1999/xlink" x:href="data:image/png;base64,&lt;"/>',
+            "<image/>",
+        ),
     ],
 )
 def test_only_what_matplotlib_draws_with_is_kept(body, written):
     assert written in inline(body)
 
 
-@pytest.mark.parametrize("content", [b"", b"<svg", b"<svg/>", b'<svg viewBox="a b c d"/>'])
+DEEP = "<g>" * 20_000 + "</g>" * 20_000
+ENTITIES = b'<!DOCTYPE s [<!ENTITY a "b">]><svg viewBox="0 0 1 1"><path d="&a;"/></svg>'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"<svg", b"<svg/>", b'<svg viewBox="a b c d"/>', b'<svg viewBox="0 0 1"/>'),
+        *(b'<svg viewBox="0 0 1 inf"/>', b'<svg viewBox="0 0 nan 1"/>', ENTITIES),
+        SVG.format(DEEP).encode(),
+    ],
+    ids=lambda content: content[:40].decode(),
+)
 def test_what_is_no_picture_is_refused(content):
     with pytest.raises(PictureError):
         Pictures().inline(content, "text")

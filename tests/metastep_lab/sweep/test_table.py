@@ -78,9 +78,10 @@ def test_a_damaged_list_is_one_clear_line(tmp_path, damage):
 
 
 def test_a_damaged_table_and_a_damaged_run(tmp_path):
-    (tmp_path / "sweep.parquet").write_bytes(b"PAR1")
-    with pytest.raises(RunDirectoryError, match=r"sweep\.parquet is damaged"):
-        read_messages(tmp_path)
+    for damage in (b"", b"key,status\na,failed\n", b"key,status,message\na,failed\n", b"\xff"):
+        (tmp_path / "sweep.csv").write_bytes(damage)
+        with pytest.raises(RunDirectoryError, match=r"sweep\.csv (is damaged|cannot be read)"):
+            read_messages(tmp_path)
     (tmp_path / "runs" / "a").mkdir(parents=True)
     (tmp_path / "runs" / "a" / "result.json").write_bytes(b"{")
     row = read_row(tmp_path, ROWS[0].entry)

@@ -8,6 +8,8 @@ Each command imports what it needs when it is called: `list` and `--help` answer
 
 import json
 import os
+import re
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,9 +21,10 @@ import typer
 
 from metastep_lab import terminal
 from metastep_lab.catalog import CATALOG, LARGEST_SEED, Listing
-from metastep_lab.errors import RefusedError, RunDirectoryError, RunFailedError
+from metastep_lab.errors import INTERRUPTED, RefusedError, RunDirectoryError, RunFailedError
 
 BAD_INPUT = 2
+LONG_WORD = re.compile(r"(\S{60})\S{200,}(\S{20})")
 
 EXAMPLES = {
     name: "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
@@ -54,18 +57,42 @@ def _names(incomplete: str) -> list[str]:
     return [one.name for one in CATALOG if one.name.startswith(incomplete)]
 
 
-Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")]
+def as_path(text: str) -> Path:
+    """Read the name of a file or a folder.
+
+    Args:
+        text: what the user typed.
+
+    Returns:
+        The path.
+
+    Raises:
+        BadParameter: for an empty text, which would stand for the current folder.
+    """
+    if not text:
+        raise typer.BadParameter("it is empty; allowed is the name of a file or a folder")
+    return Path(text)
+
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.", parser=as_path)]
 Name = typer.Argument(metavar="NAME", help="An experiment; see `list`.", autocompletion=_names)
 Preset = Annotated[str, typer.Option(help="quick, paper or another; see `list`.")]
-Data = Annotated[Path | None, typer.Option(help="The folder that holds data sets.")]
+Data = Annotated[Path | None, typer.Option(parser=as_path, help="The folder that holds data sets.")]
 
 
-def main() -> None:
-    """Run the command line with the experiments of the catalogue and end the process."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
-    sys.exit(invoke(sys.argv[1:], CATALOG))
+def main(catalog: Sequence[Listing] = CATALOG) -> None:
+    """Run the command line and end the process.
+
+    Args:
+        catalog: the experiments there are.
+    """
+    try:
+        status = invoke(sys.argv[1:], catalog)
+        # From here on Ctrl-C ends the process at once, without a traceback of what is closed.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    sys.exit(status)
 
 
 def invoke(arguments: Sequence[str], catalog: Sequence[Listing]) -> int:
@@ -78,6 +105,9 @@ def invoke(arguments: Sequence[str], catalog: Sequence[Listing]) -> int:
     Returns:
         The exit status.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     debug = bool(os.environ.get("METASTEP_DEBUG"))
     try:
         app = build_app(catalog)
@@ -88,14 +118,18 @@ def invoke(arguments: Sequence[str], catalog: Sequence[Listing]) -> int:
         return _complain(str(error), BAD_INPUT, debug)
     except RunFailedError as error:
         return _complain(f"the run failed: {error}", 1, debug)
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain("interrupted", INTERRUPTED)
     except OSError as error:
         return _complain(str(error), 1, debug)
 
 
 def _complain(message: str, status: int, debug: bool = False) -> int:
+    """Print one line, in which a word of thousands of letters is cut."""
     if debug:
         traceback.print_exc()
-    print("metastep:", " ".join(message.split()), file=sys.stderr)
+    line = LONG_WORD.sub(r"\1...\2", " ".join(message.split()))
+    print("metastep:", terminal.plain(line), file=sys.stderr)
     return status
 
 
@@ -165,7 +199,9 @@ def run_command(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the preset."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The random seed.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="The run directory, else runs/NAME.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=as_path, help="The run directory, else runs/NAME.")
+    ] = None,
     data: Data = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run.")] = False,
 ) -> int:
@@ -183,8 +219,12 @@ def check_command(context: typer.Context, directory: Directory) -> int:
 
 
 def report_command(
-    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Run directories.")],
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    directories: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Run directories.", parser=as_path)
+    ],
+    out: Annotated[Path, typer.Option(parser=as_path, help="The page to write.")] = Path(
+        "report.html"
+    ),
 ) -> None:
     """Write one page with figures, claims and tables."""
     from metastep_lab.report.command import write_page
@@ -218,9 +258,12 @@ def sweep_command(
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time on this machine.")] = None,
     retries: Annotated[int, typer.Option(min=0, help="How often a failed run is repeated.")] = 1,
     data: Data = None,
-    out: Annotated[Path | None, typer.Option(help="The sweep's folder, else sweeps/NAME.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=as_path, help="The sweep's folder, else sweeps/NAME.")
+    ] = None,
     status: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Only show the state of a sweep.")
+        Path | None,
+        typer.Option(parser=as_path, metavar="DIR", help="Only show the state of a sweep."),
     ] = None,
 ) -> int:
     """Run an experiment for every combination of values and seeds, and tabulate the results."""
@@ -260,6 +303,11 @@ def doctor_command(
         changes, axes = settings or [], grid or []
         plan_runs(context.obj, plan, preset, changes, axes, seeds, along, data)
         return
+    given = {"--set": settings, "--grid": grid, "--seeds": seeds, "--along": along}
+    if idle := [name for name, value in given.items() if value]:
+        raise RefusedError(f"{', '.join(idle)} goes with --plan alone")
+    if preset != "quick":
+        raise RefusedError("--preset goes with --plan alone")
     from metastep_lab.doctor import examine
 
     examine(data)

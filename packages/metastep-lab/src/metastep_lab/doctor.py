@@ -9,7 +9,7 @@ from metastep.compilation import FLAG, error_of_default_kernels
 from metastep_lab import terminal
 from metastep_lab.data import available
 from metastep_lab.errors import RefusedError
-from metastep_lab.runs.environment import default_precision, devices, versions
+from metastep_lab.runs.environment import check_devices, default_precision, devices, versions
 
 
 def examine(data: Path | None) -> None:
@@ -21,6 +21,11 @@ def examine(data: Path | None) -> None:
     Raises:
         RefusedError: if that folder does not exist.
     """
+    check_devices()
+    try:
+        found = available(data)
+    except FileNotFoundError as error:
+        raise RefusedError(str(error)) from error
     console = terminal.console()
     lines = dict(versions())
     lines["devices"] = ", ".join(devices())
@@ -28,10 +33,6 @@ def examine(data: Path | None) -> None:
     lines["kernels"] = _kernels()
     lines["cores"] = str(os.cpu_count())
     lines["folder"] = f"{Path.cwd()} ({'writable' if os.access('.', os.W_OK) else 'read-only'})"
-    try:
-        found = available(data)
-    except FileNotFoundError as error:
-        raise RefusedError(str(error)) from error
     lines |= {f"data {name}": str(path) if path else "not found" for name, path in found}
     for name, text in lines.items():
         console.print(Text.assemble((f"{name:<16}", "bold"), text), soft_wrap=True)

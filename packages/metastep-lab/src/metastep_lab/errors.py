@@ -1,5 +1,8 @@
 """What a command refuses, and how a run fails: errors whose message is one line for the user."""
 
+INTERRUPTED = 130
+"""The exit status after Ctrl-C."""
+
 
 class RefusedError(ValueError):
     """What was asked for cannot be done; nothing has been written. The message is one sentence."""

@@ -10,6 +10,7 @@ length of one of these (`tuple[int, ...]`), or one of these or None.
 """
 
 import math
+import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -18,12 +19,15 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from metastep_lab.catalog import Listing
 from metastep_lab.figures.style import Figure
 
 Column = np.ndarray
 Table = Mapping[str, Column]
+LONG = re.compile(r"[\d_]{19,}")
+"""An integer that 64 bits may not hold."""
 
 
 def columns(names: str, rows: Sequence[tuple[Any, ...]]) -> Table:
@@ -204,7 +208,7 @@ def parse_settings(config: Any, settings: Sequence[str]) -> Any:
     values: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
-        if not equals:
+        if not equals or not _is_unicode(setting):
             raise ValueError(f"--set is {setting!r}; allowed: field=value")
         if name not in names:
             allowed = f"allowed: {', '.join(names) or 'none, it has no fields'}"
@@ -215,8 +219,14 @@ def parse_settings(config: Any, settings: Sequence[str]) -> Any:
             values[name] = parse_value(kinds[name], text)
         except ValueError:
             allowed = describe(kinds[name])
-            raise ValueError(f"{name} is {text!r}; allowed: {allowed}") from None
+            digits = ", of at most 18 digits" if LONG.search(text) and "integer" in allowed else ""
+            raise ValueError(f"{name} is {text!r}; allowed: {allowed}{digits}") from None
     return replace(config, **values)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written down; bytes of another encoding on the command line cannot."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
@@ -259,7 +269,7 @@ def parse_value(kind: Any, text: str) -> Any:
     if kind is bool:
         return _one_of(text.lower(), ("true", "false")) == "true"
     value = kind(text)
-    if kind is float and not math.isfinite(value):
+    if (kind is float and not math.isfinite(value)) or (kind is int and LONG.search(text)):
         raise ValueError(text)
     return value
 
@@ -327,8 +337,12 @@ def config_from_json(config: type, values: Mapping[str, Any]) -> Any:
     if set(values) != names:
         other = ", ".join(sorted(set(values) ^ names))
         raise ValueError(f"the configuration is of another version of this experiment ({other})")
+    kinds = get_type_hints(config)
     as_tuple = lambda value: tuple(value) if isinstance(value, list) else value
+    read = lambda name, value: TypeAdapter(kinds[name]).validate_python(value, strict=True)
     try:
-        return config(**{name: as_tuple(value) for name, value in values.items()})
+        return config(**{name: read(name, as_tuple(value)) for name, value in values.items()})
+    except ValidationError as error:
+        raise ValueError(f"the configuration is damaged: {error.errors()[0]['msg']}") from error
     except TypeError as error:
         raise ValueError(f"the configuration is damaged: {error}") from error

@@ -3,6 +3,8 @@
 Colors and the bar are for terminals. Elsewhere, and with `NO_COLOR`, there are plain lines.
 """
 
+import os
+import re
 from collections.abc import Iterable, Sequence
 from textwrap import wrap
 from time import perf_counter
@@ -20,6 +22,7 @@ VERDICTS = {
     None: ("undecided", "yellow"),
 }
 BAR = 30
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def console() -> Console:
@@ -28,7 +31,25 @@ def console() -> Console:
     Returns:
         A console; without color where there is no terminal or `NO_COLOR` is set.
     """
-    return Console(highlight=False, markup=False, emoji=False)
+    sizes = {"COLUMNS", "LINES"}
+    known = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in sizes or re.fullmatch("[1-9][0-9]{1,2}", value, re.ASCII)
+    }
+    return Console(highlight=False, markup=False, emoji=False, _environ=known)
+
+
+def plain(text: str) -> str:
+    """Make a text from a file harmless for a terminal.
+
+    Args:
+        text: what was read.
+
+    Returns:
+        The same without control characters, which a terminal would obey.
+    """
+    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def experiments_table(experiments: Sequence[Listing]) -> Table:
@@ -93,7 +114,7 @@ def paragraph(console: Console, text: str, look: str = "") -> None:
         look: a rich style.
     """
     width = max(console.width - 4, 20)
-    for line in wrap(" ".join(text.split()), width, break_on_hyphens=False):
+    for line in wrap(plain(" ".join(text.split())), width, break_on_hyphens=False):
         console.print(Text("    " + line, look))
 
 

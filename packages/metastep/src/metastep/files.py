@@ -1,8 +1,27 @@
-"""Writing files so that none is ever half-written: a temporary name, then one rename."""
+"""Reading files that a stranger may have made, and writing files so that none is half-written.
 
+Whatever is wrong with a file is a `ValueError` whose message says what; each reader makes its own
+documented error of it. Sizes are checked before anything is unpacked.
+"""
+
+import json
+import math
 import os
+import zipfile
+from collections.abc import Collection
+from io import BytesIO
 from pathlib import Path
+from stat import S_ISREG
 from tempfile import NamedTemporaryFile
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
+
+import numpy as np
+
+LARGEST = 2**30  # bytes of one file, packed and unpacked
+LARGEST_JSON = 2**26
+LARGEST_HEADER = 10_000
+DEEPEST = 64
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -31,3 +50,165 @@ def write_atomically(path: Path, content: bytes) -> None:
         except BaseException:
             Path(temporary.name).unlink(missing_ok=True)
             raise
+
+
+def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
+    """Read a file that is no larger than expected.
+
+    Args:
+        path: the file.
+        largest: how many bytes it may have.
+
+    Returns:
+        Its content.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is larger, or a device or a pipe, which may have no end.
+    """
+    if not S_ISREG(os.stat(path).st_mode) and not path.is_dir():
+        raise ValueError("it is a device or a pipe")
+    with open(path, "rb") as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise ValueError(f"it has more than {largest} bytes")
+    return content
+
+
+def parse_json(content: bytes | str, finite: bool = True) -> Any:
+    """Read JSON that every reader understands alike.
+
+    Args:
+        content: the text, in UTF-8 if as bytes.
+        finite: whether NaN and infinities are refused, which JSON does not have and Python writes.
+
+    Returns:
+        The value. Its integers fit 64 bits, its strings can be written as UTF-8, and it is at most
+        64 levels deep.
+
+    Raises:
+        ValueError: if it is no such text.
+    """
+    kinds: dict[str, Any] = {"parse_int": _integer}
+    if finite:
+        kinds |= {"parse_constant": _no_number, "parse_float": _float}
+    try:
+        value = json.loads(content, **kinds)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    _check_parts(value)
+    return value
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is not a number of JSON")
+
+
+def _integer(text: str) -> int:
+    # Python refuses to convert more than 4300 digits; the length comes first for a short message.
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
+        raise ValueError(f"the integer {text[:20]} of {len(text)} digits does not fit 64 bits")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(f"the number {text[:20]} does not fit 64 bits")
+    return float(text)
+
+
+def _check_parts(value: Any) -> None:
+    """Refuse what is nested too deeply and strings that are not Unicode."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > DEEPEST:
+            raise ValueError("it is nested too deeply")
+        following: list[Any] = []
+        for part in level:
+            if isinstance(part, str):
+                part.encode()  # fails for half of a surrogate pair, as a ValueError
+            elif isinstance(part, dict):
+                following += [*part.keys(), *part.values()]
+            elif isinstance(part, list):
+                following += part
+        level = following
+
+
+def has_type(value: Any, kind: Any) -> bool:
+    """Whether a value of JSON is of the type of a field.
+
+    Args:
+        value: what `parse_json` returned.
+        kind: an annotation: `bool`, `int`, `float`, `str`, None, a union, or a tuple of one type.
+
+    Returns:
+        No number stands for a truth and no text for a number; an integer is a float.
+    """
+    if get_origin(kind) in (Union, UnionType):
+        return any(has_type(value, one) for one in get_args(kind))
+    if get_origin(kind) is tuple:
+        return isinstance(value, list) and all(has_type(one, get_args(kind)[0]) for one in value)
+    if kind is float:
+        return type(value) in (int, float)
+    return type(value) is kind if kind in (bool, int, str, NoneType) else False
+
+
+def parse_arrays(
+    content: bytes, names: Collection[str] | None = None, largest: int = LARGEST
+) -> dict[str, np.ndarray]:
+    """Read an `.npz` archive without trusting it.
+
+    Args:
+        content: the archive.
+        names: the arrays wanted, None for all; what else there is stays packed.
+        largest: how many bytes the arrays wanted may have together.
+
+    Returns:
+        The arrays by name, of those wanted all that are there.
+
+    Raises:
+        ValueError: if it is damaged, holds a member that is not an array of numbers or of text, or
+            unpacks to more. Nothing larger than `largest` is ever unpacked.
+    """
+    try:
+        with zipfile.ZipFile(BytesIO(content)) as archive:
+            members = [
+                member
+                for member in archive.infolist()
+                if names is None or member.filename.removesuffix(".npy") in names
+            ]
+            if sum(member.file_size for member in members) > largest:
+                raise ValueError(f"it unpacks to more than {largest} bytes")
+            if len({member.filename for member in members}) < len(members):
+                raise ValueError("it holds two arrays of one name")
+            return {
+                member.filename.removesuffix(".npy"): _array(archive, member) for member in members
+            }
+    except Exception as error:  # of a dozen kinds: BadZipFile, zlib.error, struct.error, ...
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """Read one member; its header must promise the bytes that follow it."""
+    name = member.filename
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is packed by a method that NumPy does not use")
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"{name} has the format {version}; allowed are 1.0 and 2.0")
+        first = version == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+        shape, by_columns, dtype = read(file, max_header_size=LARGEST_HEADER)
+        if dtype.hasobject:
+            raise ValueError(f"{name} holds Python objects, which only a pickle can")
+        entries = math.prod(shape)
+        promised = entries * dtype.itemsize
+        unbounded = entries > 0 and dtype.itemsize == 0
+        if min(shape, default=0) < 0 or unbounded or promised != member.file_size - file.tell():
+            raise ValueError(f"{name} is not as large as its header says")
+        data = bytearray(file.read())
+    if entries == 0:
+        return np.empty(shape, dtype)
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if by_columns else "C")

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from metastep.files import write_atomically
+from metastep.files import parse_arrays, parse_json, write_atomically
 
 FORMAT = "metastep checkpoint 1"
 
@@ -62,24 +62,33 @@ def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
             structure, other shapes or other dtypes.
         FileNotFoundError: if there is none.
     """
+    damaged = CheckpointError(
+        f"{path} is damaged or not a checkpoint of this version; delete it to start this part of "
+        "the run afresh."
+    )
     seal, _, content = path.read_bytes().partition(b"\n")
     if seal != _seal(content):
-        raise CheckpointError(
-            f"{path} is damaged or not a checkpoint of this version; delete it to start this part "
-            "of the run afresh."
-        )
+        raise damaged
     header_line, _, body = content.partition(b"\n")
-    header = json.loads(header_line)
-    if header["structure"] != _structure(like):
+    try:
+        header = parse_json(header_line, finite=False)
+        # What `save` writes is not compressed: it unpacks to no more than it has.
+        saved = list(parse_arrays(body, largest=len(body)).values())
+    except ValueError as error:
+        raise damaged from error
+    if not isinstance(header, dict) or not isinstance(header.get("notes"), dict):
+        raise damaged
+    if header.get("structure") != _structure(like):
         raise CheckpointError(
             f"{path} belongs to another run: its arrays have other names, shapes or dtypes than "
             "this one's. Resume with the configuration it was written with, or choose another file."
         )
-    with np.load(io.BytesIO(body), allow_pickle=False) as archive:
-        saved = [archive[name] for name in archive.files]
     arrays, static = eqx.partition(like, eqx.is_array)
     templates, treedef = jax.tree.flatten(arrays)
-    restored = [_restore(value, leaf) for value, leaf in zip(saved, templates, strict=True)]
+    try:
+        restored = [_restore(value, leaf) for value, leaf in zip(saved, templates, strict=True)]
+    except ValueError as error:
+        raise damaged from error
     return eqx.combine(jax.tree.unflatten(treedef, restored), static), header["notes"]
 
 

@@ -7,6 +7,7 @@ from what was remembered, so nothing of NumPy is ever driven by the file.
 
 import io
 import pickle
+import pickletools
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,17 @@ class _Remembered:
         self.state = state
 
 
-def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """How Python 3 writes bytes in old pickles; the encoding is always latin1."""
-    del encoding
-    return str.encode(text, "latin1")
+class _Encode:
+    """How Python 3 writes bytes in old pickles. Nothing can be set on it, by BUILD or otherwise."""
+
+    __slots__ = ()
+
+    def __call__(self, text: str, encoding: str = "latin1") -> bytes:
+        del encoding  # always latin1
+        return str.encode(text, "latin1")
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("it sets a state where no data need one")
 
 
 ALLOWED = {
@@ -38,7 +46,7 @@ ALLOWED = {
     ("numpy", "dtype"): _Remembered,
     ("numpy.core.multiarray", "_reconstruct"): _Remembered,
     ("numpy._core.multiarray", "_reconstruct"): _Remembered,
-    ("_codecs", "encode"): _encode,
+    ("_codecs", "encode"): _Encode(),
 }
 
 
@@ -66,6 +74,7 @@ def parse_pickle(content: bytes, path: Path) -> tuple[np.ndarray, np.ndarray]:
             else.
     """
     with reading(path, "a CIFAR-10 batch"):
+        _check_memo(content)
         batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
         require(isinstance(batch, dict), path, "is not a CIFAR-10 batch: it holds no dict")
         batch = {key.decode() if isinstance(key, bytes) else key: batch[key] for key in batch}
@@ -78,6 +87,14 @@ def parse_pickle(content: bytes, path: Path) -> tuple[np.ndarray, np.ndarray]:
         )
         require(bool(((labels >= 0) & (labels < 10)).all()), path, "has a label that is not 0 to 9")
     return pixels, labels.astype(np.uint8)
+
+
+def _check_memo(content: bytes) -> None:
+    """Refuse a place in the memo beyond the file: Python would reserve memory up to it."""
+    for opcode, argument, _ in pickletools.genops(content):
+        remembers = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
+        if remembers and int(argument or 0) > len(content):
+            raise pickle.UnpicklingError(f"it remembers a value at the place {argument}")
 
 
 def _rebuild(remembered: object, path: Path) -> np.ndarray:

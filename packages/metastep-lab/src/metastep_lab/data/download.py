@@ -6,6 +6,7 @@ import re
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from metastep.files import write_atomically
@@ -14,6 +15,20 @@ from metastep_lab.data.dataset import DownloadError
 CHUNK = 2**20
 LARGEST = 2**31
 
+
+class _Redirections(urllib.request.HTTPRedirectHandler):
+    """Follows redirections; one to an address that is none closes the connection all the same."""
+
+    def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        try:
+            return super().http_error_302(req, fp, code, msg, headers)
+        except ValueError:
+            fp.close()
+            raise
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
 # Without the handlers for files and FTP, so that no redirection leads out of HTTP.
 HANDLERS = (
     urllib.request.ProxyHandler,
@@ -21,7 +36,7 @@ HANDLERS = (
     urllib.request.HTTPHandler,
     urllib.request.HTTPSHandler,
     urllib.request.HTTPDefaultErrorHandler,
-    urllib.request.HTTPRedirectHandler,
+    _Redirections,
     urllib.request.HTTPErrorProcessor,
 )
 
@@ -43,14 +58,14 @@ def download(url: str, destination: Path, sha256: str, timeout: float = 60.0) ->
         `destination`.
 
     Raises:
-        ValueError: if the address is not HTTP, the checksum is not one, or `destination` is a
-            folder.
+        ValueError: if the address is not HTTP or not in ASCII, the checksum is not one, or
+            `destination` is a folder.
         DownloadError: if the server cannot be reached, answers with an error, breaks off or sends
             another file, or the file cannot be written.
     """
     destination = Path(destination)
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise ValueError(f"Only http and https addresses can be downloaded, not {url}.")
+    if not url.isascii() or not url.isprintable() or urlsplit(url).scheme not in ("http", "https"):
+        raise ValueError(f"Only http and https addresses in ASCII can be downloaded, not {url!r}.")
     if not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         raise ValueError(f"A SHA-256 checksum has 64 hexadecimal digits, unlike {sha256!r}.")
     if destination.is_dir():
@@ -87,7 +102,7 @@ def _fetch(url: str, timeout: float) -> bytes:
         raise DownloadError(f"{url} cannot be reached: {error.reason}.") from error
     except DownloadError:
         raise
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: a redirection
         reason = str(error) or type(error).__name__
         raise DownloadError(f"{url} broke off: {reason}.") from error
 

@@ -14,9 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from metastep import files
+from metastep.files import parse_arrays
 from metastep_lab.data.dataset import DataCorruptError
 
 LARGEST = 2**30  # bytes of one unpacked file; the largest genuine one has 47 MB
+METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 
 
 @contextmanager
@@ -72,10 +75,14 @@ def read_bytes(path: Path) -> bytes:
         DataCorruptError: if it cannot be read, or is a damaged gzip file, or unpacks to over 1 GiB.
     """
     with reading(path, "a gzip file"):
-        content = path.read_bytes()
-        if content.startswith(b"\x1f\x8b"):
-            with gzip.open(io.BytesIO(content)) as packed:
-                content = packed.read(LARGEST + 1)
+        return _unpacked(path)
+
+
+def _unpacked(path: Path) -> bytes:
+    content = files.read_bytes(path, LARGEST)
+    if content.startswith(b"\x1f\x8b"):
+        with gzip.open(io.BytesIO(content)) as packed:
+            content = packed.read(LARGEST + 1)
     require(len(content) <= LARGEST, path, "unpacks to more than 1 GiB")
     return content
 
@@ -91,14 +98,17 @@ def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         The arrays by name.
 
     Raises:
-        DataCorruptError: if the file is not an npz file, is damaged or lacks an array.
+        DataCorruptError: if the file is not an npz file, is damaged, lacks an array or unpacks to
+            over 1 GiB.
     """
     with reading(path, "an npz file"):
-        require(zipfile.is_zipfile(path), path, "is not an npz file, or is truncated")
-        with np.load(path, allow_pickle=False) as stored:
-            missing = [name for name in names if name not in stored]
-            require(not missing, path, f"lacks the array {', '.join(missing)}")
-            return {name: stored[name] for name in names}
+        content = files.read_bytes(path, LARGEST)
+        whole = zipfile.is_zipfile(io.BytesIO(content))
+        require(whole, path, "is not an npz file, or is truncated")
+        stored = parse_arrays(content, names, LARGEST)
+        missing = [name for name in names if name not in stored]
+        require(not missing, path, f"lacks the array {', '.join(missing)}")
+        return {name: stored[name] for name in names}
 
 
 def read_zip(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
@@ -114,11 +124,14 @@ def read_zip(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
     Raises:
         DataCorruptError: if the archive is damaged or unpacks to over 1 GiB.
     """
-    with reading(path, "a zip archive"), zipfile.ZipFile(path) as archive:
-        members = [member for member in archive.infolist() if wanted(member.filename)]
-        unpacked = sum(member.file_size for member in members)
-        require(unpacked <= LARGEST, path, "unpacks to more than 1 GiB")
-        return {member.filename: archive.read(member) for member in members}
+    with reading(path, "a zip archive"):
+        with zipfile.ZipFile(io.BytesIO(files.read_bytes(path, LARGEST))) as archive:
+            members = [member for member in archive.infolist() if wanted(member.filename)]
+            unpacked = sum(member.file_size for member in members)
+            require(unpacked <= LARGEST, path, "unpacks to more than 1 GiB")
+            known = {member.compress_type for member in members} <= METHODS
+            require(known, path, "is packed by a method that is not zip's own")
+            return {member.filename: archive.read(member) for member in members}
 
 
 def read_tar(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
@@ -136,14 +149,16 @@ def read_tar(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
     """
     contents = {}
     unpacked = 0
-    with reading(path, "a tar archive"), tarfile.open(path) as archive:
-        for member in archive:
-            unpacked += member.size
-            require(unpacked <= LARGEST, path, "unpacks to more than 1 GiB")
-            name = member.name.rsplit("/", 1)[-1]
-            stream = archive.extractfile(member) if member.isfile() and wanted(name) else None
-            if stream is not None:
-                contents[name] = stream.read()
+    with reading(path, "a tar archive"):
+        # Unpacked first, where the size is limited: headers of a tar archive may be of any size.
+        with tarfile.open(fileobj=io.BytesIO(_unpacked(path)), mode="r:") as archive:
+            for member in archive:
+                unpacked += member.size
+                require(unpacked <= LARGEST, path, "unpacks to more than 1 GiB")
+                name = member.name.rsplit("/", 1)[-1]
+                stream = archive.extractfile(member) if member.isfile() and wanted(name) else None
+                if stream is not None:
+                    contents[name] = stream.read()
     return contents
 
 

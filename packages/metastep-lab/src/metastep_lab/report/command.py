@@ -6,6 +6,7 @@ from pathlib import Path
 from metastep.files import write_atomically
 from metastep_lab.errors import RefusedError
 from metastep_lab.report.page import build_page
+from metastep_lab.runs.directories import check_output
 
 
 def write_page(directories: Sequence[Path], out: Path) -> None:
@@ -19,6 +20,7 @@ def write_page(directories: Sequence[Path], out: Path) -> None:
         RefusedError: if the page cannot be written.
         RunDirectoryError: if a directory holds no run, or a damaged one.
     """
+    check_output(out, directories, page=True)
     page = build_page(list(directories))
     try:
         write_atomically(out, page.encode())

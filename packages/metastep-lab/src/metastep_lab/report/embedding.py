@@ -6,10 +6,15 @@ A page with all experiments stays below 5 MB that way, and opens before the scri
 
 import base64
 import gzip
+from functools import cache
+from hashlib import sha256
 from html import escape
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+
+from metastep.files import LARGEST_JSON, read_bytes
+from metastep_lab.report.plots import checked
 
 SCRIPT = Path(__file__).with_name("page.js")
 
@@ -22,13 +27,12 @@ def plot(path: Path, text: str) -> str:
         text: what is to be seen, for screen readers.
 
     Returns:
-        HTML. Nothing if there is no such file or it was written for another version of Bokeh: the
-        picture is shown then.
+        HTML. Nothing if there is no such file, it was written for another version of Bokeh, or it
+        holds anything that `save_interactive` does not write: the picture is shown then.
     """
-    if not path.is_file():
-        return ""
-    content = path.read_bytes()
-    if not content.startswith(b'{"bokeh":"' + version("bokeh").encode() + b'"'):
+    try:
+        content = checked(read_bytes(path, LARGEST_JSON), version("bokeh"))
+    except (OSError, ValueError):
         return ""
     return f'<div class="plot" data-text="{escape(text)}" hidden>{_packed("", content)}</div>'
 
@@ -39,10 +43,27 @@ def scripts() -> str:
     Returns:
         HTML for the end of the page.
     """
-    library = files("bokeh").joinpath("server/static/js/bokeh.min.js").read_bytes()
-    own = SCRIPT.read_text(encoding="utf-8")
+    library, own = _scripts()
     packed = _packed(' id="bokeh"', library)
-    return f"{packed}\n<script>\n{own}</script>"
+    return f"{packed}\n<script>{own.decode()}</script>"
+
+
+@cache
+def sources() -> str:
+    """Name the two scripts by their content.
+
+    Returns:
+        What the page's policy says of scripts: no other runs, whatever the page holds.
+    """
+    hashes = (base64.b64encode(sha256(script).digest()).decode() for script in _scripts())
+    return " ".join(f"'sha256-{one}'" for one in hashes)
+
+
+@cache
+def _scripts() -> tuple[bytes, bytes]:
+    """Return Bokeh and the page's own script, as the browser is given them."""
+    library = files("bokeh").joinpath("server/static/js/bokeh.min.js").read_bytes()
+    return library, f"\n{SCRIPT.read_text(encoding='utf-8')}".encode()
 
 
 def _packed(attributes: str, content: bytes) -> str:

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from metastep.files import read_bytes
 from metastep_lab.report import embedding
 from metastep_lab.report.glossary import used_words
-from metastep_lab.report.pictures import PictureError, Pictures
+from metastep_lab.report.pictures import Pictures
 from metastep_lab.report.summary import Run, counts, status, summary, verdict
 from metastep_lab.report.tables import (
     data_table,
@@ -27,8 +28,13 @@ from metastep_lab.runs.records import read_result, read_tables
 from metastep_lab.terminal import format_seconds
 
 STYLE = Path(__file__).with_name("page.css")
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-"""What browsers let the page do: show and run what is in it, and fetch nothing."""
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src {}; img-src data:; "
+    "base-uri 'none'; form-action 'none'"
+)
+"""What browsers let the page do: show what is in it, run its own scripts, fetch nothing."""
+
+LARGEST_PICTURE = 2**26  # bytes
 
 NEXT = """<section aria-labelledby="next">
 <h2 id="next">What next</h2>
@@ -71,11 +77,12 @@ class _Page:
         # A single run is read before its words are looked up.
         content = [sections, self.words()] if len(self.runs) == 1 else [self.words(), sections]
         scripts = embedding.scripts() if self.has_plots else ""
+        policy = POLICY.format(embedding.sources() if self.has_plots else "'none'")
         return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{escape(self.title)}</title>
@@ -152,11 +159,11 @@ against the numbers of the run.</p>
         stem = run.directory / "figures" / figure["name"]
         name = escape(_name(figure["name"]))
         try:
-            svg = stem.with_name(f"{stem.name}.svg").read_bytes()
+            svg = read_bytes(stem.with_name(f"{stem.name}.svg"), LARGEST_PICTURE)
             picture = self.pictures.inline(svg, figure["alt"])
         except FileNotFoundError:
             return f'<p class="warning">The figure {name} is missing.</p>'
-        except PictureError:
+        except (OSError, ValueError):  # a PictureError is one
             return f'<p class="warning">The figure {name} is damaged.</p>'
         plot = embedding.plot(stem.with_name(f"{stem.name}.json"), figure["alt"])
         if plot:

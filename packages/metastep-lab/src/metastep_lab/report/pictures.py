@@ -4,6 +4,7 @@ The outlines of letters, most of such a file, are written once for the whole pag
 rounded to a tenth of a point. Only the elements and attributes that matplotlib draws with are kept.
 """
 
+import math
 import re
 from html import escape
 from itertools import count
@@ -19,10 +20,36 @@ LETTER = "scale(0.015625)"
 SVG = "{http://www.w3.org/2000/svg}"
 LINK = "{http://www.w3.org/1999/xlink}href"
 ELEMENTS = {"g", "defs", "path", "use", "clipPath", "rect", "image", "pattern"}
-ATTRIBUTES = (
-    "id", "href", "clip-path", "style", "transform", "d", "x", "y", "width", "height",
-    "patternUnits", "fill",
-)  # fmt: skip
+NUMBERS = re.compile(r"[0-9eE+., -]*")
+WORD = re.compile(r"#?[A-Za-z0-9]+")
+URL = re.compile(r"url\(#[^()'\"\\]*\)")
+ATTRIBUTES = {
+    "id": re.compile(r"[a-z0-9-]+"),
+    "href": re.compile(r"#[a-z0-9-]+|data:image/png;base64,[A-Za-z0-9+/=\s]*"),
+    "clip-path": URL,
+    "style": re.compile(r"[^<>\"\\]*"),
+    "transform": re.compile(r"[a-z0-9eE+., ()-]*"),
+    "d": re.compile(r"[A-Za-z0-9+., -]*"),
+    **dict.fromkeys(("x", "y", "width", "height"), NUMBERS),
+    **dict.fromkeys(("patternUnits", "fill"), WORD),
+}
+"""What a value of each may look like, when names and numbers are rewritten."""
+
+STYLES = {
+    **dict.fromkeys(("fill", "stroke"), re.compile(f"{WORD.pattern}|{URL.pattern}")),
+    **dict.fromkeys(
+        "fill-opacity opacity stroke-dasharray stroke-dashoffset stroke-miterlimit stroke-opacity "
+        "stroke-width".split(),
+        NUMBERS,
+    ),
+    **dict.fromkeys(
+        "clip-rule fill-rule image-rendering stroke-linecap stroke-linejoin".split(),
+        re.compile(r"[a-z-]+"),
+    ),
+    "clip-path": URL,
+}
+"""What matplotlib says about looks; nothing else can be fetched or laid over the page."""
+
 NUMBER = re.compile(r"-?\d+\.\d+")
 TRANSLATION = re.compile(r"translate\((\S+) (\S+)\)")
 LINES = re.compile(r"[ML] \S+ \S+(?: L \S+ \S+)+")
@@ -56,12 +83,16 @@ class Pictures:
             PictureError: if the file is damaged or not from matplotlib.
         """
         try:
+            if b"<!ENTITY" in svg:
+                raise ValueError("it defines entities")
             root = ElementTree.fromstring(svg)
             box = [float(part) for part in root.attrib["viewBox"].split()]
-        except (ElementTree.ParseError, ValueError, KeyError) as error:
+            if len(box) != 4 or not all(map(math.isfinite, box)):
+                raise ValueError("its viewBox is not of four numbers")
+            names = self._names(root)
+            body = "".join(_write(part, names) for part in root)
+        except (ElementTree.ParseError, ValueError, KeyError, RecursionError) as error:
             raise PictureError(str(error)) from error
-        names = self._names(root)
-        body = "".join(_write(part, names) for part in root)
         width, height = (length * PIXELS_PER_POINT for length in box[2:])
         view = " ".join(f"{number:g}" for number in box)
         least = width * (0.5 if width < PHONE else 0.65)
@@ -150,9 +181,21 @@ def _attributes(element: Element, names: dict[str, str], digits: int) -> str:
         found["d"] = LINES.sub(lambda line: line[0].replace(" L", ""), plain)
     for name in {"style", "clip-path"} & set(found):
         found[name] = REFERENCE.sub(lambda text: f"url(#{names[text[1]]})", found[name])
-        found[name] = found[name].replace(": ", ":").replace("; ", ";")
-    known = (name for name in ATTRIBUTES if found.get(name, "") not in ("", "0"))
+    if "style" in found:
+        found["style"] = _harmless(found["style"])
+    given = (name for name in ATTRIBUTES if found.get(name, "") not in ("", "0"))
+    known = (name for name in given if ATTRIBUTES[name].fullmatch(found[name]))
     return "".join(f' {name}="{escape(found[name])}"' for name in known)
+
+
+def _harmless(style: str) -> str:
+    """Keep the declarations that matplotlib writes."""
+    pairs = [[part.strip() for part in one.partition(":")[::2]] for one in style.split(";")]
+    return ";".join(
+        f"{name}:{value}"
+        for name, value in pairs
+        if name in STYLES and STYLES[name].fullmatch(value)
+    )
 
 
 def _rounded(text: str, digits: int) -> str:

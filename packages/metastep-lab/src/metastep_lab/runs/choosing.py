@@ -1,5 +1,6 @@
 """What a user names on the command line: an experiment, a preset of it, changes to the preset."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import fields
 from importlib import import_module
@@ -82,7 +83,7 @@ def check_data(data: Path | None) -> None:
     Raises:
         RefusedError: if it is no folder.
     """
-    if data is not None and not data.is_dir():
+    if data is not None and not os.path.isdir(data):
         raise RefusedError(f"--data is {data}, which is no folder")
 
 

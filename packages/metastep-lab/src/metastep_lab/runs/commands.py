@@ -7,12 +7,10 @@ from pathlib import Path
 
 from metastep_lab import terminal
 from metastep_lab.catalog import Listing
-from metastep_lab.errors import RefusedError, RunDirectoryError
+from metastep_lab.errors import INTERRUPTED, RefusedError, RunDirectoryError
 from metastep_lab.runs.choosing import check_data, configure, find
 from metastep_lab.runs.records import read_result
 from metastep_lab.runs.running import Request, execute, read_record
-
-INTERRUPTED = 130
 
 
 def run_experiment(

@@ -1,8 +1,8 @@
-"""Taking and leaving a run directory: checked before it is made, locked while a run is in it."""
+"""Where a command may write, and a run directory: locked while a run is in it."""
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -14,22 +14,72 @@ else:
     import fcntl
 
 
+FILES = {
+    "result.json": {"result.json", "arrays.npz", "tables", "figures", "checkpoint", ".lock"},
+    "sweep.json": {"sweep.json", "sweep.csv", "sweep.parquet", "logs", ".lock"},
+}
+"""What a run and a sweep hold beside the file that tells them from other folders."""
+
+PAGE = b"<!DOCTYPE html>"
+
+
+def check_output(out: Path, inputs: Iterable[Path], page: bool = False) -> None:
+    """Refuse to write where anything but an earlier output could be lost.
+
+    Args:
+        out: a folder for a run or a sweep, or a page.
+        inputs: what the command reads.
+        page: whether `out` is a page, which takes the place of an earlier page and of nothing else.
+
+    Raises:
+        RefusedError: if `out` is a file of a run or a sweep or lies in a folder of such files, is
+            an input, or, for a page, is a folder or a file of another kind.
+    """
+    try:
+        path = out.resolve()
+        for folder in path.parents:
+            for mark, names in FILES.items():
+                part = path.relative_to(folder).parts[0]
+                if part in names and (folder / mark).exists():
+                    raise RefusedError(f"--out is {out}, a part of the run in {folder}")
+        if any(path == other.resolve() for other in inputs):
+            raise RefusedError(f"--out is {out}, which the command reads")
+        if page and path.is_dir():
+            raise RefusedError(f"--out is {out}: Is a directory")
+        if page and os.path.lexists(path) and not (path.is_file() and _is_page(path)):
+            raise RefusedError(f"--out is {out}, which is there and is no page; name another file")
+    except RefusedError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise RefusedError(f"--out is {out}: {reason}") from error
+
+
+def _is_page(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(PAGE)) in (PAGE, b"")
+
+
 @contextmanager
-def occupied(directory: Path, mark: str = "result.json") -> Iterator[None]:
+def occupied(
+    directory: Path, mark: str = "result.json", inputs: Iterable[Path] = ()
+) -> Iterator[None]:
     """Make a run directory where there is none, and keep other processes out of it.
 
     Args:
         directory: the run directory: new, empty, or with a run in it.
         mark: the file that tells such a directory from others.
+        inputs: what the command reads.
 
     Yields:
         Nothing.
 
     Raises:
         BusyError: if another process is running in it.
-        RefusedError: if `directory` is not such a folder or cannot be written to. If the body
-            raises it, the folders that were made are removed.
+        RefusedError: if `directory` is not such a folder, belongs to another run or cannot be
+            written to. If the body raises it, the folders that were made are removed.
     """
+    check_output(directory, inputs)
     made = _make(directory, mark)
     try:
         with _locked(directory):

@@ -8,16 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-PACKAGES = (
-    "metastep",
-    "jax",
-    "jaxlib",
-    "optax",
-    "equinox",
-    "lineax",
-    "numpy",
-    "scipy",
-)
+from metastep_lab.errors import RefusedError
+
+PACKAGES = ("metastep", "jax", "jaxlib", "optax", "equinox", "lineax", "numpy", "scipy")
 
 
 def versions() -> dict[str, str]:
@@ -33,6 +26,20 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def check_devices() -> None:
+    """Refuse to go on where JAX has nothing to compute on.
+
+    Raises:
+        RefusedError: if JAX finds no device, such as for an unknown `JAX_PLATFORMS`.
+    """
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        platforms = os.environ.get("JAX_PLATFORMS")
+        cause = f"JAX_PLATFORMS is {platforms!r}" if platforms else "JAX finds no device"
+        raise RefusedError(f"{cause}: {error}") from error
 
 
 def devices() -> list[str]:

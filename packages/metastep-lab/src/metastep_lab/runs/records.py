@@ -8,32 +8,20 @@ import io
 import json
 import math
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from metastep.files import write_atomically
+from metastep.files import LARGEST, LARGEST_JSON, parse_arrays, read_bytes, write_atomically
 from metastep_lab.errors import RunDirectoryError
+from metastep_lab.runs.schema import ResultFile, read_checked
 
 SCHEMA = 1
-STATUSES = ("complete", "interrupted", "failed")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 NUMBER = re.compile(r"-?([0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?|inf)", re.ASCII)
 LARGEST_INTEGER = 2**53
-PARTS: dict[str, type] = {
-    "experiment": str,
-    "source": str,
-    "config": dict,
-    "seed": int,
-    "metrics": dict,
-    "claims": list,
-    "timing": dict,
-    "environment": dict,
-}
 
 
 def write_result(directory: Path, result: Mapping[str, Any]) -> None:
@@ -82,45 +70,13 @@ def read_result(directory: Path) -> dict[str, Any]:
     """
     path = directory / "result.json"
     try:
-        result = json.loads(path.read_bytes())
+        return read_checked(read_bytes(path, LARGEST_JSON), ResultFile, SCHEMA)[1]
     except (FileNotFoundError, NotADirectoryError):
         raise RunDirectoryError(f"{directory} holds no run: there is no {path}") from None
     except OSError as error:
         raise RunDirectoryError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise RunDirectoryError(f"{path} is damaged: it is not JSON ({error})") from error
-    if not isinstance(result, dict):
-        raise RunDirectoryError(f"{path} is damaged: it holds no JSON object")
-    if result.get("schema") != SCHEMA:
-        found = json.dumps(result.get("schema"))
-        raise RunDirectoryError(f"{path} has schema {found}; this version reads {SCHEMA}")
-    if result.get("status") not in STATUSES:
-        raise RunDirectoryError(f"{path} is damaged: status is none of {', '.join(STATUSES)}")
-    for part, kind in PARTS.items():
-        if not isinstance(result.get(part), kind):
-            raise RunDirectoryError(f"{path} is damaged: {part} is missing or of another type")
-    _check_parts(path, result)
-    return result
-
-
-def _check_parts(path: Path, result: dict[str, Any]) -> None:
-    """Check claims, metrics and figures, which the report page and `check` rely on."""
-    for claim in result["claims"]:
-        texts = isinstance(claim, dict) and [claim.get(key) for key in ("id", "text", "evidence")]
-        if not texts or not all(isinstance(text, str) for text in texts):
-            raise RunDirectoryError(f"{path} is damaged: a claim lacks its id, text or evidence")
-        if claim.get("holds", "") not in (True, False, None):
-            raise RunDirectoryError(f"{path} is damaged: holds is none of true, false, null")
-    for name, value in result["metrics"].items():
-        if not isinstance(value, int | float | None):
-            raise RunDirectoryError(f"{path} is damaged: the metric {name} is no number")
-    figures = result.get("figures", [])
-    pairs = isinstance(figures, list) and all(isinstance(figure, dict) for figure in figures)
-    if not pairs or not all(
-        isinstance(figure.get("alt"), str) and NAME.fullmatch(str(figure.get("name")))
-        for figure in figures
-    ):
-        raise RunDirectoryError(f"{path} is damaged: figures is no list of names and texts")
+    except ValueError as error:
+        raise RunDirectoryError(f"{path} {error}") from error
 
 
 def check_name(kind: str, name: str) -> str:
@@ -198,9 +154,23 @@ def read_table(path: Path) -> dict[str, np.ndarray]:
     Raises:
         RunDirectoryError: if it is damaged.
     """
+    return {name: _column(cells) for name, cells in read_texts(path).items()}
+
+
+def read_texts(path: Path) -> dict[str, list[str]]:
+    """Read a table whose numbers stay text.
+
+    Args:
+        path: the CSV file.
+
+    Returns:
+        Column name to cells.
+
+    Raises:
+        RunDirectoryError: if it is damaged.
+    """
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.reader(file))
+        rows = list(csv.reader(io.StringIO(read_bytes(path).decode(), newline="")))
     except (OSError, ValueError, csv.Error) as error:
         raise RunDirectoryError(f"{path} cannot be read: {error}") from error
     if not rows:
@@ -210,7 +180,7 @@ def read_table(path: Path) -> dict[str, np.ndarray]:
         if len(row) != len(header):
             wrong = f"line {number} has {len(row)} cells, the header {len(header)}"
             raise RunDirectoryError(f"{path} is damaged: {wrong}")
-    return {name: _column([row[i] for row in body]) for i, name in enumerate(header)}
+    return {name: [row[i] for row in body] for i, name in enumerate(header)}
 
 
 def _column(cells: list[str]) -> np.ndarray:
@@ -243,10 +213,12 @@ def write_arrays(directory: Path, arrays: Mapping[str, Any]) -> None:
         arrays: by name.
 
     Raises:
-        ValueError: for an array of Python objects.
+        ValueError: for an array of Python objects, or more than 1 GiB together.
         OSError: if it cannot be written.
     """
     plain = {check_name("array", name): np.asarray(arrays[name]) for name in sorted(arrays)}
+    if (size := sum(array.nbytes for array in plain.values())) > LARGEST:
+        raise ValueError(f"the arrays have {size} bytes; allowed are {LARGEST}, as `report` reads")
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **plain)
     write_atomically(directory / "arrays.npz", content.getvalue())
@@ -268,10 +240,6 @@ def read_arrays(directory: Path) -> dict[str, np.ndarray]:
     if not path.exists():
         return {}
     try:
-        # From memory, because NumPy leaves a file that is no archive open.
-        stored = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-        if isinstance(stored, np.ndarray):
-            raise ValueError("it holds one array without a name")
-        return dict(stored)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        return parse_arrays(read_bytes(path))
+    except (OSError, ValueError) as error:
         raise RunDirectoryError(f"{path} is damaged: {error}") from error

@@ -28,7 +28,7 @@ from metastep_lab.experiment import (
 from metastep_lab.figures.style import save
 from metastep_lab.runs import records
 from metastep_lab.runs.directories import occupied, remove_leftovers
-from metastep_lab.runs.environment import default_precision, environment
+from metastep_lab.runs.environment import check_devices, default_precision, environment
 
 
 @dataclass(frozen=True)
@@ -146,15 +146,16 @@ def execute(
         The content of `result.json`.
 
     Raises:
-        RefusedError: if the directory cannot be used, a checkpoint to resume from is damaged, or
-            the experiment refused its data or configuration before it wrote anything. The disk is
-            as it was then.
+        RefusedError: if JAX has no device, the directory cannot be used, a checkpoint to resume
+            from is damaged, or the experiment refused its data or configuration before it wrote
+            anything. The disk is as it was then.
         RunDirectoryError: if the directory holds a damaged run.
         RunFailedError: if the experiment failed later.
         KeyboardInterrupt: after an interruption; the directory can be resumed.
     """
     directory = request.directory
-    with occupied(directory):
+    check_devices()
+    with occupied(directory, inputs=[request.data] if request.data else []):
         previous = _previous(request)
         remove_leftovers(directory)
         if previous and previous["status"] == "complete":

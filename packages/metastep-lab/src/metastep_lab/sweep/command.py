@@ -13,7 +13,7 @@ from rich.console import Console
 
 from metastep_lab import terminal
 from metastep_lab.catalog import Listing
-from metastep_lab.errors import RefusedError
+from metastep_lab.errors import INTERRUPTED, RefusedError
 from metastep_lab.experiment import Experiment
 from metastep_lab.runs.choosing import check_data, find
 from metastep_lab.runs.directories import occupied, remove_leftovers
@@ -26,7 +26,6 @@ from metastep_lab.sweep.record import is_complete, read_list, read_row, run_dire
 from metastep_lab.sweep.table import read_messages, write_table
 from metastep_lab.sweep.worker import Job, Outcome
 
-INTERRUPTED = 130
 TABLE_EVERY = 10.0
 
 Outcomes = Generator[tuple[str, Outcome], None, None]
@@ -127,7 +126,7 @@ def run_sweep(
         retries,
     )
     try:
-        with occupied(folder, "sweep.json"):
+        with occupied(folder, "sweep.json", [data] if data else []):
             remove_leftovers(folder)
             return _drive(sweep, terminal.console())
     except KeyboardInterrupt:

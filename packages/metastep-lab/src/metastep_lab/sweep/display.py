@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from metastep_lab import terminal
 from metastep_lab.sweep.grid import Entry
 from metastep_lab.sweep.record import Row, run_directory
 from metastep_lab.sweep.worker import Outcome
@@ -140,9 +141,10 @@ def show_status(console: Console, out: Path, experiment: str, rows: Sequence[Row
     """
     for row in rows:
         words = [(f"{row.status:<12}", LOOKS[row.status]), (row.entry.key, "bold")]
-        reason = f": {row.message}" if row.message else ""
+        reason = f": {terminal.plain(row.message)}" if row.message else ""
         console.print(Text.assemble(*words, reason), soft_wrap=True)
     states = [row.status for row in rows]
     console.print(
-        f"{out}, {experiment}: {_counts(states)}, {len(rows)} runs in all", soft_wrap=True
+        f"{out}, {terminal.plain(experiment)}: {_counts(states)}, {len(rows)} runs in all",
+        soft_wrap=True,
     )

@@ -4,13 +4,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from metastep.files import write_atomically
+from metastep.files import LARGEST_JSON, read_bytes, write_atomically
 from metastep_lab.errors import RunDirectoryError
 from metastep_lab.experiment import config_as_json
 from metastep_lab.runs.directories import held
 from metastep_lab.runs.records import finite, read_result
+from metastep_lab.runs.schema import SweepFile, read_checked
 from metastep_lab.sweep.grid import Cell, Entry
 
 SCHEMA = 1
@@ -84,17 +84,19 @@ def read_list(out: Path) -> tuple[str, tuple[Entry, ...]]:
     """
     path = out / LIST
     try:
-        content = json.loads(path.read_bytes())
-        if content["schema"] != SCHEMA:
-            raise ValueError(f"its schema is {content['schema']!r}")
-        runs = tuple(Entry(run["key"], dict(run["values"]), run["seed"]) for run in content["runs"])
-        return str(content["experiment"]), runs
+        found, _ = read_checked(read_bytes(path, LARGEST_JSON), SweepFile, SCHEMA)
     except (FileNotFoundError, NotADirectoryError):
         raise RunDirectoryError(f"{out} holds no sweep: there is no {path}") from None
     except OSError as error:
         raise RunDirectoryError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise RunDirectoryError(f"{path} is damaged: {error}") from error
+    except ValueError as error:
+        raise RunDirectoryError(f"{path} {error}") from error
+    runs = tuple(Entry(run.key, dict(run.values), run.seed) for run in found.runs)
+    if len({run.key for run in runs}) < len(runs):
+        raise RunDirectoryError(f"{path} is damaged: it holds a run twice")
+    if len({tuple(run.values) for run in runs}) > 1:
+        raise RunDirectoryError(f"{path} is damaged: its runs vary in several fields")
+    return found.experiment, runs
 
 
 def is_complete(out: Path, cell: Cell, experiment: str) -> bool:
@@ -147,13 +149,9 @@ def read_row(out: Path, entry: Entry, message: str = "") -> Row:
     return Row(
         entry,
         running or failed or result["status"],
-        message or str(result.get("error", "")),
-        _whole(result["timing"].get("sessions")),
+        message or str(result.get("error") or ""),
+        result["timing"].get("sessions", 0),
         result["timing"].get("seconds"),
         result["metrics"],
         {claim["id"]: claim["holds"] for claim in result["claims"]},
     )
-
-
-def _whole(value: Any) -> int:
-    return value if isinstance(value, int) else 0

@@ -10,6 +10,7 @@ from pyarrow import csv, parquet
 
 from metastep.files import write_atomically
 from metastep_lab.errors import RunDirectoryError
+from metastep_lab.runs.records import read_texts
 from metastep_lab.sweep.grid import as_text
 from metastep_lab.sweep.record import Row
 
@@ -75,18 +76,16 @@ def read_messages(out: Path) -> dict[str, str]:
         out: the folder of the sweep.
 
     Returns:
-        Key to message of the failed runs of `sweep.parquet`; empty where there is none.
+        Key to message of the failed runs of `sweep.csv`; empty where there is none.
 
     Raises:
         RunDirectoryError: if it is damaged.
     """
-    path = out / "sweep.parquet"
-    try:
-        columns = parquet.read_table(
-            io.BytesIO(path.read_bytes()), columns=["key", "status", "message"]
-        ).to_pylist()
-    except FileNotFoundError:
+    path = out / "sweep.csv"
+    if not path.exists():
         return {}
-    except (OSError, ValueError, KeyError) as error:
-        raise RunDirectoryError(f"{path} is damaged: {error}; delete it") from error
-    return {row["key"]: row["message"] for row in columns if row["status"] == "failed"}
+    columns = read_texts(path)
+    if not {"key", "status", "message"} <= columns.keys():
+        raise RunDirectoryError(f"{path} is damaged: it lacks a column; delete it")
+    rows = zip(columns["key"], columns["status"], columns["message"], strict=True)
+    return {key: message for key, status, message in rows if status == "failed"}

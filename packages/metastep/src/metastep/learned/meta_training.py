@@ -312,8 +312,13 @@ def _restore(checkpoint: Checkpoint, state: _State) -> _State:
             "choose another file."
         )
     arrays, notes = checkpoints.load(checkpoint.path, state.arrays)
-    places = tuple(_Place(*place) for place in notes.pop("places"))
-    best = tuple(notes.pop("best"))
-    log = [tuple(row) for row in notes.pop("log")]
-    monitored = [tuple(pair) for pair in notes.pop("monitored")]
-    return _State(arrays, places, best=best, log=log, monitored=monitored, **notes)
+    try:
+        places = tuple(_Place(*place) for place in notes.pop("places"))
+        best = tuple(notes.pop("best"))
+        log = [tuple(row) for row in notes.pop("log")]
+        monitored = [tuple(pair) for pair in notes.pop("monitored")]
+        return _State(arrays, places, best=best, log=log, monitored=monitored, **notes)
+    except (KeyError, TypeError) as error:
+        raise checkpoints.CheckpointError(
+            f"{checkpoint.path} belongs to another kind of run: {error}."
+        ) from error

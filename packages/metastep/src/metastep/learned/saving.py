@@ -2,7 +2,6 @@
 
 import json
 import warnings
-import zipfile
 from dataclasses import fields
 from importlib.resources import files
 from io import BytesIO
@@ -17,7 +16,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from metastep.checks import integer, require_count
-from metastep.files import write_atomically
+from metastep.files import has_type, parse_arrays, parse_json, read_bytes, write_atomically
 from metastep.learned.hyperparameters import LearnedAdam, LearnedSchedule, LearnedSGD
 from metastep.learned.learned import AbstractLearnedOptimizer
 from metastep.learned.lstm import CoordinatewiseLSTM
@@ -25,6 +24,9 @@ from metastep.learned.mlp_optimizer import MLPOptimizer
 
 SCHEMA = "metastep learned optimizer 1"
 HEADER = "header"
+LARGEST_FILE = 2**28  # bytes, packed and unpacked
+LARGEST_HORIZON = 2**31 - 1
+FLOATS = (np.float16, np.float32, np.float64)
 FAMILIES = {
     family.__name__: family
     for family in (MLPOptimizer, CoordinatewiseLSTM, LearnedSGD, LearnedAdam, LearnedSchedule)
@@ -153,17 +155,17 @@ def read(path: Path) -> TrainedOptimizer:
             have other names or shapes than the optimizer needs, or are not finite.
         FileNotFoundError: if there is none.
     """
-    content = path.read_bytes()
     try:
-        with np.load(BytesIO(content), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        arrays = parse_arrays(read_bytes(path, LARGEST_FILE), largest=LARGEST_FILE)
+    except ValueError as error:
         raise OptimizerFileError(f"{path} is damaged, or is no .npz archive: {error}") from error
     header = _header(path, arrays.pop(HEADER, None))
     try:
-        optimizer = FAMILIES[header["optimizer"]](**header["settings"])
-        horizon, description = int(header["horizon"]), str(header["description"])
-    except (KeyError, TypeError, ValueError) as error:
+        family = FAMILIES[header["optimizer"]]
+        _check_header(header, family, sum(array.size for array in arrays.values()))
+        optimizer = family(**header["settings"])
+        horizon, description = header["horizon"], header["description"]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise OptimizerFileError(
             f"{path} describes no optimizer of this version: {error}"
         ) from error
@@ -173,9 +175,12 @@ def read(path: Path) -> TrainedOptimizer:
     if found != expected:
         raise OptimizerFileError(f"{path} holds arrays {found}; this optimizer needs {expected}.")
     for name, array in arrays.items():
-        if array.dtype.kind != "f" or not np.all(np.isfinite(array)):
+        if array.dtype not in FLOATS or not np.all(np.isfinite(array)):
             raise OptimizerFileError(f"{path}: the array {name!r} is not of finite floats.")
-    leaves = [jnp.asarray(arrays[name]) for name in expected]
+    with np.errstate(over="ignore"):  # it is an error of its own below
+        leaves = [jnp.asarray(arrays[name]) for name in expected]
+    if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves):
+        raise OptimizerFileError(f"{path} holds weights beyond float32; allow JAX float64.")
     weights = jax.tree.unflatten(jax.tree.structure(template), leaves)
     return TrainedOptimizer(optimizer, weights, horizon, description)
 
@@ -234,9 +239,27 @@ def _header(path: Path, array: np.ndarray | None) -> dict[str, Any]:
     if array is None or array.dtype.kind != "U" or array.shape != ():
         raise foreign
     try:
-        header = json.loads(str(array))
-    except json.JSONDecodeError:
-        raise foreign from None
+        header = parse_json(str(array))
+    except ValueError as error:
+        raise foreign from error
     if not isinstance(header, dict) or header.get("schema") != SCHEMA:
         raise foreign
     return header
+
+
+def _check_header(header: dict[str, Any], family: Any, entries: int) -> None:
+    """Check types and bounds of what a header says, before anything is made of it."""
+    horizon, description = header["horizon"], header["description"]
+    if not has_type(horizon, int) or not 1 <= horizon <= LARGEST_HORIZON:
+        raise ValueError(f"horizon is {horizon!r}; allowed are integers from 1")
+    if not has_type(description, str) or not has_type(header["optimizer"], str):
+        raise ValueError("description is no text")
+    if not isinstance(header["settings"], dict):
+        raise ValueError("settings is no object")
+    kinds = {one.name: one.type for one in fields(family)}
+    for name, value in header["settings"].items():
+        if name not in kinds or not has_type(value, kinds[name]):
+            raise ValueError(f"{name} is {value!r}, which is no setting of {family.__name__}")
+        # Every unit and every layer has a weight, so that a small file describes a small optimizer.
+        if has_type(value, int) and value > entries:
+            raise ValueError(f"{name} is {value}; the file has {entries} weights")

@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from metastep import saving as checkpoints
 from metastep.checks import integer, is_count, require_key
 from metastep.estimators.base import AbstractEstimator
+from metastep.files import has_type
 from metastep.minimize.loop import Carry, History, Loop, Problem, Recorder, advance
 from metastep.minimize.loop import begin as begin_loop
 from metastep.problems.base import AbstractProblem
@@ -297,7 +298,10 @@ def _restore(checkpoint: Checkpoint, carry: Carry) -> tuple[Carry, list[float]]:
             "choose another file."
         )
     carry, notes = checkpoints.load(checkpoint.path, carry)
-    return carry, notes["seconds_per_step"]
+    seconds: Any = notes.get("seconds_per_step")
+    if not has_type(seconds, tuple[float, ...]):
+        raise checkpoints.CheckpointError(f"{checkpoint.path} belongs to another kind of run.")
+    return carry, seconds
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metastep.files import write_atomically
+from metastep.files import has_type, parse_json, read_bytes, write_atomically
 from metastep.pac_bayes.bound import (
     PRIOR_CEILING,
     PRIOR_PRECISION,
@@ -18,6 +18,7 @@ from metastep.pac_bayes.bound import (
 SCHEMA = "metastep certificate 1"
 CHANCE = 0.001  # of calling a true bound contradicted by its test error
 ROUNDING = 1e-9
+LARGEST_FILE = 2**16  # bytes
 
 
 class Verdict(NamedTuple):
@@ -198,7 +199,7 @@ class Certificate:
             ValueError: if it is no certificate of this version.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = parse_json(read_bytes(Path(path), LARGEST_FILE))
         except ValueError as error:
             raise ValueError(f"{path} is no certificate: {error}") from error
         schema = content.get("schema") if isinstance(content, dict) else None
@@ -215,7 +216,7 @@ def _read(path: Path | str, content: dict[str, Any], field: Any) -> Any:
     if optional and value is None:
         return None
     kind = float if optional else field.type
-    if not isinstance(value, (float, int) if kind is float else kind) or isinstance(value, bool):
+    if not has_type(value, kind):
         raise ValueError(
             f"{path}: {field.name} is {value!r}; allowed is a value of type {kind.__name__}."
         )

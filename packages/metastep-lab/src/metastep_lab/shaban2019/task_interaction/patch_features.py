@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
 
+from metastep.files import parse_arrays, read_bytes
+
 PATCHES = 20_000  # to estimate mean and covariance from
 CONTRAST_FLOOR = (10 / 255) ** 2  # added to the variance of a patch, for pixels in [0, 1]
 WHITENING_FLOOR = 0.1  # added to the eigenvalues of the covariance of normalized patches
@@ -140,9 +142,9 @@ def read_features(
         ValueError: if it does not hold these arrays, or numbers that are not finite.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            features, labels = (np.asarray(archive[name]) for name in ("features", "labels"))
-    except (KeyError, ValueError, AttributeError, TypeError) as error:
+        archive = parse_arrays(read_bytes(path), ("features", "labels"))
+        features, labels = archive["features"], archive["labels"]
+    except (KeyError, ValueError) as error:
         raise ValueError(f"{path} is no .npz file with features and labels: {error}") from error
     if features.ndim != 2 or labels.shape != features.shape[:1] or labels.size == 0:
         raise ValueError(

@@ -30,11 +30,10 @@ Tables (one row per observation):
 Arrays: `hessian` and `start`, the problem.
 """
 
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -44,6 +43,7 @@ from jaxtyping import Array
 
 import metastep as ms
 from metastep.compilation import compiled
+from metastep.files import parse_arrays, read_bytes
 from metastep.tasks import Quadratic, random_quadratic
 from metastep.types import Outer
 from metastep_lab.catalog import listing
@@ -135,12 +135,11 @@ def load_problem(path: str) -> tuple[np.ndarray, np.ndarray]:
     """
     allowed = "allowed is an .npz file with arrays H, shape (dim, dim), and w0, shape (dim,)"
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            hessian, start = arrays["H"], arrays["w0"]
+        arrays = parse_arrays(read_bytes(Path(path)), ("H", "w0"))
+        hessian, start = arrays["H"], arrays["w0"]
     except KeyError as error:
         raise ValueError(f"problem is {path!r}, which lacks H or w0; {allowed}") from error
-    # TypeError: one array in a file of its own, an .npy file under another name.
-    except (OSError, EOFError, ValueError, TypeError, zlib.error, zipfile.BadZipFile) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"problem is {path!r}, which cannot be read; {allowed}") from error
     if not {hessian.dtype.kind, start.dtype.kind} <= set("iuf"):
         raise ValueError(f"problem is {path!r}, whose arrays are not real numbers; {allowed}")

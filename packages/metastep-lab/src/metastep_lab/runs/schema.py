@@ -1,0 +1,113 @@
+"""What `result.json` and `sweep.json` hold, checked once where they are read."""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from metastep.files import parse_json
+from metastep_lab.catalog import LARGEST_SEED
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)]
+Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.=,+-]*$", max_length=200)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+Scalar = str | bool | int | float | None
+
+
+class Checked(BaseModel):
+    """Values of the types that JSON has: no text stands for a number, no number for a truth."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class ClaimPart(Checked):
+    """A claim of a paper, and whether a run bears it out."""
+
+    id: str
+    text: str
+    evidence: str
+    holds: bool | None
+
+
+class FigurePart(Checked):
+    """A figure: its file under `figures/` without the ending, and what is to be seen."""
+
+    name: Name
+    alt: str
+
+
+class TimingPart(Checked):
+    """When a run began, how long it took, and in how many processes."""
+
+    started: str | None = None
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+    sessions: Annotated[int, Field(ge=0, le=2**31)] = 0
+
+
+class ResultFile(Checked):
+    """`result.json`; parts that it does not name are left as they are."""
+
+    status: Literal["complete", "interrupted", "failed"]
+    experiment: str
+    source: str
+    question: str | None = None
+    answer: str | None = None
+    about: str | None = None
+    config: dict[str, Any]
+    preset: str | None = None
+    seed: Seed
+    command: str | None = None
+    error: str | None = None
+    metrics: dict[str, float | None]
+    claims: list[ClaimPart]
+    figures: list[FigurePart] = []
+    timing: TimingPart
+    environment: dict[str, Scalar | dict[str, Scalar]]
+
+
+class EntryPart(Checked):
+    """One run of a sweep: the name of its folder, the fields that vary, its seed."""
+
+    key: Key
+    values: dict[str, Scalar | list[Scalar]]
+    seed: Seed
+
+
+class SweepFile(Checked):
+    """`sweep.json`."""
+
+    experiment: str
+    runs: list[EntryPart]
+
+
+Model = TypeVar("Model", bound=Checked)
+
+
+def read_checked(content: bytes, kind: type[Model], schema: int) -> tuple[Model, dict[str, Any]]:
+    """Read a file of a schema.
+
+    Args:
+        content: the file.
+        kind: what it should hold.
+        schema: the number that its `schema` should be.
+
+    Returns:
+        What it holds, and the same as JSON gives it, with the parts that `kind` does not name.
+
+    Raises:
+        ValueError: if it holds anything else; the message is the predicate of a sentence.
+    """
+    try:
+        value = parse_json(content)
+    except ValueError as error:
+        raise ValueError(f"is damaged: it is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError("is damaged: it holds no JSON object")
+    found = value.get("schema")
+    if type(found) is not int or found != schema:
+        raise ValueError(f"has schema {str(found)[:40]}; this version reads {schema}")
+    try:
+        return kind.model_validate(value), value
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"is damaged: {place}: {first['msg']}") from error
