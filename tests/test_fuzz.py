@@ -258,7 +258,7 @@ def damage_runs(folder, capsys, examples):
     @given(CHANGES, st.sampled_from(commands))
     def damage(changes, command):
         (run / "result.json").write_bytes(changed(text, changes))
-        assert invoke(command, (EXPERIMENT,)) in (0, 1, 2)
+        assert invoke(command, (EXPERIMENT.listing,)) in (0, 1, 2)
         assert capsys.readouterr().err.count("\n") <= 1
 
     damage()
@@ -297,7 +297,7 @@ def try_commands(folder, monkeypatch, capsys, examples):
     (place / "file").write_text("mine")
     monkeypatch.chdir(place)
     monkeypatch.setattr("metastep_lab.sweep.command._drive", lambda sweep, console: 0)
-    monkeypatch.setattr("metastep_lab.cli.error_of_default_kernels", lambda: 0.0)
+    monkeypatch.setattr("metastep_lab.doctor.error_of_default_kernels", lambda: 0.0)
 
     @settings(
         max_examples=examples,
@@ -308,7 +308,7 @@ def try_commands(folder, monkeypatch, capsys, examples):
     def attempt(line):
         command, words, options = line
         arguments = [command, *words, *(part for pair in options for part in pair)]
-        status = invoke(arguments, (EXPERIMENT,))
+        status = invoke(arguments, (EXPERIMENT.listing,))
         errors = capsys.readouterr().err
         assert status in (0, 1, 2), arguments
         assert errors.count("\n") <= 1 and len(errors) < 1000, arguments

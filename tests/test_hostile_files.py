@@ -157,7 +157,7 @@ def test_weights_that_this_precision_cannot_hold(tmp_path):
 def test_certificates(tmp_path, text):
     path = tmp_path / "certificate.json"
     for key in CERTIFICATE:
-        if (key, text) == ("data_digest", '"5"'):
+        if (key, text) in {("data_digest", '"5"'), ("test_error", "null")}:
             continue
         path.write_text(replaced(CERTIFICATE, key, text))
         with pytest.raises(ValueError, match=r"certificate\.json"):

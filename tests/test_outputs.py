@@ -52,7 +52,7 @@ OF_A_SWEEP = ["sweep/sweep.json", "sweep/sweep.csv", "sweep/logs/x", "sweep/runs
 )
 def test_a_page_takes_the_place_of_nothing(here, capsys, out):
     before = state(here)
-    assert invoke(["report", "run", "sweep/runs/one", "--out", out], (EXPERIMENT,)) == 2
+    assert invoke(["report", "run", "sweep/runs/one", "--out", out], (EXPERIMENT.listing,)) == 2
     assert f"--out is {out}" in capsys.readouterr().err
     assert state(here) == before
 
@@ -65,7 +65,7 @@ def test_a_run_takes_the_place_of_nothing(here, capsys, command, out):
     before = state(here)
     name, *options = command
     given = [name, "fake-walk", *options, "--data", "data", "--out", out]
-    assert invoke(given, (EXPERIMENT,)) == 2
+    assert invoke(given, (EXPERIMENT.listing,)) == 2
     assert f"--out is {out}" in capsys.readouterr().err
     assert state(here) == before
 
@@ -73,5 +73,5 @@ def test_a_run_takes_the_place_of_nothing(here, capsys, command, out):
 @pytest.mark.parametrize("out", ["run/report.html", "new/report.html", "empty/report"])
 def test_a_page_takes_the_place_of_a_page(here, out):
     for _ in range(2):
-        assert invoke(["report", "run", "--out", out], (EXPERIMENT,)) == 0
+        assert invoke(["report", "run", "--out", out], (EXPERIMENT.listing,)) == 0
     assert (here / out).read_bytes().startswith(b"<!DOCTYPE html>")

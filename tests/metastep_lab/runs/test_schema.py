@@ -25,7 +25,7 @@ def result(tmp_path_factory):
 
 def one_line(capsys, arguments):
     """Run a command that must refuse its input; return what it says."""
-    status = invoke(arguments, (EXPERIMENT,))
+    status = invoke(arguments, (EXPERIMENT.listing,))
     errors = capsys.readouterr().err
     assert status == 2 and errors.startswith("metastep: ")
     assert errors.count("\n") == 1 and len(errors) < 500
@@ -80,7 +80,7 @@ def test_hostile_result(tmp_path, capsys, result, name):
         ["run", "fake-walk", "--set", "steps=1", "--out", str(run), "--resume"],
     ):
         assert "result.json" in one_line(capsys, arguments)
-    assert invoke(["sweep", "--status", str(tmp_path)], (EXPERIMENT,)) == 0
+    assert invoke(["sweep", "--status", str(tmp_path)], (EXPERIMENT.listing,)) == 0
     assert "failed" in capsys.readouterr().out
     assert (run / "result.json").read_text() == text and not page.exists()
 
@@ -130,6 +130,6 @@ def test_texts_of_a_run_do_not_steer_the_terminal(tmp_path, capsys, result):
     changed = {**result, "status": "failed", "error": "\x1b]0;x\x07\x9b31m"}
     (run / "result.json").write_text(json.dumps(changed))
     (tmp_path / "sweep.json").write_text(json.dumps(SWEEP))
-    assert invoke(["sweep", "--status", str(tmp_path)], (EXPERIMENT,)) == 0
+    assert invoke(["sweep", "--status", str(tmp_path)], (EXPERIMENT.listing,)) == 0
     assert not re.search("[\x1b\x07\x9b]", capsys.readouterr().out)
     assert plain("two\nlines") == "two\nlines"
