@@ -28,6 +28,7 @@ from metastep.hypergradient import TruncatedReverse as TruncatedReverse
 from metastep.hypergradient import compare as compare
 from metastep.hypergradient import diagnose as diagnose
 from metastep.hypergradient import hypergradient as hypergradient
+from metastep.hypergradient import metasmoothness as metasmoothness
 from metastep.hypergradient import scaled_hypergradient as scaled_hypergradient
 from metastep.objectives import log_transformed as log_transformed
 from metastep.objectives import train_by_train as train_by_train

@@ -17,6 +17,8 @@ from metastep.hypergradient.forward import Forward as Forward
 from metastep.hypergradient.implicit import Implicit as Implicit
 from metastep.hypergradient.implicit import Neumann as Neumann
 from metastep.hypergradient.log_domain import LogDomain as LogDomain
+from metastep.hypergradient.metasmoothness import Metasmoothness as Metasmoothness
+from metastep.hypergradient.metasmoothness import metasmoothness as metasmoothness
 from metastep.hypergradient.persistent import (
     PersistentEvolutionStrategies as PersistentEvolutionStrategies,
 )

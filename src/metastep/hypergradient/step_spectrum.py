@@ -1,4 +1,9 @@
-"""How one inner step stretches and shrinks: eigenvalues of its Jacobian, and its response."""
+"""What the last inner step does to small changes: eigenvalues of its Jacobian, its fixed point.
+
+One Krylov space of the transposed Jacobian A^T, begun at the derivative of the objective, answers
+both questions: its projection has the extreme eigenvalues, and the best solution of
+(I - A^T) x = d objective / d state in it is that of GMRES, which implicit differentiation needs.
+"""
 
 from collections.abc import Callable
 
@@ -11,36 +16,32 @@ from jaxtyping import Array, Bool, Float, Int
 
 from metastep.problems.base import AbstractProblem, Keys, Trajectory
 from metastep.trees import differentiable, norm
-from metastep.types import Inner, Outer, Scalar
-
-PRODUCTS = 30
-"""Jacobian-vector products for the eigenvalues."""
-
-RESPONSE_ITERATIONS = 4
-"""Power iterations for the norm of the response; each underestimates it less."""
+from metastep.types import Outer, Scalar
 
 SYMMETRIC = 1e-3
-"""Relative difference of products with the Jacobian and its transpose that counts as rounding."""
+"""Relative asymmetry of the projected Jacobian that counts as rounding."""
 
 
 class StepSpectrum(eqx.Module):
-    """What one inner step does to small changes of its state and of the hyperparameters.
+    """Eigenvalues of the last inner step, and the gradient that its fixed point would have.
 
     Attributes:
-        hessenberg: shape (k, k), the Jacobian A = d step / d state, projected on the Krylov space
-            of a random vector; see `ritz_values`.
-        asymmetry: |A v - A^T v| / |A v| for a random v.
-        response: the norm of B = d step / d outer, from below.
+        hessenberg: shape (k, k), the Jacobian A = d step / d state, transposed and projected on a
+            Krylov space; see `ritz_values`.
+        implicit: d_outer f + B^T x with B = d step / d outer; a tree like `outer`.
+        linear_residual: |(I - A^T) x - d_state f| / |d_state f|.
     """
 
     hessenberg: Float[Array, "k k"]
-    asymmetry: Scalar
-    response: Scalar
+    implicit: Outer
+    linear_residual: Scalar
 
     @property
     def symmetric(self) -> bool:
         """Whether the Jacobian is symmetric, as that of gradient descent is."""
-        return bool(self.asymmetry < SYMMETRIC)
+        matrix = np.asarray(self.hessenberg, np.float64)
+        asymmetry = np.linalg.norm(matrix - matrix.T) / max(np.linalg.norm(matrix), 1e-300)
+        return bool(asymmetry < SYMMETRIC)
 
     def ritz_values(self) -> np.ndarray:
         """Return approximate eigenvalues of A; the extreme ones are the best.
@@ -58,51 +59,48 @@ class StepSpectrum(eqx.Module):
 
 
 def step_spectrum(
-    problem: AbstractProblem, outer: Outer, keys: Keys, end: Trajectory, begin: Trajectory
+    problem: AbstractProblem, outer: Outer, keys: Keys, end: Trajectory, products: int
 ) -> StepSpectrum:
-    """Measure the Jacobians of the inner step.
+    """Measure the step that would follow the end of a trajectory.
 
-    A at the end of the trajectory, B at both ends, whichever is larger. Time: about 30
-    Jacobian-vector products of one step, no more than the horizon. Memory: as many inner states.
+    Only what the objective can see is measured: a direction of the state that never reaches it has
+    no place in the Krylov space. Time: `products` vector-Jacobian products of one step. Memory: as
+    many inner states.
 
     Args:
-        problem: the inner dynamics.
+        problem: the inner dynamics and the objective.
         outer: the hyperparameters.
         keys: of the trajectory.
         end: the end of the trajectory.
-        begin: its beginning.
+        products: how many, from 1 to the size of the state.
     """
-    step = _step_at(problem, keys, end)
-    point, unflatten = ravel_pytree(differentiable(end.inner)[0])
-    flat = lambda inner: ravel_pytree(inner)[0]
-    moved, push = jax.linearize(lambda x: flat(step(unflatten(x), outer)), point)
-    _, pull = jax.vjp(lambda x: flat(step(unflatten(x), outer)), point)
-    del moved
-    probe = jax.random.normal(jax.random.fold_in(keys.init, 11), point.shape, point.dtype)
-    pushed = push(probe)
-    asymmetry = norm(pushed - pull(probe)[0]) / norm(pushed)
-    count = min(PRODUCTS, problem.horizon, point.size)
-    responses = [_response(_step_at(problem, keys, at), at, outer, keys) for at in (begin, end)]
-    return StepSpectrum(_arnoldi(push, probe, count), asymmetry, jnp.maximum(*responses))
+    variables, constants = differentiable(end.inner)
+    point, unflatten = ravel_pytree(variables)
 
+    def step(flat: Array, outer: Outer) -> Array:
+        inner = eqx.combine(unflatten(flat), constants)
+        after = problem.step(inner, outer, end.steps, keys.step(end.steps))
+        return ravel_pytree(differentiable(after)[0])[0]
 
-def _step_at(
-    problem: AbstractProblem, keys: Keys, at: Trajectory
-) -> Callable[[Inner, Outer], Inner]:
-    """Return the step that would follow, as a map of the floating-point part of the state."""
-    constants = differentiable(at.inner)[1]
+    def judged(flat: Array, outer: Outer) -> Scalar:
+        return problem.objective(eqx.combine(unflatten(flat), constants), outer, keys.objective)
 
-    def step(variables: Inner, outer: Outer) -> Inner:
-        inner = eqx.combine(variables, constants)
-        return differentiable(problem.step(inner, outer, at.steps, keys.step(at.steps)))[0]
-
-    return step
+    adjoint, direct = jax.grad(judged, argnums=(0, 1))(point, outer)
+    _, pull = jax.vjp(step, point, outer)
+    basis, projected = _arnoldi(lambda v: pull(v)[0], adjoint, products)
+    size = norm(adjoint)
+    remainder = jnp.eye(products + 1, products, dtype=point.dtype) - projected
+    target = jnp.zeros(products + 1, point.dtype).at[0].set(size)
+    weights = jnp.linalg.lstsq(remainder, target)[0]
+    residual = norm(target - remainder @ weights) / size
+    implicit = jax.tree.map(jnp.add, direct, pull(weights @ basis[:products])[1])
+    return StepSpectrum(projected[:products], implicit, residual)
 
 
 def _arnoldi(
     product: Callable[[Array], Array], vector: Float[Array, " M"], count: int
-) -> Float[Array, "k k"]:
-    """Project a linear map on the Krylov space of a vector (orthogonalized twice)."""
+) -> tuple[Float[Array, "k_plus_1 M"], Float[Array, "k_plus_1 k"]]:
+    """Return the Krylov basis of a vector and the linear map in it (orthogonalised twice)."""
     basis = jnp.zeros((count + 1, vector.size), vector.dtype).at[0].set(vector / norm(vector))
 
     def body(k: Int[Array, ""], carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -119,26 +117,4 @@ def _arnoldi(
         return basis.at[k + 1].set(unit), projected.at[:, k].set(column)
 
     projected = jnp.zeros((count + 1, count), vector.dtype)
-    _, projected = jax.lax.fori_loop(0, count, body, (basis, projected))
-    return projected[:count]
-
-
-def _response(
-    step: Callable[[Inner, Outer], Inner], at: Trajectory, outer: Outer, keys: Keys
-) -> Scalar:
-    """Return the largest singular value of d step / d outer, by power iteration."""
-    variables = differentiable(at.inner)[0]
-    flat, unflatten = ravel_pytree(outer)
-    of_outer = lambda flat: step(variables, unflatten(flat))
-    _, push = jax.linearize(of_outer, flat)
-    _, pull = jax.vjp(of_outer, flat)
-    probe = jax.random.normal(jax.random.fold_in(keys.init, 13), flat.shape, flat.dtype)
-
-    def body(_: Int[Array, ""], carry: tuple[Array, Scalar]) -> tuple[Array, Scalar]:
-        direction, _ = carry
-        image = push(direction / norm(direction))
-        back = pull(image)[0]
-        safe = jnp.where(norm(back) > 0, back, direction)
-        return safe, norm(image)
-
-    return jax.lax.fori_loop(0, RESPONSE_ITERATIONS, body, (probe, jnp.zeros((), flat.dtype)))[1]
+    return jax.lax.fori_loop(0, count, body, (basis, projected))
