@@ -6,8 +6,8 @@ the first step it ends with the exact gradient. One pass therefore shows both: c
 rules, which are identities in the forward pass, store the partial sums and the norms of the
 cotangents that reach them.
 
-The same pass with `rounding` switched on moves every number of the inner state by one unit in the
-last place after each step. How much the gradient differs then is what rounding errors do to it.
+The same pass with `rounding` switched on moves every number of the inner state as rounding errors
+would, relative to itself and to its update. How much the gradient differs then is what they do.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,6 +27,9 @@ Body = Callable[[PyTree, PyTree], tuple[PyTree, Scalar]]
 
 EXACT_INTEGERS = 2.0**20
 """Integers below are stored exactly and stay as they are: counters, zeros, ones."""
+
+OPERATIONS = 4
+"""Operations that a number of the state goes through in a step, each of which rounds: a guess."""
 
 
 class BiasCurve(eqx.Module):
@@ -95,8 +98,8 @@ def bias_curve(
         windows: increasing integers from 1 to the horizon.
         stored: whether the residuals of every step are stored, as `Reverse()` does; otherwise the
             state every sqrt(T) steps, as `Reverse("sqrt")` does.
-        rounding: whether every number of the state, except small integers, moves up or down by one
-            unit in the last place after each step. May be traced.
+        rounding: whether every number of the state, except small integers, moves as by other
+            rounding errors after each step. May be traced.
         rounding_key: draws the directions of these moves; None is the key of the initial state.
 
     Returns:
@@ -108,7 +111,9 @@ def bias_curve(
     slots[horizon - np.array(windows)] = np.arange(len(windows))
     constant = jax.lax.stop_gradient(outer)
     noise = keys.init if rounding_key is None else rounding_key
-    rounded = lambda inner, t: _rounded(inner, rounding, jax.random.fold_in(noise, t))
+    rounded = lambda after, before, t: _rounded(
+        after, before, rounding, jax.random.fold_in(noise, t)
+    )
 
     def ending(
         outer: Outer, records: _Records, sizes: _Sizes, last: _Sizes
@@ -156,7 +161,7 @@ def _step(
     outer: Outer,
     keys: Keys,
     static: PyTree,
-    rounded: Callable[[Inner, Array], Inner],
+    rounded: Callable[[Inner, Inner, Array], Inner],
 ) -> Body:
     """Return one inner step whose derivatives are recorded, and which returns its own size."""
 
@@ -172,7 +177,7 @@ def _step(
         here = _recorded(outer, records.total, sizes.contribution)
         after = take_step(problem, here, point, keys)
         variables, rest = differentiable(after.inner)
-        variables = rounded(variables, after.steps)
+        variables = rounded(variables, before, after.steps)
         move = norm(jax.lax.stop_gradient(subtract(variables, before)))
         inner = eqx.combine(variables, rest)
         after = Trajectory(inner, after.steps, after.first_nonfinite, after.watched)
@@ -181,22 +186,30 @@ def _step(
     return body
 
 
-def _rounded(variables: Inner, switch: Bool[Array, ""] | bool, key: RandomKey) -> Inner:
-    """Move every number by one unit in the last place up or down, if `switch` says so."""
+def _rounded(
+    variables: Inner, before: Inner, switch: Bool[Array, ""] | bool, key: RandomKey
+) -> Inner:
+    """Move a state as other rounding errors would, if `switch` says so.
+
+    One unit in the last place up or down in `OPERATIONS` of twelve cases, whose variance is that of
+    so many roundings to the nearest; and as many units in the last place of the update.
+    """
     leaves, treedef = jax.tree.flatten(variables)
 
-    def move(leaf: Array, sign: Array) -> Array:
-        unit = jnp.where(sign.reshape(leaf.shape), 0.5, -0.5) * jnp.finfo(leaf.dtype).eps
+    def move(leaf: Array, previous: Array, bits: Array) -> Array:
+        bits, eps = bits.reshape(leaf.shape), jnp.finfo(leaf.dtype).eps
+        sign = jnp.where(bits % 2 == 0, eps, -eps).astype(leaf.dtype)
+        stored = jnp.where(bits < 256 * OPERATIONS // 12, 0.5, 0.0).astype(leaf.dtype)
         exact = (leaf == jnp.round(leaf)) & (jnp.abs(leaf) < EXACT_INTEGERS)
-        unit = jnp.where(exact | ~jnp.asarray(switch), 0.0, unit)
-        return leaf + leaf * jax.lax.stop_gradient(unit.astype(leaf.dtype))
+        sign = jax.lax.stop_gradient(jnp.where(exact | ~jnp.asarray(switch), 0, sign))
+        return leaf + sign * (stored * leaf + OPERATIONS * (leaf - previous))
 
     # One draw for all leaves: a generator for each would dominate the time to compile.
     counts = [leaf.size for leaf in leaves]
-    draw = lambda: jax.random.bernoulli(key, 0.5, (sum(counts),))
-    signs = jax.lax.cond(jnp.asarray(switch), draw, lambda: jnp.zeros(sum(counts), bool))
-    parts = jnp.split(signs, np.cumsum(counts)[:-1])
-    return jax.tree.unflatten(treedef, list(map(move, leaves, parts)))
+    draw = lambda: jax.random.bits(key, (sum(counts),), jnp.uint8)
+    bits = jax.lax.cond(jnp.asarray(switch), draw, lambda: jnp.zeros(sum(counts), jnp.uint8))
+    parts = jnp.split(bits, np.cumsum(counts)[:-1])
+    return jax.tree.unflatten(treedef, list(map(move, leaves, jax.tree.leaves(before), parts)))
 
 
 def _scan(body: Body, carry: PyTree, xs: PyTree, stored: bool) -> tuple[PyTree, Array]:
