@@ -35,7 +35,7 @@ def advise(diagnosis: Diagnosis) -> Diagnosis:
 
 
 def _not_finite(d: Diagnosis) -> Warning | None:
-    if d.finite:
+    if d.finite or d.chaotic:
         return None
     return Warning(
         "not-finite",
@@ -60,8 +60,7 @@ def _chaotic(d: Diagnosis) -> Warning | None:
         return None
     return Warning(
         "chaotic",
-        f"Rounding costs the exact gradient {d.digits_lost:.0f} of {d.digits:.0f} decimal digits: "
-        "it is not meaningful. Reduce the inner step size or the horizon, clip inner "
+        f"{_cost(d)}: it is not meaningful. Reduce the inner step size or the horizon, clip inner "
         "gradients, or smooth the objective.",
     )
 
@@ -174,6 +173,13 @@ def _listed(windows: list[int]) -> str:
     return str(windows[0]) if len(windows) == 1 else f"{windows[0]} to {windows[-1]}"
 
 
+def _cost(d: Diagnosis) -> str:
+    """Say what rounding costs."""
+    if not d.finite:
+        return "The exact gradient overflows although training does not"
+    return f"Rounding costs the exact gradient {d.digits_lost:.0f} of {d.digits:.0f} decimal digits"
+
+
 def _vanished(d: Diagnosis) -> bool:
     """Whether the exact hypergradient is zero."""
     return not any(np.any(np.asarray(x)) for x in jax.tree.leaves(d.exact))
@@ -181,6 +187,14 @@ def _vanished(d: Diagnosis) -> bool:
 
 def _recommend(d: Diagnosis) -> Recommendation:
     """Choose the fastest estimator that fits into memory and points the right way."""
+    if d.chaotic:
+        smoothed = next(o for o in d.options if isinstance(o.estimator, EvolutionStrategies))
+        return Recommendation(
+            smoothed.estimator,
+            f"{_cost(d)}: it is not meaningful. Evolution strategies estimate the gradient of a "
+            "smoothed objective. Choose sigma by the size of change in outer to average over.",
+            "A smaller inner step size or a shorter horizon, until `chaotic` is gone.",
+        )
     if not d.finite:
         return Recommendation(
             None,
@@ -192,15 +206,6 @@ def _recommend(d: Diagnosis) -> Recommendation:
             None,
             "The exact hypergradient is zero: there is no direction to estimate.",
             "An objective that depends on what was trained, or another starting point.",
-        )
-    if d.chaotic:
-        smoothed = next(o for o in d.options if isinstance(o.estimator, EvolutionStrategies))
-        return Recommendation(
-            smoothed.estimator,
-            f"Rounding costs the exact gradient {d.digits_lost:.0f} of {d.digits:.0f} digits: it "
-            "is not meaningful. Evolution strategies estimate the gradient of the smoothed objective, "
-            "which is. Choose sigma by the size of change in outer that should be averaged over.",
-            "A smaller inner step size or a shorter horizon, until `chaotic` is gone.",
         )
     fitting = [o for o in d.options if o.memory <= d.memory]
     good = [o for o in fitting if _trusted(d, o)]

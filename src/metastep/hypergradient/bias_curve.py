@@ -17,11 +17,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from metastep.problems.base import AbstractProblem, Keys, Trajectory, start, take_step
-from metastep.trees import differentiable, norm, subtract
-from metastep.types import Inner, Outer, RandomKey, Scalar
+from metastep.trees import differentiable, subtract
+from metastep.types import Inner, Outer, Scalar
 
 Body = Callable[[PyTree, PyTree], tuple[PyTree, Scalar]]
 
@@ -86,8 +86,7 @@ def bias_curve(
     windows: Sequence[int],
     *,
     stored: bool = False,
-    rounding: Bool[Array, ""] | bool = False,
-    rounding_key: RandomKey | None = None,
+    rounding: Int[Array, ""] | int = 0,
 ) -> BiasCurve:
     """Compute the exact hypergradient, and on the way every truncation that is asked for.
 
@@ -98,9 +97,8 @@ def bias_curve(
         windows: increasing integers from 1 to the horizon.
         stored: whether the residuals of every step are stored, as `Reverse()` does; otherwise the
             state every sqrt(T) steps, as `Reverse("sqrt")` does.
-        rounding: whether every number of the state, except small integers, moves as by other
-            rounding errors after each step. May be traced.
-        rounding_key: draws the directions of these moves; None is the key of the initial state.
+        rounding: 0, or a seed: then every number of the state, except small integers, moves as by
+            other rounding errors after each step. May be traced.
 
     Returns:
         The curve. Exact. Time: that of reverse mode. Memory: that of reverse mode, and N numbers
@@ -110,17 +108,14 @@ def bias_curve(
     slots = np.full(horizon, len(windows), np.int32)
     slots[horizon - np.array(windows)] = np.arange(len(windows))
     constant = jax.lax.stop_gradient(outer)
-    noise = keys.init if rounding_key is None else rounding_key
-    rounded = lambda after, before, t: _rounded(
-        after, before, rounding, jax.random.fold_in(noise, t)
-    )
+    seed = jnp.asarray(rounding, jnp.int32)
 
     def ending(
         outer: Outer, records: _Records, sizes: _Sizes, last: _Sizes
     ) -> tuple[Scalar, tuple[Trajectory, Array]]:
         begin = start(problem, outer, keys)
         arrays, static = eqx.partition(begin, eqx.is_array)
-        body = _step(problem, constant, keys, static, rounded)
+        body = _step(problem, constant, keys, static, seed)
         (arrays, records), moves = _scan(
             body, (arrays, records), (jnp.asarray(slots), sizes), stored
         )
@@ -161,7 +156,7 @@ def _step(
     outer: Outer,
     keys: Keys,
     static: PyTree,
-    rounded: Callable[[Inner, Inner, Array], Inner],
+    seed: Array,
 ) -> Body:
     """Return one inner step whose derivatives are recorded, and which returns its own size."""
 
@@ -177,8 +172,8 @@ def _step(
         here = _recorded(outer, records.total, sizes.contribution)
         after = take_step(problem, here, point, keys)
         variables, rest = differentiable(after.inner)
-        variables = rounded(variables, before, after.steps)
-        move = norm(jax.lax.stop_gradient(subtract(variables, before)))
+        variables = _rounded(variables, before, seed, after.steps)
+        move = _length(jax.lax.stop_gradient(subtract(variables, before)))
         inner = eqx.combine(variables, rest)
         after = Trajectory(inner, after.steps, after.first_nonfinite, after.watched)
         return (eqx.filter(after, eqx.is_array), records), move
@@ -186,10 +181,35 @@ def _step(
     return body
 
 
-def _rounded(
-    variables: Inner, before: Inner, switch: Bool[Array, ""] | bool, key: RandomKey
-) -> Inner:
-    """Move a state as other rounding errors would, if `switch` says so.
+def _bits(leaves: Sequence[Array], seed: Array, t: Array) -> list[Array]:
+    """Return random integers for every number, by a hash (that of MurmurHash3).
+
+    A generator of JAX would dominate the time to compile.
+    """
+    mixed = seed.astype(jnp.uint32) * np.uint32(0x9E3779B9) + t.astype(jnp.uint32)
+
+    def of(place: int, leaf: Array) -> Array:
+        x = jnp.arange(place, place + leaf.size, dtype=jnp.uint32) * np.uint32(0x85EBCA77)
+        x = x ^ (mixed * np.uint32(0xC2B2AE3D))
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+            x = (x ^ (x >> shift)) * np.uint32(factor)
+        return (x ^ (x >> 16)).reshape(leaf.shape)
+
+    places = np.cumsum([0, *(leaf.size for leaf in leaves)])[:-1]
+    return [of(int(place), leaf) for place, leaf in zip(places, leaves, strict=True)]
+
+
+def _units(leaf: Array, bits: Array, seed: Array) -> tuple[Array, Array]:
+    """Return by which parts of itself and of its update each number moves."""
+    eps = jnp.where(seed == 0, 0.0, jnp.finfo(leaf.dtype).eps)
+    sign = jnp.where(bits % 2 == 0, eps, -eps).astype(leaf.dtype)
+    stored = (bits >> 1) % 12 < OPERATIONS
+    return jnp.where(stored, sign / 2, 0), sign * OPERATIONS
+
+
+@jax.custom_vjp
+def _rounded(variables: Inner, before: Inner, seed: Array, t: Array) -> Inner:
+    """Move a state as other rounding errors would; not at all if `seed` is 0.
 
     One unit in the last place up or down in `OPERATIONS` of twelve cases, whose variance is that of
     so many roundings to the nearest; and as many units in the last place of the update.
@@ -197,19 +217,26 @@ def _rounded(
     leaves, treedef = jax.tree.flatten(variables)
 
     def move(leaf: Array, previous: Array, bits: Array) -> Array:
-        bits, eps = bits.reshape(leaf.shape), jnp.finfo(leaf.dtype).eps
-        sign = jnp.where(bits % 2 == 0, eps, -eps).astype(leaf.dtype)
-        stored = jnp.where(bits < 256 * OPERATIONS // 12, 0.5, 0.0).astype(leaf.dtype)
+        stored, updated = _units(leaf, bits, seed)
         exact = (leaf == jnp.round(leaf)) & (jnp.abs(leaf) < EXACT_INTEGERS)
-        sign = jax.lax.stop_gradient(jnp.where(exact | ~jnp.asarray(switch), 0, sign))
-        return leaf + sign * (stored * leaf + OPERATIONS * (leaf - previous))
+        return leaf + jnp.where(exact, 0, stored * leaf + updated * (leaf - previous))
 
-    # One draw for all leaves: a generator for each would dominate the time to compile.
-    counts = [leaf.size for leaf in leaves]
-    draw = lambda: jax.random.bits(key, (sum(counts),), jnp.uint8)
-    bits = jax.lax.cond(jnp.asarray(switch), draw, lambda: jnp.zeros(sum(counts), jnp.uint8))
-    parts = jnp.split(bits, np.cumsum(counts)[:-1])
-    return jax.tree.unflatten(treedef, list(map(move, leaves, jax.tree.leaves(before), parts)))
+    moved = map(move, leaves, jax.tree.leaves(before), _bits(leaves, seed, t))
+    return jax.tree.unflatten(treedef, list(moved))
+
+
+def _rounded_back(at: tuple[Array, Array], grad: Inner) -> tuple[Inner, Inner, None, None]:
+    """Return the derivatives of `_rounded`, whose factors are drawn again and not stored."""
+    leaves, treedef = jax.tree.flatten(grad)
+    units = [_units(x, bits, at[0]) for x, bits in zip(leaves, _bits(leaves, *at), strict=True)]
+    here = [x + x * (stored + updated) for x, (stored, updated) in zip(leaves, units, strict=True)]
+    before = [-x * updated for x, (_, updated) in zip(leaves, units, strict=True)]
+    return jax.tree.unflatten(treedef, here), jax.tree.unflatten(treedef, before), None, None
+
+
+_rounded.defvjp(
+    lambda variables, before, *at: (_rounded(variables, before, *at), at), _rounded_back
+)
 
 
 def _scan(body: Body, carry: PyTree, xs: PyTree, stored: bool) -> tuple[PyTree, Array]:
@@ -235,7 +262,7 @@ def _recorded(outer: Outer, total: Outer, size: Array) -> Outer:
 
 _recorded.defvjp(
     lambda outer, total, size: (outer, size),
-    lambda size, grad: (jax.tree.map(jnp.zeros_like, grad), grad, norm(grad).astype(size.dtype)),
+    lambda size, grad: (jax.tree.map(jnp.zeros_like, grad), grad, _length(grad).astype(size.dtype)),
 )
 
 
@@ -263,8 +290,17 @@ def _measured(variables: Inner, size: Array, relative: Array) -> Inner:
 
 def _measure(residuals: tuple[Inner, Array], grad: Inner) -> tuple[Inner, Array, Array]:
     variables, size = residuals
-    relative = jax.tree.map(jnp.multiply, variables, grad)
-    return grad, norm(grad).astype(size.dtype), norm(relative).astype(size.dtype)
+    leaves = jax.tree.leaves(grad)
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0.0) for x in leaves]))
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    scaled = jax.tree.map(lambda x: x / scale, grad)
+    relative = jax.tree.map(jnp.multiply, variables, scaled)
+    return grad, *((scale * _length(x)).astype(size.dtype) for x in (scaled, relative))
+
+
+def _length(tree: PyTree) -> Scalar:
+    """Return the norm of a tree of moderate numbers; `trees.norm` takes longer to compile."""
+    return jnp.sqrt(sum(jnp.sum(x * x) for x in jax.tree.leaves(tree)))
 
 
 _measured.defvjp(lambda variables, size, relative: (variables, (variables, size)), _measure)

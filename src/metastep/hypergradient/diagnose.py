@@ -5,22 +5,16 @@ warnings and a recommendation.
 """
 
 from math import inf
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import lineax as lx
 import numpy as np
 
 from metastep.hypergradient.advice import advise
-from metastep.hypergradient.base import AbstractEstimator
-from metastep.hypergradient.binomial import Binomial
-from metastep.hypergradient.diagnosis import Diagnosis, Option, Response, WindowRow
-from metastep.hypergradient.evolution import EvolutionStrategies
-from metastep.hypergradient.forward import Forward
+from metastep.hypergradient.diagnosis import Diagnosis, Response, WindowRow
 from metastep.hypergradient.implicit import Implicit
 from metastep.hypergradient.measurements import (
-    PRODUCTS,
     SMOOTH,
     Clock,
     Measurements,
@@ -28,16 +22,14 @@ from metastep.hypergradient.measurements import (
     stationarity,
 )
 from metastep.hypergradient.metasmoothness import Metasmoothness
-from metastep.hypergradient.reverse import Reverse
-from metastep.hypergradient.sizes import compiled_bytes
-from metastep.hypergradient.truncated import TruncatedReverse
+from metastep.hypergradient.options import Costs, options
 from metastep.problems.base import AbstractProblem
 from metastep.results import RESULTS
 from metastep.trees import as_hyperparameters
 from metastep.types import Outer, RandomKey
 
 DEFAULT_MEMORY = 2**30
-PAIRS = 16
+
 UNTOUCHED = 0.01
 """A part of an implicit gradient that is so much smaller than the exact one is unseen."""
 
@@ -117,7 +109,9 @@ def judge(
         before, after = curve.sensitivities[max(horizon - 1, 0)], curve.sensitivities[0]
         decay = float(np.divide(before, after)) if after else float("nan")
     steps = max(horizon - 1, 1)
-    bytes_of = _Bytes(found, (problem, outer, key), clock)
+    chaotic = (found.finite and bool(lost > found.digits - 1)) or _overflown(found)
+    costs = Costs(found, problem, outer, key, clock, count)
+    listed = options(costs, rows, (implicit.cosine, implicit.relative_error), memory, chaotic)
     return advise(
         Diagnosis(
             horizon=horizon,
@@ -132,14 +126,14 @@ def judge(
             inner_curvature=curvature if symmetric else None,
             lyapunov_exponent=float(np.log(decay)) / steps if decay > 0 else float("nan"),
             digits=found.digits,
-            digits_lost=float(lost),
-            chaotic=found.finite and bool(lost > found.digits - 1),
+            digits_lost=found.digits if chaotic else float(lost),
+            chaotic=chaotic,
             adjoint_decay=decay,
             stationarity=stationarity(curve.moves),
             implicit_message=implicit.message,
             response=_response(found.smooth, curve.exact, count),
             windows=rows,
-            options=_options(found, rows, implicit, memory, bytes_of, count),
+            options=listed,
             memory=memory,
             work=found.work,
             seconds=clock.seconds,
@@ -148,6 +142,17 @@ def judge(
             recommendation=None,
         )
     )
+
+
+def _overflown(found: Measurements) -> bool:
+    """Whether the gradient overflows although training does not, by growing step by step.
+
+    A derivative that does not exist somewhere turns NaN at once.
+    """
+    sizes = found.curve.sensitivities
+    if not found.bounded or not np.isfinite(sizes[0]):
+        return False
+    return bool(np.max(sizes[np.isfinite(sizes)]) > 10.0 ** (2 * found.digits) * sizes[0])
 
 
 def _window_rows(found: Measurements, contraction: float) -> tuple[WindowRow, ...]:
@@ -212,7 +217,8 @@ class _Implicit(NamedTuple):
         nothing = float("nan")
         if found.refusal or found.spectrum is None:
             return cls(found.refusal, nothing, nothing)
-        grads = found.spectrum.implicit, found.curve.exact
+        grad, residual = found.spectrum.fixed_point()
+        grads = grad, found.curve.exact
         implicit, exact = (_matrix(grad, 0)[0] for grad in grads)
         with np.errstate(all="ignore"):
             error = float(np.linalg.norm(implicit - exact) / np.linalg.norm(exact))
@@ -222,7 +228,7 @@ class _Implicit(NamedTuple):
         rules = Implicit()
         if not np.isfinite(error):
             result = RESULTS.nonfinite_gradient
-        elif found.spectrum.linear_residual > rules.linear_tolerance:
+        elif residual > rules.linear_tolerance:
             result = RESULTS.linear_solve_failed
         elif stationarity(found.curve.moves) > rules.stationarity_tolerance:
             result = RESULTS.not_stationary
@@ -231,122 +237,3 @@ class _Implicit(NamedTuple):
         else:
             result = RESULTS.successful
         return cls(RESULTS[result], float(angle), error)
-
-
-class _Bytes:
-    """Memory of the estimators, in bytes beside inputs and outputs."""
-
-    def __init__(
-        self,
-        found: Measurements,
-        arguments: tuple[AbstractProblem, Outer, RandomKey],
-        clock: Clock,
-    ):
-        horizon, self.sizes = arguments[0].horizon, found.sizes
-        self.forward = found.forward_bytes or self.sizes.state
-        rows = (len(found.windows) + 1) * self.sizes.outer
-        predicted = self.sizes.reverse if found.stored else self.sizes.segments
-        known = found.exact_bytes or predicted(horizon, self.forward)
-        self.workspace = max(known - rows - predicted(horizon, 0), self.sizes.state)
-        self.arguments, self.clock = arguments, clock
-        self.seconds = found.exact_seconds
-
-    def compiled(self, estimator: AbstractEstimator, otherwise: float | int) -> float | int:
-        """Return the compiler's figure, or `otherwise` where there is none or no time for it."""
-        if not self.clock.allows(2 * self.seconds, f"the compiler's figure for {estimator}"):
-            return otherwise
-        return compiled_bytes(estimator, *self.arguments) or otherwise
-
-
-def _options(
-    found: Measurements,
-    rows: tuple[WindowRow, ...],
-    implicit: _Implicit,
-    memory: int,
-    bytes_of: _Bytes,
-    count: int,
-) -> tuple[Option, ...]:
-    """List the estimators with their accuracy, time and memory."""
-    horizon = sum(row.window for row in rows[-1:])
-    sizes, workspace = found.sizes, bytes_of.workspace
-    forward, measured = found.forward_seconds, found.exact_seconds
-    if not np.isfinite(forward):
-        forward = measured / 4
-    plain = measured if found.stored else max(measured - forward, forward)
-    backward = max(plain - forward, 0.0) / horizon
-    repeatable = found.repeatability if np.isfinite(found.repeatability) else 1.0
-    error = found.rounding_error if np.isfinite(found.rounding_error) else 0.0
-    exact: dict[str, Any] = {"cosine": repeatable, "relative_error": error}
-    states = max(1, min(Binomial().budget(horizon), int(memory // max(sizes.state, 1)) - 1))
-
-    def option(
-        estimator: AbstractEstimator, seconds: float, size: float | int, **more: Any
-    ) -> Option:
-        fields = {"measured": False} | more
-        return Option(estimator, seconds=float(seconds), memory=round(size), **fields)
-
-    trials = EvolutionStrategies(0.01, PAIRS)
-    solver = implicit_solver(found.spectrum is not None and found.spectrum.symmetric, horizon)
-    basis = 8 if isinstance(solver, lx.CG) else 8 + PRODUCTS
-    return (
-        option(Reverse(), plain, sizes.reverse(horizon, workspace), measured=found.stored, **exact),
-        option(
-            Reverse("sqrt"),
-            plain + forward,
-            sizes.segments(horizon, workspace),
-            measured=not found.stored,
-            **exact,
-        ),
-        option(
-            Reverse(Binomial(states)),
-            plain + forward * (1 + np.log2(horizon) / 2),
-            sizes.binomial(states, workspace),
-            **exact,
-        ),
-        option(
-            Forward(),
-            forward * (1 + count),
-            bytes_of.compiled(Forward(), (1 + count) * bytes_of.forward),
-            **exact,
-        ),
-        *(
-            option(
-                TruncatedReverse(row.window),
-                forward + row.window * backward,
-                sizes.reverse(row.window, workspace),
-                cosine=row.cosine,
-                relative_error=row.relative_error,
-            )
-            for row in rows[:-1]
-        ),
-        option(
-            trials,
-            forward * (2 * PAIRS + 1),
-            bytes_of.compiled(trials, (2 * PAIRS + 1) * bytes_of.forward),
-            cosine=(PAIRS / (PAIRS + count + 1)) ** 0.5,
-            relative_error=((count + 1) / PAIRS) ** 0.5,
-        ),
-        *(
-            [
-                option(
-                    Implicit(solver),
-                    forward + PRODUCTS * backward,
-                    basis * sizes.state + max(sizes.residual, workspace),
-                    cosine=implicit.cosine,
-                    relative_error=implicit.relative_error,
-                )
-            ]
-            if found.spectrum is not None and not found.refusal
-            else []
-        ),
-    )
-
-
-def implicit_solver(symmetric: bool, horizon: int) -> lx.CG | lx.GMRES:
-    """Return a solver that makes at most as many products as were measured."""
-    products = min(PRODUCTS, max(2, horizon))
-    tolerance: dict[str, Any] = {"rtol": 1e-4, "atol": 0.0}
-    if symmetric:
-        return lx.CG(**tolerance, max_steps=products)
-    # The first of the steps that lineax counts makes no products.
-    return lx.GMRES(**tolerance, max_steps=2, restart=products)

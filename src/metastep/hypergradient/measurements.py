@@ -13,8 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Int
 
 from metastep.hypergradient.bias_curve import BiasCurve, bias_curve
 from metastep.hypergradient.compare import Program, compile_with, timed
@@ -48,6 +47,9 @@ TRIALS = 3
 SHORTER = 0.2
 """How often a step is shortened, and to which part of its length, until the response is smooth."""
 
+BESIDE = 1e-3
+"""The relative distance of hyperparameters beside others."""
+
 PROMISED = 0.1
 """The first step promises to change the objective by this part of it, to first order."""
 
@@ -62,7 +64,9 @@ class Measurements:
     Attributes:
         curve: the exact hypergradient and its truncations, on the host, without `end`.
         windows: those of the truncations.
-        finite: whether the run, the objective and the exact hypergradient are finite.
+        trained: whether the run and the objective are finite.
+        finite: whether the exact hypergradient is, too.
+        bounded: whether a run beside it is finite where the exact hypergradient is not.
         rounding_error: |g' - g| / |g| for the exact hypergradients g and g' of states that are
             rounded differently, root mean square; 1 where g' is not finite; NaN where left out.
         repeatability: the mean cosine of the angle between g and g'; NaN where left out.
@@ -84,7 +88,9 @@ class Measurements:
 
     curve: BiasCurve
     windows: tuple[int, ...]
+    trained: bool
     finite: bool
+    bounded: bool
     rounding_error: float
     repeatability: float
     digits: float
@@ -143,11 +149,11 @@ def measure(
     _require_budget(run, compiling, horizon, clock)
     windows = windows_of(horizon)
     stored = known.reverse(horizon, run.temporary_bytes or 0) <= memory
-    exact = compile_with(_exact(windows, stored), problem, outer, key, jnp.array(False), key)
+    exact = compile_with(_exact(windows, stored), problem, outer, key, jnp.int32(0))
     curve, exact_seconds = _timed(exact)
     host = jax.tree.map(np.asarray, replace(curve, end=None))
-    finite = bool(curve.end.first_nonfinite < 0) and bool(np.all(np.isfinite(_flat(host.exact))))
-    finite = finite and bool(np.isfinite(host.value))
+    trained = bool(curve.end.first_nonfinite < 0) and bool(np.isfinite(host.value))
+    finite = trained and bool(np.all(np.isfinite(_flat(host.exact))))
     moving = finite and bool(np.any(_flat(host.exact)))
     rounding = [np.nan, np.nan]
     if moving and clock.allows(exact_seconds, "what rounding costs"):
@@ -164,7 +170,9 @@ def measure(
     return Measurements(
         curve=host,
         windows=windows,
+        trained=trained,
         finite=finite,
+        bounded=trained and not finite and _bounded(run, outer),
         rounding_error=rounding[0],
         repeatability=rounding[1],
         digits=digits_of(curve.end.inner),
@@ -254,19 +262,10 @@ def _exact(windows: tuple[int, ...], stored: bool) -> Callable[..., BiasCurve]:
         problem: AbstractProblem,
         outer: Outer,
         key: RandomKey,
-        rounding: Bool[Array, ""],
-        rounding_key: RandomKey,
+        rounding: Int[Array, ""],
     ) -> BiasCurve:
         keys = split_keys(key)
-        return bias_curve(
-            problem,
-            outer,
-            keys,
-            windows,
-            stored=stored,
-            rounding=rounding,
-            rounding_key=rounding_key,
-        )
+        return bias_curve(problem, outer, keys, windows, stored=stored, rounding=rounding)
 
     return exact
 
@@ -293,12 +292,12 @@ def _rounding(
 
     The seconds are those of the fastest call: other processes only ever add to the time.
     """
-    base, key = _flat(grad), exact.arguments[2]
+    base = _flat(grad)
     errors, cosines = [], []
-    for draw in range(DRAWS):
-        if draw and not clock.allows(seconds, "a second measurement of what rounding costs"):
+    for draw in range(1, DRAWS + 1):
+        if draw > 1 and not clock.allows(seconds, "a second measurement of what rounding costs"):
             break
-        arguments = (*exact.arguments[:3], jnp.array(True), jax.random.fold_in(key, 17 + draw))
+        arguments = (*exact.arguments[:3], jnp.int32(draw))
         curve, took = timed(replace(exact, arguments=arguments).call)
         moved, seconds = _flat(curve.exact), min(seconds, took)
         sizes = np.linalg.norm(base), np.linalg.norm(moved)
@@ -317,26 +316,34 @@ def _smooth(
     (value, begin), seconds = _timed(run)
     if not moving:
         return None, seconds
-    flat, unflatten = ravel_pytree(outer)
-    grad = ravel_pytree(curve.exact)[0].astype(flat.dtype)
-    size = float(jnp.linalg.norm(grad))
+    size = float(np.linalg.norm(_flat(curve.exact)))
     length = min(default_length(outer), PROMISED * abs(float(value)) / size or np.inf)
     found = None
     for _ in range(TRIALS):
         values, ends = [value], [begin]
         for distance in (length, 2 * length):
-            there = unflatten(flat - distance / size * grad)
+            move = lambda x, g, part=distance / size: (np.asarray(x) - part * np.asarray(g)).astype(
+                x.dtype
+            )
+            there = jax.tree.map(jnp.asarray, jax.tree.map(move, outer, curve.exact))
             program = replace(run, arguments=(problem, there, key, steps))
             (after, end), took = timed(program.call)
             seconds = min(seconds, took)
             values.append(after)
             ends.append(end)
         score = smoothness(*ends)
-        found = Metasmoothness(score, jnp.asarray(length), jnp.stack(values))
+        found = Metasmoothness(score, length, tuple(map(float, values)))
         if score >= SMOOTH:
             break
         length *= SHORTER
-    return jax.tree.map(np.asarray, found), seconds
+    return found, seconds
+
+
+def _bounded(run: Program, outer: Outer) -> bool:
+    """Whether training beside the hyperparameters ends with a finite objective."""
+    moved = jax.tree.map(lambda x: x * (1 + BESIDE), outer)
+    value, _ = replace(run, arguments=(run.arguments[0], moved, *run.arguments[2:])).call()
+    return bool(jnp.isfinite(value))
 
 
 def _flat(tree: Outer) -> np.ndarray:

@@ -5,13 +5,13 @@ hyperparameter moves, the slope at one point says nothing about the next. Three 
 show it, without a derivative.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float
 
 from metastep.compilation import compiled
 from metastep.problems.base import AbstractProblem, advance, split_keys, start
@@ -22,19 +22,20 @@ PART = 0.1
 """The default length: this part of the size of the hyperparameters."""
 
 
-class Metasmoothness(eqx.Module):
+@dataclass(frozen=True)
+class Metasmoothness:
     """The response of training along a line in the hyperparameters.
 
     Attributes:
         score: between -1 and 1. Near 1 the trained state moves on in the direction in which it
             began to move; near 0 its moves have nothing to do with each other.
         length: h, the distance between the three points.
-        values: shape (3,), the objective at 0, h and 2 h.
+        values: the objective at 0, h and 2 h.
     """
 
-    score: Scalar
-    length: Scalar
-    values: Float[Array, "3"]
+    score: float
+    length: float
+    values: tuple[float, float, float]
 
 
 def metasmoothness(
@@ -62,7 +63,7 @@ def metasmoothness(
         ...     optimizer=optax.sgd(0.1),
         ...     horizon=10,
         ... )
-        >>> float(ms.metasmoothness(problem, {"target": 1.0}, key=jax.random.key(0)).score)
+        >>> ms.metasmoothness(problem, {"target": 1.0}, key=jax.random.key(0)).score
         1.0
 
     Args:
@@ -99,10 +100,10 @@ def metasmoothness(
         if not jnp.any(line):
             raise ValueError("direction is zero; give one along which `outer` moves.")
     line = line / jnp.linalg.norm(line)
-    reach = jnp.asarray(length or default_length(outer), flat.dtype)
+    reach = length or default_length(outer)
     outers = [unflatten(flat + i * reach * line) for i in range(3)]
     values, ends = zip(*(_ending(problem, at, key) for at in outers), strict=True)
-    return Metasmoothness(smoothness(*ends), reach, jnp.stack(values))
+    return Metasmoothness(smoothness(*ends), reach, tuple(map(float, values)))
 
 
 def default_length(outer: Outer) -> float:
@@ -119,10 +120,11 @@ def _ending(problem: AbstractProblem, outer: Outer, key: RandomKey) -> tuple[Sca
     return value, differentiable(end.inner)[0]
 
 
-def smoothness(first: Inner, second: Inner, third: Inner) -> Scalar:
+def smoothness(*ends: Inner) -> float:
     """Return the score of three trained states; NaN if one is not finite, 1 if they are equal."""
-    one, two, three = (ravel_pytree(differentiable(x)[0])[0] for x in (first, second, third))
-    moved = jnp.abs(three - one)
-    total = jnp.sum(moved)
-    agreement = jnp.sum(moved * jnp.sign(two - one) * jnp.sign(three - two))
-    return jnp.where(total == 0, 1.0, agreement / total)
+    flat = lambda tree: np.concatenate([np.ravel(np.asarray(x)) for x in jax.tree.leaves(tree)])
+    one, two, three = (flat(end).astype(np.float64) for end in ends)
+    with np.errstate(all="ignore"):
+        moved = np.abs(three - one)
+        agreement = np.sum(moved * np.sign(two - one) * np.sign(three - two))
+        return 1.0 if not np.any(moved) else float(agreement / np.sum(moved))

@@ -30,6 +30,7 @@ class Sizes:
     Attributes:
         state: the inner state: parameters, optimizer state, counters and keys.
         variables: how many floating-point numbers it has.
+        floating: their bytes.
         outer: the hyperparameters.
         residual: what reverse mode stores for one inner step.
         constant: what it stores once for all steps.
@@ -37,6 +38,7 @@ class Sizes:
 
     state: int
     variables: int
+    floating: int
     outer: int
     residual: float
     constant: int
@@ -49,11 +51,12 @@ class Sizes:
         """Return the memory of `Reverse("sqrt")`: a remainder is a segment of its own."""
         length = max(1, isqrt(horizon))
         count, remainder = divmod(horizon, length)
-        return count * self.state + (length + remainder) * self.residual + workspace
+        segments = (length + remainder) * self.residual + self.constant
+        return count * self.state + max(segments, workspace)
 
     def binomial(self, states: int, workspace: float | int) -> float:
         """Return the memory of a binomial schedule."""
-        return (states + 1) * self.state + max(self.residual, workspace)
+        return (states + 1) * self.state + max(self.residual + self.constant, workspace)
 
 
 def sizes(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Sizes:
@@ -80,6 +83,7 @@ def sizes(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Sizes:
     return Sizes(
         state=total(state),
         variables=sum(x.size for x in floats),
+        floating=total(floats),
         outer=total(shapes(lambda: outer)),
         residual=total(steps) / horizon,
         constant=total(stored) - total(steps),

@@ -26,20 +26,40 @@ class StepSpectrum(eqx.Module):
     """Eigenvalues of the last inner step, and the gradient that its fixed point would have.
 
     Attributes:
-        hessenberg: shape (k, k), the Jacobian A = d step / d state, transposed and projected on a
-            Krylov space; see `ritz_values`.
-        implicit: d_outer f + B^T x with B = d step / d outer; a tree like `outer`.
-        linear_residual: |(I - A^T) x - d_state f| / |d_state f|.
+        projected: shape (k + 1, k), the Jacobian A = d step / d state, transposed and projected on
+            a Krylov space; see `ritz_values`.
+        responses: B^T times every vector of the basis, B = d step / d outer; a tree like `outer`
+            with k in front.
+        direct: d_outer f.
+        size: |d_state f|.
     """
 
-    hessenberg: Float[Array, "k k"]
-    implicit: Outer
-    linear_residual: Scalar
+    projected: Float[Array, "k_plus_1 k"]
+    responses: Outer
+    direct: Outer
+    size: Scalar
+
+    def fixed_point(self) -> tuple[Outer, float]:
+        """Return the gradient of a fixed point, and the residual of the linear system.
+
+        That is d_outer f + B^T x with the x of the Krylov space that solves (I - A^T) x = d_state f
+        best, and |(I - A^T) x - d_state f| / |d_state f|; NaN if a number is not finite.
+        """
+        projected, size = np.asarray(self.projected, np.float64), float(self.size)
+        count = projected.shape[1]
+        target = size * np.eye(count + 1)[0]
+        remainder = np.eye(count + 1, count) - projected
+        weights, residual = np.full(count, np.nan), float("nan")
+        if np.all(np.isfinite(projected)) and size > 0:
+            weights = np.linalg.lstsq(remainder, target, rcond=None)[0]
+            residual = float(np.linalg.norm(target - remainder @ weights)) / size
+        add = lambda direct, rows: np.asarray(direct) + np.tensordot(weights, rows, 1)
+        return jax.tree.map(add, self.direct, self.responses), residual
 
     @property
     def symmetric(self) -> bool:
         """Whether the Jacobian is symmetric, as that of gradient descent is."""
-        matrix = np.asarray(self.hessenberg, np.float64)
+        matrix = np.asarray(self.projected[:-1], np.float64)
         asymmetry = np.linalg.norm(matrix - matrix.T) / max(np.linalg.norm(matrix), 1e-300)
         return bool(asymmetry < SYMMETRIC)
 
@@ -48,7 +68,7 @@ class StepSpectrum(eqx.Module):
 
         Real and from within the spectrum where A is symmetric. Complex otherwise.
         """
-        matrix = np.asarray(self.hessenberg, np.float64)
+        matrix = np.asarray(self.projected[:-1], np.float64)
         if not np.all(np.isfinite(matrix)):
             return np.array([np.nan])
         return (
@@ -87,34 +107,36 @@ def step_spectrum(
 
     adjoint, direct = jax.grad(judged, argnums=(0, 1))(point, outer)
     _, pull = jax.vjp(step, point, outer)
-    basis, projected = _arnoldi(lambda v: pull(v)[0], adjoint, products)
-    size = norm(adjoint)
-    remainder = jnp.eye(products + 1, products, dtype=point.dtype) - projected
-    target = jnp.zeros(products + 1, point.dtype).at[0].set(size)
-    weights = jnp.linalg.lstsq(remainder, target)[0]
-    residual = norm(target - remainder @ weights) / size
-    implicit = jax.tree.map(jnp.add, direct, pull(weights @ basis[:products])[1])
-    return StepSpectrum(projected[:products], implicit, residual)
+    projected, responses = _arnoldi(pull, adjoint, outer, products)
+    return StepSpectrum(projected, responses, direct, norm(adjoint))
 
 
 def _arnoldi(
-    product: Callable[[Array], Array], vector: Float[Array, " M"], count: int
-) -> tuple[Float[Array, "k_plus_1 M"], Float[Array, "k_plus_1 k"]]:
-    """Return the Krylov basis of a vector and the linear map in it (orthogonalised twice)."""
+    pull: Callable[[Array], tuple[Array, Outer]],
+    vector: Float[Array, " M"],
+    outer: Outer,
+    count: int,
+) -> tuple[Float[Array, "k_plus_1 k"], Outer]:
+    """Project A^T on the Krylov space of a vector (orthogonalised twice).
+
+    Returns the projection, and B^T times every vector of the basis; `pull` gives both products.
+    """
     basis = jnp.zeros((count + 1, vector.size), vector.dtype).at[0].set(vector / norm(vector))
 
-    def body(k: Int[Array, ""], carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        basis, projected = carry
-        new = product(basis[k])
+    def body(k: Int[Array, ""], carry: tuple) -> tuple:
+        basis, projected, responses = carry
+        new, response = pull(basis[k])
         first = basis @ new
         new -= first @ basis
         second = basis @ new
         new -= second @ basis
-        size = norm(new)
-        exhausted: Bool[Array, ""] = size <= 10 * jnp.finfo(size.dtype).eps * norm(first)
+        size = jnp.linalg.norm(new)
+        exhausted: Bool[Array, ""] = size <= 10 * jnp.finfo(size.dtype).eps * jnp.linalg.norm(first)
         unit = jnp.where(exhausted, 0.0, new / jnp.where(exhausted, 1.0, size))
         column = (first + second).at[k + 1].set(jnp.where(exhausted, 0.0, size))
-        return basis.at[k + 1].set(unit), projected.at[:, k].set(column)
+        responses = jax.tree.map(lambda rows, x: rows.at[k].set(x), responses, response)
+        return basis.at[k + 1].set(unit), projected.at[:, k].set(column), responses
 
     projected = jnp.zeros((count + 1, count), vector.dtype)
-    return jax.lax.fori_loop(0, count, body, (basis, projected))
+    responses = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), outer)
+    return jax.lax.fori_loop(0, count, body, (basis, projected, responses))[1:]
