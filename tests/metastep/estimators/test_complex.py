@@ -184,7 +184,7 @@ def test_scaled_hypergradient(slopes, key):
 def test_a_diagnosis_counts_both_parts(limit, key):
     """Eigenvalues are those of the real Jacobian, and the state has two numbers for each entry."""
     found = ms.diagnose(converged(), hyperparameters(False), key=key)
-    assert found.state_bytes == 5 * 8
+    assert found.state_bytes == 5 * 8 + 4 + 8  # the step and the key of the run
     assert found.symmetric
     end = ms.unroll(converged(), hyperparameters(False), key).params
     variables, restore = real_variables(end)

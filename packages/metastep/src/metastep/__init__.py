@@ -11,6 +11,7 @@ from metastep.diagnosis import Comparison as Comparison
 from metastep.diagnosis import Diagnosis as Diagnosis
 from metastep.diagnosis import compare as compare
 from metastep.diagnosis import diagnose as diagnose
+from metastep.diagnosis import metasmoothness as metasmoothness
 from metastep.estimators import AbstractEstimator as AbstractEstimator
 from metastep.estimators import Binomial as Binomial
 from metastep.estimators import CentralDifferences as CentralDifferences

@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import jax
+import numpy as np
+
 from metastep.diagnosis.diagnosis import (
     Diagnosis,
     Option,
@@ -32,7 +35,7 @@ def advise(diagnosis: Diagnosis) -> Diagnosis:
 
 
 def _not_finite(d: Diagnosis) -> Warning | None:
-    if d.finite:
+    if d.finite or d.chaotic:
         return None
     return Warning(
         "not-finite",
@@ -41,14 +44,38 @@ def _not_finite(d: Diagnosis) -> Warning | None:
     )
 
 
+def _zero(d: Diagnosis) -> Warning | None:
+    if not (d.finite and _vanished(d)):
+        return None
+    return Warning(
+        "zero-gradient",
+        "The exact hypergradient is zero: the objective does not change with `outer` here. Check "
+        "that the objective uses what was trained, and that nothing on the way is rounded, "
+        "clipped or saturated.",
+    )
+
+
 def _chaotic(d: Diagnosis) -> Warning | None:
     if not d.chaotic:
         return None
     return Warning(
         "chaotic",
-        f"Rounding errors outgrow the inner state by {d.digits_lost:.0f} decimal digits (Lyapunov "
-        f"exponent {d.lyapunov_exponent:+.3g} per step): exact gradients are not meaningful. "
-        "Reduce the inner step size or the horizon, or smooth the objective.",
+        f"{_cost(d)}: it is not meaningful. Reduce the inner step size or the horizon, clip inner "
+        "gradients, or smooth the objective.",
+    )
+
+
+def _not_smooth(d: Diagnosis) -> Warning | None:
+    response = d.response
+    if d.chaotic or response is None or not np.isnan(response.reach):
+        return None
+    return Warning(
+        "not-smooth",
+        f"The trained state jumps as `outer` moves by {response.length:.1e} along the gradient "
+        f"(metasmoothness {response.score:.2f}): a step of any length may miss. Larger batches, "
+        "eps_root in Adam, smaller outputs of the last layer, clipped inner gradients, "
+        "normalisation before each layer, smooth activations and a smaller inner step size make a "
+        "run smoother.",
     )
 
 
@@ -57,24 +84,25 @@ def _exploding(d: Diagnosis) -> Warning | None:
         return None
     return Warning(
         "exploding",
-        f"Derivatives grow by {d.adjoint_decay:.1e} on their way back through the run. "
+        f"The influence of the state on the objective grows by {d.adjoint_decay:.1e} on the way "
+        "back through the run. "
         "scaled_hypergradient represents any size; a smaller inner step size avoids it.",
     )
 
 
 def _vanishing(d: Diagnosis) -> Warning | None:
-    if not d.adjoint_decay < VANISHING:
+    if _vanished(d) or not d.adjoint_decay < VANISHING:
         return None
     return Warning(
         "vanishing",
-        f"Of the derivative by the last inner state {d.adjoint_decay:.1e} reaches the first: what "
-        "acts through the initial state alone gets a vanishing gradient, and early steps do not "
-        "matter.",
+        f"Of the influence of the last inner state {d.adjoint_decay:.1e} is left at the first: "
+        "what acts through the initial state alone gets a vanishing gradient, and early steps do "
+        "not matter.",
     )
 
 
 def _neumann(d: Diagnosis) -> Warning | None:
-    if d.contraction < 1:
+    if not d.contraction >= 1:
         return None
     return Warning(
         "neumann-diverges",
@@ -89,6 +117,10 @@ def _implicit(d: Diagnosis) -> Warning | None:
     errors = [o.relative_error for o in d.options if isinstance(o.estimator, Implicit)]
     if not errors:
         return Warning("implicit-refused", f"Implicit does not apply: {d.implicit_message}")
+    if np.isnan(errors[0]):
+        return Warning(
+            "implicit-wrong", f"Implicit differentiation gives NaN: {d.implicit_message}"
+        )
     return Warning(
         "implicit-wrong",
         f"Implicit differentiation is wrong here, by {100 * errors[0]:.0f} % of the exact "
@@ -108,6 +140,8 @@ def _not_descent(d: Diagnosis) -> Warning | None:
 
 
 def _descent_not_guaranteed(d: Diagnosis) -> Warning | None:
+    if np.isnan(d.contraction):
+        return None
     memory = 1 / max(1 - d.contraction, 1e-12)
     short = [row.window for row in d.windows[:-1] if row.window < memory and row.cosine > 0]
     if not short:
@@ -123,7 +157,9 @@ def _descent_not_guaranteed(d: Diagnosis) -> Warning | None:
 
 CHECKS: tuple[Callable[[Diagnosis], Warning | None], ...] = (
     _not_finite,
+    _zero,
     _chaotic,
+    _not_smooth,
     _exploding,
     _vanishing,
     _neumann,
@@ -137,22 +173,39 @@ def _listed(windows: list[int]) -> str:
     return str(windows[0]) if len(windows) == 1 else f"{windows[0]} to {windows[-1]}"
 
 
+def _cost(d: Diagnosis) -> str:
+    """Say what rounding costs."""
+    if not d.finite:
+        return "The exact gradient overflows although training does not"
+    return f"Rounding costs the exact gradient {d.digits_lost:.0f} of {d.digits:.0f} decimal digits"
+
+
+def _vanished(d: Diagnosis) -> bool:
+    """Whether the exact hypergradient is zero."""
+    return not any(np.any(np.asarray(x)) for x in jax.tree.leaves(d.exact))
+
+
 def _recommend(d: Diagnosis) -> Recommendation:
     """Choose the fastest estimator that fits into memory and points the right way."""
+    if d.chaotic:
+        smoothed = next(o for o in d.options if isinstance(o.estimator, EvolutionStrategies))
+        return Recommendation(
+            smoothed.estimator,
+            f"{_cost(d)}: it is not meaningful. Evolution strategies estimate the gradient of a "
+            "smoothed objective. Choose sigma by the size of change in outer to average over.",
+            "A smaller inner step size or a shorter horizon, until `chaotic` is gone.",
+        )
     if not d.finite:
         return Recommendation(
             None,
             "There is no finite hypergradient to estimate.",
             "A smaller inner step size or a shorter horizon.",
         )
-    if d.chaotic:
-        smoothed = next(o for o in d.options if isinstance(o.estimator, EvolutionStrategies))
+    if _vanished(d):
         return Recommendation(
-            smoothed.estimator,
-            "No estimator has a meaningful exact gradient to agree with; evolution strategies "
-            "estimate that of the smoothed objective, which has one. Choose sigma by the size of "
-            "change in outer that should be averaged over.",
-            "A smaller inner step size or a shorter horizon, until `chaotic` is gone.",
+            None,
+            "The exact hypergradient is zero: there is no direction to estimate.",
+            "An objective that depends on what was trained, or another starting point.",
         )
     fitting = [o for o in d.options if o.memory <= d.memory]
     good = [o for o in fitting if _trusted(d, o)]
@@ -169,12 +222,25 @@ def _recommend(d: Diagnosis) -> Recommendation:
     assert exact is not None
     return Recommendation(
         exact.estimator,
-        f"It is exact, takes {readable_bytes(exact.memory)} of {readable_bytes(d.memory)}, and no "
-        f"estimator that points the same way (cosine {GOOD_COSINE}) takes less than "
-        f"{100 * WORTHWHILE:.0f} % of its {exact.seconds:.2g} s.",
-        "Less memory asks for checkpointing; inner steps that contract faster make a window "
-        "worthwhile; very few hyperparameters and a long horizon, Forward.",
+        f"It is exact and takes {exact.seconds:.2g} s and {readable_bytes(exact.memory)} of "
+        f"{readable_bytes(d.memory)}; no estimator that points the same way (cosine {GOOD_COSINE}) "
+        f"takes less than {100 * WORTHWHILE:.0f} % of this time.",
+        _alternatives(d, exact),
     )
+
+
+def _alternatives(d: Diagnosis, exact: Option) -> str:
+    """Say how far the runners-up are from being recommended."""
+    parts = []
+    leaner = [o for o in d.options if not _may_err(o) and o.memory < exact.memory]
+    if leaner:
+        next_best = min(leaner, key=_seconds)
+        parts.append(
+            f"with less than {readable_bytes(exact.memory)}, {next_best.estimator} "
+            f"({readable_bytes(next_best.memory)}, {next_best.seconds:.2g} s)"
+        )
+    parts.append("inner steps that contract faster make a window of truncation worthwhile")
+    return "; ".join(parts) + "."
 
 
 def _trusted(d: Diagnosis, option: Option) -> bool:
@@ -205,7 +271,7 @@ def _biased(d: Diagnosis, option: Option, exact: Option | None) -> Recommendatio
         )
     return Recommendation(
         option.estimator,
-        f"The inner loop has converged (next step {d.stationarity:.1e} of the first ones), and "
+        f"The inner loop has converged (last step {d.stationarity:.1e} of the first ones), and "
         f"the fixed point tells the gradient ({numbers}) in memory that does not grow with the "
         "horizon.",
         "A shorter horizon, larger inner steps or stochastic batches: then it is not converged.",

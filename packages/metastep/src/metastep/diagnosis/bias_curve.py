@@ -1,9 +1,13 @@
 """What truncation would do to a hypergradient, for every window, in one backward pass.
 
 The backward pass of the exact hypergradient adds up the contributions of the inner steps from the
-last to the first. Stopped after K steps it holds K-step truncated back-propagation; kept going it
-ends with the exact gradient. One pass therefore shows both: identities between the inner steps,
-whose derivatives write down what passes through them, read the partial sums off it.
+last to the first. Stopped after K steps it holds K-step truncated back-propagation; continued to
+the first step it ends with the exact gradient. One pass therefore shows both: custom derivative
+rules, which are identities in the forward pass, store the partial sums and the norms of the
+cotangents that reach them.
+
+The same pass with `rounding` switched on moves every number of the inner state as rounding errors
+would, relative to itself and to its update. How much the gradient differs then is what they do.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,14 +17,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
-from metastep.estimators.scaled import changed, growth_rate, random_change
 from metastep.problems.base import AbstractProblem, Keys, Trajectory, start, take_step
-from metastep.trees import differentiable, norm
+from metastep.trees import differentiable, subtract
 from metastep.types import Inner, Outer, Scalar
 
 Body = Callable[[PyTree, PyTree], tuple[PyTree, Scalar]]
+
+EXACT_INTEGERS = 2.0**20
+"""Integers below are stored exactly and stay as they are: counters, zeros, ones."""
+
+OPERATIONS = 4
+"""Operations that a number of the state goes through in a step, each of which rounds: a guess."""
 
 
 class BiasCurve(eqx.Module):
@@ -32,22 +41,26 @@ class BiasCurve(eqx.Module):
         truncated: the estimates of `TruncatedReverse` for the windows asked for, stacked in front.
         adjoint_norms: shape (T + 1,), the norm of the derivative of the objective with respect to
             the inner state t steps before the end.
-        lyapunov_exponent: growth rate of a random tangent of the state, in nats per step.
-        begin: the trajectory before its first step.
-        end: its end.
+        sensitivities: shape (T + 1,), the same with respect to relative changes of the state: each
+            derivative is multiplied by the coordinate itself.
+        contributions: shape (T,), the norm of what the step t + 1 steps before the end adds to the
+            gradient.
+        moves: shape (T,), the size of each inner step, from the first to the last.
+        end: the end of the trajectory; None where only the numbers above are kept.
     """
 
     value: Scalar
     exact: Outer
     truncated: Outer
     adjoint_norms: Float[Array, " T_plus_1"]
-    lyapunov_exponent: Scalar
-    begin: Trajectory
-    end: Trajectory
+    sensitivities: Float[Array, " T_plus_1"]
+    contributions: Float[Array, " T"]
+    moves: Float[Array, " T"]
+    end: Trajectory | None
 
 
 class _Records(eqx.Module):
-    """Zeros; their derivatives are what the backward pass wrote down.
+    """Zeros, whose cotangents are the records of the backward pass.
 
     Attributes:
         total: like `outer`, the sum of the contributions so far.
@@ -58,6 +71,14 @@ class _Records(eqx.Module):
     rows: Outer
 
 
+class _Sizes(eqx.Module):
+    """Zeros for one step, whose cotangents are norms: see the fields of the same name above."""
+
+    adjoint: Array
+    sensitivity: Array
+    contribution: Array
+
+
 def bias_curve(
     problem: AbstractProblem,
     outer: Outer,
@@ -65,6 +86,7 @@ def bias_curve(
     windows: Sequence[int],
     *,
     stored: bool = False,
+    rounding: Int[Array, ""] | int = 0,
 ) -> BiasCurve:
     """Compute the exact hypergradient, and on the way every truncation that is asked for.
 
@@ -75,67 +97,146 @@ def bias_curve(
         windows: increasing integers from 1 to the horizon.
         stored: whether the residuals of every step are stored, as `Reverse()` does; otherwise the
             state every sqrt(T) steps, as `Reverse("sqrt")` does.
+        rounding: 0, or a seed: then every number of the state, except small integers, moves as by
+            other rounding errors after each step. May be traced.
 
     Returns:
-        The curve. Exact. Time: that of reverse mode, and one tangent of the forward run. Memory:
-        that of reverse mode, and N numbers for each window.
+        The curve. Exact. Time: that of reverse mode. Memory: that of reverse mode, and N numbers
+        for each window.
     """
     horizon = problem.horizon
     slots = np.full(horizon, len(windows), np.int32)
     slots[horizon - np.array(windows)] = np.arange(len(windows))
     constant = jax.lax.stop_gradient(outer)
+    seed = jnp.asarray(rounding, jnp.int32)
 
     def ending(
-        outer: Outer, records: _Records, sizes: Array, last: Array
-    ) -> tuple[Scalar, tuple[Trajectory, Trajectory, Scalar]]:
+        outer: Outer, records: _Records, sizes: _Sizes, last: _Sizes
+    ) -> tuple[Scalar, tuple[Trajectory, Array]]:
         begin = start(problem, outer, keys)
         arrays, static = eqx.partition(begin, eqx.is_array)
-        body = _step(problem, constant, keys, static)
-        carry = (arrays, records, random_change(jax.lax.stop_gradient(begin.inner), keys))
-        carry, factors = _scan(body, carry, (jnp.asarray(slots), sizes), stored)
-        arrays, records, change = carry
+        body = _step(problem, constant, keys, static, seed)
+        (arrays, records), moves = _scan(
+            body, (arrays, records), (jnp.asarray(slots), sizes), stored
+        )
         end = eqx.combine(arrays, static)
         variables, rest = differentiable(end.inner)
-        inner = eqx.combine(_measured(variables, last), rest)
-        value = problem.objective(inner, _recorded(constant, records.total), keys.objective)
-        return value, (begin, end, growth_rate(change, factors))
+        inner = eqx.combine(_measured(variables, last.adjoint, last.sensitivity), rest)
+        judged = _recorded(constant, records.total, last.contribution)
+        value = problem.objective(inner, judged, keys.objective)
+        return value, (arrays, moves)
 
     rows = jax.tree.map(lambda x: jnp.zeros((len(windows) + 1, *x.shape), x.dtype), outer)
     records = _Records(jax.tree.map(jnp.zeros_like, outer), rows)
+    zeros = _Sizes(*(jnp.zeros(horizon) for _ in range(3)))
+    last = jax.tree.map(lambda x: x[0], zeros)
     differentiate = jax.value_and_grad(ending, argnums=(0, 1, 2, 3), has_aux=True)
-    (value, (begin, end, exponent)), (by_start, found, sizes, last) = differentiate(
-        outer, records, jnp.zeros(horizon), jnp.zeros(())
+    (value, (arrays, moves)), (by_start, found, sizes, last) = differentiate(
+        outer, records, zeros, last
     )
+    static = eqx.filter(eqx.filter_eval_shape(start, problem, outer, keys), _is_shape, inverse=True)
     return BiasCurve(
         value=value,
         exact=jax.tree.map(jnp.add, by_start, found.total),
         truncated=jax.tree.map(lambda x: x[:-1], found.rows),
-        adjoint_norms=jnp.concatenate([last[None], sizes[::-1]]),
-        lyapunov_exponent=exponent,
-        begin=begin,
-        end=end,
+        adjoint_norms=jnp.concatenate([last.adjoint[None], sizes.adjoint[::-1]]),
+        sensitivities=jnp.concatenate([last.sensitivity[None], sizes.sensitivity[::-1]]),
+        contributions=sizes.contribution[::-1],
+        moves=moves,
+        end=eqx.combine(arrays, static),
     )
 
 
-def _step(problem: AbstractProblem, outer: Outer, keys: Keys, static: PyTree) -> Body:
-    """Return one inner step whose derivatives are written down, beside that of a tangent."""
+def _is_shape(leaf: object) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct)
 
-    def body(carry: PyTree, at: tuple[Array, Array]) -> tuple[PyTree, Scalar]:
-        arrays, records, change = carry
-        slot, size = at
+
+def _step(
+    problem: AbstractProblem,
+    outer: Outer,
+    keys: Keys,
+    static: PyTree,
+    seed: Array,
+) -> Body:
+    """Return one inner step whose derivatives are recorded, and which returns its own size."""
+
+    def body(carry: PyTree, at: tuple[Array, _Sizes]) -> tuple[PyTree, Scalar]:
+        arrays, records = carry
+        slot, sizes = at
         point: Trajectory = eqx.combine(arrays, static)
-        variables, rest = differentiable(point.inner)
-        variables = _measured(variables, size)
+        before, rest = differentiable(point.inner)
+        variables = _measured(before, sizes.adjoint, sizes.sensitivity)
         records = _Records(*_noted(records.total, records.rows, slot))
         inner = eqx.combine(variables, rest)
         point = Trajectory(inner, point.steps, point.first_nonfinite, point.watched)
-        key = keys.step(point.steps)
-        alone = lambda inner: problem.step(inner, outer, point.steps, key)
-        change, factor = changed(change, alone, jax.lax.stop_gradient(inner))
-        after = take_step(problem, _recorded(outer, records.total), point, keys)
-        return (eqx.filter(after, eqx.is_array), records, change), factor
+        here = _recorded(outer, records.total, sizes.contribution)
+        after = take_step(problem, here, point, keys)
+        variables, rest = differentiable(after.inner)
+        variables = _rounded(variables, before, seed, after.steps)
+        move = _length(jax.lax.stop_gradient(subtract(variables, before)))
+        inner = eqx.combine(variables, rest)
+        after = Trajectory(inner, after.steps, after.first_nonfinite, after.watched)
+        return (eqx.filter(after, eqx.is_array), records), move
 
     return body
+
+
+def _bits(leaves: Sequence[Array], seed: Array, t: Array) -> list[Array]:
+    """Return random integers for every number, by a hash (that of MurmurHash3).
+
+    A generator of JAX would dominate the time to compile.
+    """
+    mixed = seed.astype(jnp.uint32) * np.uint32(0x9E3779B9) + t.astype(jnp.uint32)
+
+    def of(place: int, leaf: Array) -> Array:
+        x = jnp.arange(place, place + leaf.size, dtype=jnp.uint32) * np.uint32(0x85EBCA77)
+        x = x ^ (mixed * np.uint32(0xC2B2AE3D))
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+            x = (x ^ (x >> shift)) * np.uint32(factor)
+        return (x ^ (x >> 16)).reshape(leaf.shape)
+
+    places = np.cumsum([0, *(leaf.size for leaf in leaves)])[:-1]
+    return [of(int(place), leaf) for place, leaf in zip(places, leaves, strict=True)]
+
+
+def _units(leaf: Array, bits: Array, seed: Array) -> tuple[Array, Array]:
+    """Return by which parts of itself and of its update each number moves."""
+    eps = jnp.where(seed == 0, 0.0, jnp.finfo(leaf.dtype).eps)
+    sign = jnp.where(bits % 2 == 0, eps, -eps).astype(leaf.dtype)
+    stored = (bits >> 1) % 12 < OPERATIONS
+    return jnp.where(stored, sign / 2, 0), sign * OPERATIONS
+
+
+@jax.custom_vjp
+def _rounded(variables: Inner, before: Inner, seed: Array, t: Array) -> Inner:
+    """Move a state as other rounding errors would; not at all if `seed` is 0.
+
+    One unit in the last place up or down in `OPERATIONS` of twelve cases, whose variance is that of
+    so many roundings to the nearest; and as many units in the last place of the update.
+    """
+    leaves, treedef = jax.tree.flatten(variables)
+
+    def move(leaf: Array, previous: Array, bits: Array) -> Array:
+        stored, updated = _units(leaf, bits, seed)
+        exact = (leaf == jnp.round(leaf)) & (jnp.abs(leaf) < EXACT_INTEGERS)
+        return leaf + jnp.where(exact, 0, stored * leaf + updated * (leaf - previous))
+
+    moved = map(move, leaves, jax.tree.leaves(before), _bits(leaves, seed, t))
+    return jax.tree.unflatten(treedef, list(moved))
+
+
+def _rounded_back(at: tuple[Array, Array], grad: Inner) -> tuple[Inner, Inner, None, None]:
+    """Return the derivatives of `_rounded`, whose factors are drawn again and not stored."""
+    leaves, treedef = jax.tree.flatten(grad)
+    units = [_units(x, bits, at[0]) for x, bits in zip(leaves, _bits(leaves, *at), strict=True)]
+    here = [x + x * (stored + updated) for x, (stored, updated) in zip(leaves, units, strict=True)]
+    before = [-x * updated for x, (_, updated) in zip(leaves, units, strict=True)]
+    return jax.tree.unflatten(treedef, here), jax.tree.unflatten(treedef, before), None, None
+
+
+_rounded.defvjp(
+    lambda variables, before, *at: (_rounded(variables, before, *at), at), _rounded_back
+)
 
 
 def _scan(body: Body, carry: PyTree, xs: PyTree, stored: bool) -> tuple[PyTree, Array]:
@@ -153,21 +254,21 @@ def _scan(body: Body, carry: PyTree, xs: PyTree, stored: bool) -> tuple[PyTree, 
 
 
 @jax.custom_vjp
-def _recorded(outer: Outer, total: Outer) -> Outer:
-    """Return `outer`; what its derivative would be is added to that of `total`."""
-    del total
+def _recorded(outer: Outer, total: Outer, size: Array) -> Outer:
+    """Return `outer`; its cotangent goes to `total`, and the norm of it to `size`."""
+    del total, size
     return outer
 
 
 _recorded.defvjp(
-    lambda outer, total: (outer, None),
-    lambda _, grad: (jax.tree.map(jnp.zeros_like, grad), grad),
+    lambda outer, total, size: (outer, size),
+    lambda size, grad: (jax.tree.map(jnp.zeros_like, grad), grad, _length(grad).astype(size.dtype)),
 )
 
 
 @jax.custom_vjp
 def _noted(total: Outer, rows: Outer, slot: Array) -> tuple[Outer, Outer]:
-    """Return `total` and `rows`; on the way back write the one into a row of the other."""
+    """Return `total` and `rows`; the backward pass writes the cotangent of `total` into a row."""
     del slot
     return total, rows
 
@@ -181,13 +282,25 @@ _noted.defvjp(lambda total, rows, slot: ((total, rows), slot), _note)
 
 
 @jax.custom_vjp
-def _measured(variables: Inner, size: Array) -> Inner:
-    """Return `variables`; the norm of their derivative becomes the derivative of `size`."""
-    del size
+def _measured(variables: Inner, size: Array, relative: Array) -> Inner:
+    """Return `variables`; norms of their cotangent become the cotangents of the other two."""
+    del size, relative
     return variables
 
 
-_measured.defvjp(
-    lambda variables, size: (variables, size),
-    lambda size, grad: (grad, norm(grad).astype(size.dtype)),
-)
+def _measure(residuals: tuple[Inner, Array], grad: Inner) -> tuple[Inner, Array, Array]:
+    variables, size = residuals
+    leaves = jax.tree.leaves(grad)
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0.0) for x in leaves]))
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    scaled = jax.tree.map(lambda x: x / scale, grad)
+    relative = jax.tree.map(jnp.multiply, variables, scaled)
+    return grad, *((scale * _length(x)).astype(size.dtype) for x in (scaled, relative))
+
+
+def _length(tree: PyTree) -> Scalar:
+    """Return the norm of a tree of moderate numbers; `trees.norm` takes longer to compile."""
+    return jnp.sqrt(sum(jnp.sum((x * jnp.conj(x)).real) for x in jax.tree.leaves(tree)))
+
+
+_measured.defvjp(lambda variables, size, relative: (variables, (variables, size)), _measure)

@@ -1,46 +1,47 @@
 """Measure a problem's inner dynamics, and say which estimator serves it.
 
-`measurements` holds what is measured, for less than five exact hypergradients; `advice` turns it
-into warnings and a recommendation.
+`measurements` holds what is measured, for about four exact hypergradients; `advice` turns it into
+warnings and a recommendation.
 """
 
-from math import inf, isqrt
-from typing import Any, NamedTuple
+from math import inf
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import lineax as lx
 import numpy as np
 
 from metastep.checks import require_key
 from metastep.diagnosis.advise import advise
-from metastep.diagnosis.compare import timed
-from metastep.diagnosis.diagnosis import Diagnosis, Option, WindowRow
+from metastep.diagnosis.diagnosis import Diagnosis, Response, WindowRow
 from metastep.diagnosis.measure import (
-    FixedPoint,
+    SMOOTH,
+    Clock,
     Measurements,
-    Prepared,
-    implicit_solver,
-    prepare,
+    measure,
+    stationarity,
 )
-from metastep.estimators.base import AbstractEstimator
-from metastep.estimators.binomial import Binomial
-from metastep.estimators.evolution import EvolutionStrategies
-from metastep.estimators.forward import Forward
+from metastep.diagnosis.metasmoothness import Metasmoothness
+from metastep.diagnosis.options import Costs, options
 from metastep.estimators.implicit import Implicit
-from metastep.estimators.reverse import Reverse
-from metastep.estimators.truncated import TruncatedReverse
 from metastep.problems.base import AbstractProblem
 from metastep.results import RESULTS
 from metastep.trees import as_hyperparameters
 from metastep.types import Outer, RandomKey
 
 DEFAULT_MEMORY = 2**30
-PAIRS = 16
+
+UNTOUCHED = 0.01
+"""A part of an implicit gradient that is so much smaller than the exact one is unseen."""
 
 
 def diagnose(
-    problem: AbstractProblem, outer: Outer, *, key: RandomKey, memory: int = DEFAULT_MEMORY
+    problem: AbstractProblem,
+    outer: Outer,
+    *,
+    key: RandomKey,
+    memory: int = DEFAULT_MEMORY,
+    budget: float | None = None,
 ) -> Diagnosis:
     """Say which estimator to use for a problem, why, and what would change the answer.
 
@@ -58,183 +59,183 @@ def diagnose(
         ...     horizon=50,
         ... )
         >>> diagnosis = ms.diagnose(problem, {"target": 1.0}, key=jax.random.key(0))
-        >>> round(diagnosis.contraction, 3), diagnosis.windows[0].window
-        (0.9, 1)
+        >>> round(diagnosis.contraction, 3), diagnosis.windows[0].window, diagnosis.chaotic
+        (0.9, 1, False)
 
     Args:
         problem: the inner dynamics and the objective.
         outer: the hyperparameters, a pytree of floating-point arrays or floats.
         key: a random key.
         memory: bytes that a hypergradient may use; 1 GiB by default.
+        budget: seconds that the diagnosis may take, compilation included; what does not fit is left
+            out, and `left_out` names it. None measures everything.
 
     Returns:
-        The diagnosis: `str()` for people, fields for code. Time: for horizons from nine steps at
-        most five exact hypergradients (`work` counts their steps and products, `seconds` is what
-        they took), and to compile two programs. Memory: that of `Reverse()` if it fits into
-        `memory`, else that of `Reverse("sqrt")`, and some 50 inner states.
+        The diagnosis: `str()` in at most 30 lines, `details()` at length, `to_dict()` and fields
+        for programs. Time: that of three exact hypergradients and three training runs, and to
+        compile them once each. Memory: that of `Reverse()` if it fits into `memory`, else that of
+        `Reverse("sqrt")`, and some 30 inner states.
 
     Raises:
-        ValueError: wrong use, as `hypergradient` does.
+        ValueError: wrong use, as `hypergradient` does; a budget that is not positive, or less than
+            one exact hypergradient takes.
     """
     require_key(key)
-    return diagnose_prepared(prepare(problem, as_hyperparameters(outer), key, memory))
+    if budget is not None and not budget > 0:
+        raise ValueError(f"budget is {budget!r}; allowed are None and positive seconds.")
+    clock = Clock(budget)
+    outer = as_hyperparameters(outer)
+    return judge(problem, outer, key, measure(problem, outer, key, memory, clock), memory, clock)
 
 
-def diagnose_prepared(prepared: Prepared) -> Diagnosis:
-    """Run what was prepared, and judge it."""
-    numbers, first = timed(prepared.everything.call)
-    _, forward = timed(prepared.forward.call)
-    _, exact = timed(prepared.exact.call)
-    found = prepared.read(numbers)
-    stretch, fixed_point = found.spectrum, found.fixed_point
-    values = stretch.ritz_values()
+def judge(
+    problem: AbstractProblem,
+    outer: Outer,
+    key: RandomKey,
+    found: Measurements,
+    memory: int,
+    clock: Clock,
+) -> Diagnosis:
+    """Turn measurements into a diagnosis."""
+    curve, spectrum, horizon = found.curve, found.spectrum, problem.horizon
+    values = np.array([np.nan]) if spectrum is None else spectrum.ritz_values()
     contraction = float(np.max(np.abs(values)))
-    rows = _window_rows(prepared, found, contraction)
-    costs = _Costs(prepared, forward, exact)
+    symmetric = spectrum is not None and spectrum.symmetric
     curvature = (1 - float(values.max().real), 1 - float(values.min().real))
-    message = prepared.refusal if fixed_point is None else RESULTS[fixed_point.result]
+    implicit = _Implicit.of(found)
+    rows = _window_rows(found, contraction)
+    count = sum(x.size for x in jax.tree.leaves(outer))
+    lost = np.clip(np.log10(found.rounding_error) + found.digits, 0, found.digits)
+    with np.errstate(all="ignore"):
+        # The initial state is often zero; relative changes of it are none.
+        before, after = curve.sensitivities[max(horizon - 1, 0)], curve.sensitivities[0]
+        decay = float(np.divide(before, after)) if after else float("nan")
+    steps = max(horizon - 1, 1)
+    chaotic = (found.finite and bool(lost > found.digits - 1)) or _overflown(found)
+    costs = Costs(found, problem, outer, key, clock, count)
+    listed = options(costs, rows, (implicit.cosine, implicit.relative_error), memory, chaotic)
     return advise(
         Diagnosis(
-            horizon=prepared.horizon,
-            outer_size=prepared.outer_size,
-            state_bytes=prepared.state_bytes,
-            value=float(found.value),
-            exact=jax.tree.map(jnp.asarray, found.exact),
-            finite=bool(found.finite),
+            horizon=horizon,
+            outer_size=count,
+            state_bytes=found.sizes.state,
+            residual_bytes=round(found.sizes.residual),
+            value=float(curve.value),
+            exact=jax.tree.map(jnp.asarray, curve.exact),
+            finite=found.finite,
             contraction=contraction,
-            symmetric=stretch.symmetric,
-            inner_curvature=curvature if stretch.symmetric else None,
-            lyapunov_exponent=float(found.lyapunov_exponent),
-            digits_lost=float(found.digits_lost),
-            chaotic=not found.meaningful,
-            adjoint_decay=float(found.adjoints[-1] / found.adjoints[0]),
-            stationarity=float("nan" if fixed_point is None else fixed_point.stationarity),
-            implicit_message=message,
+            symmetric=symmetric,
+            inner_curvature=curvature if symmetric else None,
+            lyapunov_exponent=float(np.log(decay)) / steps if decay > 0 else float("nan"),
+            digits=found.digits,
+            digits_lost=found.digits if chaotic else float(lost),
+            chaotic=chaotic,
+            adjoint_decay=decay,
+            stationarity=stationarity(curve.moves),
+            implicit_message=implicit.message,
+            response=_response(found.smooth, curve.exact, count),
             windows=rows,
-            options=_options(costs, rows, fixed_point, stretch.symmetric),
-            memory=prepared.memory,
-            work=prepared.work,
-            seconds=first + forward + exact,
+            options=listed,
+            memory=memory,
+            work=found.work,
+            seconds=clock.seconds,
+            left_out=tuple(clock.left_out),
             warnings=(),
             recommendation=None,
         )
     )
 
 
-def _window_rows(
-    prepared: Prepared, found: Measurements, contraction: float
-) -> tuple[WindowRow, ...]:
+def _overflown(found: Measurements) -> bool:
+    """Whether the gradient overflows although training does not, by growing step by step.
+
+    A derivative that does not exist somewhere turns NaN at once.
+    """
+    sizes = found.curve.sensitivities
+    if not found.bounded or not np.isfinite(sizes[0]):
+        return False
+    return bool(np.max(sizes[np.isfinite(sizes)]) > 10.0 ** (2 * found.digits) * sizes[0])
+
+
+def _window_rows(found: Measurements, contraction: float) -> tuple[WindowRow, ...]:
     """Hold every truncation against the exact gradient, and the paper's bound beside it."""
-    size = np.linalg.norm([float(np.linalg.norm(x)) for x in jax.tree.leaves(found.exact)])
-    end, *cuts = found.adjoints
-    # Eq. 10 of Shaban et al. (2019), with 1 - gamma alpha for the contraction.
-    bound = lambda window: (
-        contraction**window * (end * found.spectrum.response / (1 - contraction)) / size
-        if contraction < 1
-        else inf
-    )
-    return tuple(
-        WindowRow(
-            window=window,
-            cosine=float(angle),
-            relative_error=float(error),
-            bound=float(bound(window)),
-            adjoint=float(cut / end),
-        )
-        for window, angle, error, cut in zip(
-            prepared.windows, found.cosines, found.relative_errors, cuts, strict=True
-        )
-    )
-
-
-class _Costs(NamedTuple):
-    """The seconds that were measured, and what they and the compiler say of the others."""
-
-    prepared: Prepared
-    forward: float
-    exact: float
-
-    @property
-    def plain(self) -> float:
-        """Seconds of `Reverse()`: measured, or without the second forward run of "sqrt"."""
-        return self.exact if self.prepared.stored else max(self.exact - self.forward, self.forward)
-
-    @property
-    def backward(self) -> float:
-        """Seconds of one step back."""
-        return max(self.plain - self.forward, 0.0) / self.prepared.horizon
-
-
-def _options(
-    costs: _Costs, rows: tuple[WindowRow, ...], fixed_point: FixedPoint | None, symmetric: bool
-) -> tuple[Option, ...]:
-    """List the estimators with their accuracy, time and memory."""
-    prepared, forward = costs.prepared, costs.forward
-    horizon, state, residual = prepared.horizon, prepared.state_bytes, prepared.residual
-    length = max(1, isqrt(horizon))
-    exact = {"cosine": 1.0, "relative_error": 0.0}
-    states = min(horizon, max(1, int((prepared.memory - residual) // max(state, 1))))
-    pairs = PAIRS / (PAIRS + prepared.outer_size + 1)
-
-    def option(
-        estimator: AbstractEstimator, seconds: float, memory: float | int, **more: Any
-    ) -> Option:
-        return Option(
-            estimator, seconds=float(seconds), memory=int(memory), **({"measured": False} | more)
+    curve = found.curve
+    exact, truncated = _matrix(curve.exact, 0)[0], _matrix(curve.truncated, 1)
+    size, end = np.linalg.norm(exact), curve.adjoint_norms[0]
+    with np.errstate(all="ignore"):
+        # What a step adds to the gradient is at most the norm of B = d step / d outer times that of
+        # the adjoint: the largest ratio on this trajectory bounds all that is left out of it.
+        ratios = curve.contributions / curve.adjoint_norms[:-1]
+        response = np.max(ratios[np.isfinite(ratios)], initial=0.0)
+        errors = np.linalg.norm(truncated - exact, axis=1) / size
+        cosines = truncated @ exact / (np.linalg.norm(truncated, axis=1) * size)
+        factor = end * response / (1 - contraction) / size if contraction < 1 else inf
+        return tuple(
+            WindowRow(
+                window=window,
+                cosine=float(angle),
+                relative_error=float(error),
+                bound=float(contraction**window * factor) if contraction < 1 else inf,
+                adjoint=float(curve.adjoint_norms[window] / end),
+            )
+            for window, angle, error in zip(found.windows, cosines, errors, strict=True)
         )
 
-    truncated = [
-        option(
-            TruncatedReverse(row.window),
-            forward + row.window * costs.backward,
-            row.window * residual,
-            cosine=row.cosine,
-            relative_error=row.relative_error,
-        )
-        for row in rows[:-1]
-    ]
-    return (
-        option(Reverse(), costs.plain, residual * horizon, measured=prepared.stored, **exact),
-        option(
-            Reverse("sqrt"),
-            costs.plain + forward if prepared.stored else costs.exact,
-            horizon / length * state + length * residual,
-            measured=not prepared.stored,
-            **exact,
-        ),
-        option(
-            Reverse(Binomial(states)),
-            costs.plain + forward * (1 + np.log2(horizon) / 2),
-            states * state + residual,
-            **exact,
-        ),
-        option(
-            Forward(),
-            forward * (1 + prepared.outer_size),
-            prepared.outer_size * state * 2,
-            **exact,
-        ),
-        *truncated,
-        option(
-            EvolutionStrategies(0.01, PAIRS),
-            forward * (2 * PAIRS + 1),
-            2 * PAIRS * state,
-            cosine=pairs**0.5,
-            relative_error=((prepared.outer_size + 1) / PAIRS) ** 0.5,
-        ),
-        *(() if fixed_point is None else (_implicit(costs, fixed_point, symmetric),)),
-    )
+
+def _matrix(tree: Outer, leading: int) -> np.ndarray:
+    """Join the leaves of a tree into rows, one for each entry of the leading axis if there is."""
+    leaves = [np.asarray(x, np.float64) for x in jax.tree.leaves(tree)]
+    return np.hstack([x.reshape(x.shape[0] if leading else 1, -1) for x in leaves])
 
 
-def _implicit(costs: _Costs, found: FixedPoint, symmetric: bool) -> Option:
-    """Return the row of implicit differentiation."""
-    solver = implicit_solver(symmetric, costs.prepared.horizon)
-    states = 8 if isinstance(solver, lx.CG) else 8 + solver.restart
-    return Option(
-        Implicit(solver),
-        cosine=float(found.cosine),
-        relative_error=float(found.relative_error),
-        seconds=costs.forward + costs.prepared.products * costs.backward,
-        memory=int(states * costs.prepared.state_bytes + costs.prepared.residual),
-        measured=False,
-    )
+def _response(smooth: Metasmoothness | None, grad: Outer, count: int) -> Response | None:
+    """Say how far a step against the gradient may go.
+
+    The parabola through the value, the slope and the value at 2 h tells where the objective stops
+    falling; beyond 4 h nothing is known.
+    """
+    if smooth is None:
+        return None
+    score, length = float(smooth.score), float(smooth.length)
+    at, _, far = (float(x) for x in smooth.values)
+    slope = -float(np.linalg.norm(_matrix(grad, 0)))
+    curvature = (far - at - 2 * length * slope) / (2 * length**2)
+    reach = min(-slope / curvature, 4 * length) if curvature > 0 else 4 * length
+    if not score >= SMOOTH or not np.isfinite(far):
+        reach = float("nan")
+    return Response(score, length, reach, reach / -slope, reach / count**0.5)
+
+
+class _Implicit(NamedTuple):
+    """What implicit differentiation would give."""
+
+    message: str
+    cosine: float
+    relative_error: float
+
+    @classmethod
+    def of(cls, found: Measurements) -> "_Implicit":
+        """Hold it against the exact gradient; say why it is not to be trusted."""
+        nothing = float("nan")
+        if found.refusal or found.spectrum is None:
+            return cls(found.refusal, nothing, nothing)
+        grad, residual = found.spectrum.fixed_point()
+        grads = grad, found.curve.exact
+        implicit, exact = (_matrix(grad, 0)[0] for grad in grads)
+        with np.errstate(all="ignore"):
+            error = float(np.linalg.norm(implicit - exact) / np.linalg.norm(exact))
+            angle = implicit @ exact / (np.linalg.norm(implicit) * np.linalg.norm(exact))
+            sizes = [map(np.linalg.norm, jax.tree.leaves(grad)) for grad in grads]
+            unseen = any(one < UNTOUCHED * other for one, other in zip(*sizes, strict=True))
+        rules = Implicit()
+        if not np.isfinite(error):
+            result = RESULTS.nonfinite_gradient
+        elif residual > rules.linear_tolerance:
+            result = RESULTS.linear_solve_failed
+        elif stationarity(found.curve.moves) > rules.stationarity_tolerance:
+            result = RESULTS.not_stationary
+        elif unseen:
+            return cls(RESULTS[RESULTS.unseen_by_implicit], nothing, nothing)
+        else:
+            result = RESULTS.successful
+        return cls(RESULTS[result], float(angle), error)

@@ -1,10 +1,20 @@
 """What a diagnosis holds, and how it reads."""
 
-from dataclasses import dataclass
-from textwrap import shorten
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from textwrap import shorten, wrap
+from typing import Any
+
+import jax
+import numpy as np
 
 from metastep.estimators.base import AbstractEstimator
+from metastep.estimators.truncated import TruncatedReverse
 from metastep.types import Outer
+
+WIDTH = 100
+LINES = 30
+"""Limits of the short text."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +43,11 @@ class Option:
 
     Attributes:
         estimator: the estimator.
-        cosine: measured; 1 where exact by construction, expected where random.
+        cosine: of the angle to the exact gradient: measured; expected where random; for exact
+            estimators that to the exact gradient of a run that is rounded differently.
         relative_error: likewise.
         seconds: for one hypergradient, without compilation.
-        memory: bytes beside inputs and outputs, predicted.
+        memory: bytes beside inputs and outputs, as the compiler counts them.
         measured: whether `seconds` was measured; otherwise it follows from those that were.
     """
 
@@ -77,34 +88,62 @@ class Recommendation:
 
 
 @dataclass(frozen=True)
+class Response:
+    """How far a step against the gradient can be trusted.
+
+    Attributes:
+        score: metasmoothness along the gradient, between -1 and 1; near 1 the response is smooth.
+        length: the distance in `outer` at which it was measured, and twice which it reached.
+        reach: the distance at which the objective is expected to stop falling, at most four times
+            `length`; NaN where the response is not smooth.
+        descent_step_size: the step size of gradient descent on `outer` that goes so far.
+        adam_step_size: the step size of Adam on `outer` whose first step goes so far.
+    """
+
+    score: float
+    length: float
+    reach: float
+    descent_step_size: float
+    adam_step_size: float
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """What `diagnose` measured, and what follows: `str()` for people, fields for code.
+
+    What was left out for want of budget is NaN or None.
 
     Attributes:
         horizon: the number T of inner steps.
         outer_size: the number N of hyperparameters.
         state_bytes: size of the inner state.
+        residual_bytes: what reverse mode stores for one inner step.
         value: the objective.
         exact: the exact hypergradient, a tree like `outer`.
         finite: whether the run, the objective and the exact hypergradient are finite.
-        contraction: the largest |eigenvalue| of the last step's Jacobian (approximately, from
-            below); below 1 the inner dynamics settle.
+        contraction: the largest |eigenvalue| of the last step's Jacobian that the objective sees
+            (approximately, from below); below 1 the inner dynamics settle.
         symmetric: whether that Jacobian is symmetric, as that of gradient descent is.
         inner_curvature: smallest and largest eigenvalue of step size times Hessian (gamma alpha,
             gamma beta: strong convexity and smoothness); None if the Jacobian is not symmetric.
-        lyapunov_exponent: growth of a random tangent over the whole run, nats per step.
-        digits_lost: decimal digits by which rounding errors outgrow the state.
+        lyapunov_exponent: growth of the influence of relative changes of the state on the
+            objective, from the end of the run to its first step, nats per step. An explanation
+            only: `chaotic` does not depend on it.
+        digits: decimal digits of the precision of the inner state.
+        digits_lost: how many of them rounding costs the exact hypergradient: measured by computing
+            it again with states that are rounded differently.
         chaotic: whether fewer than one digit is left.
-        adjoint_decay: what reaches back from the end of the run to its beginning.
-        stationarity: size of the next step relative to the first ones; NaN where `Implicit`
-            refuses the problem.
+        adjoint_decay: influence of relative changes of the first state over that of the last.
+        stationarity: size of the last step relative to the first ones.
         implicit_message: why the implicit gradient is not to be trusted; empty if it is.
+        response: how far a step against the gradient can be trusted; None where there is none.
         windows: truncated back-propagation by window; the last window is the horizon.
         options: every estimator.
         memory: bytes that a hypergradient may use.
         work: inner steps and products with their Jacobians that the measurements took at most, in
             those of an exact hypergradient (three for every inner step).
-        seconds: what the measurements took, with loading of the program and without compiling.
+        seconds: what the measurements took, compilation included.
+        left_out: what the budget did not allow, in words.
         warnings: what will go wrong with estimators that fit badly.
         recommendation: which one to use.
     """
@@ -112,6 +151,7 @@ class Diagnosis:
     horizon: int
     outer_size: int
     state_bytes: int
+    residual_bytes: int
     value: float
     exact: Outer
     finite: bool
@@ -119,16 +159,19 @@ class Diagnosis:
     symmetric: bool
     inner_curvature: tuple[float, float] | None
     lyapunov_exponent: float
+    digits: float
     digits_lost: float
     chaotic: bool
     adjoint_decay: float
     stationarity: float
     implicit_message: str
+    response: Response | None
     windows: tuple[WindowRow, ...]
     options: tuple[Option, ...]
     memory: int
     work: float
     seconds: float
+    left_out: tuple[str, ...]
     warnings: tuple[Warning, ...]
     recommendation: Recommendation | None
 
@@ -144,8 +187,40 @@ class Diagnosis:
         raise KeyError(str(estimator))
 
     def __str__(self) -> str:
+        """Say what to do, and show what it follows from, in at most 30 lines of 100 characters."""
+        lines = [*_advice(self), "", *_facts(self), "", *_options(_chosen(self))]
+        more = ["", "details() has every window, every number and the warnings in full."]
+        room = LINES - len(lines) - len(more) - 1
+        said = [
+            wrap(f"{w.kind}: {w.text.split('. ')[0].rstrip('.')}.", WIDTH) for w in self.warnings
+        ]
+        warnings: list[str] = []
+        for sentence in said:
+            if len(warnings) + len(sentence) <= room:
+                warnings += sentence
+        return "\n".join([*lines, *([""] if warnings else []), *warnings, *more])
+
+    def details(self) -> str:
         """Lay everything out as plain text."""
-        return "\n\n".join(part for part in _parts(self) if part)
+        windows = [("window", "cosine", "relative error", "bound", "adjoint at cut")]
+        windows += [
+            (
+                str(row.window),
+                f"{row.cosine:+.4f}",
+                f"{row.relative_error:.2e}",
+                f"{row.bound:.2e}",
+                f"{row.adjoint:.2e}",
+            )
+            for row in self.windows
+        ]
+        facts = [*_facts(self), *_explanations(self)]
+        warnings = [line for w in self.warnings for line in wrap(f"{w.kind}: {w.text}", WIDTH)]
+        parts = [_advice(self), facts, _table(windows), _options(self.options), warnings]
+        return "\n\n".join("\n".join(part) for part in parts if part)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as dictionaries, lists, numbers and text; estimators by their names."""
+        return _plain(self)
 
 
 def readable_bytes(count: float | int) -> str:
@@ -157,50 +232,92 @@ def readable_bytes(count: float | int) -> str:
     return f"{count:.3g} GiB"
 
 
-def _parts(d: Diagnosis) -> list[str]:
+def _plain(value: Any) -> Any:
+    if isinstance(value, AbstractEstimator):
+        return str(value)
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        return np.asarray(value).tolist()
+    return value
+
+
+def _advice(d: Diagnosis) -> list[str]:
+    advice = d.recommendation
+    if advice is None:
+        return []
+    use = f"Use {advice.estimator}." if advice.estimator else "No estimator can be recommended."
+    change = f"What would change it: {advice.would_change}"
+    return [*wrap(f"{use} {advice.reason}", WIDTH), *wrap(change, WIDTH)]
+
+
+def _facts(d: Diagnosis) -> list[str]:
+    """Return the facts that everybody needs, a line each."""
+    facts = [
+        f"{d.outer_size} hyperparameters, {d.horizon} inner steps; inner state "
+        f"{readable_bytes(d.state_bytes)}, {readable_bytes(d.residual_bytes)} more for each step"
+    ]
+    if np.isfinite(d.digits_lost):
+        kind = "chaotic" if d.chaotic else "not chaotic"
+        lost = f"{d.digits_lost:.1f} of {d.digits:.1f}"
+        facts.append(f"rounding costs the exact gradient {lost} digits: {kind}")
+    if d.response and np.isfinite(d.response.reach):
+        facts.append(
+            f"a step of {d.response.reach:.2g} in outer can be trusted (metasmoothness "
+            f"{d.response.score:.2f}): Adam {d.response.adam_step_size:.2g}, gradient descent "
+            f"{d.response.descent_step_size:.2g}"
+        )
+    facts.append(f"measured in {d.seconds:.2g} s, compilation included")
+    if d.left_out:
+        facts += wrap(f"left out for want of budget: {'; '.join(d.left_out)}", WIDTH)
+    return facts
+
+
+def _explanations(d: Diagnosis) -> list[str]:
     curvature = ""
     if d.inner_curvature:
         low, high = d.inner_curvature
         curvature = f"; step size times inner curvature from {low:.3g} to {high:.3g}"
-    facts = [
-        f"{d.outer_size} hyperparameters, {d.horizon} inner steps, inner state "
-        f"{readable_bytes(d.state_bytes)}",
+    return [
         f"contraction of the last step {d.contraction:.5g}{curvature}",
-        f"Lyapunov exponent {d.lyapunov_exponent:+.3g} per step, digits lost {d.digits_lost:.1f}",
-        f"next step {d.stationarity:.1e} of the first ones",
+        f"influence of the state grows by {d.lyapunov_exponent:+.3g} nats per step to the start",
+        f"last step {d.stationarity:.1e} of the first ones",
     ]
-    windows = [("window", "cosine", "relative error", "bound", "adjoint at cut")]
-    windows += [
-        (
-            str(row.window),
-            f"{row.cosine:+.4f}",
-            f"{row.relative_error:.2e}",
-            f"{row.bound:.2e}",
-            f"{row.adjoint:.2e}",
-        )
-        for row in d.windows
-    ]
-    options = [("estimator", "cosine", "relative error", "seconds", "memory")]
-    options += [
+
+
+def _chosen(d: Diagnosis) -> list[Option]:
+    """Return all options but of truncation the recommended one, or the most accurate one."""
+    truncated = [o for o in d.options if isinstance(o.estimator, TruncatedReverse)]
+    advised = d.recommendation.estimator if d.recommendation else None
+    best = [o for o in truncated if o.estimator == advised]
+    best = (
+        best or sorted(truncated, key=lambda o: (not o.relative_error >= 0, o.relative_error))[:1]
+    )
+    return [o for o in d.options if o not in truncated or o in best]
+
+
+def _options(options: Sequence[Option]) -> list[str]:
+    rows = [("estimator", "cosine", "relative error", "seconds", "memory")]
+    rows += [
         (
             shorten(str(o.estimator), 40, placeholder=" ..."),
             f"{o.cosine:+.4f}",
             f"{o.relative_error:.2e}",
-            f"{o.seconds:.4f}{'' if o.measured else ' (predicted)'}",
+            f"{o.seconds:.2g}{'' if o.measured else ' (predicted)'}",
             readable_bytes(o.memory),
         )
-        for o in d.options
+        for o in options
     ]
-    warnings = [f"warning ({w.kind}): {w.text}" for w in d.warnings]
-    advice = d.recommendation
-    words = [f"use {advice.estimator}: {advice.reason}", advice.would_change] if advice else []
-    tables = [_table(windows), _table(options)]
-    return ["\n".join(facts), *tables, "\n".join(warnings), "\n".join(words)]
+    return _table(rows)
 
 
-def _table(rows: list[tuple[str, ...]]) -> str:
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lay = lambda row: "  ".join(
         [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
     )
-    return "\n".join(lay(row).rstrip() for row in rows)
+    return [lay(row).rstrip() for row in rows]

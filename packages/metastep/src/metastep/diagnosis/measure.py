@@ -1,234 +1,227 @@
-"""The program that `diagnose` runs: everything that it measures, and the two parts that it times.
+"""What `diagnose` measures, by three programs: training, the exact hypergradient, and one step.
 
-Three calls make a diagnosis. The first measures everything in one walk along the trajectory and
-back; since it also loads the program, the other two, a forward run and an exact hypergradient, are
-timed under way.
+The first trains, at the hyperparameters and at two points along the gradient. The second computes
+the exact hypergradient with every truncation of it, again with states that are rounded differently.
+The third multiplies by the Jacobian of the last step. None is compiled twice.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from dataclasses import dataclass, field, replace
+from time import perf_counter
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lineax as lx
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Int
 
-from metastep.diagnosis.bias_curve import bias_curve
-from metastep.diagnosis.compare import Program, compile_with, ready
-from metastep.diagnosis.spectrum import (
-    PRODUCTS,
-    RESPONSE_ITERATIONS,
-    SYMMETRIC,
-    StepSpectrum,
-    step_spectrum,
+from metastep.diagnosis.bias_curve import BiasCurve, bias_curve
+from metastep.diagnosis.compare import Program, compile_with, timed
+from metastep.diagnosis.metasmoothness import Metasmoothness, default_length, smoothness
+from metastep.diagnosis.sizes import Sizes, sizes
+from metastep.diagnosis.spectrum import StepSpectrum, step_spectrum
+from metastep.estimators.implicit import EARLY_STEPS, require_visible
+from metastep.problems.base import (
+    AbstractProblem,
+    Trajectory,
+    split_keys,
+    start,
+    take_step,
 )
-from metastep.estimators.implicit import (
-    EARLY_STEPS,
-    PROBES,
-    AbstractSeries,
-    Implicit,
-    require_visible,
-    solve_with,
-)
-from metastep.estimators.reverse import Reverse
-from metastep.estimators.scaled import digits_lost, meaningful
-from metastep.problems.base import AbstractProblem, advance, split_keys, start
-from metastep.results import RESULTS
-from metastep.trees import cosine, norm, real_variables, subtract
+from metastep.trees import differentiable, real_variables
 from metastep.types import Inner, Outer, RandomKey, Scalar
 
-RESTART = 20
+PRODUCTS = 30
+"""Products with the Jacobian of the last step."""
 
+DRAWS = 2
+"""Exact hypergradients with states that are rounded differently."""
 
-class FixedPoint(eqx.Module):
-    """What implicit differentiation gave.
+BRIEF = 0.2
+"""A call of fewer seconds is timed a second time: loading the program counts in the first."""
 
-    Attributes:
-        cosine: of the angle to the exact gradient.
-        relative_error: |implicit - exact| / |exact|.
-        stationarity: as in `Implicit`.
-        result: likewise.
-    """
+SMOOTH = 0.5
+"""A score of metasmoothness below it means that the step was too long, or the run is not smooth."""
 
-    cosine: Scalar
-    relative_error: Scalar
-    stationarity: Scalar
-    result: RESULTS
+TRIALS = 3
+SHORTER = 0.2
+"""How often a step is shortened, and to which part of its length, until the response is smooth."""
 
+BESIDE = 1e-3
+"""The relative distance of hyperparameters beside others."""
 
-class Measurements(eqx.Module):
-    """What the program returns.
+PROMISED = 0.1
+"""The first step promises to change the objective by this part of it, to first order."""
 
-    Attributes:
-        value: the objective.
-        exact: the exact hypergradient.
-        finite: whether the run and the exact hypergradient are.
-        cosines: of truncated back-propagation with every window.
-        relative_errors: likewise.
-        adjoints: norms of the derivative by the inner state at the end, and at the cut of every
-            window; the last is that of the initial state.
-        lyapunov_exponent: growth of a random tangent, nats per step.
-        digits_lost: decimal digits by which rounding errors outgrow the state.
-        meaningful: whether at least one digit is left.
-        spectrum: what the last step does.
-        fixed_point: None where `Implicit` refuses the problem.
-    """
-
-    value: Scalar
-    exact: Outer
-    finite: Bool[Array, ""]
-    cosines: Float[Array, " windows"]
-    relative_errors: Float[Array, " windows"]
-    adjoints: Float[Array, " windows_plus_1"]
-    lyapunov_exponent: Scalar
-    digits_lost: Scalar
-    meaningful: Bool[Array, ""]
-    spectrum: StepSpectrum
-    fixed_point: FixedPoint | None
+GRADIENT_OF_RUN = 4.0
+"""Time of an exact hypergradient, and of compiling it, in those of a training run: a guess."""
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """The program, compiled, and what is known before it runs.
+class Measurements:
+    """What was measured.
 
     Attributes:
-        everything: the program with its first part, which returns the numbers of `structure` in a
-            row.
-        forward: with its second, a forward run.
-        exact: with its third, an exact hypergradient.
-        structure: `Measurements` of shapes and dtypes.
-        plain: `Reverse()`, compiled for its memory and not called.
-        horizon: the number of inner steps.
-        outer_size: the number of hyperparameters.
-        windows: of truncated back-propagation.
-        state_size: numbers in the inner state.
-        state_bytes: their size.
-        residual: bytes that reverse mode stores for one inner step.
-        memory: bytes that a hypergradient may use.
+        curve: the exact hypergradient and its truncations, on the host, without `end`.
+        windows: those of the truncations.
+        trained: whether the run and the objective are finite.
+        finite: whether the exact hypergradient is, too.
+        bounded: whether a run beside it is finite where the exact hypergradient is not.
+        rounding_error: |g' - g| / |g| for the exact hypergradients g and g' of states that are
+            rounded differently, root mean square; 1 where g' is not finite; NaN where left out.
+        repeatability: the mean cosine of the angle between g and g'; NaN where left out.
+        digits: decimal digits of the precision of the inner state.
+        smooth: the response along the gradient; None where left out.
+        spectrum: of the last step; None where left out.
         refusal: why `Implicit` refuses the problem; empty if it does not.
+        sizes: bytes that are known without compiling.
+        stored: whether the exact hypergradient stored all residuals, as `Reverse()` does.
+        forward_seconds: of a training run.
+        exact_seconds: of an exact hypergradient.
+        forward_bytes: the compiler's figure for a training run, beside inputs and outputs.
+        exact_bytes: the same for the exact hypergradient; None where the backend reports none.
+        work: inner steps and products with their Jacobians, in those of an exact hypergradient
+            (three for every inner step).
+        seconds: since the beginning, compilation included.
+        left_out: what the budget did not allow.
     """
 
-    everything: Program
-    forward: Program
-    exact: Program
-    structure: Measurements
-    plain: Program
-    horizon: int
-    outer_size: int
+    curve: BiasCurve
     windows: tuple[int, ...]
-    state_size: int
-    state_bytes: int
-    residual: float
-    memory: int
+    trained: bool
+    finite: bool
+    bounded: bool
+    rounding_error: float
+    repeatability: float
+    digits: float
+    smooth: Metasmoothness | None
+    spectrum: StepSpectrum | None
     refusal: str
+    sizes: Sizes
+    stored: bool
+    forward_seconds: float
+    exact_seconds: float
+    forward_bytes: int | None
+    exact_bytes: int | None
+    work: float
+    seconds: float
+    left_out: tuple[str, ...]
+
+
+@dataclass
+class Clock:
+    """The time since the beginning, and what the budget did not allow.
+
+    Attributes:
+        budget: seconds; None is as many as it takes.
+        begin: when it began.
+        left_out: in words.
+    """
+
+    budget: float | None
+    begin: float = field(default_factory=perf_counter)
+    left_out: list[str] = field(default_factory=list)
 
     @property
-    def stored(self) -> bool:
-        """Whether `Reverse()` fits into memory; otherwise `Reverse("sqrt")` takes its place."""
-        return self.residual * self.horizon <= self.memory
+    def seconds(self) -> float:
+        """Seconds since the beginning."""
+        return perf_counter() - self.begin
 
-    @property
-    def products(self) -> int:
-        """Products that implicit differentiation makes at most to solve its linear system."""
-        return min(max(1, self.horizon // 2), self.state_size)
-
-    @property
-    def work(self) -> float:
-        """Inner steps, and products with their Jacobians, in those of an exact hypergradient.
-
-        An upper bound. An exact hypergradient takes three per inner step: the step, and on the way
-        back a product with its Jacobian by the state and one with that by the hyperparameters.
-        """
-        again = 0 if self.stored else self.horizon
-        exact = 3 * self.horizon
-        walk = exact + self.horizon + again
-        spectrum = min(PRODUCTS, self.horizon, self.state_size) + 3
-        spectrum += 2 * (2 + 2 * RESPONSE_ITERATIONS)
-        fixed_point = self.products + 3 + (EARLY_STEPS + 2) + 3 * (1 + PROBES)
-        total = walk + spectrum + (0 if self.refusal else fixed_point)
-        return (total + self.horizon + exact + again) / exact
-
-    def read(self, numbers: Array) -> Measurements:
-        """Give the numbers of `everything` their names, as NumPy arrays."""
-        return _unflat(np.asarray(numbers), self.structure)
+    def allows(self, seconds: float, what: str) -> bool:
+        """Return whether so many more seconds fit; if not, note what is left out."""
+        if self.budget is None or self.seconds + seconds <= self.budget:
+            return True
+        self.left_out.append(what)
+        return False
 
 
-def prepare(problem: AbstractProblem, outer: Outer, key: RandomKey, memory: int) -> Prepared:
-    """Compile what a diagnosis runs.
+def measure(
+    problem: AbstractProblem, outer: Outer, key: RandomKey, memory: int, clock: Clock
+) -> Measurements:
+    """Measure the inner dynamics and the exact hypergradient of a problem.
 
     Raises:
-        ValueError: wrong use, as `hypergradient` does.
+        ValueError: wrong use, as `hypergradient` does; a budget that one exact hypergradient
+            exceeds.
     """
-    plain = ready(problem, outer, Reverse(), key)
-    horizon = problem.horizon
-    windows = _windows(horizon)
-    begin = lambda: real_variables(start(problem, outer, split_keys(key)).inner)[0]
-    state = jax.tree.leaves(eqx.filter_eval_shape(begin))
-    state_bytes = sum(x.size * x.dtype.itemsize for x in state)
-    residual = max((plain.temporary_bytes or horizon * state_bytes) / horizon, 1.0)
-    refusal = _refusal(problem, outer, key)
-    stored = residual * horizon <= memory
-    measured = partial(_everything, windows=windows, stored=stored, implicit=not refusal)
-    everything = eqx.filter_closure_convert(measured, problem, outer, key)
-    measure = partial(_measure, everything=everything, stored=stored)
-    program = compile_with(measure, problem, outer, key, jnp.zeros((), jnp.int32))
-    parts = [
-        replace(program, arguments=(problem, outer, key, jnp.asarray(part, jnp.int32)))
-        for part in range(3)
-    ]
-    return Prepared(
-        *parts,
-        structure=everything.out_struct,  # pyright: ignore[reportFunctionMemberAccess]
-        plain=plain,
-        horizon=horizon,
-        outer_size=sum(x.size for x in jax.tree.leaves(outer)),
+    known, horizon = sizes(problem, outer, key), problem.horizon
+    run, compiling = timed(lambda: compile_with(_run, problem, outer, key, jnp.int32(horizon)))
+    _require_budget(run, compiling, horizon, clock)
+    windows = windows_of(horizon)
+    stored = known.reverse(horizon, run.temporary_bytes or 0) <= memory
+    exact = compile_with(_exact(windows, stored), problem, outer, key, jnp.int32(0))
+    curve, exact_seconds = _timed(exact)
+    host = jax.tree.map(np.asarray, replace(curve, end=None))
+    trained = bool(curve.end.first_nonfinite < 0) and bool(np.isfinite(host.value))
+    finite = trained and bool(np.all(np.isfinite(_flat(host.exact))))
+    moving = finite and bool(np.any(_flat(host.exact)))
+    rounding = [np.nan, np.nan]
+    if moving and clock.allows(exact_seconds, "what rounding costs"):
+        *rounding, exact_seconds = _rounding(exact, host.exact, exact_seconds, clock)
+    smooth, forward_seconds = None, np.nan
+    if clock.allows(3 * exact_seconds / GRADIENT_OF_RUN, "metasmoothness"):
+        smooth, forward_seconds = _smooth(run, outer, curve, moving)
+    refusal, spectrum = refusal_of(problem, outer, key), None
+    products = min(PRODUCTS, max(2, horizon), known.variables)
+    if clock.allows(2 * compiling, "implicit differentiation and the spectrum of the last step"):
+        measured = compile_with(_spectrum(products), problem, outer, key, curve.end)
+        spectrum = jax.tree.map(np.asarray, measured.call())
+    again = 1 if stored else 4 / 3
+    return Measurements(
+        curve=host,
         windows=windows,
-        state_size=sum(x.size for x in state),
-        state_bytes=state_bytes,
-        residual=residual,
-        memory=memory,
+        trained=trained,
+        finite=finite,
+        bounded=trained and not finite and _bounded(run, outer),
+        rounding_error=rounding[0],
+        repeatability=rounding[1],
+        digits=digits_of(curve.end.inner),
+        smooth=smooth,
+        spectrum=spectrum,
         refusal=refusal,
+        sizes=known,
+        stored=stored,
+        forward_seconds=forward_seconds,
+        exact_seconds=exact_seconds,
+        forward_bytes=run.temporary_bytes,
+        exact_bytes=exact.temporary_bytes,
+        work=again * (1 + DRAWS) + 1 + (products + 3) / (3 * horizon),
+        seconds=clock.seconds,
+        left_out=tuple(clock.left_out),
     )
 
 
-def implicit_solver(symmetric: bool, horizon: int) -> lx.CG | lx.GMRES:
-    """Return a solver that makes half as many products as the horizon has steps, or fewer."""
-    budget = max(1, horizon // 2)
-    tolerance: dict[str, Any] = {"rtol": 1e-4, "atol": 0.0}
-    if symmetric:
-        return lx.CG(**tolerance, max_steps=budget)
-    restart = min(RESTART, budget)
-    # The first of the steps that lineax counts makes no products.
-    return lx.GMRES(**tolerance, max_steps=1 + budget // restart, restart=restart)
+def _require_budget(run: Program, compiling: float, horizon: int, clock: Clock) -> None:
+    """Refuse a budget that one exact hypergradient exceeds, judged by a few steps of training."""
+    if clock.budget is None:
+        return
+    few = min(horizon, 2)
+    arguments = (*run.arguments[:-1], jnp.int32(few))
+    _, seconds = _timed(replace(run, arguments=arguments))
+    predicted = GRADIENT_OF_RUN * (compiling + seconds * horizon / few)
+    if clock.seconds + predicted > clock.budget:
+        least = float(f"{1.5 * (clock.seconds + predicted):.1g}")
+        raise ValueError(
+            f"budget is {clock.budget:g} s; one exact hypergradient, which is what everything is "
+            f"held against, takes about {predicted:.2g} s with its compilation (an inner step "
+            f"takes {seconds / few:.1e} s, and there are {horizon}). Allowed here are budgets "
+            f"from about {least:g}, or None; or shorten the horizon."
+        )
 
 
-class _BySymmetry(AbstractSeries):
-    """Conjugate gradients where the Jacobian turns out to be symmetric, GMRES elsewhere."""
-
-    symmetric: Bool[Array, ""]
-    horizon: int
-
-    def solve(self, operator: Callable[[Inner], Inner], vector: Inner) -> Inner:
-        """Solve by the one that fits."""
-
-        def by(symmetric: bool) -> Callable[[Inner], Inner]:
-            solver = implicit_solver(symmetric, self.horizon)
-            return lambda vector: solve_with(solver, operator, vector)
-
-        return jax.lax.cond(self.symmetric, by(True), by(False), vector)
-
-
-def _windows(horizon: int) -> tuple[int, ...]:
+def windows_of(horizon: int) -> tuple[int, ...]:
     """Return 1, 2, 5, 10, 20, ... below the horizon, and the horizon."""
     steps = [digit * 10**power for power in range(9) for digit in (1, 2, 5)]
     return (*(step for step in steps if step < horizon), horizon)
 
 
-def _refusal(problem: AbstractProblem, outer: Outer, key: RandomKey) -> str:
+def digits_of(inner: Inner) -> float:
+    """Return the decimal digits of the coarsest dtype of a state."""
+    leaves = jax.tree.leaves(differentiable(inner)[0])
+    return -float(np.log10(max([float(jnp.finfo(x.dtype).eps) for x in leaves], default=1e-7)))
+
+
+def refusal_of(problem: AbstractProblem, outer: Outer, key: RandomKey) -> str:
     """Return why implicit differentiation refuses a problem, or nothing."""
 
     def trace() -> None:
@@ -242,79 +235,117 @@ def _refusal(problem: AbstractProblem, outer: Outer, key: RandomKey) -> str:
     return ""
 
 
-def _measure(
-    problem: AbstractProblem,
-    outer: Outer,
-    key: RandomKey,
-    part: Int[Array, ""],
-    *,
-    everything: Callable[[AbstractProblem, Outer, RandomKey], Measurements],
-    stored: bool,
-) -> Float[Array, " numbers"]:
-    """Run one part of the program; one array takes a fraction of the time to hand over of many."""
+def stationarity(moves: np.ndarray) -> float:
+    """Return the size of the last inner step relative to the largest of the first ones."""
+    first = np.max(moves[: EARLY_STEPS + 1])
+    return float(moves[-1] / first) if first > 0 else 0.0
+
+
+def _run(
+    problem: AbstractProblem, outer: Outer, key: RandomKey, steps: Int[Array, ""]
+) -> tuple[Scalar, Inner]:
+    """Train for a number of steps that is known at run time only."""
     keys = split_keys(key)
-    first = jax.eval_shape(lambda: _flat(everything(problem, outer, key)))
-    pad = lambda flat: jnp.zeros(first.shape, first.dtype).at[: flat.size].set(flat)
+    arrays, static = eqx.partition(start(problem, outer, keys), eqx.is_array)
 
-    def forward() -> Array:
-        end = advance(problem, outer, start(problem, outer, keys), keys, problem.horizon)
-        return pad(_flat(problem.objective(end.inner, outer, keys.objective)))
+    def body(_: Int[Array, ""], arrays: Trajectory) -> Trajectory:
+        point = take_step(problem, outer, eqx.combine(arrays, static), keys)
+        return eqx.filter(point, eqx.is_array)
 
-    def exact() -> Array:
-        estimator = Reverse() if stored else Reverse("sqrt")
-        found = estimator.estimate(problem, outer, None, key)[0]
-        return pad(_flat((found.value, found.grad)))
-
-    parts = (lambda: _flat(everything(problem, outer, key)), forward, exact)
-    return jax.lax.switch(part, parts)
+    end = eqx.combine(jax.lax.fori_loop(0, steps, body, arrays), static)
+    value = problem.objective(end.inner, outer, keys.objective)
+    return value, real_variables(end.inner)[0]
 
 
-def _flat(tree: PyTree) -> Array:
-    """Join all numbers of a tree."""
-    leaves = [jnp.ravel(x) for x in jax.tree.leaves(tree)]
-    return jnp.concatenate([x.astype(jnp.result_type(float, *leaves)) for x in leaves])
+def _exact(windows: tuple[int, ...], stored: bool) -> Callable[..., BiasCurve]:
+    def exact(
+        problem: AbstractProblem,
+        outer: Outer,
+        key: RandomKey,
+        rounding: Int[Array, ""],
+    ) -> BiasCurve:
+        keys = split_keys(key)
+        return bias_curve(problem, outer, keys, windows, stored=stored, rounding=rounding)
+
+    return exact
 
 
-def _unflat(flat: np.ndarray, structure: PyTree) -> PyTree:
-    """Undo `_flat`, on the host."""
-    leaves, treedef = jax.tree.flatten(structure)
-    parts = np.split(flat, np.cumsum([x.size for x in leaves])[:-1])
-    shaped = (part.reshape(x.shape).astype(x.dtype) for part, x in zip(parts, leaves, strict=True))
-    return jax.tree.unflatten(treedef, list(shaped))
+def _spectrum(products: int) -> Callable[..., StepSpectrum]:
+    def spectrum(
+        problem: AbstractProblem, outer: Outer, key: RandomKey, end: Trajectory
+    ) -> StepSpectrum:
+        return step_spectrum(problem, outer, split_keys(key), end, products)
+
+    return spectrum
 
 
-def _everything(
-    problem: AbstractProblem,
-    outer: Outer,
-    key: RandomKey,
-    *,
-    windows: tuple[int, ...],
-    stored: bool,
-    implicit: bool,
-) -> Measurements:
-    """Measure all there is."""
-    keys = split_keys(key)
-    curve = bias_curve(problem, outer, keys, windows, stored=stored)
-    begin, end, exact = curve.begin, curve.end, curve.exact
-    spectrum = step_spectrum(problem, outer, keys, end, begin)
-    lost = digits_lost(curve.lyapunov_exponent, problem.horizon, begin.inner, end.inner)
-    against = lambda grad: (cosine(grad, exact), norm(subtract(grad, exact)) / norm(exact))
-    cosines, relative_errors = jax.vmap(against)(curve.truncated)
-    fixed_point = None
-    if implicit:
-        solver = _BySymmetry(spectrum.asymmetry < SYMMETRIC, problem.horizon)
-        found = Implicit(solver).at_the_end(problem, outer, keys, begin, end)
-        fixed_point = FixedPoint(*against(found.grad), found.stats["stationarity"], found.result)
-    return Measurements(
-        value=curve.value,
-        exact=exact,
-        finite=(end.first_nonfinite < 0) & jnp.isfinite(norm(exact)),
-        cosines=cosines,
-        relative_errors=relative_errors,
-        adjoints=curve.adjoint_norms[jnp.array((0, *windows))],
-        lyapunov_exponent=curve.lyapunov_exponent,
-        digits_lost=lost,
-        meaningful=meaningful(lost),
-        spectrum=spectrum,
-        fixed_point=fixed_point,
-    )
+def _timed(program: Program) -> tuple:
+    """Return what a program returns, and its seconds without loading it if they are few."""
+    found, seconds = timed(program.call)
+    return (found, seconds) if seconds > BRIEF else timed(program.call)
+
+
+def _rounding(
+    exact: Program, grad: Outer, seconds: float, clock: Clock
+) -> tuple[float, float, float]:
+    """Return the error and the cosine of gradients whose states are rounded otherwise, and seconds.
+
+    The seconds are those of the fastest call: other processes only ever add to the time.
+    """
+    base = _flat(grad)
+    errors, cosines = [], []
+    for draw in range(1, DRAWS + 1):
+        if draw > 1 and not clock.allows(seconds, "a second measurement of what rounding costs"):
+            break
+        arguments = (*exact.arguments[:3], jnp.int32(draw))
+        curve, took = timed(replace(exact, arguments=arguments).call)
+        moved, seconds = _flat(curve.exact), min(seconds, took)
+        sizes = np.linalg.norm(base), np.linalg.norm(moved)
+        error = np.linalg.norm(moved - base) / max(sizes)
+        angle = moved @ base / (sizes[0] * sizes[1])
+        errors.append(error if np.isfinite(error) else 1.0)
+        cosines.append(angle if np.isfinite(angle) else 0.0)
+    return float(np.sqrt(np.mean(np.square(errors)))), float(np.mean(cosines)), seconds
+
+
+def _smooth(
+    run: Program, outer: Outer, curve: BiasCurve, moving: bool
+) -> tuple[Metasmoothness | None, float]:
+    """Train along the gradient, at shorter and shorter distances until the response is smooth."""
+    problem, _, key, steps = run.arguments
+    (value, begin), seconds = _timed(run)
+    if not moving:
+        return None, seconds
+    size = float(np.linalg.norm(_flat(curve.exact)))
+    length = min(default_length(outer), PROMISED * abs(float(value)) / size or np.inf)
+    found = None
+    for _ in range(TRIALS):
+        values, ends = [value], [begin]
+        for distance in (length, 2 * length):
+            move = lambda x, g, part=distance / size: (np.asarray(x) - part * np.asarray(g)).astype(
+                x.dtype
+            )
+            there = jax.tree.map(jnp.asarray, jax.tree.map(move, outer, curve.exact))
+            program = replace(run, arguments=(problem, there, key, steps))
+            (after, end), took = timed(program.call)
+            seconds = min(seconds, took)
+            values.append(after)
+            ends.append(end)
+        score = smoothness(*ends)
+        found = Metasmoothness(score, length, tuple(map(float, values)))
+        if score >= SMOOTH:
+            break
+        length *= SHORTER
+    return found, seconds
+
+
+def _bounded(run: Program, outer: Outer) -> bool:
+    """Whether training beside the hyperparameters ends with a finite objective."""
+    moved = jax.tree.map(lambda x: x * (1 + BESIDE), outer)
+    value, _ = replace(run, arguments=(run.arguments[0], moved, *run.arguments[2:])).call()
+    return bool(jnp.isfinite(value))
+
+
+def _flat(tree: Outer) -> np.ndarray:
+    """Join all numbers of a tree on the host, in float64."""
+    return np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in jax.tree.leaves(tree)])

@@ -1,4 +1,9 @@
-"""How one inner step stretches and shrinks: eigenvalues of its Jacobian, and its response."""
+"""What the last inner step does to small changes: eigenvalues of its Jacobian, its fixed point.
+
+One Krylov space of the transposed Jacobian A^T, begun at the derivative of the objective, answers
+both questions: its projection has the extreme eigenvalues, and the best solution of
+(I - A^T) x = d objective / d state in it is that of GMRES, which implicit differentiation needs.
+"""
 
 from collections.abc import Callable
 
@@ -11,43 +16,59 @@ from jaxtyping import Array, Bool, Float, Int
 
 from metastep.problems.base import AbstractProblem, Keys, Trajectory
 from metastep.trees import norm, real_variables
-from metastep.types import Inner, Outer, Scalar
-
-PRODUCTS = 30
-"""Jacobian-vector products for the eigenvalues."""
-
-RESPONSE_ITERATIONS = 4
-"""Power iterations for the norm of the response; each underestimates it less."""
+from metastep.types import Outer, Scalar
 
 SYMMETRIC = 1e-3
-"""Relative difference of products with the Jacobian and its transpose that counts as rounding."""
+"""Relative asymmetry of the projected Jacobian that counts as rounding."""
 
 
 class StepSpectrum(eqx.Module):
-    """What one inner step does to small changes of its state and of the hyperparameters.
+    """Eigenvalues of the last inner step, and the gradient that its fixed point would have.
 
     Attributes:
-        hessenberg: shape (k, k), the Jacobian A = d step / d state, projected on the Krylov space
-            of a random vector; see `ritz_values`.
-        asymmetry: |A v - A^T v| / |A v| for a random v.
-        response: the norm of B = d step / d outer, from below.
+        projected: shape (k + 1, k), the Jacobian A = d step / d state, transposed and projected on
+            a Krylov space; see `ritz_values`.
+        responses: B^T times every vector of the basis, B = d step / d outer; a tree like `outer`
+            with k in front.
+        direct: d_outer f.
+        size: |d_state f|.
     """
 
-    hessenberg: Float[Array, "k k"]
-    asymmetry: Scalar
-    response: Scalar
+    projected: Float[Array, "k_plus_1 k"]
+    responses: Outer
+    direct: Outer
+    size: Scalar
+
+    def fixed_point(self) -> tuple[Outer, float]:
+        """Return the gradient of a fixed point, and the residual of the linear system.
+
+        That is d_outer f + B^T x with the x of the Krylov space that solves (I - A^T) x = d_state f
+        best, and |(I - A^T) x - d_state f| / |d_state f|; NaN if a number is not finite.
+        """
+        projected, size = np.asarray(self.projected, np.float64), float(self.size)
+        count = projected.shape[1]
+        target = size * np.eye(count + 1)[0]
+        remainder = np.eye(count + 1, count) - projected
+        weights, residual = np.full(count, np.nan), float("nan")
+        if np.all(np.isfinite(projected)) and size > 0:
+            weights = np.linalg.lstsq(remainder, target, rcond=None)[0]
+            residual = float(np.linalg.norm(target - remainder @ weights)) / size
+        add = lambda direct, rows: np.asarray(direct) + np.tensordot(weights, rows, 1)
+        return jax.tree.map(add, self.direct, self.responses), residual
 
     @property
     def symmetric(self) -> bool:
         """Whether the Jacobian is symmetric, as that of gradient descent is."""
-        return bool(self.asymmetry < SYMMETRIC)
+        matrix = np.asarray(self.projected[:-1], np.float64)
+        asymmetry = np.linalg.norm(matrix - matrix.T) / max(np.linalg.norm(matrix), 1e-300)
+        return bool(asymmetry < SYMMETRIC)
 
     def ritz_values(self) -> np.ndarray:
         """Return approximate eigenvalues of A; the extreme ones are the best.
 
         Real and from within the spectrum where A is symmetric. Complex otherwise.
         """
-        matrix = np.asarray(self.hessenberg, np.float64)
+        matrix = np.asarray(self.projected[:-1], np.float64)
         if not np.all(np.isfinite(matrix)):
             return np.array([np.nan])
         return (
@@ -58,87 +79,64 @@ class StepSpectrum(eqx.Module):
 
 
 def step_spectrum(
-    problem: AbstractProblem, outer: Outer, keys: Keys, end: Trajectory, begin: Trajectory
+    problem: AbstractProblem, outer: Outer, keys: Keys, end: Trajectory, products: int
 ) -> StepSpectrum:
-    """Measure the Jacobians of the inner step.
+    """Measure the step that would follow the end of a trajectory.
 
-    A at the end of the trajectory, B at both ends, whichever is larger. Time: about 30
-    Jacobian-vector products of one step, no more than the horizon. Memory: as many inner states.
+    Only what the objective can see is measured: a direction of the state that never reaches it has
+    no place in the Krylov space. Time: `products` vector-Jacobian products of one step. Memory: as
+    many inner states.
 
     Args:
-        problem: the inner dynamics.
+        problem: the inner dynamics and the objective.
         outer: the hyperparameters.
         keys: of the trajectory.
         end: the end of the trajectory.
-        begin: its beginning.
+        products: how many, from 1 to the size of the state.
     """
-    step = _step_at(problem, keys, end)
-    point, unflatten = ravel_pytree(real_variables(end.inner)[0])
-    flat = lambda inner: ravel_pytree(inner)[0]
-    moved, push = jax.linearize(lambda x: flat(step(unflatten(x), outer)), point)
-    _, pull = jax.vjp(lambda x: flat(step(unflatten(x), outer)), point)
-    del moved
-    probe = jax.random.normal(jax.random.fold_in(keys.init, 11), point.shape, point.dtype)
-    pushed = push(probe)
-    asymmetry = norm(pushed - pull(probe)[0]) / norm(pushed)
-    count = min(PRODUCTS, problem.horizon, point.size)
-    responses = [_response(_step_at(problem, keys, at), at, outer, keys) for at in (begin, end)]
-    return StepSpectrum(_arnoldi(push, probe, count), asymmetry, jnp.maximum(*responses))
+    variables, restore = real_variables(end.inner)
+    point, unflatten = ravel_pytree(variables)
 
+    def step(flat: Array, outer: Outer) -> Array:
+        inner = restore(unflatten(flat))
+        after = problem.step(inner, outer, end.steps, keys.step(end.steps))
+        return ravel_pytree(real_variables(after)[0])[0]
 
-def _step_at(
-    problem: AbstractProblem, keys: Keys, at: Trajectory
-) -> Callable[[Inner, Outer], Inner]:
-    """Return the step that would follow, as a map of the real variables of the state."""
-    restore = real_variables(at.inner)[1]
+    def judged(flat: Array, outer: Outer) -> Scalar:
+        return problem.objective(restore(unflatten(flat)), outer, keys.objective)
 
-    def step(variables: Inner, outer: Outer) -> Inner:
-        after = problem.step(restore(variables), outer, at.steps, keys.step(at.steps))
-        return real_variables(after)[0]
-
-    return step
+    adjoint, direct = jax.grad(judged, argnums=(0, 1))(point, outer)
+    _, pull = jax.vjp(step, point, outer)
+    projected, responses = _arnoldi(pull, adjoint, outer, products)
+    return StepSpectrum(projected, responses, direct, norm(adjoint))
 
 
 def _arnoldi(
-    product: Callable[[Array], Array], vector: Float[Array, " M"], count: int
-) -> Float[Array, "k k"]:
-    """Project a linear map on the Krylov space of a vector (orthogonalized twice)."""
+    pull: Callable[[Array], tuple[Array, Outer]],
+    vector: Float[Array, " M"],
+    outer: Outer,
+    count: int,
+) -> tuple[Float[Array, "k_plus_1 k"], Outer]:
+    """Project A^T on the Krylov space of a vector (orthogonalised twice).
+
+    Returns the projection, and B^T times every vector of the basis; `pull` gives both products.
+    """
     basis = jnp.zeros((count + 1, vector.size), vector.dtype).at[0].set(vector / norm(vector))
 
-    def body(k: Int[Array, ""], carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        basis, projected = carry
-        new = product(basis[k])
+    def body(k: Int[Array, ""], carry: tuple) -> tuple:
+        basis, projected, responses = carry
+        new, response = pull(basis[k])
         first = basis @ new
         new -= first @ basis
         second = basis @ new
         new -= second @ basis
-        size = norm(new)
-        exhausted: Bool[Array, ""] = size <= 10 * jnp.finfo(size.dtype).eps * norm(first)
+        size = jnp.linalg.norm(new)
+        exhausted: Bool[Array, ""] = size <= 10 * jnp.finfo(size.dtype).eps * jnp.linalg.norm(first)
         unit = jnp.where(exhausted, 0.0, new / jnp.where(exhausted, 1.0, size))
         column = (first + second).at[k + 1].set(jnp.where(exhausted, 0.0, size))
-        return basis.at[k + 1].set(unit), projected.at[:, k].set(column)
+        responses = jax.tree.map(lambda rows, x: rows.at[k].set(x), responses, response)
+        return basis.at[k + 1].set(unit), projected.at[:, k].set(column), responses
 
     projected = jnp.zeros((count + 1, count), vector.dtype)
-    _, projected = jax.lax.fori_loop(0, count, body, (basis, projected))
-    return projected[:count]
-
-
-def _response(
-    step: Callable[[Inner, Outer], Inner], at: Trajectory, outer: Outer, keys: Keys
-) -> Scalar:
-    """Return the largest singular value of d step / d outer, by power iteration."""
-    variables = real_variables(at.inner)[0]
-    flat, unflatten = ravel_pytree(outer)
-    of_outer = lambda flat: step(variables, unflatten(flat))
-    _, push = jax.linearize(of_outer, flat)
-    _, pull = jax.vjp(of_outer, flat)
-    probe = jax.random.normal(jax.random.fold_in(keys.init, 13), flat.shape, flat.dtype)
-
-    def body(_: Int[Array, ""], carry: tuple[Array, Scalar]) -> tuple[Array, Scalar]:
-        direction, _ = carry
-        image = push(direction / norm(direction))
-        back = pull(image)[0]
-        safe = jnp.where(norm(back) > 0, back, direction)
-        return safe, norm(image)
-
-    return jax.lax.fori_loop(0, RESPONSE_ITERATIONS, body, (probe, jnp.zeros((), flat.dtype)))[1]
+    responses = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), outer)
+    return jax.lax.fori_loop(0, count, body, (basis, projected, responses))[1:]

@@ -5,11 +5,11 @@ Tables (one row per observation):
 - `advice`: problem, horizon, hyperparameters, recommended (none where no estimator is), cosine and
   error of the recommended estimator against the exact gradient beside cosine_predicted and
   error_predicted of the diagnosis, implicit_error (of implicit differentiation; NaN where it
-  refuses the problem), cost (time of the calls that make the diagnosis over that of
-  `Reverse()`, each the least of 25 or more rounds in which they take turns for a second), work
-  (inner steps and products with their Jacobians, likewise), compile_seconds (to trace and
-  compile, in neither), contraction, lyapunov_exponent (nats per step), warnings (their
-  kinds, separated by spaces).
+  refuses the problem), cost (processor time of the first diagnosis over that of the first call
+  of `Reverse()`, compilation included in both), work (inner steps and products with their
+  Jacobians, likewise), seconds (of the diagnosis), contraction, lyapunov_exponent (nats per
+  step), digits_lost, metasmoothness (NaN where the gradient is zero), warnings (their kinds,
+  separated by spaces).
 - `windows`: problem, window, cosine, relative_error, bound (10).
 - `comparison`: problem, estimator, relative_error, cosine, seconds (one hypergradient), memory
   (MiB beside inputs and outputs), message, for a few of the problems.
@@ -17,17 +17,15 @@ Tables (one row per observation):
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from time import perf_counter
+from time import process_time
 from typing import get_args
 
 import jax
 import lineax as lx
 import numpy as np
 
-from metastep.diagnosis import Diagnosis, compare
-from metastep.diagnosis.compare import ready, timed
-from metastep.diagnosis.diagnose import DEFAULT_MEMORY, diagnose_prepared
-from metastep.diagnosis.measure import Prepared, prepare
+from metastep.diagnosis import Diagnosis, compare, diagnose
+from metastep.diagnosis.compare import ready
 from metastep.estimators import (
     AbstractEstimator,
     CentralDifferences,
@@ -46,13 +44,11 @@ from metastep_lab.experiment import Context, Experiment, columns
 from metastep_lab.studies.advisor.claims import answer, claims, figures
 from metastep_lab.studies.advisor.problems import Name, cases
 
-ROUNDS, LASTING = 25, 1.0
-"""Rounds of timing: at least so many, and for so many seconds."""
-
 COMPARED = ("hypercleaning", "network", "regression-momentum")
 ADVICE = (
     "problem horizon hyperparameters recommended cosine cosine_predicted error error_predicted "
-    "implicit_error cost work compile_seconds contraction lyapunov_exponent warnings"
+    "implicit_error cost work seconds contraction lyapunov_exponent digits_lost metasmoothness "
+    "warnings"
 )
 
 ESTIMATORS: tuple[AbstractEstimator, ...] = (
@@ -130,27 +126,16 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     return {"largest_cost": max(row[9] for row in advice)}
 
 
-def _cost(prepared: Prepared) -> float:
-    """Return what a diagnosis takes, in calls of `Reverse()`."""
-    programs = (prepared.plain, prepared.everything, prepared.forward, prepared.exact)
-    seconds, begin = [], perf_counter()
-    while len(seconds) < ROUNDS or perf_counter() - begin < LASTING:
-        seconds.append([timed(program.call)[1] for program in programs])
-    # Wall time: that of processors is not counted in time for threads other than the caller's.
-    # Loading and other processes only ever add to it.
-    plain, *parts = np.min(seconds, axis=0)
-    return float(sum(parts) / plain)
-
-
 def _judge(
     problem: AbstractProblem, outer: Outer, key: RandomKey
 ) -> tuple[Diagnosis, tuple[object, ...]]:
     """Return the diagnosis of a problem, and what it is worth."""
-    begin = perf_counter()
-    prepared = prepare(problem, outer, key, DEFAULT_MEMORY)
-    compiling = perf_counter() - begin
-    found = diagnose_prepared(prepared)
-    exact = prepared.plain.call()
+    times = [process_time()]
+    exact = jax.block_until_ready(ready(problem, outer, Reverse(), key).call())
+    times.append(process_time())
+    found = diagnose(problem, outer, key=key)
+    times.append(process_time())
+    first, diagnosing = np.diff(times)
     estimator = found.recommendation.estimator if found.recommendation else None
     measured = (np.nan,) * 4
     if estimator is not None:
@@ -167,11 +152,13 @@ def _judge(
         next(
             (o.relative_error for o in found.options if isinstance(o.estimator, Implicit)), np.nan
         ),
-        _cost(prepared),
+        diagnosing / first,
         found.work,
-        compiling,
+        found.seconds,
         found.contraction,
         found.lyapunov_exponent,
+        found.digits_lost,
+        found.response.score if found.response else np.nan,
         " ".join(warning.kind for warning in found.warnings),
     )
 

@@ -1,0 +1,214 @@
+"""Every estimator for a problem that has been measured: accuracy, time and memory.
+
+One exact hypergradient and training runs are timed; the other times follow from these. Memory
+follows from what reverse mode stores for a step and from the compiler's figures.
+"""
+
+from dataclasses import dataclass
+from math import isqrt
+from typing import Any
+
+import lineax as lx
+import numpy as np
+
+from metastep.diagnosis.diagnosis import Option, WindowRow
+from metastep.diagnosis.measure import PRODUCTS, Clock, Measurements
+from metastep.diagnosis.sizes import compiled_bytes
+from metastep.estimators.base import AbstractEstimator
+from metastep.estimators.binomial import Binomial
+from metastep.estimators.evolution import EvolutionStrategies
+from metastep.estimators.forward import Forward
+from metastep.estimators.implicit import Implicit
+from metastep.estimators.reverse import Reverse
+from metastep.estimators.truncated import TruncatedReverse
+from metastep.problems.base import AbstractProblem
+from metastep.types import Outer, RandomKey
+
+PAIRS = 16
+NUMBERS = 10
+"""Bytes of the numbers that the measuring program keeps for each step."""
+
+COMPETITIVE = 2.0
+"""An estimator that takes so many times as long as `Reverse()` is no alternative to it."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the estimators of one problem cost.
+
+    Attributes:
+        found: the measurements.
+        problem: what was measured.
+        outer: the hyperparameters.
+        key: the random key.
+        clock: says whether there is time to ask the compiler.
+        count: the number N of hyperparameters.
+    """
+
+    found: Measurements
+    problem: AbstractProblem
+    outer: Outer
+    key: RandomKey
+    clock: Clock
+    count: int
+
+    @property
+    def forward(self) -> float:
+        """Seconds of a training run."""
+        measured = self.found.forward_seconds
+        return measured if np.isfinite(measured) else self.found.exact_seconds / 4
+
+    @property
+    def plain(self) -> float:
+        """Seconds of `Reverse()`: measured, or without the second training run of "sqrt"."""
+        exact = self.found.exact_seconds
+        return exact if self.found.stored else max(exact - self.forward, self.forward)
+
+    @property
+    def backward(self) -> float:
+        """Seconds of one step back."""
+        return max(self.plain - self.forward, 0.0) / self.problem.horizon
+
+    @property
+    def forward_bytes(self) -> int:
+        """Memory of a training run."""
+        return self.found.forward_bytes or self.found.sizes.state
+
+    @property
+    def workspace(self) -> float:
+        """Memory of reverse mode beside what it stores for the steps."""
+        found, horizon, sizes = self.found, self.problem.horizon, self.found.sizes
+        # The measuring program also stores a gradient for each window, the state that a
+        # sensitivity is relative to, and a few numbers for each step.
+        beside = (len(found.windows) + 1) * sizes.outer + NUMBERS * horizon
+        beside += sizes.floating * (horizon if found.stored else isqrt(horizon))
+        stored = (sizes.reverse if found.stored else sizes.segments)(horizon, 0)
+        return float(max((found.exact_bytes or 0) - beside - stored, self.forward_bytes))
+
+    def option(
+        self, estimator: AbstractEstimator, seconds: float, memory: float | int, **more: Any
+    ) -> Option:
+        """Return a row; without `measured` its time is predicted."""
+        fields = {"measured": False} | more
+        return Option(estimator, seconds=float(seconds), memory=round(memory), **fields)
+
+    def compiled(
+        self, estimator: AbstractEstimator, matters: bool, otherwise: float | int
+    ) -> float | int:
+        """Return the compiler's figure if it matters, and `otherwise` where there is none."""
+        what = f"the compiler's figure for {estimator}"
+        if not matters or not self.clock.allows(2 * self.found.exact_seconds, what):
+            return otherwise
+        return compiled_bytes(estimator, self.problem, self.outer, self.key) or otherwise
+
+
+def options(
+    costs: Costs,
+    rows: tuple[WindowRow, ...],
+    implicit: tuple[float, float],
+    memory: int,
+    chaotic: bool,
+) -> tuple[Option, ...]:
+    """List the estimators.
+
+    Args:
+        costs: of the problem.
+        rows: the windows of truncation; the last one is the horizon.
+        implicit: cosine and relative error of implicit differentiation.
+        memory: bytes that a hypergradient may use.
+        chaotic: whether exact gradients are not meaningful.
+
+    Returns:
+        A row for each.
+    """
+    sizes, forward, backward = costs.found.sizes, costs.forward, costs.backward
+    truncated = [
+        costs.option(
+            TruncatedReverse(row.window),
+            forward + row.window * backward,
+            sizes.reverse(row.window, costs.workspace),
+            cosine=row.cosine,
+            relative_error=row.relative_error,
+        )
+        for row in rows[:-1]
+    ]
+    trials, count = EvolutionStrategies(0.01, PAIRS), costs.count
+    runs = 2 * PAIRS + 1
+    sampled = costs.option(
+        trials,
+        forward * runs,
+        costs.compiled(trials, chaotic, runs * costs.forward_bytes),
+        cosine=(PAIRS / (PAIRS + count + 1)) ** 0.5,
+        relative_error=((count + 1) / PAIRS) ** 0.5,
+    )
+    applies = costs.found.spectrum is not None and not costs.found.refusal
+    fixed_point = [_implicit(costs, *implicit)] if applies else []
+    return (*_exact(costs, memory), *truncated, sampled, *fixed_point)
+
+
+def _exact(costs: Costs, memory: int) -> tuple[Option, ...]:
+    """List the exact estimators, whose numbers differ by rounding alone."""
+    found, horizon, sizes = costs.found, costs.problem.horizon, costs.found.sizes
+    forward, plain, workspace = costs.forward, costs.plain, costs.workspace
+    known = np.isfinite(found.rounding_error)
+    accuracy: dict[str, Any] = {
+        "cosine": found.repeatability if known else 1.0,
+        "relative_error": found.rounding_error if known else 0.0,
+    }
+    affordable = int(memory // max(sizes.state, 1)) - 1
+    states = max(1, min(Binomial().budget(horizon), affordable))
+    tangents = 1 + costs.count
+    competitive = forward * tangents < COMPETITIVE * plain
+    return (
+        costs.option(
+            Reverse(),
+            plain,
+            sizes.reverse(horizon, workspace),
+            measured=found.stored,
+            **accuracy,
+        ),
+        costs.option(
+            Reverse("sqrt"),
+            plain + forward,
+            sizes.segments(horizon, workspace),
+            measured=not found.stored,
+            **accuracy,
+        ),
+        costs.option(
+            Reverse(Binomial(states)),
+            plain + forward * (1 + np.log2(horizon) / 2),
+            sizes.binomial(states, workspace),
+            **accuracy,
+        ),
+        costs.option(
+            Forward(),
+            forward * tangents,
+            costs.compiled(Forward(), competitive, tangents * costs.forward_bytes),
+            **accuracy,
+        ),
+    )
+
+
+def _implicit(costs: Costs, cosine: float, error: float) -> Option:
+    """Return the row of implicit differentiation."""
+    spectrum, sizes = costs.found.spectrum, costs.found.sizes
+    symmetric = spectrum is not None and spectrum.symmetric
+    solver = implicit_solver(symmetric, costs.problem.horizon)
+    states = 8 if isinstance(solver, lx.CG) else 8 + PRODUCTS
+    return costs.option(
+        Implicit(solver),
+        costs.forward + PRODUCTS * costs.backward,
+        states * sizes.state + sizes.residual + sizes.constant + costs.workspace,
+        cosine=cosine,
+        relative_error=error,
+    )
+
+
+def implicit_solver(symmetric: bool, horizon: int) -> lx.CG | lx.GMRES:
+    """Return a solver that makes at most as many products as were measured."""
+    products = min(PRODUCTS, max(2, horizon))
+    tolerance: dict[str, Any] = {"rtol": 1e-4, "atol": 0.0}
+    if symmetric:
+        return lx.CG(**tolerance, max_steps=products)
+    # The first of the steps that lineax counts makes no products.
+    return lx.GMRES(**tolerance, max_steps=2, restart=products)
