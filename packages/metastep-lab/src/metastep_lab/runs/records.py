@@ -157,7 +157,7 @@ def write_table(directory: Path, name: str, columns: Mapping[str, Any]) -> None:
         OSError: if it cannot be written.
     """
     check_name("table", name)
-    vectors = {column: np.asarray(values) for column, values in columns.items()}
+    vectors = {column: _plain(values) for column, values in columns.items()}
     shapes = {column: vector.shape for column, vector in vectors.items()}
     if not shapes or any(len(shape) != 1 for shape in shapes.values()):
         raise ValueError(f"table {name} has columns of shape {shapes}; allowed: vectors")
@@ -170,6 +170,13 @@ def write_table(directory: Path, name: str, columns: Mapping[str, Any]) -> None:
     writer.writerow(vectors)
     writer.writerows(zip(*cells, strict=True))
     write_atomically(directory / "tables" / f"{name}.csv", content.getvalue().encode())
+
+
+def _plain(values: Any) -> np.ndarray:
+    """Return an array that NumPy's own formats know: bfloat16 and its kind as float32, exactly."""
+    array = np.asarray(values)
+    foreign = array.dtype.kind == "V" and array.dtype.type is not np.void
+    return array.astype(np.float32) if foreign else array
 
 
 def _cells(name: str, vector: np.ndarray) -> list[str]:
@@ -246,7 +253,7 @@ def write_arrays(directory: Path, arrays: Mapping[str, Any]) -> None:
         ValueError: for an array of Python objects.
         OSError: if it cannot be written.
     """
-    plain = {check_name("array", name): np.asarray(arrays[name]) for name in sorted(arrays)}
+    plain = {check_name("array", name): _plain(arrays[name]) for name in sorted(arrays)}
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **plain)
     write_atomically(directory / "arrays.npz", content.getvalue())

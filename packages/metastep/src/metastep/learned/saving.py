@@ -125,14 +125,19 @@ def save(path: Path, trained: TrainedOptimizer) -> None:
     settings = {one.name: getattr(trained.optimizer, one.name) for one in fields(trained.optimizer)}
     if settings.get("direction") is not None:
         raise ValueError("direction is a function, which no file can hold; allowed is None.")
+    weights = _named(trained.weights)
+    # NumPy's format does not know bfloat16, whose numbers are all float32.
+    narrow = [name for name, leaf in weights.items() if leaf.dtype == jnp.bfloat16]
     header = {
         "schema": SCHEMA,
         "optimizer": name,
         "settings": settings,
         "horizon": trained.horizon,
         "description": trained.description,
+        **({"bfloat16": narrow} if narrow else {}),
     }
-    arrays = {name: np.asarray(leaf) for name, leaf in _named(trained.weights).items()}
+    wide = lambda name, leaf: leaf.astype(jnp.float32) if name in narrow else leaf
+    arrays = {name: np.asarray(wide(name, leaf)) for name, leaf in weights.items()}
     content = BytesIO()
     arrays[HEADER] = np.array(json.dumps(header))
     np.savez(content, allow_pickle=False, **arrays)
@@ -163,6 +168,7 @@ def read(path: Path) -> TrainedOptimizer:
     try:
         optimizer = FAMILIES[header["optimizer"]](**header["settings"])
         horizon, description = int(header["horizon"]), str(header["description"])
+        narrow = frozenset(header.get("bfloat16", ()))
     except (KeyError, TypeError, ValueError) as error:
         raise OptimizerFileError(
             f"{path} describes no optimizer of this version: {error}"
@@ -175,7 +181,8 @@ def read(path: Path) -> TrainedOptimizer:
     for name, array in arrays.items():
         if array.dtype.kind != "f" or not np.all(np.isfinite(array)):
             raise OptimizerFileError(f"{path}: the array {name!r} is not of finite floats.")
-    leaves = [jnp.asarray(arrays[name]) for name in expected]
+    dtype = lambda name: jnp.bfloat16 if name in narrow else None
+    leaves = [jnp.asarray(arrays[name], dtype(name)) for name in expected]
     weights = jax.tree.unflatten(jax.tree.structure(template), leaves)
     return TrainedOptimizer(optimizer, weights, horizon, description)
 
