@@ -206,10 +206,8 @@ class Linear(ms.AbstractProblem):
 
 SAMPLED = {
     "evolution": ms.EvolutionStrategies(0.1, 4),
-    "evolution in chunks": ms.EvolutionStrategies(0.1, 4, chunk=3),
     "persistent": ms.PersistentEvolutionStrategies(1, 0.1, 4),
-    "random directions": ms.RandomDirections(4),
-    "directions in chunks": ms.RandomDirections(4, chunk=3),
+    "random directions in chunks": ms.RandomDirections(4, chunk=3),
     "differences along random directions": ms.CentralDifferences(2),
 }
 

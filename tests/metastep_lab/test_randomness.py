@@ -14,7 +14,6 @@ from metastep_lab.bernacchia2021.mixed_regression import Design, MixedRegression
 from metastep_lab.bernacchia2021.mixed_regression_runs import simulate
 from metastep_lab.data.preparation import balanced_indices, corrupt_labels
 from metastep_lab.shaban2019.one_shot.characters import Characters
-from metastep_lab.wang2021.least_squares import descent
 from metastep_lab.wang2021.least_squares.step_size_grid import draw_spectral_tasks
 from metastep_lab.wang2021.mlp_optimizer.digit_classification import epochs
 from metastep_lab.wu2022.hessian_structure.digit_networks import draw_layers
@@ -70,13 +69,7 @@ DRAWN = {
         True,
     ),
     "simulated runs": (
-        lambda seed: simulate(
-            key(seed), REGRESSION, DESIGN, RATES, RATES, runs=3, test_tasks=2, test_samples=3
-        ),
-        True,
-    ),
-    "stacked least squares": (
-        lambda seed: descent.draw_tasks(key(seed), tasks=3, dim=4, examples=(3, 2), noise=1.0),
+        lambda seed: simulate(key(seed), REGRESSION, DESIGN, RATES, RATES, runs=3),
         True,
     ),
     "spectral least squares": (
