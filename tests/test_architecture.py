@@ -185,3 +185,16 @@ def test_versions_are_pinned_without_addresses():
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         name, _, version = line.partition("==")
         assert name and version and "/" not in line, line
+
+
+def test_a_relative_tolerance_is_alone_or_says_what_goes_with_it():
+    """NumPy adds an absolute 1e-8, which decides for small numbers."""
+    missing = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            close = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+            if close and node.func.attr in ("isclose", "allclose"):
+                given = {keyword.arg for keyword in node.keywords}
+                if "rtol" in given and "atol" not in given:
+                    missing.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not missing

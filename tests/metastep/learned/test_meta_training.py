@@ -1,5 +1,6 @@
 """Segments against the estimators, compilations, memory, and a run that stops and goes on."""
 
+import json
 from dataclasses import replace
 
 import equinox as eqx
@@ -78,8 +79,8 @@ def test_segments_continue_the_trajectory(key):
     last = jax.tree.map(lambda leaf: leaf[-1], end)
     for params in (parts[1].state.params, last):
         assert relative_distance(params, whole.state.params) < 1e-6  # float32
-    assert np.isclose((2 * parts[0].value + 4 * parts[1].value) / 6, whole.value, rtol=1e-6)
-    assert np.isclose(mean, whole.value, rtol=1e-6)
+    assert np.isclose((2 * parts[0].value + 4 * parts[1].value) / 6, whole.value, rtol=1e-6, atol=0)
+    assert np.isclose(mean, whole.value, rtol=1e-6, atol=0)
 
 
 def test_memory_of_a_long_segment(key):
@@ -154,6 +155,82 @@ def test_nothing_compiles_after_three_segments_and_resuming_changes_no_bit(key, 
     (tmp_path / "state").write_bytes(b"metastep checkpoint 1 sha256 0")
     with pytest.raises(CheckpointError, match="damaged"):
         meta_train(SETTING, key, checkpoint=where(True))
+
+
+def standing_still(tmp_path, key, tasks, **changed):
+    """Meta-train without learning, and return what was drawn, update by update."""
+    path, places = tmp_path / "state", []
+
+    def look(updates, history):
+        header = json.loads(path.read_bytes().split(b"\n")[1])
+        places.append([tuple(place) for place in header["notes"]["places"]])
+
+    unrolls = Unrolls(
+        length=1, length_mean=20.0, count=1, count_mean=20.0, longest=1000, horizon=10**4, block=64
+    )
+    setting = MetaTraining(
+        tasks=tasks,
+        optimizer=LearnedSGD(1e-30),
+        objective=on_training,
+        meta_optimizer=optax.sgd(0.0),
+        unrolls=unrolls,
+        **changed,
+    )
+    run = meta_train(setting, key, checkpoint=ms.Checkpoint(path, every=1), callback=look)
+    return run.history, places
+
+
+def test_every_trajectory_and_every_segment_is_drawn_apart(tmp_path, key):
+    """One task for all, and parameters that never move: a value is that of a drawn start."""
+    alike = lambda number: task(0)
+    history, places = standing_still(tmp_path, key, alike, updates=8, trajectories=8)
+    assert len(set(history.value)) == 8
+    # Updates and trajectories go together here: lengths and counts come from streams of their own.
+    lengths = [row[turn][2] for turn, row in enumerate(places)]
+    counts = [row[turn][1] for turn, row in enumerate(places)]
+    assert len(set(lengths)) >= 5 and len(set(counts)) >= 5
+    assert np.corrcoef(lengths, counts)[0, 1] < 0.99
+
+
+def test_a_new_trajectory_is_not_the_one_it_replaces(tmp_path, key):
+    alike = lambda number: task(0)
+    monitor = Monitor([task(0), task(0)], every=4, steps=1)
+    whole = {"trajectories": 1, "unrolls": Unrolls(2, 0.0, 1, 0.0, 4, 4, 4)}
+    setting = replace(
+        SETTING, tasks=alike, optimizer=LearnedSGD(1e-30), meta_optimizer=optax.sgd(0.0), updates=4
+    )
+    history = meta_train(replace(setting, monitor=monitor, **whole), key).history
+    assert len(set(history.value)) == 4
+    # The runs that judge are drawn apart, too, and stay the same from one judgement to the next.
+    once = meta_train(replace(setting, monitor=replace(monitor, tasks=[task(0)]), **whole), key)
+    assert once.history.monitored[0][1] == once.history.monitored[1][1]
+    assert history.monitored[0][1] != once.history.monitored[0][1]
+
+
+def test_the_key_of_a_step_is_its_own(key):
+    """The objective is what it draws; segments continue the stream."""
+    drawn = lambda task, params, key: jax.random.normal(key) + 0 * jnp.sum(params)
+    problem = LearnedTraining(task(0), LearnedSGD(1e-30), drawn, 4)
+    weights = LearnedSGD(1e-30).initial_weights(key)
+    state, values = first_state(problem, weights, key), []
+    for _ in range(4):
+        segment = run_segment(problem, weights, state, jnp.asarray(1), 2, 2)
+        state, values = segment.state, [*values, float(segment.value)]
+    assert len(set(values)) == 4
+    expected = [jax.random.normal(jax.random.fold_in(state.key, t)) for t in range(4)]
+    assert np.allclose(values, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("family", [FAMILY, CoordinatewiseLSTM(3, 2)], ids=str)
+def test_weights_of_equal_shapes_are_drawn_apart(family, key):
+    one, other = (
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(family.initial_weights(key))])
+        for key in (key, jax.random.key(21))
+    )
+    one, other = one[one != 0], other[other != 0]
+    # Constants (biases of gates, time scales) are few.
+    assert len(np.unique(one)) > 0.6 * one.size
+    assert len(np.intersect1d(one, other)) < 0.4 * one.size
 
 
 def test_what_is_not_finite_is_counted_and_replaced(key):

@@ -44,6 +44,17 @@ def test_comes_back(family, key, tmp_path):
     assert all(np.array_equal(one, other) for one, other in pairs)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_weights_come_back_in_their_precision(dtype, key, tmp_path, x64):
+    weights = MLPOptimizer(3).initial_weights(key)
+    weights = jax.tree.map(lambda leaf: (leaf + 1 / 3).astype(dtype), weights)
+    save(tmp_path / "one.npz", TrainedOptimizer(MLPOptimizer(3), weights, 9))
+    found = jax.tree.leaves(read(tmp_path / "one.npz").weights)
+    for one, other in zip(found, jax.tree.leaves(weights), strict=True):
+        assert one.dtype == other.dtype == jnp.dtype(dtype)
+        assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
+
+
 def content_of(change):
     """Return a file in which `change(header, arrays)` has changed something."""
     family = MLPOptimizer(2)

@@ -55,7 +55,7 @@ def test_divergence_of_coins(x64):
     expected = stats.entropy([q, 1 - q], [p, 1 - p])
     expected[-1] = 1e-18 / (2 * 0.3 * 0.7)
     # 0.3 + 1e-9 is rounded: 1e-7 of the difference, twice that of its square.
-    assert np.allclose(pac_bayes.kl_bernoulli(q, p), expected, rtol=3e-7)
+    assert np.allclose(pac_bayes.kl_bernoulli(q, p), expected, rtol=3e-7, atol=0)
 
 
 def test_divergence_of_gaussians_is_an_integral(x64):
@@ -64,7 +64,7 @@ def test_divergence_of_gaussians_is_an_integral(x64):
     integral = integrate.quad(lambda x: q.pdf(x) * (q.logpdf(x) - p.logpdf(x)), -8, 8)[0]
     one = pac_bayes.kl_divergence(jnp.array(mean), jnp.array(sigma), jnp.array(-0.2), rho)
     # The quadrature's own error estimate is below 1e-8.
-    assert np.isclose(one, integral, rtol=1e-7)
+    assert np.isclose(one, integral, rtol=1e-7, atol=0)
     leaves = [jnp.full((2, 3), value) for value in (mean, sigma, -0.2)]
     assert np.isclose(pac_bayes.kl_divergence(*leaves, rho), 6 * one)
 
@@ -74,9 +74,11 @@ def test_bound_is_the_theorem_and_both_figures_are_reported():
     found = pac_bayes.bound(error, kl, n, j=j, draws=draws)
     share = 6 * 0.025 / (np.pi**2 * j**2)
     # McAllester's form: [KL + log(n / delta_j)] / (n - 1).
-    assert np.isclose(found.complexity, (kl + np.log(n / share)) / (n - 1), rtol=1e-14)
+    assert np.isclose(found.complexity, (kl + np.log(n / share)) / (n - 1), rtol=1e-14, atol=0)
     spent = stats.entropy([error, 1 - error], [found.training_error, 1 - found.training_error])
-    assert np.isclose(spent, np.log(2 / 0.01) / draws, rtol=1e-10)  # the root of a smooth function
+    assert np.isclose(
+        spent, np.log(2 / 0.01) / draws, rtol=1e-10, atol=0
+    )  # the root of a smooth function
     exact = pac_bayes.bound(error, kl, n, j=j)
     assert found.uncorrected == exact.value == exact.uncorrected < found.value
     assert (found.confidence, exact.confidence) == (0.965, 0.975)
@@ -85,7 +87,56 @@ def test_bound_is_the_theorem_and_both_figures_are_reported():
     # Training minimizes the same complexity: float32 rounding of a few operations.
     rho = (np.log(0.1) - j / 100) / 2
     arguments = [jnp.asarray(x, jnp.float32) for x in (kl, rho, n, 0.025)]
-    assert np.isclose(penalty(*arguments), np.sqrt(exact.complexity / 2), rtol=1e-4)
+    assert np.isclose(penalty(*arguments), np.sqrt(exact.complexity / 2), rtol=1e-4, atol=0)
+
+
+THEOREM = [(2, 1, 0.0, 0.025), (3, 2, 4.0, 0.5), (10, 7, 1e-3, 0.01), (60_000, 28, 3766.1, 0.025)]
+
+
+@pytest.mark.parametrize(("examples", "j", "kl", "delta"), THEOREM)
+def test_the_complexity_in_50_digits(x64, examples, j, kl, delta):
+    """[KL + log(n / delta_j)] / (n - 1), and training's penalty: the root of half of it."""
+    with mpmath.workdps(50):
+        n, kl_exact = mpmath.mpf(examples), mpmath.mpf(kl)
+        total = mpmath.nsum(lambda k: 6 / (mpmath.pi * k) ** 2, [1, mpmath.inf])
+        assert abs(total - 1) < 1e-30  # the shares of the union bound
+        share = mpmath.mpf(delta) * 6 / (mpmath.pi * j) ** 2
+        complexity = (kl_exact + mpmath.log(n) - mpmath.log(share)) / (n - 1)
+        root = mpmath.sqrt(complexity / 2)
+    found = pac_bayes.bound(0.1, kl, examples, j=j, delta=delta)
+    np.testing.assert_allclose(found.complexity, float(complexity), rtol=1e-14)
+    rho = (np.log(0.1) - j / 100) / 2
+    numbers = [jnp.asarray(x, float) for x in (kl, rho, examples, delta)]
+    # j is recovered from rho, which is rounded: 1e-16 of 230 against a j of 1.
+    np.testing.assert_allclose(penalty(*numbers), float(root), rtol=1e-12)
+
+
+def test_the_bound_is_float64_whatever_the_default():
+    """Without float64 enabled, against bisection in 80 digits."""
+    found = pac_bayes.bound(0.03, 500.0, 8000, j=7, draws=1000)
+    with mpmath.workdps(80):
+        q, n = mpmath.mpf(0.03), 8000
+        spent = mpmath.log(2 / mpmath.mpf(0.01)) / 1000
+        complexity = (500 + mpmath.log(n * (7 * mpmath.pi) ** 2 / (6 * mpmath.mpf(0.025)))) / (
+            n - 1
+        )
+        limit = q + exact_gap(q, 1 - q, spent)
+        value = limit + exact_gap(limit, 1 - limit, complexity)
+        plain = q + exact_gap(q, 1 - q, complexity)
+    numbers = found.training_error, found.value, found.uncorrected
+    np.testing.assert_allclose(numbers, [float(x) for x in (limit, value, plain)], rtol=1e-14)
+
+
+def test_the_divergence_of_gaussians_in_50_digits(x64):
+    mean, log_scale, prior = [0.7, -1e-3], [-0.4, -5.0], [-0.2, 0.0]
+    with mpmath.workdps(50):
+        kl = mpmath.mpf(0)
+        for m, s, p in zip(mean, log_scale, prior, strict=True):
+            ratio = mpmath.exp(2 * (mpmath.mpf(s) - mpmath.mpf(0.3)))
+            shift = (mpmath.mpf(m) - mpmath.mpf(p)) ** 2 * mpmath.exp(-2 * mpmath.mpf(0.3))
+            kl += (ratio + shift - 1 - mpmath.log(ratio)) / 2
+    found = pac_bayes.kl_divergence(*(jnp.array(x) for x in (mean, log_scale, prior)), 0.3)
+    np.testing.assert_allclose(found, float(kl), rtol=1e-14)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
 """A certificate: made, saved, read, checked; falsified ones are found."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import optax
 import pytest
@@ -48,11 +49,77 @@ def test_the_certificate_is_that_of_the_posterior(certified):
     # Neighbors on the grid are 1 / (2 b) apart.
     assert abs(rho - float(posterior.log_prior_scale)) < 0.005 + 1e-6
     kl = pac_bayes.kl_divergence(posterior.mean, posterior.log_scale, PRIOR, rho)
-    assert np.isclose(certificate.kl, kl, rtol=1e-4)  # float32 sums against float64 ones
+    assert np.isclose(certificate.kl, kl, rtol=1e-4, atol=0)  # float32 sums against float64 ones
     assert certificate.parameters == 6 and certificate.examples == 1000
     assert certificate.test_examples == 200 and certificate.test_error < certificate.bound
     assert certificate.data_digest == digest(DATA) != digest(TEST)
     assert certificate.check() == (True, ())
+
+
+def test_the_certificate_is_computed_in_float64(certified):
+    """From the posterior as it is, in 40 digits: the moments, their KL and the bound."""
+    certificate, posterior = certified.certificate, certified.optimized.posterior
+    numbers = lambda tree: [mpmath.mpf(float(x)) for x in np.ravel(tree)]
+    (mean,) = jax.tree.leaves(posterior.mean)
+    (scale,) = jax.tree.leaves(posterior.log_scale)
+    with mpmath.workdps(40):
+        pairs = zip(numbers(mean), numbers(PRIOR["W"]), strict=True)
+        distance = sum((a - b) ** 2 for a, b in pairs)
+        variance = sum(mpmath.exp(2 * x) for x in numbers(scale))
+        prior = mpmath.mpf("0.1") * mpmath.exp(-mpmath.mpf(certificate.j) / 100)
+        logs = 2 * sum(numbers(scale))
+        kl = ((variance + distance) / prior - 6 + 6 * mpmath.log(prior) - logs) / 2
+        bound = bound_by_bisection(certificate, kl)
+    found = (
+        certificate.distance_squared,
+        certificate.variance_sum,
+        certificate.log_variance_sum,
+        certificate.kl,
+        certificate.bound,
+        certificate.uncorrected,
+    )
+    expected = [float(x) for x in (distance, variance, logs, kl, *bound)]
+    # A dozen roundings of float64; float32 would be off by 1e-7.
+    np.testing.assert_allclose(found, expected, rtol=1e-13)
+
+
+def bound_by_bisection(certificate, kl):
+    """The theorem with the share 6 / (pi j)^2 of delta, and Chernoff's limit for the draws."""
+    n, m = certificate.examples, certificate.draws
+    share = 6 * mpmath.mpf(certificate.delta) / (mpmath.pi * certificate.j) ** 2
+    complexity = (kl + mpmath.log(n / share)) / (n - 1)
+    measured = mpmath.mpf(certificate.error_sum) / m
+    limit = inverse(measured, mpmath.log(2 / mpmath.mpf(certificate.draw_delta)) / m)
+    return inverse(limit, complexity), inverse(measured, complexity)
+
+
+def inverse(q, c):
+    """The largest p with KL(q || p) <= c, by bisection."""
+    term = lambda a, b: a * mpmath.log(a / b) if a else mpmath.mpf(0)
+    low, high = q, mpmath.mpf(1)
+    for _ in range(120):
+        middle = (low + high) / 2
+        above = term(q, middle) + term(1 - q, 1 - middle) > c
+        low, high = (low, middle) if above else (middle, high)
+    return low
+
+
+EXTREME = {
+    "small": 5e-324,
+    "third": 1 / 3,
+    "next to one": 1 - 2**-53,
+    "large": 1.7976931348623157e308,
+    "integer beyond 2**53": 2.0**70 + 2.0**18,
+}
+
+
+@pytest.mark.parametrize("value", EXTREME.values(), ids=EXTREME)
+def test_every_number_of_a_certificate_comes_back_to_the_bit(certified, tmp_path, value):
+    names = [one.name for one in fields(pac_bayes.Certificate) if "float" in str(one.type)]
+    assert len(names) >= 10
+    changed = replace(certified.certificate, **dict.fromkeys(names, value))
+    changed.save(tmp_path / "certificate.json")
+    assert pac_bayes.Certificate.load(tmp_path / "certificate.json") == changed
 
 
 def test_saved_and_read_back(certified, tmp_path):

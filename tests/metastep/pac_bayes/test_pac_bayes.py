@@ -74,7 +74,9 @@ def test_every_basis_is_orthogonal_and_coordinates_come_back(risk, parts):
         back = posteriors.to_standard(basis, there)
         # Orthogonal to float32 rounding.
         assert relative_distance(back, matrices) < 1e-5
-        assert np.isclose(np.linalg.norm(there["fc1"]), np.linalg.norm(matrices["fc1"]), rtol=1e-5)
+        assert np.isclose(
+            np.linalg.norm(there["fc1"]), np.linalg.norm(matrices["fc1"]), rtol=1e-5, atol=0
+        )
 
 
 def test_one_hidden_layer_makes_the_approximate_output_hessian_of_the_top_exact(risk):
@@ -115,7 +117,7 @@ def test_the_gradient_is_that_of_formed_noise(risk, parts):
 
     ((total, summary), gradient), (value, expected) = both(posterior)
     # Two orders of summation in float32.
-    assert np.isclose(total, value, rtol=1e-5) and np.isclose(total, summary[:2].sum())
+    assert np.isclose(total, value, rtol=1e-5, atol=0) and np.isclose(total, summary[:2].sum())
     assert relative_distance(gradient, expected) < 1e-5
 
 
@@ -180,3 +182,42 @@ def test_what_cannot_be(risk, parts):
     unbounded = lambda output, target: 2.0 + 0 * output[0]
     with pytest.raises(ValueError, match="error has values from 2"):
         pac_bayes.draw_errors(risk, optimized, 500, KEY, unbounded)
+
+
+def test_every_draw_has_noise_of_its_own(risk, parts):
+    """Within one draw, between draws, pairs and epochs; the same for the same key."""
+    layout, posterior, basis = parts
+    equal_scales = jax.tree.map(jnp.zeros_like, posterior)
+    one, again, other = (
+        np.concatenate([np.ravel(x) for x in jax.tree.leaves(posteriors.draw_noise(*arguments))])
+        for arguments in (
+            (equal_scales, KEY),
+            (equal_scales, KEY),
+            (equal_scales, jax.random.key(4)),
+        )
+    )
+    assert np.array_equal(one, again)
+    assert len(np.unique([one, other])) == one.size + other.size
+    optimized = Optimized(posterior, basis, layout, np.zeros((1, 3)))
+    # An error that tells every pair of weights and example from the others; two chunks of pairs.
+    smooth = lambda output, target: jax.nn.sigmoid(output[0])
+    errors = lambda key: pac_bayes.draw_errors(risk, optimized, 800, key, smooth)
+    assert len(np.unique(errors(KEY))) > 795  # float32 numbers may meet
+    assert np.array_equal(errors(KEY), errors(KEY))
+    assert not np.any(errors(KEY) == errors(jax.random.key(4)))
+
+
+def test_every_epoch_has_noise_of_its_own(risk):
+    """A posterior that stands still: only the noise and the order of the batches differ."""
+    still = optax.sgd(0.0)
+    run = lambda key: pac_bayes.optimize(
+        risk,
+        make_params(jax.random.key(9)),
+        pac_bayes.BASE,
+        key=key,
+        epochs=3,
+        batch_size=60,
+        optimizer=still,
+    ).history[:, 0]
+    losses = [*run(KEY), *run(jax.random.key(4))]
+    assert len(np.unique(losses)) == 6

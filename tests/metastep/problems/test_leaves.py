@@ -140,7 +140,7 @@ def test_arrays_are_trained_and_everything_else_is_what_it_was(tree):
             assert type(before) is type(after) and before == after
     ends, _ = closed_form(tree, 0.8, STEPS)
     for expected, found in zip(ends, trained(end), strict=True):
-        assert np.allclose(expected, found, rtol=1e-6)  # one leaf is float32
+        assert np.allclose(expected, found, rtol=1e-6, atol=0)  # one leaf is float32
 
 
 EXACT = {
@@ -166,7 +166,7 @@ def test_every_exact_estimator(estimator, horizon, tree):
     _, expected = closed_form(tree, 0.8, horizon)
     # A float32 leaf, differenced over a fraction of 0.8, keeps four digits.
     rtol = 1e-3 if isinstance(estimator, ms.CentralDifferences) else 1e-5
-    assert np.isclose(found.grad, expected, rtol=rtol)
+    assert np.isclose(found.grad, expected, rtol=rtol, atol=0)
 
 
 SAMPLED = {
@@ -220,7 +220,7 @@ def test_every_bilevel_solver(solver, tree):
     )
     _, expected = closed_form(tree, 0.8, 10_000)
     # 1 / penalty, and the rounding of a float32 leaf times the penalty.
-    assert np.isclose(run.history.recorded[-1], expected, rtol=0.02)
+    assert np.isclose(run.history.recorded[-1], expected, rtol=0.02, atol=0)
 
 
 @examples(1)
@@ -233,10 +233,10 @@ def test_log_domain_and_scaled(tree):
     key, shrink = jax.random.key(0), RATE * constant(tree)
     found = ms.hypergradient(problem, 0.3, ms.LogDomain(), key=key)
     assert found.result == ms.RESULTS.successful
-    assert np.isclose(found.grad, -2 * shrink / (1 - 0.3 * shrink), rtol=1e-5)
+    assert np.isclose(found.grad, -2 * shrink / (1 - 0.3 * shrink), rtol=1e-5, atol=0)
     scaled = ms.scaled_hypergradient(problem, 0.3, key=key)
     plain = ms.hypergradient(problem, 0.3, ms.Reverse(), key=key).grad
-    assert np.isclose(scaled.sign * jnp.exp(scaled.log_magnitude), plain, rtol=1e-5)
+    assert np.isclose(scaled.sign * jnp.exp(scaled.log_magnitude), plain, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("params", [1.0, {"w": 0.0, "flag": True}, [np.array([1, 2])], None])
@@ -280,8 +280,8 @@ def test_a_number_that_steps_change_is_state(wrap, estimator, key):
     if wrap == "averaged":
         problem = ms.Averaged(Shifted(jnp.zeros(3)))
     found = ms.hypergradient(problem, 0.4, estimator, key=key)
-    assert np.isclose(found.value, 4 * 0.8**10, rtol=1e-12)
-    assert np.isclose(found.grad, -0.5 * 40 * 0.8**9, rtol=1e-12)
+    assert np.isclose(found.value, 4 * 0.8**10, rtol=1e-12, atol=0)
+    assert np.isclose(found.grad, -0.5 * 40 * 0.8**9, rtol=1e-12, atol=0)
 
 
 class Shifted(Numbers):
@@ -300,9 +300,9 @@ class Shifted(Numbers):
 def test_numbers_in_the_log_domain(key):
     found = ms.hypergradient(Numbers(), 0.4, ms.LogDomain(), key=key)
     assert found.result == ms.RESULTS.successful
-    assert np.isclose(found.grad, -2 * 0.5 / 0.8, rtol=1e-12)
+    assert np.isclose(found.grad, -2 * 0.5 / 0.8, rtol=1e-12, atol=0)
     scaled = ms.scaled_hypergradient(Numbers(), 0.4, key=key)
-    assert np.isclose(scaled.log_magnitude, math.log(0.5 * 40 * 0.8**9), rtol=1e-12)
+    assert np.isclose(scaled.log_magnitude, math.log(0.5 * 40 * 0.8**9), rtol=1e-12, atol=0)
 
 
 def test_a_leaf_that_cannot_change_may_not(key):

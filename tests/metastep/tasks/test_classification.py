@@ -28,11 +28,13 @@ def test_losses_are_the_formulas():
     scores = log_softmax(ARRAYS["features"] @ params.T, axis=1)
     losses = -scores[np.arange(12), ARRAYS["labels"]]
     expected = np.mean(expit(logits) * losses) + 0.01 * np.sum(params**2)
-    assert np.isclose(task().loss(jnp.asarray(params), jnp.asarray(logits)), expected, rtol=1e-13)
+    assert np.isclose(
+        task().loss(jnp.asarray(params), jnp.asarray(logits)), expected, rtol=1e-13, atol=0
+    )
     scores = log_softmax(ARRAYS["validation_features"] @ params.T, axis=1)
     expected = -np.mean(scores[np.arange(7), ARRAYS["validation_labels"]])
     value = task().validation_loss(jnp.asarray(params), jnp.asarray(logits))
-    assert np.isclose(value, expected, rtol=1e-13)
+    assert np.isclose(value, expected, rtol=1e-13, atol=0)
 
 
 def test_accuracy_counts():
@@ -93,15 +95,15 @@ def test_products_of_every_width(width):
     """Padding to full registers must not show."""
     matrix, right = RNG.standard_normal((7, 4)), RNG.standard_normal((4, width))
     stored = StoredTwice(jnp.asarray(matrix))
-    assert np.allclose(stored @ jnp.asarray(right), matrix @ right, rtol=1e-13)
+    assert np.allclose(stored @ jnp.asarray(right), matrix @ right, rtol=1e-13, atol=0)
     pulled = jax.vjp(lambda x: stored @ x, jnp.asarray(right))[1](jnp.ones((7, width)))[0]
-    assert np.allclose(pulled, matrix.T @ np.ones((7, width)), rtol=1e-13)
+    assert np.allclose(pulled, matrix.T @ np.ones((7, width)), rtol=1e-13, atol=0)
 
 
 def test_a_batch_of_matrices():
     matrices, right = jnp.asarray(RNG.standard_normal((3, 7, 4))), jnp.ones((4, 10))
     products = jax.vmap(lambda matrix: StoredTwice(matrix) @ right)(matrices)
-    assert np.allclose(products, matrices @ right, rtol=1e-13)
+    assert np.allclose(products, matrices @ right, rtol=1e-13, atol=0)
 
 
 def test_large_scores_do_not_overflow():

@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -100,6 +101,38 @@ def test_arrays_come_back_and_the_file_does_not_depend_on_the_time(tmp_path):
     back = records.read_arrays(tmp_path)
     np.testing.assert_array_equal(back["b"], arrays["b"])
     np.testing.assert_array_equal(back["a"], arrays["a"])
+
+
+DTYPES = "? i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 c8 c16 U3 >f8".split()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_arrays_of_every_dtype_come_back_to_the_bit(tmp_path, dtype):
+    array = np.array([1 / 3, -0.0, 77.0, 1.0]).astype(jnp.dtype(dtype)).reshape(2, 2)
+    records.write_arrays(tmp_path, {"a": array, "empty": array[:0], "scalar": array[0, 0]})
+    back = records.read_arrays(tmp_path)
+    for name, expected in (("a", array), ("empty", array[:0]), ("scalar", array[0, 0])):
+        assert (back[name].dtype, back[name].shape) == (expected.dtype, expected.shape)
+        assert back[name].tobytes() == expected.tobytes()
+
+
+def test_numbers_that_numpy_cannot_write_come_back_in_float32(tmp_path):
+    numbers = [1 / 3, -0.0, 3e38, -1e-38]
+    for dtype in (jnp.bfloat16, jnp.float8_e4m3fn, jnp.int4):
+        array = np.array(numbers if dtype is jnp.bfloat16 else [0.5, -3, 4, 7]).astype(dtype)
+        records.write_arrays(tmp_path, {"a": array})
+        back = records.read_arrays(tmp_path)["a"]
+        assert back.dtype == np.float32
+        np.testing.assert_array_equal(back.astype(dtype).view(np.uint8), array.view(np.uint8))
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "bfloat16", "i1", "u4", "i8"])
+def test_columns_read_back_to_the_same_numbers(tmp_path, dtype):
+    column = np.array([1 / 3, 3e-5, 77.7, 0.0, 1.0]).astype(jnp.dtype(dtype))
+    records.write_table(tmp_path, "t", {"x": column})
+    back = records.read_table(tmp_path / "tables" / "t.csv")["x"]
+    assert back.dtype == np.float64
+    assert back.tolist() == [float(value) for value in column]
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half", b"\x93NUMPY"])

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +137,46 @@ def test_directory_of_another_run_is_refused(tmp_path, changes, message):
     with pytest.raises(RefusedError, match=message):
         execute(request(tmp_path, **changes))
     assert content(tmp_path) == before
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A complete run that a refusal leaves as it is."""
+    directory = tmp_path_factory.mktemp("finished")
+    execute(request(directory))
+    return directory
+
+
+# Every field, each by the least that its type allows.
+OTHER = {
+    "steps": 6,
+    "rate": np.nextafter(0.1, 1).item(),
+    "mode": "clumsy",
+    "windows": (2, 1),
+    "label": "Sum",
+    "limit": 0,
+    "loud": True,
+}
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", [field.name for field in fields(Config)])
+def test_a_changed_field_is_another_run(finished, name, resume):
+    before = content(finished)
+    with pytest.raises(RefusedError, match=f"another run: {name} is"):
+        execute(request(finished, resume=resume, **{name: OTHER[name]}))
+    assert content(finished) == before
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_another_experiment_or_seed_is_another_run(finished, resume):
+    other = replace(EXPERIMENT, listing=replace(EXPERIMENT.listing, name="other-walk"))
+    with pytest.raises(RefusedError, match="experiment is 'fake-walk' there and 'other-walk' here"):
+        execute(replace(request(finished, resume=resume), experiment=other))
+    with pytest.raises(RefusedError, match="seed is 3 there and 0 here"):
+        execute(request(finished, resume=resume, seed=0))
+    with pytest.raises(RunDirectoryError, match="is of the experiment 'fake-walk'"):
+        read_record(finished, other)
 
 
 def test_resume_of_nothing_starts_and_of_a_complete_run_does_nothing(tmp_path):

@@ -40,9 +40,9 @@ def test_losses_are_the_formulas():
     )
     entropy = lambda x: -np.mean(log_softmax(x @ params.T, axis=1)[np.arange(6), examples.labels])
     expected = entropy(examples.features.rows) + apart + float(rho) * np.sum(params**2)
-    assert np.isclose(examples.loss(jnp.asarray(params), outer), expected, rtol=1e-12)
+    assert np.isclose(examples.loss(jnp.asarray(params), outer), expected, rtol=1e-12, atol=0)
     found = examples.validation_loss(jnp.asarray(params), outer)
-    assert np.isclose(found, entropy(examples.validation_features), rtol=1e-12)
+    assert np.isclose(found, entropy(examples.validation_features), rtol=1e-12, atol=0)
 
 
 def test_the_smoothness_is_the_largest_curvature():
@@ -52,7 +52,7 @@ def test_the_smoothness_is_the_largest_curvature():
     curvature = lambda loss: np.linalg.eigvalsh(
         np.reshape(jax.jit(jax.hessian(loss))(zeros), (zeros.size, zeros.size))
     )
-    assert np.isclose(outer.smoothness(), curvature(penalties)[-1], rtol=1e-10)
+    assert np.isclose(outer.smoothness(), curvature(penalties)[-1], rtol=1e-10, atol=0)
     assert curvature(lambda w: examples.loss(w, None))[-1] < examples.smoothness
 
 
@@ -62,12 +62,14 @@ def test_one_pair_reaches_the_limit_at_two_and_a_half():
     outer = Interaction(coupling, jnp.array(-60.0))
     assert np.isclose(outer.strengths()[0][0, 1], 2.5)
     guard = Guard(jnp.array(0.1), jnp.array(0.0), None)
-    assert np.isclose(guard.stability(outer), 1, rtol=1e-12)
+    assert np.isclose(guard.stability(outer), 1, rtol=1e-12, atol=0)
 
 
 def test_initial_values():
     strengths, rho = interaction(4, 0.002, 0.001).strengths()
-    assert np.allclose(strengths, 0.002, rtol=1e-12) and np.isclose(rho, 0.001, rtol=1e-12)
+    assert np.allclose(strengths, 0.002, rtol=1e-12, atol=0) and np.isclose(
+        rho, 0.001, rtol=1e-12, atol=0
+    )
 
 
 def test_the_guard_scales_down_to_its_limit_and_touches_nothing_below():
@@ -78,9 +80,9 @@ def test_the_guard_scales_down_to_its_limit_and_touches_nothing_below():
     large = large.scaled(jnp.array(100.0))
     assert guard.stability(large) > 1
     guarded = guard(large)
-    assert np.isclose(guard.stability(guarded), 0.9, rtol=1e-10)
+    assert np.isclose(guard.stability(guarded), 0.9, rtol=1e-10, atol=0)
     ratio = guarded.strengths()[0] / large.strengths()[0]
-    assert np.allclose(ratio, ratio[0, 0], rtol=1e-10)
+    assert np.allclose(ratio, ratio[0, 0], rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize(("limit", "diverges"), [(0.99, False), (1.01, True)])

@@ -75,7 +75,7 @@ def test_the_second_moment_is_the_loop_over_residuals(horizon):
     found = theory.expected_losses(step_size, horizon=horizon, **one)
     # The condition number of G is about 50; 1001 steps round as many times.
     assert np.isclose(found.train, np.trace(moment) / 12, rtol=1e-9, atol=1e-13)
-    assert np.isclose(found.mean_squared_error, error, rtol=1e-10)
+    assert np.isclose(found.mean_squared_error, error, rtol=1e-10, atol=0)
 
 
 def test_shapes_follow_step_sizes_and_horizons():
@@ -85,15 +85,17 @@ def test_shapes_follow_step_sizes_and_horizons():
     assert found.train.shape == found.mean_squared_error.shape == (1, 3, 2)
     single = theory.expected_losses(0.02, horizon=10, **one)
     assert single.train.shape == ()
-    assert np.isclose(found.train[0, 1, 1], single.train, rtol=1e-12)
-    assert np.isclose(found.mean_squared_error[0, 1, 1], single.mean_squared_error, rtol=1e-12)
+    assert np.isclose(found.train[0, 1, 1], single.train, rtol=1e-12, atol=0)
+    assert np.isclose(
+        found.mean_squared_error[0, 1, 1], single.mean_squared_error, rtol=1e-12, atol=0
+    )
 
 
 def test_nothing_moves_at_step_size_zero():
     one = task(1, 4, 9)
     found = theory.expected_losses(0.0, horizon=10**9, **one)
-    assert np.isclose(found.train, np.sum(one["targets"] ** 2) / 8, rtol=1e-12)
-    assert np.isclose(found.mean_squared_error, np.sum(one["truth"] ** 2), rtol=1e-12)
+    assert np.isclose(found.train, np.sum(one["targets"] ** 2) / 8, rtol=1e-12, atol=0)
+    assert np.isclose(found.mean_squared_error, np.sum(one["truth"] ** 2), rtol=1e-12, atol=0)
 
 
 def test_small_steps_are_gradient_flow():
@@ -107,8 +109,8 @@ def test_small_steps_are_gradient_flow():
     found = theory.expected_losses(time / 10**10, horizon=10**10, **one)
     train, error = losses(w, **one)
     # The flow is left by terms of order eta d = 1e-9, and rounding grows with eta t only.
-    assert np.isclose(found.train, train, rtol=1e-8)
-    assert np.isclose(found.mean_squared_error, error, rtol=1e-8)
+    assert np.isclose(found.train, train, rtol=1e-8, atol=0)
+    assert np.isclose(found.mean_squared_error, error, rtol=1e-8, atol=0)
 
 
 def test_long_horizons_interpolate():
@@ -116,7 +118,7 @@ def test_long_horizons_interpolate():
     found = theory.expected_losses(0.05, horizon=10**6, **one)
     interpolating = np.linalg.pinv(one["inputs"]) @ one["targets"]
     assert 0 <= abs(found.train) < 1e-20
-    assert np.isclose(found.mean_squared_error, losses(interpolating, **one)[1], rtol=1e-10)
+    assert np.isclose(found.mean_squared_error, losses(interpolating, **one)[1], rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize(("examples", "dim"), [(1, 3), (4, 8), (9, 12)])
@@ -124,18 +126,20 @@ def test_the_second_moment_diverges_beyond_the_threshold_only(examples, dim):
     one = task(examples, examples, dim)
     threshold = theory.divergence_step_size(one["inputs"])
     if examples == 1:
-        assert np.isclose(threshold, 2 / np.sum(one["inputs"] ** 2), rtol=1e-12)
+        assert np.isclose(threshold, 2 / np.sum(one["inputs"] ** 2), rtol=1e-12, atol=0)
     below, at, above = (
         theory.expected_losses(factor * threshold, horizon=[10**5, 10**6], **one).train
         for factor in (0.99, 1.0, 1.01)
     )
     assert np.all(below < 1e-30)
-    assert np.isclose(at[0], at[1], rtol=1e-6)  # an eigenvalue 1 - 1e-16 is left to a power of 1e6
+    assert np.isclose(
+        at[0], at[1], rtol=1e-6, atol=0
+    )  # an eigenvalue 1 - 1e-16 is left to a power of 1e6
     assert np.all(above > 1e6) and above[1] == np.inf
 
 
 def test_the_ranges_of_the_theorems():
-    assert np.isclose(theory.train_by_train_range(50), 1e-8, rtol=1e-12)
+    assert np.isclose(theory.train_by_train_range(50), 1e-8, rtol=1e-12, atol=0)
     assert np.isclose(theory.train_by_validation_range(100), 1 / (100 * np.log(100)) ** 2)
 
 

@@ -57,8 +57,8 @@ def test_initial_parameters(key):
     for name, rows in (("layer 0", 4), ("layer 1", 5)):
         weight, bias = draws[name]["weight"], draws[name]["bias"]
         # Standard errors below 1 % of the deviation.
-        assert np.isclose(weight.std(), 1.2 / np.sqrt(rows), rtol=0.04)
-        assert np.isclose(bias.std(), 1.2 / np.sqrt(bias.shape[1]), rtol=0.04)
+        assert np.isclose(weight.std(), 1.2 / np.sqrt(rows), rtol=0.04, atol=0)
+        assert np.isclose(bias.std(), 1.2 / np.sqrt(bias.shape[1]), rtol=0.04, atol=0)
 
 
 def test_epochs():

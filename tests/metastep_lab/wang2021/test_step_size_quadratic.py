@@ -120,7 +120,7 @@ def test_reference_values_of_p0():
         assert np.allclose((best, steps), OPTIMA[horizon], rtol=(2e-6, 1e-3), atol=0)
     table = experiment._stop_gradient(experiment.Config(horizons=(40,)), task)
     for _, step_size, true, left in zip(*table.values(), strict=True):
-        assert np.allclose((true, left), DERIVATIVES[step_size], rtol=5e-3)
+        assert np.allclose((true, left), DERIVATIVES[step_size], rtol=5e-3, atol=0)
 
 
 @pytest.mark.usefixtures("x64")
@@ -139,9 +139,9 @@ def test_stop_gradient_has_its_closed_form(step_size, key):
         w = w - step_size * hessian @ w
     loss, slope = w @ hessian @ w / 2, hessian @ w
     # Divided by the number of steps, as F is.
-    assert np.isclose(found.value, np.log(loss) / 7, rtol=1e-12)
+    assert np.isclose(found.value, np.log(loss) / 7, rtol=1e-12, atol=0)
     expected = 2 * slope @ (w - start) / step_size / (w @ hessian @ w) / 7
-    assert np.isclose(found.grad, expected, rtol=1e-12)
+    assert np.isclose(found.grad, expected, rtol=1e-12, atol=0)
 
 
 def test_tensorflow_updates_descend_log_f_clipped():
@@ -149,7 +149,7 @@ def test_tensorflow_updates_descend_log_f_clipped():
         optimizer = METHODS[f"reverse-{kind}"].meta_optimizer(0.01, 39)
         for gradient in (1e4, 1e20):  # 39 times as much is beyond the clip
             update, _ = optimizer.update(gradient * np.ones(()), optimizer.init(np.ones(())))
-            assert np.isclose(-update, first, rtol=1e-5)
+            assert np.isclose(-update, first, rtol=1e-5, atol=0)
     update, _ = (
         METHODS["reverse-constant"]
         .meta_optimizer(0.01, 39)

@@ -113,7 +113,7 @@ def write_table(directory: Path, name: str, columns: Mapping[str, Any]) -> None:
         OSError: if it cannot be written.
     """
     check_name("table", name)
-    vectors = {column: np.asarray(values) for column, values in columns.items()}
+    vectors = {column: _plain(values) for column, values in columns.items()}
     shapes = {column: vector.shape for column, vector in vectors.items()}
     if not shapes or any(len(shape) != 1 for shape in shapes.values()):
         raise ValueError(f"table {name} has columns of shape {shapes}; allowed: vectors")
@@ -126,6 +126,13 @@ def write_table(directory: Path, name: str, columns: Mapping[str, Any]) -> None:
     writer.writerow(vectors)
     writer.writerows(zip(*cells, strict=True))
     write_atomically(directory / "tables" / f"{name}.csv", content.getvalue().encode())
+
+
+def _plain(values: Any) -> np.ndarray:
+    """Return an array that NumPy's own formats know: bfloat16 and its kind as float32, exactly."""
+    array = np.asarray(values)
+    foreign = array.dtype.kind == "V" and array.dtype.type is not np.void
+    return array.astype(np.float32) if foreign else array
 
 
 def _cells(name: str, vector: np.ndarray) -> list[str]:
@@ -216,7 +223,7 @@ def write_arrays(directory: Path, arrays: Mapping[str, Any]) -> None:
         ValueError: for an array of Python objects, or more than 1 GiB together.
         OSError: if it cannot be written.
     """
-    plain = {check_name("array", name): np.asarray(arrays[name]) for name in sorted(arrays)}
+    plain = {check_name("array", name): _plain(arrays[name]) for name in sorted(arrays)}
     if (size := sum(array.nbytes for array in plain.values())) > LARGEST:
         raise ValueError(f"the arrays have {size} bytes; allowed are {LARGEST}, as `report` reads")
     content = io.BytesIO()

@@ -29,7 +29,7 @@ class Sizes:
 
     Attributes:
         state: the inner state: parameters, optimizer state, counters and keys.
-        variables: how many floating-point numbers it has.
+        variables: how many floating-point numbers it has; a complex one counts twice.
         floating: their bytes.
         outer: the hyperparameters.
         residual: what reverse mode stores for one inner step.
@@ -82,7 +82,7 @@ def sizes(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Sizes:
     steps = [x for x in stored if x.shape[:1] == (horizon,)]
     return Sizes(
         state=total(state),
-        variables=sum(x.size for x in floats),
+        variables=sum(x.size * (1 + jnp.iscomplexobj(x)) for x in floats),
         floating=total(floats),
         outer=total(shapes(lambda: outer)),
         residual=total(steps) / horizon,

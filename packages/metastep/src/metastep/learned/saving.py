@@ -127,14 +127,19 @@ def save(path: Path, trained: TrainedOptimizer) -> None:
     settings = {one.name: getattr(trained.optimizer, one.name) for one in fields(trained.optimizer)}
     if settings.get("direction") is not None:
         raise ValueError("direction is a function, which no file can hold; allowed is None.")
+    weights = _named(trained.weights)
+    # NumPy's format does not know bfloat16, whose numbers are all float32.
+    narrow = [name for name, leaf in weights.items() if leaf.dtype == jnp.bfloat16]
     header = {
         "schema": SCHEMA,
         "optimizer": name,
         "settings": settings,
         "horizon": trained.horizon,
         "description": trained.description,
+        **({"bfloat16": narrow} if narrow else {}),
     }
-    arrays = {name: np.asarray(leaf) for name, leaf in _named(trained.weights).items()}
+    wide = lambda name, leaf: leaf.astype(jnp.float32) if name in narrow else leaf
+    arrays = {name: np.asarray(wide(name, leaf)) for name, leaf in weights.items()}
     content = BytesIO()
     arrays[HEADER] = np.array(json.dumps(header))
     np.savez(content, allow_pickle=False, **arrays)
@@ -165,6 +170,7 @@ def read(path: Path) -> TrainedOptimizer:
         _check_header(header, family, sum(array.size for array in arrays.values()))
         optimizer = family(**header["settings"])
         horizon, description = header["horizon"], header["description"]
+        narrow = frozenset(header.get("bfloat16", ()))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise OptimizerFileError(
             f"{path} describes no optimizer of this version: {error}"
@@ -177,8 +183,9 @@ def read(path: Path) -> TrainedOptimizer:
     for name, array in arrays.items():
         if array.dtype not in FLOATS or not np.all(np.isfinite(array)):
             raise OptimizerFileError(f"{path}: the array {name!r} is not of finite floats.")
+    dtype = lambda name: jnp.bfloat16 if name in narrow else None
     with np.errstate(over="ignore"):  # it is an error of its own below
-        leaves = [jnp.asarray(arrays[name]) for name in expected]
+        leaves = [jnp.asarray(arrays[name], dtype(name)) for name in expected]
     if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves):
         raise OptimizerFileError(f"{path} holds weights beyond float32; allow JAX float64.")
     weights = jax.tree.unflatten(jax.tree.structure(template), leaves)
