@@ -86,7 +86,7 @@ CATALOG: tuple[Listing, ...] = (
             "Does a learned optimizer that was meta-trained on validation loss train networks"
             " that generalize better than one that was meta-trained on training loss?"
         ),
-        minutes={"quick": 2.5, "paper-reduced": 60.0, "paper": 6000.0},
+        minutes={"quick": 2.5, "reduced": 60.0, "paper": 12000.0},
         module="metastep_lab.wang2021.mlp_optimizer.experiment",
     ),
     Listing(
@@ -136,7 +136,7 @@ CATALOG: tuple[Listing, ...] = (
             "Half of the training labels may be wrong. Can the gradient of the validation "
             "loss with respect to one weight per training example find out which?"
         ),
-        minutes={"quick": 0.7, "paper": 30.0},
+        minutes={"quick": 0.7, "reduced": 30.0, "paper": 45.0},
         module="metastep_lab.shaban2019.hypercleaning.experiment",
     ),
     Listing(
@@ -146,7 +146,7 @@ CATALOG: tuple[Listing, ...] = (
             "Five examples per class are too few. Can the gradient of the validation loss "
             "find out which classes should share what they learn?"
         ),
-        minutes={"quick": 0.6, "paper": 3.0},
+        minutes={"quick": 0.6, "reduced": 3.0, "paper": 30.0},
         module="metastep_lab.shaban2019.task_interaction.experiment",
     ),
     Listing(
@@ -156,7 +156,7 @@ CATALOG: tuple[Listing, ...] = (
             "Can a network learn to tell five characters apart after seeing each of them "
             "once, and does it have to differentiate through all of its learning for that?"
         ),
-        minutes={"quick": 3.0, "paper": 50.0},
+        minutes={"quick": 3.0, "reduced": 50.0, "paper": 1800.0, "paper-15k": 2200.0},
         module="metastep_lab.shaban2019.one_shot.experiment",
     ),
     Listing(
