@@ -190,7 +190,7 @@ CATALOG: tuple[Listing, ...] = (
             "Does one fixed vector estimate, from the hidden state of a language model, the "
             "sum over all words but the most probable ones?"
         ),
-        minutes={"quick": 1.0, "paper": 6.0},
+        minutes={"quick": 1.0, "reduced": 6.0, "paper": 900.0},
         module="metastep_lab.wu2022.anchor_vectors.experiment",
     ),
     Listing(
@@ -215,7 +215,7 @@ CATALOG: tuple[Listing, ...] = (
     ),
     Listing(
         name="hessian-two-layer",
-        source="Wu 2022, Theorems 4.4.1 and 4.4.2, Lemma C.2.1",
+        source="Wu 2022, Theorems 4.4.1 and 4.4.2",
         question=(
             "In a wide random network, does the Hessian of a layer become a Kronecker "
             "product, and what is its leading eigenspace?"
