@@ -116,7 +116,7 @@ CATALOG: tuple[Listing, ...] = (
             "Is it better to train the starting point of a wide nonlinear network with a "
             "negative inner step size?"
         ),
-        minutes={"quick": 1.0, "reduced": 12.0, "paper": 150.0},
+        minutes={"quick": 1.0, "reduced": 12.0, "paper": 300.0},
         module="metastep_lab.bernacchia2021.maml_nonlinear.experiment",
     ),
     Listing(
