@@ -21,7 +21,8 @@ GALLERY_HEAD = """# Experiments
 
 Each experiment reproduces one figure or table of a paper and holds the paper's claims against the
 run. [Run experiments](guides/run-experiments.md) says what a run leaves behind. Minutes are those
-on two cores. `paper` has the sizes of the paper; `quick` has smaller ones.
+on two cores. `paper` has the sizes of the paper, and may need whole data sets that only you have;
+`reduced`, where there is one, says in its configuration what it reduces; `quick` is smaller still.
 """
 
 

@@ -122,6 +122,23 @@ def test_the_optimum_is_decided_by_standard_errors(drawn_record, difference, err
     assert claims["negative-optimum-without-half"] is None
 
 
+@pytest.mark.parametrize(
+    ("correlations", "verdict"), [((0.95, 0.95), True), ((0.95, -0.5), False), ((0.8, 0.95), False)]
+)
+def test_the_limit_is_judged_at_the_test_rate_and_at_twice_it(drawn_record, correlations, verdict):
+    table = {name: column.copy() for name, column in drawn_record.tables["difference"].items()}
+    doubled = table["test_rate"] == 0.1
+    table["test_rate"] = np.where(doubled, 0.1, 0.05)
+    table["correlation"] = np.where(doubled, correlations[1], correlations[0])
+    table["z"][:] = 0.1  # no sign is decided
+    config = replace(TINY, paper_test_rate=0.05, test_rates=(0.05, 0.1))
+    changed = replace(
+        drawn_record, config=config, tables={**drawn_record.tables, "difference": table}
+    )
+    claims = {claim.id: claim.holds for claim in EXPERIMENT.claims(changed)}
+    assert claims["limit-predicts-training"] is verdict
+
+
 def test_without_training_only_its_claims_are_undecided(drawn_record):
     record, limits = drawn_record, ("linearized",)
     keep = lambda table: {

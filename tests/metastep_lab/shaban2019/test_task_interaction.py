@@ -66,7 +66,9 @@ def test_tables_and_figures(directories):
     assert len(EXPERIMENT.figures(record)) == 2
 
 
-def invented(loss=(1.0, 0.9), accuracy=(0.5, 0.5), cosine=0.95, stability=0.9, noise=1e-3):
+def invented(
+    loss=(1.0, 0.9), accuracy=(0.5, 0.5), cosine=0.95, stability=0.9, noise=1e-3, best=0.6
+):
     """A record of two windows and four trials."""
     rng = np.random.default_rng(0)
     summary, history = [], []
@@ -74,7 +76,7 @@ def invented(loss=(1.0, 0.9), accuracy=(0.5, 0.5), cosine=0.95, stability=0.9, n
         summary.append(("untuned", np.nan, trial, 2.0, 0.4, 0.4, 1.0, 0.1, 0.1, 0, 0))
         for place, window in enumerate((5, 100)):
             shift = noise * rng.standard_normal()
-            row = (loss[place] + shift, accuracy[place] + shift, 0.6, loss[place] + shift)
+            row = (loss[place] + shift, accuracy[place] + shift, best, loss[place] + shift)
             summary.append((f"{window}-RMD", window, trial, *row, 3.0, stability, 2, 0))
             history.append((window, trial, 90, 1.0, 1.0, 1.0, cosine, 0.5, stability, 1))
     names = "method window trial validation_loss test_accuracy best_test_accuracy gradient_norm "
@@ -96,9 +98,12 @@ def invented(loss=(1.0, 0.9), accuracy=(0.5, 0.5), cosine=0.95, stability=0.9, n
         ({}, "loss-falls-with-window", True),
         ({"loss": (0.9, 1.0)}, "loss-falls-with-window", False),
         ({"noise": 1.0}, "loss-falls-with-window", False),
-        ({}, "accuracy-gaps-are-small", True),
+        ({"noise": 1e-4}, "accuracy-gaps-are-small", True),
+        ({"accuracy": (0.5, 0.5025), "noise": 1e-4}, "accuracy-gaps-are-small", False),
         ({"accuracy": (0.4, 0.5)}, "accuracy-gaps-are-small", False),
         ({"noise": 0.1}, "accuracy-gaps-are-small", None),
+        ({"best": 0.61}, "table-3-accuracy", True),
+        ({"best": 0.59}, "table-3-accuracy", False),
         ({}, "cosine-goes-to-one", True),
         ({"cosine": -0.1}, "cosine-goes-to-one", False),
         ({}, "negative-cosine", None),

@@ -40,3 +40,24 @@ def test_the_counterexample_diverges_with_window_one():
     assert after > 4 * before
     before, after = toy._ten_steps(0.17, ms.TruncatedReverse(20), key)
     assert after < before / 100
+
+
+RATIOS = {1: -0.451, 2: -0.306, 5: 0.047}
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_ratio_turns_negative_from_the_origin_alone(key):
+    """Figure 2, right, of Shaban et al. 2019, which does not say where its path starts.
+
+    The ratios are those of an independent study.
+    """
+    config = toy.Config(windows=tuple(RATIOS), outer_steps=200)
+    problem = toy.toy("f-tilde", config.horizon)
+    for start, turns in (((0.0, 0.0), True), ((1.0, 1.0), False)):
+        (path, _), _ = toy._descend(problem, jnp.array(start), 1, config, key)
+        rows = toy._ratios(problem, "f-tilde", path, config, key)
+        lowest = {w: min(row[3] for row in rows if row[1] == w) for w in RATIOS}
+        assert bool(lowest[1] < 0) is turns
+        if turns:
+            # Printed to three decimals.
+            assert all(abs(lowest[window] - ratio) < 6e-4 for window, ratio in RATIOS.items())

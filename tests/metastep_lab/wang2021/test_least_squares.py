@@ -7,7 +7,7 @@ from metastep_lab import cli
 from metastep_lab.runs.running import read_record
 from metastep_lab.wang2021.least_squares.experiment import EXPERIMENT, Config
 
-SMALL = ["--set=dim=60", "--set=tasks=40", "--set=horizon=20", "--set=samples=30"]
+SMALL = ["--set=dim=60", "--set=tasks=40", "--set=horizon=20", "--set=samples=30,240"]
 
 
 def small_run(tmp_path, capsys, *settings):

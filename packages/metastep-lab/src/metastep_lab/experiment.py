@@ -165,7 +165,7 @@ class Experiment:
         listing: its entry in the catalogue: name, source, question, minutes.
         config: a frozen dataclass; its fields are what `--set` takes. Its `__post_init__` raises
             `ValueError` naming the field, the value and what is allowed.
-        presets: `quick` and `paper` to an instance of `config`.
+        presets: name to an instance of `config`; one called `paper` has the paper's sizes.
         run: does the work, writes tables, returns metrics.
         claims: the paper's statements held against a finished run.
         figures: file stem to (figure, alternative text that says what is to be seen).

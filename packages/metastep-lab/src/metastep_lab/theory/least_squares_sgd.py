@@ -58,7 +58,7 @@ def expected_losses(
     """Return the expected training loss and distance to the truth after t steps from w = 0.
 
     The expectation is exact; nothing is truncated where the weights grow (as in Theorem 9; the
-    paper's Theorem 10 truncates at |w| = 40 sigma, which changes next to nothing in its range). For
+    paper's Theorem 10 truncates at |w| = 40 sigma, whose effect is not measured). For
     n examples each step size costs the eigenvalues of a matrix with n (n + 1) / 2 rows; all
     horizons together cost little more than one.
 

@@ -63,7 +63,10 @@ SAVED_TOGETHER = 25
 
 @dataclass(frozen=True)
 class Config:
-    """The configuration; the paper's values where it gives them.
+    """The configuration; the defaults are the preset `reduced`.
+
+    What it reduces: 500 epochs in place of 5,000, and 100 new tasks in place of 1,000. The outer
+    descent is full-batch in every preset, where the paper's is stochastic; an epoch is one step.
 
     Attributes:
         dim: p, the length of the inputs.
@@ -352,6 +355,9 @@ def _as_jax(arrays: dict[str, np.ndarray]) -> dict[str, Array]:
     return {name: jnp.asarray(values) for name, values in arrays.items()}
 
 
+PAPER = Config(epochs=(150, 500, 5000), test_tasks=1000)
+"""The paper's epochs and new tasks, with more runs than its ten."""
+
 EXPERIMENT = Experiment(
     listing("maml-nonlinear"),
     config=Config,
@@ -364,13 +370,12 @@ EXPERIMENT = Experiment(
             reading_runs=0,
             reading_trained_runs=0,
         ),
-        "paper": Config(),
+        "reduced": Config(),
+        "paper": PAPER,
     },
     run=run,
     claims=claims,
     figures=figures,
-    reproducible=frozenset(
-        {"training-converged", "limit-predicts-training", "adaptation-helps", "ten-runs-undecided"}
-    ),
+    reproducible=frozenset({"training-converged", "adaptation-helps", "ten-runs-undecided"}),
     answer=answer,
 )

@@ -9,11 +9,12 @@ from scipy.special import expit
 from metastep_lab.experiment import Claim, Record, Table
 from metastep_lab.figures.style import Figure, new_figure, style
 
-# Shaban et al. (2019), Table 2: window to validation loss and F1 after 1000 outer steps.
+# Shaban et al. (2019), Table 2: window to validation loss, test accuracy and F1 after 1000 steps.
 PAPER_LOSS = {1: 0.413, 5: 0.383, 25: 0.382, 50: 0.381, 100: 0.380}
+PAPER_ACCURACY = {1: 0.8750, 5: 0.8805, 25: 0.8812, 50: 0.8817, 100: 0.8833}
 PAPER_F1 = {1: 0.85, 5: 0.89, 25: 0.89, 50: 0.89, 100: 0.88}
-PAPER_STEP = 200  # by which the spec of the reproduction asks for the F1 below
-PAPER_F1_FLOOR = 0.88
+CONVERGED = 150  # outer steps by which the F1 has essentially converged (Appendix G.1)
+ROUNDING = 0.005  # of the printed F1
 CLEAR = 2.0
 """A difference of two accuracies is decided from this many standard errors."""
 
@@ -83,15 +84,9 @@ def claims(record: Record) -> tuple[Claim, ...]:
 
 def _detection_claims(record: Record) -> tuple[Claim, ...]:
     rows, summary = _tuned(record), record.tables["summary"]
-    at_end = dict(zip(rows["window"], rows["f1_replaced"], strict=True))
-    if record.config.outer_steps > PAPER_STEP:
-        step, later = PAPER_STEP, f"; at the end {_listed(at_end, 3)}"
-        at_step = {w: _history(record, w)["f1_replaced"][step] for w in rows["window"]}
-    else:
-        step, later, at_step = record.config.outer_steps, "", at_end
-    long_enough = [value for window, value in at_step.items() if window >= 5]
-    mnist = record.config.dataset == "mnist" and record.config.outer_steps >= PAPER_STEP
-    floor = PAPER_F1_FLOOR if mnist else 0.8
+    found = dict(zip(rows["window"], rows["f1_replaced"], strict=True))
+    reached = [f1 >= PAPER_F1[w] - ROUNDING for w, f1 in found.items() if w in PAPER_F1]
+    long_enough = bool(reached) and record.config.outer_steps >= CONVERGED
     noisy = _row(record, "noisy labels")
     gains = {w: _gain(record, row, noisy) for row, w in enumerate(rows["window"])}
     clear = [gain > CLEAR * error for gain, error in gains.values()]
@@ -99,13 +94,14 @@ def _detection_claims(record: Record) -> tuple[Claim, ...]:
     return (
         Claim(
             "finds-corrupted-labels",
-            "Table 2: the tuned weights find the replaced labels (F1 about 0.89 for windows from "
-            f"5). Here: at least {floor} for windows from 5 after {step} steps. A label counts as "
-            "replaced even if the random one is the true one by chance; as wrong only if it "
+            f"Table 2: the tuned weights find the replaced labels, with an F1 of at least the "
+            f"printed one for every window of the table ({_listed(PAPER_F1, 2)}). A label counts "
+            "as replaced even if the random one is the true one by chance; as wrong only if it "
             "differs.",
-            bool(long_enough) and bool(min(long_enough) >= floor),
-            f"F1 of finding replaced labels after {step} steps: {_listed(at_step, 3)}{later}; of "
-            f"finding wrong ones at the end: {_by_window(rows, 'f1_wrong', 3)}",
+            all(reached) if long_enough else None,
+            f"F1 of finding replaced labels: {_by_window(rows, 'f1_replaced', 3)}; of finding "
+            f"wrong ones: {_by_window(rows, 'f1_wrong', 3)}; {record.config.outer_steps} outer "
+            f"steps, of which the paper has 1000 and needs {CONVERGED}",
         ),
         Claim(
             "better-model",
@@ -141,7 +137,8 @@ def _order_claims(record: Record) -> tuple[Claim, ...]:
             f"{CLEAR:g} standard errors between the shortest and the longest window.",
             bool(gain > 0) if several and abs(gain) > CLEAR * error else None,
             f"difference {gain:.4f}±{error:.4f} on {record.metrics['test_examples']:.0f} test "
-            f"examples: {_by_window(rows, 'test_accuracy', 4)}",
+            f"examples: {_by_window(rows, 'test_accuracy', 4)}; the paper, on MNIST: "
+            f"{_listed(PAPER_ACCURACY, 4)}",
         ),
         Claim(
             "stationarity-improves",
@@ -177,9 +174,9 @@ def _cost_claims(record: Record) -> tuple[Claim, ...]:
         ),
         Claim(
             "window-five-is-cheaper",
-            "Section 4.2.1: window 5 takes about half the time of the full window (here: at most "
-            "0.65).",
-            bool(ratio <= 0.65) if known_seconds else None,
+            "Section 4.2.1: window 5 runs about twice as fast as the full window (here: in less "
+            "than 0.55 of its time, what rounds to a half).",
+            bool(ratio < 0.55) if known_seconds else None,
             f"{seconds(five):.3g} s for an outer step against {seconds(full):.3g} s, ratio "
             f"{ratio:.2f}, timed once; the exact gradient, which is measured every "
             f"{record.config.measure_every} steps, is in both"

@@ -8,9 +8,13 @@ from metastep_lab.experiment import Claim, Record, Table, select
 from metastep_lab.figures.style import Figure, Lines, line_figure
 
 SURE = 2.0  # standard errors
-MARGIN = 0.02  # of accuracy, within which methods count as equal
-TARGET = 0.9
-PAPER_ACCURACY = {1: 95.6, 10: 96.3, 25: 96.1, 50: 95.8}  # Table 4, after 5000 steps
+MARGIN = 0.005  # of accuracy, the largest difference to full reverse mode in Table 4
+# Table 4, accuracy in % after 5000 and after 15000 outer steps.
+PAPER_ACCURACY = {"1-RMD": 95.6, "10-RMD": 96.3, "25-RMD": 96.1, "full": 95.8}
+PAPER_LONG = {"1-RMD": 97.7, "10-RMD": 97.8, "short horizon": 96.6}
+LONG = 15000
+FAIR = 1000  # outer steps from which a lower accuracy is not only for want of steps
+PAPER_TIME = 0.4 / 2.2  # seconds of 1-RMD and of full reverse mode in Table 4
 ENOUGH = 3  # repetitions to speak of a cause
 DECAY = 0.1  # of the relative error from window 1 to half the horizon
 
@@ -94,21 +98,28 @@ def _target_claim(record: Record) -> Claim:
     table = record.tables["summary"]
     rows = {name: select(table, method=name) for name in _methods(table)}
     means = {name: float(np.mean(row["accuracy"])) for name, row in rows.items()}
-    best = max(means, key=means.__getitem__)
-    error = float(np.max(rows[best]["standard_error"]))
-    decides = record.config.outer_steps >= 1000 and record.config.test_tasks >= 100
+    config = record.config
+    printed = PAPER_LONG if config.outer_steps >= LONG else PAPER_ACCURACY
+    reached = [
+        bool(means[name] + SURE * _mean_and_error(rows[name])[1] >= value / 100)
+        for name, value in printed.items()
+        if name in means
+    ]
+    decides = bool(reached) and (all(reached) or config.outer_steps >= FAIR)
+    paper = ", ".join(f"{name} {value}" for name, value in printed.items())
+    turned = ", characters turned by 90, 180, 270 degrees count as further ones" * config.rotations
     shown = ", ".join(
         f"{name} {100 * mean:.1f} (s.e. {100 * np.max(rows[name]['standard_error']):.1f})"
         for name, mean in means.items()
     )
     return Claim(
-        "reaches-ninety",
-        "Table 4: 95.6 to 96.3 % after 5000 steps with 64 channels and 1200 characters. Here: the "
-        f"best method reaches {100 * TARGET:g} % on held-out characters, with a standard error "
-        "below 1 point.",
-        bool(means[best] >= TARGET and error < 0.01) if decides else None,
+        "table-4-accuracy",
+        f"Table 4: the accuracies on held-out characters ({paper} %; with 64 channels, 1200 "
+        f"characters to train on and {LONG if printed is PAPER_LONG else 5000} steps). Here: no "
+        f"method is more than {SURE:g} standard errors below.",
+        all(reached) if decides else None,
         f"accuracy in %, largest standard error of a repetition: {shown}; "
-        f"{record.config.outer_steps} steps, {record.config.channels} channels",
+        f"{config.outer_steps} steps, {config.channels} channels{turned}",
     )
 
 
@@ -145,11 +156,11 @@ def _equality_claim(record: Record) -> Claim:
         f"K={window} {_points(values)} points, mean {100 * mean:+.1f} ± {100 * error:.1f}"
         for window, (values, mean, error) in known.items()
     )
-    paper = ", ".join(f"K={window} {value}" for window, value in PAPER_ACCURACY.items())
+    paper = ", ".join(f"{name} {value}" for name, value in PAPER_ACCURACY.items())
     return Claim(
         "truncation-equals-full",
-        f"Table 4: truncation reaches the accuracy of full reverse mode (there {paper} %; here: "
-        f"within {100 * MARGIN:g} points after the same number of steps).",
+        f"Table 4: truncation reaches the accuracy of full reverse mode ({paper} %; here: "
+        f"within the {100 * MARGIN:g} points there, after the same number of steps).",
         _verdict(bool(equal) and all(equal), any(apart)),
         f"minus full reverse mode: {text}" if text else "needs full reverse mode",
     )
@@ -167,9 +178,9 @@ def _cost_claim(record: Record) -> Claim:
     shown = ", ".join(f"{name} {value:.3f}" for name, value in seconds.items())
     return Claim(
         "window-one-is-cheaper",
-        "Table 4: an outer step with window 1 takes 0.18 of the time of full reverse mode (there "
-        "0.4 s and 2.2 s; here: at most 0.6).",
-        bool(ratio <= 0.6) if known and np.isfinite(ratio) else None,
+        "Table 4: an outer step with window 1 takes 0.18 of the time of full reverse mode (0.4 s "
+        "against 2.2 s).",
+        bool(ratio <= PAPER_TIME) if known and np.isfinite(ratio) else None,
         f"seconds per outer step: {shown}" + (f"; ratio {ratio:.2f}" if known else ""),
     )
 

@@ -29,6 +29,7 @@ Tables (one row per observation):
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -142,10 +143,25 @@ QUICK = Config(
     gradient_tasks=4,
 )
 
+PAPER = Config(
+    channels=64,
+    queries=15,
+    outer_steps=5000,
+    study_steps=1000,
+    validation_characters=100,
+    test_characters=323,
+    rotations=False,
+    measure_every=1000,
+)
+"""The sizes of the paper, for which Omniglot has to be whole; in three repetitions, not one."""
+
+LONG = replace(PAPER, windows=(1, 10), full=False, study=False, outer_steps=15000)
+"""The last rows of Table 4."""
+
 EXPERIMENT = Experiment(
     listing("one-shot"),
     config=Config,
-    presets={"quick": QUICK, "paper": Config()},
+    presets={"quick": QUICK, "reduced": Config(), "paper": PAPER, "paper-15k": LONG},
     run=run,
     claims=claims,
     figures=figures,

@@ -8,8 +8,11 @@ import numpy as np
 from metastep_lab.experiment import Claim, Record, select
 from metastep_lab.figures.style import Figure, Lines, draw_heatmap, line_figure, new_figure
 
-PAPER_GAP = 0.0025  # Table 3, CIFAR-10: 61.11 to 61.33 %
-ALLOWED_GAP = 0.01
+# Table 3, CIFAR-10: window to test accuracy, with the standard deviation over ten trials.
+PAPER_ACCURACY = {1: 0.6111, 5: 0.6133, 25: 0.6131, 100: 0.6128}
+PAPER_DEVIATION = {1: 0.0123, 5: 0.0108, 25: 0.0124, 100: 0.0121}
+PAPER_GAP = 0.0017  # the largest difference to the longest window there; 0.0036 on CIFAR-100
+PAPER_TIME = 0.8 / 2.2  # seconds of 1-RMD and of full RMD in Table 3
 SURE = 2.0  # standard errors
 SHORT_NAME = 3  # letters that fit below a column
 
@@ -76,7 +79,7 @@ def claims(record: Record) -> tuple[Claim, ...]:
     return (
         _helps_claim(record),
         *_window_claims(record),
-        _accuracy_claim(record),
+        *_accuracy_claims(record),
         *_cosine_claims(record),
         _cost_claim(record),
         _stability_claim(record),
@@ -135,21 +138,36 @@ def _window_claims(record: Record) -> tuple[Claim, ...]:
     return tuple(found)
 
 
-def _accuracy_claim(record: Record) -> Claim:
+def _accuracy_claims(record: Record) -> tuple[Claim, ...]:
     values, windows = _each(record, "test_accuracy"), _windows(record)
     gaps = {w: _mean_and_error(values[w] - values[windows[-1]]) for w in windows[:-1]}
     text = ", ".join(f"K={w} {100 * gap:+.2f}±{100 * e:.2f}" for w, (gap, e) in gaps.items())
-    within = [abs(gap) + SURE * error <= ALLOWED_GAP for gap, error in gaps.values()]
-    beyond = [abs(gap) - SURE * error > ALLOWED_GAP for gap, error in gaps.values()]
-    best = _means(_each(record, "best_test_accuracy"), ".4f")
-    return Claim(
-        "accuracy-gaps-are-small",
-        "Table 3: short windows give nearly the test accuracy of the longest (there at most "
-        f"{100 * PAPER_GAP:g} points; here: within {100 * ALLOWED_GAP:g} point, decided by "
-        f"{SURE:g} standard errors of the paired difference).",
-        False if any(beyond) else True if within and all(within) else None,
-        f"test accuracy minus that of the longest window, points: {text or 'one window only'}; "
-        f"best accuracy on the way {best}",
+    within = [abs(gap) + SURE * error <= PAPER_GAP for gap, error in gaps.values()]
+    beyond = [abs(gap) - SURE * error > PAPER_GAP for gap, error in gaps.values()]
+    best = _each(record, "best_test_accuracy")
+    known = [w for w in best if w in PAPER_ACCURACY and record.config.dataset == "cifar10"]
+    printed = ", ".join(f"K={w} {value:.4f}" for w, value in PAPER_ACCURACY.items())
+    return (
+        Claim(
+            "accuracy-gaps-are-small",
+            "Table 3: short windows give nearly the test accuracy of the longest, within the "
+            f"{100 * PAPER_GAP:g} points of CIFAR-10 there (here: decided by {SURE:g} standard "
+            "errors of the paired difference).",
+            False if any(beyond) else True if within and all(within) else None,
+            f"test accuracy minus that of the longest window, points: {text or 'one window only'}",
+        ),
+        Claim(
+            "table-3-accuracy",
+            f"Table 3, CIFAR-10: the test accuracies ({printed}, with early stopping on the test "
+            "examples; here: the best on the way is no more than the printed standard deviation "
+            "below, with every window).",
+            all(bool(best[w].mean() >= PAPER_ACCURACY[w] - PAPER_DEVIATION[w]) for w in known)
+            if known
+            else None,
+            f"best test accuracy on the way {_means(best, '.4f')}; the features are "
+            + ("those of a file" if record.config.features else "random patches")
+            + ("" if known else "; needs CIFAR-10 and a window of the table"),
+        ),
     )
 
 
@@ -190,9 +208,8 @@ def _cost_claim(record: Record) -> Claim:
     full, one = cost["window"][-1] == record.config.horizon, cost["window"][0] == 1
     return Claim(
         "window-one-is-cheaper",
-        "Table 3: a step of 1-RMD takes 0.36 of the time of full RMD (0.8 s against 2.2 s; here: "
-        "at most 0.65).",
-        bool(ratio <= 0.65) if full and one else None,
+        "Table 3: a step of 1-RMD takes 0.36 of the time of full RMD (0.8 s against 2.2 s).",
+        bool(ratio <= PAPER_TIME) if full and one else None,
         f"time ratio {ratio:.2f}, memory ratio {memory:.3f} of the shortest to the longest window",
     )
 

@@ -54,11 +54,15 @@ from metastep_lab.shaban2019.task_interaction.patch_features import patch_featur
 
 @dataclass(frozen=True)
 class Config:
-    """The configuration.
+    """The configuration; the defaults are the preset `reduced`.
+
+    What it reduces: features are random patches in place of a pretrained network's, and there are
+    1,000 outer steps in place of up to 5,000.
 
     Attributes:
         dataset: digits (8 x 8, ships with scikit-learn) or cifar10.
-        features: an .npz file with features and labels to use in place of the data set, or none.
+        features: an .npz file with features and labels of the data set to use in place of its
+            images, or none. It is looked for in the folder of the data sets, too.
         filters: random patches of the features.
         patch_size: their side in pixels.
         examples: training examples in total, and as many for validation; the rest is for testing.
@@ -130,11 +134,18 @@ def load(config: Config, folder: Path | None, seed: int) -> tuple[np.ndarray, np
     """Return features, labels and the names of the classes.
 
     Raises:
-        DataNotFoundError, FileNotFoundError: if the data are not there.
-        ValueError: if a file does not hold features and labels.
+        DataNotFoundError: if the data set is not there.
+        ValueError: if there is no such file of features, or it does not hold features and labels.
     """
     if config.features is not None:
-        features, labels = read_features(Path(config.features))
+        path = Path(config.features)
+        beside = folder / path if folder is not None else path
+        if not path.exists() and not beside.exists():
+            raise ValueError(
+                f"features is {config.features}, and there is no such file, nor in the folder of "
+                "the data sets; allowed is an .npz file with the arrays features and labels"
+            )
+        features, labels = read_features(path if path.exists() else beside)
         return features, labels, [str(label) for label in np.unique(labels)]
     found = (data.digits if config.dataset == "digits" else data.cifar10)(folder).arrays
     labels = found["labels"].astype(np.int32)
@@ -347,10 +358,17 @@ QUICK = Config(
     measure_every=10,
 )
 
+PAPER = Config(features="cifar10-resnet18.npz", outer_steps=5000)
+"""Features of ResNet-18 before its last layer, which a user has to bring, for all of CIFAR-10.
+
+There is no early stopping: 5,000 steps are as many as the paper's longest average, and
+`best_test_accuracy` is what stopping on the test examples, as the paper does, would give at best.
+"""
+
 EXPERIMENT = Experiment(
     listing("task-interaction"),
     config=Config,
-    presets={"quick": QUICK, "paper": Config()},
+    presets={"quick": QUICK, "reduced": Config(), "paper": PAPER},
     run=run,
     claims=claims,
     figures=figures,

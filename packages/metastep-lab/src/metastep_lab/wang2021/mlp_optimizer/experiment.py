@@ -57,7 +57,11 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Config:
-    """The configuration; the defaults are design C of the reproduction, see the documentation.
+    """The configuration; the defaults are the preset `reduced`.
+
+    What it reduces: the digits of MNIST (20 x 20 pixels averaged to 10 x 10), the horizon, the
+    updates, the lengths of trajectories and the steps of a test (1,400 of 4,000). The schedule, the
+    initial weights and the sampled objective are ours, too.
 
     Attributes:
         dataset: digits (8 x 8, ships with scikit-learn) or mnist.
@@ -271,7 +275,7 @@ PAPER = Config(
     input="full",
     horizon=20000,
     updates=12000,
-    meta_seeds=1,
+    meta_seeds=2,
     test_steps=4000,
     segment_mean=100.0,
     unrolls=10,
@@ -287,7 +291,7 @@ PAPER = Config(
 EXPERIMENT = Experiment(
     listing("mlp-optimizer"),
     config=Config,
-    presets={"quick": QUICK, "paper-reduced": Config(), "paper": PAPER},
+    presets={"quick": QUICK, "reduced": Config(), "paper": PAPER},
     run=run,
     claims=claims,
     figures=figures,

@@ -8,8 +8,8 @@ from metastep_lab.experiment import Claim, Record, Table
 from metastep_lab.theory import quadratic_step_size as theory
 
 CLOSE = 0.1
-# Tables 1-2: (t, eta_0) to whether "Ours", "Tensorflow GD" and "Tensorflow RMSProp" converge. As in
-# the thesis (seed 002, Tables D.1 and D.2); the text of seed 000 has lost a cross.
+# Tables 1-2: (t, eta_0) to whether "Ours", "Tensorflow GD" and "Tensorflow RMSProp" converge. For
+# GD at t = 10 the earlier version prints a tick and the thesis (Table D.1) a cross: here a cross.
 PAPER = {
     (10, 0.1): (True, False, True),
     (20, 0.1): (True, False, True),
@@ -283,7 +283,8 @@ def _table_claim(record: Record, name: str, text: str, kind: str, column: int) -
 def _gradient_descent(record: Record) -> Claim:
     text = (
         "Tables 1-2, row 'Tensorflow GD': it converges in no cell, with or without second "
-        "derivatives (here: not within 10% in the last 100 updates)."
+        "derivatives (here: not within 10% in the last 100 updates). For t = 10 the earlier "
+        "version prints a tick and the thesis, which is followed, a cross."
     )
     return _table_claim(record, "tables-1-2-gd", text, "constant", 1)
 
@@ -318,7 +319,8 @@ def _exact_gradient_descent(record: Record) -> Claim:
 def _exact_rmsprop(record: Record) -> Claim:
     text = (
         "What the RMSProp of Tables 1-2 measures is overflow: with the exact meta-gradient in its "
-        "place nothing gets stuck, and every descent from 0.1 or below converges to within 20%."
+        "place nothing gets stuck, and every descent from 0.1 or below converges to within 10%, "
+        "as the cells of the tables have to."
     )
     if why := _undecided(record, "log-domain-rmsprop"):
         return Claim("rmsprop-with-the-exact-gradient", text, None, why)
@@ -328,7 +330,7 @@ def _exact_rmsprop(record: Record) -> Claim:
     return Claim(
         "rmsprop-with-the-exact-gradient",
         text,
-        bool(stuck == 0 and np.all(near < 2 * CLOSE)) if near.size else None,
+        bool(stuck == 0 and np.all(near < CLOSE)) if near.size else None,
         f"{stuck} of {found['start'].size} cells stuck; largest error of the last 100 updates from "
         f"eta_0 <= 0.1: {np.max(near, initial=0.0):.3g}; from larger starts: "
         f"{np.max(found['relative_error_last'][found['start'] > 0.1], initial=0.0):.3g}",

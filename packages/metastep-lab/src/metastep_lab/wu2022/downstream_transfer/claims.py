@@ -116,17 +116,21 @@ def _bound_claims(record: Record) -> tuple[Claim, Claim]:
     needed = met["needed"].max() if count else np.nan
     ratio = np.min(met["proven"][met["error"] > 0] / met["error"][met["error"] > 0], initial=np.inf)
     useful = met["proven"] < 1
+    printed_below = (met["printed"] < 1) & (met["error"] > 0)
     erring = met["divergence"][met["error"] > 0].min(initial=np.inf)
     limit = met["divergence"][useful].max(initial=0.0)
     return (
         Claim(
             "bound-holds",
             "Theorem 3.5.7: where its assumptions hold, the error is at most the bound, with the "
-            "constant as printed, too.",
-            holds,
+            "constant as printed, too. Where that exceeds 1 the statement is vacuous; it could "
+            "fail where it is below 1.",
+            holds if np.any(met["printed"] < 1) or holds is False else None,
             f"{count} of {len(table['error'])} synthetic pairs meet the assumptions, {wrong} of "
             f"them with errors; largest constant needed {needed:.2g} (proven {PROVEN_CONSTANT:g}), "
-            f"least proven bound / error {ratio:.3g}.",
+            f"least proven bound / error {ratio:.3g}. The printed bound is below 1 for "
+            f"{int(np.sum(met['printed'] < 1))} pairs, {int(np.sum(printed_below))} of them with "
+            "errors.",
         ),
         Claim(
             "bound-is-informative",

@@ -63,7 +63,6 @@ def claims(record: Record) -> tuple[Claim, ...]:
     return (
         _mean_claim(record),
         range_claim(record),
-        _bound_claim(record),
         *_outlier_claims(record),
         _random_claim(record),
         _eigenvalue_claim(record),
@@ -127,18 +126,6 @@ def _mean_claim(record: Record) -> Claim:
         for model, one in tables.items()
     )
     return Claim(name, text, all(verdicts), f"{evidence}; the thesis, {mean_in_the_thesis(record)}")
-
-
-def _bound_claim(record: Record) -> Claim:
-    table = record.tables["layers"]
-    slack = table["ratio"] - table["ratio_bound"]
-    slack = slack[np.isfinite(slack)]
-    return Claim(
-        "ratio-bound",
-        "(C.257): lambda_1 / lambda_2 >= |E[x]|^2 / |Sigma| - 1, in every fully connected layer.",
-        bool(np.all(slack >= 0)),
-        f"{len(slack)} layers, smallest difference {slack.min():.3g}",
-    )
 
 
 def _outlier_claims(record: Record) -> tuple[Claim, Claim]:

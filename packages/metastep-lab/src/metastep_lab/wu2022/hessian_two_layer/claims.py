@@ -82,12 +82,12 @@ def claims(record: Record) -> tuple[Claim, ...]:
         ),
         Claim(
             "row-span",
-            "Lemma C.2.1 and (4.8): the top eigenspace tends to the row span of the second layer "
-            f"without 1^T W (here: overlap above 0.95 from n = {WIDE} on).",
+            "Theorem 4.4.2, second part, and (4.8): the top eigenspace tends to the row span of "
+            f"the second layer without 1^T W (here: overlap above 0.95 from n = {WIDE} on).",
             verdict(at("row_span")[wide] > 0.95),
-            f"{_listed(record, 'row_span')}; with (4.8): {_listed(record, 'printed')}. The lemma "
-            "is false: the sum of a unit's weights has variance 1, not 1 / n, so that units are "
-            "not active in half of the examples each",
+            f"{_listed(record, 'row_span')}; with (4.8): {_listed(record, 'printed')}. Lemma "
+            "C.2.11, on which it rests, is false: the sum of a unit's weights has variance 1, "
+            "whatever n, so that units are not active in half of the examples each",
         ),
         Claim(
             "weighted-row-span",

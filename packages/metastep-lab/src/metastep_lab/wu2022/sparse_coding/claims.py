@@ -6,7 +6,7 @@ import numpy as np
 
 from metastep_lab.experiment import Claim, Record, select
 from metastep_lab.figures.style import Figure, Lines, line_figure
-from metastep_lab.wu2022.sparse_coding.published import AUTHORS, INDEPENDENT
+from metastep_lab.wu2022.sparse_coding.published import AUTHORS, EARLIER
 
 VALUE = {
     "realization": "learned atoms p'",
@@ -85,9 +85,7 @@ def claims(record: Record) -> tuple[Claim, ...]:
         *_scale_claims(record),
         *_noise_claims(record),
         _values_claim(record, "authors-values", "the authors' published curves", AUTHORS),
-        _values_claim(
-            record, "independent-values", "an independent implementation in JAX", INDEPENDENT
-        ),
+        _values_claim(record, "earlier-values", "this project's first implementation", EARLIER),
     )
 
 
@@ -221,6 +219,8 @@ def _realization_claims(record: Record) -> tuple[Claim, ...]:
 
 def _scale_claims(record: Record) -> tuple[Claim, ...]:
     settings = _settings(record, "scale")
+    starts = record.config.initialization
+    series = [s for start in starts if len(s := _series(record, "scale", start)) > 1]
     return (
         Claim(
             "masking-better-at-every-scale",
@@ -234,6 +234,13 @@ def _scale_claims(record: Record) -> tuple[Claim, ...]:
             "the largest than at the smallest).",
             _wider(record, "scale"),
             _gaps(settings) if settings else "scale was not varied",
+        ),
+        Claim(
+            "masking-degrades-with-scale",
+            "Section 2.4.2: with the scale the error of masking grows, too (here: it is larger at "
+            "the largest dimension than at the smallest, from both starts).",
+            all(s[-1].masking.mean() > s[0].masking.mean() for s in series) if series else None,
+            f"baseline / masking: {_listed(settings)}" if settings else "scale was not varied",
         ),
     )
 

@@ -1,4 +1,4 @@
-"""What the authors of `sparse-coding` and an independent implementation found: the errors."""
+"""What the authors of `sparse-coding` and this project's first implementation found."""
 
 # (vary, value, initialization) to the errors of baseline and masking: read by eye off the curves in
 # the authors' repository (means of 5 runs; the thesis prints no numbers).
@@ -29,9 +29,10 @@ AUTHORS = {
     ("noise", 0.0775, "local"): (0.273, 0.123),
 }
 
-# The same by an independent implementation in JAX: means over 3 seeds in Figure 2.1 (8 at p' = 400,
+# The same by this project's first implementation, in JAX, which shares no code with the one that is
+# run here; nobody else has measured them. Means over 3 seeds in Figure 2.1 (8 at p' = 400,
 # sample), 1 in Figure 2.2 and 1 or 2 in Figure 2.3.
-INDEPENDENT = {
+EARLIER = {
     ("realization", 200, "sample"): (0.466, 0.431),
     ("realization", 400, "sample"): (0.436, 0.379),
     ("realization", 600, "sample"): (0.458, 0.373),
