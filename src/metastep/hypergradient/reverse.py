@@ -23,6 +23,7 @@ from metastep.problems.base import (
     split_keys,
     start,
 )
+from metastep.problems.mixed import choose_mixed
 from metastep.types import Outer, RandomKey, Scalar
 
 Checkpoint = int | Literal["sqrt", "binomial"] | Binomial | None
@@ -87,6 +88,7 @@ class Reverse(AbstractEstimator):
     """
 
     checkpoint: Checkpoint = None
+    mixed: bool | None = None
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> None:
         """Return None: nothing is remembered."""
@@ -95,6 +97,7 @@ class Reverse(AbstractEstimator):
         self, problem: AbstractProblem, outer: Outer, state: Any, key: RandomKey
     ) -> tuple[Estimate, Any]:
         """Differentiate the whole trajectory in reverse. Adds nothing to `stats`."""
+        problem = choose_mixed(problem, self.mixed)
         keys = split_keys(key)
 
         def ending(outer: Outer, checkpoint: Checkpoint) -> tuple[Scalar, Array]:

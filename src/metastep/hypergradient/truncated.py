@@ -9,6 +9,7 @@ from jaxtyping import Array
 from metastep.hypergradient.base import AbstractEstimator, Estimate, finish, require_influence
 from metastep.hypergradient.reverse import Checkpoint, advance_for_reverse
 from metastep.problems.base import AbstractProblem, Trajectory, advance, split_keys, start
+from metastep.problems.mixed import choose_mixed
 from metastep.trees import differentiable, norm
 from metastep.types import Inner, Outer, RandomKey, Scalar
 
@@ -45,6 +46,7 @@ class TruncatedReverse(AbstractEstimator):
 
     window: int
     checkpoint: Checkpoint = None
+    mixed: bool | None = None
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> None:
         """Return None: nothing is remembered."""
@@ -54,6 +56,7 @@ class TruncatedReverse(AbstractEstimator):
     ) -> tuple[Estimate, Any]:
         """Differentiate the last `window` steps. Adds `adjoint_at_cut` to `stats`."""
         _check_window(self.window, problem.horizon)
+        problem = choose_mixed(problem, self.mixed)
         keys = split_keys(key)
         begin = start(problem, outer, keys)
         cut = advance(problem, outer, begin, keys, problem.horizon - self.window)

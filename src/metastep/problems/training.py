@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from metastep.problems.base import AbstractProblem, horizon_error
+from metastep.problems.mixed import InnerGradient
 from metastep.trees import differentiable
 from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
 
@@ -78,6 +79,7 @@ class TrainingProblem(AbstractProblem):
     optimizer: Optimizer
     horizon: int = eqx.field(static=True)
     batch: Callable[[StepIndex, RandomKey], Any] | None
+    gradient: InnerGradient
 
     def __init__(
         self,
@@ -96,6 +98,7 @@ class TrainingProblem(AbstractProblem):
         self.optimizer = optimizer
         self.horizon = horizon
         self.batch = batch
+        self.gradient = InnerGradient()
 
     def _optimizer(self, outer: Outer) -> optax.GradientTransformation:
         if isinstance(self.optimizer, optax.GradientTransformation):
@@ -115,15 +118,16 @@ class TrainingProblem(AbstractProblem):
     def step(self, inner: Inner, outer: Outer, t: StepIndex, key: RandomKey) -> Inner:
         """Draw the batch of the state's own step index and key, and apply one optimizer update."""
         del t, key  # the state carries both, so that a cut trajectory goes on unchanged
-        batch = None
-        if self.batch is not None:
-            batch = self.batch(inner.step, jax.random.fold_in(inner.key, inner.step))
         trained, fixed = differentiable(inner.params)
 
         def loss(trained: PyTree) -> Scalar:
+            # Drawn here, so that a backward pass draws it again instead of storing it.
+            batch = None
+            if self.batch is not None:
+                batch = self.batch(inner.step, jax.random.fold_in(inner.key, inner.step))
             return as_scalar("loss", self.loss(eqx.combine(trained, fixed), outer, batch))
 
-        value, gradients = jax.value_and_grad(loss)(trained)
+        value, gradients = self.gradient(loss, trained)
         # Some transformations (Polyak steps, line searches) ask for the loss itself.
         optimizer = optax.with_extra_args_support(self._optimizer(outer))
         updates, state = optimizer.update(
