@@ -41,10 +41,10 @@ ALLOWED = {
     "objectives": set(),
     "problems.base": set(),
     "problems": {"tasks", "objectives", "optimizers"},
-    "hypergradient": {"problems.base"},
+    "hypergradient": {"problems.base", "problems.mixed"},
     "outer_loop": {"hypergradient", "problems.base"},
     "outer": {"outer_loop", "hypergradient", "problems.base", "checkpoint"},
-    "meta_training_segment": {"optimizers", "problems.base"},
+    "meta_training_segment": {"optimizers", "problems.base", "problems.mixed"},
     "meta_training_setting": {"meta_training_segment", "optimizers"},
     "meta_training": {
         "meta_training_setting",

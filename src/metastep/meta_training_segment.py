@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from metastep.compilation import compiled
 from metastep.optimizers.learned import AbstractLearnedOptimizer
 from metastep.problems.base import AbstractProblem, horizon_error
+from metastep.problems.mixed import InnerGradient
 from metastep.trees import differentiable
 from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
 
@@ -74,6 +75,7 @@ class LearnedTraining(AbstractProblem):
     measure: Objective = eqx.field(static=True)
     horizon: int = eqx.field(static=True)
     first_order: bool = eqx.field(static=True, default=True)
+    gradient: InnerGradient = eqx.field(default_factory=InnerGradient, init=False)
 
     def __check_init__(self):
         if message := horizon_error(self.horizon):
@@ -92,7 +94,8 @@ class LearnedTraining(AbstractProblem):
         del t, key
         step_key = jax.random.fold_in(inner.key, inner.step)
         total = inner.total + self.measure(self.task, inner.params, step_key)
-        grads = jax.grad(self.task.loss)(inner.params, inner.step)
+        loss = lambda params: self.task.loss(params, inner.step)
+        _, grads = self.gradient(loss, inner.params)
         before = inner.optimizer_state
         if self.first_order:
             grads = jax.lax.stop_gradient(grads)

@@ -42,6 +42,15 @@ def _segment_length(checkpoint: Checkpoint, steps: int) -> int:
     return min(checkpoint, steps)
 
 
+def stored_steps(checkpoint: Checkpoint, steps: int) -> int:
+    """Return for how many of `steps` steps the backward pass holds residuals at the same time."""
+    if checkpoint is None:
+        return steps
+    if checkpoint == "binomial" or isinstance(checkpoint, Binomial):
+        return 1
+    return _segment_length(checkpoint, steps)
+
+
 def advance_for_reverse(
     problem: AbstractProblem,
     outer: Outer,
@@ -85,6 +94,13 @@ class Reverse(AbstractEstimator):
             `Binomial(states)` repeats as few steps as that many stored states allow, and "binomial"
             is `Binomial()`, whose memory grows by the logarithm of the horizon. Estimates with a
             binomial schedule cannot be differentiated again.
+        mixed: True stores the parameters of each step instead of the activations of the inner
+            loss, and computes them anew on the way back (Kemaev et al. 2025). Memory: M per step in
+            the place of R. Time: up to 1.25 times that of False where arithmetic decides, less
+            where memory traffic does, as in deep networks. None takes it where the activations
+            of an inner gradient outweigh the parameters and, over the steps that are stored at
+            the same time, 64 MiB; with many tasks under `vmap`, each counts for itself. The number
+            is the same to rounding.
     """
 
     checkpoint: Checkpoint = None
@@ -97,7 +113,8 @@ class Reverse(AbstractEstimator):
         self, problem: AbstractProblem, outer: Outer, state: Any, key: RandomKey
     ) -> tuple[Estimate, Any]:
         """Differentiate the whole trajectory in reverse. Adds nothing to `stats`."""
-        problem = choose_mixed(problem, self.mixed)
+        stored = stored_steps(self.checkpoint, problem.horizon)
+        problem = choose_mixed(problem, self.mixed, stored)
         keys = split_keys(key)
 
         def ending(outer: Outer, checkpoint: Checkpoint) -> tuple[Scalar, Array]:

@@ -7,7 +7,7 @@ import jax
 from jaxtyping import Array
 
 from metastep.hypergradient.base import AbstractEstimator, Estimate, finish, require_influence
-from metastep.hypergradient.reverse import Checkpoint, advance_for_reverse
+from metastep.hypergradient.reverse import Checkpoint, advance_for_reverse, stored_steps
 from metastep.problems.base import AbstractProblem, Trajectory, advance, split_keys, start
 from metastep.problems.mixed import choose_mixed
 from metastep.trees import differentiable, norm
@@ -42,6 +42,7 @@ class TruncatedReverse(AbstractEstimator):
     Attributes:
         window: the number K of last steps, from 1 to the horizon.
         checkpoint: within the window, as for `Reverse`.
+        mixed: as for `Reverse`.
     """
 
     window: int
@@ -56,7 +57,8 @@ class TruncatedReverse(AbstractEstimator):
     ) -> tuple[Estimate, Any]:
         """Differentiate the last `window` steps. Adds `adjoint_at_cut` to `stats`."""
         _check_window(self.window, problem.horizon)
-        problem = choose_mixed(problem, self.mixed)
+        stored = stored_steps(self.checkpoint, self.window)
+        problem = choose_mixed(problem, self.mixed, stored)
         keys = split_keys(key)
         begin = start(problem, outer, keys)
         cut = advance(problem, outer, begin, keys, problem.horizon - self.window)

@@ -1,8 +1,9 @@
-"""Linear maps that say themselves how they are transposed.
+"""Linear maps that carry their own transpose.
 
-JAX transposes a Jacobian-vector product by storing what the product was made of. Where the
-transpose is known, as for a symmetric Hessian, it can be computed from the arguments alone, and
-only a primitive can tell JAX so.
+JAX transposes a Jacobian-vector product by going back through its operations, and stores what they
+need. Where a formula for the transpose is known, as for the symmetric second derivatives of a
+function, it can be evaluated from the point alone. Only a primitive can tell JAX so:
+`jax.custom_vjp` forbids forward mode, `jax.custom_jvp` has no place for a transpose.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,52 +16,53 @@ from jax.extend.core import Primitive, unmapped_aval
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, PyTree
 
-from metastep.types import Scalar
-
 Product = Callable[[list[Array], list[Array]], list[Array]]
 
 
 def linear_map(
-    forward: Callable[[PyTree, PyTree], PyTree],
-    backward: Callable[[PyTree, PyTree], PyTree],
+    forward: Callable[[Any, Any], PyTree],
+    backward: Callable[[Any, Any], PyTree],
     at: PyTree,
     vector: PyTree,
     like: PyTree,
 ) -> PyTree:
-    """Return `forward(at, vector)`, to be transposed by `backward`.
+    """Return `forward(at, vector)`; its transpose is `backward(at, cotangent)`.
 
-    Reverse mode stores `at` and nothing else. Derivatives in both modes and of every order are
-    right, those with respect to `at` those of JAX for `forward` and `backward`; so is `vmap`.
+    Reverse mode stores `at` and nothing else. Works under every transformation: `vmap`, both modes
+    of differentiation and derivatives of every order. Derivatives with respect to `at` are those
+    that JAX finds in `forward` and `backward`.
 
     Args:
-        forward: `(at, vector) -> result`, linear in `vector`. What it closes over is a constant.
+        forward: `(at, vector) -> result`, linear in `vector`. Closes over no traced value.
         backward: `(at, cotangent) -> vector`, the transpose of `forward` for the same `at`.
-        at: where the map is taken, a pytree of arrays.
-        vector: what is multiplied, a pytree of floating-point arrays.
-        like: has the structure, shapes and dtypes of the result.
+        at: the point at which the map is taken, a pytree of arrays of any type.
+        vector: the vector that is multiplied, a pytree of floating-point arrays.
+        like: a pytree with the structure, shapes and dtypes of the result.
 
     Returns:
-        The product.
+        The product, like `like`.
     """
     constants, constants_tree = jax.tree.flatten(at)
     vectors, domain_tree = jax.tree.flatten(vector)
-    codomain, codomain_tree = jax.tree.flatten(like)
-    unflatten = lambda tree, leaves: jax.tree.unflatten(tree, leaves)
+    results, codomain_tree = jax.tree.flatten(like)
 
-    def flat(product: Callable, tree: Any) -> Product:
+    def flat(product: Callable[[Any, Any], PyTree], tree: Any) -> Product:
         return lambda constants, vectors: jax.tree.leaves(
-            product(unflatten(constants_tree, constants), unflatten(tree, vectors))
+            product(
+                jax.tree.unflatten(constants_tree, constants), jax.tree.unflatten(tree, vectors)
+            )
         )
 
     types = lambda leaves: tuple(jax.typeof(x).strip_weak_type() for x in leaves)
-    pair = _Pair(flat(forward, domain_tree), flat(backward, codomain_tree), types(vectors), types(codomain))
-    found = _linear_map.bind(*constants, *vectors, pair=pair)
-    return unflatten(codomain_tree, found)
+    pair = _Pair(
+        flat(forward, domain_tree), flat(backward, codomain_tree), types(vectors), types(results)
+    )
+    return jax.tree.unflatten(codomain_tree, _product.bind(*constants, *vectors, pair=pair))
 
 
 @dataclass(frozen=True, eq=False)
 class _Pair:
-    """A linear map and its transpose, from `domain` to `codomain`, both tuples of array types."""
+    """A linear map from `domain` to `codomain`, both tuples of array types, and its transpose."""
 
     forward: Product
     backward: Product
@@ -82,59 +84,68 @@ def _run(*arguments: Array, pair: _Pair) -> list[Array]:
 
 
 def _differentiate(primals: Sequence[Array], tangents: Sequence[Any], pair: _Pair) -> tuple:
-    """Differentiate as a product: the vectors by the map itself, the constants as JAX does."""
-    found = _linear_map.bind(*primals, pair=pair)
+    """Apply the product rule: the map itself to vectors that change, JAX's rules to constants."""
     constants, vectors = pair.split(primals)
-    moved, turned = pair.split(tangents)
+    constant_changes, vector_changes = pair.split(tangents)
     changes = []
-    if not all(isinstance(x, ad.Zero) for x in turned):
-        turned = [ad.instantiate_zeros(x) for x in turned]
-        changes.append(_linear_map.bind(*constants, *turned, pair=pair))
-    moving = [not isinstance(x, ad.Zero) for x in moved]
-    if any(moving):
-        active = [x for x, moves in zip(constants, moving, strict=True) if moves]
-        directions = [x for x, moves in zip(moved, moving, strict=True) if moves]
+    if not all(isinstance(x, ad.Zero) for x in vector_changes):
+        vector_changes = [ad.instantiate_zeros(x) for x in vector_changes]
+        changes.append(_product.bind(*constants, *vector_changes, pair=pair))
+    moving = [i for i, x in enumerate(constant_changes) if not isinstance(x, ad.Zero)]
+    if moving:
 
-        def of_constants(active: list[Array]) -> list[Array]:
-            rest = iter(active)
-            pairs = zip(constants, moving, strict=True)
-            return pair.forward([next(rest) if moves else x for x, moves in pairs], vectors)
+        def of_moving(values: list[Array]) -> list[Array]:
+            replaced = dict(zip(moving, values, strict=True))
+            return pair.forward([replaced.get(i, x) for i, x in enumerate(constants)], vectors)
 
-        changes.append(jax.jvp(of_constants, (active,), (directions,))[1])
-    return found, [ad.add_tangents(*x) if len(x) > 1 else x[0] for x in zip(*changes, strict=True)]
+        values, directions = ([tree[i] for i in moving] for tree in (constants, constant_changes))
+        changes.append(jax.jvp(of_moving, (values,), (directions,))[1])
+    total = changes[0]
+    if len(changes) == 2:
+        total = [ad.add_tangents(a, b) for a, b in zip(*changes, strict=True)]
+    return _product.bind(*primals, pair=pair), total
 
 
 def _transpose(cotangents: Sequence[Any], *arguments: Any, pair: _Pair) -> list[Any]:
     constants, vectors = pair.split(arguments)
     cotangents = [ad.instantiate_zeros(x) for x in cotangents]
-    found = _linear_map.bind(*constants, *cotangents, pair=pair.transposed)
-    kept = [x if ad.is_undefined_primal(v) else None for x, v in zip(found, vectors, strict=True)]
-    return [None] * len(constants) + kept
+    found = _product.bind(*constants, *cotangents, pair=pair.transposed)
+    asked = [ad.is_undefined_primal(x) for x in vectors]
+    return [None] * len(constants) + [
+        x if ask else None for x, ask in zip(found, asked, strict=True)
+    ]
 
 
 def _batch(axis: Any, arguments: Sequence[Any], axes: Sequence[int | None], pair: _Pair) -> tuple:
-    if all(x is None for x in axes):
-        found = _linear_map.bind(*arguments, pair=pair)
+    if all(position is None for position in axes):
+        found = _product.bind(*arguments, pair=pair)
         return found, [None] * len(found)
+
+    def first(x: Array, position: int | None) -> Array:
+        if position is None:
+            return jnp.broadcast_to(x, (axis.size, *x.shape))
+        return jnp.moveaxis(x, position, 0)
+
+    def many(product: Product) -> Product:
+        options = dict(axis_size=axis.size, axis_name=axis.name, spmd_axis_name=axis.spmd_name)
+        return jax.vmap(product, in_axes=(constant_axes, 0), **options)
+
     constants, vectors = pair.split(arguments)
     constant_axes, vector_axes = pair.split(axes)
-    first = lambda x, axis_of: (
-        jnp.broadcast_to(x, (axis.size, *x.shape)) if axis_of is None else jnp.moveaxis(x, axis_of, 0)
-    )
-    vectors = [first(x, axis_of) for x, axis_of in zip(vectors, vector_axes, strict=True)]
-    options = {"axis_size": axis.size, "axis_name": axis.name, "spmd_axis_name": axis.spmd_name}
-    many = lambda product: jax.vmap(product, in_axes=(constant_axes, 0), **options)
+    vectors = [first(x, position) for x, position in zip(vectors, vector_axes, strict=True)]
     larger = lambda types: tuple(unmapped_aval(axis.size, 0, x) for x in types)
-    batched = _Pair(many(pair.forward), many(pair.backward), larger(pair.domain), larger(pair.codomain))
-    found = _linear_map.bind(*constants, *vectors, pair=batched)
+    batched = _Pair(
+        many(pair.forward), many(pair.backward), larger(pair.domain), larger(pair.codomain)
+    )
+    found = _product.bind(*constants, *vectors, pair=batched)
     return found, [0] * len(found)
 
 
-_linear_map = Primitive("linear_map")
-_linear_map.multiple_results = True
-_linear_map.def_impl(_run)
-_linear_map.def_abstract_eval(lambda *_, pair: pair.codomain)
-mlir.register_lowering(_linear_map, mlir.lower_fun(_run, multiple_results=True))
-ad.primitive_jvps[_linear_map] = _differentiate
-ad.primitive_transposes[_linear_map] = _transpose
-batching.fancy_primitive_batchers[_linear_map] = _batch
+_product = Primitive("linear_map")
+_product.multiple_results = True
+_product.def_impl(_run)
+_product.def_abstract_eval(lambda *_, pair: pair.codomain)
+mlir.register_lowering(_product, mlir.lower_fun(_run, multiple_results=True))
+ad.primitive_jvps[_product] = _differentiate
+ad.primitive_transposes[_product] = _transpose
+batching.fancy_primitive_batchers[_product] = _batch
