@@ -297,3 +297,27 @@ def test_a_problem_without_an_inner_gradient(key):
     problem, outer = PROBLEMS["quadratic"]()
     with pytest.raises(ValueError, match="mixed is True, and QuadraticProblem has no gradient"):
         gradient(problem, outer, key, ms.Reverse(mixed=True))
+
+
+def test_sums_over_a_batch_of_losses(key):
+    """A loss may use the others of its `vmap`; what they share is then no batch, its tangent is."""
+
+    def trained(mixed, params, factor, inputs, weight):
+        def loss(params):
+            shared = jax.lax.pmean(inputs, "tasks") @ params
+            return jnp.sum(shared**2) + jax.lax.pmean(factor * jnp.sum(jnp.sin(params)), "tasks")
+
+        def step(params, _):
+            value, gradient = InnerGradient(mixed)(loss, params)
+            return params - 0.1 * gradient * value, value
+
+        params, values = jax.lax.scan(step, params, length=3)
+        return weight * jnp.sum(values) + jnp.sum(jnp.sin(params))
+
+    def slopes(mixed):
+        tasks = jax.vmap(functools.partial(trained, mixed), (None, 0, 0, 0), axis_name="tasks")
+        total = lambda params, factors: jnp.sum(tasks(params, factors, inputs, jnp.arange(4.0)))
+        return jax.jit(jax.grad(total, (0, 1)))(jnp.array([0.3, -0.2, 0.5]), jnp.arange(1.0, 5.0))
+
+    inputs = jax.random.normal(key, (4, 2, 3))
+    assert relative_distance(slopes(True), slopes(False)) < ROUNDING

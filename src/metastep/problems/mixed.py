@@ -118,7 +118,7 @@ def _mixed(
 
     @jax.custom_jvp
     def value_and_gradient(params: PyTree, captured: PyTree) -> tuple[Scalar, PyTree]:
-        return jax.value_and_grad(at)(params, captured)
+        return _batched_with((params, captured), jax.value_and_grad(at)(params, captured))
 
     @partial(value_and_gradient.defjvp, symbolic_zeros=True)
     def _(primals: tuple[PyTree, PyTree], tangents: tuple[PyTree, PyTree]) -> tuple:
@@ -131,16 +131,15 @@ def _mixed(
             of_moving = lambda moving: function(*eqx.combine(moving, fixed))
             return jax.jvp(of_moving, (moving,), (directions,))[1]
 
-        def slopes(params: PyTree, captured: PyTree) -> PyTree:
-            moving, fixed = eqx.partition((params, captured), moves)
-            return jax.grad(lambda moving: at(*eqx.combine(moving, fixed)))(moving)
-
         def from_value(primals: tuple, cotangent: Scalar) -> PyTree:
-            return jax.tree.map(lambda slope: cotangent * slope, slopes(*primals))
+            moving, fixed = eqx.partition(primals, moves)
+            _, pull_back = jax.vjp(lambda moving: at(*eqx.combine(moving, fixed)), moving)
+            return pull_back(cotangent)[0]
 
         def from_gradient(primals: tuple, cotangent: PyTree) -> PyTree:
             params, captured = primals
-            return jax.jvp(lambda params: slopes(params, captured), (params,), (cotangent,))[1]
+            slopes = lambda params: from_value((params, captured), jnp.ones_like(value))
+            return jax.jvp(slopes, (params,), (cotangent,))[1]
 
         along_gradient = partial(along, jax.grad(at))
         changes = (
@@ -150,6 +149,22 @@ def _mixed(
         return (value, gradient), changes
 
     return value_and_gradient(params, captured)
+
+
+def _batched_with(inputs: PyTree, outputs: PyTree) -> PyTree:
+    """Add nothing to every output, so that under `vmap` it is batched if any input is.
+
+    A sum over a named axis is not batched, and its tangent is: JAX would take such a tangent for
+    one that all rows share. Inputs that vary over the devices of a `shard_map` stay out, since
+    outputs may not begin to vary.
+    """
+    nothing = jnp.zeros((), jnp.float16)
+    for x in jax.tree.leaves(inputs):
+        if not jax.typeof(x).manual_axis_type.varying:
+            is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+            numbers = jax.random.key_data(x) if is_key else x
+            nothing += jnp.sum(jnp.ravel(numbers)[:0].real).astype(nothing.dtype)
+    return jax.tree.map(lambda x: x + nothing.astype(x.dtype), outputs)
 
 
 def _is_zero(x: Any) -> bool:
