@@ -130,11 +130,16 @@ class TrainingProblem(AbstractProblem):
         value, gradients = self.gradient(loss, trained)
         # Some transformations (Polyak steps, line searches) ask for the loss itself.
         optimizer = optax.with_extra_args_support(self._optimizer(outer))
-        updates, state = optimizer.update(
-            gradients, inner.optimizer_state, trained, value=value, grad=gradients, value_fn=loss
-        )
-        params = eqx.combine(optax.apply_updates(trained, updates), fixed)
-        return TrainingState(params, state, inner.step + 1, inner.key)
+
+        def update(gradients: PyTree, state: Any, value: Scalar) -> tuple[PyTree, Any]:
+            extra = {"value": value, "grad": gradients, "value_fn": loss}
+            updates, state = optimizer.update(gradients, state, trained, **extra)
+            return optax.apply_updates(trained, updates), state
+
+        # A few operations per parameter: to repeat them costs less than to store what they made.
+        repeated = eqx.filter_checkpoint(update, prevent_cse=False)
+        after, state = repeated(gradients, inner.optimizer_state, value)
+        return TrainingState(eqx.combine(after, fixed), state, inner.step + 1, inner.key)
 
     def objective(self, inner: Inner, outer: Outer, key: RandomKey) -> Scalar:
         """Return the outer loss of the trained parameters."""
