@@ -28,6 +28,7 @@ DOCUMENTED = [
     "metastep.curvature.pac_bayes",
     "metastep.meta_training_setting",
     "metastep.objectives",
+    "metastep.step_sizes",
     *sorted(f"metastep.{path.parent.name}" for path in PACKAGE.glob("*/__init__.py")),
 ]
 LOADED = re.compile(

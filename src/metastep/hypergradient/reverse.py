@@ -6,6 +6,7 @@ from typing import Any, Literal
 import jax
 from jaxtyping import Array
 
+from metastep.explained import STEP_LOOP, reversible
 from metastep.hypergradient.base import (
     USE_IT,
     AbstractEstimator,
@@ -126,5 +127,6 @@ class Reverse(AbstractEstimator):
         # schedule does not have.
         require_influence(lambda outer: ending(outer, None)[0], outer, USE_IT)
         differentiate = jax.value_and_grad(ending, has_aux=True)
-        (value, first_nonfinite), grad = differentiate(outer, self.checkpoint)
+        with reversible("problem", STEP_LOOP):
+            (value, first_nonfinite), grad = differentiate(outer, self.checkpoint)
         return finish(value, grad, first_nonfinite, {}), state

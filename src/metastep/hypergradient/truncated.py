@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array
 
+from metastep.explained import STEP_LOOP, reversible
 from metastep.hypergradient.base import AbstractEstimator, Estimate, finish, require_influence
 from metastep.hypergradient.reverse import Checkpoint, advance_for_reverse, stored_steps
 from metastep.problems.base import AbstractProblem, Trajectory, advance, split_keys, start
@@ -78,9 +79,10 @@ class TruncatedReverse(AbstractEstimator):
             "of `outer`.",
         )
         differentiate = jax.value_and_grad(ending, argnums=(0, 1), has_aux=True)
-        (value, first_nonfinite), (grad, adjoint) = differentiate(
-            outer, cut_variables, self.checkpoint
-        )
+        with reversible("problem", STEP_LOOP):
+            (value, first_nonfinite), (grad, adjoint) = differentiate(
+                outer, cut_variables, self.checkpoint
+            )
         return finish(value, grad, first_nonfinite, {"adjoint_at_cut": norm(adjoint)}), state
 
 

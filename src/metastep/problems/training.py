@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
+from metastep import explained
 from metastep.problems.base import AbstractProblem, horizon_error
 from metastep.problems.mixed import InnerGradient
 from metastep.trees import differentiable
 from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
 
-Optimizer = optax.GradientTransformation | Callable[[Outer], optax.GradientTransformation]
+Transformation = optax.GradientTransformation | optax.MultiSteps
+Optimizer = Transformation | Callable[[Outer], Transformation]
 
 
 class TrainingState(eqx.Module):
@@ -100,19 +102,27 @@ class TrainingProblem(AbstractProblem):
         self.batch = batch
         self.gradient = InnerGradient()
 
-    def _optimizer(self, outer: Outer) -> optax.GradientTransformation:
-        if isinstance(self.optimizer, optax.GradientTransformation):
-            return self.optimizer
-        return self.optimizer(outer)
+    def _optimizer(self, outer: Outer) -> optax.GradientTransformationExtraArgs:
+        given = self.optimizer
+        if not isinstance(given, optax.GradientTransformation | optax.MultiSteps):
+            with explained.traced("optimizer", explained.OPTIMIZER):
+                given = given(outer)
+        if isinstance(given, optax.MultiSteps):
+            given = given.gradient_transformation()
+        # Some transformations (Polyak steps, line searches) ask for the loss itself.
+        return optax.with_extra_args_support(given)
 
     def init(self, outer: Outer, key: RandomKey) -> Inner:
         """Return the initial parameters, a fresh optimizer state, step 0 and the run's key."""
         params_key, run_key = jax.random.split(key)
         params = self.init_params
         if _is_function(params):
-            params = params(outer, params_key)
+            with explained.traced("init_params", explained.FUNCTION):
+                params = params(outer, params_key)
         params = jax.tree.map(lambda x: jnp.asarray(x) if eqx.is_array_like(x) else x, params)
-        state = self._optimizer(outer).init(eqx.filter(params, eqx.is_inexact_array))
+        trained, _ = differentiable(params)
+        state = self._optimizer(outer).init(trained)
+        explained.check_optimizer_state(state, trained)
         return TrainingState(params, state, jnp.zeros((), jnp.int32), run_key)
 
     def step(self, inner: Inner, outer: Outer, t: StepIndex, key: RandomKey) -> Inner:
@@ -124,16 +134,21 @@ class TrainingProblem(AbstractProblem):
             # Drawn here, so that a backward pass draws it again instead of storing it.
             batch = None
             if self.batch is not None:
-                batch = self.batch(inner.step, jax.random.fold_in(inner.key, inner.step))
-            return as_scalar("loss", self.loss(eqx.combine(trained, fixed), outer, batch))
+                with explained.traced("batch", explained.BATCH):
+                    batch = self.batch(inner.step, jax.random.fold_in(inner.key, inner.step))
+            with explained.traced("loss", explained.FUNCTION):
+                return as_scalar("loss", self.loss(eqx.combine(trained, fixed), outer, batch))
 
-        value, gradients = self.gradient(loss, trained)
-        # Some transformations (Polyak steps, line searches) ask for the loss itself.
-        optimizer = optax.with_extra_args_support(self._optimizer(outer))
+        with explained.reversible("loss", explained.LOSS_LOOP):
+            value, gradients = self.gradient(loss, trained)
+        if isinstance(gradients, optax.LookaheadParams):
+            gradients = gradients.fast
+        optimizer = self._optimizer(outer)
 
         def update(gradients: PyTree, state: Any, value: Scalar) -> tuple[PyTree, Any]:
             extra = {"value": value, "grad": gradients, "value_fn": loss}
-            updates, state = optimizer.update(gradients, state, trained, **extra)
+            with explained.traced("optimizer", explained.OPTIMIZER):
+                updates, state = optimizer.update(gradients, state, trained, **extra)
             return optax.apply_updates(trained, updates), state
 
         # A few operations per parameter: to repeat them costs less than to store what they made.
@@ -144,7 +159,8 @@ class TrainingProblem(AbstractProblem):
     def objective(self, inner: Inner, outer: Outer, key: RandomKey) -> Scalar:
         """Return the outer loss of the trained parameters."""
         del key
-        return as_scalar("objective", self.objective_of_params(inner.params, outer))
+        with explained.traced("objective", explained.FUNCTION):
+            return as_scalar("objective", self.objective_of_params(inner.params, outer))
 
 
 def _is_function(init_params: Any) -> bool:
