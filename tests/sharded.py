@@ -55,6 +55,7 @@ ESTIMATORS = {
     "reverse": (ridge, BOTH, lambda: ms.Reverse()),
     "sqrt": (ridge, BOTH, lambda: ms.Reverse("sqrt")),
     "binomial": (ridge, BOTH, lambda: ms.Reverse(ms.Binomial(2))),
+    "mixed": (ridge, BOTH, lambda: ms.Reverse(mixed=True)),
     "truncated": (ridge, BOTH, lambda: ms.TruncatedReverse(3)),
     "forward": (ridge, BOTH, lambda: ms.Forward()),
     "implicit": (ridge, BOTH, lambda: ms.Implicit()),

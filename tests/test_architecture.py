@@ -14,7 +14,7 @@ from metastep_lab.runs.choosing import load
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = (ROOT / "packages" / "metastep" / "src", ROOT / "packages" / "metastep-lab" / "src")
 FILES = sorted(path for source in SOURCES for path in source.rglob("*.py"))
-ROW = ("types", "trees", "results", "files", "compilation", "checks")
+ROW = ("types", "trees", "results", "files", "compilation", "checks", "explained")
 BOTTOM = {f"metastep.{name}" for name in ROW}
 PAPERS = {"wang2021", "shaban2019", "bernacchia2021", "wu2022", "studies"}
 
@@ -26,16 +26,18 @@ LIBRARY = {
     "results": set(),
     "files": set(),
     "compilation": set(),
+    "explained": set(),
+    "step_sizes": set(),
     "saving": set(),
     "tasks": set(),
     "optimizers": set(),
     "problems.base": set(),
     "problems": {"tasks"},
-    "estimators": {"problems.base"},
+    "estimators": {"problems.base", "problems.mixed"},
     "diagnosis": {"estimators", "problems.base"},
     "bilevel": {"estimators", "problems"},
     "minimize": {"estimators", "problems.base", "saving"},
-    "learned": {"optimizers", "problems.base", "minimize", "saving"},
+    "learned": {"optimizers", "problems.base", "problems.mixed", "minimize", "saving"},
     "curvature": set(),
     "pac_bayes": {"curvature"},
     "sparse_coding": set(),

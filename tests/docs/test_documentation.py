@@ -30,6 +30,7 @@ DOCUMENTED = [
     "metastep.learned.setting",
     "metastep.optimizers",
     "metastep.problems.objectives",
+    "metastep.step_sizes",
     "metastep_lab.data",
     *sorted(f"metastep.{path.parent.name}" for path in LIBRARY.glob("*/__init__.py")),
 ]

@@ -225,6 +225,7 @@ def estimate(estimator, horizon=5):
 
 attempt(estimate(ms.TruncatedReverse("3")))
 attempt(estimate(ms.Reverse(checkpoint="sometimes")))
+attempt(estimate(ms.Reverse(mixed="yes")))
 attempt(estimate(ms.Forward(chunk=1.5)))
 attempt(lambda: ms.Neumann(2.5))
 attempt(estimate(ms.Reverse(), horizon=2.0))
@@ -237,6 +238,6 @@ def test_wrong_types_without_the_type_checker_of_the_tests():
         [sys.executable, "-c", WRONG_TYPES], capture_output=True, text=True, check=True
     )
     lines = finished.stdout.splitlines()
-    names = ["window is '3'", "checkpoint is 'sometimes'", "chunk is 1.5", "terms is 2.5"]
-    assert [line.split(";")[0] for line in lines] == [*names, "horizon is 2.0"]
+    names = ["window is '3'", "checkpoint is 'sometimes'", "mixed is 'yes'", "chunk is 1.5"]
+    assert [line.split(";")[0] for line in lines] == [*names, "terms is 2.5", "horizon is 2.0"]
     assert all("allowed are" in line for line in lines)

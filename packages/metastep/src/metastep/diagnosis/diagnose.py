@@ -131,7 +131,7 @@ def judge(
             digits_lost=found.digits if chaotic else float(lost),
             chaotic=chaotic,
             adjoint_decay=decay,
-            stationarity=stationarity(curve.moves),
+            stationarity=stationarity(np.asarray(curve.moves)),
             implicit_message=implicit.message,
             response=_response(found.smooth, curve.exact, count),
             windows=rows,
@@ -232,7 +232,7 @@ class _Implicit(NamedTuple):
             result = RESULTS.nonfinite_gradient
         elif residual > rules.linear_tolerance:
             result = RESULTS.linear_solve_failed
-        elif stationarity(found.curve.moves) > rules.stationarity_tolerance:
+        elif stationarity(np.asarray(found.curve.moves)) > rules.stationarity_tolerance:
             result = RESULTS.not_stationary
         elif unseen:
             return cls(RESULTS[RESULTS.unseen_by_implicit], nothing, nothing)

@@ -35,7 +35,7 @@ class Metasmoothness:
 
     score: float
     length: float
-    values: tuple[float, float, float]
+    values: tuple[float, ...]
 
 
 def metasmoothness(

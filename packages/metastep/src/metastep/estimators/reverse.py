@@ -16,6 +16,7 @@ from metastep.estimators.base import (
     require_influence,
 )
 from metastep.estimators.binomial import Binomial, advance_binomial
+from metastep.explained import STEP_LOOP, reversible
 from metastep.problems.base import (
     AbstractProblem,
     Keys,
@@ -25,6 +26,7 @@ from metastep.problems.base import (
     split_keys,
     start,
 )
+from metastep.problems.mixed import choose_mixed
 from metastep.types import Outer, RandomKey, Scalar
 
 Checkpoint = int | Literal["sqrt", "binomial"] | Binomial | None
@@ -41,6 +43,15 @@ def _segment_length(checkpoint: Checkpoint, steps: int) -> int:
             "Binomial(states)."
         )
     return min(integer(checkpoint), steps)
+
+
+def stored_steps(checkpoint: Checkpoint, steps: int) -> int:
+    """Return for how many of `steps` steps the backward pass holds residuals at the same time."""
+    if checkpoint is None:
+        return steps
+    if checkpoint == "binomial" or isinstance(checkpoint, Binomial):
+        return 1
+    return _segment_length(checkpoint, steps)
 
 
 def advance_for_reverse(
@@ -86,9 +97,17 @@ class Reverse(AbstractEstimator):
             `Binomial(states)` repeats as few steps as that many stored states allow, and "binomial"
             is `Binomial()`, whose memory grows by the logarithm of the horizon. Estimates with a
             binomial schedule cannot be differentiated again.
+        mixed: True stores the parameters of each step instead of the activations of the inner
+            loss, and computes them anew on the way back (Kemaev et al. 2025). Memory: M per step in
+            the place of R. Time: up to 1.25 times that of False where arithmetic decides, less
+            where memory traffic does, as in deep networks. None takes it where the activations
+            of an inner gradient outweigh the parameters and, over the steps that are stored at
+            the same time, 64 MiB; with many tasks under `vmap`, each counts for itself. The number
+            is the same to rounding.
     """
 
     checkpoint: Checkpoint = eqx.field(default=None, converter=integer)
+    mixed: bool | None = None
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> None:
         """Return None: nothing is remembered."""
@@ -97,6 +116,8 @@ class Reverse(AbstractEstimator):
         self, problem: AbstractProblem, outer: Outer, state: Any, key: RandomKey
     ) -> tuple[Estimate, Any]:
         """Differentiate the whole trajectory in reverse. Adds nothing to `stats`."""
+        stored = stored_steps(self.checkpoint, problem.horizon)
+        problem = choose_mixed(problem, self.mixed, stored)
         keys = split_keys(key)
 
         def ending(outer: Outer, checkpoint: Checkpoint) -> tuple[Scalar, Array]:
@@ -108,5 +129,6 @@ class Reverse(AbstractEstimator):
         # schedule does not have.
         require_influence(lambda outer: ending(outer, None)[0], outer, USE_IT)
         differentiate = jax.value_and_grad(ending, has_aux=True)
-        (value, first_nonfinite), grad = differentiate(outer, self.checkpoint)
+        with reversible("problem", STEP_LOOP):
+            (value, first_nonfinite), grad = differentiate(outer, self.checkpoint)
         return finish(value, grad, first_nonfinite, {}), state

@@ -10,8 +10,10 @@ from jaxtyping import Array, Bool
 
 from metastep.checks import integer, is_count
 from metastep.estimators.base import AbstractEstimator, Estimate, finish, require_influence
-from metastep.estimators.reverse import Checkpoint, advance_for_reverse
+from metastep.estimators.reverse import Checkpoint, advance_for_reverse, stored_steps
+from metastep.explained import STEP_LOOP, reversible
 from metastep.problems.base import AbstractProblem, Trajectory, advance, split_keys, start
+from metastep.problems.mixed import choose_mixed
 from metastep.results import RESULTS
 from metastep.trees import differentiable, norm
 from metastep.types import Inner, Outer, RandomKey, Scalar
@@ -48,10 +50,12 @@ class TruncatedReverse(AbstractEstimator):
     Attributes:
         window: the number K of last steps, from 1 to the horizon.
         checkpoint: within the window, as for `Reverse`.
+        mixed: as for `Reverse`.
     """
 
     window: int = eqx.field(converter=integer)
     checkpoint: Checkpoint = eqx.field(default=None, converter=integer)
+    mixed: bool | None = None
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> None:
         """Return None: nothing is remembered."""
@@ -61,6 +65,8 @@ class TruncatedReverse(AbstractEstimator):
     ) -> tuple[Estimate, Any]:
         """Differentiate the last `window` steps. Adds `adjoint_at_cut` to `stats`."""
         _check_window(self.window, problem.horizon)
+        stored = stored_steps(self.checkpoint, self.window)
+        problem = choose_mixed(problem, self.mixed, stored)
         keys = split_keys(key)
         begin = start(problem, outer, keys)
         cut = advance(problem, outer, begin, keys, problem.horizon - self.window)
@@ -89,15 +95,16 @@ class TruncatedReverse(AbstractEstimator):
             "`init` alone needs Reverse. Otherwise use it in `step` or `objective`, or take it out "
             "of `outer`.",
         )
-        end_variables, pull_back, (constants, first_nonfinite) = eqx.filter_vjp(
-            lambda outer, inner: through(outer, inner, self.checkpoint),
-            outer,
-            cut_variables,
-            has_aux=True,
-        )
-        differentiate = jax.value_and_grad(judged, argnums=(0, 1))
-        value, (direct, adjoint_at_end) = differentiate(outer, end_variables, constants)
-        by_steps, adjoint = pull_back(adjoint_at_end)
+        with reversible("problem", STEP_LOOP):
+            end_variables, pull_back, (constants, first_nonfinite) = eqx.filter_vjp(
+                lambda outer, inner: through(outer, inner, self.checkpoint),
+                outer,
+                cut_variables,
+                has_aux=True,
+            )
+            differentiate = jax.value_and_grad(judged, argnums=(0, 1))
+            value, (direct, adjoint_at_end) = differentiate(outer, end_variables, constants)
+            by_steps, adjoint = pull_back(adjoint_at_end)
         grad = jax.tree.map(jnp.add, direct, by_steps)
         estimate = finish(value, grad, first_nonfinite, {"adjoint_at_cut": norm(adjoint)})
         still = _stands_still((cut_variables, adjoint), (end_variables, adjoint_at_end), by_steps)

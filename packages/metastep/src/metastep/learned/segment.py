@@ -13,6 +13,7 @@ from metastep.checks import integer, require_count
 from metastep.compilation import compiled
 from metastep.learned.learned import AbstractLearnedOptimizer
 from metastep.problems.base import AbstractProblem
+from metastep.problems.mixed import InnerGradient
 from metastep.trees import as_arrays, ascent, differentiable
 from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
 
@@ -75,6 +76,7 @@ class LearnedTraining(AbstractProblem):
     measure: Objective = eqx.field(static=True)
     horizon: int = eqx.field(static=True, converter=integer)
     first_order: bool = eqx.field(static=True, default=True)
+    gradient: InnerGradient = eqx.field(default_factory=InnerGradient, init=False)
 
     def __check_init__(self):
         require_count("horizon", self.horizon)
@@ -95,7 +97,8 @@ class LearnedTraining(AbstractProblem):
         total = inner.total + self.measure(self.task, inner.params, step_key)
         trained, fixed = differentiable(inner.params)
         loss = lambda trained: self.task.loss(eqx.combine(trained, fixed), inner.step)
-        grads = ascent(jax.grad(loss)(trained))
+        _, gradients = self.gradient(loss, trained)
+        grads = ascent(gradients)
         before = inner.optimizer_state
         if self.first_order:
             grads = jax.lax.stop_gradient(grads)

@@ -8,6 +8,7 @@ from metastep.problems.bounded import BoundedState as BoundedState
 from metastep.problems.maml import MAMLProblem as MAMLProblem
 from metastep.problems.maml import MetaSGD as MetaSGD
 from metastep.problems.maml import Reptile as Reptile
+from metastep.problems.mixed import InnerGradient as InnerGradient
 from metastep.problems.quadratic import QuadraticProblem as QuadraticProblem
 from metastep.problems.residuals import ResidualProblem as ResidualProblem
 from metastep.problems.training import TrainingProblem as TrainingProblem

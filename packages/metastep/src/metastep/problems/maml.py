@@ -28,6 +28,7 @@ from jaxtyping import Array, Float, PyTree
 from metastep.checks import integer, require_count, scalar
 from metastep.compilation import compiled
 from metastep.problems.base import AbstractProblem, unroll
+from metastep.problems.mixed import InnerGradient
 from metastep.trees import as_hyperparameters, inner_product, subtract
 from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
 
@@ -126,6 +127,7 @@ class MAMLProblem(AbstractProblem):
     where: Callable[[PyTree], PyTree] | None = eqx.field(default=None, kw_only=True)
     first_order: bool = eqx.field(default=False, static=True, kw_only=True)
     proximal: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.0, kw_only=True)
+    gradient: InnerGradient = eqx.field(default_factory=InnerGradient, init=False)
 
     def __check_init__(self):
         require_count("horizon", self.horizon)
@@ -197,7 +199,7 @@ class MAMLProblem(AbstractProblem):
             return scalar("loss", self.loss(params, outer, self.training))
 
         pull = lambda g, x: g + (self.proximal * x).astype(x.dtype)
-        return jax.tree.map(pull, jax.grad(loss)(inner), inner)
+        return jax.tree.map(pull, self.gradient(loss, inner)[1], inner)
 
     def _rates(self, inner: Inner, outer: Outer) -> PyTree[Array]:
         """Return one rate for every adapted leaf."""

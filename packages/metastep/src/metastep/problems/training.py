@@ -9,12 +9,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
+from metastep import explained
 from metastep.checks import integer, require_count, scalar
 from metastep.problems.base import AbstractProblem
+from metastep.problems.mixed import InnerGradient
 from metastep.trees import as_arrays, ascent, differentiable
 from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
 
-Optimizer = optax.GradientTransformation | Callable[[Outer], optax.GradientTransformation]
+Transformation = optax.GradientTransformation | optax.MultiSteps
+Optimizer = Transformation | Callable[[Outer], Transformation]
 
 
 class TrainingState(eqx.Module):
@@ -83,6 +86,7 @@ class TrainingProblem(AbstractProblem):
     optimizer: Optimizer
     horizon: int = eqx.field(static=True)
     batch: Callable[[StepIndex, RandomKey], Any] | None
+    gradient: InnerGradient
 
     def __init__(
         self,
@@ -100,18 +104,25 @@ class TrainingProblem(AbstractProblem):
         self.optimizer = optimizer
         self.horizon = integer(horizon)
         self.batch = batch
+        self.gradient = InnerGradient()
 
-    def _optimizer(self, outer: Outer) -> optax.GradientTransformation:
-        if isinstance(self.optimizer, optax.GradientTransformation):
-            return self.optimizer
-        return self.optimizer(outer)
+    def _optimizer(self, outer: Outer) -> optax.GradientTransformationExtraArgs:
+        given = self.optimizer
+        if not isinstance(given, optax.GradientTransformation | optax.MultiSteps):
+            with explained.traced("optimizer", explained.OPTIMIZER):
+                given = given(outer)
+        if isinstance(given, optax.MultiSteps):
+            given = given.gradient_transformation()
+        # Some transformations (Polyak steps, line searches) ask for the loss itself.
+        return optax.with_extra_args_support(given)
 
     def init(self, outer: Outer, key: RandomKey) -> Inner:
         """Return the initial parameters, a fresh optimizer state, step 0 and the run's key."""
         params_key, run_key = jax.random.split(key)
         params = self.init_params
         if _is_function(params):
-            params = params(outer, params_key)
+            with explained.traced("init_params", explained.FUNCTION):
+                params = params(outer, params_key)
         params = as_arrays(params)
         trained, _ = differentiable(params)
         if not jax.tree.leaves(trained):
@@ -120,33 +131,46 @@ class TrainingProblem(AbstractProblem):
                 "such arrays are trained. Write jnp.array(1.0) for 1.0."
             )
         state = self._optimizer(outer).init(trained)
+        explained.check_optimizer_state(state, trained)
         return TrainingState(params, state, jnp.zeros((), jnp.int32), run_key)
 
     def step(self, inner: Inner, outer: Outer, t: StepIndex, key: RandomKey) -> Inner:
         """Draw the batch of the state's own step index and key, and apply one optimizer update."""
         del t, key  # the state carries both, so that a cut trajectory goes on unchanged
-        batch = None
-        if self.batch is not None:
-            batch = self.batch(inner.step, jax.random.fold_in(inner.key, inner.step))
         trained, fixed = differentiable(inner.params)
 
         def loss(trained: PyTree) -> Scalar:
-            return scalar("loss", self.loss(eqx.combine(trained, fixed), outer, batch))
+            # Drawn here, so that a backward pass draws it again instead of storing it.
+            batch = None
+            if self.batch is not None:
+                with explained.traced("batch", explained.BATCH):
+                    batch = self.batch(inner.step, jax.random.fold_in(inner.key, inner.step))
+            with explained.traced("loss", explained.FUNCTION):
+                return scalar("loss", self.loss(eqx.combine(trained, fixed), outer, batch))
 
-        value, gradients = jax.value_and_grad(loss)(trained)
+        with explained.reversible("loss", explained.LOSS_LOOP):
+            value, gradients = self.gradient(loss, trained)
         gradients = ascent(gradients)
-        # Some transformations (Polyak steps, line searches) ask for the loss itself.
-        optimizer = optax.with_extra_args_support(self._optimizer(outer))
-        updates, state = optimizer.update(
-            gradients, inner.optimizer_state, trained, value=value, grad=gradients, value_fn=loss
-        )
-        params = eqx.combine(optax.apply_updates(trained, updates), fixed)
-        return TrainingState(params, state, inner.step + 1, inner.key)
+        if isinstance(gradients, optax.LookaheadParams):
+            gradients = gradients.fast
+        optimizer = self._optimizer(outer)
+
+        def update(gradients: PyTree, state: Any, value: Scalar) -> tuple[PyTree, Any]:
+            extra = {"value": value, "grad": gradients, "value_fn": loss}
+            with explained.traced("optimizer", explained.OPTIMIZER):
+                updates, state = optimizer.update(gradients, state, trained, **extra)
+            return optax.apply_updates(trained, updates), state
+
+        # A few operations per parameter: to repeat them costs less than to store what they made.
+        repeated = eqx.filter_checkpoint(update, prevent_cse=False)
+        after, state = repeated(gradients, inner.optimizer_state, value)
+        return TrainingState(eqx.combine(after, fixed), state, inner.step + 1, inner.key)
 
     def objective(self, inner: Inner, outer: Outer, key: RandomKey) -> Scalar:
         """Return the outer loss of the trained parameters."""
         del key
-        return scalar("objective", self.objective_of_params(inner.params, outer))
+        with explained.traced("objective", explained.FUNCTION):
+            return scalar("objective", self.objective_of_params(inner.params, outer))
 
 
 def _is_function(init_params: Any) -> bool:

@@ -1,0 +1,110 @@
+"""What JAX and optax say when a program cannot be traced or differentiated, said in our terms."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+import optax
+from jaxtyping import PyTree
+
+_ASKED_FOR_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+_NOT_REVERSIBLE = "Reverse-mode differentiation does not work for lax.while_loop"
+
+
+@contextmanager
+def traced(what: str, advice: str) -> Iterator[None]:
+    """Explain that a function asked in Python for the value of a traced array.
+
+    Args:
+        what: the function of the user.
+        advice: what to write instead.
+
+    Raises:
+        ValueError: in the place of JAX's error.
+    """
+    try:
+        yield
+    except _ASKED_FOR_VALUES as error:
+        raise ValueError(
+            f"{what} asks in Python for the value of an array, but training is traced as a whole: "
+            f"compiled, and differentiated. {advice}"
+        ) from error
+
+
+@contextmanager
+def reversible(what: str, advice: str) -> Iterator[None]:
+    """Explain that a loop of unknown length cannot be gone back through.
+
+    Args:
+        what: what contains the loop.
+        advice: what to do instead.
+
+    Raises:
+        ValueError: in the place of JAX's error.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if _NOT_REVERSIBLE not in str(error):
+            raise
+        raise ValueError(
+            f"{what} contains a loop of unknown length (lax.while_loop, or lax.fori_loop with "
+            f"traced bounds), which reverse mode cannot go back through. {advice}"
+        ) from error
+
+
+BATCH = (
+    "`int(t)`, `if t > 3`, and NumPy arrays or lists that are indexed by t are such. Hold the data "
+    "as JAX arrays: `data = jnp.asarray(data)` before, and in `batch` for example "
+    "`data[(8 * t + jnp.arange(8)) % len(data)]`."
+)
+OPTIMIZER = (
+    "Of optax, warmup_cosine_decay_schedule asks whether its peak is 0, exponential_decay whether "
+    "its rate is, piecewise_constant_schedule whether its scales are negative: take those of "
+    "`metastep.step_sizes`, which may be tuned. In functions of your own, write jnp.where for `if`."
+)
+FUNCTION = "Write jax.numpy for numpy, jnp.where for `if`, and no float(x) or int(x)."
+LOSS_LOOP = (
+    "The gradient of a loss is taken in reverse, whatever the estimator. Use lax.scan, or "
+    "lax.fori_loop with Python integers as bounds, and jnp.where to stop early."
+)
+STEP_LOOP = (
+    "Line searches have one, such as that of optax.lbfgs. Forward() goes through it; so do "
+    "RandomDirections, EvolutionStrategies and CentralDifferences. Give "
+    "optax.lbfgs(scale_init_precond=False): the scale of its first step has no derivative in optax."
+)
+
+
+def check_optimizer_state(state: PyTree, trained: PyTree) -> None:
+    """Refuse optimizer states of optax that do not fit the parameters.
+
+    Args:
+        state: what the optimizer's `init` returned.
+        trained: the parameters.
+
+    Raises:
+        ValueError: for `optax.lookahead` without its pair of parameters, and for
+            `optax.MultiSteps` that would add up gradients in a lower precision than theirs.
+    """
+    kinds = (optax.LookaheadState, optax.MultiStepsState)
+    for node in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kinds)):
+        if isinstance(node, optax.LookaheadState) and not isinstance(
+            trained, optax.LookaheadParams
+        ):
+            raise ValueError(
+                "optimizer is optax.lookahead, which trains a pair: give "
+                "`init_params=optax.LookaheadParams.init_synced(params)`, and let the loss use "
+                "`params.fast` and the objective `params.slow`."
+            )
+        if isinstance(node, optax.MultiStepsState):
+            pairs = zip(jax.tree.leaves(node.acc_grads), jax.tree.leaves(trained), strict=False)
+            for sums, param in pairs:
+                if jax.numpy.finfo(sums.dtype).eps > jax.numpy.finfo(param.dtype).eps:
+                    raise ValueError(
+                        f"optimizer is optax.MultiSteps, which adds up gradients of {param.dtype} "
+                        f"in {sums.dtype}: give `accumulator_dtype=jnp.{param.dtype}`."
+                    )

@@ -1,0 +1,174 @@
+"""The gradient inside a step, and how reverse mode differentiates through it.
+
+A step of training contains g(w, x) = d_w L(w, x), where x is all else that the inner loss L uses:
+hyperparameters, examples, whatever it closes over. Reverse mode over reverse mode stores what the
+backward pass of g needs, the activations of L. Mixed mode stores w and x alone. For a cotangent v
+of g, one forward derivative of one backward pass gives both products that are asked for:
+
+    d/de grad_{(w, x)} L(w + e v, x)  at e = 0   =   (d_ww L v, d_xw L v).
+
+Reference:
+    Kemaev et al. (2025), Scalable meta-learning via mixed-mode differentiation.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import PyTree
+
+from metastep.problems.base import AbstractProblem
+from metastep.problems.linear_map import linear_map
+from metastep.types import Scalar
+
+ROOM = 2**26
+"""Bytes of activations that reverse mode stores before mixed mode is chosen unasked."""
+
+
+class InnerGradient(eqx.Module):
+    """The gradient of an inner loss; an estimator may choose how it is differentiated again.
+
+    A problem that keeps one as a field and calls it in `step` offers mixed mode: `Reverse` and
+    `TruncatedReverse` replace it by one of their choice. The numbers are the same to rounding, in
+    both modes of differentiation and in every order.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from metastep.problems import InnerGradient
+        >>> value, gradient = InnerGradient()(lambda w: jnp.sum(w**2), jnp.array([1.0, 2.0]))
+        >>> float(value), gradient.tolist()
+        (5.0, [2.0, 4.0])
+
+    Attributes:
+        mixed: whether reverse mode stores the parameters and computes the activations anew; None
+            decides by sizes, as `Reverse` says. A problem leaves it as it is: False. Where the loss
+            has complex numbers, activations are stored in any case.
+        stored_steps: the number of steps whose activations would be stored at the same time.
+    """
+
+    mixed: bool | None = eqx.field(static=True, default=False)
+    stored_steps: int = eqx.field(static=True, default=1)
+
+    def __call__(self, loss: Callable[[Any], Scalar], params: PyTree) -> tuple[Scalar, PyTree]:
+        """Return value and gradient of a loss.
+
+        Args:
+            loss: `params -> scalar`. It may close over traced values.
+            params: a pytree of floating-point arrays.
+
+        Returns:
+            The value, and the gradient in the structure of `params`.
+        """
+        if self.mixed is False:
+            return jax.value_and_grad(loss)(params)
+        # Values that the loss closes over become arguments: they may be traced, and differentiated.
+        pure = eqx.filter_closure_convert(lambda params: loss(params), params)
+        captured, static = eqx.partition(pure, eqx.is_array)
+        if any(map(jnp.iscomplexobj, jax.tree.leaves((params, captured)))):
+            return jax.value_and_grad(loss)(params)  # products with complex numbers are not linear
+        if self.mixed is None:
+            value, pull_back = jax.vjp(pure, params)
+            activations = _bytes(pull_back, beside=(params, captured))
+            if activations <= max(_bytes(params), ROOM / self.stored_steps):
+                return value, pull_back(jnp.ones_like(value))[0]
+        at = lambda params, captured: eqx.combine(captured, static)(params)
+        return _mixed(at, params, captured)
+
+
+def choose_mixed(
+    problem: AbstractProblem, mixed: bool | None, stored_steps: int
+) -> AbstractProblem:
+    """Return the problem with every `InnerGradient` in it replaced by the one that is asked for.
+
+    Args:
+        problem: any problem.
+        mixed: as for `InnerGradient`.
+        stored_steps: as for `InnerGradient`.
+
+    Raises:
+        ValueError: if `mixed` is not one of True, False and None; if it is True and the problem
+            has no `InnerGradient`.
+    """
+    if not (mixed is None or isinstance(mixed, bool)):
+        raise ValueError(f"mixed is {mixed!r}; allowed are True, False and None (by sizes).")
+    is_gradient = lambda node: isinstance(node, InnerGradient)
+    if mixed and not any(map(is_gradient, jax.tree.leaves(problem, is_leaf=is_gradient))):
+        raise ValueError(
+            f"mixed is True, and {type(problem).__name__} has no gradient that could be "
+            "differentiated so: allowed are None and False. A problem that keeps an "
+            "`InnerGradient` as a field and calls it in `step` has one."
+        )
+    chosen = InnerGradient(mixed, stored_steps)
+    choose = lambda node: chosen if is_gradient(node) else node
+    return jax.tree.map(choose, problem, is_leaf=is_gradient)
+
+
+def _bytes(tree: PyTree, beside: PyTree = ()) -> int:
+    """Return the size of the arrays of a tree without those that `beside` holds, too."""
+    held = {id(x) for x in jax.tree.leaves(beside)}
+    arrays = jax.tree.leaves(eqx.filter(tree, eqx.is_array))
+    return sum(x.nbytes for x in arrays if id(x) not in held)
+
+
+def _mixed(
+    at: Callable[[PyTree, PyTree], Scalar], params: PyTree, captured: PyTree
+) -> tuple[Scalar, PyTree]:
+    """Return value and gradient of `at` by its first argument, with mixed mode on the way back."""
+
+    @jax.custom_jvp
+    def value_and_gradient(params: PyTree, captured: PyTree) -> tuple[Scalar, PyTree]:
+        return _batched_with((params, captured), jax.value_and_grad(at)(params, captured))
+
+    @partial(value_and_gradient.defjvp, symbolic_zeros=True)
+    def _(primals: tuple[PyTree, PyTree], tangents: tuple[PyTree, PyTree]) -> tuple:
+        value, gradient = value_and_gradient(*primals)
+        moves = jax.tree.map(lambda x: not _is_zero(x), tangents, is_leaf=_is_zero)
+        directions = eqx.filter(tangents, moves)
+
+        def along(function: Callable, primals: tuple, directions: tuple) -> PyTree:
+            moving, fixed = eqx.partition(primals, moves)
+            of_moving = lambda moving: function(*eqx.combine(moving, fixed))
+            return jax.jvp(of_moving, (moving,), (directions,))[1]
+
+        def from_value(primals: tuple, cotangent: Scalar) -> PyTree:
+            moving, fixed = eqx.partition(primals, moves)
+            _, pull_back = jax.vjp(lambda moving: at(*eqx.combine(moving, fixed)), moving)
+            return pull_back(cotangent)[0]
+
+        def from_gradient(primals: tuple, cotangent: PyTree) -> PyTree:
+            params, captured = primals
+            slopes = lambda params: from_value((params, captured), jnp.ones_like(value))
+            return jax.jvp(slopes, (params,), (cotangent,))[1]
+
+        along_gradient = partial(along, jax.grad(at))
+        changes = (
+            linear_map(partial(along, at), from_value, primals, directions, value),
+            linear_map(along_gradient, from_gradient, primals, directions, gradient),
+        )
+        return (value, gradient), changes
+
+    return value_and_gradient(params, captured)
+
+
+def _batched_with(inputs: PyTree, outputs: PyTree) -> PyTree:
+    """Add nothing to every output, so that under `vmap` it is batched if any input is.
+
+    A sum over a named axis is not batched, and its tangent is: JAX would take such a tangent for
+    one that all rows share. Inputs that vary over the devices of a `shard_map` stay out, since
+    outputs may not begin to vary.
+    """
+    nothing = jnp.zeros((), jnp.float16)
+    for x in jax.tree.leaves(inputs):
+        if not jax.typeof(x).manual_axis_type.varying:
+            is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+            numbers = jax.random.key_data(x) if is_key else x
+            nothing += jnp.sum(jnp.ravel(numbers)[:0].real).astype(nothing.dtype)
+    return jax.tree.map(lambda x: x + nothing.astype(x.dtype), outputs)
+
+
+def _is_zero(x: Any) -> bool:
+    return isinstance(x, SymbolicZero)
