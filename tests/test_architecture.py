@@ -16,8 +16,6 @@ SOURCES = (ROOT / "packages" / "metastep" / "src", ROOT / "packages" / "metastep
 FILES = sorted(path for source in SOURCES for path in source.rglob("*.py"))
 ROW = ("types", "trees", "results", "files", "compilation", "checks")
 BOTTOM = {f"metastep.{name}" for name in ROW}
-    "metastep." + name for name in ("types", "trees", "results", "files", "compilation", "checks")
-}
 PAPERS = {"wang2021", "shaban2019", "bernacchia2021", "wu2022", "studies"}
 
 # A layer may import itself, the layers named here, and the bottom row. The longest prefix decides.

@@ -373,4 +373,5 @@ EXPERIMENT = Experiment(
         {"training-converged", "limit-predicts-training", "adaptation-helps", "ten-runs-undecided"}
     ),
     answer=answer,
+    finite=("training.mean", "loss.mean"),
 )

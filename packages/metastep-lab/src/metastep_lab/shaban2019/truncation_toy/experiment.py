@@ -344,4 +344,5 @@ EXPERIMENT = Experiment(
         }
     ),
     answer=answer,
+    finite=("trajectory.gradient_norm", "limit.gap"),
 )

@@ -373,4 +373,5 @@ EXPERIMENT = Experiment(
         }
     ),
     answer=answer,
+    finite=("optimum.optimal_step_size",),
 )

@@ -283,4 +283,5 @@ EXPERIMENT = Experiment(
     figures=figures,
     reproducible=frozenset({"bulk-is-linear", "untrained-control", "one-dominant-direction"}),
     answer=answer,
+    finite=("training.loss",),
 )
