@@ -3,6 +3,7 @@
 from dataclasses import fields
 from typing import get_args, get_type_hints
 
+import numpy as np
 import pytest
 
 from metastep_lab.catalog import CATALOG
@@ -10,6 +11,14 @@ from metastep_lab.cli import invoke
 from metastep_lab.runs.choosing import load
 from metastep_lab.runs.divergence import ADVICE
 from tests.metastep_lab.cases import STEP_SIZES, TINY
+
+
+def write_characters(folder):
+    """Eight characters of noise, for `one-shot`, in the form of the subset of Omniglot."""
+    packed = np.random.default_rng(0).integers(0, 256, (8, 20, 105, 14)).astype(np.uint8)
+    names = np.array([f"character{number}" for number in range(8)])
+    arrays = {"packed": packed, "alphabets": np.full(8, "Greek"), "characters": names}
+    np.savez(folder / "omniglot-242.npz", **arrays)
 
 
 def test_no_step_size_is_left_out():
@@ -35,7 +44,9 @@ def test_no_step_size_is_left_out():
 def test_a_run_with_a_huge_step_size_says_that_it_diverged(name, field, tmp_path, capsys):
     settings = [setting for setting in TINY[name].split() if not setting.startswith(f"{field}=")]
     flags = [f"--set={setting}" for setting in (*settings, f"{field}=1e308")]
-    status = invoke(["run", name, *flags, "--out", str(tmp_path / "run")], CATALOG)
+    write_characters(tmp_path)
+    out = ["--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    status = invoke(["run", name, *flags, *out], CATALOG)
     captured = capsys.readouterr()
     assert "Warning" not in captured.err
     if status == 0:

@@ -1,6 +1,7 @@
 """Numbers of a run that left the range of floating point: who notices, and what the user reads."""
 
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ import numpy as np
 from metastep_lab.experiment import Table
 
 ADVICE = "a step size or another number of the configuration may be too large"
+NOT_FINITE = re.compile(r"\b(nan|inf|infinite|finite|overflow)", re.IGNORECASE)
 
 
 @contextmanager
@@ -36,6 +38,22 @@ def noted_warnings(say: Callable[[str], None]) -> Iterator[list[str]]:
     with warnings.catch_warnings():
         warnings.showwarning = show
         yield overflows
+
+
+def failure(error: Exception, overflows: Sequence[str], refused: bool) -> str:
+    """Say why a run failed, with advice where its numbers had left the range of floating point.
+
+    Args:
+        error: what it raised.
+        overflows: what NumPy said while it ran.
+        refused: whether it refused its data or configuration, of which the error then speaks.
+
+    Returns:
+        One line, empty for an error without a message.
+    """
+    reason = " ".join(str(error).split())
+    in_words = isinstance(error, OverflowError) or NOT_FINITE.search(reason) is not None
+    return f"{reason} ({ADVICE})" if overflows or (in_words and not refused) else reason
 
 
 def divergence(

@@ -28,7 +28,7 @@ from metastep_lab.experiment import (
 from metastep_lab.figures.style import save
 from metastep_lab.runs import records
 from metastep_lab.runs.directories import occupied, remove_leftovers
-from metastep_lab.runs.divergence import ADVICE, divergence, noted_warnings
+from metastep_lab.runs.divergence import divergence, failure, noted_warnings
 from metastep_lab.runs.environment import default_precision, environment
 
 
@@ -240,10 +240,8 @@ def _run(
         write("interrupted")
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())
-        if overflows or isinstance(error, OverflowError):
-            reason = f"{reason} ({ADVICE})"
         bad_input = context.untouched and isinstance(error, FileNotFoundError | ValueError)
+        reason = failure(error, overflows, bad_input)
         if bad_input or (previous is not None and isinstance(error, CheckpointError)):
             _undo(directory, previous)
             raise RefusedError(reason or type(error).__name__) from error
