@@ -159,3 +159,23 @@ IMPLICIT: dict[str, Callable[[], ms.AbstractEstimator]] = {
     "lu": lambda: ms.Implicit(lx.LU()),
     "neumann": lambda: ms.Implicit(ms.Neumann(3000)),
 }
+
+
+def exact_estimators(horizon: int) -> dict[str, ms.AbstractEstimator]:
+    """One estimator of each exact kind for `horizon` steps, by the name of its row."""
+    rows = {**EXACT, "sqrt": EDGE["sqrt"], **FULL_WINDOW}
+    return {"reverse": ms.Reverse(), **{name: row.make(horizon) for name, row in rows.items()}}
+
+
+# One of each kind that follows the trajectory, exact on three steps, and one of a fixed point: for
+# what every estimator refuses, reports and keeps.
+EVERY_KIND = {**exact_estimators(3), "implicit": ms.Implicit()}
+
+# An estimator on a problem whose arrays and keys get a batch axis.
+BATCHED = [
+    (ms.Reverse("sqrt"), "quadratic"),
+    (ms.Reverse(ms.Binomial(3)), "momentum-batches"),
+    (ms.TruncatedReverse(1), "momentum-batches"),
+    (ms.Forward(), "quadratic"),
+    (ms.Implicit(), "quadratic"),
+]

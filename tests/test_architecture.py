@@ -200,3 +200,90 @@ def test_a_relative_tolerance_is_alone_or_says_what_goes_with_it():
                 if "rtol" in given and "atol" not in given:
                     missing.append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert not missing
+
+
+TABLE = "rows of one table of tests"
+PRIVATE = "a part of the public function that is tested"
+# Modules of the library without a test file at the same path: the file that tests them, and why.
+TESTED_ELSEWHERE = {
+    "anchors.bulk": ("anchors/test_transfer.py", "its anchors are judged by the transfer"),
+    "anchors.checks": ("anchors/test_fit.py", PRIVATE),
+    "anchors.synthetic": ("anchors/test_transfer.py", "the task of these tests"),
+    "bilevel": ("bilevel/test_solvers.py", TABLE),
+    "curvature.eigen": ("curvature/test_spectra.py", TABLE),
+    "curvature.eigen.method": ("curvature/test_spectra.py", PRIVATE),
+    "curvature.layers.kfac": ("curvature/test_operators.py", TABLE),
+    "curvature.layers.kronecker": ("curvature/test_operators.py", TABLE),
+    "curvature.layers.layerwise": ("curvature/test_operators.py", TABLE),
+    "curvature.layers.tracing": ("curvature/layers/test_capture.py", PRIVATE),
+    "curvature.operators.base": ("curvature/test_spectra.py", "the matrix of these tests"),
+    "curvature.operators.hessian": ("curvature/test_operators.py", TABLE),
+    "curvature.operators.risk": ("curvature/layers/test_capture.py", "what layers are found in"),
+    "curvature.random.stochastic": ("curvature/test_spectra.py", TABLE),
+    "diagnosis": ("diagnosis/test_diagnose.py", PRIVATE),
+    "estimators.base": ("estimators/test_trust.py", TABLE),
+    "estimators.central_differences": ("estimators/test_complex.py", TABLE),
+    "estimators.evolution": ("estimators/test_sampled.py", TABLE),
+    "estimators.forward": ("estimators/test_exact.py", TABLE),
+    "estimators.persistent": ("estimators/test_sampled.py", TABLE),
+    "estimators.random_directions": ("estimators/test_sampled.py", TABLE),
+    "estimators.reverse": ("estimators/test_exact.py", TABLE),
+    "files": ("learned/test_saving.py", PRIVATE),
+    "learned.features": ("learned/test_learned.py", TABLE),
+    "learned.hyperparameters": ("learned/test_learned.py", TABLE),
+    "learned.lstm": ("learned/test_learned.py", TABLE),
+    "learned.mlp_optimizer": ("learned/test_learned.py", TABLE),
+    "learned.segment": ("learned/test_meta_training.py", PRIVATE),
+    "learned.setting": ("learned/test_meta_training.py", PRIVATE),
+    "minimize.loop": ("minimize/test_minimize.py", PRIVATE),
+    "pac_bayes.basis": ("pac_bayes/test_posterior.py", "the coordinates of a posterior"),
+    "pac_bayes.certify": ("pac_bayes/test_certificate.py", "it makes the certificate"),
+    "pac_bayes.optimize": ("pac_bayes/test_posterior.py", "what it optimizes is the posterior"),
+    "problems.averaged": ("problems/test_maml.py", "the average over tasks"),
+    "problems.base": ("problems/test_training.py", TABLE),
+    "problems.linear_map": ("problems/test_mixed.py", PRIVATE),
+    "problems.quadratic": ("estimators/test_exact.py", "a problem of the table of estimators"),
+    "problems.residuals": ("estimators/test_log_domain.py", "the problem of this estimator"),
+    "results": ("estimators/test_trust.py", TABLE),
+    "sklearn._linear_classifier": ("sklearn/test_hypercleaned_classifier.py", PRIVATE),
+    "sklearn._parts": ("sklearn/test_hypergradient_estimators.py", PRIVATE),
+    "sklearn._regularization": ("sklearn/test_hypergradient_estimators.py", PRIVATE),
+    "sklearn._weighted_training": ("sklearn/test_hypercleaned_classifier.py", PRIVATE),
+    "sklearn.hypergradient_logistic_regression": (
+        "sklearn/test_hypergradient_estimators.py",
+        TABLE,
+    ),
+    "sklearn.hypergradient_ridge": ("sklearn/test_hypergradient_estimators.py", TABLE),
+    "sparse_coding.finite": ("sparse_coding/test_matching_pursuit.py", PRIVATE),
+    "sparse_coding.synthetic": ("sparse_coding/test_recovery.py", "the signals of these tests"),
+    "tasks.stored_twice": ("tasks/test_classification.py", "the storage of this task"),
+    "trees": ("estimators/test_complex.py", PRIVATE),
+    "types": ("../conftest.py", "aliases, which the runtime type checker of the tests uses"),
+}
+MODULES = {module_of(path): path for path in FILES if path.name != "__init__.py"}
+
+
+def own_tests(module):
+    """Where the tests of a module of the library are expected."""
+    *folders, name = module.split(".")
+    return ROOT.joinpath("tests", *folders, f"test_{name.lstrip('_')}.py")
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if within(name, "metastep")])
+def test_every_module_of_the_library_is_tested_at_its_path_or_where_the_table_says(module):
+    if own_tests(module).exists():
+        return
+    listed = [name for name in TESTED_ELSEWHERE if within(module, f"metastep.{name}")]
+    assert listed, f"{own_tests(module)} is missing"
+    file, reason = TESTED_ELSEWHERE[max(listed, key=len)]
+    tests = (ROOT / "tests" / "metastep" / file).read_text()
+    tree = ast.parse(MODULES[module].read_text())
+    public = [node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    named = any(re.search(rf"\b{name}\b", tests) for name in public)
+    assert named or reason == PRIVATE or not public, f"{file} names none of {public}"
+
+
+def test_the_table_of_other_tests_is_needed():
+    for name in TESTED_ELSEWHERE:
+        modules = [module for module in MODULES if within(module, f"metastep.{name}")]
+        assert any(not own_tests(module).exists() for module in modules), name

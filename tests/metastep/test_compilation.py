@@ -8,7 +8,6 @@ import pytest
 
 import metastep as ms
 from metastep import compilation
-from metastep_lab import cli
 
 
 def log_sum_exp(examples):
@@ -81,9 +80,7 @@ def test_an_xla_without_the_option_is_left_alone(monkeypatch):
         compilation.compiler_options.cache_clear()
 
 
-@pytest.mark.parametrize(("error", "words"), [(1e-7, "correct"), (1.4, "WRONG")])
-def test_doctor_says_what_the_default_kernels_do(monkeypatch, capsys, error, words):
-
-    monkeypatch.setattr(cli, "error_of_default_kernels", lambda: error)
-    assert cli.invoke(["doctor"], ()) == 0
-    assert words in capsys.readouterr().out
+def test_the_default_kernels_are_measured_against_a_closed_form():
+    error = compilation.error_of_default_kernels()
+    # Rounding of float32, or the sums of other numbers: nothing lies between.
+    assert error < 1e-6 or error > 0.01

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import pytest
 
@@ -37,6 +38,7 @@ BAD_INPUT = [
     (["run", "fake-walk", "--set"], "--set"),
     (["run", "fake-walk", "--set", "stps=1"], "unknown field 'stps'"),
     (["run", "fake-walk", "--set", "steps=x"], "steps is 'x'; allowed: an integer"),
+    (["run", "fake-walk", "--set", f"steps={10**20}"], "; allowed: integers from -2147483647 to"),
     (["run", "fake-walk", "--set", "steps=0"], "steps is 0; allowed: integers from 1"),
     (["run", "fake-walk", "--preset", "slow"], "--preset is 'slow'; allowed for fake-walk: quick"),
     (["run", "fake-walk", "--set", "mode=missing"], "MNIST was not found"),
@@ -226,6 +228,10 @@ def test_doctor_shows_versions_devices_and_data(command):
     assert status == 0
     for word in ("python", "metastep", "jaxlib", "devices", "precision", "cores", "data mnist"):
         assert word in output
+
+
+def test_the_version_is_that_of_the_package(command):
+    assert command("--version") == (0, f"{version('metastep')}\n", "")
 
 
 def test_without_arguments_there_is_help(command):

@@ -1,4 +1,4 @@
-"""Both experiments from the command line in a tiny configuration, and what they refuse."""
+"""`hypercleaning` and `truncation-toy` from the command line, small, and what they refuse."""
 
 import subprocess
 import sys
@@ -117,6 +117,17 @@ def test_missing_mnist_is_one_line(tmp_path, monkeypatch, capsys):
     assert len(error.strip().splitlines()) == 1
     assert "mnist" in error.lower() and "train-images" in error
     assert not directory.exists()
+
+
+def test_black_images_are_one_line(tmp_path, capsys):
+    labels = np.arange(200, dtype=np.uint8) % 10
+    black = np.zeros((200, 28, 28), np.uint8)
+    np.savez(tmp_path / "mnist-10k.npz", images=black, labels=labels)
+    out = ["--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert invoke(["run", "hypercleaning", "--set", "dataset=mnist", *out], CATALOG) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "all of one shade, 0" in error
+    assert not (tmp_path / "run").exists()
 
 
 MNIST = Path(__file__).resolve().parents[3] / "shared" / "data" / "mnist-10k.npz"

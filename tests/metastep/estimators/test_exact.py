@@ -8,7 +8,16 @@ import pytest
 
 import metastep as ms
 from metastep.compilation import compiled
-from tests.cases import BRIEF, EDGE, EXACT, FULL_WINDOW, PROBLEMS, TUNED_START
+from tests.cases import (
+    BATCHED,
+    BRIEF,
+    EDGE,
+    EVERY_KIND,
+    EXACT,
+    FULL_WINDOW,
+    PROBLEMS,
+    TUNED_START,
+)
 from tests.helpers import central_differences, relative_distance, value_at
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -110,15 +119,6 @@ class FixedPath(ms.AbstractProblem):
         return self.problem.objective(inner, self.fixed, key)
 
 
-BATCHED = [
-    (ms.Reverse("sqrt"), "quadratic"),
-    (ms.Reverse(ms.Binomial(3)), "momentum-batches"),
-    (ms.TruncatedReverse(1), "momentum-batches"),
-    (ms.Forward(), "quadratic"),
-    (ms.Implicit(), "quadratic"),
-]
-
-
 @pytest.mark.parametrize(("estimator", "problem_name"), BATCHED, ids=str)
 def test_estimators_under_vmap(estimator, problem_name, key):
     """A batch of keys and hyperparameters equals one call after the other."""
@@ -155,7 +155,7 @@ def test_the_dtype_of_the_hyperparameters_is_kept(dtype, key):
     cast = lambda tree: jax.tree.map(
         lambda x: x.astype(dtype) if isinstance(x, jax.Array) else x, tree
     )
-    for estimator in (ms.Reverse(), ms.TruncatedReverse(3), ms.Forward(), ms.Implicit()):
+    for estimator in EVERY_KIND.values():
         call = lambda outer, key, estimator=estimator: ms.hypergradient(
             cast(problem), outer, estimator, key=key
         )

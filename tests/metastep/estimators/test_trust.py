@@ -12,15 +12,9 @@ import metastep as ms
 from metastep.compilation import compiled
 from metastep.estimators.base import influences
 from metastep.optimizers import adam
+from tests.cases import EVERY_KIND
 
-ESTIMATORS = {
-    "reverse": ms.Reverse(),
-    "sqrt": ms.Reverse(checkpoint="sqrt"),
-    "truncated": ms.TruncatedReverse(3),
-    "forward": ms.Forward(),
-    "implicit": ms.Implicit(),
-}
-all_estimators = pytest.mark.parametrize("estimator", ESTIMATORS.values(), ids=ESTIMATORS)
+all_estimators = pytest.mark.parametrize("estimator", EVERY_KIND.values(), ids=EVERY_KIND)
 
 
 def make(loss, objective=lambda w, outer: jnp.sum(w**2), optimizer=None, **options):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from metastep_lab import data
-from metastep_lab.data import DataNotFoundError, Dataset
+from metastep_lab.data import DataCorruptError, DataNotFoundError, Dataset
 
 LOADERS = {
     "mnist": data.mnist,
@@ -20,7 +20,7 @@ def put_mnist(folder, label):
     """A one-image MNIST whose label tells which folder was read."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "mnist-10k.npz"
-    np.savez(path, images=np.zeros((1, 28, 28), np.uint8), labels=np.array([label], np.uint8))
+    np.savez(path, images=np.eye(28, dtype=np.uint8)[None], labels=np.array([label], np.uint8))
     return path
 
 
@@ -126,3 +126,43 @@ def test_dataset_is_frozen_and_so_are_its_arrays():
         dataset.name = "other"
     with pytest.raises(ValueError, match="read-only"):
         dataset.arrays["a"][0] = 1.0
+
+
+TWO = np.zeros(2, np.uint8)
+SUBSETS = {
+    "mnist": ("mnist-10k.npz", {"images": np.zeros((2, 28, 28), np.uint8), "labels": TWO}),
+    "cifar10": (
+        "cifar10-7k.npz",
+        {
+            **{f"{part}_images": np.zeros((2, 32, 32, 3), np.uint8) for part in ("train", "test")},
+            **{f"{part}_labels": TWO for part in ("train", "test")},
+            "classes": np.array(list("abcdefghij")),
+        },
+    ),
+    "omniglot": (
+        "omniglot-242.npz",
+        {
+            "packed": np.zeros((2, 20, 105, 14), np.uint8),
+            "alphabets": np.array(["Greek", "Greek"]),
+            "characters": np.array(["a", "b"]),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("shade", [0, 255])
+@pytest.mark.parametrize("name", SUBSETS)
+def test_images_of_one_shade_are_refused(name, shade, place):
+    file, arrays = SUBSETS[name]
+    arrays = {
+        key: array + np.uint8(shade) if array.ndim > 1 else array for key, array in arrays.items()
+    }
+    np.savez(place / file, **arrays)
+    with pytest.raises(DataCorruptError, match="images that are all of one shade") as caught:
+        LOADERS[name](place)
+    assert str(place / file) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_digits_are_found_without_importing_what_holds_them():
+    path = data.digits().path
+    assert path is not None and (path / "data" / "digits.csv.gz").exists()

@@ -90,6 +90,8 @@ def test_failures_retries_and_only_what_is_missing(sweep, tmp_path, monkeypatch)
     assert "4 of 6 runs are complete; the table: s/sweep.csv" in output
     assert "\x1b" not in output and "\r" not in output
     first = table(tmp_path)
+    for key, message in zip(first["key"][4:], first["message"][4:], strict=True):
+        assert output.rindex(f"failed {key}: {message}\n") < output.index("4 of 6 runs are")
     assert first["status"] == ["complete"] * 4 + ["failed"] * 2
     assert first["attempts"] == [1, 2, 2, 2, 2, 0]
     assert first["message"][4:] == [

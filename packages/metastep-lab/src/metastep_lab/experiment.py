@@ -24,6 +24,9 @@ from pydantic import TypeAdapter, ValidationError
 from metastep_lab.catalog import Listing
 from metastep_lab.figures.style import Figure
 
+LARGEST_INTEGER = 2**31 - 1
+"""The largest integer of a configuration: JAX's integers have 32 bits by default."""
+
 Column = np.ndarray
 Table = Mapping[str, Column]
 LONG = re.compile(r"[\d_]{19,}")
@@ -172,6 +175,8 @@ class Experiment:
         reproducible: ids of the claims that must hold; `metastep check` exits with 1 otherwise.
         answer: what a finished run says to the question, in one or two sentences with its numbers;
             None leaves it to the claims.
+        finite: columns, as `table.column`, that hold a finite number in every row of every table:
+            a run in which one does not has diverged, and says so.
     """
 
     listing: Listing
@@ -182,6 +187,7 @@ class Experiment:
     figures: Callable[[Record], Mapping[str, tuple[Figure, str]]]
     reproducible: frozenset[str]
     answer: Callable[[Record], str] | None = None
+    finite: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -217,6 +223,9 @@ def parse_settings(config: Any, settings: Sequence[str]) -> Any:
             raise ValueError(f"{name} is set twice; allowed: once")
         try:
             values[name] = parse_value(kinds[name], text)
+        except OverflowError:
+            allowed = f"integers from -{LARGEST_INTEGER} to {LARGEST_INTEGER}"
+            raise ValueError(f"{name} is {text:.100}; allowed: {allowed}") from None
         except ValueError:
             allowed = describe(kinds[name])
             digits = ", of at most 18 digits" if LONG.search(text) and "integer" in allowed else ""
@@ -255,6 +264,7 @@ def parse_value(kind: Any, text: str) -> Any:
 
     Raises:
         ValueError: if `text` is no such value.
+        OverflowError: if it is an integer beyond `LARGEST_INTEGER`.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
@@ -271,6 +281,8 @@ def parse_value(kind: Any, text: str) -> Any:
     value = kind(text)
     if (kind is float and not math.isfinite(value)) or (kind is int and LONG.search(text)):
         raise ValueError(text)
+    if kind is int and abs(value) > LARGEST_INTEGER:
+        raise OverflowError(text)
     return value
 
 

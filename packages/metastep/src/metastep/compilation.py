@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 Arguments = ParamSpec("Arguments")
@@ -79,12 +80,16 @@ def error_of_default_kernels() -> float:
 
     Returns:
         The relative error of a second derivative of a float32 log-sum-exp, forward over forward
-        with JAX's default kernels against forward over reverse with safe ones: about 1e-7 where
-        they are correct, above 0.01 where they are not.
+        with JAX's default kernels against its closed form in float64: about 1e-7 where they are
+        correct, above 0.01 where they are not.
     """
-    examples = jax.random.normal(jax.random.key(0), (60, 23))
-    weights = jnp.zeros((10, 23))
-    loss = lambda weights: jnp.sum(jnp.log(jnp.sum(jnp.exp(examples @ weights.T), axis=1)))
-    suspect = jax.jit(jax.jacfwd(jax.jacfwd(loss)))(weights)
-    exact = jax.jit(jax.jacfwd(jax.jacrev(loss)), compiler_options=compiler_options())(weights)
-    return float(jnp.linalg.norm(suspect - exact) / jnp.linalg.norm(exact))
+    examples, classes = np.random.default_rng(0).standard_normal((60, 23)), 10
+    loss = lambda weights: jnp.sum(
+        jnp.log(jnp.sum(jnp.exp(examples.astype(np.float32) @ weights.T), axis=1))
+    )
+    weights = np.zeros((classes, 23), np.float32)
+    suspect = np.asarray(jax.jit(jax.jacfwd(jax.jacfwd(loss)))(weights), np.float64)
+    # At zero all probabilities p are equal, and the Hessian is (diag(p) - p p^T) x (X^T X).
+    softmax = (np.eye(classes) - 1 / classes) / classes
+    exact = np.einsum("ab,ij->aibj", softmax, examples.T @ examples)
+    return float(np.linalg.norm(suspect - exact) / np.linalg.norm(exact))

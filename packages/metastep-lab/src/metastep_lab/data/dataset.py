@@ -181,14 +181,21 @@ def load(recipe: Recipe, folder: Path | None = None) -> Dataset:
     Raises:
         DataNotFoundError: if it is nowhere. A damaged file raises `DataCorruptError` instead, and
             the search does not go on, so that a worse copy never takes the place of the one you
-            meant.
+            meant. Images that are all of one shade are damaged, too.
     """
     found = find(recipe, folder)
     if found is None:
         raise DataNotFoundError(_how_to_get(recipe, folder))
     place, path, form = found
     source = f"{recipe.source}; {form.remark}" if form.remark else recipe.source
-    return Dataset(recipe.name, form.read(place), recipe.license, source, path)
+    arrays = form.read(place)
+    images = arrays.get("images")
+    if images is not None and images.min() == images.max():
+        raise DataCorruptError(
+            f"{path} holds images that are all of one shade, {images.max()}: nothing can be "
+            "learned from them."
+        )
+    return Dataset(recipe.name, arrays, recipe.license, source, path)
 
 
 def _how_to_get(recipe: Recipe, folder: Path | None) -> str:

@@ -1,9 +1,9 @@
 """The 8 x 8 digits that come with scikit-learn."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import sklearn.datasets
 
 from metastep_lab.data.dataset import Dataset
 
@@ -14,7 +14,9 @@ def digits_path() -> Path:
     Returns:
         The folder.
     """
-    return Path(str(sklearn.datasets.__file__)).parent
+    found = find_spec("sklearn")
+    assert found is not None and found.origin is not None, "metastep-lab requires scikit-learn"
+    return Path(found.origin).parent / "datasets"
 
 
 def digits(folder: Path | None = None) -> Dataset:
@@ -41,8 +43,11 @@ def digits(folder: Path | None = None) -> Dataset:
         >>> data.license
         'CC BY 4.0'
     """
+    # scikit-learn takes a second to import, which `metastep doctor` need not spend.
+    from sklearn.datasets import load_digits
+
     del folder
-    images, labels = sklearn.datasets.load_digits(return_X_y=True)
+    images, labels = load_digits(return_X_y=True)
     arrays = {
         "images": np.asarray(images).reshape(-1, 8, 8).astype(np.uint8),
         "labels": np.asarray(labels).astype(np.uint8),

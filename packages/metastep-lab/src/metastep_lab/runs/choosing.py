@@ -72,6 +72,9 @@ def configure(experiment: Experiment, preset: str, settings: Sequence[str]) -> A
         return parse_settings(experiment.presets[preset], settings)
     except ValueError as error:
         raise RefusedError(str(error)) from error
+    except OverflowError as error:
+        changes = ", ".join(settings)
+        raise RefusedError(f"{changes}: a number is too large to compute with") from error
 
 
 def check_data(data: Path | None) -> None:

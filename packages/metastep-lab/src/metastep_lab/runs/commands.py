@@ -68,6 +68,8 @@ def run_experiment(
     console.print(terminal.counts(claim["holds"] for claim in result["claims"]))
     console.print(f"complete in {seconds}; the numbers: metastep check {place}", soft_wrap=True)
     console.print(f"figures and tables: metastep report {place}", soft_wrap=True)
+    if result.get("diverged"):
+        console.print(str(result["diverged"]), soft_wrap=True)
     return 0
 
 

@@ -28,6 +28,7 @@ from metastep_lab.experiment import (
 from metastep_lab.figures.style import save
 from metastep_lab.runs import records
 from metastep_lab.runs.directories import occupied, remove_leftovers
+from metastep_lab.runs.divergence import divergence, failure, noted_warnings
 from metastep_lab.runs.environment import check_devices, default_precision, environment
 
 
@@ -197,6 +198,7 @@ def _empty_result(request: Request) -> dict[str, Any]:
         "source": request.experiment.listing.source,
         "question": request.experiment.listing.question,
         "answer": None,
+        "diverged": "",
         "about": inspect.getdoc(inspect.getmodule(request.experiment.run)),
         "config": config_as_json(request.config),
         "preset": request.preset,
@@ -229,16 +231,18 @@ def _run(
         records.write_result(directory, result)
 
     write("interrupted")
+    overflows: list[str] = []
     try:
-        metrics = request.experiment.run(request.config, context)
-        result["metrics"] = {str(name): float(value) for name, value in metrics.items()}
-        _conclude(request, result)
+        with noted_warnings(context.say) as overflows:
+            metrics = request.experiment.run(request.config, context)
+            result["metrics"] = {str(name): float(value) for name, value in metrics.items()}
+            _conclude(request, result, overflows)
     except KeyboardInterrupt:
         write("interrupted")
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())
         bad_input = context.untouched and isinstance(error, FileNotFoundError | ValueError)
+        reason = failure(error, overflows, bad_input)
         if bad_input or (previous is not None and isinstance(error, CheckpointError)):
             _undo(directory, previous)
             raise RefusedError(reason or type(error).__name__) from error
@@ -257,14 +261,17 @@ def _undo(directory: Path, previous: dict[str, Any] | None) -> None:
         records.write_result(directory, previous)
 
 
-def _conclude(request: Request, result: dict[str, Any]) -> None:
+def _conclude(request: Request, result: dict[str, Any], overflows: list[str]) -> None:
     """Hold the claims against what is on the disk, as `check` will, and draw the figures."""
     # Bokeh takes a second to import, which only a run that ends needs to spend.
     from metastep_lab.figures.interactive import save_interactive
 
     record = _record(request.directory, request.config, result)
     answer = request.experiment.answer
-    result["answer"] = None if answer is None else answer(record)
+    said = None if answer is None else answer(record)
+    found = result["metrics"], record.tables, request.experiment.finite, overflows
+    result["diverged"] = divergence(*found)
+    result["answer"] = " ".join(filter(None, (result["diverged"], said))) or None
     result["claims"] = [asdict(claim) for claim in request.experiment.claims(record)]
     for name, (figure, text) in request.experiment.figures(record).items():
         stem = request.directory / "figures" / records.check_name("figure", name)

@@ -57,6 +57,7 @@ class ResultFile(Checked):
     seed: Seed
     command: str | None = None
     error: str | None = None
+    diverged: str | None = None
     metrics: dict[str, float | None]
     claims: list[ClaimPart]
     figures: list[FigurePart] = []

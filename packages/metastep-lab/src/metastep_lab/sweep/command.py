@@ -19,7 +19,7 @@ from metastep_lab.runs.choosing import check_data, find
 from metastep_lab.runs.directories import occupied, remove_leftovers
 from metastep_lab.runs.running import Request
 from metastep_lab.sweep import on_ray
-from metastep_lab.sweep.display import Monitor, show_status
+from metastep_lab.sweep.display import Monitor, show_failures, show_status
 from metastep_lab.sweep.grid import Cell, cells
 from metastep_lab.sweep.local import check_gpus, run_locally
 from metastep_lab.sweep.record import is_complete, read_list, read_row, run_directory, write_list
@@ -184,6 +184,7 @@ def _drive(sweep: Sweep, console: Console) -> int:
         )
         monitor = stack.enter_context(Monitor(console, out, entries, complete))
         failures = _follow(sweep, outcomes, monitor)
+    show_failures(console, failures)
     done = len(sweep.cells) - len(failures)
     table = out / "sweep.csv"
     console.print(

@@ -1,7 +1,7 @@
 """What a sweep shows: on a terminal a live table, elsewhere a line for each run that ends."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -27,6 +27,7 @@ LOOKS = {
 }
 MARGIN = 6
 MANY = 1000
+FAILURES = 20
 
 
 class Monitor:
@@ -46,6 +47,7 @@ class Monitor:
         self._begin = monotonic()
         self._before = len(ended)
         self._ended = dict.fromkeys(ended, "complete")
+        self._messages: dict[str, str] = {}
         often = 2 if len(entries) < MANY else 0.2
         self._live = Live(get_renderable=self._picture, console=console, refresh_per_second=often)
 
@@ -74,6 +76,7 @@ class Monitor:
         """
         state = "complete" if outcome.complete else "failed"
         self._ended[key] = state
+        self._messages[key] = outcome.message
         if outcome.complete and self.console.is_terminal:
             return
         time = (f"{monotonic() - self._begin:8.1f} s  ", "dim")
@@ -100,7 +103,7 @@ class Monitor:
         ended = f"{len(self._ended)} of {len(self.entries)} ended{self._time_left()}"
         spent = format_seconds(monotonic() - self._begin)
         return Group(
-            picture(states, max(self.console.height - MARGIN, 1)),
+            picture(states, self._messages, max(self.console.height - MARGIN, 1)),
             Text(f"{_counts(states.values())}; {spent} passed, {ended}"),
         )
 
@@ -110,11 +113,12 @@ def _counts(states: Iterable[str]) -> str:
     return ", ".join(f"{counts[state]} {state}" for state in LOOKS if counts[state])
 
 
-def picture(states: dict[str, str], longest: int) -> Table:
+def picture(states: dict[str, str], messages: Mapping[str, str], longest: int) -> Table:
     """The runs that are most worth seeing.
 
     Args:
         states: key to state.
+        messages: key to why a run failed.
         longest: how many rows there is room for.
 
     Returns:
@@ -125,9 +129,24 @@ def picture(states: dict[str, str], longest: int) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True, overflow="ellipsis")
     table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, overflow="ellipsis")
     for key in (key for key in states if key in set(shown)):
-        table.add_row(key, Text(states[key], LOOKS[states[key]]))
+        table.add_row(key, Text(states[key], LOOKS[states[key]]), Text(messages.get(key, "")))
     return table
+
+
+def show_failures(console: Console, failures: Mapping[str, str]) -> None:
+    """Print which runs failed, and why; of very many the first.
+
+    Args:
+        console: where.
+        failures: key to message.
+    """
+    for key, message in list(failures.items())[:FAILURES]:
+        words = ("failed", LOOKS["failed"]), " ", (key, "bold"), f": {message}"
+        console.print(Text.assemble(*words), soft_wrap=True)
+    if len(failures) > FAILURES:
+        console.print(f"and {len(failures) - FAILURES} more failed; the table names them")
 
 
 def show_status(console: Console, out: Path, experiment: str, rows: Sequence[Row]) -> None:

@@ -24,7 +24,7 @@ class Row:
     Attributes:
         entry: its name, the fields that vary and its seed.
         status: complete, failed, interrupted, running or missing.
-        message: why it failed.
+        message: why it failed, or that it diverged.
         attempts: how many processes have worked on it.
         seconds: how long they took together, without those that were killed.
         metrics: its numbers; None for one that is not finite.
@@ -149,7 +149,7 @@ def read_row(out: Path, entry: Entry, message: str = "") -> Row:
     return Row(
         entry,
         running or failed or result["status"],
-        message or str(result.get("error") or ""),
+        message or str(result.get("error") or result.get("diverged") or ""),
         result["timing"].get("sessions", 0),
         result["timing"].get("seconds"),
         result["metrics"],

@@ -373,4 +373,5 @@ EXPERIMENT = Experiment(
         }
     ),
     answer=answer,
+    finite=("loss.simulated", "test_data.analytic"),
 )

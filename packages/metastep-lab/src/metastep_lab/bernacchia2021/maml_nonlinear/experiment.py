@@ -378,4 +378,5 @@ EXPERIMENT = Experiment(
     figures=figures,
     reproducible=frozenset({"training-converged", "adaptation-helps", "ten-runs-undecided"}),
     answer=answer,
+    finite=("training.mean", "loss.mean"),
 )

@@ -265,4 +265,5 @@ EXPERIMENT = Experiment(
         }
     ),
     answer=answer,
+    finite=("loss.simulated", "optimum.simulated"),
 )

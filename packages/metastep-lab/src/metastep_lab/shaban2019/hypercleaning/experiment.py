@@ -296,4 +296,5 @@ EXPERIMENT = Experiment(
         {"finds-corrupted-labels", "window-five-suffices", "loss-falls-with-window", "better-model"}
     ),
     answer=answer,
+    finite=("summary.validation_loss", "history.validation_loss"),
 )

@@ -167,4 +167,5 @@ EXPERIMENT = Experiment(
     figures=figures,
     reproducible=frozenset({"window-ten-beats-short-horizon"}),
     answer=answer,
+    finite=("summary.loss", "training.loss"),
 )

@@ -374,4 +374,5 @@ EXPERIMENT = Experiment(
     figures=figures,
     reproducible=frozenset({"tuning-helps", "loss-falls-with-window", "never-diverges"}),
     answer=answer,
+    finite=("summary.validation_loss",),
 )

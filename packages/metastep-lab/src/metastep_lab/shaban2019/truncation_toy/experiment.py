@@ -358,4 +358,5 @@ EXPERIMENT = Experiment(
         }
     ),
     answer=answer,
+    finite=("trajectory.gradient_norm", "limit.gap"),
 )

@@ -348,4 +348,5 @@ EXPERIMENT = Experiment(
         }
     ),
     answer=answer,
+    finite=("rmse.mean",),
 )

@@ -370,4 +370,5 @@ EXPERIMENT = Experiment(
         }
     ),
     answer=answer,
+    finite=("optimum.error",),
 )

@@ -297,4 +297,5 @@ EXPERIMENT = Experiment(
     figures=figures,
     reproducible=frozenset({"validation-beats-training", "training-memorizes-noise"}),
     answer=answer,
+    finite=("accuracy.loss", "meta.value"),
 )

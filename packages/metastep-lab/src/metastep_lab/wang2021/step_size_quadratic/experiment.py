@@ -372,4 +372,5 @@ EXPERIMENT = Experiment(
         }
     ),
     answer=answer,
+    finite=("optimum.optimal_step_size",),
 )

@@ -298,4 +298,5 @@ EXPERIMENT = Experiment(
         {"bulk-is-linear-with-context", "untrained-control", "one-dominant-direction"}
     ),
     answer=answer,
+    finite=("training.loss",),
 )

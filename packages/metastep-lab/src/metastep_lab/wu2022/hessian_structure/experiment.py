@@ -304,4 +304,5 @@ EXPERIMENT = Experiment(
         }
     ),
     answer=answer,
+    finite=("models.loss",),
 )

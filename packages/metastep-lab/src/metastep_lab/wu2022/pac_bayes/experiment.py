@@ -228,4 +228,5 @@ EXPERIMENT = Experiment(
     figures=figures,
     reproducible=frozenset({"ours-below-base", "bounds-hold"}),
     answer=answer,
+    finite=("bounds.bound", "history.loss"),
 )

@@ -245,4 +245,5 @@ EXPERIMENT = Experiment(
         }
     ),
     answer=answer,
+    finite=("recovery.error",),
 )

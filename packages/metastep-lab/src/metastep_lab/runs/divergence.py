@@ -1,0 +1,83 @@
+"""Numbers of a run that left the range of floating point: who notices, and what the user reads."""
+
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from metastep_lab.experiment import Table
+
+ADVICE = "a step size or another number of the configuration may be too large"
+NOT_FINITE = re.compile(r"\b(nan|inf|infinite|finite|overflow)", re.IGNORECASE)
+
+
+@contextmanager
+def noted_warnings(say: Callable[[str], None]) -> Iterator[list[str]]:
+    """Show the warnings of the body as lines of the run, overflow in NumPy's arithmetic once.
+
+    Args:
+        say: shows one line.
+
+    Yields:
+        What NumPy said about numbers that overflow; it grows while the body runs.
+    """
+    overflows: list[str] = []
+
+    def show(message: Warning | str, category: type[Warning], *place: object) -> None:
+        text = str(message)
+        if category is not RuntimeWarning or " encountered in " not in text:
+            say(f"{category.__name__}: {text}")
+            return
+        if not overflows:
+            say(f"numbers leave the range of floating point: {text}")
+        overflows.append(text)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield overflows
+
+
+def failure(error: Exception, overflows: Sequence[str], refused: bool) -> str:
+    """Say why a run failed, with advice where its numbers had left the range of floating point.
+
+    Args:
+        error: what it raised.
+        overflows: what NumPy said while it ran.
+        refused: whether it refused its data or configuration, of which the error then speaks.
+
+    Returns:
+        One line, empty for an error without a message.
+    """
+    reason = " ".join(str(error).split())
+    in_words = isinstance(error, OverflowError) or NOT_FINITE.search(reason) is not None
+    return f"{reason} ({ADVICE})" if overflows or (in_words and not refused) else reason
+
+
+def divergence(
+    metrics: Mapping[str, float],
+    tables: Mapping[str, Table],
+    finite: Sequence[str],
+    overflows: Sequence[str],
+) -> str:
+    """Say whether a finished run diverged.
+
+    Args:
+        metrics: what it returned. NaN is no divergence: not every configuration measures all.
+        tables: what it wrote.
+        finite: the columns, as `table.column`, that hold a finite number in every row.
+        overflows: what NumPy said while it ran.
+
+    Returns:
+        One sentence that names what is not finite; empty where the run did not diverge.
+    """
+    wrong = [name for name, value in metrics.items() if math.isinf(value)]
+    for name in finite:
+        table, column = name.split(".")
+        if table in tables and not np.all(np.isfinite(tables[table][column])):
+            wrong.append(name)
+    if wrong:
+        return f"The run diverged: {', '.join(wrong)} not finite; {ADVICE}."
+    return f"The run diverged: {overflows[0]}; {ADVICE}." if overflows else ""
