@@ -96,8 +96,8 @@ def _differentiate(primals: Sequence[Array], tangents: Sequence[Any], pair: _Pai
 
         def of_moving(values: list[Any]) -> list[Array]:
             replaced = dict(zip(moving, values, strict=True))
-            every = [replaced[i] if i in replaced else x for i, x in enumerate(constants)]
-            return pair.forward(every, vectors)
+            at = [replaced[i] if i in replaced else x for i, x in enumerate(constants)]
+            return pair.forward(at, vectors)
 
         values, directions = ([tree[i] for i in moving] for tree in (constants, constant_changes))
         changes.append(jax.jvp(of_moving, (values,), (directions,))[1])
