@@ -1,14 +1,21 @@
 """The advisor: its measurements against independent ones, its warnings where they are due."""
 
 import functools
+import json
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import metastep as ms
 from metastep.diagnosis.bias_curve import bias_curve
+from metastep.diagnosis.diagnose import judge
+from metastep.diagnosis.measure import Clock, measure
+from metastep.diagnosis.sizes import compiled_bytes
+from metastep.optimizers import adam
 from metastep.problems.base import split_keys
 from metastep.trees import cosine
 from tests.cases import BRIEF, PROBLEMS, TUNED_START
@@ -198,3 +205,103 @@ def test_a_leaf_that_nothing_uses_is_refused(key):
     problem, outer = PROBLEMS["sgd"]()
     with pytest.raises(ValueError, match=r"outer\['spare'\] cannot influence"):
         ms.diagnose(problem, outer | {"spare": 1.0}, key=key)
+
+
+def training(loss, objective, horizon=6, **options):
+    """Two numbers trained by gradient descent."""
+    defaults = {"init_params": jnp.array([0.5, -0.3]), "optimizer": optax.sgd(0.1)}
+    return ms.TrainingProblem(
+        loss=loss, objective=objective, horizon=horizon, **(defaults | options)
+    )
+
+
+def distance(w, outer, batch):
+    return jnp.sum((w - outer) ** 2)
+
+
+def test_a_constant_objective_has_no_recommendation_and_says_so(key):
+    problem = training(distance, lambda w, outer: jnp.sum(0 * w) + 1.0)
+    found = ms.diagnose(problem, 0.3, key=key)
+    assert found.recommendation.estimator is None
+    assert found.warnings[0].kind == "zero-gradient" and "does not change" in str(found)
+
+
+def test_a_gradient_that_is_nan_has_no_recommendation_and_says_so(key):
+    """The root at zero: a value, and no derivative."""
+    root = lambda w, outer: jnp.sum(jnp.sqrt(w - jax.lax.stop_gradient(w))) + jnp.sum(w)
+    found = ms.diagnose(training(distance, root), 0.3, key=key)
+    assert not found.finite and not found.chaotic
+    assert found.recommendation.estimator is None and found.warnings[0].kind == "not-finite"
+
+
+def test_one_step_is_enough(key):
+    found = ms.diagnose(training(distance, lambda w, outer: jnp.sum(w**3), 1), 0.3, key=key)
+    assert found.recommendation.estimator is not None
+    assert len(str(found).splitlines()) <= 30
+
+
+@pytest.mark.parametrize("budget", [0.0, -1.0, 1e-6])
+def test_a_budget_that_is_too_small_says_how_much_would_do(budget, key):
+    with pytest.raises(ValueError, match=r"budget is .*(allowed|Allowed)"):
+        ms.diagnose(training(distance, lambda w, o: jnp.sum(w**3)), 0.3, key=key, budget=budget)
+
+
+def test_what_the_budget_does_not_allow_is_named(key):
+    """The clock is spent after the exact hypergradient."""
+    clock = Clock(100.0)
+    problem, outer = training(distance, lambda w, o: jnp.sum(w**3)), jnp.array(0.3)
+    clock.allows = lambda seconds, what: bool(clock.left_out.append(what))
+    found = judge(problem, outer, key, measure(problem, outer, key, 2**30, clock), 2**30, clock)
+    assert "metasmoothness" in found.left_out and "left out" in str(found)
+    assert found.response is None and np.isnan(found.digits_lost) and not found.chaotic
+    assert found.recommendation.estimator is not None
+
+
+def test_a_model_that_holds_functions_is_counted(key):
+    """Weights and biases 3 x 4 + 4 and 4 x 1 + 1, twice for Adam's moments, and counters."""
+    model = eqx.nn.MLP(3, 1, 4, 1, key=key)
+    inputs = jnp.eye(3)
+    error = lambda model, outer, batch: jnp.mean(jax.vmap(model)(inputs) ** 2) * jnp.exp(outer)
+    problem = training(
+        error,
+        lambda m, outer: error(m, 0.0, None),
+        init_params=lambda o, k: model,
+        optimizer=adam(0.1),
+    )
+    found = ms.diagnose(problem, 0.3, key=key)
+    numbers = 3 * (3 * 4 + 4 + 4 + 1)
+    assert 8 * numbers <= found.state_bytes <= 8 * numbers + 64
+    assert not found.chaotic
+
+
+def test_memory_is_that_of_the_compiler(key):
+    """Within a fifth, for whatever stores residuals or states of the steps."""
+    inputs = jnp.sin(jnp.arange(16.0 * 8)).reshape(16, 8)
+    error = lambda w, outer, batch: jnp.mean(jnp.tanh(inputs @ w) ** 2) + outer * jnp.sum(w**2)
+    start = jnp.cos(jnp.arange(8.0 * 24)).reshape(8, 24)
+    problem, outer = (
+        training(error, lambda w, o: jnp.sum(w**3), 50, init_params=start),
+        jnp.array(0.3),
+    )
+    found = ms.diagnose(problem, outer, key=key)
+    for estimator in (ms.Reverse(), ms.Reverse("sqrt"), ms.TruncatedReverse(20)):
+        true = compiled_bytes(estimator, problem, outer, key)
+        assert np.isclose(found.option(estimator).memory, true, rtol=0.2)
+
+
+def test_it_becomes_a_dictionary_of_plain_values():
+    _, _, found = diagnosed("momentum")
+    plain = json.loads(json.dumps(found.to_dict()))
+    assert plain["recommendation"]["estimator"] == str(found.recommendation.estimator)
+    assert plain["windows"][0]["window"] == 1
+    assert np.allclose(plain["exact"]["center"], found.exact["center"])
+
+
+def test_the_suggested_step_lowers_the_objective():
+    """By a descent step of the suggested size, which goes as far as the parabola's minimum."""
+    problem, outer, found = diagnosed("quadratic")
+    key = jax.random.key(KEY)
+    value = lambda outer: problem.objective(ms.unroll(problem, outer, key), outer, key)
+    moved = outer - found.response.descent_step_size * found.exact
+    assert found.response.score > 0.9
+    assert value(moved) < value(outer)

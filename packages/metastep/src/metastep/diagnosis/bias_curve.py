@@ -199,9 +199,9 @@ def _bits(leaves: Sequence[Array], seed: Array, t: Array) -> list[Array]:
     return [of(int(place), leaf) for place, leaf in zip(places, leaves, strict=True)]
 
 
-def _units(leaf: Array, bits: Array, seed: Array) -> tuple[Array, Array]:
+def _units(leaf: Array, bits: Array) -> tuple[Array, Array]:
     """Return by which parts of itself and of its update each number moves."""
-    eps = jnp.where(seed == 0, 0.0, jnp.finfo(leaf.dtype).eps)
+    eps = jnp.finfo(leaf.dtype).eps
     sign = jnp.where(bits % 2 == 0, eps, -eps).astype(leaf.dtype)
     stored = (bits >> 1) % 12 < OPERATIONS
     return jnp.where(stored, sign / 2, 0), sign * OPERATIONS
@@ -217,20 +217,28 @@ def _rounded(variables: Inner, before: Inner, seed: Array, t: Array) -> Inner:
     leaves, treedef = jax.tree.flatten(variables)
 
     def move(leaf: Array, previous: Array, bits: Array) -> Array:
-        stored, updated = _units(leaf, bits, seed)
+        stored, updated = _units(leaf, bits)
         exact = (leaf == jnp.round(leaf)) & (jnp.abs(leaf) < EXACT_INTEGERS)
         return leaf + jnp.where(exact, 0, stored * leaf + updated * (leaf - previous))
 
-    moved = map(move, leaves, jax.tree.leaves(before), _bits(leaves, seed, t))
-    return jax.tree.unflatten(treedef, list(moved))
+    def moved() -> list[Array]:
+        return list(map(move, leaves, jax.tree.leaves(before), _bits(leaves, seed, t)))
+
+    return jax.tree.unflatten(treedef, jax.lax.cond(seed == 0, lambda: leaves, moved))
 
 
 def _rounded_back(at: tuple[Array, Array], grad: Inner) -> tuple[Inner, Inner, None, None]:
     """Return the derivatives of `_rounded`, whose factors are drawn again and not stored."""
     leaves, treedef = jax.tree.flatten(grad)
-    units = [_units(x, bits, at[0]) for x, bits in zip(leaves, _bits(leaves, *at), strict=True)]
-    here = [x + x * (stored + updated) for x, (stored, updated) in zip(leaves, units, strict=True)]
-    before = [-x * updated for x, (_, updated) in zip(leaves, units, strict=True)]
+
+    def moved() -> tuple[list[Array], list[Array]]:
+        units = [_units(x, bits) for x, bits in zip(leaves, _bits(leaves, *at), strict=True)]
+        pairs = list(zip(leaves, units, strict=True))
+        here = [x + x * (stored + updated) for x, (stored, updated) in pairs]
+        return here, [-x * updated for x, (_, updated) in pairs]
+
+    still = lambda: (leaves, [jnp.zeros_like(x) for x in leaves])
+    here, before = jax.lax.cond(at[0] == 0, still, moved)
     return jax.tree.unflatten(treedef, here), jax.tree.unflatten(treedef, before), None, None
 
 

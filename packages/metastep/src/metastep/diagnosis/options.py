@@ -28,7 +28,7 @@ PAIRS = 16
 NUMBERS = 10
 """Bytes of the numbers that the measuring program keeps for each step."""
 
-COMPETITIVE = 2.0
+COMPETITIVE = 1.25
 """An estimator that takes so many times as long as `Reverse()` is no alternative to it."""
 
 

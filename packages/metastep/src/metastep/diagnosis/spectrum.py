@@ -47,14 +47,16 @@ class StepSpectrum(eqx.Module):
         """
         projected, size = np.asarray(self.projected, np.float64), float(self.size)
         count = projected.shape[1]
-        target = size * np.eye(count + 1)[0]
+        target = np.zeros(count + 1)
+        target[0] = size
         remainder = np.eye(count + 1, count) - projected
         weights, residual = np.full(count, np.nan), float("nan")
         if np.all(np.isfinite(projected)) and size > 0:
             weights = np.linalg.lstsq(remainder, target, rcond=None)[0]
             residual = float(np.linalg.norm(target - remainder @ weights)) / size
         add = lambda direct, rows: np.asarray(direct) + np.tensordot(weights, rows, 1)
-        return jax.tree.map(add, self.direct, self.responses), residual
+        with np.errstate(invalid="ignore"):
+            return jax.tree.map(add, self.direct, self.responses), residual
 
     @property
     def symmetric(self) -> bool:

@@ -1,0 +1,68 @@
+"""Metasmoothness: closed forms, and a response that is anything but smooth."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import metastep as ms
+
+
+class Response(ms.AbstractProblem):
+    """One step to a state that is a function of the hyperparameter."""
+
+    function: object
+    horizon: int = 1
+
+    def init(self, outer, key):
+        return jnp.zeros(2)
+
+    def step(self, inner, outer, t, key):
+        return self.function(outer)
+
+    def objective(self, inner, outer, key):
+        return jnp.sum(inner)
+
+
+def test_the_score_is_that_of_the_formula(key):
+    """The first number turns back after h, the second goes on; their weights are 0.5 and 8."""
+    points = jnp.array([[0.0, 0.0], [1.0, 3.0], [0.5, 8.0]])
+    problem = Response(lambda x: points[jnp.round(x).astype(int)] + 0 * x)
+    found = ms.metasmoothness(problem, 0.0, key=key, direction=1.0, length=1.0)
+    assert np.isclose(found.score, (8 - 0.5) / 8.5, rtol=1e-6)
+    assert found.values == (0.0, 4.0, 8.5) and found.length == 1.0
+
+
+def test_a_random_response_has_a_score_near_zero(key):
+    """Sums of 4,000 signs with equal weights scatter by 1 / sqrt(4000) about their mean, -1/3."""
+
+    def noise(x):
+        return jax.random.normal(jax.random.key(jnp.round(1e3 * x).astype(int)), (4000,))
+
+    class Noise(Response):
+        def init(self, outer, key):
+            return jnp.zeros(4000)
+
+    found = ms.metasmoothness(Noise(noise), 0.0, key=key, direction=1.0, length=0.1)
+    assert abs(found.score) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"length": 0.0}, "length is 0.0"),
+        ({"direction": {"b": 1.0}}, "direction has the structure"),
+        ({"direction": {"a": 0.0}}, "direction is zero"),
+    ],
+)
+def test_wrong_use_is_named(options, message, key):
+    problem = ms.TrainingProblem(
+        lambda w, outer, batch: (w - outer["a"]) ** 2,
+        lambda w, outer: w**2,
+        jnp.array(0.0),
+        optax.sgd(0.1),
+        3,
+    )
+    with pytest.raises(ValueError, match=message):
+        ms.metasmoothness(problem, {"a": 1.0}, key=key, **options)
