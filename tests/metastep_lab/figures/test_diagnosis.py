@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metastep.report.diagnosis import diagnosis_figure
+from metastep_lab.figures.diagnosis import diagnosis_figure
 
 
 class Row(NamedTuple):

@@ -5,8 +5,8 @@ from typing import Protocol
 
 import numpy as np
 
-from metastep.report.comparison import FLOOR
-from metastep.report.figures import MARKERS, TICK_SIZE, Figure, new_figure, style
+from metastep_lab.figures.comparison import FLOOR
+from metastep_lab.figures.style import MARKERS, TICK_SIZE, Figure, new_figure, style
 
 
 class Row(Protocol):
