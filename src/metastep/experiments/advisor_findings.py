@@ -28,34 +28,32 @@ def answer(record: Record) -> str:
     opening = yes_or_no(cosines >= RIGHT)
     cheap = int(np.sum(cost <= COST))
     return (
-        f"{opening}. On {cosines.size} of {cost.size} problems it recommends one for a gradient that "
-        f"is meaningful, and "
-        f"{right} of these {cosines.size} point nearly along the exact gradient (cosine from "
+        f"{opening}. On {cosines.size} of {cost.size} problems it recommends an estimator of a "
+        f"meaningful gradient, and {right} of these {cosines.size} point nearly along the exact gradient (cosine from "
         f"{RIGHT}; the lowest is {cosines.min():.3f}). The advice takes the time of "
         f"{cost.min():.1f} to {cost.max():.1f} first exact gradients, compilation included, at "
         f"most {COST:.0f} on {cheap} problems."
     )
 
 
-def _warned(table: Table, kind: str) -> np.ndarray:
-    """Tell on which problems a warning was given."""
-    return np.array([kind in text.split() for text in table["warnings"]])
-
-
 def _comparable(table: Table) -> np.ndarray:
-    """Tell where an estimator is recommended and there is a gradient to hold it against."""
-    return (table["recommended"] != "none") & ~_warned(table, "chaotic")
+    """Tell where an estimator is recommended that has a gradient to be held against."""
+    return (table["recommended"] != "none") & ~_sampled(table)
+
+
+def _sampled(table: Table) -> np.ndarray:
+    """Tell where evolution strategies are recommended: no gradient is meaningful there."""
+    return np.char.startswith(table["recommended"].astype(str), "EvolutionStrategies")
 
 
 def claims(record: Record) -> tuple[Claim, ...]:
     """Hold what the advisor says against what is true."""
     table = record.tables["advice"]
     advised = _comparable(table)
-    warned = lambda kind: _warned(table, kind)
+    warned = lambda kind: np.array([kind in text.split() for text in table["warnings"]])
     name = table["problem"]
     difference = np.abs(table["cosine"] - table["cosine_predicted"])
     wrong = table["implicit_error"] > WRONG
-    sampled = np.char.startswith(table["recommended"].astype(str), "EvolutionStrategies")
     lowest = np.min(table["cosine"][advised], initial=1.0)
     chaos, ascent = name == "logistic-map", name == "counter-example"
     return (
@@ -84,7 +82,7 @@ def claims(record: Record) -> tuple[Claim, ...]:
         Claim(
             "chaos",
             "Where no gradient is meaningful, the advisor recommends none that is exact.",
-            _all(warned("chaotic") & sampled, chaos),
+            _all(warned("chaotic") & _sampled(table), chaos),
             f"warnings: {' '.join(table['warnings'][chaos])}",
         ),
         Claim(
