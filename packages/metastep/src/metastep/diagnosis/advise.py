@@ -247,6 +247,11 @@ def _trusted(d: Diagnosis, option: Option) -> bool:
     """Whether direction and length are right, for a reason that lasts."""
     if isinstance(option.estimator, Implicit) and d.implicit_message:
         return False
+    if isinstance(option.estimator, TruncatedReverse):
+        (row,) = (row for row in d.windows if row.window == option.estimator.window)
+        # Where influence grows towards the start, what is cut off may take over at any moment.
+        if not row.adjoint < 1:
+            return False
     return option.cosine >= GOOD_COSINE and option.relative_error <= GOOD_ERROR
 
 

@@ -303,8 +303,8 @@ def _measure(residuals: tuple[Inner, Array], grad: Inner) -> tuple[Inner, Array,
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
     scaled = jax.tree.map(lambda x: x / scale, grad)
     relative = jax.tree.map(jnp.multiply, variables, scaled)
-    length = lambda tree: (scale * _length(tree)).astype(size.dtype)
-    return grad, length(scaled), length(relative)
+    sized = lambda tree: (scale * _length(tree)).astype(size.dtype)
+    return grad, sized(scaled), sized(relative)
 
 
 def _length(tree: PyTree) -> Scalar:

@@ -192,7 +192,7 @@ def _response(smooth: Metasmoothness | None, grad: Outer, count: int) -> Respons
     """Say how far a step against the gradient may go.
 
     The parabola through the value, the slope and the value at 2 h tells where the objective stops
-    falling; beyond 4 h nothing is known.
+    falling; beyond 2 h nothing is known.
     """
     if smooth is None:
         return None
@@ -200,7 +200,7 @@ def _response(smooth: Metasmoothness | None, grad: Outer, count: int) -> Respons
     at, _, far = (float(x) for x in smooth.values)
     slope = -float(np.linalg.norm(_matrix(grad, 0)))
     curvature = (far - at - 2 * length * slope) / (2 * length**2)
-    reach = min(-slope / curvature, 4 * length) if curvature > 0 else 4 * length
+    reach = min(-slope / curvature, 2 * length) if curvature > 0 else 2 * length
     if not score >= SMOOTH or not np.isfinite(far):
         reach = float("nan")
     return Response(score, length, reach, reach / -slope, reach / count**0.5)

@@ -94,7 +94,7 @@ class Response:
     Attributes:
         score: metasmoothness along the gradient, between -1 and 1; near 1 the response is smooth.
         length: the distance in `outer` at which it was measured, and twice which it reached.
-        reach: the distance at which the objective is expected to stop falling, at most four times
+        reach: the distance at which the objective is expected to stop falling, at most twice
             `length`; NaN where the response is not smooth.
         descent_step_size: the step size of gradient descent on `outer` that goes so far.
         adam_step_size: the step size of Adam on `outer` whose first step goes so far.

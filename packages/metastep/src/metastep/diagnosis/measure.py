@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
+from numpy.typing import ArrayLike
 
 from metastep.diagnosis.bias_curve import BiasCurve, bias_curve
 from metastep.diagnosis.compare import Program, compile_with, timed
@@ -235,10 +236,11 @@ def refusal_of(problem: AbstractProblem, outer: Outer, key: RandomKey) -> str:
     return ""
 
 
-def stationarity(moves: np.ndarray) -> float:
+def stationarity(moves: ArrayLike) -> float:
     """Return the size of the last inner step relative to the largest of the first ones."""
-    first = np.max(moves[: EARLY_STEPS + 1])
-    return float(moves[-1] / first) if first > 0 else 0.0
+    sizes = np.asarray(moves)
+    first = np.max(sizes[: EARLY_STEPS + 1])
+    return float(sizes[-1] / first) if first > 0 else 0.0
 
 
 def _run(
@@ -333,7 +335,7 @@ def _smooth(
             values.append(after)
             ends.append(end)
         score = smoothness(*ends)
-        found = Metasmoothness(score, length, tuple(map(float, values)))
+        found = Metasmoothness(score, length, (float(value), float(values[1]), float(values[2])))
         if score >= SMOOTH and np.all(np.isfinite(found.values)):
             break
         length *= SHORTER

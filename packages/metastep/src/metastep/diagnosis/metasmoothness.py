@@ -103,7 +103,8 @@ def metasmoothness(
     reach = length or default_length(outer)
     outers = [unflatten(flat + i * reach * line) for i in range(3)]
     values, ends = zip(*(_ending(problem, at, key) for at in outers), strict=True)
-    return Metasmoothness(smoothness(*ends), reach, tuple(map(float, values)))
+    here, there, beyond = map(float, values)
+    return Metasmoothness(smoothness(*ends), reach, (here, there, beyond))
 
 
 def default_length(outer: Outer) -> float:

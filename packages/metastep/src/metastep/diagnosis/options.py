@@ -28,6 +28,9 @@ PAIRS = 16
 NUMBERS = 10
 """Bytes of the numbers that the measuring program keeps for each step."""
 
+TANGENT = 2.0
+"""Time of a tangent of training, in training runs: the derivative of a product has two terms."""
+
 COMPETITIVE = 1.25
 """An estimator that takes so many times as long as `Reverse()` is no alternative to it."""
 
@@ -158,7 +161,8 @@ def _exact(costs: Costs, memory: int) -> tuple[Option, ...]:
     affordable = int(memory // max(sizes.state, 1)) - 1
     states = max(1, min(Binomial().budget(horizon), affordable))
     tangents = 1 + costs.count
-    competitive = forward * tangents < COMPETITIVE * plain
+    pushed = forward * (1 + TANGENT * costs.count)
+    competitive = pushed < COMPETITIVE * plain
     return (
         costs.option(
             Reverse(),
@@ -182,7 +186,7 @@ def _exact(costs: Costs, memory: int) -> tuple[Option, ...]:
         ),
         costs.option(
             Forward(),
-            forward * tangents,
+            pushed,
             costs.compiled(Forward(), competitive, tangents * costs.forward_bytes),
             **accuracy,
         ),

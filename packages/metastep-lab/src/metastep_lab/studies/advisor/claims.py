@@ -20,7 +20,7 @@ AGREEMENT = 1e-3  # float32, summed in another order
 def answer(record: Record) -> str:
     """Say how often the recommended estimator is right, how nearly, and what the advice costs."""
     table = record.tables["advice"]
-    advised = table["recommended"] != "none"
+    advised = _comparable(table)
     cosines, cost = table["cosine"][advised], table["cost"]
     if not cosines.size:
         return "This run cannot tell: on none of its problems is an estimator recommended."
@@ -28,18 +28,28 @@ def answer(record: Record) -> str:
     opening = yes_or_no(cosines >= RIGHT)
     cheap = int(np.sum(cost <= COST))
     return (
-        f"{opening}. On {cosines.size} of {cost.size} problems it recommends an estimator, and "
-        f"{right} of these {cosines.size} point nearly along the exact gradient (cosine from "
-        f"{RIGHT}; the lowest is {cosines.min():.3f}). The advice takes the time of "
+        f"{opening}. On {cosines.size} of {cost.size} problems it recommends an estimator of a "
+        f"meaningful gradient, and {right} of these {cosines.size} point nearly along the exact "
+        f"gradient (cosine from {RIGHT}; the lowest is {cosines.min():.3f}). The advice takes the time of "
         f"{cost.min():.1f} to {cost.max():.1f} first exact gradients, compilation included, at "
         f"most {COST:.0f} on {cheap} problems."
     )
 
 
+def _comparable(table: Table) -> np.ndarray:
+    """Tell where an estimator is recommended that has a gradient to be held against."""
+    return (table["recommended"] != "none") & ~_sampled(table)
+
+
+def _sampled(table: Table) -> np.ndarray:
+    """Tell where evolution strategies are recommended: no gradient is meaningful there."""
+    return np.char.startswith(table["recommended"].astype(str), "EvolutionStrategies")
+
+
 def claims(record: Record) -> tuple[Claim, ...]:
     """Hold what the advisor says against what is true."""
     table = record.tables["advice"]
-    advised = table["recommended"] != "none"
+    advised = _comparable(table)
     warned = lambda kind: np.array([kind in text.split() for text in table["warnings"]])
     name = table["problem"]
     difference = np.abs(table["cosine"] - table["cosine_predicted"])
@@ -50,9 +60,9 @@ def claims(record: Record) -> tuple[Claim, ...]:
         Claim(
             "advice-is-right",
             f"The recommended estimator has a cosine of at least {RIGHT} with the exact "
-            "hypergradient, or none is recommended.",
+            "hypergradient, or none is recommended or meaningful.",
             _all(table["cosine"] >= RIGHT, advised),
-            f"{len(name)} problems, lowest cosine {lowest:.3f}; none recommended: "
+            f"{len(name)} problems, lowest cosine {lowest:.3f}; none to hold it against: "
             f"{', '.join(name[~advised]) or 'nowhere'}",
         ),
         Claim(
@@ -72,7 +82,7 @@ def claims(record: Record) -> tuple[Claim, ...]:
         Claim(
             "chaos",
             "Where no gradient is meaningful, the advisor recommends none that is exact.",
-            _all(warned("chaotic") & ~advised, chaos),
+            _all(warned("chaotic") & _sampled(table), chaos),
             f"warnings: {' '.join(table['warnings'][chaos])}",
         ),
         Claim(
