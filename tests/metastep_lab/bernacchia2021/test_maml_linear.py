@@ -46,7 +46,7 @@ def test_a_small_run_shows_what_the_paper_shows(tmp_path, capsys, name):
     settings += " test_runs=20 test_tasks=5"
     changes = [part for setting in settings.split() for part in ("--set", setting)]
     arguments = ["run", name, "--out", str(tmp_path / "run"), *changes]
-    assert cli.invoke(arguments, (experiment,)) == 0, capsys.readouterr().err
+    assert cli.invoke(arguments, (experiment.listing,)) == 0, capsys.readouterr().err
     record = read_record(tmp_path / "run", experiment)
     table = record.tables["loss"]
     assert set(table["panel"]) >= {"a", "b"}

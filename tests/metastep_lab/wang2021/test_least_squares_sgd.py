@@ -33,7 +33,7 @@ def directory(tmp_path_factory):
     directory = tmp_path_factory.mktemp("least-squares-sgd") / "run"
     flags = [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
     arguments = ["run", "least-squares-sgd", *flags, "--out", str(directory)]
-    assert invoke(arguments, (experiment.EXPERIMENT,)) == 0
+    assert invoke(arguments, (experiment.EXPERIMENT.listing,)) == 0
     return directory
 
 
@@ -113,6 +113,6 @@ BAD = {
 @pytest.mark.parametrize(("setting", "message"), BAD.values(), ids=BAD)
 def test_bad_settings_end_with_status_two_and_one_line(setting, message, tmp_path, capsys):
     arguments = ["run", "least-squares-sgd", "--set", setting, "--out", str(tmp_path / "run")]
-    assert invoke(arguments, (experiment.EXPERIMENT,)) == 2
+    assert invoke(arguments, (experiment.EXPERIMENT.listing,)) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and message in lines[0]

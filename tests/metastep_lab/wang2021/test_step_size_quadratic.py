@@ -37,7 +37,7 @@ HESSIAN, START = np.array([[3.0, 1.0], [1.0, 2.0]]), np.array([1.0, -0.5])
 def run(directory, settings):
     flags = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     arguments = ["run", "step-size-quadratic", *flags, "--out", str(directory)]
-    return invoke(arguments, (experiment.EXPERIMENT,))
+    return invoke(arguments, (experiment.EXPERIMENT.listing,))
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def test_a_run_is_checked_without_the_file_of_its_problem(directory, record, cap
     assert not Path(record.config.problem).exists()
     np.testing.assert_allclose(record.arrays["hessian"], task.hessian, rtol=1e-6, atol=1e-5)
     np.testing.assert_allclose(record.arrays["start"], task.start, rtol=1e-6)
-    invoke(["check", str(directory)], (experiment.EXPERIMENT,))
+    invoke(["check", str(directory)], (experiment.EXPERIMENT.listing,))
     assert "meta-gradient-bounded" in capsys.readouterr().out
 
 

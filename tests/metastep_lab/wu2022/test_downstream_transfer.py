@@ -7,6 +7,7 @@ import pytest
 
 from metastep_lab import cli
 from metastep_lab.runs.running import read_record
+from metastep_lab.wu2022.downstream_transfer import experiment as downstream_transfer
 from metastep_lab.wu2022.downstream_transfer import text as downstream_transfer_text
 from metastep_lab.wu2022.downstream_transfer.experiment import EXPERIMENT, Config
 from metastep_lab.wu2022.language import train
@@ -66,8 +67,9 @@ def test_an_interrupted_run_continues_to_the_same_bits(tmp_path, text, finished,
 
     monkeypatch.setattr(downstream_transfer_text, "train", train_or_stop)
     quick, out = replace(EXPERIMENT, figures=lambda record: {}), tmp_path / "run"
-    assert cli.invoke(arguments(out, text), (quick,)) == 130
-    assert cli.invoke([*arguments(out, text), "--resume"], (quick,)) == 0
+    monkeypatch.setattr(downstream_transfer, "EXPERIMENT", quick)
+    assert cli.invoke(arguments(out, text), (quick.listing,)) == 130
+    assert cli.invoke([*arguments(out, text), "--resume"], (quick.listing,)) == 0
     assert next(calls) == 17, "the five parts that were done are not trained again"
     found = read_record(out, EXPERIMENT)
     for name, table in finished.tables.items():
