@@ -30,8 +30,8 @@ def answer(record: Record) -> str:
     return (
         f"{opening}. On {cosines.size} of {cost.size} problems it recommends an estimator of a "
         f"meaningful gradient, and {right} of these {cosines.size} point nearly along the exact "
-        f"gradient (cosine from {RIGHT}; the lowest is {cosines.min():.3f}). The advice takes the time of "
-        f"{cost.min():.1f} to {cost.max():.1f} first exact gradients, compilation included, at "
+        f"gradient (cosine from {RIGHT}; the lowest is {cosines.min():.3f}). The advice takes the "
+        f"time of {cost.min():.1f} to {cost.max():.1f} first exact gradients, compilation included, at "
         f"most {COST:.0f} on {cheap} problems."
     )
 
