@@ -136,6 +136,5 @@ def test_digits_lost_are_those_lost_against_float64(optimizer, predict, key):
         fine, outer = problem_of(optimizer, predict, jnp.float64)
         exact = np.asarray(compute(fine, outer, key, jnp.int32(0)))
     true = digits(plain, exact)
-    print(optimizer, predict.__name__, "found", round(found, 2), "true", round(true, 2))
     assert abs(found - true) <= 1
     assert (found > 6) == (optimizer == "chaotic")

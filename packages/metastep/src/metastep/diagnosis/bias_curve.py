@@ -43,8 +43,8 @@ class BiasCurve(eqx.Module):
             the inner state t steps before the end.
         sensitivities: shape (T + 1,), the same with respect to relative changes of the state: each
             derivative is multiplied by the coordinate itself.
-        contributions: shape (T,), the norm of what the step t + 1 steps before the end adds to the
-            gradient.
+        contributions: a tree like `outer` with shape (T,) in every leaf, the norm of what the step
+            t + 1 steps before the end adds to that leaf of the gradient.
         moves: shape (T,), the size of each inner step, from the first to the last.
         end: the end of the trajectory; None where only the numbers above are kept.
     """
@@ -54,7 +54,7 @@ class BiasCurve(eqx.Module):
     truncated: Outer
     adjoint_norms: Float[Array, " T_plus_1"]
     sensitivities: Float[Array, " T_plus_1"]
-    contributions: Float[Array, " T"]
+    contributions: PyTree[Float[Array, " T"]]
     moves: Float[Array, " T"]
     end: Trajectory | None
 
@@ -76,7 +76,7 @@ class _Sizes(eqx.Module):
 
     adjoint: Array
     sensitivity: Array
-    contribution: Array
+    contribution: PyTree[Array]
 
 
 def bias_curve(
@@ -128,7 +128,8 @@ def bias_curve(
 
     rows = jax.tree.map(lambda x: jnp.zeros((len(windows) + 1, *x.shape), x.dtype), outer)
     records = _Records(jax.tree.map(jnp.zeros_like, outer), rows)
-    zeros = _Sizes(*(jnp.zeros(horizon) for _ in range(3)))
+    none = jnp.zeros(horizon)
+    zeros = _Sizes(none, none, jax.tree.map(lambda _: none, outer))
     last = jax.tree.map(lambda x: x[0], zeros)
     differentiate = jax.value_and_grad(ending, argnums=(0, 1, 2, 3), has_aux=True)
     (value, (arrays, moves)), (by_start, found, sizes, last) = differentiate(
@@ -141,7 +142,7 @@ def bias_curve(
         truncated=jax.tree.map(lambda x: x[:-1], found.rows),
         adjoint_norms=jnp.concatenate([last.adjoint[None], sizes.adjoint[::-1]]),
         sensitivities=jnp.concatenate([last.sensitivity[None], sizes.sensitivity[::-1]]),
-        contributions=sizes.contribution[::-1],
+        contributions=jax.tree.map(lambda x: x[::-1], sizes.contribution),
         moves=moves,
         end=eqx.combine(arrays, static),
     )
@@ -262,16 +263,18 @@ def _scan(body: Body, carry: PyTree, xs: PyTree, stored: bool) -> tuple[PyTree, 
 
 
 @jax.custom_vjp
-def _recorded(outer: Outer, total: Outer, size: Array) -> Outer:
-    """Return `outer`; its cotangent goes to `total`, and the norm of it to `size`."""
-    del total, size
+def _recorded(outer: Outer, total: Outer, sizes: PyTree[Array]) -> Outer:
+    """Return `outer`; its cotangent goes to `total`, and the norms of its leaves to `sizes`."""
+    del total, sizes
     return outer
 
 
-_recorded.defvjp(
-    lambda outer, total, size: (outer, size),
-    lambda size, grad: (jax.tree.map(jnp.zeros_like, grad), grad, _length(grad).astype(size.dtype)),
-)
+def _record(sizes: PyTree[Array], grad: Outer) -> tuple[Outer, Outer, PyTree[Array]]:
+    norms = jax.tree.map(lambda size, x: _length(x).astype(size.dtype), sizes, grad)
+    return jax.tree.map(jnp.zeros_like, grad), grad, norms
+
+
+_recorded.defvjp(lambda outer, total, sizes: (outer, sizes), _record)
 
 
 @jax.custom_vjp

@@ -23,7 +23,7 @@ from metastep.diagnosis.measure import (
 )
 from metastep.diagnosis.metasmoothness import Metasmoothness
 from metastep.diagnosis.options import Costs, options
-from metastep.estimators.implicit import Implicit
+from metastep.estimators.implicit import EARLY_STEPS, UNSEEN_FACTOR, Implicit
 from metastep.problems.base import AbstractProblem
 from metastep.results import RESULTS
 from metastep.trees import as_hyperparameters
@@ -31,8 +31,13 @@ from metastep.types import Outer, RandomKey
 
 DEFAULT_MEMORY = 2**30
 
-UNTOUCHED = 0.01
-"""A part of an implicit gradient that is so much smaller than the exact one is unseen."""
+OFF = 0.1
+"""A relative error of implicit differentiation that deserves a warning."""
+
+NOT_THERE = (
+    "Inner steps have become small, and yet the inner loop is not at its fixed point, or a "
+    "hyperparameter acts on the path to it. Lengthen the horizon, or use Reverse."
+)
 
 
 def diagnose(
@@ -165,7 +170,8 @@ def _window_rows(found: Measurements, contraction: float) -> tuple[WindowRow, ..
     with np.errstate(all="ignore"):
         # What a step adds to the gradient is at most the norm of B = d step / d outer times that of
         # the adjoint: the largest ratio on this trajectory bounds all that is left out of it.
-        ratios = curve.contributions / curve.adjoint_norms[:-1]
+        added = np.stack(jax.tree.leaves(curve.contributions))
+        ratios = np.linalg.norm(added, axis=0) / curve.adjoint_norms[:-1]
         response = np.max(ratios[np.isfinite(ratios)], initial=0.0)
         errors = np.linalg.norm(truncated - exact, axis=1) / size
         cosines = truncated @ exact / (np.linalg.norm(truncated, axis=1) * size)
@@ -225,8 +231,6 @@ class _Implicit(NamedTuple):
         with np.errstate(all="ignore"):
             error = float(np.linalg.norm(implicit - exact) / np.linalg.norm(exact))
             angle = implicit @ exact / (np.linalg.norm(implicit) * np.linalg.norm(exact))
-            sizes = [map(np.linalg.norm, jax.tree.leaves(grad)) for grad in grads]
-            unseen = any(one < UNTOUCHED * other for one, other in zip(*sizes, strict=True))
         rules = Implicit()
         if not np.isfinite(error):
             result = RESULTS.nonfinite_gradient
@@ -234,8 +238,23 @@ class _Implicit(NamedTuple):
             result = RESULTS.linear_solve_failed
         elif stationarity(np.asarray(found.curve.moves)) > rules.stationarity_tolerance:
             result = RESULTS.not_stationary
-        elif unseen:
+        elif _unseen(found):
             return cls(RESULTS[RESULTS.unseen_by_implicit], nothing, nothing)
+        elif error > OFF:
+            return cls(NOT_THERE, float(angle), error)
         else:
             result = RESULTS.successful
         return cls(RESULTS[result], float(angle), error)
+
+
+def _unseen(found: Measurements) -> bool:
+    """Whether `Implicit` takes a hyperparameter for one that acts on the path alone.
+
+    What a step adds to its gradient has then died away as fast as the steps themselves.
+    """
+    curve, eps = found.curve, 10.0**-found.digits
+    small = UNSEEN_FACTOR * max(stationarity(curve.moves), 1e3 * eps)
+    with np.errstate(all="ignore"):
+        ratios = [x / curve.adjoint_norms[:-1] for x in jax.tree.leaves(curve.contributions)]
+    early = [np.max(x[-1 - EARLY_STEPS :]) for x in ratios]
+    return any(x > 0 and now[0] <= small * x for now, x in zip(ratios, early, strict=True))

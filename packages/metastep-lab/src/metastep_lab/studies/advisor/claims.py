@@ -28,10 +28,10 @@ def answer(record: Record) -> str:
     opening = yes_or_no(cosines >= RIGHT)
     cheap = int(np.sum(cost <= COST))
     return (
-        f"{opening}. On {cosines.size} of {cost.size} problems it recommends an estimator of a "
+        f"{opening}. On {cosines.size} of {cost.size} problems it recommends an estimator for a "
         f"meaningful gradient, and {right} of these {cosines.size} point nearly along the exact "
-        f"gradient (cosine from {RIGHT}; the lowest is {cosines.min():.3f}). The advice takes the "
-        f"time of {cost.min():.1f} to {cost.max():.1f} first exact gradients, compilation included, at "
+        f"gradient (cosine from {RIGHT}; the lowest is {cosines.min():.3f}). It takes "
+        f"{cost.min():.1f} to {cost.max():.1f} times as long as the first exact gradient, at "
         f"most {COST:.0f} on {cheap} problems."
     )
 
