@@ -1,6 +1,7 @@
 """Both wheels: built, complete, and sufficient in an environment that holds nothing else."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -61,7 +62,10 @@ def wheels(tmp_path_factory):
 
 
 def run(*command, **options):
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment, **options
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -104,7 +104,7 @@ DAMAGED_ARRAYS = {
     "float": ({"images": IMAGES / 255, "labels": LABELS}, "images of type float64"),
     "flat": ({"images": IMAGES.reshape(6, -1), "labels": LABELS}, r"shape \(6, 784\)"),
     "labels 2-d": ({"images": IMAGES, "labels": LABELS[:, None]}, "but labels of shape"),
-    "object": ({"images": np.array([None]), "labels": LABELS}, "Object arrays cannot be loaded"),
+    "object": ({"images": np.array([None]), "labels": LABELS}, "holds Python objects"),
 }
 
 

@@ -105,7 +105,7 @@ BAD = {
     "two grid points": ("grid_points=2", "grid_points is 2; allowed are integers from 3"),
     "zero steps": ("multiples=0,4", "multiples is (0, 4); allowed are integers from 1 to 1000"),
     "no horizon": ("validation_multiples=", "validation_multiples is (); allowed are"),
-    "underflow": ("long_multiple=10000000000", "long_multiple is 10000000000; allowed are"),
+    "underflow": ("long_multiple=2147483647", "long_multiple is 2147483647; allowed are"),
     "one simulation": ("simulations=1", "simulations is 1; allowed are integers from 2"),
 }
 

@@ -29,8 +29,8 @@ LARGEST_INTEGER = 2**31 - 1
 
 Column = np.ndarray
 Table = Mapping[str, Column]
-LONG = re.compile(r"[\d_]{19,}")
-"""An integer that 64 bits may not hold."""
+LONG = re.compile(r"\s*[+-]?[\d_]{19,}\s*")
+"""An integer that 64 bits may not hold, and Python may refuse to read."""
 
 
 def columns(names: str, rows: Sequence[tuple[Any, ...]]) -> Table:
@@ -228,8 +228,7 @@ def parse_settings(config: Any, settings: Sequence[str]) -> Any:
             raise ValueError(f"{name} is {text:.100}; allowed: {allowed}") from None
         except ValueError:
             allowed = describe(kinds[name])
-            digits = ", of at most 18 digits" if LONG.search(text) and "integer" in allowed else ""
-            raise ValueError(f"{name} is {text!r}; allowed: {allowed}{digits}") from None
+            raise ValueError(f"{name} is {text!r}; allowed: {allowed}") from None
     return replace(config, **values)
 
 
@@ -278,8 +277,10 @@ def parse_value(kind: Any, text: str) -> Any:
         return {str(choice): choice for choice in arguments}[_one_of(text, arguments)]
     if kind is bool:
         return _one_of(text.lower(), ("true", "false")) == "true"
+    if kind is int and LONG.fullmatch(text):
+        raise OverflowError(text)
     value = kind(text)
-    if (kind is float and not math.isfinite(value)) or (kind is int and LONG.search(text)):
+    if kind is float and not math.isfinite(value):
         raise ValueError(text)
     if kind is int and abs(value) > LARGEST_INTEGER:
         raise OverflowError(text)
