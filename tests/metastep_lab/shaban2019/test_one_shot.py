@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import metastep as ms
-from metastep_lab.experiment import Record, columns
 from metastep_lab.runs.running import Request, execute, read_record
 from metastep_lab.shaban2019.one_shot import training as one_shot_training
 from metastep_lab.shaban2019.one_shot.claims import claims, figures
@@ -17,6 +16,7 @@ from metastep_lab.shaban2019.one_shot.experiment import EXPERIMENT, Config
 from metastep_lab.shaban2019.one_shot.measures import truncations
 from metastep_lab.shaban2019.one_shot.problem import AbstractEncodedProblem, Once
 from metastep_lab.shaban2019.one_shot.setup import methods, split
+from metastep_lab.tables import Record, columns
 
 TINY = Config(
     channels=2,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from metastep_lab import cli
-from metastep_lab.experiment import Record
 from metastep_lab.runs.running import read_record
+from metastep_lab.tables import Record
 from metastep_lab.wu2022.pac_bayes import experiment as pac_bayes
 from metastep_lab.wu2022.pac_bayes.claims import claims, figures
 from metastep_lab.wu2022.pac_bayes.thesis import table_c8

@@ -17,18 +17,15 @@ from typing import Any
 import numpy as np
 
 from metastep.saving import CheckpointError
+from metastep_lab.claims import evaluate
+from metastep_lab.configuration import config_as_json, config_from_json
 from metastep_lab.errors import RefusedError, RunFailedError
-from metastep_lab.experiment import (
-    Experiment,
-    Record,
-    Table,
-    config_as_json,
-    config_from_json,
-)
+from metastep_lab.experiment import Experiment
 from metastep_lab.figures.style import save
 from metastep_lab.runs import records
 from metastep_lab.runs.directories import occupied, remove_leftovers
 from metastep_lab.runs.environment import default_precision, environment
+from metastep_lab.tables import Record, Table
 
 
 @dataclass(frozen=True)
@@ -264,7 +261,7 @@ def _conclude(request: Request, result: dict[str, Any]) -> None:
     record = _record(request.directory, request.config, result)
     answer = request.experiment.answer
     result["answer"] = None if answer is None else answer(record)
-    result["claims"] = [asdict(claim) for claim in request.experiment.claims(record)]
+    result["claims"] = [asdict(claim) for claim in evaluate(request.experiment.claims, record)]
     for name, (figure, text) in request.experiment.figures(record).items():
         stem = request.directory / "figures" / records.check_name("figure", name)
         save(figure, stem)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from metastep.files import write_atomically
+from metastep_lab.configuration import config_as_json
 from metastep_lab.errors import RunDirectoryError
-from metastep_lab.experiment import config_as_json
 from metastep_lab.runs.directories import held
 from metastep_lab.runs.records import finite, read_result
 from metastep_lab.sweep.grid import Cell, Entry

@@ -32,7 +32,8 @@ from metastep.tasks import WeightedClassification, accuracy
 from metastep_lab import data
 from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment
-from metastep_lab.shaban2019.hypercleaning.claims import answer, claims, figures
+from metastep_lab.shaban2019.hypercleaning.claims import CLAIMS, answer
+from metastep_lab.shaban2019.hypercleaning.figures import figures
 
 CLASSES = 10
 SUSPECTS_SHOWN = 40
@@ -287,7 +288,7 @@ EXPERIMENT = Experiment(
     config=Config,
     presets={"quick": QUICK, "paper": Config()},
     run=run,
-    claims=claims,
+    claims=CLAIMS,
     figures=figures,
     reproducible=frozenset(
         {"finds-corrupted-labels", "window-five-suffices", "loss-falls-with-window", "better-model"}

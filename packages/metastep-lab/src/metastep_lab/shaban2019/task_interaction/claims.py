@@ -5,8 +5,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from metastep_lab.experiment import Claim, Record, select
+from metastep_lab.claims import Claim
 from metastep_lab.figures.style import Figure, Lines, draw_heatmap, line_figure, new_figure
+from metastep_lab.tables import Record, select
 
 PAPER_GAP = 0.0025  # Table 3, CIFAR-10: 61.11 to 61.33 %
 ALLOWED_GAP = 0.01

@@ -41,7 +41,7 @@ from metastep.tasks import accuracy
 from metastep.trees import cosine
 from metastep_lab import data
 from metastep_lab.catalog import listing
-from metastep_lab.experiment import Context, Experiment, columns
+from metastep_lab.experiment import Context, Experiment
 from metastep_lab.shaban2019.task_interaction.claims import answer, claims, figures
 from metastep_lab.shaban2019.task_interaction.interaction import (
     Guard,
@@ -50,6 +50,7 @@ from metastep_lab.shaban2019.task_interaction.interaction import (
     interaction,
 )
 from metastep_lab.shaban2019.task_interaction.patch_features import patch_features, read_features
+from metastep_lab.tables import columns
 
 
 @dataclass(frozen=True)

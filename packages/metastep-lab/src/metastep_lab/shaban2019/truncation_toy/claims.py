@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from metastep_lab.experiment import Claim, Record, select
+from metastep_lab.claims import Claim
 from metastep_lab.figures.style import Figure, new_figure, style
+from metastep_lab.tables import Record, select
 from metastep_lab.theory import truncation as theory
 
 GAMMA_ALPHA = 0.05

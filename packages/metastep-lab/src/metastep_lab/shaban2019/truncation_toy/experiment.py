@@ -28,8 +28,9 @@ import metastep as ms
 from metastep.compilation import compiled
 from metastep.trees import cosine, inner_product, norm
 from metastep_lab.catalog import listing
-from metastep_lab.experiment import Context, Experiment, Table, columns
+from metastep_lab.experiment import Context, Experiment
 from metastep_lab.shaban2019.truncation_toy.claims import answer, claims, figures
+from metastep_lab.tables import Table, columns
 from metastep_lab.theory import truncation as theory
 
 STEP_SIZE = 0.1

@@ -1,0 +1,157 @@
+"""Configurations: read from what a user types and from `result.json`, and described."""
+
+import math
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from difflib import get_close_matches
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+
+def parse_settings(config: Any, settings: Sequence[str]) -> Any:
+    """Change fields of a configuration by what a user typed.
+
+    Args:
+        config: a preset.
+        settings: texts `field=value`; lists are comma-separated, `none` stands for None.
+
+    Returns:
+        The changed configuration.
+
+    Raises:
+        ValueError: for an unknown field, a wrong type or an impossible value; one line that names
+            the field, the value and what is allowed.
+    """
+    kinds = get_type_hints(type(config))
+    names = [field.name for field in fields(config)]
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set is {setting!r}; allowed: field=value")
+        if name not in names:
+            allowed = f"allowed: {', '.join(names) or 'none, it has no fields'}"
+            raise ValueError(f"unknown field {name!r}{nearest(name, names)}; {allowed}")
+        if name in values:
+            raise ValueError(f"{name} is set twice; allowed: once")
+        try:
+            values[name] = parse_value(kinds[name], text)
+        except ValueError:
+            allowed = describe(kinds[name])
+            raise ValueError(f"{name} is {text!r}; allowed: {allowed}") from None
+    return replace(config, **values)
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """What the user may have meant, as a part of a sentence.
+
+    Args:
+        name: what the user typed.
+        names: what there is.
+
+    Returns:
+        `" (did you mean 'steps'?)"`, or nothing where no name is near.
+    """
+    near = get_close_matches(name, names, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def parse_value(kind: Any, text: str) -> Any:
+    """Read a value of one of the types that a configuration may have.
+
+    Args:
+        kind: the annotation.
+        text: what the user typed.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: if `text` is no such value.
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        if text.lower() == "none":
+            return None
+        return parse_value(_not_none(arguments), text)
+    if origin is tuple:
+        parts = [part.strip() for part in text.split(",")] if text else []
+        return tuple(parse_value(arguments[0], part) for part in parts)
+    if origin is Literal:
+        return {str(choice): choice for choice in arguments}[_one_of(text, arguments)]
+    if kind is bool:
+        return _one_of(text.lower(), ("true", "false")) == "true"
+    value = kind(text)
+    if kind is float and not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def _not_none(kinds: tuple[Any, ...]) -> Any:
+    rest = [kind for kind in kinds if kind is not type(None)]
+    if len(rest) != 1:
+        raise TypeError(f"a configuration cannot have a field of type {kinds}")
+    return rest[0]
+
+
+def _one_of(text: str, choices: tuple[Any, ...]) -> str:
+    if text not in map(str, choices):
+        raise ValueError(text)
+    return text
+
+
+def describe(kind: Any) -> str:
+    """What a field allows, in words.
+
+    Args:
+        kind: the annotation.
+
+    Returns:
+        Such as `"an integer"` or `"integers, separated by commas"`.
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return f"{describe(_not_none(arguments))}, or none"
+    if origin is tuple:
+        return f"a list separated by commas, each entry {describe(arguments[0])}"
+    if origin is Literal:
+        return ", ".join(map(str, arguments))
+    names = {int: "an integer", float: "a finite number", bool: "true or false", str: "text"}
+    return names[kind]
+
+
+def config_as_json(config: Any) -> dict[str, Any]:
+    """A configuration as `result.json` holds it: tuples become lists.
+
+    Args:
+        config: a configuration dataclass.
+
+    Returns:
+        Field name to value.
+    """
+    as_list = lambda value: list(value) if isinstance(value, tuple) else value
+    return {name: as_list(value) for name, value in asdict(config).items()}
+
+
+def config_from_json(config: type, values: Mapping[str, Any]) -> Any:
+    """Read back what `config_as_json` returned.
+
+    Args:
+        config: the configuration's class.
+        values: field name to value.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ValueError: if the fields are not those of `config`, or a value is impossible.
+    """
+    names = {field.name for field in fields(config)}
+    if set(values) != names:
+        other = ", ".join(sorted(set(values) ^ names))
+        raise ValueError(f"the configuration is of another version of this experiment ({other})")
+    as_tuple = lambda value: tuple(value) if isinstance(value, list) else value
+    try:
+        return config(**{name: as_tuple(value) for name, value in values.items()})
+    except TypeError as error:
+        raise ValueError(f"the configuration is damaged: {error}") from error
