@@ -56,7 +56,8 @@ class Statement:
     lacks: Callable[[Record], str | None] = lambda record: None
 
 
-Statements = Sequence[Statement] | Callable[[Record], Sequence[Statement]]
+# An experiment that is not converted yet returns claims.
+Statements = Sequence[Statement] | Callable[[Record], Sequence[Statement | Claim]]
 
 
 def evaluate(statements: Statements, record: Record) -> tuple[Claim, ...]:
@@ -70,7 +71,6 @@ def evaluate(statements: Statements, record: Record) -> tuple[Claim, ...]:
         One claim for each statement; undecided where the run lacks something.
     """
     rows = statements(record) if callable(statements) else statements
-    # An experiment that is not converted yet returns claims.
     return tuple(row if isinstance(row, Claim) else _judge(row, record) for row in rows)
 
 

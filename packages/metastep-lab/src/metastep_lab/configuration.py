@@ -1,11 +1,95 @@
-"""Configurations: read from what a user types and from `result.json`, and described."""
+"""Configurations: checked fields, read from what a user types and from `result.json`."""
 
 import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from difflib import get_close_matches
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from annotated_types import Ge, Gt, Le, MinLen, Predicate
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
+
+Config = TypeVar("Config")
+
+
+def different(values: Sequence[Any]) -> bool:
+    """Whether no two entries are equal, for `Predicate(different)`."""
+    return len(set(values)) == len(values)
+
+
+def _ascending(values: Sequence[Any]) -> bool:
+    return list(values) == sorted(set(values))
+
+
+Count = Annotated[int, Ge(1)]
+Several = Annotated[int, Ge(2)]
+Positive = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+Ascending = Annotated[
+    tuple[Count, ...], MinLen(1), Predicate(_ascending), "ascending integers from 1"
+]
+
+
+@dataclass_transform(frozen_default=True)
+def configuration(cls: type[Config]) -> type[Config]:
+    """Make a frozen dataclass that refuses impossible values with one line.
+
+    Args:
+        cls: fields with annotations. A bound is an `Annotated` type such as `Count`; a text among
+            its marks says what is allowed where the bounds cannot. `__post_init__` refuses what
+            depends on several fields.
+
+    Returns:
+        The dataclass. It raises `ValueError` naming the field, the value and what is allowed.
+    """
+    made: Any = dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))(cls)
+    checked = made.__init__
+
+    def refuse(self: Any, **values: Any) -> None:
+        try:
+            checked(self, **values)
+        except ValidationError as error:
+            raise ValueError(_line(error.errors()[0], made, values)) from None
+
+    made.__init__ = refuse
+    return made
+
+
+def _line(error: Mapping[str, Any], config: type, values: Mapping[str, Any]) -> str:
+    if not error["loc"]:
+        return str(error["ctx"]["error"])  # what `__post_init__` raised
+    name = error["loc"][0]
+    shown = repr(values[name]) if isinstance(values[name], str) else values[name]
+    kinds = get_type_hints(config, include_extras=True)
+    if name not in kinds:
+        return f"unknown field {name!r}; allowed: {', '.join(kinds)}"
+    if get_origin(kinds[name]) is Annotated:
+        return f"{name} is {shown}; allowed are {_bounded(kinds[name])}"
+    return f"{name} is {shown}; allowed: {describe(get_type_hints(config)[name])}"
+
+
+def _bounded(kind: Any) -> str:
+    """Return what an annotation allows, such as `integers from 1` or `positive numbers`."""
+    bare, *marks = get_args(kind)
+    texts = [mark for mark in marks if isinstance(mark, str)]
+    what = "integers" if bare is int else "numbers"
+    least = "".join(f" from {mark.ge}" for mark in marks if isinstance(mark, Ge))
+    most = "".join(f" to {mark.le}" for mark in marks if isinstance(mark, Le))
+    positive = "positive " if Gt(0) in marks else ""
+    return texts[0] if texts else f"{positive}{what}{least}{most}"
 
 
 def parse_settings(config: Any, settings: Sequence[str]) -> Any:

@@ -10,6 +10,8 @@ import pandas as pd
 
 Column = np.ndarray
 Table = Mapping[str, Column]
+Frame = Any
+"""A pandas DataFrame or Series: the types of pandas are too wide to check what is indexed."""
 
 
 def columns(names: str, rows: Sequence[tuple[Any, ...]]) -> Table:
@@ -59,6 +61,6 @@ class Record:
     arrays: Mapping[str, np.ndarray]
 
     @cached_property
-    def frames(self) -> Mapping[str, pd.DataFrame]:
+    def frames(self) -> Mapping[str, Frame]:
         """The tables as pandas holds them."""
         return {name: pd.DataFrame(dict(table)) for name, table in self.tables.items()}

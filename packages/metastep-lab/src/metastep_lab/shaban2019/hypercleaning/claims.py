@@ -1,11 +1,10 @@
 """What the tables of `hypercleaning` say: the statements of the paper, and the answer."""
 
 import numpy as np
-import pandas as pd
 from scipy.special import expit
 
 from metastep_lab.claims import Numbers, Statement, beyond, falls, listed
-from metastep_lab.tables import Record
+from metastep_lab.tables import Frame, Record
 
 # Shaban et al. (2019), Table 2: window to validation loss and F1 after 1000 outer steps.
 PAPER_LOSS = {1: 0.413, 5: 0.383, 25: 0.382, 50: 0.381, 100: 0.380}
@@ -15,12 +14,12 @@ CLEAR = 2.0
 """A difference of two accuracies is decided from this many standard errors."""
 
 
-def tuned(record: Record) -> pd.DataFrame:
+def tuned(record: Record) -> Frame:
     """Return the rows of `summary` that belong to a window, by window."""
     return record.frames["summary"].dropna(subset="window").set_index("window")
 
 
-def baseline(record: Record, labels: str) -> pd.Series:
+def baseline(record: Record, labels: str) -> Frame:
     """Return the row of `summary` of training on the `noisy` or the `clean` labels."""
     return record.frames["summary"].set_index("method").loc[f"{labels} labels"]
 
@@ -62,7 +61,7 @@ def _detection(record: Record) -> Numbers:
     return {"lowest": lowest, "floor": floor, "scores": scores, "wrong": wrong}
 
 
-def _gains(record: Record, reference: int) -> pd.DataFrame:
+def _gains(record: Record, reference: int) -> Frame:
     """Return `tuned` with the gain in accuracy over a row of `summary`, and its standard error."""
     rows, correct = tuned(record), record.arrays["correct"].astype(float)
     difference = correct[: len(rows)] - correct[reference]
@@ -88,7 +87,7 @@ def _longest(record: Record) -> Numbers:
     return {**rows.iloc[-1], "accuracies": accuracies, "examples": examples}
 
 
-def _kept(record: Record) -> pd.Series:
+def _kept(record: Record) -> Frame:
     """Return the part of the full window's improvement in validation loss, by window."""
     gains = baseline(record, "noisy")["validation_loss"] - tuned(record)["validation_loss"]
     return gains / gains[record.config.horizon]

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 
 import numpy as np
-import pandas as pd
 from scipy.special import expit
 
 from metastep_lab.figures.style import Figure, new_figure, style
 from metastep_lab.shaban2019.hypercleaning.claims import baseline, tuned
-from metastep_lab.tables import Record
+from metastep_lab.tables import Frame, Record
 
 
 def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
@@ -64,7 +63,7 @@ def _weights_figure(record: Record) -> tuple[Figure, str]:
     return figure, text
 
 
-def _paths(record: Record) -> list[tuple[float, pd.DataFrame]]:
+def _paths(record: Record) -> list[tuple[float, Frame]]:
     """Return each window with its rows of `history`, the longest first."""
     paths = dict(list(record.frames["history"].groupby("window")))
     return [(window, paths[window]) for window in tuned(record).index[::-1]]
