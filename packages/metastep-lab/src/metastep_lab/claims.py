@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from string import Formatter
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from metastep_lab.tables import Column, Record
+from metastep_lab.tables import Column, Frame, Record
 
 Numbers = Mapping[str, Any]
 
@@ -40,11 +42,11 @@ class Statement:
         id: short and stable, unique within the experiment, such as `bias-below-bound`.
         text: the statement in one sentence, with its place in the paper; a function of the record
             where it depends on the configuration.
-        measure: of the record: the numbers that decide the statement, by name where there are
-            several.
+        measure: of the record: what decides the statement: a number, a column, or several by name,
+            which may be the columns of a DataFrame.
         verdict: of these numbers: True, False, or None where they cannot decide.
-        evidence: these numbers in words: a function of them, or a template with their names, such
-            as `"ratio {ratio:.2f}"`; `{}` stands for a single number.
+        evidence: these numbers in words: a function of them, or a template such as
+            `"ratio {ratio:.2f}"`, with `{}` for what has no name. A column is written by `listed`.
         lacks: what the run lacks to be measured, such as `needs two windows`, or None.
     """
 
@@ -83,9 +85,18 @@ def _judge(row: Statement, record: Record) -> Claim:
     if callable(row.evidence):
         evidence = row.evidence(numbers)
     else:
-        named = numbers if isinstance(numbers, Mapping) else {}
-        evidence = row.evidence.format(numbers, **named)
+        named = numbers if isinstance(numbers, Mapping | pd.DataFrame) else {}
+        evidence = _Words().format(row.evidence, numbers, **named)
     return Claim(row.id, text, row.verdict(numbers), evidence)
+
+
+class _Words(Formatter):
+    """What `str.format` does, with every number of a column."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        """Write a column by `listed`, anything else as `format` does."""
+        column = isinstance(value, pd.Series)
+        return listed(value, format_spec) if column else format(value, format_spec)
 
 
 def span(values: Column, form: str = ".3g") -> str:
@@ -117,21 +128,41 @@ def yes_or_no(verdicts: Sequence[bool | None] | Column, yes: str = "Yes") -> str
     return "Only in part" if any(verdicts) else "No"
 
 
-def listed(values: Mapping[Any, Any], form: str, errors: Sequence[float] | None = None) -> str:
-    """Write one number for each window.
+def listed(values: Frame, form: str, between: str = ", ") -> str:
+    """Write the numbers of a column, each after its place in the index.
 
     Args:
-        values: window to number.
+        values: a Series; a dictionary of window to number also does.
         form: how a number is written.
-        errors: the standard errors of the numbers, if they are to be shown.
+        between: what stands between two of them.
 
     Returns:
-        Such as `K=1 0.41, K=5 0.38`, or `K=1 0.41±0.02` with errors.
+        Such as `K=1 0.41, K=5 0.38` by window, or `full 0.41, untuned 0.38`.
     """
-    numbers = [f"K={window:g} {value:{form}}" for window, value in values.items()]
-    if errors is not None:
-        numbers = [f"{one}±{error:{form}}" for one, error in zip(numbers, errors, strict=True)]
-    return ", ".join(numbers)
+    return between.join(
+        f"{f'K={place:g}' if isinstance(place, int | float) else place} {value:{form}}"
+        for place, value in values.items()
+    )
+
+
+def each(template: str, opening: str = "", between: str = "; ") -> Callable[[Frame], str]:
+    """Return a function that writes every row of a DataFrame, for `Statement.evidence`.
+
+    Args:
+        template: of a row, with the names of columns and of the index, such as
+            `"K={window:g} {error:.2g}"`.
+        opening: what stands before the first row.
+        between: what stands between two rows.
+
+    Returns:
+        DataFrame to text.
+    """
+
+    def write(rows: Frame) -> str:
+        numbers = rows.reset_index().to_dict("records")
+        return opening + between.join(template.format(**row) for row in numbers)
+
+    return write
 
 
 def falls(values: Sequence[float] | Column) -> bool | None:

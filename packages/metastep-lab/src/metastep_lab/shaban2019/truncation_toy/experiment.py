@@ -31,7 +31,8 @@ from metastep.trees import cosine, inner_product, norm
 from metastep_lab.catalog import listing
 from metastep_lab.configuration import Count, Positive, configuration
 from metastep_lab.experiment import Context, Experiment
-from metastep_lab.shaban2019.truncation_toy.claims import answer, claims, figures
+from metastep_lab.shaban2019.truncation_toy.claims import CLAIMS, answer
+from metastep_lab.shaban2019.truncation_toy.figures import figures
 from metastep_lab.tables import Table, columns
 from metastep_lab.theory import truncation as theory
 
@@ -325,7 +326,7 @@ EXPERIMENT = Experiment(
     config=Config,
     presets={"quick": Config(outer_steps=200), "paper": Config()},
     run=run,
-    claims=claims,
+    claims=CLAIMS,
     figures=figures,
     reproducible=frozenset(
         {
