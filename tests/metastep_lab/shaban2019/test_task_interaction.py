@@ -8,7 +8,6 @@ import pytest
 
 from metastep_lab.claims import evaluate
 from metastep_lab.runs.running import Request, execute, read_record
-from metastep_lab.shaban2019.task_interaction.claims import claims
 from metastep_lab.shaban2019.task_interaction.experiment import EXPERIMENT, Config
 from metastep_lab.tables import Record, columns
 
@@ -109,7 +108,7 @@ def invented(loss=(1.0, 0.9), accuracy=(0.5, 0.5), cosine=0.95, stability=0.9, n
     ],
 )
 def test_claims(changed, name, verdict):
-    found = {claim.id: claim.holds for claim in claims(invented(**changed))}
+    found = {claim.id: claim.holds for claim in evaluate(EXPERIMENT.claims, invented(**changed))}
     assert found[name] is verdict
 
 

@@ -46,7 +46,8 @@ class Statement:
             which may be the columns of a DataFrame.
         verdict: of these numbers: True, False, or None where they cannot decide.
         evidence: these numbers in words: a function of them, or a template such as
-            `"ratio {ratio:.2f}"`, with `{}` for what has no name. A column is written by `listed`.
+            `"ratio {ratio:.2f} after {config.outer_steps} steps"`, with `{}` for what has no name.
+            Columns are written by `listed`.
         lacks: what the run lacks to be measured, such as `needs two windows`, or None.
     """
 
@@ -86,7 +87,7 @@ def _judge(row: Statement, record: Record) -> Claim:
         evidence = row.evidence(numbers)
     else:
         named = numbers if isinstance(numbers, Mapping | pd.DataFrame) else {}
-        evidence = _Words().format(row.evidence, numbers, **named)
+        evidence = _Words().format(row.evidence, numbers, config=record.config, **named)
     return Claim(row.id, text, row.verdict(numbers), evidence)
 
 
@@ -94,9 +95,9 @@ class _Words(Formatter):
     """What `str.format` does, with every number of a column."""
 
     def format_field(self, value: Any, format_spec: str) -> str:
-        """Write a column by `listed`, anything else as `format` does."""
-        column = isinstance(value, pd.Series)
-        return listed(value, format_spec) if column else format(value, format_spec)
+        """Write columns by `listed`, anything else as `format` does."""
+        columns = isinstance(value, pd.Series | pd.DataFrame)
+        return listed(value, format_spec) if columns else format(value, format_spec)
 
 
 def span(values: Column, form: str = ".3g") -> str:
@@ -132,13 +133,15 @@ def listed(values: Frame, form: str, between: str = ", ") -> str:
     """Write the numbers of a column, each after its place in the index.
 
     Args:
-        values: a Series; a dictionary of window to number also does.
+        values: a Series, or a dictionary; of a DataFrame, the means of the columns are written.
         form: how a number is written.
         between: what stands between two of them.
 
     Returns:
         Such as `K=1 0.41, K=5 0.38` by window, or `full 0.41, untuned 0.38`.
     """
+    if isinstance(values, pd.DataFrame):
+        values = values.mean(skipna=False)
     return between.join(
         f"{f'K={place:g}' if isinstance(place, int | float) else place} {value:{form}}"
         for place, value in values.items()
@@ -163,6 +166,19 @@ def each(template: str, opening: str = "", between: str = "; ") -> Callable[[Fra
         return opening + between.join(template.format(**row) for row in numbers)
 
     return write
+
+
+def mean_and_error(values: Frame) -> tuple[Any, Any]:
+    """Return the mean over rows and its standard error.
+
+    Args:
+        values: a Series or a DataFrame.
+
+    Returns:
+        Two numbers, or two Series with one number for each column; NaN where a value is missing,
+        and for the error of a single row.
+    """
+    return values.mean(skipna=False), values.sem(skipna=False)
 
 
 def falls(values: Sequence[float] | Column) -> bool | None:

@@ -42,7 +42,8 @@ from metastep_lab import data
 from metastep_lab.catalog import listing
 from metastep_lab.configuration import Ascending, Count, Positive, configuration
 from metastep_lab.experiment import Context, Experiment
-from metastep_lab.shaban2019.task_interaction.claims import answer, claims, figures
+from metastep_lab.shaban2019.task_interaction.claims import CLAIMS, answer
+from metastep_lab.shaban2019.task_interaction.figures import figures
 from metastep_lab.shaban2019.task_interaction.interaction import (
     Guard,
     InteractingClasses,
@@ -342,7 +343,7 @@ EXPERIMENT = Experiment(
     config=Config,
     presets={"quick": QUICK, "paper": Config()},
     run=run,
-    claims=claims,
+    claims=CLAIMS,
     figures=figures,
     reproducible=frozenset({"tuning-helps", "loss-falls-with-window", "never-diverges"}),
     answer=answer,
