@@ -18,6 +18,7 @@ from typing import Any
 
 from metastep_lab.catalog import CATALOG
 from metastep_lab.claims import evaluate
+from metastep_lab.errors import RunDirectoryError
 from metastep_lab.runs.choosing import find
 from metastep_lab.runs.records import finite, read_result
 from metastep_lab.runs.running import read_record
@@ -85,9 +86,13 @@ def main() -> int:
     status = 0
     for directory in found:
         other = options.new / directory.relative_to(options.old) if options.new else directory
-        new = read_result(other) if options.new else said_today(directory)
-        old = read_result(directory)
-        lines = list(differences(keyed(old, options.ignore), keyed(new, options.ignore)))
+        try:
+            new = read_result(other) if options.new else said_today(directory)
+        except RunDirectoryError as error:
+            lines = [str(error)]
+        else:
+            said, says = (keyed(one, options.ignore) for one in (read_result(directory), new))
+            lines = list(differences(said, says))
         print(f"{directory}: {len(lines) or 'no'} differences", *lines, sep="\n")
         status = 1 if lines else status
     return status
