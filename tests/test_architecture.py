@@ -17,6 +17,7 @@ FILES = sorted(path for source in SOURCES for path in source.rglob("*.py"))
 ROW = ("types", "trees", "results", "files", "compilation", "checks", "explained")
 BOTTOM = {f"metastep.{name}" for name in ROW}
 PAPERS = {"wang2021", "shaban2019", "bernacchia2021", "wu2022", "studies"}
+EXPERIMENTS = {"catalog", "experiment", "configuration", "tables", "claims"}
 
 # A layer may import itself, the layers named here, and the bottom row. The longest prefix decides.
 LIBRARY = {
@@ -51,12 +52,15 @@ LABORATORY = {
     "data": set(),
     "figures": set(),
     "terminal": {"catalog"},
-    "experiment": {"catalog", "figures"},
-    "runs": {"experiment", "catalog", "figures", "terminal", "errors"},
+    "configuration": set(),
+    "tables": set(),
+    "claims": {"tables"},
+    "experiment": {"catalog", "figures", "tables", "claims"},
+    "runs": {*EXPERIMENTS, "figures", "terminal", "errors"},
     "report": {"runs", "experiment", "figures", "terminal", "errors"},
-    "sweep": {"runs", "experiment", "catalog", "report", "terminal", "errors"},
+    "sweep": {"runs", "experiment", "configuration", "catalog", "report", "terminal", "errors"},
     "doctor": {"data", "runs", "terminal", "errors"},
-    **{paper: {"catalog", "experiment", "figures", "data", "theory"} for paper in PAPERS},
+    **{paper: {*EXPERIMENTS, "figures", "data", "theory"} for paper in PAPERS},
     "cli": {"catalog", "runs", "report", "sweep", "doctor", "terminal", "errors"},
     "__main__": {"cli"},
 }

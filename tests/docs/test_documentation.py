@@ -17,7 +17,7 @@ from mkdocs.config import load_config
 import metastep as ms
 from metastep_lab.catalog import CATALOG, listing
 from metastep_lab.cli import build_app
-from metastep_lab.experiment import parse_settings
+from metastep_lab.configuration import parse_settings
 from metastep_lab.runs.choosing import load
 from tests.docs.pages import GALLERY, PAGES, ROOT, blocks, gallery
 

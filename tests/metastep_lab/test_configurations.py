@@ -10,8 +10,8 @@ import pytest
 
 from metastep_lab.catalog import CATALOG
 from metastep_lab.cli import invoke
+from metastep_lab.configuration import LARGEST_INTEGER
 from metastep_lab.errors import RefusedError
-from metastep_lab.experiment import LARGEST_INTEGER
 from metastep_lab.runs.choosing import configure, load
 
 

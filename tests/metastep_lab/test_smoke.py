@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from metastep_lab.catalog import CATALOG
+from metastep_lab.claims import evaluate
 from metastep_lab.cli import invoke
 from metastep_lab.report.plots import checked
 from metastep_lab.runs.choosing import load
@@ -58,7 +59,7 @@ def test_tables_claims_and_figures(name, directory_of):
     record = read_record(directory, experiment)
     for table, columns in COLUMNS[name].items():
         assert list(record.tables[table]) == columns.split()
-    claims = experiment.claims(record)
+    claims = evaluate(experiment.claims, record)
     assert {claim.id for claim in claims} >= experiment.reproducible
     assert all(claim.evidence for claim in claims)
     for stem, (_, text) in experiment.figures(record).items():

@@ -7,6 +7,7 @@ from metastep_lab import cli
 from metastep_lab.bernacchia2021 import curves as maml_curves
 from metastep_lab.bernacchia2021.maml_linear import experiment as maml_linear
 from metastep_lab.bernacchia2021.maml_wishart import experiment as maml_wishart
+from metastep_lab.claims import evaluate
 from metastep_lab.runs.running import read_record
 
 SMALL = {
@@ -52,7 +53,7 @@ def test_a_small_run_shows_what_the_paper_shows(tmp_path, capsys, name):
     assert set(table["panel"]) >= {"a", "b"}
     assert np.all(table["standard_error"] > 0)
     assert len(record.tables["test_data"]["analytic"]) == (8 if name == "maml-wishart" else 0)
-    claims = {claim.id: claim.holds for claim in experiment.claims(record)}
+    claims = {claim.id: claim.holds for claim in evaluate(experiment.claims, record)}
     assert {claim for claim, holds in claims.items() if holds} >= EXPECTED[name], claims
 
 

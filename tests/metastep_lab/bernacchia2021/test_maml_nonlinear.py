@@ -8,8 +8,9 @@ import pytest
 from metastep_lab.bernacchia2021.maml_nonlinear import experiment as maml_nonlinear
 from metastep_lab.bernacchia2021.maml_nonlinear import statistics as statistics
 from metastep_lab.bernacchia2021.maml_nonlinear.experiment import EXPERIMENT, Config, readings
-from metastep_lab.experiment import select
+from metastep_lab.claims import evaluate
 from metastep_lab.runs.running import Request, execute, read_record
+from metastep_lab.tables import select
 
 TINY = Config(
     dim=5,
@@ -96,7 +97,7 @@ def test_both_limits_and_all_rates_see_the_same_draws(record):
 
 
 def test_claims_and_figures(record):
-    found = {claim.id: claim for claim in EXPERIMENT.claims(record)}
+    found = {claim.id: claim for claim in evaluate(EXPERIMENT.claims, record)}
     assert found.keys() >= EXPERIMENT.reproducible | {"negative-optimum"}
     assert all(claim.evidence for claim in found.values())
     for figure, text in EXPERIMENT.figures(record).values():
@@ -116,7 +117,7 @@ def test_the_optimum_is_decided_by_standard_errors(drawn_record, difference, err
     # Twelve runs: 3 standard errors become 3.96.
     table["runs"][:] = 12
     changed = replace(record, tables={**record.tables, "difference": table})
-    claims = {claim.id: claim.holds for claim in EXPERIMENT.claims(changed)}
+    claims = {claim.id: claim.holds for claim in evaluate(EXPERIMENT.claims, changed)}
     assert claims["negative-optimum-linearized"] is verdict
     assert claims["negative-optimum-test-rate-0"] is verdict
     assert claims["negative-optimum-without-half"] is None
@@ -135,7 +136,7 @@ def test_the_limit_is_judged_at_the_test_rate_and_at_twice_it(drawn_record, corr
     changed = replace(
         drawn_record, config=config, tables={**drawn_record.tables, "difference": table}
     )
-    claims = {claim.id: claim.holds for claim in EXPERIMENT.claims(changed)}
+    claims = {claim.id: claim.holds for claim in evaluate(EXPERIMENT.claims, changed)}
     assert claims["limit-predicts-training"] is verdict
 
 
@@ -147,7 +148,7 @@ def test_without_training_only_its_claims_are_undecided(drawn_record):
     empty = {name: column[:0] for name, column in record.tables["training"].items()}
     tables = {name: keep(record.tables[name]) for name in ("loss", "difference")}
     bare = replace(record, tables={**record.tables, **tables, "training": empty})
-    claims = {claim.id: claim.holds for claim in EXPERIMENT.claims(bare)}
+    claims = {claim.id: claim.holds for claim in evaluate(EXPERIMENT.claims, bare)}
     for name in ("negative-optimum", "training-converged", "limit-predicts-training"):
         assert claims[name] is None
     assert len(EXPERIMENT.figures(bare)) == 2

@@ -10,8 +10,9 @@ import numpy as np
 
 from metastep.files import write_atomically
 from metastep_lab.catalog import Listing
+from metastep_lab.claims import Claim
 from metastep_lab.data import DataNotFoundError
-from metastep_lab.experiment import Claim, Experiment
+from metastep_lab.experiment import Experiment
 from metastep_lab.figures.style import Lines, line_figure
 
 TRAP = {"at": None, "error": KeyboardInterrupt()}

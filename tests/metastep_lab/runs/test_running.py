@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from metastep_lab.configuration import config_as_json, config_from_json, describe, parse_settings
 from metastep_lab.errors import RefusedError, RunDirectoryError, RunFailedError
-from metastep_lab.experiment import config_as_json, config_from_json, describe, parse_settings
 from metastep_lab.runs.directories import occupied
 from metastep_lab.runs.records import read_result
 from metastep_lab.runs.running import Request, execute, read_record

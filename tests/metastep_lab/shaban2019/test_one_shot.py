@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 import metastep as ms
-from metastep_lab.experiment import Record, columns
+from metastep_lab.claims import evaluate
 from metastep_lab.runs.running import Request, execute, read_record
 from metastep_lab.shaban2019.one_shot import training as one_shot_training
-from metastep_lab.shaban2019.one_shot.claims import claims, figures
 from metastep_lab.shaban2019.one_shot.experiment import EXPERIMENT, Config
+from metastep_lab.shaban2019.one_shot.figures import figures
 from metastep_lab.shaban2019.one_shot.measures import truncations
 from metastep_lab.shaban2019.one_shot.problem import AbstractEncodedProblem, Once
 from metastep_lab.shaban2019.one_shot.setup import methods, split
+from metastep_lab.tables import Record, columns
 
 TINY = Config(
     channels=2,
@@ -219,7 +220,9 @@ BEHIND = {"full": 0.5, "full, plain head": 0.5, "full, clipped": 0.5, "10-RMD, p
     ],
 )
 def test_claims(accuracy, other, name, verdict):
-    found = {claim.id: claim.holds for claim in claims(invented(accuracy, **other))}
+    found = {
+        claim.id: claim.holds for claim in evaluate(EXPERIMENT.claims, invented(accuracy, **other))
+    }
     assert found[name] is verdict
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from metastep_lab.experiment import Record, columns
+from metastep_lab.claims import evaluate
 from metastep_lab.runs.running import Request, execute, read_record
-from metastep_lab.shaban2019.task_interaction.claims import claims
 from metastep_lab.shaban2019.task_interaction.experiment import EXPERIMENT, Config
+from metastep_lab.tables import Record, columns
 
 TINY = Config(
     examples=6,
@@ -61,8 +61,8 @@ def test_tables_and_figures(directories):
     assert np.all(np.isfinite(history["cosine"])) and np.all(history["successful"] == 1)
     assert record.tables["cost"]["relative_error"][0] > 0
     assert record.arrays["coupling"].shape == (1, 2, 3, 3)
-    assert {claim.id for claim in EXPERIMENT.claims(record)} >= EXPERIMENT.reproducible
-    assert all(claim.evidence for claim in EXPERIMENT.claims(record))
+    assert {claim.id for claim in evaluate(EXPERIMENT.claims, record)} >= EXPERIMENT.reproducible
+    assert all(claim.evidence for claim in evaluate(EXPERIMENT.claims, record))
     assert len(EXPERIMENT.figures(record)) == 2
 
 
@@ -113,7 +113,7 @@ def invented(
     ],
 )
 def test_claims(changed, name, verdict):
-    found = {claim.id: claim.holds for claim in claims(invented(**changed))}
+    found = {claim.id: claim.holds for claim in evaluate(EXPERIMENT.claims, invented(**changed))}
     assert found[name] is verdict
 
 

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
+from metastep_lab.claims import evaluate
 from metastep_lab.cli import invoke
-from metastep_lab.experiment import select
 from metastep_lab.figures.comparison import Point, comparison_figure
 from metastep_lab.runs.running import read_record
 from metastep_lab.studies.advisor import experiment as advisor
+from metastep_lab.tables import select
 
 EXPERIMENT = advisor.EXPERIMENT
 
@@ -19,7 +20,7 @@ def test_warned_where_truncation_ascends_and_where_nothing_is_meaningful(tmp_pat
         == 0
     )
     record = read_record(tmp_path, EXPERIMENT)
-    claims = {claim.id: claim.holds for claim in EXPERIMENT.claims(record)}
+    claims = {claim.id: claim.holds for claim in evaluate(EXPERIMENT.claims, record)}
     names = ("advice-is-right", "as-predicted", "few-products", "counter-example", "chaos")
     assert all(claims[name] for name in names)
     # Shaban et al. (2019), section 3: the toy of two dimensions, where a short window ascends.

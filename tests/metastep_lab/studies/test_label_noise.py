@@ -9,13 +9,14 @@ from sklearn.model_selection import KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from metastep_lab.claims import evaluate
 from metastep_lab.cli import invoke
-from metastep_lab.experiment import Record, columns, select
 from metastep_lab.runs.running import read_record
 from metastep_lab.studies.label_noise import experiment as label_noise
 from metastep_lab.studies.label_noise import methods as label_noise_methods
 from metastep_lab.studies.label_noise.claims import claims
 from metastep_lab.studies.label_noise.methods import METHODS
+from metastep_lab.tables import Record, columns, select
 
 EXPERIMENT = label_noise.EXPERIMENT
 TINY = "train=150 validation=100 seeds=2 outer_steps=20 noise=uniform-50".split()
@@ -70,7 +71,7 @@ def test_interrupted_and_resumed(tmp_path, monkeypatch):
     ours = select(detection, method="hypercleaning", validation="clean")["f1"] - pair
     assert np.isclose(row["f1_lead"][0], ours.mean())
     assert np.isclose(row["f1_lead_error"][0], abs(ours[0] - ours[1]) / 2)
-    found = {claim.id: claim for claim in EXPERIMENT.claims(record)}
+    found = {claim.id: claim for claim in evaluate(EXPERIMENT.claims, record)}
     assert set(found) >= EXPERIMENT.reproducible
     assert all(claim.holds is None and claim.evidence for claim in found.values())
     assert set(EXPERIMENT.figures(record)) == {"f1", "roc-auc", "test-accuracy"}

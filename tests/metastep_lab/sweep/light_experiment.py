@@ -14,8 +14,9 @@ import numpy as np
 
 from metastep import saving as checkpoint
 from metastep_lab.catalog import Listing
+from metastep_lab.claims import Claim
 from metastep_lab.data import DataNotFoundError
-from metastep_lab.experiment import Claim, Experiment
+from metastep_lab.experiment import Experiment
 
 
 @dataclass(frozen=True)

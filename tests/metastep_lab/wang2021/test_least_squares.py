@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from metastep_lab import cli
+from metastep_lab.claims import evaluate
 from metastep_lab.runs.running import read_record
 from metastep_lab.wang2021.least_squares.experiment import EXPERIMENT, Config
 
@@ -18,7 +19,7 @@ def small_run(tmp_path, capsys, *settings):
     optimum = record.tables["optimum"]
     train = optimum["mode"] == "train-by-train"
     assert np.all(optimum["step_size"][train] > optimum["step_size"][~train])
-    return {claim.id: claim.holds for claim in EXPERIMENT.claims(record)}
+    return {claim.id: claim.holds for claim in evaluate(EXPERIMENT.claims, record)}
 
 
 def test_examples_drawn_one_by_one_show_what_the_paper_shows(tmp_path, capsys):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from metastep_lab.claims import evaluate
 from metastep_lab.cli import invoke
 from metastep_lab.runs.running import read_record
 from metastep_lab.theory import least_squares_sgd as theory
@@ -53,7 +54,7 @@ def test_tables_and_figures(record, directory):
 
 
 def test_the_claims_hold(record):
-    claims = {claim.id: claim for claim in experiment.EXPERIMENT.claims(record)}
+    claims = {claim.id: claim for claim in evaluate(experiment.EXPERIMENT.claims, record)}
     assert set(claims) >= experiment.EXPERIMENT.reproducible
     assert all(claim.evidence and "\n" not in claim.evidence for claim in claims.values())
     failed = {name: claims[name].evidence for name in experiment.EXPERIMENT.reproducible}
@@ -91,7 +92,7 @@ def test_a_single_case_leaves_the_claims_about_scaling_open(record):
         keep = table["dim"] == 8
         tables[name] = {column: values[keep] for column, values in table.items()}
     one = replace(record, config=config, tables=tables)
-    claims = {claim.id: claim.holds for claim in experiment.EXPERIMENT.claims(one)}
+    claims = {claim.id: claim.holds for claim in evaluate(experiment.EXPERIMENT.claims, one)}
     assert claims["train-by-train-step-size"] is None
     assert claims["train-by-validation-step-size"] is None
 

@@ -5,9 +5,10 @@ import shutil
 import numpy as np
 import pytest
 
+from metastep_lab.claims import evaluate
 from metastep_lab.cli import invoke
-from metastep_lab.experiment import Record, columns, select
 from metastep_lab.runs.running import read_record
+from metastep_lab.tables import Record, columns, select
 from metastep_lab.wang2021.mlp_optimizer import experiment as mlp_optimizer
 from metastep_lab.wang2021.mlp_optimizer import study as mlp_optimizer_study
 from metastep_lab.wang2021.mlp_optimizer.claims import claims
@@ -86,7 +87,7 @@ def test_interrupted_and_resumed(tmp_path, monkeypatch):
     assert np.isnan(row["sd_meta_seeds"][0])
     assert select(record.tables["monitor"], best=1)["update"].size == 1
     assert len(record.arrays) == 4
-    found = {claim.id: claim for claim in EXPERIMENT.claims(record)}
+    found = {claim.id: claim for claim in evaluate(EXPERIMENT.claims, record)}
     assert set(found) >= EXPERIMENT.reproducible
     assert all(claim.holds is None and claim.evidence for claim in found.values())
     assert set(EXPERIMENT.figures(record)) == {"accuracy-noise-20", "meta-training"}

@@ -9,6 +9,7 @@ import pytest
 
 import metastep as ms
 from metastep.tasks import random_quadratic
+from metastep_lab.claims import evaluate
 from metastep_lab.cli import invoke
 from metastep_lab.runs.running import read_record
 from metastep_lab.wang2021.step_size_quadratic import experiment as experiment
@@ -67,7 +68,7 @@ def test_tables_and_figures(record, directory):
 
 
 def test_claims(record):
-    claims = {claim.id: claim for claim in experiment.EXPERIMENT.claims(record)}
+    claims = {claim.id: claim for claim in evaluate(experiment.EXPERIMENT.claims, record)}
     assert set(claims) >= experiment.EXPERIMENT.reproducible
     assert all(claim.evidence and "\n" not in claim.evidence for claim in claims.values())
     decided = ("log-domain-is-exact", "float32-stuck-by-overflow", "meta-gradient-bounded")

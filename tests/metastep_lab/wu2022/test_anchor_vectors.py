@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from metastep_lab import cli
+from metastep_lab.claims import evaluate
 from metastep_lab.runs.running import Request, execute, read_record
 from metastep_lab.wu2022.anchor_vectors import models as models
 from metastep_lab.wu2022.anchor_vectors.claims import shown_bulk
@@ -73,7 +74,7 @@ def test_a_small_run_and_the_same_bits_after_an_interruption(tmp_path, given):
     np.testing.assert_array_equal(found["tokens"], [1300, 1296, 1296])
     assert found["perplexity"][1] < 100 < found["perplexity"][2]  # of 150 words
     assert list(record.tables["mse"]["top"]) == [0, 5, 20] * 3
-    claims = {claim.id: claim for claim in EXPERIMENT.claims(record)}
+    claims = {claim.id: claim for claim in evaluate(EXPERIMENT.claims, record)}
     assert claims.keys() >= EXPERIMENT.reproducible
     assert all(claim.evidence for claim in claims.values())
     assert "GPT-2 XL 0.7716 / 0.0648 (11.9)" in claims["bulk-is-linear"].evidence

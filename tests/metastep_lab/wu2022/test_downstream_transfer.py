@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from metastep_lab import cli
+from metastep_lab.claims import evaluate
 from metastep_lab.runs.running import read_record
 from metastep_lab.wu2022.downstream_transfer import experiment as downstream_transfer
 from metastep_lab.wu2022.downstream_transfer import text as downstream_transfer_text
@@ -48,7 +49,7 @@ def finished(tmp_path_factory, text):
 
 
 def test_a_small_run_shows_what_the_theorems_say(finished):
-    holds = {claim.id: claim.holds for claim in EXPERIMENT.claims(finished)}
+    holds = {claim.id: claim.holds for claim in evaluate(EXPERIMENT.claims, finished)}
     for name in ("silencing-is-cheap", "shifts-are-free", "constant", "bound-holds"):
         assert holds[name], name
     assert holds["anchored-heads-do-not"] and not holds["text-bound-is-informative"]

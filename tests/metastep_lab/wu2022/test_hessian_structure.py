@@ -8,8 +8,9 @@ import pytest
 from metastep.curvature import LayerHessian
 from metastep.curvature.layers.capture import LayerFactors
 from metastep_lab import cli
-from metastep_lab.experiment import Record, select
+from metastep_lab.claims import evaluate
 from metastep_lab.runs.running import read_record
+from metastep_lab.tables import Record, select
 from metastep_lab.wu2022.hessian_structure import clusters as hessian_structure_clusters
 from metastep_lab.wu2022.hessian_structure import experiment as hessian_structure
 from metastep_lab.wu2022.hessian_structure import study as hessian_structure_study
@@ -246,7 +247,7 @@ def test_interrupted_and_resumed(tmp_path, monkeypatch):
     # Shares, with rounding of float32 above 1.
     shares = ("overlap", "rank_one", "input_correspondence", "inside")
     assert all(np.all((spectra[name] >= 0) & (spectra[name] < 1 + 1e-5)) for name in shares)
-    verdicts = {claim.id: claim.holds for claim in EXPERIMENT.claims(record)}
+    verdicts = {claim.id: claim.holds for claim in evaluate(EXPERIMENT.claims, record)}
     assert verdicts["narrow-peak"] is not None
     # (C.257) of Wu's thesis, Weyl's inequality: lambda_1 / lambda_2 >= |E[x]|^2 / |Sigma| - 1.
     slack = record.tables["layers"]["ratio"] - record.tables["layers"]["ratio_bound"]
@@ -351,14 +352,14 @@ def handmade(values, normalized, models=MODELS, names=LAYERS, dataset="mnist"):
 
 def test_claims_can_hold_and_fail():
     good = handmade(GOOD, NORMALIZED)
-    verdicts = {claim.id: claim.holds for claim in EXPERIMENT.claims(good)}
+    verdicts = {claim.id: claim.holds for claim in evaluate(EXPERIMENT.claims, good)}
     # Those numbers were made up, and the specification's were not.
     assert not verdicts.pop("reference") and not verdicts.pop("reference-between")
     assert verdicts.pop("convolutions") is None
     assert set(verdicts.values()) == {True}, verdicts
     assert set(EXPERIMENT.figures(good)) >= {"overlap", "batch-normalization", "whole"}
     bad = handmade(BAD, {**GOOD, "between": 0.3})
-    verdicts = {claim.id: claim.holds for claim in EXPERIMENT.claims(bad)}
+    verdicts = {claim.id: claim.holds for claim in evaluate(EXPERIMENT.claims, bad)}
     assert verdicts.pop("convolutions") is None
     assert set(verdicts.values()) == {False}, verdicts
 
@@ -371,7 +372,7 @@ def test_claims_can_hold_and_fail():
 def test_claims_about_an_image_network(changed, verdict, printed):
     layers = (*(f"conv{i + 1}" for i in range(8)), "fc1")
     record = handmade(GOOD | changed, NORMALIZED, ("VGG11-W32",), layers, "cifar10")
-    found = {claim.id: claim for claim in EXPERIMENT.claims(record)}
+    found = {claim.id: claim for claim in evaluate(EXPERIMENT.claims, record)}
     assert found["mean-input"].holds is verdict
     assert found["spectral-ratio"].holds is printed
     assert "6.02 (5.57 to 6.51)" in found["spectral-ratio"].evidence
@@ -382,14 +383,14 @@ def test_claims_about_an_image_network(changed, verdict, printed):
     for column in ("kronecker", "overlap", "rank_one"):
         value = record.tables["spectra"][column].copy()
         record.tables["spectra"][column][behind] *= 0.5
-        found = {claim.id: claim.holds for claim in EXPERIMENT.claims(record)}
+        found = {claim.id: claim.holds for claim in evaluate(EXPERIMENT.claims, record)}
         assert found["convolutions"] is False
         assert found["kronecker-eigenvalues"] and found["kronecker-eigenspace"]
         assert found["rank-one"]
         record.tables["spectra"][column] = value
     narrow = handmade(GOOD, NORMALIZED, ("VGG11-W9",), layers, "cifar10")
     assert EXPERIMENT.answer(narrow).startswith("This run cannot tell")
-    assert all(claim.holds is not False for claim in EXPERIMENT.claims(narrow))
+    assert all(claim.holds is not False for claim in evaluate(EXPERIMENT.claims, narrow))
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from scipy import integrate
 from scipy.stats import norm
 
 from metastep_lab import cli
-from metastep_lab.experiment import Record
+from metastep_lab.claims import evaluate
 from metastep_lab.runs.running import read_record
+from metastep_lab.tables import Record
 from metastep_lab.wu2022.hessian_two_layer import experiment as hessian_two_layer
 from metastep_lab.wu2022.hessian_two_layer import samples as samples
 
@@ -82,7 +83,7 @@ def test_interrupted_and_resumed(tmp_path, monkeypatch):
     overlaps = ("independent", "printed", "row_span", "weighted_row_span", "kronecker")
     # Overlaps are shares; float32 rounding above 1.
     assert all(np.all((table[name] > 0) & (table[name] < 1 + 1e-5)) for name in overlaps)
-    assert all(claim.holds is None for claim in EXPERIMENT.claims(record))
+    assert all(claim.holds is None for claim in evaluate(EXPERIMENT.claims, record))
     assert set(EXPERIMENT.figures(record)) == {"gap", "overlaps"}
 
 
@@ -94,7 +95,7 @@ def test_claims_can_hold_and_fail():
     for values, holds in ((good, True), (bad, False)):
         rows = {name: np.array([0.45, value]) for name, value in values.items()}
         record = Record(hessian_two_layer.Config(), {"overlaps": table | rows}, {}, {})
-        verdicts = {claim.id: claim.holds for claim in EXPERIMENT.claims(record)}
+        verdicts = {claim.id: claim.holds for claim in evaluate(EXPERIMENT.claims, record)}
         assert verdicts.pop("row-span") is False
         assert set(verdicts.values()) == {holds}
 

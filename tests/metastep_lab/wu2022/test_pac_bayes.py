@@ -5,8 +5,8 @@ import pytest
 
 from metastep.pac_bayes import bound
 from metastep_lab import cli
-from metastep_lab.experiment import Record
 from metastep_lab.runs.running import read_record
+from metastep_lab.tables import Record
 from metastep_lab.wu2022.pac_bayes import experiment as pac_bayes
 from metastep_lab.wu2022.pac_bayes.claims import claims, figures
 from metastep_lab.wu2022.pac_bayes.thesis import table_c8

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from metastep_lab import cli
-from metastep_lab.experiment import Record, columns
+from metastep_lab.claims import evaluate
 from metastep_lab.runs.running import read_record
+from metastep_lab.tables import Record, columns
 from metastep_lab.wu2022.sparse_coding import experiment as sparse_coding
 from metastep_lab.wu2022.sparse_coding.claims import EARLIER
 from metastep_lab.wu2022.sparse_coding.experiment import EXPERIMENT, Cell, Config, cells, measure
@@ -53,7 +54,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, capsys, monkeypat
     local = (table["initialization"] == "local") & (table["vary"] == "realization")
     # The truth in float32.
     assert np.all(table["error_initial"][local] < 1e-7)
-    claims = {claim.id: claim for claim in EXPERIMENT.claims(record)}
+    claims = {claim.id: claim for claim in evaluate(EXPERIMENT.claims, record)}
     assert set(claims) >= EXPERIMENT.reproducible
     assert all(claim.evidence for claim in claims.values())
     assert claims["authors-values"].holds is None and claims["baseline-worsens"].holds is None
@@ -82,7 +83,9 @@ def published(config):
 
 
 def test_the_claims_on_the_published_numbers():
-    holds = {claim.id: claim.holds for claim in EXPERIMENT.claims(published(Config(seeds=3)))}
+    holds = {
+        claim.id: claim.holds for claim in evaluate(EXPERIMENT.claims, published(Config(seeds=3)))
+    }
     # What the reproduction found: masking loses at p' = p from the truth, and at p' = 400 from
     # samples the baseline cannot be told from its start.
     assert holds.pop("masking-better-everywhere") is False
@@ -93,7 +96,7 @@ def test_the_claims_on_the_published_numbers():
 @pytest.mark.parametrize("vary", ["realization", "scale", "noise"])
 def test_the_claims_without_some_of_the_figures(vary):
     record = published(Config(seeds=3, vary=(vary,), initialization=("local",)))
-    claims = {claim.id: claim for claim in EXPERIMENT.claims(record)}
+    claims = {claim.id: claim for claim in evaluate(EXPERIMENT.claims, record)}
     assert claims["masking-better-at-every-scale"].holds is (True if vary == "scale" else None)
     assert claims["masking-improves-samples"].holds is None
     assert all(claim.evidence for claim in claims.values())

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-from metastep_lab.experiment import Table
 from metastep_lab.figures.style import Lines
+from metastep_lab.tables import Table
 
 GROUPS = 20
 """Parts of the runs that the jackknife leaves out in turn."""

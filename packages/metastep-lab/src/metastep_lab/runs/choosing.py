@@ -8,14 +8,9 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from metastep_lab.catalog import Listing
+from metastep_lab.configuration import config_as_json, describe, nearest, parse_settings
 from metastep_lab.errors import RefusedError
-from metastep_lab.experiment import (
-    Experiment,
-    config_as_json,
-    describe,
-    nearest,
-    parse_settings,
-)
+from metastep_lab.experiment import Experiment
 
 
 def find(catalog: Sequence[Listing], name: str) -> Experiment:

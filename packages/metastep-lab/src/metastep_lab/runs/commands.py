@@ -7,6 +7,7 @@ from pathlib import Path
 
 from metastep_lab import terminal
 from metastep_lab.catalog import Listing
+from metastep_lab.claims import evaluate
 from metastep_lab.errors import INTERRUPTED, RefusedError, RunDirectoryError
 from metastep_lab.runs.choosing import check_data, configure, find
 from metastep_lab.runs.records import read_result
@@ -95,7 +96,7 @@ def check_run(catalog: Sequence[Listing], directory: Path) -> int:
         )
     record = read_record(directory, experiment)
     try:
-        claims = experiment.claims(record)
+        claims = evaluate(experiment.claims, record)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise RunDirectoryError(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from metastep_lab.experiment import Table
+from metastep_lab.tables import Table
 
 ADVICE = "a step size or another number of the configuration may be too large"
 NOT_FINITE = re.compile(r"\b(nan|inf|infinite|finite|overflow)", re.IGNORECASE)

@@ -17,19 +17,16 @@ from typing import Any
 import numpy as np
 
 from metastep.saving import CheckpointError
+from metastep_lab.claims import evaluate
+from metastep_lab.configuration import config_as_json, config_from_json
 from metastep_lab.errors import RefusedError, RunFailedError
-from metastep_lab.experiment import (
-    Experiment,
-    Record,
-    Table,
-    config_as_json,
-    config_from_json,
-)
+from metastep_lab.experiment import Experiment
 from metastep_lab.figures.style import save
 from metastep_lab.runs import records
 from metastep_lab.runs.directories import occupied, remove_leftovers
 from metastep_lab.runs.divergence import divergence, failure, noted_warnings
 from metastep_lab.runs.environment import check_devices, default_precision, environment
+from metastep_lab.tables import Record, Table
 
 
 @dataclass(frozen=True)
@@ -272,7 +269,7 @@ def _conclude(request: Request, result: dict[str, Any], overflows: list[str]) ->
     found = result["metrics"], record.tables, request.experiment.finite, overflows
     result["diverged"] = divergence(*found)
     result["answer"] = " ".join(filter(None, (result["diverged"], said))) or None
-    result["claims"] = [asdict(claim) for claim in request.experiment.claims(record)]
+    result["claims"] = [asdict(claim) for claim in evaluate(request.experiment.claims, record)]
     for name, (figure, text) in request.experiment.figures(record).items():
         stem = request.directory / "figures" / records.check_name("figure", name)
         save(figure, stem)

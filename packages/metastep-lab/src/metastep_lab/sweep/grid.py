@@ -10,8 +10,9 @@ from itertools import product
 from typing import Any
 
 from metastep_lab.catalog import LARGEST_SEED
+from metastep_lab.configuration import config_as_json
 from metastep_lab.errors import RefusedError
-from metastep_lab.experiment import Experiment, config_as_json
+from metastep_lab.experiment import Experiment
 from metastep_lab.runs.choosing import configure
 
 LARGEST_SWEEP = 100_000

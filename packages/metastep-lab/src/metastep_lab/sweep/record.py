@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from metastep.files import LARGEST_JSON, read_bytes, write_atomically
+from metastep_lab.configuration import config_as_json
 from metastep_lab.errors import RunDirectoryError
-from metastep_lab.experiment import config_as_json
 from metastep_lab.runs.directories import held
 from metastep_lab.runs.records import finite, read_result
 from metastep_lab.runs.schema import SweepFile, read_checked

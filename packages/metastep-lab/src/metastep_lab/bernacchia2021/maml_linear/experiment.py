@@ -34,7 +34,8 @@ from metastep_lab.bernacchia2021.maml_linear.claims import answer, claims, figur
 from metastep_lab.bernacchia2021.mixed_regression import Design, MixedRegression
 from metastep_lab.bernacchia2021.mixed_regression_runs import Simulation, simulate
 from metastep_lab.catalog import listing
-from metastep_lab.experiment import Context, Experiment, columns
+from metastep_lab.experiment import Context, Experiment
+from metastep_lab.tables import columns
 from metastep_lab.theory import maml as theory
 
 STEP = 1e-3

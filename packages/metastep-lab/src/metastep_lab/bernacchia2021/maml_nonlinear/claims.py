@@ -6,8 +6,9 @@ from collections.abc import Mapping
 import numpy as np
 from scipy.stats import t as student
 
-from metastep_lab.experiment import Claim, Record, Table, select
+from metastep_lab.claims import Claim
 from metastep_lab.figures.style import Figure, Lines, line_figure
+from metastep_lab.tables import Record, Table, select
 
 LEVEL = 0.0027
 """The probability beyond three standard errors, which decides a sign: many are looked at."""

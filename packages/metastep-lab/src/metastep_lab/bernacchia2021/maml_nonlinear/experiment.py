@@ -55,7 +55,8 @@ from metastep_lab.bernacchia2021.maml_nonlinear.tangent_regression import (
 )
 from metastep_lab.bernacchia2021.mixed_regression import RegressionTasks
 from metastep_lab.catalog import listing
-from metastep_lab.experiment import Context, Experiment, columns
+from metastep_lab.experiment import Context, Experiment
+from metastep_lab.tables import columns
 
 SAVED_TOGETHER = 25
 """Linearized runs between two checkpoints; trained ones are saved one by one."""

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from metastep_lab.bernacchia2021.curves import gain_panel, loss_panel, theory_errors
-from metastep_lab.experiment import Claim, Record, select, span, yes_or_no
+from metastep_lab.claims import Claim, span, yes_or_no
 from metastep_lab.figures.style import Figure, Lines, line_figure
+from metastep_lab.tables import Record, select
 
 ACCURATE = 5.0
 """Percent of the loss within which the theory is called a good approximation."""

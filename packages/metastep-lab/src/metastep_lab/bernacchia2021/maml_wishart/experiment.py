@@ -32,7 +32,8 @@ from metastep_lab.bernacchia2021.maml_wishart.claims import answer, claims, figu
 from metastep_lab.bernacchia2021.mixed_regression import Design, MixedRegression
 from metastep_lab.bernacchia2021.mixed_regression_runs import simulate
 from metastep_lab.catalog import listing
-from metastep_lab.experiment import Context, Experiment, columns
+from metastep_lab.experiment import Context, Experiment
+from metastep_lab.tables import columns
 from metastep_lab.theory.maml import expected_test_loss_general
 
 

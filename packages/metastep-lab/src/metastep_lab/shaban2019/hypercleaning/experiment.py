@@ -15,7 +15,6 @@ examples that the longest window trusts least.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -31,14 +30,16 @@ from metastep.compilation import compiled
 from metastep.tasks import WeightedClassification, accuracy
 from metastep_lab import data
 from metastep_lab.catalog import listing
+from metastep_lab.configuration import Count, Fraction, NotNegative, Positive, configuration
 from metastep_lab.experiment import Context, Experiment
-from metastep_lab.shaban2019.hypercleaning.claims import answer, claims, figures
+from metastep_lab.shaban2019.hypercleaning.claims import CLAIMS, answer
+from metastep_lab.shaban2019.hypercleaning.figures import figures
 
 CLASSES = 10
 SUSPECTS_SHOWN = 40
 
 
-@dataclass(frozen=True)
+@configuration
 class Config:
     """The configuration; the defaults are the paper's sizes, for which MNIST has to be whole.
 
@@ -58,30 +59,20 @@ class Config:
     """
 
     dataset: Literal["digits", "mnist"] = "mnist"
-    train: int = 5000
-    validation: int = 5000
-    corruption: float = 0.5
+    train: Count = 5000
+    validation: Count = 5000
+    corruption: Fraction = 0.5
     windows: tuple[int, ...] = (1, 5, 25, 50, 100)
-    horizon: int = 100
-    step_size: float = 1.0
-    regularization: float = 0.001
-    outer_steps: int = 1000
-    outer_step_size: float = 0.1
+    horizon: Count = 100
+    step_size: Positive = 1.0
+    regularization: NotNegative = 0.001
+    outer_steps: Count = 1000
+    outer_step_size: Positive = 0.1
     threshold: float = -3.0
-    measure_every: int = 20
+    measure_every: Count = 20
 
     def __post_init__(self):
         """Refuse impossible values, naming field, value and what is allowed."""
-        for name in ("train", "validation", "horizon", "outer_steps", "measure_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are integers from 1")
-        for name in ("step_size", "outer_step_size"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are positive numbers")
-        if not self.regularization >= 0:
-            raise ValueError(f"regularization is {self.regularization}; allowed are numbers from 0")
-        if not 0 <= self.corruption <= 1:
-            raise ValueError(f"corruption is {self.corruption}; allowed are numbers from 0 to 1")
         if not self.windows or not all(1 <= w <= self.horizon for w in self.windows):
             raise ValueError(
                 f"windows is {self.windows}; allowed are integers from 1 to the horizon, "
@@ -290,7 +281,7 @@ EXPERIMENT = Experiment(
     config=Config,
     presets={"quick": QUICK, "reduced": REDUCED, "paper": Config()},
     run=run,
-    claims=claims,
+    claims=CLAIMS,
     figures=figures,
     reproducible=frozenset(
         {"finds-corrupted-labels", "window-five-suffices", "loss-falls-with-window", "better-model"}

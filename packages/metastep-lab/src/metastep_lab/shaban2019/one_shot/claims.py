@@ -1,14 +1,16 @@
-"""What the tables of `one-shot` say: its answer, claims and figures."""
+"""What the tables of `one-shot` say: the statements of the paper, and the answer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
-from metastep_lab.experiment import Claim, Record, Table, select
-from metastep_lab.figures.style import Figure, Lines, line_figure
+from metastep_lab.claims import Numbers, Statement, each, listed
+from metastep_lab.tables import Column, Frame, Record
 
 SURE = 2.0  # standard errors
-MARGIN = 0.005  # of accuracy, the largest difference to full reverse mode in Table 4
+MARGIN = 0.5  # points of accuracy, the largest difference to full reverse mode in Table 4
 # Table 4, accuracy in % after 5000 and after 15000 outer steps.
 PAPER_ACCURACY = {"1-RMD": 95.6, "10-RMD": 96.3, "25-RMD": 96.1, "full": 95.8}
 PAPER_LONG = {"1-RMD": 97.7, "10-RMD": 97.8, "short horizon": 96.6}
@@ -19,361 +21,292 @@ ENOUGH = 3  # repetitions to speak of a cause
 DECAY = 0.1  # of the relative error from window 1 to half the horizon
 
 
-def _methods(table: Table) -> list[str]:
-    return list(dict.fromkeys(str(name) for name in table["method"]))
+class Average(NamedTuple):
+    """Points of accuracy by repetition, in words too, their mean, and its standard error."""
+
+    values: Column
+    listed: str
+    mean: float
+    error: float
 
 
-def _difference(record: Record, method: str, other: str) -> tuple[np.ndarray, float, float] | None:
-    """Return differences of test accuracy by repetition, their mean and its standard error."""
-    rows = select(record.tables["paired"], method=method, other=other)
-    values = np.asarray(rows["difference"], float)
-    if values.size == 0:
-        return None
-    within = np.sqrt(np.sum(np.asarray(rows["standard_error"], float) ** 2)) / values.size
-    between = values.std(ddof=1) / np.sqrt(values.size) if values.size > 1 else 0.0
-    return values, float(values.mean()), float(max(within, between))
+def _average(values: Column, errors: Column) -> Average:
+    """Average over repetitions; the error is the larger of that within and that between them."""
+    points, count = 100 * np.asarray(values), len(values)
+    within = 100 * np.sqrt(np.sum(np.asarray(errors) ** 2)) / count
+    between = points.std(ddof=1) / np.sqrt(count) if count > 1 else 0.0
+    text = ", ".join(f"{value:+.1f}" for value in points)
+    return Average(points, text, float(points.mean()), float(max(within, between)))
 
 
-def _points(values: np.ndarray) -> str:
-    return ", ".join(f"{100 * value:+.1f}" for value in values)
+def _accuracy(record: Record, method: str) -> Average:
+    """Return the test accuracy of a method that was run."""
+    rows = record.frames["summary"].query("method == @method")
+    return _average(rows["accuracy"], rows["standard_error"])
+
+
+def _difference(record: Record, method: str, other: str) -> Average | None:
+    """Return the difference of test accuracy, or None where one of the two was not run."""
+    rows = record.frames["paired"].query("method == @method and other == @other")
+    return None if rows.empty else _average(rows["difference"], rows["standard_error"])
 
 
 def answer(record: Record) -> str:
     """Say how well truncation does on new characters, and whether all of the learning does more."""
-    config, table = record.config, record.tables["summary"]
+    config, at = record.config, partial(_accuracy, record)
     truncated, guess = f"{config.middle}-RMD", 1 / config.ways
-    rows = select(table, method=truncated)
-    mean, error = _mean_and_error(rows)
-    able = mean - SURE * error > guess
+    able = at(truncated).mean - SURE * at(truncated).error > 100 * guess
     against = {name: _difference(record, truncated, name) for name in ("full", "short horizon")}
     labels = {"full": f"all {config.horizon}", "short horizon": "a single one"}
     words = "".join(
-        f"; through {labels[name]} on {_mean_and_error(select(table, method=name))[0]:.3f} "
-        f"(difference {found[1]:+.3f}±{found[2]:.3f})"
+        f"; through {labels[name]} on {at(name).mean / 100:.3f} "
+        f"(difference {found.mean / 100:+.3f}±{found.error / 100:.3f})"
         for name, found in against.items()
         if found is not None
     )
     opening = _need(against["full"]) if able else "No, no better than guessing"
     return (
         f"{opening}. Tuned for {config.outer_steps} steps through the last {config.middle} of "
-        f"{config.horizon} learning steps, it is right on {mean:.3f}±{error:.3f} of drawings of "
-        f"characters that it never saw (guessing: {guess:.2f}){words}."
+        f"{config.horizon} learning steps, it is right on {at(truncated).mean / 100:.3f}±"
+        f"{at(truncated).error / 100:.3f} of drawings of characters that it never saw (guessing: "
+        f"{guess:.2f}){words}."
     )
 
 
-def _mean_and_error(rows: Table) -> tuple[float, float]:
-    """Return the mean accuracy over repetitions, and its standard error."""
-    values = np.asarray(rows["accuracy"], float)
-    within = np.sqrt(np.sum(np.asarray(rows["standard_error"], float) ** 2)) / values.size
-    between = values.std(ddof=1) / np.sqrt(values.size) if values.size > 1 else 0.0
-    return float(values.mean()), float(max(within, between))
-
-
-def _need(found: tuple[np.ndarray, float, float] | None) -> str:
+def _need(found: Average | None) -> str:
     """Say whether the whole gradient is needed."""
     if found is None:
         return "Yes; whether it has to, this run cannot tell: it did not try"
-    _, mean, error = found
-    if mean - SURE * error > -MARGIN:
+    if found.mean - SURE * found.error > -MARGIN:
         return "Yes, and it does not have to"
-    needs = mean + SURE * error < -MARGIN
+    needs = found.mean + SURE * found.error < -MARGIN
     return "Yes, but it has to" if needs else "Yes, but whether it has to is undecided"
 
 
-def claims(record: Record) -> tuple[Claim, ...]:
-    """Hold Table 4 and Figure 7 against the tables."""
-    return (
-        _target_claim(record),
-        _horizon_claim(record),
-        _equality_claim(record),
-        _cost_claim(record),
-        _cosine_claim(record),
-        _start_claim(record),
-        _decay_claim(record),
-        *_cause_claims(record),
-    )
+def _printed(record: Record) -> Mapping[str, float]:
+    """Return the accuracies of Table 4 after the more alike number of outer steps."""
+    return PAPER_LONG if record.config.outer_steps >= LONG else PAPER_ACCURACY
 
 
-def _target_claim(record: Record) -> Claim:
-    table = record.tables["summary"]
-    rows = {name: select(table, method=name) for name in _methods(table)}
-    means = {name: float(np.mean(row["accuracy"])) for name, row in rows.items()}
-    config = record.config
-    printed = PAPER_LONG if config.outer_steps >= LONG else PAPER_ACCURACY
+def _reaches(record: Record) -> Numbers:
+    """Return whether the accuracies of Table 4 are reached, and all methods in words."""
+    config, rows = record.config, record.frames["summary"].groupby("method", sort=False)
+    rows = 100 * rows.agg(mean=("accuracy", "mean"), error=("standard_error", "max"))
+    found = {name: _accuracy(record, name) for name in rows.index}
     reached = [
-        bool(means[name] + SURE * _mean_and_error(rows[name])[1] >= value / 100)
-        for name, value in printed.items()
-        if name in means
+        found[name].mean + SURE * found[name].error >= value
+        for name, value in _printed(record).items()
+        if name in found
     ]
     decides = bool(reached) and (all(reached) or config.outer_steps >= FAIR)
-    paper = ", ".join(f"{name} {value}" for name, value in printed.items())
+    text = each("{method} {mean:.1f} (s.e. {error:.1f})", between=", ")(rows)
     turned = ", characters turned by 90, 180, 270 degrees count as further ones" * config.rotations
-    shown = ", ".join(
-        f"{name} {100 * mean:.1f} (s.e. {100 * np.max(rows[name]['standard_error']):.1f})"
-        for name, mean in means.items()
+    return {"holds": all(reached) if decides else None, "text": text, "turned": turned}
+
+
+def _over_short(record: Record) -> Average | None:
+    return _difference(record, f"{record.config.middle}-RMD", "short horizon")
+
+
+def _beats(found: Average) -> bool | None:
+    if np.all(found.values > 0) and found.mean > SURE * found.error:
+        return True
+    return False if found.mean < -SURE * found.error else None
+
+
+def _over_full(record: Record) -> dict[int, Average]:
+    found = {w: _difference(record, f"{w}-RMD", "full") for w in record.config.windows}
+    return {window: value for window, value in found.items() if value is not None}
+
+
+def _equal(found: dict[int, Average]) -> bool | None:
+    if all(abs(one.mean) + SURE * one.error <= MARGIN for one in found.values()):
+        return True
+    apart = any(abs(one.mean) - SURE * one.error > MARGIN for one in found.values())
+    return False if apart else None
+
+
+def _seconds(record: Record) -> Numbers:
+    seconds = record.frames["summary"].groupby("method", sort=False)["seconds_per_step"].median()
+    first = record.config.windows[0]
+    known = first == 1 and "full" in seconds
+    ratio = seconds[f"{first}-RMD"] / seconds["full"] if known else np.nan
+    return {"seconds": seconds, "ratio": ratio, "text": f"; ratio {ratio:.2f}" if known else ""}
+
+
+def cosines(record: Record, along: int, window: int) -> Frame:
+    """Return the rows of `cosine` of a window, along the path of another."""
+    rows = record.frames["cosine"]
+    return rows[(rows["method"] == f"{along}-RMD") & (rows["window"] == window)]
+
+
+def _lowest_cosines(record: Record) -> Numbers:
+    windows = record.config.windows
+    lowest = {window: cosines(record, window, window)["cosine"].min() for window in windows}
+    return {"positive": min(lowest.values()) > 0, "lowest": listed(lowest, "+.3f")}
+
+
+def _start(record: Record) -> Numbers:
+    rows = cosines(record, record.config.middle, record.config.horizon)
+    enough = record.config.repetitions >= ENOUGH
+    return {"enough": enough, **rows[["relative_error", "cosine"]].agg(["min", "max"])}
+
+
+def depth(record: Record, kind: str) -> Frame:
+    """Return the relative error at tuned hyperparameters, median over repetitions, by window."""
+    rows = record.frames["depth"].query("point == 'tuned' and regularization == @kind")
+    return rows.groupby("window")["relative_error"].median()
+
+
+def _decay(record: Record) -> Numbers:
+    errors = {kind: depth(record, kind) for kind in ("tuned", "none", "strong")}
+    half = np.abs(errors["tuned"].index - record.config.horizon / 2).argmin()
+    factors = {kind: one.iloc[half] / one.iloc[0] for kind, one in errors.items()}
+    text = "; ".join(f"{kind} {listed(one, '.2g')}" for kind, one in errors.items())
+    return {**factors, "text": text}
+
+
+def _accuracy_at(record: Record, method: str) -> Frame:
+    """Return the rows of `curve` on test tasks after the steps of the study, by repetition."""
+    rows = record.frames["curve"].query("method == @method and split == 'test'")
+    return rows[rows["step"] == record.config.study_steps].set_index("repetition")
+
+
+def _gap(record: Record, method: str, other: str) -> Average:
+    """Return the difference of accuracy after the steps of the study; the error is that within."""
+    first, second = _accuracy_at(record, method), _accuracy_at(record, other)
+    errors = np.hypot(first["standard_error"], second["standard_error"])
+    within = 100 * float(np.sqrt(np.sum(errors**2))) / len(errors)
+    return _average(first["accuracy"] - second["accuracy"], errors)._replace(error=within)
+
+
+def _cause(name: str, what: str, better: str, other: str) -> Statement:
+    """Return the statement that a change of full reverse mode closes its gap to truncation."""
+
+    def measure(record: Record) -> Numbers:
+        truncated = f"{record.config.middle}-RMD"
+        methods = [one.format(truncated) for one in ("{}", "full", better, other)]
+        before, after = _gap(record, *methods[:2]), _gap(record, *methods[2:])
+        levels = {one: 100 * _accuracy_at(record, one)["accuracy"].mean() for one in methods}
+        enough = record.config.repetitions >= ENOUGH
+        return {
+            "lags": enough and before.mean > SURE * before.error,
+            "before": before,
+            "after": after,
+            "closed": 100 * (1 - after.mean / before.mean) if before.mean else np.nan,
+            "levels": ", ".join(f"{one} {level:.1f} %" for one, level in levels.items()),
+        }
+
+    return Statement(
+        name,
+        lambda record: (
+            f"Not in the paper: full reverse mode lags behind window {record.config.middle}, and "
+            f"{what} closes at least half of the gap in every repetition."
+        ),
+        measure=measure,
+        verdict=lambda found: (
+            np.all(found["after"].values <= found["before"].values / 2) if found["lags"] else None
+        ),
+        evidence="window {config.middle} minus full after {config.study_steps} steps: "
+        "{before.listed} points; with the change {after.listed} points ({closed:.0f} % closed); "
+        "accuracies {levels}",
     )
-    return Claim(
+
+
+CLAIMS = (
+    Statement(
         "table-4-accuracy",
-        f"Table 4: the accuracies on held-out characters ({paper} %; with 64 channels, 1200 "
-        f"characters to train on and {LONG if printed is PAPER_LONG else 5000} steps). Here: no "
-        f"method is more than {SURE:g} standard errors below.",
-        all(reached) if decides else None,
-        f"accuracy in %, largest standard error of a repetition: {shown}; "
-        f"{config.outer_steps} steps, {config.channels} channels{turned}",
-    )
-
-
-def _horizon_claim(record: Record) -> Claim:
-    window = record.config.middle
-    found = _difference(record, f"{window}-RMD", "short horizon")
-    verdict, evidence = None, "needs the short horizon"
-    if found is not None:
-        values, mean, error = found
-        verdict = _verdict(bool(np.all(values > 0)) and mean > SURE * error, mean < -SURE * error)
-        evidence = (
-            f"window {window} minus short horizon by repetition {_points(values)} points, mean "
-            f"{100 * mean:+.1f}, standard error {100 * error:.1f}"
-        )
-    return Claim(
+        lambda record: (
+            f"Table 4: the accuracies on held-out characters ({listed(_printed(record), '.1f')} %; "
+            "with 64 channels, 1200 characters to train on and "
+            f"{LONG if _printed(record) is PAPER_LONG else 5000} steps). Here: no method is more "
+            f"than {SURE:g} standard errors below."
+        ),
+        measure=_reaches,
+        verdict=lambda found: found["holds"],
+        evidence="accuracy in %, largest standard error of a repetition: {text}; "
+        "{config.outer_steps} steps, {config.channels} channels{turned}",
+    ),
+    Statement(
         "window-ten-beats-short-horizon",
         "Section 4.3: with the same number of outer steps a short horizon (T = 1) reaches a lower "
         "accuracy than truncation.",
-        verdict,
-        evidence,
-    )
-
-
-def _verdict(holds: bool, fails: bool) -> bool | None:
-    return True if holds else False if fails else None
-
-
-def _equality_claim(record: Record) -> Claim:
-    found = {w: _difference(record, f"{w}-RMD", "full") for w in record.config.windows}
-    known = {window: value for window, value in found.items() if value is not None}
-    equal = [abs(mean) + SURE * error <= MARGIN for _, mean, error in known.values()]
-    apart = [abs(mean) - SURE * error > MARGIN for _, mean, error in known.values()]
-    text = "; ".join(
-        f"K={window} {_points(values)} points, mean {100 * mean:+.1f} ± {100 * error:.1f}"
-        for window, (values, mean, error) in known.items()
-    )
-    paper = ", ".join(f"{name} {value}" for name, value in PAPER_ACCURACY.items())
-    return Claim(
+        lacks=lambda record: None if _over_short(record) else "needs the short horizon",
+        measure=_over_short,
+        verdict=_beats,
+        evidence="window {config.middle} minus short horizon by repetition {0.listed} points, mean "
+        "{0.mean:+.1f}, standard error {0.error:.1f}",
+    ),
+    Statement(
         "truncation-equals-full",
-        f"Table 4: truncation reaches the accuracy of full reverse mode ({paper} %; here: "
-        f"within the {100 * MARGIN:g} points there, after the same number of steps).",
-        _verdict(bool(equal) and all(equal), any(apart)),
-        f"minus full reverse mode: {text}" if text else "needs full reverse mode",
-    )
-
-
-def _cost_claim(record: Record) -> Claim:
-    table = record.tables["summary"]
-    seconds = {
-        name: float(np.median(select(table, method=name)["seconds_per_step"]))
-        for name in _methods(table)
-    }
-    first = f"{record.config.windows[0]}-RMD"
-    known = "full" in seconds and record.config.windows[0] == 1
-    ratio = seconds[first] / seconds["full"] if known else float("nan")
-    shown = ", ".join(f"{name} {value:.3f}" for name, value in seconds.items())
-    return Claim(
+        "Table 4: truncation reaches the accuracy of full reverse mode "
+        f"({listed(PAPER_ACCURACY, '.1f')} %; here: within the {MARGIN:g} points there, after the "
+        "same number of steps).",
+        lacks=lambda record: None if _over_full(record) else "needs full reverse mode",
+        measure=_over_full,
+        verdict=_equal,
+        evidence=lambda found: (
+            "minus full reverse mode: "
+            + "; ".join(
+                f"K={window} {one.listed} points, mean {one.mean:+.1f} ± {one.error:.1f}"
+                for window, one in found.items()
+            )
+        ),
+    ),
+    Statement(
         "window-one-is-cheaper",
         "Table 4: an outer step with window 1 takes 0.18 of the time of full reverse mode (0.4 s "
         "against 2.2 s).",
-        bool(ratio <= PAPER_TIME) if known and np.isfinite(ratio) else None,
-        f"seconds per outer step: {shown}" + (f"; ratio {ratio:.2f}" if known else ""),
-    )
-
-
-def _cosine_claim(record: Record) -> Claim:
-    lowest = {}
-    for window in record.config.windows:
-        rows = select(record.tables["cosine"], method=f"{window}-RMD", window=window)
-        lowest[window] = float(np.min(rows["cosine"]))
-    text = ", ".join(f"K={window} {value:+.3f}" for window, value in lowest.items())
-    return Claim(
+        measure=_seconds,
+        verdict=lambda found: found["ratio"] <= PAPER_TIME if np.isfinite(found["ratio"]) else None,
+        evidence="seconds per outer step: {seconds:.3f}{text}",
+    ),
+    Statement(
         "cosines-are-positive",
         "Figure 7: the cosine of the truncated and the exact gradient is positive all along.",
-        all(value > 0 for value in lowest.values()),
-        f"smallest cosine on the way by window {text}; gradients averaged over "
-        f"{record.config.gradient_tasks} tasks",
-    )
-
-
-def _start_claim(record: Record) -> Claim:
-    method, horizon = f"{record.config.middle}-RMD", record.config.horizon
-    rows = select(record.tables["cosine"], method=method, window=horizon)
-    errors, angles = np.asarray(rows["relative_error"]), np.asarray(rows["cosine"])
-    return Claim(
+        measure=_lowest_cosines,
+        verdict=lambda found: found["positive"],
+        evidence="smallest cosine on the way by window {lowest}; gradients averaged over "
+        "{config.gradient_tasks} tasks",
+    ),
+    Statement(
         "start-term-is-large",
         "Not in the paper: the derivative of the start (B_0), which no window has, is most of the "
         "exact gradient (here: without it alone the relative error is at least 0.5 at every "
         "measured point).",
-        bool(np.all(errors >= 0.5)) if record.config.repetitions >= ENOUGH else None,
-        f"window {horizon} against the exact gradient along {method}: relative error "
-        f"{errors.min():.2f} to {errors.max():.2f}, cosine {angles.min():+.2f} to "
-        f"{angles.max():+.2f}, {record.config.repetitions} repetitions",
-    )
-
-
-def _depth(record: Record, point: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return windows and the relative error, median over repetitions."""
-    rows = select(record.tables["depth"], point=point, regularization=kind)
-    windows = np.unique(rows["window"])
-    errors = [np.median(rows["relative_error"][rows["window"] == window]) for window in windows]
-    return windows, np.array(errors)
-
-
-def _decay_claim(record: Record) -> Claim:
-    shown, factors = [], {}
-    for kind in ("tuned", "none", "strong"):
-        windows, errors = _depth(record, "tuned", kind)
-        half = np.argmin(np.abs(windows - record.config.horizon / 2))
-        factors[kind] = errors[half] / errors[0]
-        listed = ", ".join(f"K={int(w)} {e:.2g}" for w, e in zip(windows, errors, strict=True))
-        shown.append(f"{kind} {listed}")
-    return Claim(
+        measure=_start,
+        verdict=lambda found: found["relative_error"]["min"] >= 0.5 if found["enough"] else None,
+        evidence="window {config.horizon} against the exact gradient along {config.middle}-RMD: "
+        "relative error {relative_error[min]:.2f} to {relative_error[max]:.2f}, cosine "
+        "{cosine[min]:+.2f} to {cosine[max]:+.2f}, {config.repetitions} repetitions",
+    ),
+    Statement(
         "error-decays-with-regularization",
         "Figure 7: the relative error decays exponentially with the window when the inner problem "
         "is regularized, and not when it is not (here: at half the horizon at most "
         f"{DECAY:g} of that of window 1, at tuned hyperparameters).",
-        bool(factors["tuned"] <= DECAY < factors["none"]),
-        "relative error by window, regularization " + "; ".join(shown),
-    )
+        measure=_decay,
+        verdict=lambda found: found["tuned"] <= DECAY < found["none"],
+        evidence="relative error by window, regularization {text}",
+    ),
+)
+CAUSES = (
+    _cause(
+        "start-term-holds-back",
+        "leaving out the derivative of the start (B_0)",
+        "{}",
+        "full, start detached",
+    ),
+    _cause("clipping-helps", "clipping the gradient", "{}", "full, clipped"),
+    _cause(
+        "normalization-holds-back",
+        "taking the normalization out of the head of both",
+        "{}, plain head",
+        "full, plain head",
+    ),
+)
 
 
-def _accuracy_at(record: Record, method: str, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return test accuracies at a point of the curve and their standard errors, by repetition."""
-    rows = select(record.tables["curve"], method=method, step=step, split="test")
-    return np.asarray(rows["accuracy"], float), np.asarray(rows["standard_error"], float)
-
-
-def _cause_claims(record: Record) -> tuple[Claim, ...]:
-    """Say which change of full reverse mode closes its gap to truncation."""
-    config, window = record.config, record.config.middle
-    if not (config.study and config.full):
-        return ()
-    step, truncated = config.study_steps, f"{window}-RMD"
-    before = _gap(record, truncated, "full", step)
-    lags = config.repetitions >= ENOUGH and before[1] > SURE * before[2]
-    found = []
-    for name, what, better, other in (
-        (
-            "start-term-holds-back",
-            "leaving out the derivative of the start (B_0)",
-            truncated,
-            "full, start detached",
-        ),
-        ("clipping-helps", "clipping the gradient", truncated, "full, clipped"),
-        (
-            "normalization-holds-back",
-            "taking the normalization out of the head of both",
-            f"{truncated}, plain head",
-            "full, plain head",
-        ),
-    ):
-        after = _gap(record, better, other, step)
-        closed = 1 - after[1] / before[1] if before[1] else float("nan")
-        found.append(
-            Claim(
-                name,
-                f"Not in the paper: full reverse mode lags behind window {window}, and {what} "
-                "closes at least half of the gap in every repetition.",
-                bool(np.all(after[0] <= before[0] / 2)) if lags else None,
-                f"window {window} minus full after {step} steps: {_points(before[0])} points; "
-                f"with the change {_points(after[0])} points ({100 * closed:.0f} % closed); "
-                f"accuracies {_levels(record, (truncated, 'full', better, other), step)}",
-            )
-        )
-    return tuple(found)
-
-
-def _gap(record: Record, method: str, other: str, step: int) -> tuple[np.ndarray, float, float]:
-    first, first_error = _accuracy_at(record, method, step)
-    second, second_error = _accuracy_at(record, other, step)
-    errors = np.sqrt(np.sum(first_error**2 + second_error**2)) / first.size
-    return first - second, float(np.mean(first - second)), float(errors)
-
-
-def _levels(record: Record, methods: tuple[str, ...], step: int) -> str:
-    means = {name: _accuracy_at(record, name, step)[0].mean() for name in dict.fromkeys(methods)}
-    return ", ".join(f"{name} {100 * mean:.1f} %" for name, mean in means.items())
-
-
-def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
-    """Draw Figure 7 and, where it was run, the study of full reverse mode."""
-    names = _methods(record.tables["summary"])
-    study = [name for name in names if "," in name]
-    found = {"figure-7": _main_figure(record, [name for name in names if name not in study])}
-    if study:
-        shown = [f"{record.config.middle}-RMD", "full", *study]
-        found["study"] = _study_figure(record, [name for name in shown if name in names])
-    return found
-
-
-def _curve(record: Record, names: list[str], column: str, split: str, **labels: str) -> Lines:
-    """Return a panel of means over repetitions with bands from the smallest to the largest."""
-    series, bands = {}, {}
-    for name in names:
-        rows = select(record.tables["curve"], method=name, split=split)
-        steps = np.unique(rows["step"])
-        values = np.array([rows[column][rows["step"] == step] for step in steps])
-        series[name] = steps, values.mean(axis=1)
-        bands[name] = values.min(axis=1), values.max(axis=1)
-    return Lines(series, "outer step", labels["y"], labels["title"], bands=bands)
-
-
-def _main_figure(record: Record, names: list[str]) -> tuple[Figure, str]:
-    cosines, cosine_table = {}, record.tables["cosine"]
-    for window in record.config.windows:
-        rows = select(cosine_table, method=f"{window}-RMD", window=window)
-        steps = np.unique(rows["step"])
-        mean = [rows["cosine"][rows["step"] == step].mean() for step in steps]
-        cosines[f"{window}-RMD"] = steps, np.array(mean)
-    depth = {}
-    for kind, label in (("tuned", "as tuned"), ("none", "none"), ("strong", "strong")):
-        depth[label] = _depth(record, "tuned", kind)
-    figure = line_figure(
-        _curve(record, names, "accuracy", "test", y="accuracy", title="Held-out characters"),
-        _curve(record, names, "loss", "validation", y="cross-entropy (nats)", title="Validation"),
-        Lines(cosines, "outer step", "cosine", "Truncated and exact gradient"),
-        Lines(
-            depth,
-            "window K",
-            "relative error",
-            "Truncation error after tuning",
-            y_log=True,
-            legend_title="regularization",
-        ),
-    )
-    text = (
-        "Accuracy on held-out characters and loss on validation characters against the outer step, "
-        "mean and range over repetitions, for a window of K inner steps (K-RMD), all of them "
-        "(full) and training of one step (short horizon); cosine of the truncated and the exact "
-        "gradient on the way; and relative error of the truncated gradient against the window at "
-        "tuned hyperparameters, with the regularization as tuned, none, and strong."
-    )
-    return figure, text
-
-
-def _study_figure(record: Record, names: list[str]) -> tuple[Figure, str]:
-    norms = {}
-    for name in names:
-        rows = select(record.tables["training"], method=name)
-        steps = np.unique(rows["step"])
-        steps = steps[steps <= record.config.study_steps]
-        mean = [np.median(rows["gradient_norm"][rows["step"] == step]) for step in steps]
-        norms[name] = steps, np.array(mean)
-    curve = _curve(record, names, "accuracy", "test", y="accuracy", title="Held-out characters")
-    figure = line_figure(
-        curve,
-        Lines(norms, "outer step", "norm of the estimate", "Gradient (median)", y_log=True),
-        shared_legend=True,
-    )
-    text = (
-        "What changes full reverse mode, one thing at a time: accuracy on held-out characters, "
-        "mean and range over repetitions, and the norm of the estimated gradient. Start detached "
-        "leaves out how the gradient depends on the start, clipped limits its norm, plain head "
-        "has no normalization in the last layers."
-    )
-    return figure, text
+def claims(record: Record) -> Sequence[Statement]:
+    """Return the statements about Table 4 and Figure 7, and those about causes where studied."""
+    return (*CLAIMS, *CAUSES) if record.config.study and record.config.full else CLAIMS

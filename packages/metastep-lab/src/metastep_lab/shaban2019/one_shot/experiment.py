@@ -37,10 +37,12 @@ import numpy as np
 import metastep as ms
 from metastep_lab import data
 from metastep_lab.catalog import listing
-from metastep_lab.experiment import Context, Experiment, columns
-from metastep_lab.shaban2019.one_shot.claims import answer, claims, figures
+from metastep_lab.experiment import Context, Experiment
+from metastep_lab.shaban2019.one_shot.claims import answer, claims
+from metastep_lab.shaban2019.one_shot.figures import figures
 from metastep_lab.shaban2019.one_shot.setup import Config, compared_windows, methods, split
 from metastep_lab.shaban2019.one_shot.training import Measured, Part
+from metastep_lab.tables import columns
 
 CONTRACTION = 0.8  # of an inner step by the strong regularization
 THINNED = 10  # outer steps between two rows of `training`

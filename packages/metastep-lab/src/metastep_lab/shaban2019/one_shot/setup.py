@@ -1,6 +1,5 @@
 """What `one-shot` runs: its configuration, its methods and the characters of a repetition."""
 
-from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
@@ -9,11 +8,12 @@ import numpy as np
 import optax
 
 import metastep as ms
+from metastep_lab.configuration import Ascending, Count, Positive, Several, configuration
 from metastep_lab.shaban2019.one_shot.characters import Characters, shrink
 from metastep_lab.shaban2019.one_shot.problem import Once, Tasks
 
 
-@dataclass(frozen=True)
+@configuration
 class Config:
     """The configuration; the defaults are the preset `reduced`, for 242 characters.
 
@@ -49,44 +49,37 @@ class Config:
         test_tasks: tasks that judge the end.
     """
 
-    channels: int = 16
-    ways: int = 5
-    queries: int = 5
-    test_queries: int = 15
-    horizon: int = 50
-    rate: float = 0.05
-    regularization: float = 0.05
-    windows: tuple[int, ...] = (1, 10, 25)
+    channels: Count = 16
+    ways: Several = 5
+    queries: Count = 5
+    test_queries: Count = 15
+    horizon: Count = 50
+    rate: Positive = 0.05
+    regularization: Positive = 0.05
+    windows: Ascending = (1, 10, 25)
     full: bool = True
     short_horizon: bool = True
     study: bool = True
-    outer_steps: int = 1500
-    study_steps: int = 250
-    outer_step_size: float = 0.003
-    clip: float = 1.0
-    meta_batch: int = 4
-    repetitions: int = 3
+    outer_steps: Count = 1500
+    study_steps: Count = 250
+    outer_step_size: Positive = 0.003
+    clip: Positive = 1.0
+    meta_batch: Count = 4
+    repetitions: Count = 3
     validation_characters: int = 22
     test_characters: int = 50
     rotations: bool = True
-    measure_every: int = 250
-    measured_tasks: int = 40
-    gradient_tasks: int = 8
-    test_tasks: int = 120
+    measure_every: Count = 250
+    measured_tasks: Count = 40
+    gradient_tasks: Count = 8
+    test_tasks: Several = 120
 
     def __post_init__(self):
         """Refuse impossible values, naming field, value and what is allowed."""
-        counts = "channels queries test_queries horizon outer_steps study_steps meta_batch "
-        counts += "repetitions measure_every measured_tasks gradient_tasks"
-        least = dict.fromkeys(counts.split(), 1) | {"ways": 2, "test_tasks": 2}
-        held_out = dict.fromkeys(("validation_characters", "test_characters"), self.ways)
-        for name, smallest in (least | held_out).items():
-            if getattr(self, name) < smallest:
+        for name in ("validation_characters", "test_characters"):
+            if getattr(self, name) < self.ways:
                 value = getattr(self, name)
-                raise ValueError(f"{name} is {value}; allowed are integers from {smallest}")
-        for name in ("rate", "regularization", "outer_step_size", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are positive numbers")
+                raise ValueError(f"{name} is {value}; allowed are integers from {self.ways}")
         if self.study and (
             self.study_steps % self.measure_every or self.outer_steps < self.study_steps
         ):
@@ -94,9 +87,6 @@ class Config:
                 f"study_steps is {self.study_steps}; allowed are multiples of measure_every, "
                 f"{self.measure_every}, up to outer_steps, {self.outer_steps}"
             )
-        ascending = list(self.windows) == sorted(set(self.windows))
-        if not self.windows or not ascending or not 1 <= self.windows[0]:
-            raise ValueError(f"windows is {self.windows}; allowed are ascending integers from 1")
         if self.windows[-1] > self.horizon:
             raise ValueError(
                 f"windows is {self.windows}; allowed are integers up to the horizon, {self.horizon}"

@@ -1,12 +1,9 @@
-"""What the tables of `task-interaction` say: its answer, claims and figures."""
-
-from collections.abc import Mapping
-from itertools import pairwise
+"""What the tables of `task-interaction` say: the statements of the paper, and the answer."""
 
 import numpy as np
 
-from metastep_lab.experiment import Claim, Record, select
-from metastep_lab.figures.style import Figure, Lines, draw_heatmap, line_figure, new_figure
+from metastep_lab.claims import Numbers, Statement, each, falls, listed, mean_and_error
+from metastep_lab.tables import Column, Frame, Record
 
 # Table 3, CIFAR-10: window to test accuracy, with the standard deviation over ten trials.
 PAPER_ACCURACY = {1: 0.6111, 5: 0.6133, 25: 0.6131, 100: 0.6128}
@@ -14,40 +11,39 @@ PAPER_DEVIATION = {1: 0.0123, 5: 0.0108, 25: 0.0124, 100: 0.0121}
 PAPER_GAP = 0.0017  # the largest difference to the longest window there; 0.0036 on CIFAR-100
 PAPER_TIME = 0.8 / 2.2  # seconds of 1-RMD and of full RMD in Table 3
 SURE = 2.0  # standard errors
-SHORT_NAME = 3  # letters that fit below a column
 
 
-def _windows(record: Record) -> list[int]:
-    windows = record.tables["summary"]["window"]
-    return [int(w) for w in np.unique(windows[np.isfinite(windows)])]
+def tuned(record: Record, column: str) -> Frame:
+    """Return a column of `summary` after tuning, a row for each trial, a column for each window."""
+    rows = record.frames["summary"].dropna(subset="window")
+    return rows.pivot(index="trial", columns="window", values=column)
 
 
-def _by_trial(record: Record, column: str, method: str) -> np.ndarray:
-    """Return one number per trial, in the order of trials."""
-    rows = select(record.tables["summary"], method=method)
-    return rows[column][np.argsort(rows["trial"])]
+def _untuned(record: Record, column: str) -> Frame:
+    """Return a column of `summary` before tuning, by trial."""
+    return record.frames["summary"].query("method == 'untuned'").set_index("trial")[column]
 
 
-def _each(record: Record, column: str) -> dict[int, np.ndarray]:
-    return {w: _by_trial(record, column, f"{w}-RMD") for w in _windows(record)}
+def coupling(record: Record) -> Column:
+    """Return the matrix C of the longest window, mean over trials, without its diagonal."""
+    mean = record.arrays["coupling"][-1].mean(axis=0)
+    np.fill_diagonal(mean, np.nan)
+    return mean
 
 
-def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    error = values.std(ddof=1) / np.sqrt(values.size) if values.size > 1 else float("nan")
-    return float(values.mean()), float(error)
-
-
-def _means(values: Mapping[int, np.ndarray], form: str) -> str:
-    return ", ".join(f"K={window} {x.mean():{form}}" for window, x in values.items())
+def closest(record: Record) -> list[str]:
+    """Return the names of the two classes with the largest similarity."""
+    mean = coupling(record)
+    places = np.unravel_index(np.nanargmax(mean), mean.shape)
+    return [str(record.arrays["classes"][place]) for place in places]
 
 
 def answer(record: Record) -> str:
     """Say what tuning the similarities gains, and which classes it brings together."""
-    window = _windows(record)[-1]
-    method = f"{window}-RMD"
-    before, after = (_by_trial(record, "validation_loss", name) for name in ("untuned", method))
-    wrong, right = (_by_trial(record, "test_accuracy", name) for name in ("untuned", method))
-    gain, error = _mean_and_error(right - wrong)
+    losses, correct = tuned(record, "validation_loss"), tuned(record, "test_accuracy")
+    before, after = _untuned(record, "validation_loss"), losses.iloc[:, -1]
+    wrong, right = _untuned(record, "test_accuracy"), correct.iloc[:, -1]
+    gain, error = mean_and_error(right - wrong)
     if not np.all(np.isfinite(after)):
         return "This run cannot tell: the training with tuned similarities diverged."
     if not np.all(after < before) or gain < -SURE * error:
@@ -57,238 +53,183 @@ def answer(record: Record) -> str:
     else:
         opening = "Yes" if gain > SURE * error else "Only in part"
     chance = f"±{error:.4f} over {right.size} trials" if right.size > 1 else ""
-    mean = _coupling(record)
-    names = [record.arrays["classes"][i] for i in np.unravel_index(np.nanargmax(mean), mean.shape)]
+    first, second = closest(record)
     return (
-        f"{opening}. Tuning the similarities with window {window} brings the validation loss from "
-        f"{before.mean():.3f} to {after.mean():.3f} and the test accuracy from {wrong.mean():.3f} "
-        f"to {right.mean():.3f}, a difference of {gain:+.4f}{chance}. It lets {names[0]} and "
-        f"{names[1]} share most."
+        f"{opening}. Tuning the similarities with window {after.name:g} brings the validation loss "
+        f"from {before.mean():.3f} to {after.mean():.3f} and the test accuracy from "
+        f"{wrong.mean():.3f} to {right.mean():.3f}, a difference of {gain:+.4f}{chance}. It lets "
+        f"{first} and {second} share most."
     )
 
 
-def _coupling(record: Record) -> np.ndarray:
-    """Return the matrix C of the longest window, mean over trials, without its diagonal."""
-    mean = record.arrays["coupling"][-1].mean(axis=0)
-    np.fill_diagonal(mean, np.nan)
-    return mean
+def _helps(record: Record) -> Numbers:
+    losses, correct = tuned(record, "validation_loss"), tuned(record, "test_accuracy")
+    untuned, before = _untuned(record, "validation_loss"), _untuned(record, "test_accuracy")
+    gain, error = mean_and_error(correct.iloc[:, -1] - before)
+    return {
+        "lower": losses.lt(untuned, axis=0),
+        "losses": f"{untuned.mean():.4f} untuned, by window {listed(losses, '.4f')}",
+        "correct": f"{before.mean():.4f} untuned, by window {listed(correct, '.4f')}",
+        "gain": f"{gain:+.4f}, standard error {error:.4f}",
+    }
 
 
-def claims(record: Record) -> tuple[Claim, ...]:
-    """Hold Table 3 and Figure 6 against the tables."""
-    return (
-        _helps_claim(record),
-        *_window_claims(record),
-        *_accuracy_claims(record),
-        *_cosine_claims(record),
-        _cost_claim(record),
-        _stability_claim(record),
+def _fall(name: str, text: str, column: str) -> Statement:
+    """Return the statement that a column falls as the window grows."""
+
+    def measure(record: Record) -> Numbers:
+        values = tuned(record, column)
+        more = {"trials": len(values), "guarded": _guarded(record)}
+        ends, error = mean_and_error(values.iloc[:, 0] - values.iloc[:, -1])
+        return {"values": values, "ends": ends, "error": error, **more}
+
+    return Statement(
+        name,
+        f"{text} (on average over trials at each step, and by {SURE:g} standard errors from the "
+        "shortest to the longest).",
+        measure=measure,
+        verdict=lambda found: (
+            falls(found["values"].mean(skipna=False)) and found["ends"] > SURE * found["error"]
+            if found["trials"] > 1
+            else None
+        ),
+        evidence="by window {values:.4g}; shortest minus longest {ends:.3g}, standard error "
+        "{error:.2g}, {trials} trials; the guard acted in {guarded}",
     )
 
 
-def _helps_claim(record: Record) -> Claim:
-    losses, untuned = (
-        _each(record, "validation_loss"),
-        _by_trial(record, "validation_loss", "untuned"),
-    )
-    correct, before = _each(record, "test_accuracy"), _by_trial(record, "test_accuracy", "untuned")
-    gain = _mean_and_error(correct[_windows(record)[-1]] - before)
-    return Claim(
+def _gaps(record: Record) -> Numbers:
+    values = tuned(record, "test_accuracy")
+    rows = values.iloc[:, :-1].sub(values.iloc[:, -1], axis=0).agg(["mean", "sem"]).T
+    text = each("K={window:g} {mean:+.2f}±{sem:.2f}", between=", ")(100 * rows)
+    return {**rows, "text": text or "one window only"}
+
+
+def _within(gap: Column, error: Column) -> bool | None:
+    if np.any(np.abs(gap) - SURE * error > PAPER_GAP):
+        return False
+    return bool(gap.size and np.all(np.abs(gap) + SURE * error <= PAPER_GAP)) or None
+
+
+def _best(record: Record) -> Numbers:
+    """Return the best test accuracies, and whether those of Table 3 are reached, by window."""
+    config, best = record.config, tuned(record, "best_test_accuracy")
+    known = [w for w in best if w in PAPER_ACCURACY and config.dataset == "cifar10"]
+    least = {w: PAPER_ACCURACY[w] - PAPER_DEVIATION[w] for w in known}
+    text = "those of a file" if config.features else "random patches"
+    needs = "" if known else "; needs CIFAR-10 and a window of the table"
+    reached = [best[w].mean(skipna=False) >= least[w] for w in known]
+    return {"best": best, "reached": reached, "text": text + needs}
+
+
+def _cosines(record: Record) -> Frame:
+    """Return the cosines of all windows but the longest."""
+    return record.frames["history"].query("window < window.max()")
+
+
+def _only_longest(record: Record) -> str | None:
+    return "needs a window below the longest" if _cosines(record).empty else None
+
+
+def _late(record: Record) -> Frame:
+    """Return the cosines of the last quarter of the steps, by window."""
+    rows = _cosines(record).query("step >= 0.75 * @record.config.outer_steps")
+    return rows.groupby("window")["cosine"]
+
+
+def _costs(record: Record) -> Numbers:
+    rows = record.frames["cost"].set_index("window")
+    ends = (rows.index[0], rows.index[-1]) == (1, record.config.horizon)
+    return {"ends": ends, **(rows.iloc[0] / rows.iloc[-1])}
+
+
+def _guarded(record: Record) -> str:
+    steps = tuned(record, "guarded_steps")
+    return f"{steps.gt(0).sum(axis=None)} of {steps.size} runs"
+
+
+def _stability(record: Record) -> Numbers:
+    rows = record.frames["summary"].dropna(subset="window")
+    failed, guard = rows["failed_steps"].sum(), record.config.stability_limit
+    largest = rows[["stability", "largest_coupling"]].max()
+    return {**largest, "failed": failed, "guard": guard, "guarded": _guarded(record)}
+
+
+CLAIMS = (
+    Statement(
         "tuning-helps",
         "Section 4.2.2: tuning the similarities improves the validation loss, in every trial and "
         "with every window.",
-        all(bool(np.all(loss < untuned)) for loss in losses.values()),
-        f"validation loss {untuned.mean():.4f} untuned, by window {_means(losses, '.4f')}; test "
-        f"accuracy {before.mean():.4f} untuned, by window {_means(correct, '.4f')} (longest "
-        f"window {gain[0]:+.4f}, standard error {gain[1]:.4f})",
-    )
-
-
-def _window_claims(record: Record) -> tuple[Claim, ...]:
-    losses, norms = _each(record, "validation_loss"), _each(record, "gradient_norm")
-    windows = _windows(record)
-    several = len(windows) > 1 and losses[windows[0]].size > 1
-    found = []
-    for name, values, text in (
-        (
-            "loss-falls-with-window",
-            losses,
-            "Figure 6: the validation loss reached falls as the window grows",
+        measure=_helps,
+        verdict=lambda found: found["lower"].all(axis=None),
+        evidence="validation loss {losses}; test accuracy {correct} (longest window {gain})",
+    ),
+    _fall(
+        "loss-falls-with-window",
+        "Figure 6: the validation loss reached falls as the window grows",
+        "validation_loss",
+    ),
+    _fall(
+        "stationarity-improves",
+        "Figure 6: the exact gradient at the end shrinks as the window grows",
+        "gradient_norm",
+    ),
+    Statement(
+        "accuracy-gaps-are-small",
+        "Table 3: short windows give nearly the test accuracy of the longest, within the "
+        f"{100 * PAPER_GAP:g} points of CIFAR-10 there (here: decided by {SURE:g} standard errors "
+        "of the paired difference).",
+        measure=_gaps,
+        verdict=lambda found: _within(found["mean"], found["sem"]),
+        evidence="test accuracy minus that of the longest window, points: {text}",
+    ),
+    Statement(
+        "table-3-accuracy",
+        f"Table 3, CIFAR-10: the test accuracies ({listed(PAPER_ACCURACY, '.4f')}, with early "
+        "stopping on the test examples; here: the best on the way is no more than the printed "
+        "standard deviation below, with every window).",
+        measure=_best,
+        verdict=lambda found: all(found["reached"]) if found["reached"] else None,
+        evidence="best test accuracy on the way {best:.4f}; the features are {text}",
+    ),
+    Statement(
+        "negative-cosine",
+        "Figure 6 (CIFAR-100): the cosine of the 1-RMD and the exact gradient is negative at "
+        "some steps.",
+        lacks=_only_longest,
+        measure=lambda record: _cosines(record).groupby("window")["cosine"].min(),
+        verdict=lambda lowest: lowest[1] < 0 if 1 in lowest.index else None,
+        evidence="smallest cosine by window {:.3f}",
+    ),
+    Statement(
+        "cosine-goes-to-one",
+        "Figure 6 (CIFAR-10): for windows above 1 the truncated and the exact gradient become "
+        "almost the same (here: mean cosine of at least 0.9 in the last quarter of the steps).",
+        lacks=_only_longest,
+        measure=lambda record: _late(record).mean(),
+        verdict=lambda means: (
+            np.all(means[means.index > 1] >= 0.9) if means.index[-1] > 1 else None
         ),
-        (
-            "stationarity-improves",
-            norms,
-            "Figure 6: the exact gradient at the end shrinks as the window grows",
-        ),
-    ):
-        steps = [_mean_and_error(values[a] - values[b]) for a, b in pairwise(windows)]
-        ends = _mean_and_error(values[windows[0]] - values[windows[-1]])
-        falls = all(mean > 0 for mean, _ in steps) and ends[0] > SURE * ends[1]
-        found.append(
-            Claim(
-                name,
-                f"{text} (on average over trials at each step, and by {SURE:g} standard errors "
-                "from the shortest to the longest).",
-                bool(falls) if several else None,
-                f"by window {_means(values, '.4g')}; shortest minus longest {ends[0]:.3g}, "
-                f"standard error {ends[1]:.2g}, {values[windows[0]].size} trials; the guard "
-                f"acted in {_guarded(record)}",
-            )
-        )
-    return tuple(found)
-
-
-def _accuracy_claims(record: Record) -> tuple[Claim, ...]:
-    values, windows = _each(record, "test_accuracy"), _windows(record)
-    gaps = {w: _mean_and_error(values[w] - values[windows[-1]]) for w in windows[:-1]}
-    text = ", ".join(f"K={w} {100 * gap:+.2f}±{100 * e:.2f}" for w, (gap, e) in gaps.items())
-    within = [abs(gap) + SURE * error <= PAPER_GAP for gap, error in gaps.values()]
-    beyond = [abs(gap) - SURE * error > PAPER_GAP for gap, error in gaps.values()]
-    best = _each(record, "best_test_accuracy")
-    known = [w for w in best if w in PAPER_ACCURACY and record.config.dataset == "cifar10"]
-    printed = ", ".join(f"K={w} {value:.4f}" for w, value in PAPER_ACCURACY.items())
-    return (
-        Claim(
-            "accuracy-gaps-are-small",
-            "Table 3: short windows give nearly the test accuracy of the longest, within the "
-            f"{100 * PAPER_GAP:g} points of CIFAR-10 there (here: decided by {SURE:g} standard "
-            "errors of the paired difference).",
-            False if any(beyond) else True if within and all(within) else None,
-            f"test accuracy minus that of the longest window, points: {text or 'one window only'}",
-        ),
-        Claim(
-            "table-3-accuracy",
-            f"Table 3, CIFAR-10: the test accuracies ({printed}, with early stopping on the test "
-            "examples; here: the best on the way is no more than the printed standard deviation "
-            "below, with every window).",
-            all(bool(best[w].mean() >= PAPER_ACCURACY[w] - PAPER_DEVIATION[w]) for w in known)
-            if known
-            else None,
-            f"best test accuracy on the way {_means(best, '.4f')}; the features are "
-            + ("those of a file" if record.config.features else "random patches")
-            + ("" if known else "; needs CIFAR-10 and a window of the table"),
-        ),
-    )
-
-
-def _cosine_claims(record: Record) -> tuple[Claim, ...]:
-    table, windows = record.tables["history"], _windows(record)
-    late = 0.75 * record.config.outer_steps
-    lowest, ends = {}, {}
-    for window in windows[:-1]:
-        rows = select(table, window=window)
-        lowest[window] = np.array([np.nanmin(rows["cosine"])])
-        ends[window] = rows["cosine"][rows["step"] >= late]
-    text = f"smallest cosine by window {_means(lowest, '.3f')}"
-    longer = [w for w in ends if w > 1]
-    return (
-        Claim(
-            "negative-cosine",
-            "Figure 6 (CIFAR-100): the cosine of the 1-RMD and the exact gradient is negative at "
-            "some steps.",
-            bool(lowest[1][0] < 0) if 1 in lowest else None,
-            text if lowest else "needs a window below the longest",
-        ),
-        Claim(
-            "cosine-goes-to-one",
-            "Figure 6 (CIFAR-10): for windows above 1 the truncated and the exact gradient become "
-            "almost the same (here: mean cosine of at least 0.9 in the last quarter of the steps).",
-            all(bool(np.nanmean(ends[w]) >= 0.9) for w in longer) if longer else None,
-            f"mean cosine in the last quarter {_means(ends, '.3f')}"
-            if ends
-            else "needs a window below the longest",
-        ),
-    )
-
-
-def _cost_claim(record: Record) -> Claim:
-    cost = record.tables["cost"]
-    ratio = float(cost["seconds"][0] / cost["seconds"][-1])
-    memory = float(cost["mebibytes"][0] / cost["mebibytes"][-1])
-    full, one = cost["window"][-1] == record.config.horizon, cost["window"][0] == 1
-    return Claim(
+        evidence="mean cosine in the last quarter {:.3f}",
+    ),
+    Statement(
         "window-one-is-cheaper",
         "Table 3: a step of 1-RMD takes 0.36 of the time of full RMD (0.8 s against 2.2 s).",
-        bool(ratio <= PAPER_TIME) if full and one else None,
-        f"time ratio {ratio:.2f}, memory ratio {memory:.3f} of the shortest to the longest window",
-    )
-
-
-def _stability_claim(record: Record) -> Claim:
-    rows = record.tables["summary"]
-    tuned = np.isfinite(rows["window"])
-    stability, failed = rows["stability"][tuned].max(), rows["failed_steps"][tuned].sum()
-    return Claim(
+        measure=_costs,
+        verdict=lambda found: found["seconds"] <= PAPER_TIME if found["ends"] else None,
+        evidence="time ratio {seconds:.2f}, memory ratio {mebibytes:.3f} of the shortest to the "
+        "longest window",
+    ),
+    Statement(
         "never-diverges",
         "Not in the paper: tuned similarities drive the inner descent to the limit of its "
         "stability (with step size 0.1 one C_ij above 2.5 suffices); with the guard no run "
         "crosses it.",
-        bool(stability <= 1 and failed == 0) if record.config.stability_limit else None,
-        f"largest stability {stability:.3f} (1 is the limit), largest C_ij "
-        f"{rows['largest_coupling'][tuned].max():.3g}; the guard acted in {_guarded(record)}, "
-        f"{int(failed)} failed steps",
-    )
-
-
-def _guarded(record: Record) -> str:
-    rows = record.tables["summary"]
-    steps = rows["guarded_steps"][np.isfinite(rows["window"])]
-    return f"{int(np.sum(steps > 0))} of {steps.size} runs"
-
-
-def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
-    """Draw Figure 6 and the tuned similarities."""
-    return {"figure-6": _progress_figure(record), "similarities": _coupling_figure(record)}
-
-
-def _progress_figure(record: Record) -> tuple[Figure, str]:
-    def panel(column: str, label: str, title: str, windows: list[int], log: bool) -> Lines:
-        series, bands = {}, {}
-        for window in windows:
-            rows = select(record.tables["history"], window=window)
-            steps = np.unique(rows["step"])
-            values = np.array([rows[column][rows["step"] == step] for step in steps])
-            series[f"K = {window}"] = steps, values.mean(axis=1)
-            bands[f"K = {window}"] = values.min(axis=1), values.max(axis=1)
-        shown = bands if column == "cosine" else {}
-        return Lines(series, "outer step", label, title, y_log=log, bands=shown)
-
-    windows = _windows(record)
-    figure = line_figure(
-        panel("validation_loss", "cross-entropy (nats)", "Validation loss", windows, False),
-        panel("gradient_norm", "|d|", "Exact hypergradient", windows, True),
-        panel("cosine", "cosine", "Estimate and exact", windows[:-1] or windows, False),
-        columns=3,
-    )
-    text = (
-        "Mean over trials while tuning with window K: the validation loss; the norm |d| of the "
-        "exact hypergradient, on a log scale; and the cosine of the angle between the estimated "
-        "and the exact hypergradient, with bands from the smallest to the largest trial: 1 is the "
-        "same direction, below 0 is uphill."
-    )
-    return figure, text
-
-
-def _coupling_figure(record: Record) -> tuple[Figure, str]:
-    mean = _coupling(record)
-    names = [str(name) for name in record.arrays["classes"]]
-    figure, axes = new_figure(width=8.0, height=6.4)
-    draw_heatmap(
-        axes[0],
-        np.round(np.log10(mean), 1),
-        x_ticks=names,
-        y_ticks=names,
-        x_label="class",
-        y_label="class",
-        color_label="log10 of C",
-        title=f"Similarity found with window {_windows(record)[-1]}",
-    )
-    if max(map(len, names)) > SHORT_NAME:
-        axes[0].tick_params(axis="x", rotation=45)
-    first, second = np.unravel_index(np.nanargmax(mean), mean.shape)
-    text = (
-        "The tuned similarity C of every two classes, mean over trials, as its logarithm to base "
-        f"10: -2 is 0.01. The larger it is, the nearer the two models are held. Those of "
-        f"{names[first]} and {names[second]} are pulled together most."
-    )
-    return figure, text
+        measure=_stability,
+        verdict=lambda found: (
+            found["stability"] <= 1 and found["failed"] == 0 if found["guard"] else None
+        ),
+        evidence="largest stability {stability:.3f} (1 is the limit), largest C_ij "
+        "{largest_coupling:.3g}; the guard acted in {guarded}, {failed:.0f} failed steps",
+    ),
+)

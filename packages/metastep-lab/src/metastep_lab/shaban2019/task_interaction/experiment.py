@@ -23,7 +23,6 @@ Arrays: `coupling`, C after tuning, shape (windows, trials, classes, classes); `
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -41,8 +40,10 @@ from metastep.tasks import accuracy
 from metastep.trees import cosine
 from metastep_lab import data
 from metastep_lab.catalog import listing
-from metastep_lab.experiment import Context, Experiment, columns
-from metastep_lab.shaban2019.task_interaction.claims import answer, claims, figures
+from metastep_lab.configuration import Ascending, Count, Positive, configuration
+from metastep_lab.experiment import Context, Experiment
+from metastep_lab.shaban2019.task_interaction.claims import CLAIMS, answer
+from metastep_lab.shaban2019.task_interaction.figures import figures
 from metastep_lab.shaban2019.task_interaction.interaction import (
     Guard,
     InteractingClasses,
@@ -50,9 +51,10 @@ from metastep_lab.shaban2019.task_interaction.interaction import (
     interaction,
 )
 from metastep_lab.shaban2019.task_interaction.patch_features import patch_features, read_features
+from metastep_lab.tables import columns
 
 
-@dataclass(frozen=True)
+@configuration
 class Config:
     """The configuration; the defaults are the preset `reduced`.
 
@@ -82,34 +84,23 @@ class Config:
 
     dataset: Literal["digits", "cifar10"] = "cifar10"
     features: str | None = None
-    filters: int = 64
-    patch_size: int = 6
-    examples: int = 50
-    trials: int = 10
-    windows: tuple[int, ...] = (1, 5, 25, 100)
-    horizon: int = 100
-    step_size: float = 0.1
-    smoothness: float = 10.0
+    filters: Count = 64
+    patch_size: Count = 6
+    examples: Count = 50
+    trials: Count = 10
+    windows: Ascending = (1, 5, 25, 100)
+    horizon: Count = 100
+    step_size: Positive = 0.1
+    smoothness: Positive = 10.0
     stability_limit: float | None = 0.95
-    coupling: float = 0.002
-    regularization: float = 0.001
-    outer_steps: int = 1000
-    outer_step_size: float = 0.05
-    measure_every: int = 20
+    coupling: Positive = 0.002
+    regularization: Positive = 0.001
+    outer_steps: Count = 1000
+    outer_step_size: Positive = 0.05
+    measure_every: Count = 20
 
     def __post_init__(self):
         """Refuse impossible values, naming field, value and what is allowed."""
-        counts = "filters patch_size examples trials horizon outer_steps measure_every"
-        for name in counts.split():
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are integers from 1")
-        rates = "step_size smoothness coupling regularization outer_step_size"
-        for name in rates.split():
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are positive numbers")
-        ascending = list(self.windows) == sorted(set(self.windows))
-        if not self.windows or not ascending or self.windows[0] < 1:
-            raise ValueError(f"windows is {self.windows}; allowed are ascending integers from 1")
         if self.windows[-1] > self.horizon:
             raise ValueError(
                 f"windows is {self.windows}; allowed are integers up to the horizon, {self.horizon}"
@@ -370,7 +361,7 @@ EXPERIMENT = Experiment(
     config=Config,
     presets={"quick": QUICK, "reduced": Config(), "paper": PAPER},
     run=run,
-    claims=claims,
+    claims=CLAIMS,
     figures=figures,
     reproducible=frozenset({"tuning-helps", "loss-falls-with-window", "never-diverges"}),
     answer=answer,

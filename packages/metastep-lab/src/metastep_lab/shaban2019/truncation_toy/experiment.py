@@ -17,28 +17,34 @@ Tables (one row per observation):
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from annotated_types import Len
 from jaxtyping import Array
 
 import metastep as ms
 from metastep.compilation import compiled
 from metastep.trees import cosine, inner_product, norm
 from metastep_lab.catalog import listing
-from metastep_lab.experiment import Context, Experiment, Table, columns
-from metastep_lab.shaban2019.truncation_toy.claims import answer, claims, figures
+from metastep_lab.configuration import Count, Positive, configuration
+from metastep_lab.experiment import Context, Experiment
+from metastep_lab.shaban2019.truncation_toy.claims import CLAIMS, answer
+from metastep_lab.shaban2019.truncation_toy.figures import figures
+from metastep_lab.tables import Table, columns
 from metastep_lab.theory import truncation as theory
 
 STEP_SIZE = 0.1
 STRONG_CONVEXITY = 0.5
 HESSIAN = np.diag([1.0, 0.5])
 
+Pair = Annotated[tuple[float, ...], Len(2, 2), "two numbers"]
 
-@dataclass(frozen=True)
+
+@configuration
 class Config:
     """The configuration; the paper's values where it gives them.
 
@@ -52,29 +58,20 @@ class Config:
             (1, 1) it does not.
     """
 
-    horizon: int = 100
+    horizon: Annotated[Count, "the integers from 1"] = 100
     windows: tuple[int, ...] = (1, 2, 5, 10, 25, 50, 100)
-    outer_steps: int = 1000
-    first_step: float = 0.6
-    start: tuple[float, ...] = (1.0, 1.0)
-    start_tilde: tuple[float, ...] = (0.0, 0.0)
+    outer_steps: Count = 1000
+    first_step: Positive = 0.6
+    start: Pair = (1.0, 1.0)
+    start_tilde: Pair = (0.0, 0.0)
 
     def __post_init__(self):
         """Refuse impossible values, naming field, value and what is allowed."""
-        if self.horizon < 1:
-            raise ValueError(f"horizon is {self.horizon}; allowed are the integers from 1")
         if not self.windows or not all(1 <= w <= self.horizon for w in self.windows):
             raise ValueError(
                 f"windows is {self.windows}; allowed are integers from 1 to the horizon, "
                 f"{self.horizon}"
             )
-        if self.outer_steps < 1:
-            raise ValueError(f"outer_steps is {self.outer_steps}; allowed are integers from 1")
-        if self.first_step <= 0:
-            raise ValueError(f"first_step is {self.first_step}; allowed are positive numbers")
-        for name in ("start", "start_tilde"):
-            if len(getattr(self, name)) != 2:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are two numbers")
 
 
 def outer_loss(w: Array, outer: Array) -> Array:
@@ -344,7 +341,7 @@ EXPERIMENT = Experiment(
     config=Config,
     presets={"quick": Config(outer_steps=200), "paper": Config()},
     run=run,
-    claims=claims,
+    claims=CLAIMS,
     figures=figures,
     reproducible=frozenset(
         {

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from metastep_lab.experiment import Claim, Column, Record, Table, select, yes_or_no
+from metastep_lab.claims import Claim, yes_or_no
 from metastep_lab.figures.comparison import Point, comparison_figure
 from metastep_lab.figures.style import Figure, Lines, line_figure
+from metastep_lab.tables import Column, Record, Table, select
 
 RIGHT = 0.95
 COST = 4.0

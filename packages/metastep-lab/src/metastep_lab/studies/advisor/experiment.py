@@ -40,9 +40,10 @@ from metastep.problems import AbstractProblem
 from metastep.trees import cosine, norm, subtract
 from metastep.types import Outer, RandomKey
 from metastep_lab.catalog import listing
-from metastep_lab.experiment import Context, Experiment, columns
+from metastep_lab.experiment import Context, Experiment
 from metastep_lab.studies.advisor.claims import answer, claims, figures
 from metastep_lab.studies.advisor.problems import Name, cases
+from metastep_lab.tables import columns
 
 COMPARED = ("hypercleaning", "network", "regression-momentum")
 ADVICE = (

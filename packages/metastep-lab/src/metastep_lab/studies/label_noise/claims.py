@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from metastep_lab.experiment import Claim, Record, Table, select
+from metastep_lab.claims import Claim
 from metastep_lab.figures.style import MARKERS, Figure, new_figure, style
+from metastep_lab.tables import Record, Table, select
 
 METRICS = ("f1", "precision", "recall", "roc_auc", "test_accuracy")
 LEVELS = ("none", "clean", "noisy")

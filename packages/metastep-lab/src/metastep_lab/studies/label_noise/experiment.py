@@ -32,7 +32,7 @@ from threadpoolctl import threadpool_limits
 from metastep import saving as checkpoint
 from metastep_lab import data
 from metastep_lab.catalog import listing
-from metastep_lab.experiment import Context, Experiment, Table, columns, select
+from metastep_lab.experiment import Context, Experiment
 from metastep_lab.studies.label_noise.claims import (
     METRICS,
     OURS,
@@ -52,6 +52,7 @@ from metastep_lab.studies.label_noise.methods import (
     require_cleanlab,
     validation_model,
 )
+from metastep_lab.tables import Table, columns, select
 
 FLIPS = {2: 7, 3: 8, 5: 6, 6: 5, 7: 1}  # Patrini et al. (2017), MNIST
 FLIP_PROBABILITY = 0.4

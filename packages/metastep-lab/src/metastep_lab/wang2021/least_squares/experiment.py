@@ -38,7 +38,8 @@ import numpy as np
 from metastep.compilation import compiled
 from metastep.tasks import random_least_squares
 from metastep_lab.catalog import listing
-from metastep_lab.experiment import Context, Experiment, Table, columns
+from metastep_lab.experiment import Context, Experiment
+from metastep_lab.tables import Table, columns
 from metastep_lab.theory import least_squares as theory
 from metastep_lab.wang2021.least_squares.claims import answer, claims, figures
 from metastep_lab.wang2021.least_squares.descent import descend, draw_tasks

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from metastep_lab.experiment import Claim, Record, select, span
+from metastep_lab.claims import Claim, span
 from metastep_lab.figures.style import Axes, Figure, new_figure, style
+from metastep_lab.tables import Record, select
 from metastep_lab.theory import least_squares_sgd as theory
 
 # What "the same up to a constant" and "at least a constant" mean here: the paper gives none for the

@@ -34,7 +34,8 @@ from threadpoolctl import threadpool_limits
 
 from metastep.compilation import compiled
 from metastep_lab.catalog import listing
-from metastep_lab.experiment import Context, Experiment, Table
+from metastep_lab.experiment import Context, Experiment
+from metastep_lab.tables import Table
 from metastep_lab.theory import least_squares_sgd as theory
 from metastep_lab.wang2021.least_squares_sgd.claims import answer, claims, figures
 

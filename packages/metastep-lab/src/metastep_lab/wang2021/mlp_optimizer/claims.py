@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from metastep_lab.experiment import Claim, Record, Table, select
+from metastep_lab.claims import Claim
 from metastep_lab.figures.style import Figure, Lines, line_figure, new_figure, style
+from metastep_lab.tables import Record, Table, select
 
 TRAINED, VALIDATED = "train-by-train", "train-by-validation"
 DOUBLE = "train-by-train-2n"

@@ -35,7 +35,8 @@ import numpy as np
 from metastep import saving as checkpoint
 from metastep.learned import MLPOptimizer
 from metastep_lab.catalog import listing
-from metastep_lab.experiment import Context, Experiment, columns
+from metastep_lab.experiment import Context, Experiment
+from metastep_lab.tables import columns
 from metastep_lab.wang2021.mlp_optimizer.claims import answer, claims, figures
 from metastep_lab.wang2021.mlp_optimizer.rows import (
     baseline_rows,

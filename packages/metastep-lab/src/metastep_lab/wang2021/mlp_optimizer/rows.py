@@ -7,7 +7,8 @@ import numpy as np
 
 from metastep.learned import AbstractLearnedOptimizer, MLPOptimizer, TrainedOptimizer
 from metastep.types import Outer
-from metastep_lab.experiment import Context, Table, columns, select
+from metastep_lab.experiment import Context
+from metastep_lab.tables import Table, columns, select
 from metastep_lab.wang2021.mlp_optimizer.digit_classification import training_objective
 from metastep_lab.wang2021.mlp_optimizer.study import (
     SPLITS,

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from metastep_lab.experiment import Claim, Record, Table
+from metastep_lab.claims import Claim
+from metastep_lab.tables import Record, Table
 from metastep_lab.theory import quadratic_step_size as theory
 
 CLOSE = 0.1

@@ -47,7 +47,8 @@ from metastep.files import parse_arrays, read_bytes
 from metastep.tasks import Quadratic, random_quadratic
 from metastep.types import Outer
 from metastep_lab.catalog import listing
-from metastep_lab.experiment import Context, Experiment, Table, columns
+from metastep_lab.experiment import Context, Experiment
+from metastep_lab.tables import Table, columns
 from metastep_lab.theory import quadratic_step_size as theory
 from metastep_lab.wang2021.step_size_quadratic.claims import claims
 from metastep_lab.wang2021.step_size_quadratic.figures import answer, figures

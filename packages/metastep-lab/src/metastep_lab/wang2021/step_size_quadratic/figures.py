@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from metastep_lab.experiment import Record, Table, yes_or_no
+from metastep_lab.claims import yes_or_no
 from metastep_lab.figures.style import COLORS, Figure, Lines, line_figure, new_figure, style
+from metastep_lab.tables import Record, Table
 from metastep_lab.wang2021.step_size_quadratic.claims import PAPER, rows, shown_cell
 
 PAPER_ROWS = ("paper: ours", "paper: TensorFlow GD", "paper: TensorFlow RMSProp")

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from metastep_lab.experiment import Claim, Record, select, span, yes_or_no
+from metastep_lab.claims import Claim, span, yes_or_no
+from metastep_lab.tables import Record, select
 
 # Thesis of Wu, Table 3.1: model to the MSE of log Z and of log Z_bulk without the top 100 words.
 PAPER = {

@@ -38,7 +38,8 @@ from metastep.anchors import (
     partition_histograms,
 )
 from metastep_lab.catalog import listing
-from metastep_lab.experiment import Context, Experiment, columns
+from metastep_lab.experiment import Context, Experiment
+from metastep_lab.tables import columns
 from metastep_lab.wu2022.anchor_vectors.claims import answer, claims, shown_bulk
 from metastep_lab.wu2022.anchor_vectors.figures import figures
 from metastep_lab.wu2022.anchor_vectors.models import (

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from metastep_lab.experiment import Record, Table, select
 from metastep_lab.figures.style import Figure, Lines, line_figure, new_figure, style
+from metastep_lab.tables import Record, Table, select
 from metastep_lab.wu2022.anchor_vectors.claims import model_names, shown_bulk
 
 UNTRAINED = "-untrained"

@@ -34,7 +34,8 @@ import numpy as np
 
 from metastep.anchors.synthetic import perturbed, synthetic_task
 from metastep_lab.catalog import listing
-from metastep_lab.experiment import Context, Experiment, Table, columns
+from metastep_lab.experiment import Context, Experiment
+from metastep_lab.tables import Table, columns
 from metastep_lab.theory import transfer as theory
 from metastep_lab.wu2022.anchor_vectors.models import Architecture, read_text
 from metastep_lab.wu2022.downstream_transfer.claims import answer, claims, figures

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from metastep_lab.experiment import Claim, Record, select, span, yes_or_no
+from metastep_lab.claims import Claim, span, yes_or_no
+from metastep_lab.tables import Record, select
 from metastep_lab.wu2022.hessian_structure.between import between_claims
 from metastep_lab.wu2022.hessian_structure.models import CLASSES
 from metastep_lab.wu2022.hessian_structure.printed import (

@@ -52,7 +52,8 @@ from jaxtyping import Array
 
 from metastep import saving as checkpoint
 from metastep_lab.catalog import listing
-from metastep_lab.experiment import Context, Experiment, columns
+from metastep_lab.experiment import Context, Experiment
+from metastep_lab.tables import columns
 from metastep_lab.wu2022.hessian_structure.claims import answer, claims
 from metastep_lab.wu2022.hessian_structure.clusters import embedded
 from metastep_lab.wu2022.hessian_structure.figures import figures

@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metastep_lab.experiment import Claim, Record, Table
+from metastep_lab.claims import Claim
+from metastep_lab.tables import Record, Table
 from metastep_lab.wu2022.hessian_structure.reading import (
     is_connected,
     measured,

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from metastep_lab.experiment import Claim, Record, Table, select
+from metastep_lab.claims import Claim
+from metastep_lab.tables import Record, Table, select
 from metastep_lab.wu2022.hessian_structure.image_networks import AbstractImageNetwork
 from metastep_lab.wu2022.hessian_structure.models import CLASSES, in_order, network_of
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from metastep_lab.experiment import Claim, Record, select
+from metastep_lab.claims import Claim
+from metastep_lab.tables import Record, select
 from metastep_lab.wu2022.hessian_structure.reading import between, curve, leading, undecided
 
 MODEL = "F-200^2"

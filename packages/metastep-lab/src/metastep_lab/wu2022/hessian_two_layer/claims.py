@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from metastep_lab.experiment import Claim, Record, select
+from metastep_lab.claims import Claim
 from metastep_lab.figures.style import Figure, Lines, line_figure
+from metastep_lab.tables import Record, select
 from metastep_lab.wu2022.hessian_two_layer.samples import PREDICTED
 
 WIDE = 200

@@ -22,7 +22,8 @@ import jax
 
 from metastep import saving as checkpoint
 from metastep_lab.catalog import listing
-from metastep_lab.experiment import Context, Experiment, columns
+from metastep_lab.experiment import Context, Experiment
+from metastep_lab.tables import columns
 from metastep_lab.wu2022.hessian_two_layer.claims import answer, claims, figures
 from metastep_lab.wu2022.hessian_two_layer.samples import BATCH, Measured, draw_network, measure
 

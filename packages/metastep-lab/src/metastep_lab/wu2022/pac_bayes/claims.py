@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 from scipy.stats import rankdata
 
-from metastep_lab.experiment import Claim, Record, select, yes_or_no
+from metastep_lab.claims import Claim, yes_or_no
 from metastep_lab.figures.style import MARKERS, Figure, Lines, line_figure, new_figure, style
+from metastep_lab.tables import Record, select
 
 NAMES = {"base": "BASE", "appr": "APPR", "iter": "ITER", "iter-m": "ITER.M"}
 OURS = ("appr", "iter", "iter-m")

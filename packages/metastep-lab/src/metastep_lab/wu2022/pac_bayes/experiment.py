@@ -33,7 +33,8 @@ from metastep import pac_bayes
 from metastep import saving as checkpoint
 from metastep.pac_bayes.certify import write_certificate
 from metastep_lab.catalog import listing
-from metastep_lab.experiment import Context, Experiment, columns
+from metastep_lab.experiment import Context, Experiment
+from metastep_lab.tables import columns
 from metastep_lab.wu2022.pac_bayes.claims import answer, claims, figures
 from metastep_lab.wu2022.pac_bayes.problem import (
     BATCH,

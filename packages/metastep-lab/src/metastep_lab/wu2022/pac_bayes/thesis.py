@@ -3,7 +3,7 @@
 import math
 
 from metastep.pac_bayes import bound
-from metastep_lab.experiment import Table, columns
+from metastep_lab.tables import Table, columns
 
 EXAMPLES = 60_000
 DELTA = 0.025

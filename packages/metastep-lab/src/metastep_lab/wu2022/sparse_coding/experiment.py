@@ -36,7 +36,8 @@ from metastep.sparse_coding import (
     sample_start,
 )
 from metastep_lab.catalog import listing
-from metastep_lab.experiment import Context, Experiment, columns
+from metastep_lab.experiment import Context, Experiment
+from metastep_lab.tables import columns
 from metastep_lab.wu2022.sparse_coding.claims import answer, claims, figures
 
 ALGORITHMS = ("baseline", "masking")

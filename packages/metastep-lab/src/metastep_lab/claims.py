@@ -1,0 +1,201 @@
+"""The statements of a paper as rows, and what a finished run says to them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from string import Formatter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from metastep_lab.tables import Column, Frame, Record
+
+Numbers = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement of a paper held against one run.
+
+    Attributes:
+        id: short and stable, unique within the experiment, such as `bias-below-bound`.
+        text: the statement in one sentence, with its place in the paper.
+        holds: True, False, or None where this run cannot decide; NumPy's booleans become Python's.
+        evidence: the numbers that decide it, or why this run cannot.
+    """
+
+    id: str
+    text: str
+    holds: bool | None
+    evidence: str
+
+    def __post_init__(self):
+        if self.holds is not None:
+            object.__setattr__(self, "holds", bool(self.holds))
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement of a paper, and how a run decides it.
+
+    Attributes:
+        id: short and stable, unique within the experiment, such as `bias-below-bound`.
+        text: the statement in one sentence, with its place in the paper; a function of the record
+            where it depends on the configuration.
+        measure: of the record: what decides the statement: a number, a column, or several by name,
+            which may be the columns of a DataFrame.
+        verdict: of these numbers: True, False, or None where they cannot decide.
+        evidence: these numbers in words: a function of them, or a template such as
+            `"ratio {ratio:.2f} after {config.outer_steps} steps"`, with `{}` for what has no name.
+            Columns are written by `listed`.
+        lacks: what the run lacks to be measured, such as `needs two windows`, or None.
+    """
+
+    id: str
+    text: str | Callable[[Record], str]
+    measure: Callable[[Record], Any]
+    verdict: Callable[[Any], Any]
+    evidence: str | Callable[[Any], str]
+    lacks: Callable[[Record], str | None] = lambda record: None
+
+
+# An experiment that is not converted yet returns claims.
+Statements = Sequence[Statement] | Callable[[Record], Sequence[Statement | Claim]]
+
+
+def evaluate(statements: Statements, record: Record) -> tuple[Claim, ...]:
+    """Hold statements against a run.
+
+    Args:
+        statements: as `Experiment.claims` has them.
+        record: the run.
+
+    Returns:
+        One claim for each statement; undecided where the run lacks something.
+    """
+    rows = statements(record) if callable(statements) else statements
+    return tuple(row if isinstance(row, Claim) else _judge(row, record) for row in rows)
+
+
+def _judge(row: Statement, record: Record) -> Claim:
+    text = row.text if isinstance(row.text, str) else row.text(record)
+    lacking = row.lacks(record)
+    if lacking is not None:
+        return Claim(row.id, text, None, lacking)
+    numbers = row.measure(record)
+    if callable(row.evidence):
+        evidence = row.evidence(numbers)
+    else:
+        named = numbers if isinstance(numbers, Mapping | pd.DataFrame) else {}
+        evidence = _Words().format(row.evidence, numbers, config=record.config, **named)
+    return Claim(row.id, text, row.verdict(numbers), evidence)
+
+
+class _Words(Formatter):
+    """What `str.format` does, with every number of a column."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        """Write columns by `listed`, anything else as `format` does."""
+        columns = isinstance(value, pd.Series | pd.DataFrame)
+        return listed(value, format_spec) if columns else format(value, format_spec)
+
+
+def span(values: Column, form: str = ".3g") -> str:
+    """Write the smallest and the largest value, or one number where both read the same.
+
+    Args:
+        values: at least one.
+        form: how a number is written.
+
+    Returns:
+        Such as `0.5 to 2`.
+    """
+    ends = f"{np.min(values):{form}}", f"{np.max(values):{form}}"
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+
+
+def yes_or_no(verdicts: Sequence[bool | None] | Column, yes: str = "Yes") -> str:
+    """Write the beginning of an answer that several verdicts decide.
+
+    Args:
+        verdicts: at least one; None counts as no.
+        yes: what stands for all of them.
+
+    Returns:
+        `yes` if all are true, "Only in part" if some are, else "No".
+    """
+    if all(verdicts):
+        return yes
+    return "Only in part" if any(verdicts) else "No"
+
+
+def listed(values: Frame, form: str, between: str = ", ") -> str:
+    """Write the numbers of a column, each after its place in the index.
+
+    Args:
+        values: a Series, or a dictionary; of a DataFrame, the means of the columns are written.
+        form: how a number is written.
+        between: what stands between two of them.
+
+    Returns:
+        Such as `K=1 0.41, K=5 0.38` by window, or `full 0.41, untuned 0.38`.
+    """
+    if isinstance(values, pd.DataFrame):
+        values = values.mean(skipna=False)
+    return between.join(
+        f"{f'K={place:g}' if isinstance(place, int | float) else place} {value:{form}}"
+        for place, value in values.items()
+    )
+
+
+def each(template: str, opening: str = "", between: str = "; ") -> Callable[[Frame], str]:
+    """Return a function that writes every row of a DataFrame, for `Statement.evidence`.
+
+    Args:
+        template: of a row, with the names of columns and of the index, such as
+            `"K={window:g} {error:.2g}"`.
+        opening: what stands before the first row.
+        between: what stands between two rows.
+
+    Returns:
+        DataFrame to text.
+    """
+
+    def write(rows: Frame) -> str:
+        numbers = rows.reset_index().to_dict("records")
+        return opening + between.join(template.format(**row) for row in numbers)
+
+    return write
+
+
+def mean_and_error(values: Frame) -> tuple[Any, Any]:
+    """Return the mean over rows and its standard error.
+
+    Args:
+        values: a Series or a DataFrame.
+
+    Returns:
+        Two numbers, or two Series with one number for each column; NaN where a value is missing,
+        and for the error of a single row.
+    """
+    return values.mean(skipna=False), values.sem(skipna=False)
+
+
+def falls(values: Sequence[float] | Column) -> bool | None:
+    """Whether each value is below the one before; None if there are fewer than two."""
+    return bool(np.all(np.diff(values) < 0)) if len(values) > 1 else None
+
+
+def beyond(values: Column | float, margins: Column | float) -> bool | None:
+    """Whether values are above zero by more than their margins.
+
+    Args:
+        values: such as differences.
+        margins: such as two standard errors, of the same shape.
+
+    Returns:
+        True if all are, False if one is below zero by more than its margin, else None.
+    """
+    if np.any(values < -margins):
+        return False
+    return bool(np.all(values > margins)) or None

@@ -1,0 +1,114 @@
+"""The figures of `hypercleaning`."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from scipy.special import expit
+
+from metastep_lab.figures.style import Figure, new_figure, style
+from metastep_lab.shaban2019.hypercleaning.claims import baseline, tuned
+from metastep_lab.tables import Frame, Record
+
+
+def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
+    """Draw the suspects, the weights, the progress and Figure 5."""
+    return {
+        "suspects": _suspects_figure(record),
+        "weights": _weights_figure(record),
+        "progress": _progress_figure(record),
+        "figure-5-gradient-norm": _norm_figure(record),
+    }
+
+
+def _suspects_figure(record: Record) -> tuple[Figure, str]:
+    arrays = record.arrays
+    suspects, images = arrays["suspects"], arrays["suspect_images"]
+    given, true = arrays["given"][suspects], arrays["true"][suspects]
+    columns = 10
+    figure, axes = new_figure(columns=columns, rows=4, width=9, height=4.6)
+    for index, panel in enumerate(axes.flat):
+        panel.set_axis_off()
+        if index >= len(suspects):
+            continue
+        panel.imshow(images[index], cmap="gray_r")
+        verdict = f"{given[index]} → {true[index]}" if given[index] != true[index] else "correct"
+        panel.set_title(verdict, fontsize=11)
+    caught = int(np.sum(given != true))
+    text = (
+        f"The {len(suspects)} training images with the smallest weight after tuning with window "
+        f"{tuned(record).index[-1]:g}. {caught} of them carry a wrong label: above each stand "
+        "the given and the true one."
+    )
+    return figure, text
+
+
+def _weights_figure(record: Record) -> tuple[Figure, str]:
+    arrays = record.arrays
+    wrong = arrays["given"] != arrays["true"]
+    bins = np.linspace(0, 1, 21)
+    figure, axes = new_figure(columns=2)
+    weights = arrays["weights"][-1]
+    for panel, name, those in zip(axes, ("correct", "wrong"), (~wrong, wrong), strict=True):
+        panel.hist(weights[those], bins, color=style(int(name == "wrong"))["color"])
+        panel.set(xlabel="tuned weight of the example", ylabel="examples", yscale="log")
+        panel.set(title=f"{those.sum()} examples with a {name} label", ylim=(0.5, wrong.size))
+    bound = float(expit(record.config.threshold))
+    missed, lost = np.sum(wrong & (weights >= bound)), np.sum(~wrong & (weights < bound))
+    text = (
+        f"How many examples have which weight after tuning with window "
+        f"{tuned(record).index[-1]:g}, in twenty bins, on a log scale. Below {bound:.2f} an "
+        f"example counts as suspect: {missed} wrong labels are missed, and {lost} correct ones "
+        "are suspected."
+    )
+    return figure, text
+
+
+def _paths(record: Record) -> list[tuple[float, Frame]]:
+    """Return each window with its rows of `history`, the longest first."""
+    paths = dict(list(record.frames["history"].groupby("window")))
+    return [(window, paths[window]) for window in tuned(record).index[::-1]]
+
+
+def _progress_figure(record: Record) -> tuple[Figure, str]:
+    figure, axes = new_figure(columns=2)
+    for index, (window, history) in enumerate(_paths(record)):
+        label = f"K = {window:g}"
+        axes[0].plot(history["step"], history["validation_loss"], label=label, **style(index))
+        axes[1].plot(history["step"], history["f1_replaced"], label=label, **style(index))
+    axes[0].axhline(
+        baseline(record, "clean")["validation_loss"],
+        color="black",
+        linestyle=":",
+        label="clean labels",
+    )
+    axes[0].set(xlabel="outer step", ylabel="cross-entropy (nats)", title="Validation loss")
+    axes[1].set(xlabel="outer step", ylabel="F1 score", title="Detection of replaced labels")
+    axes[1].set_ylim(0, 1)
+    axes[0].legend()
+    axes[1].legend()
+    text = (
+        "The validation loss, which is what is tuned; it can end below that of training on all "
+        "clean labels, which nothing was tuned for. And the F1 score of the flagged examples: 0 "
+        f"until the first weights have fallen below {expit(record.config.threshold):.2f}."
+    )
+    return figure, text
+
+
+def _norm_figure(record: Record) -> tuple[Figure, str]:
+    figure, axes = new_figure(columns=1)
+    for index, (window, history) in enumerate(_paths(record)):
+        measured = history.dropna(subset="gradient_norm")
+        axes[0].plot(
+            [*measured["step"], record.config.outer_steps],
+            [*measured["gradient_norm"], tuned(record)["gradient_norm"][window]],
+            label=f"K = {window:g}",
+            **style(index),
+        )
+    axes[0].set(xlabel="outer step", ylabel="norm of the exact hypergradient", yscale="log")
+    axes[0].set_title("Distance from a stationary point, where it would be 0")
+    axes[0].legend()
+    text = (
+        "Figure 5 of the paper: the norm of the exact hypergradient along the path of each window, "
+        "on a log scale."
+    )
+    return figure, text

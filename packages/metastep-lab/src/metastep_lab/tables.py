@@ -1,0 +1,66 @@
+"""A finished run as it is read back from its directory, and its tables."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+Column = np.ndarray
+Table = Mapping[str, Column]
+Frame = Any
+"""A pandas DataFrame or Series: the types of pandas are too wide to check what is indexed."""
+
+
+def columns(names: str, rows: Sequence[tuple[Any, ...]]) -> Table:
+    """Turn rows into a table.
+
+    Args:
+        names: the columns' names, separated by spaces.
+        rows: one tuple for each row, as long as there are names; none gives empty columns.
+
+    Returns:
+        Name to column.
+    """
+    values = zip(*rows, strict=True) if rows else ((),) * len(names.split())
+    return {name: np.array(column) for name, column in zip(names.split(), values, strict=True)}
+
+
+def select(table: Table, **conditions: object) -> dict[str, Column]:
+    """Return the rows of a table whose named columns equal the given values.
+
+    Args:
+        table: columns of equal length.
+        **conditions: column name to value.
+
+    Returns:
+        The same columns, shorter.
+    """
+    keep = np.all([np.asarray(table[name]) == value for name, value in conditions.items()], axis=0)
+    return {name: np.asarray(column)[keep] for name, column in table.items()}
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run as read back from its directory.
+
+    Attributes:
+        config: the experiment's configuration dataclass.
+        tables: table name to columns; numbers are float64 arrays (empty cells are NaN), the rest
+            are arrays of strings.
+        metrics: what `run` returned.
+        arrays: the content of `arrays.npz`, empty if there is none.
+        frames: the tables as pandas holds them.
+    """
+
+    config: Any
+    tables: Mapping[str, Table]
+    metrics: Mapping[str, float]
+    arrays: Mapping[str, np.ndarray]
+
+    @cached_property
+    def frames(self) -> Mapping[str, Frame]:
+        """The tables as pandas holds them."""
+        return {name: pd.DataFrame(dict(table)) for name, table in self.tables.items()}
