@@ -14,7 +14,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PROJECTS = {"metastep": "metastep", "metastep-lab": "metastep_lab"}
 # Where the name of a distribution is not that of what it holds.
-DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "metastep_lab": "metastep-lab"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "annotated_types": "annotated-types",
+    "sklearn": "scikit-learn",
+    "metastep_lab": "metastep-lab",
+}
 # Imported inside functions only, and named by an extra.
 OPTIONAL = {"torch", "transformers", "ray", "cleanlab"}
 
