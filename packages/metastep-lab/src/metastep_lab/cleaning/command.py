@@ -24,6 +24,8 @@ from metastep_lab.cleaning.writing import MARK, write_outcome, write_state
 from metastep_lab.errors import INTERRUPTED, RefusedError
 from metastep_lab.runs.directories import occupied, remove_leftovers
 
+SMALL = 3000  # rows for which one thread is enough
+
 
 @dataclass(frozen=True)
 class Request:
@@ -171,7 +173,8 @@ def _judge(
 
     def _rank(given: np.ndarray, stage: str) -> Ranking:
         progress = lambda done, total: display.show(done, total, stage)
-        with threadpool_limits(2):
+        # Threads that wait for each other make small data slow where other processes are busy.
+        with threadpool_limits(1 if len(given) < SMALL else None):
             return rank(matrix.train, given, trusted, request.model, progress)
 
     ranking = rank_labels(labels, "ranking labels")

@@ -1,5 +1,6 @@
 """Which labels are suspect, by a linear model, boosted trees or a network."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -7,6 +8,7 @@ import numpy as np
 from scipy.sparse import issparse
 from scipy.special import expit
 from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -94,10 +96,13 @@ def _fitted(model: Model, inputs: np.ndarray, labels: np.ndarray, weights: np.nd
             max_iter=60, max_leaf_nodes=15, min_samples_leaf=10, l2_regularization=1.0
         )
         return trees.fit(inputs, labels, weights)
-    network = MLPClassifier((64,), alpha=1.0, max_iter=40, early_stopping=False, random_state=0)
-    return make_pipeline(StandardScaler(), network).fit(
-        inputs, labels, mlpclassifier__sample_weight=weights
-    )
+    # It stops early on purpose: a network that has converged has memorized the wrong labels.
+    network = MLPClassifier((64,), alpha=1.0, max_iter=40, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return make_pipeline(StandardScaler(), network).fit(
+            inputs, labels, mlpclassifier__sample_weight=weights
+        )
 
 
 def _array(matrix: Any) -> Any:
