@@ -1,8 +1,8 @@
 """Write 800 digits as pictures, of which a fifth have a wrong label, for `metastep clean`.
 
-Run it as `python examples/write_mislabelled_digits.py FOLDER`. The folder gets one PNG file for each
-digit, and `labels.csv` with the columns file and digit. `truth.csv`, beside the folder, has the true
-labels.
+Run it as `python examples/write_mislabelled_digits.py FOLDER`. The folder gets one PNG file for
+each digit, and `labels.csv` with the columns file and digit. `truth.csv`, beside the folder, has
+the true labels.
 """
 
 import csv

@@ -203,7 +203,9 @@ def _say(request: Request, file: LabelledFile, outcome: Outcome, display: termin
     """Print what came out."""
     console, count = display.console, int(outcome.ranking.suspect.sum())
     console.print(f"{count} of {len(file.labels)} labels are suspect", soft_wrap=True)
-    if outcome.reliability is not None:
+    if outcome.reliability is None:
+        console.print("how many of them are wrong cannot be estimated; the page says why")
+    else:
         share, precision = outcome.reliability.share, outcome.reliability.precision
         console.print(
             f"estimated part of wrong labels: {share[0]:.1%} ({share[1]:.1%} to {share[2]:.1%}); "

@@ -75,7 +75,7 @@ def build_page(file: LabelledFile, outcome: Outcome, command: str) -> str:
         )
     )
     introduction = (
-        f"The column {escape(file.column)!s} of {escape(str(file.path))} was compared with what "
+        f"The column <code>{escape(file.column)}</code> of <code>{escape(str(file.path))}</code> was compared with what "
         "models say that were trained on the other rows. A score near 1 means that another class "
         "fits the row much better than the given one."
     )
@@ -84,7 +84,10 @@ def build_page(file: LabelledFile, outcome: Outcome, command: str) -> str:
 
 def _estimate(found: Reliability | None) -> str:
     if found is None:
-        return "There are too few rows to estimate how many of them are wrong."
+        return (
+            "How many of them are wrong cannot be estimated: there are too few rows, or the model "
+            "finds planted mistakes little better than it suspects other rows."
+        )
     return (
         f"An estimated {found.share[0]:.1%} of all labels are wrong (95 % interval "
         f"{found.share[1]:.1%} to {found.share[2]:.1%}), and {found.precision[0]:.0%} of the "
@@ -176,7 +179,11 @@ def _confusions(outcome: Outcome, order: np.ndarray) -> str:
 def _trust(outcome: Outcome) -> str:
     found = outcome.reliability
     if found is None:
-        return "<p>There are too few rows to say; look at every suspect.</p>"
+        return (
+            '<p class="warning">There are too few rows to say, or the columns say too little about '
+            "the labels for this model. Try another <code>--model</code>, or add columns; trust no "
+            "suspect unseen.</p>"
+        )
     warning = ""
     if found.recall[0] < 0.5:
         warning = (
