@@ -75,8 +75,8 @@ def build_page(file: LabelledFile, outcome: Outcome, command: str) -> str:
         )
     )
     introduction = (
-        f"The column <code>{escape(file.column)}</code> of <code>{escape(str(file.path))}</code> was compared with what "
-        "models say that were trained on the other rows. A score near 1 means that another class "
+        f"The column <code>{escape(file.column)}</code> of <code>{escape(str(file.path))}</code> "
+        "was compared with what models say that were trained on the other rows. A score near 1 means that another class "
         "fits the row much better than the given one."
     )
     return document(title, f"<p>{introduction}</p>", body)
