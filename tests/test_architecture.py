@@ -227,6 +227,7 @@ TESTED_ELSEWHERE = {
     "diagnosis": ("diagnosis/test_diagnose.py", PRIVATE),
     "estimators.base": ("estimators/test_trust.py", TABLE),
     "estimators.central_differences": ("estimators/test_complex.py", TABLE),
+    "estimators.evaluate": ("estimators/test_exact.py", PRIVATE),
     "estimators.evolution": ("estimators/test_sampled.py", TABLE),
     "estimators.forward": ("estimators/test_exact.py", TABLE),
     "estimators.persistent": ("estimators/test_sampled.py", TABLE),
