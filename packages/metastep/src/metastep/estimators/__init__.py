@@ -3,7 +3,6 @@
 from metastep.estimators.base import AbstractEstimator as AbstractEstimator
 from metastep.estimators.base import Estimate as Estimate
 from metastep.estimators.base import hypergradient as hypergradient
-from metastep.estimators.binomial import Binomial as Binomial
 from metastep.estimators.central_differences import (
     CentralDifferences as CentralDifferences,
 )
@@ -20,3 +19,4 @@ from metastep.estimators.reverse import Reverse as Reverse
 from metastep.estimators.scaled import ScaledEstimate as ScaledEstimate
 from metastep.estimators.scaled import scaled_hypergradient as scaled_hypergradient
 from metastep.estimators.truncated import TruncatedReverse as TruncatedReverse
+from metastep.schedules import Binomial as Binomial
