@@ -18,22 +18,26 @@ ADAM = training(lambda outer: optax.adam(outer["step_size"], eps_root=1e-8), HOR
 
 
 def with_own_start():
-    """Draw the parameters of each run from its own key."""
-    draw = lambda outer, key: {"w": jax.random.normal(key, (3,)), "b": jnp.array(0.1)}
+    """Draw the parameters of each run from its own key; a function is part of the model."""
+    draw = lambda outer, key: {
+        "w": jax.random.normal(key, (3,)),
+        "b": jnp.array(0.1),
+        "activation": jnp.tanh,
+    }
     return training(lambda outer: optax.sgd(outer["step_size"]), HORIZON, init_params=draw)()
 
 
-def compiled(estimator):
-    return eqx.filter_jit(estimator.estimate)
+@eqx.filter_jit
+def estimated(estimator, problem, outer, state, key):
+    return estimator.estimate(problem, outer, state, key)
 
 
 def estimates(problem, outer, estimator, count, key):
     """Return what `count` estimates in a row give, and the runs after each."""
     state = estimator.init(problem, outer, key)
-    step = jax.jit(lambda state, key: estimator.estimate(problem, outer, state, key))
     rows = []
     for call in jax.random.split(key, count):
-        estimate, state = step(state, call)
+        estimate, state = estimated(estimator, problem, outer, state, call)
         rows.append((estimate, state))
     return rows
 
@@ -75,7 +79,7 @@ def test_the_gradient_is_the_mean_over_the_runs(key):
     problem, outer = with_own_start()
     estimator = ms.PersistentReverse(WINDOW, runs=RUNS)
     state = estimator.init(problem, outer, key)
-    estimate, _ = compiled(estimator)(problem, outer, state, key)
+    estimate, _ = estimated(estimator, problem, outer, state, key)
     first = training(problem.optimizer, WINDOW, init_params=problem.init_params)()[0]
 
     def one(run_key):
@@ -96,7 +100,7 @@ def test_the_gradient_is_the_mean_over_the_runs(key):
         np.testing.assert_allclose(estimate.grad[name], grad, rtol=1e-10, atol=1e-14)
     for option in ({"together": 3}, {"checkpoint": "sqrt", "mixed": True}):
         same = ms.PersistentReverse(WINDOW, RUNS, **option)
-        other, _ = compiled(same)(problem, outer, state, key)
+        other, _ = estimated(same, problem, outer, state, key)
         for name, grad in expected.items():
             np.testing.assert_allclose(other.grad[name], grad, rtol=1e-10, atol=1e-14)
 
@@ -107,10 +111,9 @@ def test_a_run_that_diverged_is_replaced(key):
     state = estimator.init(problem, outer, key)
     weights = lambda state: state.points.inner.params["w"]
     state = eqx.tree_at(weights, state, weights(state).at[1].set(jnp.inf))
-    estimate = compiled(estimator)
-    bad, state = estimate(problem, outer, state, key)
+    bad, state = estimated(estimator, problem, outer, state, key)
     assert bad.result == ms.RESULTS.nonfinite_inner
-    good, _ = estimate(problem, outer, state, jax.random.key(9))
+    good, _ = estimated(estimator, problem, outer, state, jax.random.key(9))
     assert good.result == ms.RESULTS.successful
     np.testing.assert_array_equal(good.stats["ages"], [2 * WINDOW, WINDOW])
 

@@ -129,7 +129,6 @@ class PersistentReverse(AbstractEstimator):
     ) -> tuple[Scalar, Any]:
         """Return the objective after a window, and the arrays of where the run then stands."""
         problem = choose_mixed(problem, self.mixed, stored_steps(self.checkpoint, self.window))
-        point = jax.lax.stop_gradient(point)
         end = advance_for_reverse(problem, outer, point, keys, self.window, self.checkpoint)
         value = problem.objective(end.inner, outer, keys.objective)
         return value, eqx.filter(end, eqx.is_array)
