@@ -63,8 +63,9 @@ CLAIMS = (
     ),
     Statement(
         "lower-loss",
-        "Calian et al. (2025): at equal compute, training without what is rated lowest ends with a "
-        f"lower held-out loss. Here: than random dropping of as much, by {CLEAR:g} standard errors.",
+        "Calian et al. (2025): at equal compute, training without what is rated lowest ends with "
+        "a lower held-out loss. Here: than random dropping of as much, by "
+        f"{CLEAR:g} standard errors.",
         lacks=_needs_seeds,
         measure=lambda record: _lead(record, record.config.width),
         verdict=lambda found: beyond(found["lead"], CLEAR * found["error"]),

@@ -9,10 +9,10 @@ from metastep_lab.studies.data_weights.claims import METHODS, losses
 from metastep_lab.tables import Record
 
 NAMES = {
-    "all": "all examples",
-    "random": "without a random part",
-    "rated": "without the lowest ratings",
-    "clean": "clean examples only",
+    "all": "all",
+    "random": "random part\nleft out",
+    "rated": "lowest ratings\nleft out",
+    "clean": "clean ones\nonly",
 }
 
 
@@ -54,8 +54,8 @@ def _loss_figure(record: Record) -> tuple[Figure, str]:
             panel.plot(places, values, "o", color=style(index)["color"])
             panel.hlines(values.mean(), index - 0.3, index + 0.3, color=style(index)["color"])
         panel.set_xticks(range(len(METHODS)), [NAMES[method] for method in METHODS])
-        panel.tick_params(axis="x", rotation=20)
-        panel.set(ylabel="test loss (nats)", title=f"{width} hidden units")
+        panel.set(xlabel="training examples", ylabel="test loss (nats)")
+        panel.set_title(f"{width} hidden units")
     text = (
         f"The test loss after {record.config.horizon} steps, a point for each seed and a line for "
         f"their mean. The ratings were tuned with {widths[0]} hidden units; the right panel shows "
