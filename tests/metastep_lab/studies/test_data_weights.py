@@ -116,7 +116,7 @@ def test_every_claim_can_hold_and_fail():
         ("lower-loss", "training", where.format(64), {"test_loss": 0.9}),
         ("ratings-transfer", "training", where.format(128), {"test_loss": 0.9}),
     ]
-    check_every_claim(EXPERIMENT, handmade(), spoiled)
+    check_every_claim(EXPERIMENT, spoiled, handmade())
 
 
 def test_one_seed_decides_no_lead_and_the_answer_follows_the_numbers():
