@@ -134,7 +134,7 @@ SPOILED = (
 def test_every_claim_can_hold_and_fail():
     good = handmade()
     without_context = changed(good, "every_position", "model == 'gru-0' and top == 100", mse=0.4)
-    check_every_claim(EXPERIMENT, good, SPOILED, without_context)
+    check_every_claim(EXPERIMENT, SPOILED, good, without_context)
     found = verdicts(EXPERIMENT, changed(good, "mse", held_out_mse=np.nan))
     assert found["anchors-generalize"] is None
     nothing = verdicts(EXPERIMENT, changed(good, "models", trained=0))
