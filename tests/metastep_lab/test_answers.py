@@ -126,11 +126,17 @@ def label_noise(lead, seeds=5):
     ours, other = "hypercleaning", "confident learning"
     arms = ((ours, "clean"), (ours, "noisy"), (other, "none"), (other, "clean"), (other, "noisy"))
     rows = [
-        ("uniform-50", method, level, 0.5 + (lead if method == ours else 0) + 0.001 * seed * index)
+        (
+            "uniform-50",
+            seed,
+            method,
+            level,
+            0.5 + (lead if method == ours else 0) + 0.001 * seed * index,
+        )
         for index, (method, level) in enumerate(arms)
         for seed in range(seeds)
     ]
-    detection = columns("noise method validation f1", rows)
+    detection = columns("noise seed method validation f1", rows)
     return record({"noise": ("uniform-50",), "seeds": seeds}, detection=detection)
 
 
