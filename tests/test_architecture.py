@@ -45,6 +45,7 @@ LIBRARY = {
     "pac_bayes": {"curvature"},
     "sparse_coding": set(),
     "anchors": set(),
+    "interop": set(),
     "sklearn": {"sparse_coding", "tasks", "problems", "estimators", "minimize"},
 }
 LABORATORY = {
