@@ -81,7 +81,8 @@ bench: .bench/.installed
 	$(PYTHON) -m venv .bench
 	.bench/bin/python $(PIP) --constraint constraints.txt --editable $(LIBRARY) \
 	  --editable '$(LABORATORY)[bench]'
-	.bench/bin/python $(PIP) --no-deps learned_optimization==0.0.1
+	# Without their requirements: pins that nothing meets, a torchvision that does not fit torch.
+	.bench/bin/python $(PIP) --no-deps learned_optimization==0.0.1 bergson==2.5.1
 	touch $@
 
 format: .venv/.tests-installed
