@@ -199,6 +199,18 @@ def falls(values: Sequence[float] | Column) -> bool | None:
     return bool(np.all(np.diff(values) < 0)) if len(values) > 1 else None
 
 
+def every(condition: str) -> Callable[[Frame], bool | None]:
+    """Return the verdict whether a condition holds in every row, for `Statement.verdict`.
+
+    Args:
+        condition: on the columns, as `DataFrame.eval` takes it, such as `"overlap > 0.6"`.
+
+    Returns:
+        DataFrame to True or False, or None where it has no rows.
+    """
+    return lambda rows: rows.eval(condition).all() if len(rows) else None
+
+
 def beyond(values: Column | float, margins: Column | float) -> bool | None:
     """Whether values are above zero by more than their margins.
 
