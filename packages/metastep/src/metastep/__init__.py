@@ -35,6 +35,7 @@ from metastep.minimize import Run as Run
 from metastep.minimize import minimize as minimize
 from metastep.problems import AbstractProblem as AbstractProblem
 from metastep.problems import Averaged as Averaged
+from metastep.problems import Batches as Batches
 from metastep.problems import Bounded as Bounded
 from metastep.problems import MAMLProblem as MAMLProblem
 from metastep.problems import MetaSGD as MetaSGD
