@@ -12,6 +12,8 @@ from metastep.diagnosis import Diagnosis as Diagnosis
 from metastep.diagnosis import compare as compare
 from metastep.diagnosis import diagnose as diagnose
 from metastep.diagnosis import metasmoothness as metasmoothness
+from metastep.driven import driven_hypergradient as driven_hypergradient
+from metastep.driven import driven_plan as driven_plan
 from metastep.estimators import AbstractEstimator as AbstractEstimator
 from metastep.estimators import Binomial as Binomial
 from metastep.estimators import CentralDifferences as CentralDifferences

@@ -38,7 +38,7 @@ def save(path: Path, tree: PyTree, notes: Mapping[str, Any]) -> None:
     Raises:
         OSError: if the file cannot be written. An older file at `path` is untouched then.
     """
-    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_array))
+    leaves = jax.tree.leaves(eqx.filter(tree, _is_array))
     header = {"structure": _structure(tree), "notes": dict(notes)}
 
     def write(file: IO[bytes]) -> None:
@@ -76,8 +76,8 @@ def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
 
     Args:
         path: the file.
-        like: a tree of the same structure, shapes and dtypes; its leaves that are not arrays are
-            kept.
+        like: a tree of the same structure, shapes and dtypes, of arrays or `ShapeDtypeStruct`; its
+            leaves that are neither are kept.
 
     Returns:
         The tree with the saved arrays, and the notes.
@@ -110,7 +110,7 @@ def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
             f"{path} belongs to another run: its arrays have other names, shapes or dtypes than "
             "this one's. Resume with the configuration it was written with, or choose another file."
         )
-    arrays, static = eqx.partition(like, eqx.is_array)
+    arrays, static = eqx.partition(like, _is_array)
     templates, treedef = jax.tree.flatten(arrays)
     try:
         restored = [_restore(value, leaf) for value, leaf in zip(saved, templates, strict=True)]
@@ -123,11 +123,15 @@ def _seal(checksum: str) -> bytes:
     return f"{FORMAT} sha256 {checksum}".encode()
 
 
+def _is_array(leaf: Any) -> bool:
+    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+
+
 def _is_typed_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _data(leaf: Array) -> Array:
+def _data(leaf: Any) -> Any:
     return jax.random.key_data(leaf) if _is_typed_key(leaf) else leaf
 
 
@@ -136,7 +140,7 @@ def _plain(leaf: Array) -> np.ndarray:
     return np.ascontiguousarray(_data(leaf)).reshape(-1).view(np.uint8)
 
 
-def _restore(value: np.ndarray, leaf: Array) -> Array:
+def _restore(value: np.ndarray, leaf: Array | jax.ShapeDtypeStruct) -> Array:
     data = _data(leaf)
     restored = jnp.asarray(value.view(data.dtype).reshape(data.shape))
     if _is_typed_key(leaf):
@@ -146,7 +150,7 @@ def _restore(value: np.ndarray, leaf: Array) -> Array:
 
 def _structure(tree: PyTree) -> str:
     """Return names, shapes and dtypes of the arrays, as text that can be compared."""
-    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array))
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, _is_array))
     return "; ".join(
         f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves
     )

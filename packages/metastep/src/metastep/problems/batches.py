@@ -88,14 +88,15 @@ _ASKED = (
 
 def _loader(source: Any, size: int | None) -> tuple[Callable[[int], PyTree], int | None]:
     """Return the function that loads a batch, and how many there are where that is known."""
-    if callable(source) and not hasattr(source, "__getitem__"):
+    indexed = getattr(source, "__getitem__", None)
+    if callable(source) and indexed is None:
         if size is not None:
             raise ValueError(f"size is {size} beside a function; a function returns whole batches.")
         return source, None
     if isinstance(source, np.ndarray | jax.Array | dict | tuple):
         entry, count = _entry_of_arrays(source)
-    elif hasattr(source, "__getitem__"):
-        entry = lambda index: _with_arrays(source[index])
+    elif indexed is not None:
+        entry = lambda index: _with_arrays(indexed(index))
         count = len(source) if hasattr(source, "__len__") else None
     else:
         raise ValueError(
