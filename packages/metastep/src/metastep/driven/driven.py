@@ -1,6 +1,7 @@
 """The hypergradient of a run that Python drives: forward, then backward segment by segment."""
 
 import os
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from metastep.checks import require_key
 from metastep.driven.driver import Driver
 from metastep.driven.feeding import Feed
 from metastep.driven.identity import identity
-from metastep.driven.passes import Run, begin, places_of
+from metastep.driven.passes import Run, begin, forward, places_of
 from metastep.driven.plan import Plan, plan_of, require_reverse
 from metastep.driven.progress import progress_of
 from metastep.driven.records import Records
@@ -25,6 +26,7 @@ from metastep.estimators.base import (
     require_influence,
 )
 from metastep.estimators.truncated import ONLY_BY_START, TruncatedReverse
+from metastep.explained import sharded
 from metastep.problems.base import AbstractProblem, Trajectory, advance, split_keys, start
 from metastep.problems.batches import source_of, with_batch
 from metastep.problems.mixed import choose_mixed
@@ -108,15 +110,31 @@ def driven_hypergradient(
         OSError: if the disk is full, before or during the run. What was saved before stays.
     """
     require_key(key)
-    outer = as_hyperparameters(outer)
     if not save_every >= 0:
         raise ValueError(f"save_every is {save_every!r}; allowed are seconds from 0.")
-    folder = None if directory is None else Path(directory)
-    if folder is not None and jax.process_count() > 1:
+    if directory is not None and jax.process_count() > 1:
         raise ValueError(
             f"directory is {directory!r} in one of {jax.process_count()} processes; allowed is "
             "None, which keeps the states of each in its memory."
         )
+    with sharded():
+        folder = None if directory is None else Path(directory)
+        arguments = _prepare(problem, as_hyperparameters(outer), estimator, key, folder, memory)
+        plan = arguments[1]
+        totals = {"forward": plan.steps, "backward": plan.steps - plan.first}
+        with progress_of(progress, totals, plan) as show:
+            return Driver(*arguments, save_every, show).drive()
+
+
+def _prepare(
+    problem: AbstractProblem,
+    outer: Outer,
+    estimator: AbstractEstimator,
+    key: RandomKey,
+    folder: Path | None,
+    memory: int | None,
+) -> tuple[Run, Plan, Feed, Records, Trajectory, Scalar]:
+    """Check everything that can be checked before a step is taken."""
     reverse = require_reverse(estimator)
     feed = Feed(source_of(problem), problem.horizon)
     first = feed.load(0, 1)
@@ -126,30 +144,40 @@ def driven_hypergradient(
     plan = plan_of(problem, reverse, shapes, memory, folder is not None)
     longest = max(end - begin for begin, end in pairwise(plan.cuts))
     problem = choose_mixed(problem, reverse.mixed, longest)
-    run, point = _placed(Run(problem, outer, keys, truncated=isinstance(reverse, TruncatedReverse)))
+    run = Run(problem, outer, keys, truncated=isinstance(reverse, TruncatedReverse))
+    run, point = _placed(run, feed.load(0, plan.cuts[1]), plan.cuts[1])
     _require_influence(run, point, batch, plan)
     records = Records(folder, identity(run, point, batch, longest), feed)
     value = eqx.filter_eval_shape(problem.objective, point.inner, outer, keys.objective)
-    totals = {"forward": plan.steps, "backward": plan.steps - plan.first}
-    with progress_of(progress, totals, plan) as show:
-        zero = jnp.zeros((), value.dtype)
-        return Driver(run, plan, feed, records, point, zero, save_every, show).drive()
+    return run, plan, feed, records, point, jnp.zeros((), value.dtype)
 
 
-def _placed(run: Run) -> tuple[Run, Trajectory]:
+def _placed(run: Run, batches: Any, count: int) -> tuple[Run, Trajectory]:
     """Return the run with all that it consists of on the devices of its states, and its start.
 
     States that are spread over devices make every segment a program for these devices; what is not
-    spread is copied to all of them once, instead of anew for each segment.
+    spread is copied to all of them once, instead of anew for each segment. An optimizer begins with
+    zeros, which lie nowhere in particular: they go where the first segment leaves what becomes of
+    them.
+
+    Args:
+        run: the run.
+        batches: those of the first segment.
+        count: how many steps that has.
     """
     point = begin(run)
     spread = [place for place in places_of(point) if isinstance(place, NamedSharding)]
-    if spread:
-        everywhere = NamedSharding(spread[0].mesh, PartitionSpec())
-        alone = lambda x: eqx.is_array(x) and len(x.sharding.device_set) == 1
-        copy = lambda x: jax.device_put(x, everywhere) if alone(x) else x
-        run, point = jax.tree.map(copy, (run, point))
-    return Run(run.problem, run.outer, run.keys, places_of(point), run.truncated), point
+    if not spread:
+        return run, point
+    everywhere = NamedSharding(spread[0].mesh, PartitionSpec())
+    alone = lambda x: eqx.is_array(x) and len(x.sharding.device_set) == 1
+    copy = lambda x: jax.device_put(x, everywhere) if alone(x) else x
+    run, point = jax.tree.map(copy, (run, point))
+    after = places_of(forward(run, point, batches, count))
+    pairs = zip(places_of(point), after, strict=True)
+    places = tuple(b if a is None or a.is_fully_replicated else a for a, b in pairs)
+    run = replace(run, places=places, outer_places=places_of(run.outer))
+    return run, begin(run)
 
 
 def _require_influence(run: Run, point: Trajectory, batch: Any, plan: Plan) -> None:

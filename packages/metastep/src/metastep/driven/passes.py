@@ -20,6 +20,8 @@ from metastep.results import RESULTS
 from metastep.trees import differentiable, norm
 from metastep.types import Inner, Outer, Scalar
 
+Places = tuple[jax.sharding.Sharding | None, ...]
+
 
 class Adjoint(eqx.Module):
     """Where the backward pass is, and all that it needs to go on.
@@ -50,24 +52,28 @@ class Run(eqx.Module):
         outer: the hyperparameters.
         keys: the keys of the trajectory.
         places: where the arrays of a point on the trajectory lie, in the order of its leaves; None
-            for those on one device.
+            for those on one device. Empty: wherever they happen to be.
+        outer_places: the same for the hyperparameters.
         truncated: whether the state at the end of the backward pass counts as a constant.
     """
 
     problem: AbstractProblem
     outer: Outer
     keys: Keys
-    places: tuple[jax.sharding.Sharding | None, ...] = eqx.field(static=True, default=())
+    places: Places = eqx.field(static=True, default=())
+    outer_places: Places = eqx.field(static=True, default=())
     truncated: bool = eqx.field(static=True, default=False)
 
 
-def places_of(tree: PyTree) -> tuple[jax.sharding.Sharding | None, ...]:
+def places_of(tree: PyTree) -> Places:
     """Return where the arrays of a tree lie; None for those on one device."""
     several = lambda x: x.sharding if len(x.sharding.device_set) > 1 else None
     return tuple(map(several, jax.tree.leaves(eqx.filter(tree, eqx.is_array))))
 
 
-def _put(tree: PyTree, places: tuple[jax.sharding.Sharding | None, ...]) -> PyTree:
+def _put(tree: PyTree, places: Places) -> PyTree:
+    if not any(places):
+        return tree
     arrays, static = eqx.partition(tree, eqx.is_array)
     leaves, treedef = jax.tree.flatten(arrays)
     put = lambda x, place: x if place is None else jax.lax.with_sharding_constraint(x, place)
@@ -97,18 +103,19 @@ def _placed(run: Run, point: Trajectory, adjoint: Adjoint) -> Adjoint:
 
     The arrays of the state come first in a point; behind them are scalars.
     """
+    if not any(run.places):
+        return adjoint
     arrays = jax.tree.leaves(eqx.filter(point.inner, eqx.is_array))
     pairs = zip(arrays, run.places[: len(arrays)], strict=True)
     of_state = [place for x, place in pairs if eqx.is_inexact_array(x)]
     scalar = run.places[len(arrays)]
-    of_outer = [scalar] * len(jax.tree.leaves(run.outer))
-    return _put(adjoint, (scalar, *of_state, *of_outer, scalar, scalar, scalar))
+    return _put(adjoint, (scalar, *of_state, *run.outer_places, scalar, scalar, scalar))
 
 
 @compiled
 def begin(run: Run) -> Trajectory:
     """Return the point before the first step."""
-    return start(run.problem, run.outer, run.keys)
+    return _put(start(run.problem, run.outer, run.keys), run.places)
 
 
 @compiled

@@ -6,7 +6,7 @@ when it is asked for, as often as it is asked for: a backward pass asks again.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -51,7 +51,7 @@ class Batches(eqx.Module):
     load: Callable[[int], PyTree] = eqx.field(static=True)
     count: int | None = eqx.field(static=True)
 
-    def __init__(self, source: Any, size: int | None = None):
+    def __init__(self, source: Any, size: SupportsIndex | None = None):
         require_count("size", size, none="the source gives batches")
         self.load, count = _loader(source, integer(size))
         self.count = count
@@ -119,7 +119,7 @@ def _entry_of_arrays(arrays: PyTree) -> tuple[Callable[[Any], PyTree], int]:
             f"source has arrays of shapes {', '.join(str(np.shape(leaf)) for leaf in leaves)}; "
             "allowed are arrays of one length, each with one entry for each batch or example."
         )
-    return lambda index: jax.tree.map(lambda x: x[index], arrays), shapes.pop()[0]
+    return lambda index: jax.tree.map(lambda x: x[np.asarray(index)], arrays), shapes.pop()[0]
 
 
 def _with_arrays(batch: Any) -> Any:
