@@ -9,13 +9,13 @@ from pathlib import Path
 import jax
 import pytest
 
-from tests import sharded
+from tests import sharded, sharded_states
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def program(*arguments):
-    command = [sys.executable, "-m", "tests.sharded", *map(str, arguments)]
+def program(*arguments, module="tests.sharded"):
+    command = [sys.executable, "-m", module, *map(str, arguments)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
@@ -63,3 +63,26 @@ def test_two_processes_train_like_one_and_save_once(tmp_path, x64):
     assert first == second and path.exists() and [*tmp_path.iterdir()] == [path]
     mesh = jax.make_mesh((1,), ("tasks",))
     assert first == pytest.approx(sharded.train(mesh), rel=TOLERANCE["float64"])
+
+
+def check_states(precision, *names):
+    """Check the distances of the named estimators, memory, and messages."""
+    found = answer(program(precision, *names, module="tests.sharded_states"))
+    for name in names or (*sharded_states.ESTIMATORS, *sharded_states.DRIVEN):
+        assert found[name] < TOLERANCE[precision], name
+    alone, spread = found["temporaries"]
+    assert spread < 0.2 * alone
+    # What is left over is what every device has: bias, hyperparameters, counters.
+    (state, at_work), (state_spread, at_work_spread) = found["segment"]
+    assert state_spread < 0.15 * state and at_work_spread < 0.25 * at_work
+    explicit, elsewhere = found["refused"]
+    assert "explicit axes" in explicit and "lie on different devices" in elsewhere
+
+
+def test_states_over_devices_give_the_hypergradient_of_one():
+    check_states("float64", "mixed", "driven")
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_states_over_devices_for_every_reverse_mode(precision):
+    check_states(precision)

@@ -15,10 +15,11 @@ from metastep.checks import require_key
 from metastep.driven.driver import Driver
 from metastep.driven.feeding import Feed
 from metastep.driven.identity import identity
-from metastep.driven.passes import Run, begin, forward, places_of
+from metastep.driven.passes import Adjoint, Run, begin, forward, places_of
 from metastep.driven.plan import Plan, plan_of, require_reverse
 from metastep.driven.progress import progress_of
 from metastep.driven.records import Records
+from metastep.driven.states import described
 from metastep.estimators.base import (
     USE_IT,
     AbstractEstimator,
@@ -30,7 +31,7 @@ from metastep.explained import sharded
 from metastep.problems.base import AbstractProblem, Trajectory, advance, split_keys, start
 from metastep.problems.batches import source_of, with_batch
 from metastep.problems.mixed import choose_mixed
-from metastep.trees import as_hyperparameters
+from metastep.trees import as_hyperparameters, differentiable
 from metastep.types import Outer, RandomKey, Scalar
 
 
@@ -133,8 +134,8 @@ def _prepare(
     key: RandomKey,
     folder: Path | None,
     memory: int | None,
-) -> tuple[Run, Plan, Feed, Records, Trajectory, Scalar]:
-    """Check everything that can be checked before a step is taken."""
+) -> tuple[Run, Plan, Feed, Records, Adjoint, Trajectory]:
+    """Check what can be checked before a step is taken; return the arguments of `Driver`."""
     reverse = require_reverse(estimator)
     feed = Feed(source_of(problem), problem.horizon)
     first = feed.load(0, 1)
@@ -149,7 +150,10 @@ def _prepare(
     _require_influence(run, point, batch, plan)
     records = Records(folder, identity(run, point, batch, longest), feed)
     value = eqx.filter_eval_shape(problem.objective, point.inner, outer, keys.objective)
-    return run, plan, feed, records, point, jnp.zeros((), value.dtype)
+    zero, floats = jnp.zeros((), value.dtype), differentiable(point.inner)[0]
+    still = jnp.array(False)
+    adjoint = Adjoint(point.steps, floats, run.outer, still, zero, point.first_nonfinite)
+    return run, plan, feed, records, described(adjoint), described(point)
 
 
 def _placed(run: Run, batches: Any, count: int) -> tuple[Run, Trajectory]:

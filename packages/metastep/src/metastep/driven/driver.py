@@ -13,12 +13,11 @@ from metastep.driven.passes import Adjoint, Run, back, begin, conclude, forward,
 from metastep.driven.plan import Plan
 from metastep.driven.progress import Show
 from metastep.driven.records import Records
-from metastep.driven.states import States, described
+from metastep.driven.states import States
 from metastep.estimators.base import Estimate
 from metastep.explained import STEP_LOOP, reversible
 from metastep.problems.base import Trajectory
 from metastep.schedules import moves
-from metastep.trees import differentiable
 
 
 class Driver:
@@ -35,24 +34,15 @@ class Driver:
         plan: Plan,
         feed: Feed,
         records: Records,
-        like: Trajectory,
-        value: jax.Array,
+        adjoint_like: Adjoint,
+        point_like: Trajectory,
         save_every: float,
         show: Show,
     ):
         self.run, self.plan, self.feed, self.records = run, plan, feed, records
-        self.states = States(records.directory, like, records.save_seen)
+        self.states = States(records.directory, point_like, records.save_seen)
         self.show = show
-        self._like = described(
-            Adjoint(
-                like.steps,
-                differentiable(like.inner)[0],
-                run.outer,
-                jnp.array(False),
-                value,
-                like.first_nonfinite,
-            )
-        )
+        self._like = adjoint_like
         self._next = dict(pairwise(plan.cuts))
         self._window = [cut for cut in plan.cuts if cut >= plan.first]
         self._save_every = save_every

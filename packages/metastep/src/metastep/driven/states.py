@@ -98,13 +98,13 @@ class States:
 
     Args:
         directory: where files go; None keeps all in memory.
-        like: a point.
+        like: a point, as `described`.
         before_saving: called before a state is written to disk.
     """
 
     def __init__(self, directory: Path | None, like: PyTree, before_saving: Callable[[], None]):
         self.directory = directory
-        self._like = described(like)
+        self._like = like
         self._before_saving = before_saving
         self._kept: dict[int, PyTree] = {}
         self._in_memory: list[int] = []
