@@ -17,7 +17,8 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import metastep as ms
-from metastep.driven.driven import _placed
+from metastep.driven.driven import placed
+from metastep.driven.feeding import Feed
 from metastep.driven.passes import Run, back, judge
 from metastep.problems.base import split_keys
 
@@ -126,12 +127,13 @@ def temporaries(params, rows, outer):
 def segment(params, rows, outer):
     """Return what one device holds for a state of a driven run, and to go back over a segment."""
     outer = jax.tree.map(jnp.asarray, outer)
-    batches = jax.tree.map(lambda x: jnp.asarray(x)[None], rows)
-    run = Run(problem(params, ms.Batches(lambda t: rows)), outer, split_keys(jax.random.key(SEED)))
-    run, point = _placed(run, batches, 1)
+    batches = ms.Batches(lambda t: rows)
+    feed = Feed(batches, HORIZON)
+    run = Run(problem(params, batches), outer, split_keys(jax.random.key(SEED)))
+    run, point = placed(run, feed, 1)
     arrays = jax.tree.leaves(eqx.filter(point, eqx.is_array))
     state = sum(x.addressable_shards[0].data.nbytes for x in arrays)
-    given = (run, point, batches, 1, judge(run, point))
+    given = (run, point, feed.load(0, 1), 1, judge(run, point))
     arrays, static = eqx.partition(given, eqx.is_array)
     call = lambda arrays: eqx.filter(back(*eqx.combine(arrays, static)), eqx.is_array)
     return state, jax.jit(call).lower(arrays).compile().memory_analysis().temp_size_in_bytes
@@ -155,16 +157,13 @@ def main(precision, *names):
     jax.config.update("jax_enable_x64", precision == "float64")
     jax.config.update("jax_num_cpu_devices", 8)
     on_one, on_eight = parts(), spread(Mesh(jax.devices(), ("devices",)))
-    expected = {}
-    found = {}
+    key, expected, found = jax.random.key(SEED), {}, {}
     for name in names or (*ESTIMATORS, *DRIVEN):
         window = "4" if name == "truncated" else "5" if "truncated" in name else ""
         if window not in expected:
             estimator = ms.TruncatedReverse(int(window)) if window else ms.Reverse()
             one = problem(on_one[0], Rows(*map(jnp.asarray, on_one[1])))
-            expected[window] = ms.hypergradient(
-                one, on_one[2], estimator, key=jax.random.key(SEED)
-            ).grad
+            expected[window] = ms.hypergradient(one, on_one[2], estimator, key=key).grad
         found[name] = distance(hypergradient(name, *on_eight), expected[window])
     found["temporaries"] = [temporaries(*on_one), temporaries(*on_eight)]
     found["segment"] = [segment(*on_one), segment(*on_eight)]

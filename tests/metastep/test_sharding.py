@@ -72,9 +72,10 @@ def check_states(precision, *names):
         assert found[name] < TOLERANCE[precision], name
     alone, spread = found["temporaries"]
     assert spread < 0.2 * alone
-    # What is left over is what every device has: bias, hyperparameters, counters.
+    # What is left over of a state is what every device has: the bias, counters. To go back over a
+    # step, a device gathers one of the two matrices at a time.
     (state, at_work), (state_spread, at_work_spread) = found["segment"]
-    assert state_spread < 0.15 * state and at_work_spread < 0.25 * at_work
+    assert state_spread < 0.15 * state and at_work_spread < 0.6 * at_work
     explicit, elsewhere = found["refused"]
     assert "explicit axes" in explicit and "lie on different devices" in elsewhere
 

@@ -119,6 +119,37 @@ def test_a_crash_at_any_change_of_a_file_loses_no_bit(memory, tmp_path):
     check_crashes(memory, None, tmp_path)
 
 
+def test_an_interruption_by_ctrl_c_loses_no_step(tmp_path):
+    """Whenever it comes, and however long ago the last saving was."""
+    asked, stop = [], [None]
+
+    def load(t):
+        if len(asked) == stop[0]:
+            raise KeyboardInterrupt
+        asked.append(t)
+        return EXAMPLES[t]
+
+    run = lambda folder: driven(load, horizon=9, directory=tmp_path / str(folder))
+    expected, whole = bits(run("whole")), len(asked)
+    for moment in (7, 18):
+        asked.clear()
+        stop[0] = moment
+        with pytest.raises(KeyboardInterrupt):
+            run(moment)
+        stop[0] = None
+        assert bits(run(moment)) == expected
+        # Each call looks at the first batch several times, for its shapes and for its digest.
+        assert len(asked) <= whole + 4
+
+
+def test_progress_and_the_plan_are_shown(capsys):
+    driven(horizon=3, progress=True)
+    shown = capsys.readouterr().out
+    assert "3 steps in 3 segments" in shown
+    driven(horizon=3)
+    assert not capsys.readouterr().out
+
+
 def killed_again_and_again(directory, kills, seed):
     """Kill a run by SIGKILL after a random number of batches, several times; return its bits."""
     chance = random.Random(seed)

@@ -86,7 +86,8 @@ def sharded() -> Iterator[None]:
 BATCH = (
     "`int(t)`, `if t > 3`, and NumPy arrays or lists that are indexed by t are such. Hold the data "
     "as JAX arrays: `data = jnp.asarray(data)` before, and in `batch` for example "
-    "`data[(8 * t + jnp.arange(8)) % len(data)]`."
+    "`data[(8 * t + jnp.arange(8)) % len(data)]`. Or leave them where they are, and give "
+    "`metastep.Batches(source)` as `batch`."
 )
 OPTIMIZER = (
     "Of optax, warmup_cosine_decay_schedule asks whether its peak is 0, exponential_decay whether "

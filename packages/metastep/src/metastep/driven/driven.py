@@ -146,7 +146,7 @@ def _prepare(
     longest = max(end - begin for begin, end in pairwise(plan.cuts))
     problem = choose_mixed(problem, reverse.mixed, longest)
     run = Run(problem, outer, keys, truncated=isinstance(reverse, TruncatedReverse))
-    run, point = _placed(run, feed.load(0, plan.cuts[1]), plan.cuts[1])
+    run, point = placed(run, feed, plan.cuts[1])
     _require_influence(run, point, batch, plan)
     records = Records(folder, identity(run, point, batch, longest), feed)
     value = eqx.filter_eval_shape(problem.objective, point.inner, outer, keys.objective)
@@ -156,7 +156,7 @@ def _prepare(
     return run, plan, feed, records, described(adjoint), described(point)
 
 
-def _placed(run: Run, batches: Any, count: int) -> tuple[Run, Trajectory]:
+def placed(run: Run, feed: Feed, count: int) -> tuple[Run, Trajectory]:
     """Return the run with all that it consists of on the devices of its states, and its start.
 
     States that are spread over devices make every segment a program for these devices; what is not
@@ -166,8 +166,8 @@ def _placed(run: Run, batches: Any, count: int) -> tuple[Run, Trajectory]:
 
     Args:
         run: the run.
-        batches: those of the first segment.
-        count: how many steps that has.
+        feed: its batches.
+        count: the length of the first segment.
     """
     point = begin(run)
     spread = [place for place in places_of(point) if isinstance(place, NamedSharding)]
@@ -177,7 +177,7 @@ def _placed(run: Run, batches: Any, count: int) -> tuple[Run, Trajectory]:
     alone = lambda x: eqx.is_array(x) and len(x.sharding.device_set) == 1
     copy = lambda x: jax.device_put(x, everywhere) if alone(x) else x
     run, point = jax.tree.map(copy, (run, point))
-    after = places_of(forward(run, point, batches, count))
+    after = places_of(forward(run, point, feed.load(0, count), count))
     pairs = zip(places_of(point), after, strict=True)
     places = tuple(b if a is None or a.is_fully_replicated else a for a, b in pairs)
     run = replace(run, places=places, outer_places=places_of(run.outer))

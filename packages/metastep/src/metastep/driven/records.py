@@ -15,10 +15,10 @@ from jaxtyping import PyTree
 
 from metastep.driven.feeding import Feed
 from metastep.driven.plan import Plan
-from metastep.driven.states import PREFIX, join, split, split_like
+from metastep.driven.states import PASSING, PREFIX, join, split, split_like
 from metastep.saving import CheckpointError, load, save
 
-OURS = ("run", "adjoint", "estimate", f"{PREFIX}*")
+OURS = ("run", "adjoint", "estimate", f"{PREFIX}*", f"{PASSING}*")
 
 
 class Records:
@@ -101,7 +101,7 @@ class Records:
         """
         if self.directory is None:
             return
-        ours = [*self.directory.glob(f"{PREFIX}*"), *self.directory.glob("adjoint")]
+        ours = [path for pattern in OURS[1:] for path in self.directory.glob(pattern)]
         needed = plan.disk_bytes - sum(path.stat().st_size for path in ours)
         free = shutil.disk_usage(self.directory).free
         if needed > free:

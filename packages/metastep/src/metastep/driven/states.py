@@ -18,7 +18,7 @@ from jaxtyping import PyTree
 
 from metastep.saving import load, save
 
-PREFIX = "state-"
+PREFIX, PASSING = "state-", "passing-"
 
 
 def _is_key(x: Any) -> bool:
@@ -108,13 +108,24 @@ class States:
         self._before_saving = before_saving
         self._kept: dict[int, PyTree] = {}
         self._in_memory: list[int] = []
-        found = [] if directory is None else directory.glob(f"{PREFIX}*")
-        self._on_disk = sorted(int(path.name.removeprefix(PREFIX)) for path in found)
-        self._passing: int | None = None
+        self._on_disk = self._found(PREFIX)
+        self._passing = max(self._found(PASSING), default=None)
+        for step in self._found(PASSING):
+            # A crash may have left two of them, or one beside a state.
+            if step != self._passing or step in self._on_disk:
+                self._path(step, PASSING).unlink()
+        if self._passing in self._on_disk:
+            self._passing = None
+        elif self._passing is not None:
+            insort(self._on_disk, self._passing)
+
+    def _found(self, prefix: str) -> list[int]:
+        paths = [] if self.directory is None else self.directory.glob(f"{prefix}*")
+        return sorted(int(path.name.removeprefix(prefix)) for path in paths)
 
     def steps(self, below: int) -> list[int]:
-        """Return before which steps below one a state is stored, in order."""
-        found = {*self._in_memory, *self._on_disk}
+        """Return before which steps below one the schedule has stored a state, in order."""
+        found = {*self._in_memory, *self._on_disk} - {self._passing}
         return sorted(step for step in found if step < below)
 
     def nearest(self, step: int) -> int | None:
@@ -126,14 +137,14 @@ class States:
         """Return whether there is a file of a state at or after a step."""
         return bool(self._on_disk) and self._on_disk[-1] >= step
 
-    def _path(self, step: int) -> Path:
+    def _path(self, step: int, prefix: str = PREFIX) -> Path:
         assert self.directory is not None
-        return self.directory / f"{PREFIX}{step:09}"
+        return self.directory / f"{prefix}{step:09}"
 
     def put(self, step: int, point: PyTree, in_memory: bool) -> None:
         """Store a state that the schedule asks for."""
         if self.directory is not None and not in_memory:
-            self._save(step, point)
+            self._save(step, point, PREFIX)
         elif step not in self._kept:
             insort(self._in_memory, step)
             self._kept[step] = _to_host(split(point, self._like))
@@ -141,29 +152,34 @@ class States:
     def put_in_passing(self, step: int, point: PyTree) -> None:
         """Store a state to go on from after an interruption, until the next one is stored."""
         if self.directory is not None and step not in self._on_disk:
-            self._save(step, point)
+            self._save(step, point, PASSING)
             self._passing = step
 
-    def _save(self, step: int, point: PyTree) -> None:
+    def _save(self, step: int, point: PyTree, prefix: str) -> None:
         self._before_saving()
-        passing, self._passing = self._passing, None
-        if step not in self._on_disk:
-            save(self._path(step), split(point, self._like), {})
+        passing = self._passing
+        if step == passing:
+            self._path(step, PASSING).rename(self._path(step))
+            self._passing = None
+        elif step not in self._on_disk:
+            save(self._path(step, prefix), split(point, self._like), {})
             insort(self._on_disk, step)
-        if passing is not None and passing != step:
-            self._delete(passing)
+            if passing is not None:
+                self._delete(passing)
 
     def _delete(self, step: int) -> None:
-        self._path(step).unlink(missing_ok=True)
+        passing = step == self._passing
+        self._path(step, PASSING if passing else PREFIX).unlink(missing_ok=True)
         self._on_disk.remove(step)
-        if step == self._passing:
+        if passing:
             self._passing = None
 
     def get(self, step: int) -> PyTree:
         """Return a stored state."""
         if step in self._kept:
             return join(self._kept[step], self._like)
-        return join(load(self._path(step), split_like(self._like))[0], self._like)
+        path = self._path(step, PASSING if step == self._passing else PREFIX)
+        return join(load(path, split_like(self._like))[0], self._like)
 
     def drop_from_memory(self, step: int) -> None:
         """Forget the states in memory at and after a step."""
