@@ -65,16 +65,16 @@ class Plan:
         return sum(window[move.target] - window[move.source] for move in plan[descent:])
 
     def __str__(self) -> str:
-        place = " on disk" if self.on_disk else ""
-        memory = f"{self.in_memory} in memory ({_size(self.memory_bytes)})"
-        return (
-            f"{self.steps} steps in {len(self.cuts) - 1} segments, {self.repeated_steps} repeated; "
-            f"{self.states} states of {_size(self.state_bytes)} at once, {memory}"
-            + (f", at most {_size(self.disk_bytes)}{place}" if self.on_disk else "")
+        segments = len(self.cuts) - 1
+        text = (
+            f"{self.steps} steps in {segments} segments, {self.repeated_steps} repeated; "
+            f"{self.states} states of {_size(self.state_bytes)} at once, "
+            f"{self.in_memory} in memory ({_size(self.memory_bytes)})"
         )
+        return f"{text}, at most {_size(self.disk_bytes)} on disk" if self.on_disk else text
 
 
-def _size(count: float) -> str:
+def _size(count: int | float) -> str:
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.3g} {unit}"
