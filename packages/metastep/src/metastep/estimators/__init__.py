@@ -14,6 +14,7 @@ from metastep.estimators.log_domain import LogDomain as LogDomain
 from metastep.estimators.persistent import (
     PersistentEvolutionStrategies as PersistentEvolutionStrategies,
 )
+from metastep.estimators.persistent_reverse import PersistentReverse as PersistentReverse
 from metastep.estimators.random_directions import RandomDirections as RandomDirections
 from metastep.estimators.reverse import Reverse as Reverse
 from metastep.estimators.scaled import ScaledEstimate as ScaledEstimate

@@ -15,6 +15,7 @@ from metastep.estimators.base import (
     require_influence,
 )
 from metastep.estimators.binomial import advance_binomial
+from metastep.estimators.evaluate import evaluate
 from metastep.explained import STEP_LOOP, reversible
 from metastep.problems.base import (
     AbstractProblem,
@@ -94,15 +95,14 @@ class Reverse(AbstractEstimator):
         problem = choose_mixed(problem, self.mixed, stored)
         keys = split_keys(key)
 
-        def ending(outer: Outer, checkpoint: Checkpoint) -> tuple[Scalar, Array]:
+        def ending(outer: Outer) -> tuple[Scalar, Array]:
             begin = start(problem, outer, keys)
-            end = advance_for_reverse(problem, outer, begin, keys, problem.horizon, checkpoint)
+            end = advance_for_reverse(problem, outer, begin, keys, problem.horizon, self.checkpoint)
             return problem.objective(end.inner, outer, keys.objective), end.first_nonfinite
 
         # Influence does not depend on what is stored, and is found by tangents, which a binomial
         # schedule does not have.
-        require_influence(lambda outer: ending(outer, None)[0], outer, USE_IT)
-        differentiate = jax.value_and_grad(ending, has_aux=True)
+        require_influence(lambda outer: evaluate(problem, outer, keys)[0], outer, USE_IT)
         with reversible("problem", STEP_LOOP):
-            (value, first_nonfinite), grad = differentiate(outer, self.checkpoint)
+            (value, first_nonfinite), grad = jax.value_and_grad(ending, has_aux=True)(outer)
         return finish(value, grad, first_nonfinite, {}), state
