@@ -189,7 +189,7 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
         rows: Array,
         labels: np.ndarray,
         factors: np.ndarray,
-        folds: list[tuple[np.ndarray, ...]],
+        folds: list[tuple[np.ndarray, np.ndarray]],
         key: RandomKey,
     ) -> np.ndarray:
         """Rank without a validation set; return which labels are suspect."""
