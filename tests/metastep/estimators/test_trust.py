@@ -46,6 +46,16 @@ def test_a_leaf_without_influence_is_refused(loss, estimator, key):
         estimator.estimate(make(loss), outer, None, key)
 
 
+@pytest.mark.parametrize("given", [ms.Reverse, "reverse", None])
+def test_what_is_no_estimator_is_refused(given, key):
+    problem, outer = make(LOST["constant"]), {"used": jnp.array(0.5), "lost": jnp.array(1.5)}
+    allowed = r"^estimator is .*; allowed are instances of estimators, such as metastep.Reverse\(\)"
+    with pytest.raises(ValueError, match=allowed):
+        ms.hypergradient(problem, outer, given, key=key)
+    with pytest.raises(ValueError, match=allowed):
+        ms.minimize(problem, outer, given, optimizer=optax.sgd(0.1), steps=1, key=key)
+
+
 def test_a_zero_derivative_is_no_error(key):
     """At lambda = 0 the derivative of lambda^2 vanishes; the leaf still has influence."""
     loss = lambda w, outer, batch: jnp.sum((w - outer**2) ** 2)
