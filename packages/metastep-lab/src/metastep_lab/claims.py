@@ -199,6 +199,24 @@ def falls(values: Sequence[float] | Column) -> bool | None:
     return bool(np.all(np.diff(values) < 0)) if len(values) > 1 else None
 
 
+def lacking(words: str, found: Callable[[Record], Any]) -> Callable[[Record], str | None]:
+    """Return what a run lacks where nothing is found in it, for `Statement.lacks`.
+
+    Args:
+        words: such as `needs two windows`.
+        found: of the record: a truth value, or a table or list that may be empty.
+
+    Returns:
+        Record to these words, or None.
+    """
+
+    def lacks(record: Record) -> str | None:
+        value = found(record)
+        return None if (len(value) if hasattr(value, "__len__") else value) else words
+
+    return lacks
+
+
 def every(condition: str) -> Callable[[Frame], bool | None]:
     """Return the verdict whether a condition holds in every row, for `Statement.verdict`.
 

@@ -11,46 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from metastep.files import read_bytes
 from metastep_lab.report import embedding
 from metastep_lab.report.glossary import used_words
 from metastep_lab.report.pictures import Pictures
-from metastep_lab.report.summary import MEANINGS, STATUSES, VERDICTS, Run, counts, plural
+from metastep_lab.report.summary import Run, plural
 from metastep_lab.report.tables import format_number, shortest_first
+from metastep_lab.report.templates import frame, template
 from metastep_lab.runs.records import read_result, read_tables
 from metastep_lab.terminal import format_seconds
 
-FOLDER = Path(__file__).parent
-POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src {}; img-src data:; "
-    "base-uri 'none'; form-action 'none'"
-)
-"""What browsers let the page do: show what is in it, run its own scripts, fetch nothing."""
-
+TEMPLATE = Path(__file__).with_name("page.html")
 LARGEST_PICTURE = 2**26  # bytes
 
 PAPER = re.compile(r"paper|printed|published|thesis")
 """A column with this in its name holds a paper's own numbers."""
-
-
-def _template() -> Any:
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    # A long column name may break behind its underscores.
-    breakable = lambda name: Markup(str(escape(name)).replace("_", "_<wbr>"))
-    environment.filters["breakable"] = breakable
-    looks = {holds: words.replace(" ", "-") for holds, (_, words) in VERDICTS.items()}
-    signs = {"verdicts": VERDICTS, "meanings": MEANINGS, "statuses": STATUSES, "looks": looks}
-    environment.globals |= {"counts": counts, "zip": zip, **signs}
-    return environment.get_template("page.html")
 
 
 def build_page(directories: Sequence[Path]) -> str:
@@ -74,18 +51,17 @@ def build_page(directories: Sequence[Path]) -> str:
     plots = any(shown.get("plot") for view in views for shown in view["figures"])
     several = "experiments of published papers that were run again."
     single = "an experiment of a published paper that was run again."
-    page = _template().render(
+    title = names[0] if len(names) == 1 else plural(len(names), "experiment")
+    page = template(TEMPLATE).render(
         runs=runs,
         views=views,
         claims=claims,
-        title=f"metastep: {names[0] if len(names) == 1 else plural(len(names), 'experiment')}",
         introduction=f"This page shows {single if len(names) == 1 else several}",
         amounts=f"{plural(len(names), 'experiment')}, {plural(len(claims), 'claim')}",
         words=used_words(" ".join(text for run in runs for text in _texts(run))),
-        policy=Markup(POLICY.format(embedding.sources() if plots else "'none'")),
-        style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
         letters=Markup(pictures.letters()),
         scripts=Markup(embedding.scripts() if plots else ""),
+        **frame(f"metastep: {title}", embedding.sources() if plots else "'none'"),
     )
     return page.lstrip()  # the macros leave blank lines before the document
 

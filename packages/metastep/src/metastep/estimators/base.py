@@ -19,6 +19,7 @@ from jaxtyping import Array, PyTree
 
 from metastep.checks import require_key
 from metastep.compilation import compiled
+from metastep.explained import sharded
 from metastep.problems.base import AbstractProblem
 from metastep.results import RESULTS
 from metastep.trees import all_finite, as_hyperparameters, leaf_names, norm
@@ -255,4 +256,5 @@ def hypergradient(
             `AbstractEstimator.estimate` and `trees.as_hyperparameters`).
     """
     require_key(key)
-    return _estimate(problem, as_hyperparameters(outer), estimator, key)
+    with sharded():
+        return _estimate(problem, as_hyperparameters(outer), estimator, key)

@@ -68,8 +68,9 @@ def silencing_rows(
 
     Yields:
         For each shift s: states, s, largest divergence, its largest difference from the closed
-        form, largest ratio to 2 s p, largest difference of the linear head from f* - s c, largest change
-        of the anchored head where the word was below its threshold, share of flipped signs.
+        form, largest ratio to 2 s p, largest difference of the linear head from f* - s c,
+        largest change of the anchored head where the word was below its threshold, share of
+        flipped signs.
     """
     place = int(np.argmax(head.coefficients > 0))
     word, coefficient = int(head.words[place]), head.coefficients[place]
