@@ -118,7 +118,7 @@ def _error_bounded(found: Numbers) -> bool | None:
     closed, many = found["closed"], found["simulated"]
     if not (falls(closed["error"]) and np.all(closed["error"] - 1 < 4 / closed["ratio"])):
         return False
-    return None if many.empty else np.all(many["simulated"] < many["allowed"])
+    return None if many.empty else bool((many["simulated"] < many["allowed"]).all())
 
 
 def _bounds(found: Numbers) -> str:

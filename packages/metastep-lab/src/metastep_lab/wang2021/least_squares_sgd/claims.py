@@ -139,7 +139,7 @@ CLAIMS = (
     Statement(
         "train-by-train-stated-range",
         "In the range of Theorem 9, eta up to 1 / (2 L^3 d) with L = 100, the objective falls "
-        "to the end: that eta_train is of order 1/d there is the doing of the range.",
+        "up to the end: eta_train is of order 1/d there because the range ends there.",
         measure=_stated_range,
         verdict=lambda found: np.all(found["ends"] & found["at_limit"]),
         evidence=lambda found: (

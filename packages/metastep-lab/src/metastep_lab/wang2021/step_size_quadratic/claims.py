@@ -99,7 +99,7 @@ CLAIMS = (
     ),
     Statement(
         "settles-where-predicted",
-        "What keeps eta from settling is the meta step: once mu_k F''(eta*) < 2, that is after "
+        "The meta step keeps eta from settling: once mu_k F''(eta*) < 2, that is after "
         "k* = (scale F''(eta*) / 2)^2 updates, eta locks to eta* (here: to 1e-6 where k* is below "
         "four fifths of the updates).",
         lacks=_methods("log-domain"),
@@ -166,7 +166,7 @@ CLAIMS = (
     ),
     Statement(
         "gd-fails-with-the-exact-gradient",
-        "What the gradient descent of Tables 1-2 measures is its meta step size: with the exact "
+        "The gradient descent of Tables 1-2 fails because of its meta step size: with the exact "
         "meta-gradient in its place it converges in no cell either.",
         lacks=_methods("log-domain-constant"),
         measure=lambda record: descents(record, "log-domain-constant"),
@@ -178,7 +178,7 @@ CLAIMS = (
     ),
     Statement(
         "rmsprop-with-the-exact-gradient",
-        "What the RMSProp of Tables 1-2 measures is overflow: with the exact meta-gradient in its "
+        "Where the RMSProp of Tables 1-2 fails, it overflows: with the exact meta-gradient in its "
         "place nothing gets stuck, and every descent from 0.1 or below converges to within 10%, "
         "as the cells of the tables have to.",
         lacks=_methods("log-domain-rmsprop"),
