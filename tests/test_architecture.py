@@ -280,6 +280,7 @@ TESTED_ELSEWHERE = {
     "sklearn._linear_classifier": ("sklearn/test_hypercleaned_classifier.py", PRIVATE),
     "sklearn._parts": ("sklearn/test_hypergradient_estimators.py", PRIVATE),
     "sklearn._regularization": ("sklearn/test_hypergradient_estimators.py", PRIVATE),
+    "sklearn._weighted_ridge": ("sklearn/test_hypercleaned_regressor.py", PRIVATE),
     "sklearn._weighted_training": ("sklearn/test_hypercleaned_classifier.py", PRIVATE),
     "sklearn.hypergradient_logistic_regression": (
         "sklearn/test_hypergradient_estimators.py",
