@@ -168,6 +168,19 @@ def each(template: str, opening: str = "", between: str = "; ") -> Callable[[Fra
     return write
 
 
+def needs(what: str, has: Callable[[Record], Any]) -> Callable[[Record], str | None]:
+    """Return a function that says what a run lacks, for `Statement.lacks`.
+
+    Args:
+        what: what the claim needs, such as `two windows`.
+        has: of a record: whether it has that.
+
+    Returns:
+        Record to None or `needs two windows`.
+    """
+    return lambda record: None if has(record) else f"needs {what}"
+
+
 def mean_and_error(values: Frame) -> tuple[Any, Any]:
     """Return the mean over rows and its standard error.
 
