@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from metastep_lab.claims import Numbers, Statement, beyond, each, needs
+from metastep_lab.claims import Numbers, Statement, beyond, each, lacking
 from metastep_lab.tables import Frame, Record, where
 
 LEVEL = 0.0027
@@ -273,8 +273,8 @@ CLAIMS = (
         "adaptation-helps",
         "Section 6: the learning rate on new tasks should be positive (linearized limit, train "
         "rate 0).",
-        lacks=needs(
-            "test rate 0 and the paper's",
+        lacks=lacking(
+            "needs test rate 0 and the paper's",
             lambda record: {0, record.config.paper_test_rate} <= {*_adapted(record).index},
         ),
         measure=_adaptation,
