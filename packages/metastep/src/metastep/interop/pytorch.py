@@ -115,9 +115,7 @@ def _torchax() -> tuple[Any, Any]:
         for overload in overloads:
             if overload not in getattr(torch.ops.aten, operator).overloads():
                 library.define(f"{operator}.{overload}(Tensor self) -> Tensor")
-    import torchax
-
-    environment = torchax.default_env()
+    environment = importlib.import_module("torchax").default_env()
     environment.override_op_definition(torch.ops.aten.native_batch_norm.default, _batch_norm)
     return environment, library
 
