@@ -74,12 +74,15 @@ bench: .bench/.installed
 	.bench/bin/python benchmarks/run.py mlp
 	.bench/bin/python benchmarks/run.py meta-batch
 	.bench/bin/python benchmarks/learned_optimizer.py
+	.bench/bin/python benchmarks/mixed_mode.py
+	.bench/bin/python benchmarks/gpt2.py
 
 .bench/.installed: $(PROJECTS)
 	$(PYTHON) -m venv .bench
 	.bench/bin/python $(PIP) --constraint constraints.txt --editable $(LIBRARY) \
 	  --editable '$(LABORATORY)[bench]'
-	.bench/bin/python $(PIP) --no-deps learned_optimization==0.0.1
+	# Without their requirements: pins that nothing meets, a torchvision that does not fit torch.
+	.bench/bin/python $(PIP) --no-deps learned_optimization==0.0.1 bergson==2.5.1
 	touch $@
 
 format: .venv/.tests-installed

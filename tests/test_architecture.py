@@ -45,6 +45,7 @@ LIBRARY = {
     "pac_bayes": {"curvature"},
     "sparse_coding": set(),
     "anchors": set(),
+    "interop": set(),
     "sklearn": {"sparse_coding", "tasks", "problems", "estimators", "minimize"},
 }
 LABORATORY = {
@@ -61,9 +62,21 @@ LABORATORY = {
     "runs": {*EXPERIMENTS, "figures", "terminal", "errors"},
     "report": {"runs", "experiment", "figures", "terminal", "errors"},
     "sweep": {"runs", "experiment", "configuration", "catalog", "report", "terminal", "errors"},
+    "cleaning": {"runs", "report", "terminal", "errors", "tables"},
+    "command_examples": set(),
     "doctor": {"data", "runs", "terminal", "errors"},
     **{paper: {*EXPERIMENTS, "figures", "data", "theory"} for paper in PAPERS},
-    "cli": {"catalog", "runs", "report", "sweep", "doctor", "terminal", "errors"},
+    "cli": {
+        "catalog",
+        "command_examples",
+        "runs",
+        "report",
+        "sweep",
+        "cleaning",
+        "doctor",
+        "terminal",
+        "errors",
+    },
     "__main__": {"cli"},
 }
 ALLOWED = {

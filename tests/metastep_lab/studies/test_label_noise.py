@@ -114,7 +114,7 @@ def test_every_claim_can_hold_and_fail():
         (name, "detection", where.format(*arm), {"f1": 0.9, "test_accuracy": 0.9})
         for name, arm in SPOILED.items()
     ]
-    check_every_claim(EXPERIMENT, handmade(0.1), spoiled)
+    check_every_claim(EXPERIMENT, spoiled, handmade(0.1))
 
 
 def test_claims_need_two_standard_errors_five_seeds_and_their_noise():

@@ -113,7 +113,7 @@ def test_every_claim_can_hold_and_fail():
     good = Record(hessian_two_layer.Config(), {"overlaps": table}, {}, {})
     spoiled = [(name, "overlaps", "", values) for name, values in SPOILED]
     # The row span cannot be the eigenspace and be as far from it as predicted.
-    check_every_claim(EXPERIMENT, good, spoiled, changed(good, "overlaps", row_span=0.96))
+    check_every_claim(EXPERIMENT, spoiled, good, changed(good, "overlaps", row_span=0.96))
 
 
 @pytest.mark.parametrize(

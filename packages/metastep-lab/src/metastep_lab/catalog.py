@@ -182,6 +182,16 @@ CATALOG: tuple[Listing, ...] = (
         module="metastep_lab.studies.data_attribution.experiment",
     ),
     Listing(
+        name="data-weights",
+        source="Calian et al. 2025, DataRater",
+        question=(
+            "Can a network learn through training what each training example is worth, and do its "
+            "ratings help another model?"
+        ),
+        minutes={"quick": 1.0, "full": 15.0},
+        module="metastep_lab.studies.data_weights.experiment",
+    ),
+    Listing(
         name="sparse-coding",
         source="Chidambaram et al. 2023; thesis of Wu, chapter 2, Figures 2.1 to 2.3",
         question=(

@@ -58,6 +58,21 @@ def select(table: Table, **conditions: object) -> dict[str, Column]:
     return {name: np.asarray(column)[keep] for name, column in table.items()}
 
 
+def where(rows: Frame, **equal: object) -> Frame:
+    """Return the rows of a DataFrame whose named columns equal the given values.
+
+    Args:
+        rows: the DataFrame.
+        **equal: column name to value.
+
+    Returns:
+        A shorter DataFrame with the same index.
+    """
+    for name, value in equal.items():
+        rows = rows[rows[name] == value]
+    return rows
+
+
 @dataclass(frozen=True)
 class Record:
     """A finished run as read back from its directory.

@@ -15,6 +15,7 @@ import numpy as np
 
 from metastep.files import read_bytes
 from metastep_lab.report import embedding
+from metastep_lab.report.document import document
 from metastep_lab.report.glossary import used_words
 from metastep_lab.report.pictures import Pictures
 from metastep_lab.report.summary import Run, counts, status, summary, verdict
@@ -26,13 +27,6 @@ from metastep_lab.report.tables import (
 )
 from metastep_lab.runs.records import read_result, read_tables
 from metastep_lab.terminal import format_seconds
-
-STYLE = Path(__file__).with_name("page.css")
-POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src {}; img-src data:; "
-    "base-uri 'none'; form-action 'none'"
-)
-"""What browsers let the page do: show what is in it, run its own scripts, fetch nothing."""
 
 LARGEST_PICTURE = 2**26  # bytes
 
@@ -77,36 +71,15 @@ class _Page:
         # A single run is read before its words are looked up.
         content = [sections, self.words()] if len(self.runs) == 1 else [self.words(), sections]
         scripts = embedding.scripts() if self.has_plots else ""
-        policy = POLICY.format(embedding.sources() if self.has_plots else "'none'")
-        return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{escape(self.title)}</title>
-<style>
-{STYLE.read_text(encoding="utf-8")}</style>
-</head>
-<body>
-<a class="skip" href="#content">Skip to the content</a>
-<header>
-<h1>{escape(self.title)}</h1>
-<p>metastep computes how the outcome of training changes with anything that shapes the training, and
-tunes it by that gradient. {self.introduction} Each statement of the paper, called a claim, is held
-against the numbers of the run.</p>
-</header>
-<main id="content">
-{summary(self.runs)}
+        body = f"""{summary(self.runs)}
 {"".join(content)}
-{NEXT}
-</main>
-{self.pictures.letters()}
-{scripts}
-</body>
-</html>
-"""
+{NEXT}"""
+        introduction = f"""<p>metastep computes how the outcome of training changes with anything
+that shapes the training, and tunes it by that gradient. {self.introduction} Each statement of the
+paper, called a claim, is held against the numbers of the run.</p>"""
+        end = f"{self.pictures.letters()}\n{scripts}"
+        sources = embedding.sources() if self.has_plots else "'none'"
+        return document(self.title, introduction, body, end, sources)
 
     def words(self) -> str:
         """Explain the words that the runs use."""

@@ -59,9 +59,7 @@ def place(log_prior_scale: float) -> int:
 def table_c8() -> Table:
     """Return every row with its bound computed again from KL, error and prior variance.
 
-    Returns:
-        Columns network, method, printed, kl, error, log_prior_scale, j, ceiling (1 where the prior
-        variance is at its ceiling c), recomputed, difference (recomputed less printed).
+    `ceiling` is 1 where the prior variance is at its ceiling c.
     """
     rows = []
     for network, method, printed, kl, error, log_prior_scale, _ in PRINTED:
