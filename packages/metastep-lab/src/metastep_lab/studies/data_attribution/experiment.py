@@ -140,7 +140,7 @@ class Case(NamedTuple):
 def run(config: Config, context: Context) -> Mapping[str, float]:
     """Score, leave out and train again: every model, seed and step size."""
     tables: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-    rounds = [
+    rounds: list[tuple[Name, int, float]] = [
         (model, seed, speed)
         for model in config.models
         for seed in range(config.seeds)

@@ -68,7 +68,8 @@ class Training(eqx.Module):
 
     def __call__(self, query: PyTree) -> ms.TrainingProblem:
         """Return the problem whose objective is the loss of the query."""
-        batch = None if self.batches is None else lambda t, key: self.batches[t]
+        batches = self.batches
+        batch = None if batches is None else lambda t, key: batches[t]
         return ms.TrainingProblem(
             self._loss,
             lambda params, weights: self.model.loss(params, query),
