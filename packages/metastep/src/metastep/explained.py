@@ -92,9 +92,14 @@ BATCH = (
 OPTIMIZER = (
     "Of optax, warmup_cosine_decay_schedule asks whether its peak is 0, exponential_decay whether "
     "its rate is, piecewise_constant_schedule whether its scales are negative: take those of "
-    "`metastep.step_sizes`, which may be tuned. In functions of your own, write jnp.where for `if`."
+    "`metastep.step_sizes`, whose numbers may be tuned. Lengths, such as warmup_steps, are "
+    "integers there; to tune one, write the schedule with jnp.minimum (see the page Tune a "
+    "schedule). In functions of your own, write jnp.where for `if`."
 )
-FUNCTION = "Write jax.numpy for numpy, jnp.where for `if`, and no float(x) or int(x)."
+FUNCTION = (
+    "Write jax.numpy for numpy, jnp.where for `if`, and no float(x) or int(x). Hold data that is "
+    "indexed by a traced number as JAX arrays: `data = jnp.asarray(data)` before."
+)
 LOSS_LOOP = (
     "The gradient of a loss is taken in reverse, whatever the estimator. Use lax.scan, or "
     "lax.fori_loop with Python integers as bounds, and jnp.where to stop early."

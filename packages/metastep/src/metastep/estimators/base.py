@@ -210,6 +210,15 @@ def _refuse_lost(reached: list[bool], outer: Outer, what: str, advice: str) -> N
         )
 
 
+def require_estimator(estimator: object) -> None:
+    """Refuse what is no instance of an estimator, its class above all."""
+    if not isinstance(estimator, AbstractEstimator):
+        raise ValueError(
+            f"estimator is {estimator!r}; allowed are instances of estimators, such as "
+            "metastep.Reverse()."
+        )
+
+
 @compiled
 def _estimate(
     problem: AbstractProblem, outer: Outer, estimator: AbstractEstimator, key: RandomKey
