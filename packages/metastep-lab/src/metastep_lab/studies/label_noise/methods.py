@@ -173,7 +173,7 @@ def require_cleanlab() -> Any:
     except ImportError as error:
         raise ValueError(
             "label-noise compares with cleanlab, which is not installed; run "
-            "pip install 'metastep[label-noise]'"
+            "pip install 'metastep-lab[label-noise]'"
         ) from error
     return cleanlab
 
