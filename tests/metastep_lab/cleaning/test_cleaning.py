@@ -106,11 +106,11 @@ def test_images(call, tmp_path):
     assert (status, err) == (0, "")
     assert set(pd.read_csv(tmp_path / "out" / "suspects.csv")["row"][:2] - 1) == {8, 31}
     assert 'src="data:image/png;base64' in (tmp_path / "out" / "report.html").read_text()
+    assert "inside of photos" in call("photos", "--label", "time", "--out", "photos/o")[2]
     os.remove("photos/all/7.png")
     assert "photos/all/7.png does not exist" in call("photos", "--label", "time")[2]
     (tmp_path / "photos" / "all" / "7.png").write_bytes(b"no image")
     assert "7.png is no image" in call("photos", "--label", "time")[2]
-    assert "inside of photos" in call("photos", "--label", "time", "--out", "photos/o")[2]
 
 
 def test_it_goes_on_where_it_was_interrupted(call, tmp_path, monkeypatch):
@@ -156,6 +156,7 @@ BAD_FILES = {
     "infinite": (table_with("b", "inf").encode(), "the column b is infinite in row 4"),
     "twice": (b"x,x,species\n1,2,a\n", "two columns of the name 'x'"),
     "latin": ("x,species\n1,Blüte\n".encode("latin1"), "is not UTF-8 (byte 14 is 0xfc)"),
+    "long": (b"x,species\n1,a,2\n1,b,2\n", "rows with more cells than the header"),
     "ragged": (b"x,species\n1,a\n1,2,3,4,a\n", "bad.csv: "),
     "wide": (",".join(map(str, range(10**6))).encode(), "1,000,000 columns; allowed are 10,000"),
     "binary": (b"x,species\n\0\0,a\n", "NUL characters"),
@@ -172,11 +173,14 @@ def test_bad_files(call, tmp_path, content, message):
 
 def refused(call, tmp_path, message, *arguments):
     """The status is 2, there is one line, and nothing has been written or changed."""
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    state = lambda: {
+        path: path.is_file() and path.stat().st_mtime_ns for path in tmp_path.rglob("*")
+    }
+    before = state()
     status, _, err = call(*arguments)
     assert status == 2 and message in err, err
     assert err.count("\n") == 1 and "Traceback" not in err
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert state() == before
 
 
 BAD_VALIDATION = {
@@ -235,3 +239,12 @@ def test_cells_with_separators_and_quotes_come_back(call, tmp_path):
         kept = list(csv.reader(file))
     assert kept[0] == ["what, why", "x", "y"] and len(kept) > 30
     assert {tuple(row) for row in kept[1:]} <= {tuple(map(str, row)) for row in rows}
+
+
+def test_nothing_is_estimated_from_columns_that_say_nothing(call, tmp_path):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"x": rng.standard_normal(200), "y": rng.choice(["a", "b"], 200)})
+    table.to_csv("noise.csv", index=False)
+    status, out, _ = call("noise.csv", "--label", "y", "--out", "out")
+    assert status == 0 and "cannot be estimated" in out
+    assert "share" not in json.loads((tmp_path / "out" / "cleaning.json").read_text())

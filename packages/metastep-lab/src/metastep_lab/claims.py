@@ -168,17 +168,22 @@ def each(template: str, opening: str = "", between: str = "; ") -> Callable[[Fra
     return write
 
 
-def needs(what: str, has: Callable[[Record], Any]) -> Callable[[Record], str | None]:
+def lacking(words: str, found: Callable[[Record], Any]) -> Callable[[Record], str | None]:
     """Return a function that says what a run lacks, for `Statement.lacks`.
 
     Args:
-        what: what the claim needs, such as `two windows`.
-        has: of a record: whether it has that.
+        words: such as `needs two windows`.
+        found: of the record: a truth value, or a table or list that may be empty.
 
     Returns:
-        Record to None or `needs two windows`.
+        Record to these words where nothing is found, else to None.
     """
-    return lambda record: None if has(record) else f"needs {what}"
+
+    def lacks(record: Record) -> str | None:
+        value = found(record)
+        return None if (len(value) if hasattr(value, "__len__") else value) else words
+
+    return lacks
 
 
 def mean_and_error(values: Frame) -> tuple[Any, Any]:
@@ -197,24 +202,6 @@ def mean_and_error(values: Frame) -> tuple[Any, Any]:
 def falls(values: Sequence[float] | Column) -> bool | None:
     """Whether each value is below the one before; None if there are fewer than two."""
     return bool(np.all(np.diff(values) < 0)) if len(values) > 1 else None
-
-
-def lacking(words: str, found: Callable[[Record], Any]) -> Callable[[Record], str | None]:
-    """Return what a run lacks where nothing is found in it, for `Statement.lacks`.
-
-    Args:
-        words: such as `needs two windows`.
-        found: of the record: a truth value, or a table or list that may be empty.
-
-    Returns:
-        Record to these words, or None.
-    """
-
-    def lacks(record: Record) -> str | None:
-        value = found(record)
-        return None if (len(value) if hasattr(value, "__len__") else value) else words
-
-    return lacks
 
 
 def every(condition: str) -> Callable[[Frame], bool | None]:

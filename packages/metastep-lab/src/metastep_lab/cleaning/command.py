@@ -24,6 +24,8 @@ from metastep_lab.cleaning.writing import MARK, write_outcome, write_state
 from metastep_lab.errors import INTERRUPTED, RefusedError
 from metastep_lab.runs.directories import occupied, remove_leftovers
 
+SMALL = 3000  # rows for which one thread is enough
+
 
 @dataclass(frozen=True)
 class Request:
@@ -171,7 +173,8 @@ def _judge(
 
     def _rank(given: np.ndarray, stage: str) -> Ranking:
         progress = lambda done, total: display.show(done, total, stage)
-        with threadpool_limits(2):
+        # Threads that wait for each other make small data slow where other processes are busy.
+        with threadpool_limits(1 if len(given) < SMALL else None):
             return rank(matrix.train, given, trusted, request.model, progress)
 
     ranking = rank_labels(labels, "ranking labels")
@@ -200,7 +203,9 @@ def _say(request: Request, file: LabelledFile, outcome: Outcome, display: termin
     """Print what came out."""
     console, count = display.console, int(outcome.ranking.suspect.sum())
     console.print(f"{count} of {len(file.labels)} labels are suspect", soft_wrap=True)
-    if outcome.reliability is not None:
+    if outcome.reliability is None:
+        console.print("how many of them are wrong cannot be estimated; the page says why")
+    else:
         share, precision = outcome.reliability.share, outcome.reliability.precision
         console.print(
             f"estimated part of wrong labels: {share[0]:.1%} ({share[1]:.1%} to {share[2]:.1%}); "

@@ -12,7 +12,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from metastep_lab.cleaning.reading import LabelledFile
+from metastep_lab.cleaning.reading import MISSING, LabelledFile
 from metastep_lab.errors import RefusedError
 from metastep_lab.tables import Frame
 
@@ -110,7 +110,8 @@ def _prepare(inputs: Frame, file: LabelledFile, kinds: Kinds | None = None) -> t
     for name in map(str, inputs.columns):
         series = inputs[name]
         numbers = _numbers(series)
-        texts = series.astype(str).where(~series.isna(), "").str.strip()
+        texts = series.astype(str).str.strip()
+        texts = texts.where(~(series.isna() | texts.isin(MISSING)), "")
         if kinds is None:
             _choose(found, name, texts, numbers)
         if name in found.numeric:

@@ -3,19 +3,20 @@
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from scipy.sparse import issparse
 from scipy.special import expit
 from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from metastep.sklearn import HypercleanedClassifier, deal_folds, rank_labels
+from metastep.sklearn import HypercleanedClassifier, HypercleanedModel, deal_folds, rank_labels
 
 Model = Literal["linear", "boosted", "network"]
 FOLDS = 5
-ROUNDS = {"linear": 5, "boosted": 2, "network": 3}
+ROUNDS = 2  # of weighting, with boosted trees
+HIDDEN = 64  # units of the network
 SMALLEST_PROBABILITY = 1e-6
 
 
@@ -55,18 +56,16 @@ def rank(
     Returns:
         The verdict on every example.
     """
-    if model == "linear":
+    if model != "boosted":
         progress(0, 1)
-        estimator = HypercleanedClassifier(random_state=0)
+        rows = _array(features) if trusted is not None or model == "network" else features
         judges = () if trusted is None else (_array(trusted.features), trusted.labels)
-        rows = features if trusted is None else _array(features)
-        estimator.fit(rows, labels, *judges)
+        found = _estimator(model).fit(rows, labels, *judges)
         suspect = np.zeros(len(labels), bool)
-        suspect[estimator.suspects_] = True
+        suspect[found.suspects_] = True
         progress(1, 1)
-        found = estimator
         return Ranking(found.label_scores_, found.sample_weight_, found.suggested_labels_, suspect)
-    folds, total = deal_folds(labels, FOLDS, 0), FOLDS * (ROUNDS[model] + 1)
+    folds, total = deal_folds(labels, FOLDS, 0), FOLDS * (ROUNDS + 1)
     classes = int(labels.max()) + 1
 
     def predict(weights: np.ndarray, number: int) -> np.ndarray:
@@ -78,26 +77,58 @@ def rank(
                 inputs = np.concatenate([inputs, trusted.features])
                 given = np.concatenate([given, trusted.labels])
                 factors = np.concatenate([factors, np.ones(len(trusted.labels))])
-            judge = _fitted(model, inputs, given, factors)
+            judge = _boosted(inputs, given, factors)
             found[np.ix_(rows, judge.classes_)] += judge.predict_proba(features[rows])
         return np.log(found)
 
-    judged = rank_labels(predict, labels, rounds=ROUNDS[model])
+    judged = rank_labels(predict, labels, rounds=ROUNDS)
     progress(total, total)
     return Ranking(expit(judged.scores), judged.weights, judged.suggested, judged.suspect)
 
 
-def _fitted(model: Model, inputs: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Any:
-    """Train boosted trees or a network on weighted examples."""
-    if model == "boosted":
-        trees = HistGradientBoostingClassifier(
-            max_iter=60, max_leaf_nodes=15, min_samples_leaf=10, l2_regularization=1.0
-        )
-        return trees.fit(inputs, labels, weights)
-    network = MLPClassifier((64,), alpha=1.0, max_iter=40, early_stopping=False, random_state=0)
-    return make_pipeline(StandardScaler(), network).fit(
-        inputs, labels, mlpclassifier__sample_weight=weights
+def _estimator(model: Model) -> Any:
+    if model == "linear":
+        return HypercleanedClassifier(random_state=0)
+    return HypercleanedModel(init_network, apply_network, random_state=0)
+
+
+def init_network(key: Array, features: int, classes: int) -> tuple[Array, Array, Array, Array]:
+    """Draw the parameters of a network with one hidden layer.
+
+    Args:
+        key: random key.
+        features: of an example.
+        classes: how many.
+
+    Returns:
+        Two matrices, each with its intercepts.
+    """
+    one, two = jax.random.split(key)
+    hidden = jax.random.normal(one, (features, HIDDEN)) * (2 / features) ** 0.5
+    output = jax.random.normal(two, (HIDDEN, classes)) * (1 / HIDDEN) ** 0.5
+    return hidden, jnp.zeros(HIDDEN), output, jnp.zeros(classes)
+
+
+def apply_network(params: tuple[Array, Array, Array, Array], inputs: Array) -> Array:
+    """Return the scores of the classes.
+
+    Args:
+        params: what `init_network` drew.
+        inputs: (examples, features).
+
+    Returns:
+        (examples, classes).
+    """
+    hidden, shift, output, offset = params
+    return jax.nn.relu(inputs @ hidden + shift) @ output + offset
+
+
+def _boosted(inputs: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Any:
+    """Train trees on weighted examples."""
+    trees = HistGradientBoostingClassifier(
+        max_iter=60, max_leaf_nodes=15, min_samples_leaf=10, l2_regularization=1.0
     )
+    return trees.fit(inputs, labels, weights)
 
 
 def _array(matrix: Any) -> Any:

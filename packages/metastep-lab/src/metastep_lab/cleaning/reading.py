@@ -5,6 +5,7 @@ Whatever cannot be used is a `RefusedError` of one line, before anything is writ
 
 import csv
 import io
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,10 @@ from metastep_lab.tables import Frame
 
 MOST_COLUMNS = 10_000
 MOST_CLASSES = 1_000
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
+TEXTS = (".csv", ".tsv")
+SEPARATORS = ",;\t|"
+MISSING = {"", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?"}
+"""What stands for a missing cell."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class LabelledFile:
         labels: one text for each row.
         images: where the path is a folder of images.
         content: the bytes of the table, by which it is recognized.
+        separator: between its cells, for writing it.
     """
 
     path: Path
@@ -45,6 +50,7 @@ class LabelledFile:
     labels: np.ndarray
     images: Images | None
     content: bytes
+    separator: str
 
 
 def read_labelled(path: Path, column: str) -> LabelledFile:
@@ -62,14 +68,17 @@ def read_labelled(path: Path, column: str) -> LabelledFile:
     """
     name = _table_of(path)
     content = _content(name)
-    table = _parquet(name, content) if name.suffix.lower() == ".parquet" else _text(name, content)
+    if name.suffix.lower() == ".parquet":
+        table, separator = _parquet(name, content), ","
+    else:
+        table, separator = _text(name, content)
     if not len(table):
         raise RefusedError(f"{name} has no rows")
     if column not in table.columns:
         shown = ", ".join(map(str, list(table.columns)[:12]))
         raise RefusedError(f"--label is {column}, which {name} has no column for; it has {shown}")
     labels = table[column]
-    missing = np.flatnonzero(labels.isna() | (labels.astype(str).str.strip() == ""))
+    missing = np.flatnonzero(labels.isna() | labels.astype(str).str.strip().isin(MISSING))
     if len(missing):
         raise RefusedError(
             f"{name}: {len(missing)} labels are missing, the first in row {missing[0] + 1}; "
@@ -80,7 +89,7 @@ def read_labelled(path: Path, column: str) -> LabelledFile:
     if images is None and not inputs.shape[1]:
         raise RefusedError(f"{name} has no column but the labels")
     texts = labels.astype(str).to_numpy(dtype=str)
-    return LabelledFile(path, column, table, inputs, texts, images, content)
+    return LabelledFile(path, column, table, inputs, texts, images, content, separator)
 
 
 def check_classes(file: LabelledFile) -> None:
@@ -95,7 +104,7 @@ def check_classes(file: LabelledFile) -> None:
     counts = Counter(file.labels.tolist())
     name, rows = f"{file.path}: the column {file.column}", len(file.labels)
     if len(counts) < 2:
-        raise RefusedError(f"{name} has one class, {file.labels[0]!r}; two are needed")
+        raise RefusedError(f"{name} has one class, {str(file.labels[0])!r}; two are needed")
     if len(counts) > min(MOST_CLASSES, rows // 2):
         raise RefusedError(
             f"{name} has {len(counts)} different values in {rows} rows; that is a number or a "
@@ -115,14 +124,14 @@ def _table_of(path: Path) -> Path:
     if not path.exists():
         raise RefusedError(f"{path} does not exist")
     if path.is_dir():
-        found = sorted(one for one in path.iterdir() if one.suffix.lower() in SEPARATORS)
+        found = sorted(one for one in path.iterdir() if one.suffix.lower() in TEXTS)
         if len(found) != 1:
             names = ", ".join(one.name for one in found[:5]) or "none"
             raise RefusedError(
                 f"{path}: a folder of images needs one .csv file with its labels; found: {names}"
             )
         return found[0]
-    if path.suffix.lower() not in (*SEPARATORS, ".parquet"):
+    if path.suffix.lower() not in (*TEXTS, ".parquet"):
         raise RefusedError(f"{path}: allowed are .csv, .tsv and .parquet files, and folders")
     return path
 
@@ -137,8 +146,11 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _text(path: Path, content: bytes) -> Frame:
-    """Read every cell as it is written; `matrix.py` says what is a number."""
+def _text(path: Path, content: bytes) -> tuple[Frame, str]:
+    """Read every cell as it is written, and tell the separator.
+
+    Which cells are numbers is for `matrix.py` to say.
+    """
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -148,18 +160,23 @@ def _text(path: Path, content: bytes) -> Frame:
         ) from error
     if "\0" in text:
         raise RefusedError(f"{path} holds NUL characters and is no table of texts")
-    separator = SEPARATORS[path.suffix.lower()]
+    first = text.split("\n", 1)[0]
+    separator = max(SEPARATORS, key=first.count)
     csv.field_size_limit(2**27)
     header = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), [])
     _check_header(path, header)
     try:
-        table = pd.read_csv(
-            io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, index_col=False
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # of rows that are too long
+            table = pd.read_csv(
+                io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, index_col=False
+            )
+    except pd.errors.ParserWarning:
+        raise RefusedError(f"{path} has rows with more cells than the header names") from None
     except (ValueError, pd.errors.ParserError) as error:
         raise RefusedError(f"{path}: {error}") from error
     table.columns = header
-    return table
+    return table, separator
 
 
 def _check_header(path: Path, names: list[str]) -> None:

@@ -10,6 +10,7 @@ from metastep_lab.cleaning.ranking import Ranking
 DRAWS = 2000
 LEAST_PLANTED = 0.05  # of the labels that are trusted
 FEWEST = 5  # planted labels from which anything is said
+LEAST_RATIO = 3  # how much rather planted labels must be suspect than others
 
 
 class Reliability(NamedTuple):
@@ -53,7 +54,8 @@ def measure(
         rank_again: ranks other labels of the same examples.
 
     Returns:
-        The estimates; None if too few labels are trusted.
+        The estimates; None if too few labels are trusted, or if planted labels become suspect
+        little more often than others: w is then the quotient of two small numbers.
     """
     rng = np.random.default_rng(0)
     trusted = np.flatnonzero(~ranking.suspect)
@@ -71,6 +73,8 @@ def measure(
     found = rank_again(planted).suspect
     others = np.setdiff1d(trusted, rows)
     hits, alarms, suspects = found[rows].sum(), found[others].sum(), ranking.suspect.sum()
+    if hits / count < LEAST_RATIO * max(alarms, 1) / max(len(others), 1):
+        return None
     draw = lambda successes, total: rng.beta(successes + 0.5, total - successes + 0.5, DRAWS)
     recall = draw(hits, count)
     false = draw(alarms, len(others))

@@ -60,7 +60,7 @@ def write_outcome(
     }
     _write_table(directory / "suspects.csv", pd.DataFrame(suspects))
     _write_table(directory / "weights.csv", pd.DataFrame(weights))
-    _write_table(directory / "clean.csv", file.table[~ranking.suspect])
+    _write_table(directory / "clean.csv", file.table[~ranking.suspect], file.separator)
     write_atomically(directory / "report.html", page.encode())
     numbers: dict[str, Any] = {"rows": len(rows), "suspects": len(order)}
     if outcome.reliability is not None:
@@ -68,5 +68,6 @@ def write_outcome(
     write_state(directory, {**state, "status": "complete", **numbers})
 
 
-def _write_table(path: Path, table: Frame) -> None:
-    write_atomically(path, table.to_csv(index=False, lineterminator="\n").encode())
+def _write_table(path: Path, table: Frame, separator: str = ",") -> None:
+    text = table.to_csv(index=False, sep=separator, lineterminator="\n")
+    write_atomically(path, text.encode())

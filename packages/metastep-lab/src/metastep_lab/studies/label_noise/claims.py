@@ -1,4 +1,4 @@
-"""What the tables of `label-noise` say: what is compared, and the answer."""
+"""The claims of `label-noise`, comparisons of methods, and its answer."""
 
 from collections.abc import Sequence
 

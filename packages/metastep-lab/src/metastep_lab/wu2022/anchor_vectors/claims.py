@@ -1,4 +1,4 @@
-"""What the tables of `anchor-vectors` say: sections 3.4.2, 3.4.3 and B.3, and the answer."""
+"""The claims of `anchor-vectors`, statements of sections 3.4.2, 3.4.3 and B.3, and its answer."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,7 +16,7 @@ PAPER = {
 }
 SHOWN = 100  # words that the bulk of Table 3.1 leaves out
 FACTOR = 0.7296 / 0.0740  # the smallest ratio in Table 3.1, that of GPT-2 Large
-NO_ANCHOR = 4.0  # a ratio below it is called no anchor in the two claims that are not the paper's
+NO_ANCHOR = 4.0  # a ratio below it counts as no anchor, in two claims that are not the paper's
 LINEAR = 0.9  # R2 from which log Z counts as linear in the hidden state
 DOMINANT = 2.0  # ratio of the first two singular values from which one direction dominates
 VARIES = 1.0  # nats between the 5% and 95% quantiles of a partition function that is not constant

@@ -102,7 +102,7 @@ def shifting_row(
     """Hold Theorem 3.3.2 against a model and its heads on raw and on anchored logits.
 
     The columns are those of `silencing_rows`: the closed forms of the divergence and of the raw
-    head are 0, and there is no ratio. A score of 0 that was none counts as flipped.
+    head are 0, and there is no ratio. A score that becomes 0 counts as flipped.
     """
     shift = useless_shift(model, raw.thresholds)
     student = shift_logits(model, shift)

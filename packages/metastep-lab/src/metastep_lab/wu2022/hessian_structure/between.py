@@ -1,4 +1,4 @@
-"""What the tables of `hessian-structure` say of networks beside each other."""
+"""The claims of `hessian-structure` about pairs of networks."""
 
 import numpy as np
 import pandas as pd

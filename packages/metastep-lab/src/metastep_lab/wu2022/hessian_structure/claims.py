@@ -1,4 +1,4 @@
-"""What the tables of `hessian-structure` say: the statements of the thesis, and the answer."""
+"""The claims of `hessian-structure`, statements of the thesis, and its answer."""
 
 from collections.abc import Sequence
 
@@ -88,7 +88,7 @@ def _random_labels(record: Record) -> Numbers:
     fits = spreads(rows_of(record, "models", labels="random"), ["model"], "accuracy")
     found = fits.join(spreads(rows, ["model"], "output_gap")).loc[wide(record)]
     fitted = (found["accuracy_min"] > 0.99).all()
-    more = "" if fitted else "; this is no minimum: more epochs are needed"
+    more = "" if fitted else "; this is not a minimum: more epochs are needed"
     words = "{model}: training accuracy " + spread("accuracy") + ", ratio " + spread("output_gap")
     return {"gap": found["output_gap_mean"], "fitted": fitted, "listed": each(words)(found) + more}
 

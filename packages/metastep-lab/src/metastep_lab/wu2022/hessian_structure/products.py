@@ -1,4 +1,4 @@
-"""What the tables of `hessian-structure` say of the layers of single networks."""
+"""The claims of `hessian-structure` about the layers of single networks."""
 
 from metastep_lab.claims import Statement, each, every, lacking
 from metastep_lab.tables import Frame, Record

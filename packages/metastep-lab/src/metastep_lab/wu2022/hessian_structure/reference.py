@@ -1,4 +1,4 @@
-"""What an independent computation measured on two networks, beside `hessian-structure`."""
+"""The numbers of an independent computation on two networks, beside `hessian-structure`."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""What the tables of `pac-bayes` say: the statements of the thesis, and the answer."""
+"""The claims of `pac-bayes`, statements of the thesis, and its answer."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What the table of `sparse-coding` says: the statements of section 2.4, and the answer."""
+"""The claims of `sparse-coding`, statements of section 2.4, and its answer."""
 
 from collections.abc import Callable
 
