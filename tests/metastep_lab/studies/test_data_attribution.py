@@ -126,11 +126,16 @@ def test_every_claim_can_hold_and_fail():
         ),
         ("exact-leads", "scores", "model == 'network' and method == 'truncated'", {"lds": 1.0}),
         ("warned", "training", "speed == 30", {"trusted": 1.0}),
-        ("warning-relates", "training", "", {"metasmoothness": lambda x: -x}),
+        (
+            "warning-relates",
+            "training",
+            "",
+            {"metasmoothness": lambda rows: -rows["metasmoothness"]},
+        ),
         ("leave-out", "curves", "method == 'at random'", {"rise": 2.0}),
         ("finds-spoilt", "recall", "model == 'network'", {"recall": 0.2}),
     ]
-    check_every_claim(EXPERIMENT, handmade(), spoiled)
+    check_every_claim(EXPERIMENT, spoiled, handmade())
     # A warning where nothing is wrong counts as well as a missing one.
     record = handmade()
     record.tables["training"]["trusted"][:] = 0
