@@ -3,6 +3,7 @@
 Every batch that is loaded is a line, so that whoever reads along knows where the run is.
 """
 
+import functools
 import sys
 
 import jax
@@ -34,6 +35,12 @@ def problem(batch, horizon=HORIZON):
         horizon=horizon,
         batch=batch,
     )
+
+
+@functools.cache
+def same_problem(horizon=HORIZON):
+    """Return the problem on `EXAMPLES`; one and the same, which is compiled once."""
+    return problem(ms.Batches(EXAMPLES), horizon)
 
 
 OUTER = {"decay": 0.1, "step_size": 0.05}

@@ -144,7 +144,7 @@ def _restore(value: np.ndarray, leaf: Array | jax.ShapeDtypeStruct) -> Array:
     data = _data(leaf)
     restored = jnp.asarray(value.view(data.dtype).reshape(data.shape))
     if _is_typed_key(leaf):
-        return jax.random.wrap_key_data(restored, impl=jax.random.key_impl(leaf))
+        return jax.random.wrap_key_data(restored, impl=jax.random.key_impl(cast(Array, leaf)))
     return restored
 
 

@@ -134,23 +134,10 @@ def meta_parameter_variance(
     Leading order: with sizes growing in proportion, the error falls as their inverse square for
     p > N and as the inverse square of the number of tasks for p < N. The part that comes from
     `init_distance` is exact. At p = 60, N = 6, n_t = 30 V is 10 to 12 % too low, at p = 120,
-    N = 6, n_t = 60 5 to 6 %.
-
-    Args:
-        train_rate: alpha_t, any shape.
-        dim: p.
-        train_samples: n_t.
-        validation_samples: n_v.
-        tasks: m.
-        noise: sigma, from 0.
-        variability: nu, from 0.
-        init_distance: Euclidean norm of omega_0 - w_0; plays no part with p < N.
+    N = 6, n_t = 60 5 to 6 %. Arguments and errors are those of `expected_test_loss`.
 
     Returns:
         V, shape of `train_rate`.
-
-    Raises:
-        ValueError: as `expected_test_loss` does.
 
     Reference:
         Bernacchia (2021), Eqs. 79 and 96 to 101 (with nu^2 / p and g_4 as in Eq. 96).

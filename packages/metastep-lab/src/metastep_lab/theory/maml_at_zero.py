@@ -29,22 +29,10 @@ def slope_at_zero(
     h_r sigma^2 N / (p - N - 1) for p > N + 1 and h_r sigma^2 p / (N - p - 1) for N > p + 1. Exact
     for finite sizes, and never negative: a small negative train rate is better than none. The
     paper's leading order has no `- N - 1` and `- p - 1`: 3 to 13 % too low in its Figures 2, 3, 6a
-    and 6d, half the slope in 6b and 6c.
-
-    Args:
-        test_rate: alpha_r, any shape.
-        dim: p.
-        validation_samples: n_v.
-        target_samples: n_r.
-        tasks: m.
-        noise: sigma, from 0.
+    and 6d, half the slope in 6b and 6c. Arguments and errors are those of `loss_at_zero`.
 
     Returns:
         The slope, shape of `test_rate`. It depends on neither n_t nor nu nor omega_0.
-
-    Raises:
-        ValueError: for an argument outside its range, or |p - N| < 2, where the expectation does
-            not exist.
 
     Reference:
         Finite-size version of Bernacchia (2021), Eq. 10, with its factor h_r.

@@ -56,21 +56,12 @@ def optimal_test_rate(
 ) -> FloatArray:
     """Return the test rate of the smallest loss; it is positive.
 
-    n_r (nu^2 + V) / [(n_r + p + 1) (nu^2 + V) + sigma^2 p]. Exact given V.
-
-    Args:
-        variance: V = E|omega* - w_0|^2, of `meta_parameter_variance` or measured; any shape.
-        dim: p.
-        target_samples: n_r.
-        noise: sigma, from 0.
-        variability: nu, from 0.
+    n_r (nu^2 + V) / [(n_r + p + 1) (nu^2 + V) + sigma^2 p]. Exact given V. Arguments and errors are
+    those of `loss_given_variance`.
 
     Returns:
         alpha_r, shape of `variance`, between 0 and 1 / (1 + (p + 1) / n_r); NaN where noise,
         variability and V are all 0 and nothing is left to learn.
-
-    Raises:
-        ValueError: for an argument outside its range.
 
     Reference:
         The minimum of Bernacchia (2021), Eq. 65.

@@ -26,6 +26,7 @@ from metastep.estimators.base import (
     Estimate,
     require_influence,
 )
+from metastep.estimators.evaluate import evaluate
 from metastep.estimators.truncated import ONLY_BY_START, TruncatedReverse
 from metastep.explained import sharded
 from metastep.problems.base import AbstractProblem, Trajectory, advance, split_keys, start
@@ -189,8 +190,9 @@ def _require_influence(run: Run, point: Trajectory, batch: Any, plan: Plan) -> N
     problem = with_batch(run.problem, batch)
 
     def ending(outer: Outer) -> Scalar:
-        begin = point if run.truncated else start(problem, outer, run.keys)
-        end = advance(problem, outer, begin, run.keys, plan.steps - plan.first)
+        if not run.truncated:
+            return evaluate(problem, outer, run.keys)[0]
+        end = advance(problem, outer, point, run.keys, plan.steps - plan.first)
         return problem.objective(end.inner, outer, run.keys.objective)
 
     require_influence(ending, run.outer, ONLY_BY_START if run.truncated else USE_IT)

@@ -75,5 +75,5 @@ def digest(tree: PyTree[Array]) -> UInt8[np.ndarray, "16"]:
             x = jax.random.key_data(x)
         parts = [x] if x.is_fully_addressable else [one.data for one in x.addressable_shards]
         for part in parts:
-            found.update(memoryview(np.ascontiguousarray(part).reshape(-1).view(np.uint8)))
+            found.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
     return np.frombuffer(found.digest(), np.uint8)

@@ -81,10 +81,6 @@ def _put(tree: PyTree, places: Places) -> PyTree:
     return eqx.combine(jax.tree.unflatten(treedef, leaves), static)
 
 
-def _at(run: Run, point: Trajectory, inner: Inner) -> Trajectory:
-    return Trajectory(inner, point.steps, point.first_nonfinite, point.watched)
-
-
 def _steps(run: Run, outer: Outer, point: Trajectory, batches: PyTree, count: int) -> Trajectory:
     """Take `count` steps; `batches` has one entry for each along its first axis, or is None."""
     arrays, static = eqx.partition(point, eqx.is_array)
@@ -145,7 +141,7 @@ def back(run: Run, point: Trajectory, batches: PyTree, count: int, adjoint: Adjo
     before, rest = differentiable(point.inner)
 
     def through(outer: Outer, floats: Inner) -> Inner:
-        begin = _at(run, point, eqx.combine(floats, rest))
+        begin = replace(point, inner=eqx.combine(floats, rest))
         return differentiable(_steps(run, outer, begin, batches, count).inner)[0]
 
     after, pull_back = jax.vjp(through, run.outer, before)

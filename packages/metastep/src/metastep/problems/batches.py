@@ -97,7 +97,8 @@ def _loader(source: Any, size: int | None) -> tuple[Callable[[int], PyTree], int
         entry, count = _entry_of_arrays(source)
     elif indexed is not None:
         entry = lambda index: _with_arrays(indexed(index))
-        count = len(source) if hasattr(source, "__len__") else None
+        length = getattr(source, "__len__", None)
+        count = None if length is None else length()
     else:
         raise ValueError(
             f"source is a {type(source).__name__}, which has no batch t; allowed are a function "
