@@ -38,7 +38,9 @@ env: .venv/.installed
 demo: .venv/.installed
 	$(BIN)/metastep run hypercleaning --preset quick --out $(DEMO)/hypercleaning --resume
 	$(BIN)/metastep report $(DEMO)/hypercleaning --out $(DEMO)/report.html
-	@echo "Open $(CURDIR)/$(DEMO)/report.html in a browser."
+	$(BIN)/python examples/write_mislabelled_digits.py $(DEMO)/digits
+	$(BIN)/metastep clean $(DEMO)/digits --label digit --out $(DEMO)/cleaned --resume
+	@echo "Open $(CURDIR)/$(DEMO)/report.html and $(CURDIR)/$(DEMO)/cleaned/report.html in a browser."
 
 # What fails, or a claim that must hold and does not, stops nothing: the end names it, with status 1.
 reproduce: .venv/.installed
