@@ -155,12 +155,13 @@ def test_progress_and_the_plan_are_shown(capsys):
 
 
 def killed_again_and_again(directory, kills, seed):
-    """Kill a run by SIGKILL after a random number of batches, several times; return its bits."""
+    """Kill a run by SIGKILL after a random number of savings, several times; return its bits."""
     chance = random.Random(seed)
     command = [sys.executable, "-m", "tests.driven_run", str(directory)]
     for _ in range(kills):
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:
-            for _ in range(chance.randint(2, 2 * HORIZON // kills + 4)):
+            # A run saves some 280 times: the kills reach far into its backward pass.
+            for _ in range(chance.randint(150 // kills, 250 // kills)):
                 line = child.stdout.readline()
             assert line, "the run was over before it was killed"
             child.send_signal(signal.SIGKILL)
