@@ -1,11 +1,12 @@
 """Adam with the values of `optax.adam` and a derivative wherever Adam has one."""
 
+from math import log
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Int, PyTree
 
 
 def scale_by_adam(
@@ -18,7 +19,9 @@ def scale_by_adam(
     infinite derivative that meets a zero, and reverse mode through `optax.adam` is NaN. The usual
     remedy, `eps_root > 0`, changes every step. Here the square root is not taken at zero: the
     update there is first moment / eps, whose value and derivative are those of Adam's formula in
-    the limit. Values agree with optax to rounding. That derivative may be as large as 1 / eps.
+    the limit. That derivative may be as large as 1 / eps. Values agree with optax to rounding, and
+    in float32 they are nearer to Adam's formula: 1 - b2^t is computed without cancellation, which
+    costs optax three to four of seven digits in the first steps.
 
     Args:
         b1: decay rate of the first moment.
@@ -39,8 +42,10 @@ def scale_by_adam(
         mean = optax.tree.update_moment(updates, state.mu, b1, 1)
         square = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
         count = optax.safe_increment(state.count)
-        mean_hat = optax.tree.bias_correction(mean, b1, count)
-        square_hat = optax.tree.bias_correction(square, b2, count)
+        corrected = lambda moment, decay: jax.tree.map(
+            lambda x: x / _taken(decay, count).astype(x.dtype), moment
+        )
+        mean_hat, square_hat = corrected(mean, b1), corrected(square, b2)
 
         def rescale(m: Array, v: Array) -> Array:
             positive = v > 0
@@ -51,6 +56,16 @@ def scale_by_adam(
         return updates, optax.ScaleByAdamState(count=count, mu=mean, nu=square)
 
     return optax.GradientTransformation(optax.scale_by_adam().init, update)
+
+
+def _taken(decay: float | Array, count: Int[Array, ""]) -> Array:
+    """Return 1 - decay^count without cancellation, for a decay rate from 0 below 1."""
+    if not isinstance(decay, jax.Array):
+        # The logarithm of a Python number is taken in float64, whatever JAX computes in.
+        return -jnp.expm1(count * log(decay)) if decay > 0 else 1 - decay**count
+    positive = decay > 0
+    logarithm = jnp.log1p(jnp.where(positive, decay, 0.5) - 1)
+    return jnp.where(positive, -jnp.expm1(count * logarithm), 1 - decay**count)
 
 
 def adam(

@@ -31,6 +31,9 @@ NUMBERS = 10
 TANGENT = 2.0
 """Time of a tangent of training, in training runs: the derivative of a product has two terms."""
 
+NOT_ASKED = 2**20
+"""Bytes below which a guess will do: to compile for the figure would cost more than it is worth."""
+
 COMPETITIVE = 1.25
 """An estimator that takes so many times as long as `Reverse()` is no alternative to it."""
 
@@ -100,7 +103,11 @@ class Costs:
     ) -> float | int:
         """Return the compiler's figure if it matters, and `otherwise` where there is none."""
         what = f"the compiler's figure for {estimator}"
-        if not matters or not self.clock.allows(2 * self.found.exact_seconds, what):
+        if (
+            not matters
+            or otherwise < NOT_ASKED
+            or not self.clock.allows(2 * self.found.exact_seconds, what)
+        ):
             return otherwise
         return compiled_bytes(estimator, self.problem, self.outer, self.key) or otherwise
 
