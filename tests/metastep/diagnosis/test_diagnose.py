@@ -2,7 +2,6 @@
 
 import functools
 import json
-from dataclasses import replace
 
 import equinox as eqx
 import jax
@@ -10,14 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import metastep as ms
-from metastep.diagnosis.advise import advise, trusted
 from metastep.diagnosis.bias_curve import bias_curve
 from metastep.diagnosis.diagnose import judge
-from metastep.diagnosis.diagnosis import Option, WindowRow
 from metastep.diagnosis.measure import Clock, measure
 from metastep.diagnosis.sizes import compiled_bytes
 from metastep.optimizers import adam
@@ -314,51 +309,3 @@ def test_the_suggested_step_lowers_the_objective():
     moved = outer - found.response.descent_step_size * found.exact
     assert found.response.score > 0.9
     assert value(moved) < value(outer)
-
-
-NUMBERS = st.sampled_from([0.1, 0.96, 1.0])
-ESTIMATORS = (
-    ms.Reverse(),
-    ms.Reverse("sqrt"),
-    ms.Forward(),
-    ms.TruncatedReverse(1),
-    ms.TruncatedReverse(5),
-    ms.Implicit(),
-    ms.EvolutionStrategies(0.01, 16),
-)
-ROWS = st.tuples(*(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS) for _ in ESTIMATORS))
-
-
-@settings(max_examples=500, deadline=None, derandomize=True)
-@given(ROWS, st.tuples(NUMBERS, NUMBERS), st.sampled_from(["", "no fixed point"]))
-def test_what_is_recommended_is_not_dominated_by_what_can_be_trusted(rows, adjoints, message):
-    """By no estimator that fits into memory and is at least as good in everything its table says.
-
-    Numbers come from a few values, so that ties are frequent.
-    """
-    options = tuple(
-        Option(one, cosine, error, seconds, int(100 * memory), True)
-        for one, (cosine, error, seconds, memory) in zip(ESTIMATORS, rows, strict=True)
-    )
-    windows = [WindowRow(w, 1.0, 0.0, 1.0, a) for w, a in zip((1, 5), adjoints, strict=True)]
-    made = replace(
-        diagnosed("quadratic")[2],
-        options=options,
-        windows=tuple(windows),
-        implicit_message=message,
-        memory=99,
-    )
-    advised = advise(made).recommendation.estimator
-    if advised is None:
-        return
-    own = made.option(advised)
-    figures = lambda o: np.array([-o.cosine, o.relative_error, o.seconds, o.memory])
-    for other in options:
-        if other.memory <= made.memory and trusted(made, other):
-            better = figures(other) - figures(own)
-            assert not (np.all(better <= 0) and np.any(better < 0))
-
-
-def test_where_it_is_chaotic_no_exact_estimator_is_recommended():
-    found = advise(replace(diagnosed("quadratic")[2], chaotic=True))
-    assert isinstance(found.recommendation.estimator, ms.EvolutionStrategies)

@@ -50,9 +50,8 @@ def rate(make, base=1e-2):
     return lambda outer: make(lambda t: base * jnp.exp(outer["step_size"]) * shape(t))
 
 
-# 0.999 is another number in float32, and 1 - 0.999^t of optax loses four digits of the difference: a
-# comparison with float64 would see another optimizer. These decay rates are the same in both. Our
-# own Adam computes 1 - 0.999^t without cancellation.
+# In optax 1 - 0.999^t loses four digits in float32: a comparison with float64 would see another
+# optimizer. These decay rates are the same in both. Our own Adam needs no such care.
 EXACT = {"b1": 1 - 2.0**-3, "b2": 1 - 2.0**-10}
 OPTIMIZERS = {
     "sgd": rate(optax.sgd, 0.1),

@@ -1,5 +1,6 @@
 """A small transformer on text, a recurrent network, MAML on sinusoids and a learned optimizer."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -145,7 +146,7 @@ def sinusoid(horizon: int = 5) -> tuple[AbstractProblem, Outer]:
     random, sizes = np.random.default_rng(0), (1, 20, 20, 1)
     layers = [
         (normal(random, a**-0.5, a, b), jnp.zeros(b))
-        for a, b in zip(sizes, sizes[1:], strict=False)
+        for a, b in pairwise(sizes)
     ]
 
     def loss(params: Outer, outer: Outer, examples: Examples) -> Scalar:
