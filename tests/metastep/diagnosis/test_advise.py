@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import metastep as ms
 from metastep.diagnosis.advise import advise, trusted
-from metastep.diagnosis.diagnosis import Option, WindowRow
+from metastep.diagnosis.rows import Option, WindowRow
 
 
 @functools.cache

@@ -12,8 +12,9 @@ import pytest
 
 import metastep as ms
 from metastep.diagnosis.bias_curve import bias_curve
+from metastep.diagnosis.clock import Clock
 from metastep.diagnosis.diagnose import judge
-from metastep.diagnosis.measure import Clock, measure
+from metastep.diagnosis.measure import measure
 from metastep.diagnosis.sizes import compiled_bytes
 from metastep.optimizers import adam
 from metastep.problems.base import split_keys

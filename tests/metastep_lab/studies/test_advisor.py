@@ -109,18 +109,22 @@ def made_up():
     }
     advice = advice.assign(**numbers).fillna(0.0)
     advice.loc[2, "cosine"] = np.nan
-    sizes = pd.DataFrame({
-        "problem": ["network"] * 2,
-        "what": ["inner state", "Reverse()"],
-        "predicted": [100.0, 90.0],
-        "true": [100.0, 100.0],
-    })
-    outcomes = pd.DataFrame({
-        "problem": ["network"] * 2 + ["counter-example"] * 2,
-        "seed": 0,
-        "recommended": [1, 0, 1, 0],
-        "improvement": [0.96, 1.0, 2.0, 1.0],
-    })
+    sizes = pd.DataFrame(
+        {
+            "problem": ["network"] * 2,
+            "what": ["inner state", "Reverse()"],
+            "predicted": [100.0, 90.0],
+            "true": [100.0, 100.0],
+        }
+    )
+    outcomes = pd.DataFrame(
+        {
+            "problem": ["network"] * 2 + ["counter-example"] * 2,
+            "seed": 0,
+            "recommended": [1, 0, 1, 0],
+            "improvement": [0.96, 1.0, 2.0, 1.0],
+        }
+    )
     return {"advice": advice, "sizes": sizes, "outcomes": outcomes}
 
 

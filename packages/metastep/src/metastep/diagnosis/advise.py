@@ -6,13 +6,8 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from metastep.diagnosis.diagnosis import (
-    Diagnosis,
-    Option,
-    Recommendation,
-    Warning,
-    readable_bytes,
-)
+from metastep.diagnosis.diagnosis import Diagnosis, readable_bytes
+from metastep.diagnosis.rows import Option, Recommendation, Warning
 from metastep.estimators.evolution import EvolutionStrategies
 from metastep.estimators.implicit import Implicit
 from metastep.estimators.truncated import TruncatedReverse

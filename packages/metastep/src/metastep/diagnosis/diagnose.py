@@ -13,16 +13,17 @@ import numpy as np
 
 from metastep.checks import require_key
 from metastep.diagnosis.advise import advise
-from metastep.diagnosis.diagnosis import Diagnosis, Response, WindowRow
+from metastep.diagnosis.clock import Clock
+from metastep.diagnosis.diagnosis import Diagnosis
 from metastep.diagnosis.measure import (
     SMOOTH,
-    Clock,
     Measurements,
     measure,
     stationarity,
 )
 from metastep.diagnosis.metasmoothness import Metasmoothness
 from metastep.diagnosis.options import Costs, options
+from metastep.diagnosis.rows import Response, WindowRow
 from metastep.estimators.implicit import EARLY_STEPS, UNSEEN_FACTOR, Implicit
 from metastep.problems.base import AbstractProblem
 from metastep.results import RESULTS

@@ -11,8 +11,9 @@ from typing import Any
 import lineax as lx
 import numpy as np
 
-from metastep.diagnosis.diagnosis import Option, WindowRow
-from metastep.diagnosis.measure import PRODUCTS, Clock, Measurements
+from metastep.diagnosis.clock import Clock
+from metastep.diagnosis.measure import PRODUCTS, Measurements
+from metastep.diagnosis.rows import Option, WindowRow
 from metastep.diagnosis.sizes import compiled_bytes
 from metastep.estimators.base import AbstractEstimator
 from metastep.estimators.binomial import Binomial

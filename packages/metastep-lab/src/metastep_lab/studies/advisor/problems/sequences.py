@@ -144,10 +144,7 @@ def sinusoid(horizon: int = 5) -> tuple[AbstractProblem, Outer]:
     task = random_sinusoid(jax.random.key(3), samples=10, validation_samples=20)
     narrow = lambda tree: jax.tree.map(lambda x: jnp.asarray(np.float32(x), float), tree)
     random, sizes = np.random.default_rng(0), (1, 20, 20, 1)
-    layers = [
-        (normal(random, a**-0.5, a, b), jnp.zeros(b))
-        for a, b in pairwise(sizes)
-    ]
+    layers = [(normal(random, a**-0.5, a, b), jnp.zeros(b)) for a, b in pairwise(sizes)]
 
     def loss(params: Outer, outer: Outer, examples: Examples) -> Scalar:
         x, y = examples.inputs, examples.targets
