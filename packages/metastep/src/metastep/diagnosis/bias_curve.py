@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from metastep.diagnosis.rounding import rounded
 from metastep.problems.base import AbstractProblem, Keys, Trajectory, start, take_step
+from metastep.rounding import rounded
 from metastep.trees import differentiable, subtract
 from metastep.types import Inner, Outer, Scalar
 

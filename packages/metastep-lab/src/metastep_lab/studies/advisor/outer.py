@@ -82,6 +82,13 @@ class Programs:
             self._ready[estimator] = made
         return self._ready[estimator]
 
+    def accepts(self, estimator: AbstractEstimator) -> bool:
+        """Whether an estimator takes the problem: truncation refuses one that tunes its start."""
+        try:
+            return bool(self[estimator])
+        except ValueError:
+            return False
+
     def __contains__(self, estimator: AbstractEstimator) -> bool:
         """Whether an estimator has been compiled."""
         return estimator in self._ready
@@ -98,7 +105,11 @@ def race(
     steps: int,
     key: RandomKey,
 ) -> list[Tuned]:
-    """Tune with every estimator for the time that the recommended one takes for so many steps."""
+    """Tune with every estimator for the time that the recommended one takes for so many steps.
+
+    Estimators that refuse the problem are left out.
+    """
+    estimators = [one for one in estimators if programs.accepts(one)]
     seconds = {one: _seconds(programs[one]) for one in estimators}
     time = steps * seconds[recommended]
     keys = jax.random.split(jax.random.fold_in(key, 1), JUDGES)
