@@ -16,7 +16,7 @@ from jaxtyping import Array, Int
 from numpy.typing import ArrayLike
 
 from metastep.diagnosis.bias_curve import BiasCurve, bias_curve
-from metastep.diagnosis.clock import GRADIENT_OF_RUN, Clock, fastest, require_budget
+from metastep.diagnosis.clock import BRIEF, GRADIENT_OF_RUN, Clock, fastest, require_budget
 from metastep.diagnosis.compare import Program, compile_with, timed
 from metastep.diagnosis.metasmoothness import Metasmoothness, default_length, smoothness
 from metastep.diagnosis.sizes import Sizes, sizes
@@ -132,7 +132,9 @@ def measure(
     refusal, spectrum = refusal_of(problem, outer, key), None
     products = min(PRODUCTS, max(2, horizon), known.variables)
     if clock.allows(2 * compiling, "implicit differentiation and the spectrum of the last step"):
-        measured = compile_with(_spectrum(products), problem, outer, key, curve.end)
+        # Not timed: where a run is brief, optimising the program would take longer than it saves.
+        program = _spectrum(products), problem, outer, key, curve.end
+        measured = compile_with(*program, optimised=exact_seconds > BRIEF)
         spectrum = jax.tree.map(np.asarray, measured.call())
     again = 1 if stored else 4 / 3
     return Measurements(

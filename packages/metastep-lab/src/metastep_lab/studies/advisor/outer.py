@@ -23,10 +23,10 @@ from metastep.problems import AbstractProblem
 from metastep.types import Outer, RandomKey, Scalar
 from metastep_lab.studies.advisor.truth import outcome
 
-RATES = (0.01, 0.1)
-"""Step sizes of Adam on the hyperparameters; every estimator is judged by the better one."""
+RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
+"""Step sizes of Adam on the hyperparameters; every estimator is judged by the best one."""
 
-MOST_STEPS = 100
+MOST_STEPS = 60
 FEW = 32
 """Hyperparameters up to which forward mode takes part: it takes a tangent for each."""
 
@@ -137,7 +137,7 @@ def _seconds(program: Program) -> float:
 def _tuned(
     programs: Programs, estimator: AbstractEstimator, steps: int, rate: float, key: RandomKey
 ) -> Outer:
-    """Return the hyperparameters after some steps of Adam; steps that are not finite are skipped."""
+    """Return the hyperparameters after some steps of Adam, without those that are not finite."""
     outer = programs.outer
     state = optax.adam(rate).init(outer)
     for step in range(steps):

@@ -30,7 +30,7 @@ def normal(random: np.random.Generator, scale: float, *shape: int) -> Array:
 
 
 def characters(text: Text, folder: Path | None) -> tuple[np.ndarray, int]:
-    """Return rows of characters as integers, shape (128, 25), and how many different ones there are.
+    """Return rows of characters as integers, shape (128, 25), and the number of different ones.
 
     Args:
         text: the descriptions of the data sets that scikit-learn holds, or WikiText-2.
