@@ -218,6 +218,15 @@ def test_a_leaf_that_nothing_uses_is_refused(key):
         ms.diagnose(problem, outer | {"spare": 1.0}, key=key)
 
 
+@pytest.mark.parametrize(
+    ("outer", "said"), [({}, "has no leaves"), ({"spare": 1.0}, "cannot influence")]
+)
+def test_without_a_hyperparameter_that_matters_it_says_so(outer, said, key):
+    problem = training(lambda w, o, batch: jnp.sum((w - 1) ** 2), lambda w, o: jnp.sum(w))
+    with pytest.raises(ValueError, match=said):
+        ms.diagnose(problem, outer, key=key)
+
+
 def training(loss, objective, horizon=6, **options):
     """Two numbers trained by gradient descent."""
     defaults = {"init_params": jnp.array([0.5, -0.3]), "optimizer": optax.sgd(0.1)}

@@ -67,10 +67,11 @@ def _not_smooth(d: Diagnosis) -> Warning | None:
     return Warning(
         "not-smooth",
         f"The trained state jumps as `outer` moves by {response.length:.1e} along the gradient "
-        f"(metasmoothness {response.score:.2f}): a step of any length may miss. Larger batches, "
-        "eps_root in Adam, smaller outputs of the last layer, clipped inner gradients, "
-        "normalisation before each layer, smooth activations and a smaller inner step size make a "
-        "run smoother.",
+        f"(metasmoothness {response.score:.2f}): the exact gradient is the slope between two jumps "
+        "and need not point downhill for any step. Smooth activations in the place of ReLU, larger "
+        "batches, eps_root in Adam, smaller outputs of the last layer, clipped inner gradients, "
+        "normalisation before each layer and a smaller inner step size make a run smoother; "
+        "EvolutionStrategies with a sigma beyond the jumps follow the trend.",
     )
 
 

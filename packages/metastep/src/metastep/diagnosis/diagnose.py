@@ -111,8 +111,9 @@ def judge(
     implicit = _Implicit.of(found)
     rows = _window_rows(found, contraction)
     count = sum(x.size for x in jax.tree.leaves(outer))
-    lost = np.clip(np.log10(found.rounding_error) + found.digits, 0, found.digits)
     with np.errstate(all="ignore"):
+        # Where no digit differs, the logarithm is -inf, and none is lost.
+        lost = np.clip(np.log10(found.rounding_error) + found.digits, 0, found.digits)
         # The initial state is often zero; relative changes of it are none.
         before, after = curve.sensitivities[max(horizon - 1, 0)], curve.sensitivities[0]
         decay = float(np.divide(before, after)) if after else float("nan")
