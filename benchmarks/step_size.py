@@ -24,7 +24,8 @@ from rich.table import Table
 import metastep as ms
 from metastep.compilation import compiled
 from metastep.tasks import random_quadratic
-from metastep_lab.wang2021.least_squares.experiment import EXPERIMENT, MODES, Config
+from metastep_lab.wang2021.least_squares.closed_form import OBJECTIVES
+from metastep_lab.wang2021.least_squares.experiment import EXPERIMENT, Config
 from metastep_lab.wang2021.least_squares.step_size_grid import draw_spectral_tasks, spectral_losses
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -180,7 +181,7 @@ def least_squares(console: Console, repeats: int) -> None:
     run = compiled(partial(spectral_losses, horizon=config.horizon, radius=40.0))
     for samples in config.samples:
         times = len(config.noise) if samples == config.samples[0] else 1
-        for mode in MODES:
+        for mode in OBJECTIVES:
             examples = config.split(samples) if mode == "train-by-validation" else (samples, 1)
             loop, ours = [], []
             for _ in range(repeats + 1):

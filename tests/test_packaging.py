@@ -21,7 +21,7 @@ DISTRIBUTIONS = {
     "metastep_lab": "metastep-lab",
 }
 # Imported inside functions only, and named by an extra.
-OPTIONAL = {"torch", "transformers", "ray", "cleanlab"}
+OPTIONAL = {"torch", "torchax", "transformers", "ray", "cleanlab"}
 
 
 def requirements(project):

@@ -27,6 +27,10 @@ TINY: dict[str, str] = {
     "validation_characters=2 test_characters=3 measure_every=2 measured_tasks=2 gradient_tasks=2 "
     "test_tasks=4",
     "label-noise": "train=150 validation=100 seeds=1 outer_steps=5 noise=uniform-50",
+    "data-weights": "train=200 validation=100 width=8 rater_width=8 horizon=20 outer_steps=20 "
+    "runs=2 seeds=1",
+    "data-attribution": "models=linear train=40 queries=2 steps=4 window=2 speeds=1 subsets=3 "
+    "removed=0.1 seeds=1",
     "sparse-coding": "seeds=1 samples=60 dim=20 atoms=40 n_nonzero=2 realizations=40,80 "
     "dims=20,30 noises=0.02,0.22 epochs=10 batch_size=30 processes=1 vary=realization,scale,noise",
     "anchor-vectors": "models=gru seeds=1 tokens=1300 vocabulary=150 hidden=8 steps=40 batch=4 "

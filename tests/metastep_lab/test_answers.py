@@ -126,11 +126,17 @@ def label_noise(lead, seeds=5):
     ours, other = "hypercleaning", "confident learning"
     arms = ((ours, "clean"), (ours, "noisy"), (other, "none"), (other, "clean"), (other, "noisy"))
     rows = [
-        ("uniform-50", method, level, 0.5 + (lead if method == ours else 0) + 0.001 * seed * index)
+        (
+            "uniform-50",
+            seed,
+            method,
+            level,
+            0.5 + (lead if method == ours else 0) + 0.001 * seed * index,
+        )
         for index, (method, level) in enumerate(arms)
         for seed in range(seeds)
     ]
-    detection = columns("noise method validation f1", rows)
+    detection = columns("noise seed method validation f1", rows)
     return record({"noise": ("uniform-50",), "seeds": seeds}, detection=detection)
 
 
@@ -199,6 +205,25 @@ def advisor(share, best=1.0):
     return record({}, advice=advice, outcomes=outcomes)
 
 
+def data_attribution(exact, seeds=3):
+    config = {"models": ("linear",), "seeds": seeds, "subsets": 50, "share": 0.05}
+    config |= {"speeds": (1.0, 30.0)}
+    scores = [
+        ("linear", speed, seed, method, lds)
+        for speed in config["speeds"]
+        for seed in range(seeds)
+        for method, lds in (("exact", exact / speed), ("gradient cosine", 0.2))
+    ]
+    training = [
+        ("linear", speed, seed, speed < 2) for speed in (1.0, 30.0) for seed in range(seeds)
+    ]
+    return record(
+        config,
+        scores=columns("model speed seed method lds", scores),
+        training=columns("model speed seed trusted", training),
+    )
+
+
 UNKNOWN = "This run cannot tell"
 CASES = (
     ("step-size-quadratic", step_size_quadratic("converged"), "Yes."),
@@ -233,6 +258,9 @@ CASES = (
     ("label-noise", label_noise(0.2), "Yes."),
     ("label-noise", label_noise(-0.2), "No."),
     ("label-noise", label_noise(0.2, seeds=2), UNKNOWN),
+    ("data-attribution", data_attribution(0.99), "Yes."),
+    ("data-attribution", data_attribution(0.5), "No."),
+    ("data-attribution", data_attribution(0.99, seeds=2), UNKNOWN),
     ("sparse-coding", sparse_coding(0.1), "Better than by predicting what it sees"),
     ("sparse-coding", sparse_coding(0.4, seeds=(0,)), "No, not better"),
     ("sparse-coding", sparse_coding(0.1, value=100), UNKNOWN),

@@ -61,6 +61,16 @@ def test_a_problem_without_a_loss_is_refused(key):
     )
     with pytest.raises(ValueError, match=r"problem is a QuadraticProblem.*TrainingProblem"):
         ms.hypergradient(steps_only, jnp.ones(2), soba, key=key)
+    with_buffers = ms.TrainingProblem(
+        lambda w, outer, batch, buffers: (w**2, buffers),
+        lambda w, outer, buffers: w**2,
+        jnp.array(1.0),
+        optax.sgd(0.1),
+        3,
+        buffers=jnp.zeros(2),
+    )
+    with pytest.raises(ValueError, match="problem has buffers"):
+        ms.hypergradient(with_buffers, 1.0, soba, key=key)
 
 
 @pytest.mark.parametrize(

@@ -137,11 +137,24 @@ def test_trace_estimates_are_unbiased(x64, matrix, key, name):
     assert abs(jnp.mean(values) - jnp.trace(matrix)) < 4 * error
 
 
-def test_hutch_plus_plus_is_exact_at_low_rank(x64, matrix, key):
-    low = SymmetricMatrix(matrix[:, :3] @ matrix[:, :3].T)
-    np.testing.assert_allclose(
-        hutchpp_trace(low, 12, key=key).value, jnp.trace(low.matrix), rtol=1e-9
-    )
+@pytest.mark.parametrize("estimate", [hutchpp_trace, xtrace])
+@pytest.mark.parametrize("rank", [0, 3])
+def test_trace_estimates_with_a_basis_are_exact_at_low_rank(x64, matrix, key, estimate, rank):
+    low = SymmetricMatrix(matrix[:, :rank] @ matrix[:, :rank].T)
+    np.testing.assert_allclose(estimate(low, 12, key=key).value, jnp.trace(low.matrix), rtol=1e-9)
+
+
+@pytest.mark.parametrize("matrix", [np.zeros((8, 8)), np.eye(8), np.diag([2.0] * 5 + [0.0] * 3)])
+def test_quadrature_outlives_its_krylov_space(x64, key, matrix):
+    density = spectral_density(SymmetricMatrix(jnp.asarray(matrix)), steps=6, probes=16, key=key)
+    np.testing.assert_allclose(jnp.sum(density.weights, axis=1), 1, rtol=1e-10)
+    trace = density.trace_of(lambda nodes: nodes)
+    assert abs(trace.value - np.trace(matrix)) <= 4 * trace.standard_error + 1e-12
+
+
+def test_quadrature_of_nan_is_nan(key):
+    operator = SymmetricMatrix(jnp.full((4, 4), jnp.nan))
+    assert jnp.all(jnp.isnan(spectral_density(operator, steps=2, key=key).nodes))
 
 
 def test_diagonal_density_and_log_determinant(x64, matrix, key):

@@ -9,6 +9,7 @@ import pytest
 
 import metastep as ms
 from metastep.problems.base import advance, split_keys, start
+from tests.helpers import central_differences
 
 QUADRATIC = lambda w, outer, batch: jnp.sum((w - outer) ** 2)
 
@@ -142,3 +143,61 @@ def test_weights_per_example_through_bound_methods_keep_data_as_arguments(key):
     assert (4,) in shapes
     estimate = ms.hypergradient(problem, jnp.ones(4), ms.Reverse(), key=key)
     assert estimate.grad.shape == (4,)
+
+
+def running(estimator=None, loss=None):
+    """Batch normalization by running statistics: a buffer that the objective uses, and the loss."""
+    data = jnp.arange(12.0).reshape(6, 2) / 5
+
+    def default_loss(w, outer, rows, buffers):
+        mean, count = buffers["mean"], buffers["count"]
+        hidden = data[rows] * w
+        after = outer["momentum"] * mean + (1 - outer["momentum"]) * jnp.mean(hidden, axis=0)
+        return jnp.mean((hidden - mean - 1) ** 2), {"mean": after, "count": count + 1}
+
+    return ms.TrainingProblem(
+        loss=loss or default_loss,
+        objective=lambda w, outer, buffers: (
+            jnp.sum((data * w - buffers["mean"]) ** 2) + 0.0 * buffers["count"]
+        ),
+        init_params=jnp.array([0.5, -0.3]),
+        optimizer=lambda outer: optax.sgd(outer["rate"]),
+        horizon=5,
+        batch=lambda t, key: (2 * t + jnp.arange(2)) % 6,
+        buffers={"mean": np.zeros(2), "count": np.zeros((), np.int32)},
+    )
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    "estimator",
+    [ms.Reverse(mixed=False), ms.Reverse("sqrt", mixed=True), ms.Forward()],
+    ids=["reverse", "mixed", "forward"],
+)
+def test_buffers_are_part_of_the_inner_state(estimator, key):
+    """They change at every step by what the loss returns, and derivatives pass through them."""
+    outer = {"rate": 0.1, "momentum": 0.7}
+    estimate = ms.hypergradient(running(), outer, estimator, key=key)
+    w, data, mean = np.array([0.5, -0.3]), np.arange(12.0).reshape(6, 2) / 5, np.zeros(2)
+    for t in range(5):
+        batch = data[(2 * t + np.arange(2)) % 6]
+        slope = np.mean(2 * (batch * w - mean - 1) * batch, axis=0) / 2
+        mean = 0.7 * mean + 0.3 * np.mean(batch * w, axis=0)
+        w = w - 0.1 * slope
+    assert np.isclose(estimate.value, np.sum((data * w - mean) ** 2), rtol=1e-12, atol=0)
+    slopes = central_differences(running(), outer, key)
+    for name in outer:
+        assert np.isclose(estimate.grad[name], slopes[name], rtol=1e-7, atol=0)
+    assert ms.unroll(running(), outer, key).buffers["count"] == 5
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda w, outer, rows, buffers: jnp.sum(w), "with buffers it must return the pair"),
+        (lambda w, outer, rows, buffers: (jnp.sum(w), {}), "another pytree structure"),
+    ],
+)
+def test_a_loss_that_loses_its_buffers(loss, message, key):
+    with pytest.raises(ValueError, match=message):
+        ms.hypergradient(running(loss=loss), {"rate": 0.1}, ms.Reverse(), key=key)

@@ -14,9 +14,9 @@ from metastep_lab.cli import invoke
 from metastep_lab.runs.running import read_record
 from metastep_lab.studies.label_noise import experiment as label_noise
 from metastep_lab.studies.label_noise import methods as label_noise_methods
-from metastep_lab.studies.label_noise.claims import claims
 from metastep_lab.studies.label_noise.methods import METHODS
-from metastep_lab.tables import Record, columns, select
+from metastep_lab.tables import Record, columns
+from tests.metastep_lab.doctored import check_every_claim, verdicts
 
 EXPERIMENT = label_noise.EXPERIMENT
 TINY = "train=150 validation=100 seeds=2 outer_steps=20 noise=uniform-50".split()
@@ -64,40 +64,68 @@ def test_interrupted_and_resumed(tmp_path, monkeypatch):
     assert np.allclose(hits, detection["precision"] * detection["flagged"])
     f1 = 2 * hits / (detection["wrong"] + detection["flagged"])
     assert np.allclose(detection["f1"], f1)
-    pair = select(detection, noise="uniform-50", method="small loss", validation="none")["f1"]
-    row = select(summary, noise="uniform-50", method="small loss", validation="none")
-    assert np.isclose(row["f1"][0], pair.mean())
-    assert np.isclose(row["f1_error"][0], abs(pair[0] - pair[1]) / 2)
-    ours = select(detection, method="hypercleaning", validation="clean")["f1"] - pair
-    assert np.isclose(row["f1_lead"][0], ours.mean())
-    assert np.isclose(row["f1_lead_error"][0], abs(ours[0] - ours[1]) / 2)
+    by_arm = record.frames["detection"].set_index(["method", "validation"])["f1"].sort_index()
+    pair, ours = (
+        by_arm.loc[arm].to_numpy() for arm in (("small loss", "none"), ("hypercleaning", "clean"))
+    )
+    rows = record.frames["summary"].set_index(["method", "validation"])
+    row = rows.sort_index().loc["small loss", "none"]
+    assert np.isclose(row["f1"], pair.mean())
+    assert np.isclose(row["f1_error"], abs(pair[0] - pair[1]) / 2)
+    lead = ours - pair
+    assert np.isclose(row["f1_lead"], lead.mean())
+    assert np.isclose(row["f1_lead_error"], abs(lead[0] - lead[1]) / 2)
     found = {claim.id: claim for claim in evaluate(EXPERIMENT.claims, record)}
     assert set(found) >= EXPERIMENT.reproducible
     assert all(claim.holds is None and claim.evidence for claim in found.values())
     assert set(EXPERIMENT.figures(record)) == {"f1", "roc-auc", "test-accuracy"}
 
 
-def test_claims_need_two_standard_errors():
-    config = label_noise.Config(noise=("uniform-50",))
-    rng = np.random.default_rng(0)
+def handmade(gap, seeds=5, noise=("uniform-20", "uniform-50", "class-dependent")):
+    """Return a record in which hypercleaning is better by a gap, with the same scatter for all."""
+    scatter = lambda seed, place: 0.01 * (seed * (place % 4 + 1) % 5)
+    rows = [
+        (kind, seed, *arm, *2 * [scatter(seed, place) + gap * (arm[0] == "hypercleaning")])
+        for kind in noise
+        for place, arm in enumerate(ARMS)
+        for seed in range(seeds)
+    ]
+    table = columns("noise seed method validation f1 test_accuracy", rows)
+    config = label_noise.Config(noise=noise, seeds=seeds)
+    return Record(config, {"detection": table}, {}, {})
 
-    def record(gap):
-        rows = [
-            ("uniform-50", seed, *arm, 0.01 * rng.random() + gap * (arm[0] == "hypercleaning"))
-            for arm in ARMS
-            for seed in range(5)
-        ]
-        table = columns("noise seed method validation f1", rows)
-        return Record(config, {"detection": table | {"test_accuracy": table["f1"]}}, {}, {})
 
-    for gap, holds in ((0.1, True), (0.0, None), (-0.1, False)):
-        verdicts = {claim.id: claim.holds for claim in claims(record(gap))}
-        assert verdicts["beats-confident-learning"] is holds
-        assert verdicts["little-noise"] is None
+SPOILED = {
+    "beats-confident-learning": ("uniform-50", "confident learning", "none"),
+    "at-equal-information": ("uniform-50", "confident learning", "clean"),
+    "beats-validation-model": ("uniform-20", "validation model", "clean"),
+    "little-noise": ("uniform-20", "confident learning", "clean"),
+    "class-dependent-noise": ("class-dependent", "confident learning", "none"),
+    "noisy-validation": ("uniform-50", "confident learning", "noisy"),
+    "noisy-validation-by-class": ("class-dependent", "confident learning", "noisy"),
+    "better-model": ("uniform-50", "plain training", "none"),
+    "better-model-at-equal-information": ("uniform-50", "plain training", "clean"),
+}
+
+
+def test_every_claim_can_hold_and_fail():
+    where = "noise == '{}' and method == '{}' and validation == '{}'"
+    spoiled = [
+        (name, "detection", where.format(*arm), {"f1": 0.9, "test_accuracy": 0.9})
+        for name, arm in SPOILED.items()
+    ]
+    check_every_claim(EXPERIMENT, spoiled, handmade(0.1))
+
+
+def test_claims_need_two_standard_errors_five_seeds_and_their_noise():
+    for record in (handmade(0.0), handmade(0.1, seeds=4)):
+        assert set(verdicts(EXPERIMENT, record).values()) == {None}
+    found = verdicts(EXPERIMENT, handmade(0.1, noise=("uniform-50",)))
+    assert found["little-noise"] is None and found["better-model"]
 
 
 def test_the_penalty_is_the_best_of_all_where_the_loss_has_one_minimum():
-    config = label_noise.Config("digits", train=150, validation=50)
+    config = label_noise.Config(dataset="digits", train=150, validation=50)
     split = label_noise.prepare(config, None, "uniform-50", (0, 0))
     few = label_noise_methods.PENALTIES[1:8:2]
     losses = {}

@@ -1,25 +1,28 @@
-"""A small run by both samplers, its claims, and bad configurations."""
+"""Claims on tables made by hand, small runs by both samplers, and what is refused."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from metastep_lab import cli
-from metastep_lab.claims import evaluate
 from metastep_lab.runs.running import read_record
+from metastep_lab.tables import Record, columns
 from metastep_lab.wang2021.least_squares.experiment import EXPERIMENT, Config
+from tests.metastep_lab.doctored import check_every_claim, verdicts
 
 SMALL = ["--set=dim=60", "--set=tasks=40", "--set=horizon=20", "--set=samples=30,240"]
 
 
 def small_run(tmp_path, capsys, *settings):
-    """Run a small configuration; return its record and its verdicts."""
+    """Run a small configuration; return its verdicts."""
     arguments = ["run", "least-squares", "--out", str(tmp_path / "run"), *SMALL, *settings]
     assert cli.invoke(arguments, (EXPERIMENT.listing,)) == 0, capsys.readouterr().err
     record = read_record(tmp_path / "run", EXPERIMENT)
     optimum = record.tables["optimum"]
     train = optimum["mode"] == "train-by-train"
     assert np.all(optimum["step_size"][train] > optimum["step_size"][~train])
-    return {claim.id: claim.holds for claim in evaluate(EXPERIMENT.claims, record)}
+    return verdicts(EXPERIMENT, record)
 
 
 def test_examples_drawn_one_by_one_show_what_the_paper_shows(tmp_path, capsys):
@@ -39,29 +42,98 @@ def test_the_spectral_sampler_and_meta_gradient_descent_do_too(tmp_path, capsys)
     assert claims["descent-finds-the-optimum"]
 
 
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"dim": 0}, "dim is 0"),
-        ({"horizon": 0}, "horizon is 0"),
-        ({"tasks": 0}, "tasks is 0"),
-        ({"test_tasks": 0}, "test_tasks is 0"),
-        ({"descent_steps": -1}, "descent_steps is -1"),
-        ({"noise": (1.0, -1.0)}, "noise is"),
-        ({"noise": ()}, "noise is"),
-        ({"noise": (1.0, 1.0)}, "noise is"),
-        ({"samples": (1,)}, "samples is"),
-        ({"samples": ()}, "samples is"),
-        ({"grid": ()}, "grid is"),
-        ({"grid": (0.0,)}, "grid is"),
-        ({"validation_fraction": 0.0}, "validation_fraction is 0"),
-        ({"validation_fraction": 1.5}, "validation_fraction is 1.5"),
-        ({"samples": (2,), "validation_fraction": 0.9}, "validation_fraction is 0.9"),
-    ],
+TRAIN, VALID = "train-by-train", "train-by-validation"
+
+
+def held():
+    """Return a run of which every claim holds."""
+    config = Config(dim=10, noise=(1.0, 2.0), samples=(5, 10, 20, 40), test_tasks=10)
+    # Training and test error of train-by-train, then of train-by-validation.
+    errors = {
+        (1.0, 5): (0.3, 2.0, 1.0, 1.2),
+        (2.0, 5): (0.6, 4.0, 1.8, 2.2),
+        (1.0, 10): (0.3, 3.0, 1.0, 2.3),
+        (1.0, 20): (0.7, 1.4, 0.9, 1.2),
+        (1.0, 40): (0.9, 1.15, 0.9, 1.1),
+    }
+    cells = [(mode, split) for mode in (TRAIN, VALID) for split in ("training", "test")]
+    rmse = [
+        (*setting, *cell, value)
+        for setting, values in errors.items()
+        for cell, value in zip(cells, values, strict=True)
+    ]
+    theorem_5 = [
+        (2.0, horizon, mode, scaled, error)
+        for horizon in (40, 80)
+        for mode, scaled, error in ((TRAIN, 0.3, 4.0), (VALID, 0.01, 0.9))
+    ]
+    population = [(1.0, 1.0, 0.01, 1.01, -1.0), (1.0, 1.0, 0.01, 0.99, 1.0)]
+    tables = {
+        "rmse": columns("noise samples mode split mean", rmse),
+        "population": columns("noise objective standard_error population z", population),
+        "descent_end": columns("noise mode step_size grid_step_size", [(1.0, TRAIN, 0.1, 0.101)]),
+        "theorem_5": columns("noise horizon mode scaled error", theorem_5),
+        "theorem_6": columns("ratio error solution", [(2, 1.5, 2.0), (10, 1.1, 1.1)]),
+    }
+    return Record(config, tables, {}, {})
+
+
+TRAIN_TEST = f"mode == '{TRAIN}' and split == 'test'"
+VALID_TEST = f"mode == '{VALID}' and split == 'test'"
+SPOILED = (
+    ("train-by-train-overfits", "rmse", "split == 'training'", {"mean": 1.0}),
+    ("train-by-train-overfits", "rmse", f"{TRAIN_TEST} and noise == 2", {"mean": 1.9}),
+    ("validation-generalises", "rmse", f"{VALID_TEST} and noise == 2", {"mean": 4.1}),
+    ("validation-generalises", "rmse", "split == 'training'", {"mean": 0.5}),
+    ("gap-grows-with-noise", "rmse", f"{TRAIN_TEST} and noise == 2", {"mean": 2.9}),
+    ("gap-decreases-with-samples", "rmse", f"{TRAIN_TEST} and samples == 40", {"mean": 1.4}),
+    ("gap-closes-beyond-dim", "rmse", f"{TRAIN_TEST} and samples == 40", {"mean": 1.2}),
+    ("double-descent", "rmse", f"{TRAIN_TEST} and samples == 20", {"mean": 3.1}),
+    ("closed-form", "population", "", {"objective": 1.2}),
+    ("descent-finds-the-optimum", "descent_end", "", {"step_size": 0.12}),
+    ("theorem-5", "theorem_5", f"mode == '{TRAIN}' and horizon == 40", {"scaled": 0.5}),
+    ("theorem-5", "theorem_5", f"mode == '{TRAIN}'", {"error": 1.9}),
+    ("theorem-5", "theorem_5", f"mode == '{VALID}'", {"error": 1.1}),
+    ("theorem-5", "rmse", f"{TRAIN_TEST} and noise == 2", {"mean": 2.4}),
+    ("theorem-6", "theorem_6", "ratio == 10", {"error": 1.6}),
+    ("theorem-6", "theorem_6", "ratio == 2", {"error": 3.1}),
+    ("theorem-6", "rmse", f"{TRAIN_TEST} and samples == 40", {"mean": 1.5}),
 )
-def test_bad_configuration(changed, message):
-    with pytest.raises(ValueError, match=message):
-        Config(**changed)
+
+
+def test_every_claim_can_fail():
+    check_every_claim(EXPERIMENT, SPOILED, held())
+
+
+def test_claims_need_few_samples_and_many():
+    few = {"train-by-train-overfits", "validation-generalises", "gap-grows-with-noise", "theorem-5"}
+    many = {"gap-closes-beyond-dim", "double-descent", "theorem-6"}
+    for dim, undecided in ((4, few | many - {"theorem-6"}), (50, many)):
+        record = replace(held(), config=replace(held().config, dim=dim))
+        found = verdicts(EXPERIMENT, record)
+        assert {name for name, holds in found.items() if holds is None} == undecided
+
+
+REFUSED = (
+    *((name, 0, "integers from 1") for name in "dim horizon tasks test_tasks".split()),
+    ("descent_steps", -1, "integers from 0"),
+    ("noise", (), "positive numbers"),
+    ("noise", (1.0, -1.0), "positive numbers"),
+    ("noise", (1.0, 1.0), "different values"),
+    ("samples", (1,), "integers from 2"),
+    ("samples", (), "integers from 2"),
+    ("grid", (), "positive step sizes, at least one"),
+    ("grid", (0.0,), "positive step sizes, at least one"),
+    ("validation_fraction", 0.0, "numbers between 0 and 1"),
+    ("validation_fraction", 1.5, "numbers between 0 and 1"),
+    ("validation_fraction", 0.9999, "numbers .* that leave an example on each side"),
+)
+
+
+@pytest.mark.parametrize(("name", "value", "allowed"), REFUSED)
+def test_bad_configuration(name, value, allowed):
+    with pytest.raises(ValueError, match=f"{name} is .*; allowed are {allowed}"):
+        Config(**{name: value})
 
 
 def test_bad_settings_leave_nothing_behind(tmp_path, capsys):

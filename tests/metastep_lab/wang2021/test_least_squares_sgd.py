@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from metastep_lab.claims import evaluate
 from metastep_lab.cli import invoke
 from metastep_lab.runs.running import read_record
+from metastep_lab.tables import Record, columns, where
 from metastep_lab.theory import least_squares_sgd as theory
-from metastep_lab.wang2021.least_squares_sgd import experiment as experiment
+from metastep_lab.wang2021.least_squares_sgd.experiment import EXPERIMENT, Config
+from tests.metastep_lab.doctored import check_every_claim, verdicts
 
 TINY = {
     "dims": "8,12",
@@ -27,6 +28,7 @@ COLUMNS = {
     "median_error low_error initial_error diverging",
     "simulation": "mode dim samples horizon step_size quantity expected simulated standard_error z",
 }
+TRAIN, VALID = "train-by-train", "train-by-validation"
 
 
 @pytest.fixture(scope="module")
@@ -34,67 +36,104 @@ def directory(tmp_path_factory):
     directory = tmp_path_factory.mktemp("least-squares-sgd") / "run"
     flags = [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
     arguments = ["run", "least-squares-sgd", *flags, "--out", str(directory)]
-    assert invoke(arguments, (experiment.EXPERIMENT.listing,)) == 0
+    assert invoke(arguments, (EXPERIMENT.listing,)) == 0
     return directory
 
 
 @pytest.fixture(scope="module")
 def record(directory):
-    return read_record(directory, experiment.EXPERIMENT)
+    return read_record(directory, EXPERIMENT)
 
 
-def test_tables_and_figures(record, directory):
-    for name, columns in COLUMNS.items():
-        assert set(record.tables[name]) == set(columns.split())
+def test_tables_figures_and_claims(record, directory):
+    for name, names in COLUMNS.items():
+        assert set(record.tables[name]) == set(names.split())
         numbers = [column for column in record.tables[name].values() if column.dtype.kind == "f"]
         assert all(np.all(np.isfinite(column)) for column in numbers)
-    for stem, (_, text) in experiment.EXPERIMENT.figures(record).items():
+    for stem, (_, text) in EXPERIMENT.figures(record).items():
         assert text
         assert (directory / "figures" / f"{stem}.png").stat().st_size > 1000
-
-
-def test_the_claims_hold(record):
-    claims = {claim.id: claim for claim in evaluate(experiment.EXPERIMENT.claims, record)}
-    assert set(claims) >= experiment.EXPERIMENT.reproducible
-    assert all(claim.evidence and "\n" not in claim.evidence for claim in claims.values())
-    failed = {name: claims[name].evidence for name in experiment.EXPERIMENT.reproducible}
-    assert {name for name in failed if not claims[name].holds} == set(), failed
+    claims = verdicts(EXPERIMENT, record)
+    assert all(claims[name] for name in EXPERIMENT.reproducible)
 
 
 def test_minimizers_are_minima_of_the_table(record):
     """No row of `objective` within the range is below the refined minimum."""
-    objective, optimum = record.tables["objective"], record.tables["optimum"]
-    for row in range(optimum["dim"].size):
-        same = np.all(
-            [
-                objective[name] == optimum[name][row]
-                for name in ("dim", "samples", "horizon", "mode")
-            ],
-            axis=0,
+    limits = {TRAIN: theory.train_by_train_range, VALID: theory.train_by_validation_range}
+    names = ("dim", "samples", "horizon", "mode")
+    for best in record.frames["optimum"].to_dict("records"):
+        rows = where(record.frames["objective"], **{name: best[name] for name in names})
+        if best["range"] == "stated":
+            limit = limits[best["mode"]](int(best["dim"]))
+            assert best["step_size"] <= limit * (1 + 1e-12)
+            rows = rows[rows["step_size"] <= limit]
+        assert len(rows) >= 10
+        assert best["objective"] <= rows["objective"].min()
+
+
+def held():
+    """Return a run of which every claim holds: d = 8 and 16 at two horizons."""
+    config = Config(dims=(8, 16), multiples=(4,), long_multiple=10**6, validation_multiples=(1,))
+    optimum = []
+    for dim in config.dims:
+        limit, small = theory.train_by_train_range(dim), theory.train_by_validation_range(dim)
+        cases = (
+            # samples, horizon, mode, range, step size, at the boundary, error, first percentile
+            (dim // 2, 4 * dim, TRAIN, "wide", 0.5 / dim, 0, 4.0, 1.0),
+            (dim // 2, 4 * dim, TRAIN, "stated", limit, 1, 1.0, 1.0),
+            (dim // 2, 10**6 * dim, TRAIN, "stated", limit, 1, 3.0, 1.0),
+            *(
+                (dim // parts, 1 / small, VALID, name, 0.8 * small, 0, 0.9, 0.9)
+                for parts in (2, 4)
+                for name in ("stated", "wide")
+            ),
         )
-        if optimum["range"][row] == "stated":
-            dim = int(optimum["dim"][row])
-            limits = {
-                "train-by-train": theory.train_by_train_range(dim),
-                "train-by-validation": theory.train_by_validation_range(dim),
-            }
-            limit = limits[optimum["mode"][row]]
-            assert optimum["step_size"][row] <= limit * (1 + 1e-12)
-            same &= objective["step_size"] <= limit
-        assert np.sum(same) >= 10
-        assert optimum["objective"][row] <= np.min(objective["objective"][same])
+        for samples, horizon, mode, name, step_size, end, error, low in cases:
+            scaled = step_size * dim, step_size * horizon
+            fresh = error, 0.01, error / 4, error, low, 0.1 * (name == "wide")
+            cell = dim, samples, horizon, mode, name, step_size, end
+            optimum.append((*cell, 1.0, *scaled, *fresh))
+    names = COLUMNS["optimum"].replace("initial_error ", "")
+    simulation = {"z": np.array([0.5, -1.0])}
+    return Record(config, {"optimum": columns(names, optimum), "simulation": simulation}, {}, {})
 
 
-def test_a_single_case_leaves_the_claims_about_scaling_open(record):
-    config = replace(record.config, dims=(8,), validation_multiples=(1,))
-    tables = {}
-    for name, table in record.tables.items():
-        keep = table["dim"] == 8
-        tables[name] = {column: values[keep] for column, values in table.items()}
-    one = replace(record, config=config, tables=tables)
-    claims = {claim.id: claim.holds for claim in evaluate(experiment.EXPERIMENT.claims, one)}
-    assert claims["train-by-train-step-size"] is None
-    assert claims["train-by-validation-step-size"] is None
+WIDE = f"mode == '{TRAIN}' and range == 'wide'"
+STATED = f"mode == '{TRAIN}' and range == 'stated'"
+VALIDATED = f"mode == '{VALID}' and range == 'stated'"
+SPOILED = (
+    ("train-by-train-step-size", "optimum", f"{WIDE} and dim == 8", {"step_size_times_dim": 2.1}),
+    ("train-by-train-step-size", "optimum", f"{WIDE} and dim == 8", {"at_boundary": 1}),
+    ("train-by-train-stated-range", "optimum", f"{STATED} and dim == 8", {"at_boundary": 0}),
+    ("train-by-train-stated-range", "optimum", f"{STATED} and dim == 8", {"step_size": 1e-9}),
+    ("train-by-train-error", "optimum", f"{WIDE} and dim == 8", {"low_error": 0.39}),
+    ("train-by-train-error", "optimum", f"{STATED} and horizon > 1e6", {"low_error": 0.39}),
+    ("unrestricted-step-size-diverges", "optimum", WIDE, {"diverging": 0}),
+    *(
+        ("train-by-validation-step-size", "optimum", f"{VALIDATED} and samples == 2", values)
+        for values in ({"step_size_times_horizon": 4.0}, {"at_boundary": 1}, {"step_size": 1.0})
+    ),
+    ("train-by-validation-error", "optimum", f"{VALIDATED} and samples == 2", {"error": 0.991}),
+    (
+        "train-by-validation-error",
+        "optimum",
+        f"{VALIDATED} and samples == 2",
+        {"standard_error": 0.06},
+    ),
+    ("validation-generalizes-better", "optimum", f"{VALIDATED} and samples == 2", {"error": 1.1}),
+    ("simulation-agrees", "simulation", "z < 0", {"z": -5.1}),
+)
+
+
+def test_every_claim_can_fail():
+    check_every_claim(EXPERIMENT, SPOILED, held())
+
+
+def test_a_single_case_leaves_the_claims_about_scaling_open():
+    record = held()
+    one = Record(replace(record.config, dims=(8,)), record.tables, {}, {})
+    undecided = {name for name, holds in verdicts(EXPERIMENT, one).items() if holds is None}
+    assert undecided == {"train-by-train-step-size", "train-by-validation-step-size"}
 
 
 BAD = {
@@ -114,6 +153,6 @@ BAD = {
 @pytest.mark.parametrize(("setting", "message"), BAD.values(), ids=BAD)
 def test_bad_settings_end_with_status_two_and_one_line(setting, message, tmp_path, capsys):
     arguments = ["run", "least-squares-sgd", "--set", setting, "--out", str(tmp_path / "run")]
-    assert invoke(arguments, (experiment.EXPERIMENT.listing,)) == 2
+    assert invoke(arguments, (EXPERIMENT.listing,)) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and message in lines[0]

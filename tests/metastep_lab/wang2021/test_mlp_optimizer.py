@@ -5,13 +5,12 @@ import shutil
 import numpy as np
 import pytest
 
-from metastep_lab.claims import evaluate
 from metastep_lab.cli import invoke
 from metastep_lab.runs.running import read_record
 from metastep_lab.tables import Record, columns, select
 from metastep_lab.wang2021.mlp_optimizer import experiment as mlp_optimizer
 from metastep_lab.wang2021.mlp_optimizer import study as mlp_optimizer_study
-from metastep_lab.wang2021.mlp_optimizer.claims import claims
+from tests.metastep_lab.doctored import changed, check_every_claim, verdicts
 
 EXPERIMENT = mlp_optimizer.EXPERIMENT
 TINY = (
@@ -87,37 +86,59 @@ def test_interrupted_and_resumed(tmp_path, monkeypatch):
     assert np.isnan(row["sd_meta_seeds"][0])
     assert select(record.tables["monitor"], best=1)["update"].size == 1
     assert len(record.arrays) == 4
-    found = {claim.id: claim for claim in evaluate(EXPERIMENT.claims, record)}
-    assert set(found) >= EXPERIMENT.reproducible
-    assert all(claim.holds is None and claim.evidence for claim in found.values())
+    assert set(verdicts(EXPERIMENT, record).values()) == {None}
     assert set(EXPERIMENT.figures(record)) == {"accuracy-noise-20", "meta-training"}
 
 
-def test_claims_need_the_gap_and_two_standard_errors():
-    config = mlp_optimizer.Config()
-    rng = np.random.default_rng(0)
+TRAINED, DOUBLE, VALIDATED = "train-by-train", "train-by-train-2n", "train-by-validation"
 
-    def record(gap, fitted):
-        rows = []
-        for noise in (0.0, 0.2):
-            for seed in range(3):
-                for mode in ("train-by-train", "train-by-train-2n", "train-by-validation"):
-                    more = gap * (noise > 0) * (mode == "train-by-validation")
-                    for split, level in (("train", fitted - more), ("test clean", 0.7 + more)):
-                        value = level + 0.01 * rng.random()
-                        rows.append((noise, mode, "best", seed, 0, 1400, split, value, 1.0))
-            rows.append((noise, "SGD", "tuned", 0, 0, 1400, "test clean", 0.75, 1.0))
-        table = columns(mlp_optimizer.COLUMNS["accuracy"], rows)
-        return {c.id: c.holds for c in claims(Record(config, {"accuracy": table}, {}, {}))}
 
-    wide, narrow = record(0.15, 0.98), record(0.06, 0.9)
-    decided = [name for name, holds in wide.items() if holds is not None]
-    assert len(decided) == 6 and all(wide[name] for name in decided)
-    assert wide["paper-steps"] is None
-    assert narrow["validation-beats-training"] is False
-    assert narrow["training-memorizes-noise"] is False
-    assert narrow["noise-widens-the-gap"] is True
-    assert record(-0.1, 0.98)["more-samples-do-not-help-training"] is False
+def held(steps=4000):
+    """Return a run of which every claim holds: three meta-seeds, a gap of 15 points in noise."""
+    rng, rows = np.random.default_rng(0), []
+    for noise in (0.0, 0.2):
+        for seed in range(3):
+            for mode in (TRAINED, DOUBLE, VALIDATED):
+                more = 0.15 * (noise > 0) * (mode == VALIDATED)
+                for split, level in (("train", 0.98 - more), ("test clean", 0.7 + more)):
+                    value = level + 0.01 * rng.random()
+                    rows.append((noise, mode, "best", seed, 0, steps, split, value, 1.0))
+        rows.append((noise, "SGD", "tuned", 0, 0, steps, "test clean", 0.75, 1.0))
+    table = columns(mlp_optimizer.COLUMNS["accuracy"], rows)
+    return Record(mlp_optimizer.Config(horizon=4000), {"accuracy": table}, {}, {})
+
+
+def at(mode, split="test clean", noise=0.2):
+    return f"noise == {noise} and mode == '{mode}' and split == '{split}'"
+
+
+def lower(points):
+    """Return the accuracies less some points: the differences keep their spread."""
+    return {"accuracy": lambda rows: rows["accuracy"] - points / 100}
+
+
+SPOILED = (
+    ("validation-beats-training", "accuracy", at(VALIDATED), lower(8)),
+    ("training-memorizes-noise", "accuracy", at(TRAINED, "train"), lower(2)),
+    ("validation-resists-noise", "accuracy", at(TRAINED, "train"), lower(20)),
+    ("validation-resists-noise", "accuracy", at(VALIDATED, "train"), lower(-13)),
+    ("noise-widens-the-gap", "accuracy", at(TRAINED, noise=0.0), lower(20)),
+    ("more-samples-do-not-help-training", "accuracy", at(DOUBLE), lower(-20)),
+    ("better-than-tuned-sgd", "accuracy", at("SGD"), lower(-20)),
+    ("paper-steps", "accuracy", at(VALIDATED), lower(8)),
+)
+
+
+def test_every_claim_can_fail():
+    check_every_claim(EXPERIMENT, SPOILED, held())
+
+
+def test_claims_need_two_standard_errors_and_the_steps_of_the_paper():
+    assert verdicts(EXPERIMENT, held(steps=1400))["paper-steps"] is None
+    level = changed(held(), "accuracy", at(VALIDATED), **lower(15))
+    assert verdicts(EXPERIMENT, level)["validation-beats-training"] is None
+    unrun = changed(held(), "accuracy", at(TRAINED), checkpoint="final")
+    assert verdicts(EXPERIMENT, unrun)["validation-beats-training"] is None
 
 
 REFUSED = {
@@ -131,6 +152,7 @@ REFUSED = {
     "every": ("measure_every=7", "divisors of test_steps, 400"),
     "segment": ("longest_segment=10", "integers from segment, 25"),
     "step size": ("meta_step_size=0", "meta_step_size is 0.0"),
+    "mean": ("unrolls_mean=-1", "unrolls_mean is -1.0; allowed are numbers from 0"),
 }
 
 

@@ -9,9 +9,11 @@ import pytest
 from metastep_lab import cli
 from metastep_lab.claims import evaluate
 from metastep_lab.runs.running import Request, execute, read_record
+from metastep_lab.tables import Record, columns
 from metastep_lab.wu2022.anchor_vectors import models as models
 from metastep_lab.wu2022.anchor_vectors.claims import shown_bulk
 from metastep_lab.wu2022.anchor_vectors.experiment import EXPERIMENT, Config
+from tests.metastep_lab.doctored import changed, check_every_claim, verdicts
 
 SMALL = Config(
     text="embedded",
@@ -83,6 +85,63 @@ def test_a_small_run_and_the_same_bits_after_an_interruption(tmp_path, given):
         assert text and (tmp_path / "whole" / "figures" / f"{name}.png").stat().st_size > 1000
 
 
+MODELS = ("gpt2", "gru-0", "gru-0-untrained")
+MSE = "model top mse r2 held_out_mse variance"
+
+
+def handmade():
+    """Return a record of a given model with two clusters, a trained and an untrained one."""
+    trained = [name for name in MODELS if not name.endswith("-untrained")]
+    fits = [
+        (name, k, 0.8 / (1 + k), 0.8 + k / 1000, 1 / (1 + k), 4.0)
+        for name in trained
+        for k in (0, 10, 100)
+    ]
+    fits += [("gru-0-untrained", k, 0.5, 0.1, 0.5, 0.6) for k in (0, 10, 100)]
+    tables = {
+        "models": columns("model architecture trained", [
+            ("gpt2", "hugging-face", 1), ("gru-0", "gru", 1), ("gru-0-untrained", "gru", 0)]),
+        "mse": columns(MSE, fits),
+        "every_position": columns(MSE, fits),
+        "dictionary": columns("model top_energy second_ratio mean_cosine norm_low norm_high",
+                              [(name, 0.6, 0.3, 0.3, 1.0, 2.0) for name in MODELS]),
+        "partition": columns("model top low high",
+                             [(name, k, 1.0, 3.0) for name in MODELS for k in (0, 10, 100)]),
+        "clusters": columns("model cluster top mse",
+                            [("gpt2", i, k, 1e-4) for i in (0, 1) for k in (0, 10, 100)]),
+    }  # fmt: skip
+    return Record(Config(vocabulary=150, top=(0, 10, 100)), tables, {}, {})
+
+
+SPOILED = (
+    ("bulk-is-linear", "every_position", "model == 'gru-0' and top == 100", {"mse": 0.1}),
+    ("bulk-is-linear-with-context", "mse", "model == 'gru-0' and top == 100", {"mse": 0.1}),
+    ("error-falls-with-k", "mse", "model == 'gpt2' and top == 10", {"mse": 0.9}),
+    ("log-z-is-not-linear", "mse", "model == 'gpt2' and top == 0", {"r2": 0.95}),
+    ("better-beyond-the-variance", "mse", "model == 'gpt2' and top == 100", {"r2": 0.7}),
+    ("anchors-generalize", "mse", "model == 'gru-0' and top == 100", {"held_out_mse": 0.02}),
+    ("untrained-control", "mse", "model == 'gru-0-untrained' and top == 100", {"mse": 0.1}),
+    ("context-is-needed", "every_position", "top == 100", {"mse": 1e-3}),
+    ("one-dominant-direction", "dictionary", "model == 'gru-0'", {"second_ratio": 0.6}),
+    ("words-in-a-cone", "dictionary", "model == 'gru-0'", {"mean_cosine": 0.05}),
+    ("words-in-a-cone", "dictionary", "model == 'gru-0'", {"norm_high": 6.0}),
+    ("partition-varies", "partition", "model == 'gpt2' and top == 100", {"high": 1.5}),
+    ("partition-varies", "partition", "model == 'gpt2' and top == 0", {"high": 1.5}),
+    ("two-anchors-of-gpt-2", "clusters", "cluster == 1", {"mse": 0.5}),
+)
+
+
+def test_every_claim_can_hold_and_fail():
+    good = handmade()
+    without_context = changed(good, "every_position", "model == 'gru-0' and top == 100", mse=0.4)
+    check_every_claim(EXPERIMENT, SPOILED, good, without_context)
+    found = verdicts(EXPERIMENT, changed(good, "mse", held_out_mse=np.nan))
+    assert found["anchors-generalize"] is None
+    nothing = verdicts(EXPERIMENT, changed(good, "models", trained=0))
+    assert {nothing.pop("untrained-control"), nothing.pop("two-anchors-of-gpt-2")} == {False, True}
+    assert set(nothing.values()) == {None}
+
+
 def test_words_are_numbered_by_their_frequency():
     text = models.read_text("embedded", None)
     words = models.encode(text, 150)
@@ -108,7 +167,7 @@ def test_texts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("settings", "message"),
     [
         ({"seeds": 0}, "seeds is 0"),
         ({"vocabulary": 0}, "vocabulary is 0"),
@@ -125,9 +184,9 @@ def test_texts(tmp_path):
         ({"embedding_scale": 0.0}, "embedding_scale is 0"),
     ],
 )
-def test_bad_configuration(changed, message):
+def test_bad_configuration(settings, message):
     with pytest.raises(ValueError, match=message):
-        Config(**changed)
+        Config(**settings)
 
 
 def test_bad_settings_leave_nothing_behind(tmp_path, capsys):

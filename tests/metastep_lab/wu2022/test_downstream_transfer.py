@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from metastep_lab import cli
-from metastep_lab.claims import evaluate
 from metastep_lab.runs.running import read_record
 from metastep_lab.wu2022.downstream_transfer import experiment as downstream_transfer
 from metastep_lab.wu2022.downstream_transfer import text as downstream_transfer_text
 from metastep_lab.wu2022.downstream_transfer.experiment import EXPERIMENT, Config
 from metastep_lab.wu2022.language import train
+from tests.metastep_lab.doctored import changed, check_every_claim, verdicts
 
 SMALL = (
     "models=1 noise=0.001,0.3 vocabulary=16 hidden=8 steps=16 batch=2 context=16 places=40 top=1 "
@@ -49,13 +49,61 @@ def finished(tmp_path_factory, text):
 
 
 def test_a_small_run_shows_what_the_theorems_say(finished):
-    holds = {claim.id: claim.holds for claim in evaluate(EXPERIMENT.claims, finished)}
-    for name in ("silencing-is-cheap", "shifts-are-free", "constant", "bound-holds"):
-        assert holds[name], name
-    assert holds["anchored-heads-do-not"] and not holds["text-bound-is-informative"]
-    table = finished.tables["accuracy"]
-    assert np.all(table["agreement"][table["family"] == "teacher"] == 1)
-    assert np.all(table["divergence"][table["family"] == "shifted"] < 1e-12)
+    found = verdicts(EXPERIMENT, finished)
+    for name in ("silencing-is-cheap", "shifts-are-free", "constant", "anchored-heads-do-not"):
+        assert found[name], name
+    assert found["bound-holds"] is None and not found["text-bound-is-informative"]
+    table = finished.frames["accuracy"]
+    assert np.all(table.query("family == 'teacher'")["agreement"] == 1)
+    assert np.all(table.query("family == 'shifted'")["divergence"] < 1e-12)
+
+
+ORDINARY = "family in ('less trained', 'perturbed') and logits == '{}'"
+LAST = "family == '{}' and fitted_on == 'teacher' and strength == {} and logits == '{}'"
+SPOILED = (
+    ("silencing-is-cheap", "counterexample", "shift == 5", {"closed_form_error": 1e-9}),
+    ("silencing-is-cheap", "counterexample", "shift == 5", {"anchored_change": 1e-9}),
+    ("silencing-is-cheap", "counterexample", "shift == 5", {"over_bound": 0.6}),
+    ("shifts-are-free", "counterexample", "theorem == '3.3.2'", {"divergence": 1e-9}),
+    ("shifts-are-free", "counterexample", "theorem == '3.3.2'", {"head_error": 1e-9}),
+    ("shifts-are-free", "counterexample", "theorem == '3.3.2'", {"anchored_change": 1e-9}),
+    ("constant", "constant", "error_ratio == 0", {"needed": 300.0}),
+    ("constant", "constant", "error_ratio == 0", {"exact": 513.0}),
+    ("bound-holds", "bound", "strength == 0.3", {"error": 0.7}),
+    ("bound-is-informative", "bound", "", {"proven": 1.5}),
+    ("assumptions-hold", "assumptions", "family == 'teacher' and task == 'sure'", {"holds": 0}),
+    ("text-bound-is-informative", "text_bound", "", {"proven": 1.5}),
+    ("raw-heads-break", "accuracy", "family == 'shifted'", {"divergence": 1e-9}),
+    ("raw-heads-break", "accuracy", "family == 'shifted'", {"agreement": 0.8}),
+    ("anchored-heads-do-not", "accuracy", LAST.format("shifted", 10, "anchored"),
+     {"agreement": 0.98}),
+    ("silenced-words-break-both", "accuracy", LAST.format("silenced", 8, "anchored"),
+     {"agreement": 0.8}),
+    ("silenced-words-break-both", "accuracy", LAST.format("silenced", 8, "raw"),
+     {"divergence": 0.2}),
+    ("errors-grow-with-divergence", "accuracy", ORDINARY.format("anchored"), {"agreement": 0.5}),
+    ("anchors-help-ordinary-students", "accuracy", "family == 'perturbed' and strength == 1",
+     {"agreement": 0.5}),
+)  # fmt: skip
+
+
+def test_every_claim_can_hold_and_fail(finished):
+    better = finished
+    for table, where, values in (
+        ("bound", "", {"error": 0.2, "printed": 0.6, "proven": 0.5, "failing": "none"}),
+        ("assumptions", "", {"holds": 1}),
+        ("text_bound", "", {"proven": 0.5}),
+        ("accuracy", "family == 'silenced'", {"agreement": 0.5, "divergence": 0.05}),
+        ("accuracy", "family == 'shifted' and logits == 'raw'", {"agreement": 0.5}),
+        ("accuracy", ORDINARY.format("raw"), {"agreement": 0.1}),
+        ("accuracy", ORDINARY.format("anchored"), {"agreement": lambda r: 0.9 - r.divergence / 9}),
+    ):
+        better = changed(better, table, where, **values)
+    check_every_claim(EXPERIMENT, SPOILED, better)
+    vacuous = changed(better, "bound", printed=1.5)
+    assert verdicts(EXPERIMENT, vacuous)["bound-holds"] is None
+    none = verdicts(EXPERIMENT, changed(better, "bound", failing="margin"))
+    assert none["bound-holds"] is None and none["bound-is-informative"] is None
 
 
 def test_an_interrupted_run_continues_to_the_same_bits(tmp_path, text, finished, monkeypatch):
@@ -79,7 +127,7 @@ def test_an_interrupted_run_continues_to_the_same_bits(tmp_path, text, finished,
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("settings", "message"),
     [
         ({"models": 0}, "models is 0"),
         ({"places": 0}, "places is 0"),
@@ -94,9 +142,9 @@ def test_an_interrupted_run_continues_to_the_same_bits(tmp_path, text, finished,
         ({"batch": 0}, "batch is 0"),
     ],
 )
-def test_bad_configuration(changed, message):
+def test_bad_configuration(settings, message):
     with pytest.raises(ValueError, match=message):
-        Config(**changed)
+        Config(**settings)
 
 
 def test_a_text_without_the_words_leaves_nothing_behind(tmp_path, capsys, text):

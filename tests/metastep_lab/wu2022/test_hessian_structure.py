@@ -10,7 +10,7 @@ from metastep.curvature.layers.capture import LayerFactors
 from metastep_lab import cli
 from metastep_lab.claims import evaluate
 from metastep_lab.runs.running import read_record
-from metastep_lab.tables import Record, select
+from metastep_lab.tables import Record
 from metastep_lab.wu2022.hessian_structure import clusters as hessian_structure_clusters
 from metastep_lab.wu2022.hessian_structure import experiment as hessian_structure
 from metastep_lab.wu2022.hessian_structure import study as hessian_structure_study
@@ -27,6 +27,8 @@ from metastep_lab.wu2022.hessian_structure.models import (
     predictions,
 )
 from metastep_lab.wu2022.hessian_structure.reading import shown
+from metastep_lab.wu2022.hessian_structure.reference import MEASURED
+from tests.metastep_lab.doctored import changed, check_every_claim, verdicts
 
 EXPERIMENT = hessian_structure.EXPERIMENT
 EXAMPLES, INPUTS, OUTPUTS, TOP = 7, 4, 12, 20
@@ -207,7 +209,7 @@ def test_names_of_networks_and_their_layers():
     layers = [*(f"conv{i + 1}" for i in range(17)), "sc-conv1", "sc-conv2", "sc-conv3", "fc1"]
     assert in_order(sorted(layers)) == layers
     table = grid(model=("ResNet18-W48",), layer=sorted(layers), seed=(0.0,))
-    chosen = shown(table, "ResNet18-W48")
+    chosen = shown(Record(None, {"layers": table}, {}, {}), "layers", "ResNet18-W48")
     assert chosen == ["conv1", "conv4", "conv8", "conv11", "conv15", "fc1"]
 
 
@@ -242,17 +244,17 @@ def test_interrupted_and_resumed(tmp_path, monkeypatch):
     record = read_record(tmp_path / "run", EXPERIMENT)
     for name, header in hessian_structure.TABLES.items():
         assert list(record.tables[name]) == header.split()
-    spectra = select(record.tables["spectra"], layer="fc2", seed=1)
+    spectra = record.frames["spectra"].query("layer == 'fc2' and seed == 1")
     assert spectra["index"].tolist() == list(range(1, 21))
     # Shares, with rounding of float32 above 1.
     shares = ("overlap", "rank_one", "input_correspondence", "inside")
     assert all(np.all((spectra[name] >= 0) & (spectra[name] < 1 + 1e-5)) for name in shares)
-    verdicts = {claim.id: claim.holds for claim in evaluate(EXPERIMENT.claims, record)}
-    assert verdicts["narrow-peak"] is not None
+    found = verdicts(EXPERIMENT, record)
+    assert found["narrow-peak"] is not None
+    assert found["outliers"] is None and found["reference"] is None
     # (C.257) of Wu's thesis, Weyl's inequality: lambda_1 / lambda_2 >= |E[x]|^2 / |Sigma| - 1.
     slack = record.tables["layers"]["ratio"] - record.tables["layers"]["ratio_bound"]
     assert np.isfinite(slack).any() and np.nanmin(slack) >= 0
-    assert verdicts["outliers"] is None and verdicts["reference"] is None
     assert set(EXPERIMENT.figures(record)) == {
         "kronecker", "spectra", "correspondence", "rank-one", "training", "clusters",
         "logit-clusters", "class-clusters", "overlap",
@@ -270,13 +272,6 @@ GOOD = {
     "logit_share": [0.9, 0.4], "class_share": [0.01, 0.2], "whole": 0.8, "later": 0.5,
     "between": 0.3, "after": 0.15, "peak": 7, "early": 0.012, "accuracy": 1.0, "random_gap": 1.1,
 }  # fmt: skip
-BAD = {
-    "alignment": 0.9, "ratio": 3.0, "ratio_bound": 4.0, "output_gap": 1.1, "hessian_gap": 1.1,
-    "output_outliers": 4, "output_share": 0.5, "trace_ratio": 2.0, "true": 1.0, "kronecker": 1.5,
-    "overlap": 0.4, "rank_one": 0.7, "input_correspondence": 0.3, "inside": 0.7,
-    "logit_share": [0.3, 0.2], "class_share": [0.3, 0.7], "whole": 0.5, "later": 0.65,
-    "between": 0.02, "after": 0.02, "peak": 3, "early": 0.1, "accuracy": 1.0, "random_gap": 3.0,
-}  # fmt: skip
 NORMALIZED = {"alignment": 0.1, "ratio": 1.2, "ratio_bound": -0.5, "overlap": 0.3, "between": 0.01}
 
 
@@ -291,7 +286,7 @@ def grid(**axes):
 
 def handmade(values, normalized, models=MODELS, names=LAYERS, dataset="mnist"):
     """Return a record in which every network without batch normalization has the same values."""
-    config = hessian_structure.Config(dataset, models, models=2, top=20)
+    config = hessian_structure.Config(dataset=dataset, model=models, models=2, top=20)
     index = np.arange(1.0, 21)
     nets = {"model": models, "labels": ("true", "random")}
     tables = {
@@ -350,51 +345,113 @@ def handmade(values, normalized, models=MODELS, names=LAYERS, dataset="mnist"):
     return Record(config, tables, {}, {})
 
 
-def test_claims_can_hold_and_fail():
+def referenced():
+    """Return a record with the numbers of the independent computation."""
+    record = handmade(GOOD, NORMALIZED)
+    for place, layer in enumerate(LAYERS):
+        numbers = {name: values[place] for name, values in MEASURED.items() if " " not in name}
+        where = f"model == 'F-200^2' and layer == '{layer}'"
+        inputs = {
+            name: numbers.pop(name) for name in ("alignment", "ratio", "hessian_gap", "trace_ratio")
+        }
+        curve = lambda kind, dims, place=place: (
+            lambda rows: np.interp(
+                rows["index"], dims, [MEASURED[f"{kind} {dim}"][place] for dim in dims]
+            )
+        )
+        overlaps, ratios = curve("overlap", (1, 9, 10, 20)), curve("eigenvalue", (1, 9))
+        record = changed(record, "layers", where, **inputs)
+        record = changed(record, "spectra", where, overlap=overlaps, kronecker=ratios, **numbers)
+        dims = (9,) if layer == "fc1" else (9, 20)
+        record = changed(record, "overlaps", where, overlap=curve("between", dims))
+    return record
+
+
+PLAIN, NORMAL = "model == 'F-200^2'", "model == 'F-200^2-BN'"
+SPOILED = (
+    ("mean-input", "layers", f"{PLAIN} and layer == 'fc2' and seed == 1", {"alignment": 0.98}),
+    ("mean-input", "layers", PLAIN, {"ratio": 3.0}),
+    ("spectral-ratio", "layers", PLAIN, {"ratio": 17.0}),
+    ("outliers", "layers", "layer == 'fc3'", {"output_outliers": 4}),
+    ("low-rank", "layers", "layer == 'fc3'", {"output_share": 0.5}),
+    ("low-rank", "layers", "layer == 'fc1'", {"hessian_gap": 1.1}),
+    ("random-labels", "layers", "labels == 'random'", {"output_gap": 3.0}),
+    ("kronecker-eigenvalues", "spectra", "layer == 'fc2'", {"kronecker": 1.3}),
+    ("kronecker-eigenspace", "spectra", "layer == 'fc2' and index == 9", {"overlap": 0.5}),
+    ("correspondence", "spectra", "layer == 'fc2'", {"input_correspondence": 0.5}),
+    ("correspondence", "spectra", "layer == 'fc2'", {"inside": 0.8}),
+    ("rank-one", "spectra", "layer == 'fc1' and index == 9", {"rank_one": 0.4}),
+    ("rank-one", "spectra", "layer == 'fc1'", {"rank_one": 0.7}),
+    ("convolutions", "spectra", "layer == 'conv3'", {"kronecker": 0.5}),
+    ("convolutions", "spectra", "layer == 'conv3'", {"overlap": 0.5}),
+    ("convolutions", "spectra", "layer == 'conv3'", {"rank_one": 0.7}),
+    ("batch-normalization", "layers", NORMAL, {"alignment": 0.6}),
+    ("batch-normalization", "layers", NORMAL, {"ratio": 2.5}),
+    ("training", "trajectory", f"{PLAIN} and epoch == 0 and index == 1", {"input": 3.0}),
+    ("training", "trajectory", f"{PLAIN} and index < 10", {"output": 0.1}),
+    ("clusters", "clusters", "epoch == 0", {"logit_share": 0.4}),
+    ("clusters", "clusters", "epoch == 0", {"class_share": 0.2}),
+    ("clusters", "clusters", "epoch == 60", {"class_share": 0.6}),
+    ("whole-hessian", "whole", "", {"approximate": lambda rows: 1.3 * rows["true"]}),
+    ("whole-hessian", "whole", "", {"overlap": 0.6}),
+    ("whole-hessian", "whole", "index == 20", {"overlap": 0.65}),
+    ("whole-hessian", "whole", "index == 5", {"weighted_overlap": 0.7}),
+    ("batch-normalization-overlap", "spectra", NORMAL, {"overlap": 0.9}),
+    ("batch-normalization-overlap", "overlaps", NORMAL, {"overlap": 0.2}),
+    ("narrow-peak", "overlaps", "model == 'F-100-8' and index == 3", {"overlap": 0.5}),
+    ("narrow-peak", "overlaps", "model == 'F-100-8' and index == 7", {"overlap": 0.2}),
+    ("output-layer", "overlaps", "layer == 'fc3' and index == 1", {"overlap": 0.6}),
+    ("output-layer", "overlaps", "layer == 'fc3' and index == 20", {"overlap": 0.25}),
+    ("early-peak", "overlaps", f"{PLAIN} and layer == 'fc2'", {"overlap": 0.017}),
+    ("early-peak", "overlaps", f"{PLAIN} and layer == 'fc2' and index == 20", {"overlap": 0.02}),
+    ("reference", "layers", f"{PLAIN} and layer == 'fc2'", {"ratio": 9.6}),
+    ("reference", "spectra", f"{PLAIN} and layer == 'fc2' and index == 20", {"overlap": 0.7}),
+    ("reference-between", "overlaps", f"{PLAIN} and layer == 'fc3' and index == 9",
+     {"overlap": 0.4}),
+)  # fmt: skip
+CONVOLUTIONS = *(f"conv{i + 1}" for i in range(8)), "fc1"
+
+
+def test_every_claim_can_hold_and_fail():
     good = handmade(GOOD, NORMALIZED)
-    verdicts = {claim.id: claim.holds for claim in evaluate(EXPERIMENT.claims, good)}
-    # Those numbers were made up, and the specification's were not.
-    assert not verdicts.pop("reference") and not verdicts.pop("reference-between")
-    assert verdicts.pop("convolutions") is None
-    assert set(verdicts.values()) == {True}, verdicts
+    found = verdicts(EXPERIMENT, good)
+    # Those numbers were made up, and those of the independent computation were not.
+    assert not found.pop("reference") and not found.pop("reference-between")
+    assert found.pop("convolutions") is None
+    assert set(found.values()) == {True}, found
     assert set(EXPERIMENT.figures(good)) >= {"overlap", "batch-normalization", "whole"}
-    bad = handmade(BAD, {**GOOD, "between": 0.3})
-    verdicts = {claim.id: claim.holds for claim in evaluate(EXPERIMENT.claims, bad)}
-    assert verdicts.pop("convolutions") is None
-    assert set(verdicts.values()) == {False}, verdicts
+    deep = handmade(GOOD, NORMALIZED, ("VGG11-W32",), CONVOLUTIONS, "cifar10")
+    check_every_claim(EXPERIMENT, SPOILED, good, deep, referenced())
+    unfitted = changed(good, "models", "labels == 'random'", accuracy=0.98)
+    assert verdicts(EXPERIMENT, unfitted)["random-labels"] is None
 
 
 @pytest.mark.parametrize(
-    ("changed", "verdict", "printed"),
+    ("values", "verdict", "printed"),
     [({"ratio": 6.0, "alignment": 0.95}, True, True), ({"ratio": 2.5}, False, False),
      ({"ratio": 8.0}, True, False)],
 )  # fmt: skip
-def test_claims_about_an_image_network(changed, verdict, printed):
-    layers = (*(f"conv{i + 1}" for i in range(8)), "fc1")
-    record = handmade(GOOD | changed, NORMALIZED, ("VGG11-W32",), layers, "cifar10")
+def test_claims_about_an_image_network(values, verdict, printed):
+    record = handmade(GOOD | values, NORMALIZED, ("VGG11-W32",), CONVOLUTIONS, "cifar10")
     found = {claim.id: claim for claim in evaluate(EXPERIMENT.claims, record)}
     assert found["mean-input"].holds is verdict
     assert found["spectral-ratio"].holds is printed
     assert "6.02 (5.57 to 6.51)" in found["spectral-ratio"].evidence
     assert "5.31 (2.39 to 9.09)" in found["spectral-ratio"].evidence
     assert "In fc1 of VGG11-W32 the 9 leading" in EXPERIMENT.answer(record)
-    assert found["convolutions"].holds
-    behind = np.char.startswith(record.tables["spectra"]["layer"], "conv")
-    for column in ("kronecker", "overlap", "rank_one"):
-        value = record.tables["spectra"][column].copy()
-        record.tables["spectra"][column][behind] *= 0.5
-        found = {claim.id: claim.holds for claim in evaluate(EXPERIMENT.claims, record)}
-        assert found["convolutions"] is False
-        assert found["kronecker-eigenvalues"] and found["kronecker-eigenspace"]
-        assert found["rank-one"]
-        record.tables["spectra"][column] = value
-    narrow = handmade(GOOD, NORMALIZED, ("VGG11-W9",), layers, "cifar10")
+    # What is wrong of a convolution touches no claim about fully connected layers.
+    half = changed(record, "spectra", "layer == 'conv3'", kronecker=0.5, overlap=0.4, rank_one=0.4)
+    connected = verdicts(EXPERIMENT, half)
+    assert connected["convolutions"] is False
+    names = "kronecker-eigenvalues kronecker-eigenspace rank-one"
+    assert all(connected[name] for name in names.split())
+    narrow = handmade(GOOD, NORMALIZED, ("VGG11-W9",), CONVOLUTIONS, "cifar10")
     assert EXPERIMENT.answer(narrow).startswith("This run cannot tell")
-    assert all(claim.holds is not False for claim in evaluate(EXPERIMENT.claims, narrow))
+    assert False not in verdicts(EXPERIMENT, narrow).values()
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("settings", "message"),
     [
         ({"model": ()}, "model is"),
         ({"model": ("LeNet5", "LeNet5")}, "model is"),
@@ -406,9 +463,9 @@ def test_claims_about_an_image_network(changed, verdict, printed):
         ({"top": 19}, "top is 19"),
     ],
 )
-def test_bad_configuration(changed, message):
+def test_bad_configuration(settings, message):
     with pytest.raises(ValueError, match=message):
-        hessian_structure.Config(**changed)
+        hessian_structure.Config(**settings)
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,26 @@ CATALOG: tuple[Listing, ...] = (
         module="metastep_lab.studies.label_noise.experiment",
     ),
     Listing(
+        name="data-attribution",
+        source="Ilyas and Engstrom 2025, MAGIC; Park et al. 2023, TRAK, section 2",
+        question=(
+            "Do scores of training examples predict what training without them does, and does one "
+            "know beforehand when they do not?"
+        ),
+        minutes={"quick": 1.0, "reduced": 15.0, "paper": 120.0},
+        module="metastep_lab.studies.data_attribution.experiment",
+    ),
+    Listing(
+        name="data-weights",
+        source="Calian et al. 2025, DataRater",
+        question=(
+            "Can a network learn through training what each training example is worth, and do its "
+            "ratings help another model?"
+        ),
+        minutes={"quick": 1.0, "full": 15.0},
+        module="metastep_lab.studies.data_weights.experiment",
+    ),
+    Listing(
         name="sparse-coding",
         source="Chidambaram et al. 2023; thesis of Wu, chapter 2, Figures 2.1 to 2.3",
         question=(

@@ -168,6 +168,19 @@ def each(template: str, opening: str = "", between: str = "; ") -> Callable[[Fra
     return write
 
 
+def needs(what: str, has: Callable[[Record], Any]) -> Callable[[Record], str | None]:
+    """Return a function that says what a run lacks, for `Statement.lacks`.
+
+    Args:
+        what: what the claim needs, such as `two windows`.
+        has: of a record: whether it has that.
+
+    Returns:
+        Record to None or `needs two windows`.
+    """
+    return lambda record: None if has(record) else f"needs {what}"
+
+
 def mean_and_error(values: Frame) -> tuple[Any, Any]:
     """Return the mean over rows and its standard error.
 
@@ -184,6 +197,18 @@ def mean_and_error(values: Frame) -> tuple[Any, Any]:
 def falls(values: Sequence[float] | Column) -> bool | None:
     """Whether each value is below the one before; None if there are fewer than two."""
     return bool(np.all(np.diff(values) < 0)) if len(values) > 1 else None
+
+
+def every(condition: str) -> Callable[[Frame], bool | None]:
+    """Return the verdict whether a condition holds in every row, for `Statement.verdict`.
+
+    Args:
+        condition: on the columns, as `DataFrame.eval` takes it, such as `"overlap > 0.6"`.
+
+    Returns:
+        DataFrame to True or False, or None where it has no rows.
+    """
+    return lambda rows: rows.eval(condition).all() if len(rows) else None
 
 
 def beyond(values: Column | float, margins: Column | float) -> bool | None:

@@ -49,6 +49,9 @@ Ascending = Annotated[
     tuple[Count, ...], MinLen(1), Predicate(_ascending), "ascending integers from 1"
 ]
 
+ONCE = (MinLen(1), Predicate(different), "different ones, at least one")
+"""Marks of a tuple that names each of its entries once: `Annotated[tuple[str, ...], *ONCE]`."""
+
 
 @dataclass_transform(frozen_default=True)
 def configuration(cls: type[Config]) -> type[Config]:

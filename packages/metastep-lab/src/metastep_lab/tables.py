@@ -28,6 +28,22 @@ def columns(names: str, rows: Sequence[tuple[Any, ...]]) -> Table:
     return {name: np.array(column) for name, column in zip(names.split(), values, strict=True)}
 
 
+def curves(rows: Frame, by: str, x: str, y: str) -> dict[str, tuple[Frame, Frame]]:
+    """Return a curve for each value of a column, as `figures.style.Lines` takes them.
+
+    Args:
+        rows: a DataFrame.
+        by: the column that tells the curves apart.
+        x: the column of the horizontal axis.
+        y: the column of the vertical axis.
+
+    Returns:
+        Value to two columns, in the order in which the values come.
+    """
+    parts = rows.groupby(by, sort=False)
+    return {str(name): (part[x], part[y]) for name, part in parts}
+
+
 def select(table: Table, **conditions: object) -> dict[str, Column]:
     """Return the rows of a table whose named columns equal the given values.
 
@@ -40,6 +56,21 @@ def select(table: Table, **conditions: object) -> dict[str, Column]:
     """
     keep = np.all([np.asarray(table[name]) == value for name, value in conditions.items()], axis=0)
     return {name: np.asarray(column)[keep] for name, column in table.items()}
+
+
+def where(rows: Frame, **equal: object) -> Frame:
+    """Return the rows of a DataFrame whose named columns equal the given values.
+
+    Args:
+        rows: the DataFrame.
+        **equal: column name to value.
+
+    Returns:
+        A shorter DataFrame with the same index.
+    """
+    for name, value in equal.items():
+        rows = rows[rows[name] == value]
+    return rows
 
 
 @dataclass(frozen=True)

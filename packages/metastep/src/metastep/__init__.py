@@ -22,6 +22,7 @@ from metastep.estimators import Implicit as Implicit
 from metastep.estimators import LogDomain as LogDomain
 from metastep.estimators import Neumann as Neumann
 from metastep.estimators import PersistentEvolutionStrategies as PersistentEvolutionStrategies
+from metastep.estimators import PersistentReverse as PersistentReverse
 from metastep.estimators import RandomDirections as RandomDirections
 from metastep.estimators import Reverse as Reverse
 from metastep.estimators import ScaledEstimate as ScaledEstimate

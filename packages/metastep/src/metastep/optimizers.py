@@ -1,64 +1,103 @@
-"""Adam with the values of `optax.adam` and a derivative wherever Adam has one."""
+"""Adam and AdamW with the values of optax and a derivative wherever Adam has one."""
 
+from collections.abc import Callable
 from math import log
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, DTypeLike, Int, PyTree
+
+Number = float | Array
 
 
 def scale_by_adam(
-    b1: float | Array = 0.9, b2: float | Array = 0.999, eps: float | Array = 1e-8
+    b1: Number = 0.9,
+    b2: Number = 0.999,
+    eps: Number = 1e-8,
+    eps_root: Number = 0.0,
+    mu_dtype: DTypeLike | None = None,
+    *,
+    nesterov: bool = False,
 ) -> optax.GradientTransformation:
-    """Rescale gradients as `optax.scale_by_adam(b1, b2, eps)` does, safely differentiable.
+    """Rescale gradients as `optax.scale_by_adam` does, safely differentiable.
 
     Where the second moment is exactly zero (a dead unit, an unused row of an embedding, a
     parameter that starts at a stationary point), the square root in Adam's denominator has an
     infinite derivative that meets a zero, and reverse mode through `optax.adam` is NaN. The usual
     remedy, `eps_root > 0`, changes every step. Here the square root is not taken at zero: the
     update there is first moment / eps, whose value and derivative are those of Adam's formula in
-    the limit. That derivative may be as large as 1 / eps. Values agree with optax to rounding, and
-    in float32 they are nearer to Adam's formula: 1 - b2^t is computed without cancellation, which
-    costs optax three to four of seven digits in the first steps.
+    the limit. That derivative may be as large as 1 / eps.
+
+    Values agree with optax to rounding, and in float32 they are nearer to Adam's formula: 1 - b2^t
+    is computed without cancellation, which costs optax three of seven digits in the first steps.
+    They do not agree for parameters in float16: there squares of gradients below 0.008 and
+    `eps=1e-8` are zero, and optax divides by them. Here the moments of float16 are kept in float32,
+    and `eps` is at least 6.1e-5, the smallest normal number of float16: a derivative of 1 / eps is
+    then a number of float16, too.
 
     Args:
         b1: decay rate of the first moment.
         b2: decay rate of the second moment.
-        eps: added to the root of the second moment. All three may be traced, thus tuned.
+        eps: added to the root of the second moment; must be positive.
+        eps_root: added to the second moment under the root.
+        mu_dtype: dtype of the first moment; None for that of the parameters (float32 for float16).
+        nesterov: whether the first moment looks one step ahead (NAdam).
+
+    All numbers may be traced, and thus tuned.
 
     Returns:
         A transformation whose state is `optax.ScaleByAdamState`.
 
     Reference:
-        Kingma and Ba (2015), Adam: a method for stochastic optimization.
+        Kingma and Ba (2015), Adam: a method for stochastic optimization; Dozat (2016),
+        Incorporating Nesterov momentum into Adam.
     """
+
+    def init(params: PyTree) -> optax.ScaleByAdamState:
+        return optax.scale_by_adam(mu_dtype=mu_dtype).init(_widened(params))
 
     def update(
         updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, optax.ScaleByAdamState]:
         del params
-        mean = optax.tree.update_moment(updates, state.mu, b1, 1)
-        square = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
         count = optax.safe_increment(state.count)
-        corrected = lambda moment, decay: jax.tree.map(
-            lambda x: x / _taken(decay, count).astype(x.dtype), moment
-        )
-        mean_hat, square_hat = corrected(mean, b1), corrected(square, b2)
+        wide = _widened(updates)
+        mean = optax.tree.update_moment(wide, state.mu, b1, 1)
+        square = optax.tree.update_moment_per_elem_norm(wide, state.nu, b2, 2)
+        if nesterov:
+            ahead = _corrected(mean, b1, optax.safe_increment(count))
+            now = _corrected(wide, b1, count)
+            mean_hat = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, ahead, now)
+        else:
+            mean_hat = _corrected(mean, b1, count)
+        square_hat = _corrected(square, b2, count)
 
-        def rescale(m: Array, v: Array) -> Array:
-            positive = v > 0
-            root = jnp.where(positive, jnp.sqrt(jnp.where(positive, v, 1.0)), 0.0)
-            return m / (root + eps)
+        def rescale(given: Array, m: Array, v: Array) -> Array:
+            shifted = v + eps_root
+            positive = shifted > 0
+            root = jnp.where(positive, jnp.sqrt(jnp.where(positive, shifted, 1.0)), 0.0)
+            if given.dtype != jnp.float16:
+                return m / (root + eps)
+            return (m / (root + jnp.maximum(eps, jnp.finfo(jnp.float16).tiny))).astype(given.dtype)
 
-        updates = jax.tree.map(rescale, mean_hat, square_hat)
-        return updates, optax.ScaleByAdamState(count=count, mu=mean, nu=square)
+        rescaled = jax.tree.map(rescale, updates, mean_hat, square_hat)
+        # Decay rates that are traced may be more precise than the state, which keeps its dtypes.
+        mean = optax.tree.cast_like(mean, state.mu)
+        square = optax.tree.cast_like(square, state.nu)
+        return rescaled, optax.ScaleByAdamState(count=count, mu=mean, nu=square)
 
-    return optax.GradientTransformation(optax.scale_by_adam().init, update)
+    return optax.GradientTransformation(init, update)
 
 
-def _taken(decay: float | Array, count: Int[Array, ""]) -> Array:
+def _corrected(moment: PyTree, decay: Number, count: Int[Array, ""]) -> PyTree:
+    """Divide a moment by 1 - decay^count."""
+    taken = _taken(decay, count)
+    return jax.tree.map(lambda x: x / taken.astype(x.dtype), moment)
+
+
+def _taken(decay: Number, count: Int[Array, ""]) -> Array:
     """Return 1 - decay^count without cancellation, for a decay rate from 0 below 1."""
     if not isinstance(decay, jax.Array):
         # The logarithm of a Python number is taken in float64, whatever JAX computes in.
@@ -70,17 +109,24 @@ def _taken(decay: float | Array, count: Int[Array, ""]) -> Array:
 
 def adam(
     learning_rate: optax.ScalarOrSchedule | Array,
-    b1: float | Array = 0.9,
-    b2: float | Array = 0.999,
-    eps: float | Array = 1e-8,
-) -> optax.GradientTransformation:
+    b1: Number = 0.9,
+    b2: Number = 0.999,
+    eps: Number = 1e-8,
+    eps_root: Number = 0.0,
+    mu_dtype: DTypeLike | None = None,
+    *,
+    nesterov: bool = False,
+) -> optax.GradientTransformationExtraArgs:
     """Return a drop-in for `optax.adam` inside a problem that is differentiated through.
 
     Args:
         learning_rate: a number, a traced scalar, or an optax schedule.
-        b1: as for `scale_by_adam`.
-        b2: as for `scale_by_adam`.
-        eps: as for `scale_by_adam`.
+        b1: as for `scale_by_adam`, like all that follow.
+        b2: decay rate of the second moment.
+        eps: added to the root of the second moment.
+        eps_root: added to the second moment.
+        mu_dtype: dtype of the first moment.
+        nesterov: whether the first moment looks one step ahead.
 
     Returns:
         The transformation.
@@ -105,4 +151,52 @@ def adam(
         >>> grad(optax.adam), grad(adam)
         (nan, -4.1547)
     """
-    return optax.chain(scale_by_adam(b1, b2, eps), optax.scale_by_learning_rate(learning_rate))
+    return optax.chain(
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def adamw(
+    learning_rate: optax.ScalarOrSchedule | Array,
+    b1: Number = 0.9,
+    b2: Number = 0.999,
+    eps: Number = 1e-8,
+    eps_root: Number = 0.0,
+    mu_dtype: DTypeLike | None = None,
+    weight_decay: optax.ScalarOrSchedule | Array = 1e-4,
+    mask: PyTree | Callable[[PyTree], PyTree] | None = None,
+    *,
+    nesterov: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Return a drop-in for `optax.adamw` inside a problem that is differentiated through.
+
+    Args:
+        learning_rate: a number, a traced scalar, or an optax schedule.
+        b1: as for `scale_by_adam`, like all up to `mu_dtype`.
+        b2: decay rate of the second moment.
+        eps: added to the root of the second moment.
+        eps_root: added to the second moment.
+        mu_dtype: dtype of the first moment.
+        weight_decay: strength of the decay, a number or a schedule; `learning_rate` scales it.
+        mask: a pytree of booleans, or a function from parameters to one: what is decayed. None
+            for all.
+        nesterov: whether the first moment looks one step ahead.
+
+    Returns:
+        The transformation.
+
+    Reference:
+        Loshchilov and Hutter (2019), Decoupled weight decay regularization.
+    """
+    return optax.chain(
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def _widened(tree: PyTree) -> PyTree:
+    """Return the tree with float32 for float16."""
+    widen = lambda x: x.astype(jnp.float32) if x.dtype == jnp.float16 else x
+    return jax.tree.map(widen, tree)

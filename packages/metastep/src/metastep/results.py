@@ -25,11 +25,10 @@ class RESULTS(eqx.Enumeration):
         "for logarithms, divisions and square roots at zero."
     )
     nonfinite_gradient = (
-        "The hypergradient is infinite or NaN although the inner states and the objective are "
-        "finite. Either the product of the step's Jacobians overflowed (shorten the horizon, or "
-        "reduce the inner step size), or a derivative does not exist where it was taken: "
-        "optax.adam has one such point wherever its second moment is zero; use "
-        "metastep.optimizers.adam, which has the same values and finite derivatives."
+        "The hypergradient is infinite or NaN; inner states and objective are finite. Either a "
+        "derivative does not exist: that of optax.adam and adamw where the second moment is zero "
+        "(a dead unit); use adam or adamw of metastep.optimizers, or eps_root=1e-8. Or the product "
+        "of the step's Jacobians overflowed: shorten the horizon, or reduce the inner step size."
     )
     not_stationary = (
         "Implicit differentiation needs the inner loop to have converged, and it has not: "

@@ -1,40 +1,26 @@
-"""Curves of a simulated loss over learning rates: means, errors, extrema. Shared by `maml-*`."""
+"""Curves of a simulated loss over learning rates: means, errors, extrema."""
 
 from collections.abc import Callable
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Predicate
 from scipy.interpolate import CubicSpline
 
-from metastep_lab.figures.style import Lines
-from metastep_lab.tables import Table
-
+GridSize = Annotated[int, Ge(5), Predicate(lambda count: count % 2 == 1), "odd integers from 5"]
+"""How many rates a grid has."""
 GROUPS = 20
 """Parts of the runs that the jackknife leaves out in turn."""
 
 
 def rate_grid(limit: float, count: int) -> np.ndarray:
-    """Return learning rates from `-limit` to `limit`, the middle one exactly 0.
-
-    Args:
-        limit: the largest.
-        count: how many, odd.
-
-    Returns:
-        The rates, shape (count,).
-    """
+    """Return an odd number of rates from `-limit` to `limit`, the middle one exactly 0."""
     half = count // 2
     return limit * np.arange(-half, half + 1) / half
 
 
 def mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean over runs and its standard error.
-
-    Args:
-        values: one row for each run, at least two.
-
-    Returns:
-        Both without the first axis.
-    """
+    """Return the mean over the first axis, at least two runs, and its standard error."""
     return values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(len(values))
 
 
@@ -71,63 +57,3 @@ def best_rate(rates: np.ndarray, losses: np.ndarray, largest: bool = False) -> f
     inside = spline.derivative().roots(extrapolate=False)
     candidates = np.concatenate([inside, rates[[0, -1]]])
     return float(candidates[np.argmin(spline(candidates))])
-
-
-def theory_errors(table: Table) -> np.ndarray:
-    """Return how far the theory is from the simulation, in percent of the simulation.
-
-    Args:
-        table: rows of `loss.csv`.
-
-    Returns:
-        One number for each row, positive where the theory is too high.
-    """
-    return 100 * (table["theory"] / table["simulated"] - 1)
-
-
-def loss_panel(table: Table, along: str, title: str) -> Lines:
-    """Return a panel of theory and simulation along one of the learning rates.
-
-    Args:
-        table: rows of `loss.csv` of one panel.
-        along: `train_rate` or `test_rate`.
-        title: of the panel.
-
-    Returns:
-        The panel, with two standard errors shaded.
-    """
-    rates, mean, error = table[along], table["simulated"], 2 * table["standard_error"]
-    symbol = {"train_rate": "train rate alpha_t", "test_rate": "test rate alpha_r"}[along]
-    return Lines(
-        series={"simulation": (rates, mean), "theory": (rates, table["theory"])},
-        x_label=symbol,
-        y_label="test loss",
-        title=title,
-        bands={"simulation": (mean - error, mean + error)},
-    )
-
-
-def gain_panel(paired: Table, losses: Table, title: str) -> Lines:
-    """Return a panel of the gain of every train rate over train rate 0, in percent of the loss.
-
-    Args:
-        paired: rows of `paired.csv` of one panel.
-        losses: rows of `loss.csv` of the same panel; train rate 0 is among them.
-        title: of the panel.
-
-    Returns:
-        The panel, with two standard errors shaded.
-    """
-    at_zero = losses["train_rate"] == 0
-    theory, simulated = (losses[name][at_zero][0] for name in ("theory", "simulated"))
-    gain, error = (100 / simulated * paired[name] for name in ("difference", "standard_error"))
-    return Lines(
-        series={
-            "simulation": (paired["train_rate"], gain),
-            "theory": (losses["train_rate"], 100 * (losses["theory"] / theory - 1)),
-        },
-        x_label="train rate alpha_t",
-        y_label="loss minus loss at 0 (%)",
-        title=title,
-        bands={"simulation": (gain - 2 * error, gain + 2 * error)},
-    )

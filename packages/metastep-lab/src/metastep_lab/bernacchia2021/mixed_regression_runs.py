@@ -4,14 +4,18 @@ Products of examples are computed once in each run; a train rate then costs one 
 factorization, a test rate a few multiplications.
 """
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from metastep.compilation import compiled
 from metastep.types import RandomKey
+from metastep_lab.bernacchia2021.curves import mean_and_error
 from metastep_lab.bernacchia2021.mixed_regression import (
     Design,
     MixedRegression,
@@ -93,6 +97,32 @@ def simulate(
     start = jnp.zeros_like(distribution.center) if start is None else start
     test = test_tasks, test_samples
     return _simulate(key, distribution, design, train_rates, test_rates, start, runs, test)
+
+
+def rows_on_drawn_tasks(
+    key: RandomKey,
+    distribution: MixedRegression,
+    design: Design,
+    rates: tuple[float, Sequence[float]],
+    *,
+    runs: int,
+    test_tasks: int,
+    test_samples: int,
+) -> list[tuple[float, ...]]:
+    """Hold the analytic loss against that on drawn test tasks.
+
+    The arguments are those of `simulate`, with the train rate and the test rates as a pair.
+
+    Returns:
+        For each test rate: it, the analytic loss, the loss on drawn tasks, the difference of the
+        second to the first, taken run by run, and its standard error.
+    """
+    train_rates, test_rates = jnp.array(rates[:1]), jnp.array(rates[1])
+    tests = {"test_tasks": test_tasks, "test_samples": test_samples}
+    found = simulate(key, distribution, design, train_rates, test_rates, runs=runs, **tests)
+    analytic, sampled = np.asarray(found.loss)[:, 0], np.asarray(found.sampled_loss)[:, 0]
+    numbers = analytic.mean(axis=0), sampled.mean(axis=0), *mean_and_error(sampled - analytic)
+    return list(zip(rates[1], *numbers, strict=True))
 
 
 def _check(distribution: MixedRegression, design: Design, *rates: Array) -> None:

@@ -43,16 +43,7 @@ class AbstractLanguageModel(eqx.Module):
 def initial_embedding(
     key: RandomKey, vocabulary: int, hidden: int, scale: float = INITIAL_SCALE
 ) -> Array:
-    """Draw the rows of an embedding.
-
-    Args:
-        key: random key.
-        vocabulary: the number of words.
-        hidden: the size of a row.
-        scale: standard deviation of each entry; that of GPT-2 and OPT, where not given.
-
-    Returns:
-        Shape (vocabulary, hidden).
+    """Draw the rows of an embedding; the scale is that of GPT-2 and OPT, where not given.
 
     Raises:
         ValueError: for fewer than two words, no dimension, or a scale that is not positive.
@@ -219,13 +210,7 @@ class Training(eqx.Module):
 
 
 def begin(model: AbstractLanguageModel, recipe: Recipe, key: RandomKey) -> Training:
-    """Return the state before the first step.
-
-    Args:
-        model: to be trained.
-        recipe: how.
-        key: random key.
-    """
+    """Return the state before the first step."""
     parameters = eqx.filter(model, eqx.is_inexact_array)
     return Training(model, recipe.optimizer().init(parameters), jnp.asarray(0), key)
 
@@ -289,8 +274,6 @@ def window_states(
 ) -> Float[Array, "windows time hidden"]:
     """Return the hidden states of several windows of text, each read from its beginning.
 
-    Args:
-        model: which reads.
-        windows: tokens; one window after another, so that memory does not grow with their number.
+    One window after another, so that memory does not grow with their number.
     """
     return jax.lax.map(model.hidden_states, windows, batch_size=16)

@@ -170,12 +170,16 @@ def training_of(problem: AbstractProblem) -> TrainingProblem:
     """Return the inner problem.
 
     Raises:
-        ValueError: for a problem of which only the steps are known.
+        ValueError: for a problem of which only the steps are known, or with buffers.
     """
-    if isinstance(problem, TrainingProblem):
-        return problem
-    if isinstance(problem, BilevelProblem):
-        return problem.training
+    if isinstance(problem, BilevelProblem | TrainingProblem):
+        training = problem if isinstance(problem, TrainingProblem) else problem.training
+        if training.buffers is not None:
+            raise ValueError(
+                "problem has buffers, which a bilevel solver would not carry. Reverse, "
+                "TruncatedReverse and Forward do."
+            )
+        return training
     raise ValueError(
         f"problem is a {type(problem).__name__}; a bilevel solver needs the inner loss itself, "
         "and allowed are TrainingProblem and BilevelProblem. Reverse, TruncatedReverse, Forward "

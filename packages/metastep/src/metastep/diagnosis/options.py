@@ -16,13 +16,13 @@ from metastep.diagnosis.measure import PRODUCTS, Measurements
 from metastep.diagnosis.rows import Option, WindowRow
 from metastep.diagnosis.sizes import compiled_bytes
 from metastep.estimators.base import AbstractEstimator
-from metastep.estimators.binomial import Binomial
 from metastep.estimators.evolution import EvolutionStrategies
 from metastep.estimators.forward import Forward
 from metastep.estimators.implicit import Implicit
 from metastep.estimators.reverse import Reverse
 from metastep.estimators.truncated import TruncatedReverse
 from metastep.problems.base import AbstractProblem
+from metastep.schedules import Binomial
 from metastep.types import Outer, RandomKey
 
 PAIRS = 16

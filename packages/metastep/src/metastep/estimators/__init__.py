@@ -3,7 +3,6 @@
 from metastep.estimators.base import AbstractEstimator as AbstractEstimator
 from metastep.estimators.base import Estimate as Estimate
 from metastep.estimators.base import hypergradient as hypergradient
-from metastep.estimators.binomial import Binomial as Binomial
 from metastep.estimators.central_differences import (
     CentralDifferences as CentralDifferences,
 )
@@ -15,8 +14,10 @@ from metastep.estimators.log_domain import LogDomain as LogDomain
 from metastep.estimators.persistent import (
     PersistentEvolutionStrategies as PersistentEvolutionStrategies,
 )
+from metastep.estimators.persistent_reverse import PersistentReverse as PersistentReverse
 from metastep.estimators.random_directions import RandomDirections as RandomDirections
 from metastep.estimators.reverse import Reverse as Reverse
 from metastep.estimators.scaled import ScaledEstimate as ScaledEstimate
 from metastep.estimators.scaled import scaled_hypergradient as scaled_hypergradient
 from metastep.estimators.truncated import TruncatedReverse as TruncatedReverse
+from metastep.schedules import Binomial as Binomial

@@ -1,127 +1,23 @@
-"""Reverse mode with binomial checkpointing: the fewest repeated steps for a number of states.
+"""Execute a binomial schedule inside one compiled program.
 
-A schedule is a list of moves that is known before anything runs. Executing it is one `lax.scan`
-whose moves advance by a number of steps that is data, so that the compiled program stays as small
-for a million steps as for ten. JAX's own `checkpoint` cannot express it: its nesting is part of the
-program.
+Executing it is one `lax.scan` whose moves advance by a number of steps that is data, so that the
+compiled program stays as small for a million steps as for ten. JAX's own `checkpoint` cannot
+express it: its nesting is part of the program.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from math import comb
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Int, PyTree
 
-from metastep.checks import integer, require_count
 from metastep.problems.base import AbstractProblem, Keys, Trajectory, take_step
+from metastep.schedules import schedule
 from metastep.types import Outer
 
 Step = Callable[[Trajectory, Outer], Trajectory]
-
-
-class Binomial(eqx.Module):
-    """The optimal checkpoint schedule for a memory budget.
-
-    With s stored states and T <= C(s + r, s) steps, no step runs more than r + 1 times in all, and
-    the number of repeated steps is the smallest that s states allow.
-
-    Reference:
-        Griewank and Walther (2000), Algorithm 799: Revolve, Theorem 1.
-
-    Attributes:
-        states: how many inner states may be stored at once, the initial one included, from 1. None
-            is 1 + log2(horizon): memory and time both grow by the logarithm of the horizon.
-
-    Raises:
-        ValueError: on construction, for fewer states than 1.
-    """
-
-    states: int | None = eqx.field(default=None, converter=integer)
-
-    def __check_init__(self):
-        require_count("states", self.states, none="1 + log2 of the horizon")
-
-    def budget(self, steps: int) -> int:
-        """Return the number of states to store for a number of steps, at most one each."""
-        return min(steps, self.states or 1 + int(np.ceil(np.log2(steps))))
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Moves, one array entry each: from a stored state, by some steps, to another slot.
-
-    Attributes:
-        source: int array, the slot of the state to start from.
-        count: int array, how many steps to take.
-        target: int array, the slot in which to store where they end; the slot behind the last one,
-            which is never read, where the move ends in a step backward instead.
-        backward: bool array, whether one step backward follows.
-        descent: how many moves come before the first step backward: they are part of the forward
-            run.
-    """
-
-    source: np.ndarray
-    count: np.ndarray
-    target: np.ndarray
-    backward: np.ndarray
-    descent: int
-
-    def moves(self, which: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return source, count, target and backward of some of the moves."""
-        return self.source[which], self.count[which], self.target[which], self.backward[which]
-
-
-def _repetitions(length: int, states: int) -> int:
-    """Return the smallest r with C(states + r, states) >= length."""
-    repetitions = 0
-    while comb(states + repetitions, states) < length:
-        repetitions += 1
-    return repetitions
-
-
-def _split(length: int, states: int) -> int:
-    """Return after how many of `length` steps the next state is stored (an optimal choice)."""
-    r = _repetitions(length, states)
-    smallest = comb(states + r - 2, states) if r >= 2 else 1
-    return max(1, smallest, length - comb(states - 1 + r, states - 1))
-
-
-def schedule(steps: int, states: int) -> Schedule:
-    """Plan the reversal of `steps` steps with `states` stored states.
-
-    Args:
-        steps: how many steps to go back over, from 1.
-        states: how many states may be stored at once, from 1; the first is the initial state.
-
-    Returns:
-        At most 2 * `steps` - 1 moves. Cost: proportional to their number.
-    """
-    moves: list[tuple[int, int, int, bool]] = []
-    stored = [0]
-    for last in reversed(range(steps)):
-        while stored[-1] > last:
-            stored.pop()
-        source, position = len(stored) - 1, stored[-1]
-        while len(stored) < states and position < last:
-            count = _split(last + 1 - position, states - len(stored) + 1)
-            moves.append((source, count, len(stored), False))
-            position += count
-            source = len(stored)
-            stored.append(position)
-        moves.append((source, last - position, states, True))
-    source, count, target, backward = zip(*moves, strict=True)
-    return Schedule(
-        source=np.array(source, np.int32),
-        count=np.array(count, np.int32),
-        target=np.array(target, np.int32),
-        backward=np.array(backward),
-        descent=backward.index(True),
-    )
 
 
 def advance_binomial(

@@ -15,8 +15,9 @@ from metastep.estimators.base import (
     finish,
     require_dependence,
 )
+from metastep.estimators.evaluate import evaluate
 from metastep.estimators.evolution import PERTURBATIONS
-from metastep.problems.base import AbstractProblem, advance, split_keys, start
+from metastep.problems.base import AbstractProblem, split_keys
 from metastep.types import Outer, RandomKey, Scalar
 
 
@@ -74,10 +75,7 @@ class CentralDifferences(AbstractEstimator):
         keys = split_keys(key)
         flat, unflatten = ravel_pytree(outer)
 
-        def ending(outer: Outer) -> tuple[Scalar, Array]:
-            end = advance(problem, outer, start(problem, outer, keys), keys, problem.horizon)
-            return problem.objective(end.inner, outer, keys.objective), end.first_nonfinite
-
+        ending = lambda outer: evaluate(problem, outer, keys)
         require_dependence(lambda outer: ending(outer)[0], outer)
         value, first_nonfinite = ending(outer)
         basis = self.basis(outer, key)

@@ -16,7 +16,8 @@ from metastep.estimators.base import (
     finish,
     require_influence,
 )
-from metastep.problems.base import AbstractProblem, advance, split_keys, start
+from metastep.estimators.evaluate import evaluate
+from metastep.problems.base import AbstractProblem, split_keys
 from metastep.types import Outer, RandomKey, Scalar
 
 
@@ -50,11 +51,7 @@ class Forward(AbstractEstimator):
         keys = split_keys(key)
         flat, unflatten = ravel_pytree(outer)
 
-        def ending(outer: Outer) -> tuple[Scalar, Array]:
-            begin = start(problem, outer, keys)
-            end = advance(problem, outer, begin, keys, problem.horizon)
-            return problem.objective(end.inner, outer, keys.objective), end.first_nonfinite
-
+        ending = lambda outer: evaluate(problem, outer, keys)
         require_influence(lambda outer: ending(outer)[0], outer, USE_IT)
 
         def derivative(coordinate: Int[Array, ""]) -> tuple[Scalar, Scalar, Array]:

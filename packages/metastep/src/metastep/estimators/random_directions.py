@@ -15,8 +15,9 @@ from metastep.estimators.base import (
     finish,
     require_influence,
 )
+from metastep.estimators.evaluate import evaluate
 from metastep.estimators.evolution import PERTURBATIONS, mean_and_error
-from metastep.problems.base import AbstractProblem, advance, split_keys, start
+from metastep.problems.base import AbstractProblem, split_keys
 from metastep.types import Outer, RandomKey, Scalar
 
 
@@ -61,10 +62,7 @@ class RandomDirections(AbstractEstimator):
         keys = split_keys(key)
         flat, unflatten = ravel_pytree(outer)
 
-        def ending(outer: Outer) -> tuple[Scalar, Array]:
-            end = advance(problem, outer, start(problem, outer, keys), keys, problem.horizon)
-            return problem.objective(end.inner, outer, keys.objective), end.first_nonfinite
-
+        ending = lambda outer: evaluate(problem, outer, keys)
         require_influence(lambda outer: ending(outer)[0], outer, USE_IT)
 
         def sample(direction: Float[Array, " N"]) -> tuple[Scalar, Float[Array, " N"], Array]:

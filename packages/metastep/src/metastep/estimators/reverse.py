@@ -1,13 +1,12 @@
 """Exact reverse mode (RMD) through the whole horizon, with or without checkpointing."""
 
-from math import isqrt
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
 from jaxtyping import Array
 
-from metastep.checks import integer, is_count
+from metastep.checks import integer
 from metastep.estimators.base import (
     USE_IT,
     AbstractEstimator,
@@ -15,7 +14,8 @@ from metastep.estimators.base import (
     finish,
     require_influence,
 )
-from metastep.estimators.binomial import Binomial, advance_binomial
+from metastep.estimators.binomial import advance_binomial
+from metastep.estimators.evaluate import evaluate
 from metastep.explained import STEP_LOOP, reversible
 from metastep.problems.base import (
     AbstractProblem,
@@ -27,31 +27,8 @@ from metastep.problems.base import (
     start,
 )
 from metastep.problems.mixed import choose_mixed
+from metastep.schedules import Checkpoint, as_binomial, segment_length, stored_steps
 from metastep.types import Outer, RandomKey, Scalar
-
-Checkpoint = int | Literal["sqrt", "binomial"] | Binomial | None
-
-
-def _segment_length(checkpoint: Checkpoint, steps: int) -> int:
-    """Return how many steps lie between two stored states."""
-    if checkpoint == "sqrt":
-        return max(1, isqrt(steps))
-    if not is_count(checkpoint):
-        raise ValueError(
-            f"checkpoint is {checkpoint!r}; allowed are None (store every step), 'sqrt', an "
-            "integer from 1 (the number of steps between two stored states), 'binomial', and "
-            "Binomial(states)."
-        )
-    return min(integer(checkpoint), steps)
-
-
-def stored_steps(checkpoint: Checkpoint, steps: int) -> int:
-    """Return for how many of `steps` steps the backward pass holds residuals at the same time."""
-    if checkpoint is None:
-        return steps
-    if checkpoint == "binomial" or isinstance(checkpoint, Binomial):
-        return 1
-    return _segment_length(checkpoint, steps)
 
 
 def advance_for_reverse(
@@ -69,12 +46,10 @@ def advance_for_reverse(
     """
     if checkpoint is None:
         return advance(problem, outer, trajectory, keys, steps)
-    if checkpoint == "binomial":
-        checkpoint = Binomial()
-    if isinstance(checkpoint, Binomial):
-        states = checkpoint.budget(steps)
+    if binomial := as_binomial(checkpoint):
+        states = binomial.budget(steps)
         return advance_binomial(problem, outer, trajectory, keys, steps, states)
-    segment = _segment_length(checkpoint, steps)
+    segment = segment_length(checkpoint, steps)
     return advance_checkpointed(problem, outer, trajectory, keys, steps, segment)
 
 
@@ -120,15 +95,14 @@ class Reverse(AbstractEstimator):
         problem = choose_mixed(problem, self.mixed, stored)
         keys = split_keys(key)
 
-        def ending(outer: Outer, checkpoint: Checkpoint) -> tuple[Scalar, Array]:
+        def ending(outer: Outer) -> tuple[Scalar, Array]:
             begin = start(problem, outer, keys)
-            end = advance_for_reverse(problem, outer, begin, keys, problem.horizon, checkpoint)
+            end = advance_for_reverse(problem, outer, begin, keys, problem.horizon, self.checkpoint)
             return problem.objective(end.inner, outer, keys.objective), end.first_nonfinite
 
         # Influence does not depend on what is stored, and is found by tangents, which a binomial
         # schedule does not have.
-        require_influence(lambda outer: ending(outer, None)[0], outer, USE_IT)
-        differentiate = jax.value_and_grad(ending, has_aux=True)
+        require_influence(lambda outer: evaluate(problem, outer, keys)[0], outer, USE_IT)
         with reversible("problem", STEP_LOOP):
-            (value, first_nonfinite), grad = differentiate(outer, self.checkpoint)
+            (value, first_nonfinite), grad = jax.value_and_grad(ending, has_aux=True)(outer)
         return finish(value, grad, first_nonfinite, {}), state

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from metastep.checks import integer, require_count, require_key
 from metastep.compilation import compiled
 from metastep.estimators.base import USE_IT, require_influence
+from metastep.estimators.evaluate import evaluate
 from metastep.problems.base import AbstractProblem, Keys, advance, split_keys, start
 from metastep.results import RESULTS
 from metastep.rounding import rounded
@@ -111,11 +112,7 @@ def _estimate(
     keys = split_keys(key)
     flat, unflatten = ravel_pytree(outer)
 
-    def ending(outer: Outer) -> Scalar:
-        end = advance(problem, outer, start(problem, outer, keys), keys, problem.horizon)
-        return problem.objective(end.inner, outer, keys.objective)
-
-    require_influence(ending, outer, USE_IT)
+    require_influence(lambda outer: evaluate(problem, outer, keys)[0], outer, USE_IT)
     begin = start(problem, outer, keys)
     end = advance(problem, outer, begin, keys, problem.horizon)
     value = problem.objective(end.inner, outer, keys.objective)

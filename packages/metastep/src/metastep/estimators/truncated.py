@@ -10,11 +10,12 @@ from jaxtyping import Array, Bool
 
 from metastep.checks import integer, is_count
 from metastep.estimators.base import AbstractEstimator, Estimate, finish, require_influence
-from metastep.estimators.reverse import Checkpoint, advance_for_reverse, stored_steps
+from metastep.estimators.reverse import advance_for_reverse
 from metastep.explained import STEP_LOOP, reversible
 from metastep.problems.base import AbstractProblem, Trajectory, advance, split_keys, start
 from metastep.problems.mixed import choose_mixed
 from metastep.results import RESULTS
+from metastep.schedules import Checkpoint, stored_steps
 from metastep.trees import differentiable, norm
 from metastep.types import Inner, Outer, RandomKey, Scalar
 

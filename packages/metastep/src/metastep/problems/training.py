@@ -13,7 +13,7 @@ from metastep import explained
 from metastep.checks import integer, require_count, scalar
 from metastep.problems.base import AbstractProblem
 from metastep.problems.mixed import InnerGradient
-from metastep.trees import as_arrays, ascent, differentiable
+from metastep.trees import as_arrays, ascent, differentiable, same_structure
 from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
 
 Transformation = optax.GradientTransformation | optax.MultiSteps
@@ -26,12 +26,14 @@ class TrainingState(eqx.Module):
     Attributes:
         params: the parameters, any pytree; what is trained are its floating-point arrays.
         optimizer_state: what the optimizer remembers.
+        buffers: what training changes and the optimizer does not; None where there is nothing.
         step: int32 scalar, the number of steps taken; it selects the batch.
         key: the random key of the run; batch `t` is drawn with `fold_in(key, t)`.
     """
 
     params: PyTree
     optimizer_state: Any
+    buffers: PyTree
     step: Int[Array, ""]
     key: RandomKey
 
@@ -74,28 +76,37 @@ class TrainingProblem(AbstractProblem):
         batch: None for full-batch training (`loss` then receives None), or a function
             `(t, key) -> batch`; `t` is an int32 scalar that may be traced, `key` belongs to step
             `t`. Every estimator sees the same batches.
+        buffers: what training changes beside the parameters, at the beginning, a pytree of arrays:
+            running statistics of batch normalization, counters, a key. None for nothing. With
+            buffers the two functions take them as their last argument, and the loss returns their
+            next values: `loss(params, outer, batch, buffers) -> (scalar, buffers)`,
+            `objective(params, outer, buffers) -> scalar`. They are differentiated through like
+            the parameters.
 
     Raises:
         ValueError: on construction, for a horizon below 1; when used, for parameters without a
-            floating-point array, or a loss or objective that is not one real number.
+            floating-point array, a loss or objective that is not one real number, or a loss that
+            returns other buffers than it was given.
     """
 
-    loss: Callable[[PyTree, Outer, Any], Scalar]
-    objective_of_params: Callable[[PyTree, Outer], Scalar]
+    loss: Callable[..., Any]
+    objective_of_params: Callable[..., Scalar]
     init_params: PyTree | Callable[[Outer, RandomKey], PyTree]
     optimizer: Optimizer
     horizon: int = eqx.field(static=True)
     batch: Callable[[StepIndex, RandomKey], Any] | None
+    buffers: PyTree
     gradient: InnerGradient
 
     def __init__(
         self,
-        loss: Callable[[PyTree, Outer, Any], Scalar],
-        objective: Callable[[PyTree, Outer], Scalar],
+        loss: Callable[..., Any],
+        objective: Callable[..., Scalar],
         init_params: PyTree | Callable[[Outer, RandomKey], PyTree],
         optimizer: Optimizer,
         horizon: SupportsIndex,
         batch: Callable[[StepIndex, RandomKey], Any] | None = None,
+        buffers: PyTree = None,
     ):
         require_count("horizon", horizon)
         self.loss = loss
@@ -104,6 +115,7 @@ class TrainingProblem(AbstractProblem):
         self.optimizer = optimizer
         self.horizon = integer(horizon)
         self.batch = batch
+        self.buffers = buffers
         self.gradient = InnerGradient()
 
     def _optimizer(self, outer: Outer) -> optax.GradientTransformationExtraArgs:
@@ -132,24 +144,31 @@ class TrainingProblem(AbstractProblem):
             )
         state = self._optimizer(outer).init(trained)
         explained.check_optimizer_state(state, trained)
-        return TrainingState(params, state, jnp.zeros((), jnp.int32), run_key)
+        buffers = as_arrays(self.buffers)
+        return TrainingState(params, state, buffers, jnp.zeros((), jnp.int32), run_key)
 
     def step(self, inner: Inner, outer: Outer, t: StepIndex, key: RandomKey) -> Inner:
         """Draw the batch of the state's own step index and key, and apply one optimizer update."""
         del t, key  # the state carries both, so that a cut trajectory goes on unchanged
         trained, fixed = differentiable(inner.params)
 
-        def loss(trained: PyTree) -> Scalar:
+        def loss_and_buffers(trained: PyTree) -> tuple[Scalar, PyTree]:
             # Drawn here, so that a backward pass draws it again instead of storing it.
             batch = None
             if self.batch is not None:
                 with explained.traced("batch", explained.BATCH):
                     batch = self.batch(inner.step, jax.random.fold_in(inner.key, inner.step))
             with explained.traced("loss", explained.FUNCTION):
-                return scalar("loss", self.loss(eqx.combine(trained, fixed), outer, batch))
+                return self.loss_at(eqx.combine(trained, fixed), outer, batch, inner.buffers)
 
+        loss = lambda trained: loss_and_buffers(trained)[0]
         with explained.reversible("loss", explained.LOSS_LOOP):
             value, gradients = self.gradient(loss, trained)
+        buffers = inner.buffers
+        if buffers is not None:
+            # The compiler computes this together with the loss; only a backward pass repeats it.
+            after_loss = lambda trained: loss_and_buffers(trained)[1]
+            buffers = eqx.filter_checkpoint(after_loss, prevent_cse=False)(trained)
         gradients = ascent(gradients)
         if isinstance(gradients, optax.LookaheadParams):
             gradients = gradients.fast
@@ -164,13 +183,32 @@ class TrainingProblem(AbstractProblem):
         # A few operations per parameter: to repeat them costs less than to store what they made.
         repeated = eqx.filter_checkpoint(update, prevent_cse=False)
         after, state = repeated(gradients, inner.optimizer_state, value)
-        return TrainingState(eqx.combine(after, fixed), state, inner.step + 1, inner.key)
+        params = eqx.combine(after, fixed)
+        return TrainingState(params, state, buffers, inner.step + 1, inner.key)
+
+    def loss_at(
+        self, params: PyTree, outer: Outer, batch: Any, buffers: PyTree = None
+    ) -> tuple[Scalar, PyTree]:
+        """Return the inner loss, and the buffers after it."""
+        if self.buffers is None:
+            return scalar("loss", self.loss(params, outer, batch)), None
+        # A copy of the containers: equinox's State may be used once.
+        given = jax.tree.map(lambda x: x, buffers)
+        found = self.loss(params, outer, batch, given)
+        if not (isinstance(found, tuple) and len(found) == 2):
+            raise ValueError(
+                f"loss returned a {type(found).__name__}; with buffers it must return the pair "
+                "(scalar, buffers): the loss, and what the buffers are after this step."
+            )
+        same_structure("loss", buffers, after := as_arrays(found[1]))
+        return scalar("loss", found[0]), after
 
     def objective(self, inner: Inner, outer: Outer, key: RandomKey) -> Scalar:
         """Return the outer loss of the trained parameters."""
         del key
         with explained.traced("objective", explained.FUNCTION):
-            return scalar("objective", self.objective_of_params(inner.params, outer))
+            buffers = () if self.buffers is None else (inner.buffers,)
+            return scalar("objective", self.objective_of_params(inner.params, outer, *buffers))
 
 
 def _is_function(init_params: Any) -> bool:

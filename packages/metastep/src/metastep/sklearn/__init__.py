@@ -14,6 +14,9 @@ from metastep.sklearn.hypergradient_logistic_regression import (
     HypergradientLogisticRegression as HypergradientLogisticRegression,
 )
 from metastep.sklearn.hypergradient_ridge import HypergradientRidge as HypergradientRidge
+from metastep.sklearn.label_ranking import LabelRanking as LabelRanking
+from metastep.sklearn.label_ranking import deal_folds as deal_folds
+from metastep.sklearn.label_ranking import rank_labels as rank_labels
 from metastep.sklearn.masked_dictionary_learning import (
     MaskedDictionaryLearning as MaskedDictionaryLearning,
 )

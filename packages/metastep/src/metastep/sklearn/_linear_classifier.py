@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 
@@ -31,7 +32,10 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
             ValueError: if the data cannot be used.
         """
         check_is_fitted(self)
-        features: Any = validate_data(self, X, reset=False, dtype=np.float64)
+        tags = get_tags(self).input_tags
+        features: Any = validate_data(
+            self, X, reset=False, dtype=np.float64, accept_sparse="csr" if tags.sparse else False
+        )
         scores = features @ self.coef_.T + self.intercept_
         return scores[:, 0] if len(self.classes_) == 2 else scores
 

@@ -4,33 +4,48 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.sparse import diags_array, hstack, issparse
 from sklearn.base import BaseEstimator
+from sklearn.model_selection import check_cv
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_consistent_length, check_scalar, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 from metastep.sklearn._same_features import warn_if_different
+from metastep.sklearn.label_ranking import deal_folds
 
 
 class Standardization(NamedTuple):
-    """The means and the standard deviations of columns; 1 for a constant column."""
+    """The means and the standard deviations of columns; 1 for a constant column.
+
+    Sparse columns are not centered, which would fill them: their means count as 0.
+    """
 
     means: np.ndarray
     scales: np.ndarray
 
     @classmethod
-    def of(cls, rows: np.ndarray) -> "Standardization":
+    def of(cls, rows: Any, weights: np.ndarray | None = None) -> "Standardization":
         """Measure the columns."""
-        fitted: Any = StandardScaler().fit(rows)
-        return cls(fitted.mean_, fitted.scale_)
+        if not issparse(rows):
+            fitted: Any = StandardScaler().fit(rows, sample_weight=weights)
+            return cls(fitted.mean_, fitted.scale_)
+        shares = np.ones(rows.shape[0]) if weights is None else weights
+        shares = shares / shares.sum()
+        # scikit-learn's scaler miscounts zeros where sparse rows have weights.
+        variances = shares @ rows.multiply(rows) - (shares @ rows) ** 2
+        scales = np.sqrt(np.maximum(variances, 0))
+        return cls(np.zeros(rows.shape[1]), np.where(scales > 0, scales, 1))
 
     def apply(self, rows: np.ndarray) -> np.ndarray:
         """Return standardized rows."""
         return (rows - self.means) / self.scales
 
-    def apply_with_ones(self, rows: np.ndarray) -> np.ndarray:
+    def apply_with_ones(self, rows: Any) -> Any:
         """Return standardized rows behind a column of ones."""
+        if issparse(rows):
+            return hstack([np.ones((rows.shape[0], 1)), rows @ diags_array(1 / self.scales)], "csr")
         return np.insert(self.apply(rows), 0, 1.0, axis=1)
 
     def undo(self, params: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -99,3 +114,31 @@ def check_number(
     """Refuse a parameter that is no number of an interval, with the boundaries that it includes."""
     bounds: dict[str, Any] = {"min_val": least, "max_val": most, "include_boundaries": boundaries}
     check_scalar(getattr(estimator, name), name, Real, **bounds)
+
+
+def make_folds(cv: Any, labels: np.ndarray, random_state: Any) -> list[tuple[np.ndarray, ...]]:
+    """Return the rows to train on and the rows held out for each fold; `cv` may be a number."""
+    if isinstance(cv, Integral):
+        return deal_folds(labels, int(cv), random_state)
+    folds: Any = list(check_cv(cv, labels, classifier=True).split(labels, labels))
+    held_out = np.concatenate([rows for _, rows in folds])
+    if not np.array_equal(np.sort(held_out), np.arange(len(labels))):
+        raise ValueError("cv does not hold out every example once, which the ranking needs")
+    return folds
+
+
+def named_rows(X: Any, rows: np.ndarray, **columns: np.ndarray) -> Any:
+    """Return rows under the names that X has for them.
+
+    Args:
+        X: what the user gave.
+        rows: positions in it.
+        **columns: what to put beside the names.
+
+    Returns:
+        For a pandas DataFrame one with its index and the columns; else the positions.
+    """
+    if not (hasattr(X, "iloc") and hasattr(X, "assign")):
+        return rows
+    # X brings pandas along: nothing else needs it.
+    return X.iloc[rows, []].assign(**columns)

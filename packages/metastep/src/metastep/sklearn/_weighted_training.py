@@ -26,10 +26,14 @@ BARRED = -1e9  # a score whose softmax is exactly zero
 
 
 class Labelled(NamedTuple):
-    """Examples with a first column of ones, shape (examples, features), and labels from 0."""
+    """Examples with a first column of ones, shape (examples, features), and labels from 0.
+
+    `shares` of the mean training loss sum to 1; those of None are equal.
+    """
 
     features: np.ndarray
     labels: np.ndarray
+    shares: np.ndarray | None = None
 
 
 class Settings(NamedTuple):
@@ -55,8 +59,7 @@ class PaddedClassification(eqx.Module):
     """Softmax regression on weighted examples, with padding that changes nothing.
 
     A row of zeros has no gradient, a column of zeros leaves its parameters at zero, and a class
-    that `offsets` bars has probability zero. `shares` is one over the number of true examples, and
-    zero for the others.
+    that `offsets` bars has probability zero. `shares` sum to 1, and are zero for padding.
     """
 
     features: StoredTwice
@@ -107,19 +110,22 @@ def make_problem(train: Labelled, validation: Labelled, settings: Settings) -> T
     held_out = _padded_size(len(validation.labels), ROWS)
     columns = _padded_size(train.features.shape[1], COLUMNS)
     classes = _padded_size(settings.classes, CLASSES if rows in ROWS else ())
+    count = len(train.labels)
+    shares = np.full(count, 1 / count) if train.shares is None else train.shares
     offsets = np.zeros((classes, columns))
     offsets[settings.classes :, 0] = BARRED
     task = PaddedClassification(
         StoredTwice(_pad(train.features, rows, columns)),
         _pad(train.labels, rows),
-        _pad(np.full(len(train.labels), 1 / len(train.labels)), rows),
+        _pad(shares, rows),
         _pad(validation.features, held_out, columns),
         _pad(validation.labels, held_out),
         _pad(np.full(len(validation.labels), 1 / len(validation.labels)), held_out),
         jnp.asarray(offsets, jnp.float32),
         jnp.asarray(settings.regularization, jnp.float32),
     )
-    step_size = 1 / (_largest_curvature(train.features) + 2 * settings.regularization)
+    curvature = _largest_curvature(np.sqrt(shares)[:, None] * train.features)
+    step_size = 1 / (curvature + 2 * settings.regularization)
     return TrainingProblem(
         loss=task.loss,
         objective=task.validation_loss,
@@ -174,12 +180,12 @@ def _scaled_descent(learning_rate: float) -> optax.GradientTransformation:
 
 
 def _largest_curvature(features: np.ndarray) -> float:
-    """Bound the curvature of the mean cross-entropy: that of the softmax is at most 1/2."""
+    """Bound the curvature of the sum of cross-entropies: that of the softmax is at most 1/2."""
     rows, columns = features.shape
     gram = features.T @ features if columns <= rows else features @ features.T
     last = len(gram) - 1
     largest = eigh(gram, eigvals_only=True, subset_by_index=[last, last])[0]
-    return float(largest) / (2 * rows)
+    return float(largest) / 2
 
 
 def _padded_size(size: int, sizes: tuple[int, ...]) -> int:

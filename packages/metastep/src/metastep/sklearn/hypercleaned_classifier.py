@@ -1,11 +1,13 @@
 """A classifier that finds the wrong labels among its own training examples."""
 
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
+from scipy.sparse import issparse
 from scipy.special import expit
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import validate_data
+from sklearn.utils import check_scalar
+from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from metastep.sklearn._linear_classifier import LinearClassifier
 from metastep.sklearn._parts import (
@@ -15,36 +17,37 @@ from metastep.sklearn._parts import (
     check_validation_set,
     encode_labels,
     encode_validation_labels,
+    make_folds,
+    named_rows,
 )
+from metastep.sklearn._softmax_regression import CrossFitting, fit_softmax
 from metastep.sklearn._weighted_training import Labelled, Settings, tune_weights
+from metastep.sklearn.label_ranking import rank_labels
+
+LARGE = 10**6  # numbers that are kept in float32, for time and memory
 
 
 class HypercleanedClassifier(LinearClassifier):
     """Multinomial logistic regression that learns how far to trust each training example.
 
-    Every training example has a weight between 0 and 1. Training is gradient descent on the
-    weighted cross-entropy; the weights are tuned by the hypergradient of the validation loss,
-    truncated to the last steps of training (K-RMD). Examples whose label disagrees with what helps
-    on the validation set lose their weight, and are listed in `suspects_`.
+    **Without a validation set**, `fit(X, y)` ranks all examples. It deals them into `cv` folds,
+    trains a model for each fold on the others, and weights every example by what the model that did
+    not see it says of its label, `rounds` times (see `rank_labels`). No label has to be right. The
+    regularization is chosen by cross-validation on the labels as given.
 
-    The validation set decides what counts as correct: **its labels must be right**, and it must
-    look like the data the model is meant for. Where `fit` gets none, it holds out a random part of
-    every class of the training data and assumes that the labels there are right; wrong ones among
-    them mislead the weights.
+    **With a validation set**, whose labels somebody has checked, every weight is tuned by the
+    hypergradient of the validation loss, truncated to the last steps of training (K-RMD). The
+    validation set decides what counts as correct: its labels must be right, and it must look like
+    the data the model is meant for. Weights overfit a small one. `metastep run label-noise` and
+    `docs/guides/clean-a-file.md` say with numbers when it is worth having.
 
-    What to expect, as `metastep run label-noise` measures it: with a clean validation set it finds
-    wrong labels about as well as confident learning that trains on this set, too, and better where
-    a class is mistaken for a similar one, but no better than a model that is trained on the
-    validation set alone. With a validation set as noisy as the training set it finds far fewer than
-    confident learning, which is the better choice where no labels are known to be right. Weights
-    overfit a validation set, the more the smaller it is.
-
-    Inputs are standardized inside, column by column; the gradients are those of float32, and biased
-    as truncation makes them (see `metastep.TruncatedReverse`). Cost: `max_iter` training runs of
-    `horizon` steps each.
+    Inputs are standardized inside, column by column; sparse columns are scaled and not centered.
+    With a validation set the gradients are those of float32, and biased as truncation makes them
+    (see `metastep.TruncatedReverse`). Cost: about `12 + rounds` logistic regressions for each fold
+    without a validation set, `max_iter` training runs of `horizon` steps with one.
 
     In a `Pipeline` the steps before this one transform `X` alone, unless scikit-learn's metadata
-    routing asks them to transform `X_valid` too, as in the second example. Where it does not, or
+    routing asks them to transform `X_valid` too, as in the last example. Where it does not, or
     where the two sets differ for another reason, `fit` gives a `DifferentFeaturesWarning`.
 
     Example:
@@ -54,6 +57,12 @@ class HypercleanedClassifier(LinearClassifier):
         >>> X, y = load_iris(return_X_y=True)
         >>> y_noisy = y.copy()
         >>> y_noisy[[3, 21, 96]] = [2, 1, 0]
+        >>> model = HypercleanedClassifier(random_state=0).fit(X, y_noisy)
+        >>> np.isin([3, 21, 96], model.suspects_[:5])
+        array([ True,  True,  True])
+        >>> model.suggested_labels_[[3, 21]]
+        array([0, 0])
+
         >>> valid = np.arange(0, 150, 5)
         >>> train = np.setdiff1d(np.arange(150), valid)
         >>> model = HypercleanedClassifier().fit(X[train], y_noisy[train], X[valid], y[valid])
@@ -75,71 +84,87 @@ class HypercleanedClassifier(LinearClassifier):
 
     Args:
         regularization: factor of the squared coefficients of the standardized columns in the mean
-            training loss. The more labels are wrong, the larger it should be, lest the model
-            memorize them; cross-validation on the labels as given is a fair way to choose it.
-        horizon: steps of gradient descent in one training run.
+            training loss. None is the choice of cross-validation, and 0.01 with a validation set.
+            The more labels are wrong, the larger it should be, lest the model memorize them.
+        cv: folds, where `fit` gets no validation set: their number, or what else scikit-learn
+            takes for `cv` and holds out every example once.
+        rounds: of weighting, where `fit` gets no validation set; 0 ranks by cross-validated
+            predictions alone.
+        horizon: steps of gradient descent in one training run, with a validation set.
         window: the number K of last steps through which the hypergradient goes back, at most
             `horizon`.
         learning_rate: of gradient descent for the logits of the weights, in units of the first
             hypergradient's typical size: how far the first update moves a typical logit.
         max_iter: updates of the weights. Many of them overfit a small validation set.
-        threshold: examples with a weight below it are suspects. All weights start at 0.5; by
-            default a suspect has lost at least half of that.
-        validation_fraction: the part of every class that is held out where `fit` gets no validation
-            set, rounded, at least one example. A class of one example is on both sides.
-        random_state: chooses what is held out.
+        threshold: examples with a label score above it are suspects. None is 0.75 with a validation
+            set (the weight has fallen to half), and without one the estimate of `rank_labels` of
+            how many labels are wrong; at 0.5 another class is more probable than the given one.
+        random_state: deals the folds.
 
     Attributes:
         classes_: the class labels.
         coef_: shape (classes, features), or (1, features) for two classes.
         intercept_: shape (classes,), or (1,).
-        sample_weight_: the tuned weight of every row of `X`; 1 for rows that were held out.
-        suspects_: rows of `X` whose label is probably wrong, the most suspicious first.
-        suspect_scores_: one minus the weight of each suspect, from large to small.
-        validation_indices_: rows of `X` that were held out; empty where a validation set was given.
-        validation_loss_curve_: mean cross-entropy of the validation set before each update.
-        n_iter_: the number of updates.
+        label_scores_: from 0 to 1 for every row of `X`, larger for more suspicious labels: the
+            logistic function of the log odds of the most probable other class against the given
+            one; with a validation set one minus the tuned weight.
+        sample_weight_: what the final model is trained with, from 0 to 1 for every row of `X`.
+        suggested_labels_: the most probable class of every row of `X`.
+        suspects_: rows of `X` whose label is probably wrong, the most suspicious first. Where `X`
+            is a pandas DataFrame, a DataFrame with its index and the columns given, suggested and
+            score.
+        suspect_scores_: the label score of each suspect, from large to small.
+        validation_loss_curve_: mean cross-entropy of the validation set before each update; empty
+            without one.
+        n_iter_: the number of updates, or of rounds.
         n_features_in_: the number of columns.
         feature_names_in_: the names of the columns, where they have any.
 
     Raises:
         ValueError: from `fit`, for NaN, a single class, a validation set without some class or with
-            an unknown one, or impossible settings, in scikit-learn's words.
+            an unknown one, a sparse `X` with a validation set, or impossible settings, in
+            scikit-learn's words.
 
     Reference:
         Shaban, Cheng, Hatch and Boots (2019), Truncated back-propagation for bilevel optimization,
-        section 4.2.1; Franceschi et al. (2017), section 5.1.
+        section 4.2.1; Franceschi et al. (2017), section 5.1; see also `rank_labels`.
     """
 
     def __init__(
         self,
         *,
-        regularization: float = 0.01,
+        regularization: float | None = None,
+        cv: Any = 5,
+        rounds: int = 5,
         horizon: int = 100,
         window: int = 5,
         learning_rate: float = 1.0,
         max_iter: int = 30,
-        threshold: float = 0.25,
-        validation_fraction: float = 0.3,
+        threshold: float | None = None,
         random_state: Any = None,
     ):
         self.regularization = regularization
+        self.cv = cv
+        self.rounds = rounds
         self.horizon = horizon
         self.window = window
         self.learning_rate = learning_rate
         self.max_iter = max_iter
         self.threshold = threshold
-        self.validation_fraction = validation_fraction
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any, X_valid: Any = None, y_valid: Any = None) -> Self:
-        """Tune the weights, and train with them.
+    def fit(
+        self, X: Any, y: Any, X_valid: Any = None, y_valid: Any = None, sample_weight: Any = None
+    ) -> Self:
+        """Rank the labels, and train with the weights that follow.
 
         Args:
-            X: (n_samples, n_features).
+            X: (n_samples, n_features), an array, a DataFrame or a sparse matrix.
             y: labels (n_samples,), some of which may be wrong.
             X_valid: (n_validation, n_features), the examples that decide, in the units of `X`.
             y_valid: their labels (n_validation,), every class of `y` among them.
+            sample_weight: factors of the examples' losses, (n_samples,); an example of weight 0
+                trains nothing and is ranked.
 
         Returns:
             The fitted classifier.
@@ -147,57 +172,111 @@ class HypercleanedClassifier(LinearClassifier):
         Raises:
             ValueError: see the class.
         """
-        checked: Any = validate_data(self, X, y, dtype=np.float64)
+        checked: Any = validate_data(self, X, y, dtype=np.float64, accept_sparse="csr")
         self._check_parameters()
         features, (self.classes_, labels) = checked[0], encode_labels(checked[1], self)
-        train, valid = np.arange(len(labels)), np.zeros(0, int)
-        given = check_validation_set(self, features, X_valid, y_valid)
+        factors: Any = _check_sample_weight(sample_weight, features, ensure_non_negative=True)
+        given = None if X_valid is None and y_valid is None else (X_valid, y_valid)
+        if given is not None and issparse(features):
+            raise ValueError(
+                "X is sparse, which a validation set does not go with; pass X.toarray(), reduce X "
+                "with sklearn.decomposition.TruncatedSVD, or leave X_valid out"
+            )
+        standard = Standardization.of(features, factors)
         if given is None:
-            train, valid = self._hold_out(labels)
-            judged = features[valid], labels[valid]
+            params, expected = self._cross_fit(standard.apply_with_ones(features), labels, factors)
         else:
-            judged = given[0], encode_validation_labels(given[1], self.classes_)
-        standard = Standardization.of(features[train])
+            valid = check_validation_set(self, features, *given)
+            params = self._tune(standard, features, labels, factors, valid)
+            expected = None
+        two = len(self.classes_) == 2
+        self.coef_, self.intercept_ = standard.undo(np.diff(params, axis=0) if two else params)
+        if given is not None:
+            self.suggested_labels_ = self.predict(X)
+        suspects = self._suspects(expected)
+        self.suspect_scores_ = self.label_scores_[suspects]
+        self.suspects_ = named_rows(
+            X,
+            suspects,
+            given=self.classes_[labels[suspects]],
+            suggested=self.suggested_labels_[suspects],
+            score=self.suspect_scores_,
+        )
+        return self
+
+    def _suspects(self, expected: int | None) -> np.ndarray:
+        """Return the suspects by rank: those above the threshold, or as many as are expected."""
+        ranking = np.argsort(-self.label_scores_, kind="stable")
+        if self.threshold is None and expected is not None:
+            return ranking[:expected]
+        threshold = 0.75 if self.threshold is None else self.threshold
+        return ranking[self.label_scores_[ranking] > threshold]
+
+    def _cross_fit(
+        self, rows: Any, labels: np.ndarray, factors: np.ndarray
+    ) -> tuple[np.ndarray, int]:
+        """Rank without a validation set; return parameters (classes, features), and suspects."""
+        if rows.size > LARGE:
+            rows = rows.astype(np.float32)
+        folds = make_folds(self.cv, labels, self.random_state)
+        penalty = None if self.regularization is None else 2 * self.regularization
+        fitting = CrossFitting(rows, labels, len(self.classes_), folds, penalty)
+        ranking = rank_labels(
+            fitting.predict,
+            labels,
+            rounds=self.rounds,
+            factors=factors,
+        )
+        self.label_scores_ = expit(ranking.scores)
+        self.sample_weight_ = ranking.weights
+        self.suggested_labels_ = self.classes_[ranking.suggested]
+        self.validation_loss_curve_, self.n_iter_ = np.zeros(0), max(1, self.rounds)
+        start = fitting.params.mean(axis=0)
+        weights = factors * ranking.weights
+        params = fit_softmax(rows, labels, weights, fitting.penalty, start).T
+        return params, int(ranking.suspect.sum())
+
+    def _tune(
+        self,
+        standard: Standardization,
+        features: np.ndarray,
+        labels: np.ndarray,
+        factors: np.ndarray,
+        valid: Any,
+    ) -> np.ndarray:
+        """Tune the weights on a validation set; return parameters (classes, features)."""
+        judges, truth = valid[0], encode_validation_labels(valid[1], self.classes_)
         tuned = tune_weights(
-            Labelled(standard.apply_with_ones(features[train]), labels[train]),
-            Labelled(standard.apply_with_ones(judged[0]), judged[1]),
+            Labelled(standard.apply_with_ones(features), labels, factors / factors.sum()),
+            Labelled(standard.apply_with_ones(judges), truth),
             Settings(
                 classes=len(self.classes_),
-                regularization=self.regularization,
+                regularization=0.01 if self.regularization is None else self.regularization,
                 horizon=self.horizon,
                 window=self.window,
                 learning_rate=self.learning_rate,
                 steps=self.max_iter,
             ),
         )
-        self.sample_weight_ = np.ones(len(labels))
-        self.sample_weight_[train] = expit(tuned.logits)
-        ranking = np.argsort(self.sample_weight_, kind="stable")
-        self.suspects_ = ranking[self.sample_weight_[ranking] < self.threshold]
-        self.suspect_scores_ = 1 - self.sample_weight_[self.suspects_]
-        self.validation_indices_ = valid
+        self.sample_weight_ = expit(tuned.logits)
+        self.label_scores_ = 1 - self.sample_weight_
         self.validation_loss_curve_, self.n_iter_ = tuned.losses, len(tuned.losses)
-        two = len(self.classes_) == 2
-        params = np.diff(tuned.params, axis=0) if two else tuned.params
-        self.coef_, self.intercept_ = standard.undo(params)
-        return self
+        return tuned.params
 
     def _check_parameters(self) -> None:
         check_counts(self, "horizon", "window", "max_iter")
-        check_number(self, "regularization", 0)
+        if isinstance(self.cv, Integral):
+            check_scalar(self.cv, "cv", Integral, min_val=2)
+        check_scalar(self.rounds, "rounds", Integral, min_val=0)
+        if self.regularization is not None:
+            check_number(self, "regularization", 0)
+        if self.threshold is not None:
+            check_number(self, "threshold", 0, 1, boundaries="both")
         check_number(self, "learning_rate", 0, boundaries="neither")
-        check_number(self, "threshold", 0, 1, boundaries="both")
-        check_number(self, "validation_fraction", 0, 1, boundaries="neither")
         if self.window > self.horizon:
             raise ValueError(f"window == {self.window}, must be <= horizon == {self.horizon}.")
 
-    def _hold_out(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Split off a part of every class, at least one example on each side."""
-        random_state, train, valid = check_random_state(self.random_state), [], []
-        for label in range(len(self.classes_)):
-            members = random_state.permutation(np.flatnonzero(labels == label))
-            wanted = round(self.validation_fraction * len(members))
-            cut = min(max(1, wanted), max(1, len(members) - 1))
-            valid.append(members[:cut])
-            train.append(members[cut:] if len(members) > 1 else members)
-        return np.sort(np.concatenate(train)), np.sort(np.concatenate(valid))
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags

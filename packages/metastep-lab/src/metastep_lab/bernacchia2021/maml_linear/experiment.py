@@ -20,20 +20,35 @@ Tables (one row per observation; `simulated` and `standard_error` over runs):
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from string import ascii_lowercase
-from typing import Any, NamedTuple
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import MinLen, Predicate
 from scipy.optimize import fminbound
 
-from metastep_lab.bernacchia2021.curves import best_rate, jackknife, mean_and_error, rate_grid
-from metastep_lab.bernacchia2021.maml_linear.claims import answer, claims, figures
-from metastep_lab.bernacchia2021.mixed_regression import Design, MixedRegression
-from metastep_lab.bernacchia2021.mixed_regression_runs import Simulation, simulate
+from metastep_lab.bernacchia2021.curves import (
+    GridSize,
+    best_rate,
+    jackknife,
+    mean_and_error,
+    rate_grid,
+)
+from metastep_lab.bernacchia2021.maml_linear.claims import CLAIMS, answer
+from metastep_lab.bernacchia2021.maml_linear.figures import figures
+from metastep_lab.bernacchia2021.maml_linear.setting import Setting
+from metastep_lab.bernacchia2021.mixed_regression_runs import rows_on_drawn_tasks, simulate
 from metastep_lab.catalog import listing
+from metastep_lab.configuration import (
+    Count,
+    NotNegative,
+    Positive,
+    Several,
+    configuration,
+    different,
+)
 from metastep_lab.experiment import Context, Experiment
 from metastep_lab.tables import columns
 from metastep_lab.theory import maml as theory
@@ -42,60 +57,15 @@ STEP = 1e-3
 """Half the width of the central difference at train rate 0; its bias is below 1e-4 of the slope."""
 
 
-class Setting(NamedTuple):
-    """One setting of the paper; the fields are those of `Config`, one entry of each."""
-
-    setting: str
-    dim: int
-    train_samples: int
-    validation_samples: int
-    tasks: int
-    target_samples: int
-    noise: float
-    variability: float
-    center: float
-    train_rate: float
-    test_rate: float
-    train_rate_limit: float
-
-    @property
-    def equations(self) -> int:
-        """N, the validation examples of all tasks."""
-        return self.validation_samples * self.tasks
-
-    @property
-    def figure(self) -> int:
-        """The paper's figure."""
-        return int(self.setting.rstrip(ascii_lowercase))
-
-    @property
-    def panel(self) -> str:
-        """The panel along the train rate."""
-        return "b" if self.both_rates else self.setting[-1]
-
-    @property
-    def both_rates(self) -> bool:
-        """Whether the figure has a panel (a) along the test rate, too."""
-        return self.setting.isdigit()
-
-    @property
-    def new_task(self) -> dict[str, Any]:
-        """What the loss on a new task depends on."""
-        return {name: getattr(self, name) for name in NEW_TASK}
-
-    @property
-    def sizes(self) -> dict[str, Any]:
-        """The arguments of the theory beside rates, `train_samples` and `new_task`."""
-        distance = abs(self.center) * self.dim**0.5
-        names = ("validation_samples", "tasks")
-        return {name: getattr(self, name) for name in names} | {"init_distance": distance}
-
-
 NEW_TASK = ("dim", "target_samples", "noise", "variability")
-COUNTS = ("dim", "train_samples", "validation_samples", "tasks", "target_samples")
+SIZES = ("validation_samples", "tasks", "init_distance")
+"""The arguments of the theory beside rates, `train_samples` and `NEW_TASK`."""
+
+Counts = Annotated[tuple[Count, ...], "integers from 1"]
+Positives = Annotated[tuple[Positive, ...], "positive numbers"]
 
 
-@dataclass(frozen=True)
+@configuration
 class Config:
     """The configuration; by default all settings of the paper.
 
@@ -125,62 +95,46 @@ class Config:
         test_samples: test examples of each task.
     """
 
-    setting: tuple[str, ...] = ("2", "3", "6a", "6b", "6c", "6d")
-    dim: tuple[int, ...] = (60, 30, 50, 50, 50, 50)
-    train_samples: tuple[int, ...] = (30, 5, 40, 40, 40, 40)
-    validation_samples: tuple[int, ...] = (2, 25, 2, 5, 10, 40)
-    tasks: tuple[int, ...] = (3, 40, 1, 5, 10, 10)
-    target_samples: tuple[int, ...] = (20, 10, 40, 40, 40, 40)
-    noise: tuple[float, ...] = (1.0, 0.2, 0.5, 0.5, 0.5, 0.5)
-    variability: tuple[float, ...] = (0.5, 0.2, 0.5, 0.5, 0.5, 0.5)
+    setting: Annotated[
+        tuple[str, ...], MinLen(1), Predicate(different), "different names, at least one"
+    ] = ("2", "3", "6a", "6b", "6c", "6d")
+    dim: Counts = (60, 30, 50, 50, 50, 50)
+    train_samples: Counts = (30, 5, 40, 40, 40, 40)
+    validation_samples: Counts = (2, 25, 2, 5, 10, 40)
+    tasks: Counts = (3, 40, 1, 5, 10, 10)
+    target_samples: Counts = (20, 10, 40, 40, 40, 40)
+    noise: Positives = (1.0, 0.2, 0.5, 0.5, 0.5, 0.5)
+    variability: Annotated[tuple[NotNegative, ...], "numbers from 0"] = (
+        *(0.5, 0.2, 0.5, 0.5, 0.5, 0.5),
+    )
     center: tuple[float, ...] = (0.0, 0.0, 0.1, 0.1, 0.1, 0.1)
     train_rate: tuple[float, ...] = (0.2,)
     test_rate: tuple[float, ...] = (0.2,)
-    train_rate_limit: tuple[float, ...] = (2.1, 0.7, 2.1, 2.1, 2.1, 2.1)
-    rates: int = 29
-    test_rates: tuple[float, ...] = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
-    runs: int = 5000
+    train_rate_limit: Positives = (2.1, 0.7, 2.1, 2.1, 2.1, 2.1)
+    rates: GridSize = 29
+    test_rates: Annotated[
+        tuple[float, ...], MinLen(1), Predicate(different), "different numbers"
+    ] = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+    runs: Several = 5000
     tested: tuple[str, ...] = ("2", "3")
-    test_runs: int = 100
-    test_tasks: int = 100
-    test_samples: int = 50
+    test_runs: Several = 100
+    test_tasks: Count = 100
+    test_samples: Count = 50
 
     def __post_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
-        for name in ("test_tasks", "test_samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are integers from 1")
-        for name in ("runs", "test_runs"):
-            if getattr(self, name) < 2:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are integers from 2")
-        if self.rates < 5 or self.rates % 2 == 0:
-            raise ValueError(f"rates is {self.rates}; allowed are odd integers from 5")
-        if len(self.test_rates) < 1 or len(set(self.test_rates)) < len(self.test_rates):
-            raise ValueError(f"test_rates is {self.test_rates}; allowed are different numbers")
+        """Refuse what depends on several fields, naming field, value and what is allowed."""
         names = self.setting
-        if not names or len(set(names)) < len(names):
-            raise ValueError(f"setting is {names}; allowed are different names, at least one")
         if not all(re.fullmatch(r"\d+[a-z]?", name) for name in names):
             raise ValueError(f"setting is {names}; allowed are numbers, and numbers with a letter")
         numbers = [name.rstrip(ascii_lowercase) for name in names]
         if any(name.isdigit() and numbers.count(name) > 1 for name in names):
             raise ValueError(f"setting is {names}; allowed is a figure, or panels of it, not both")
-        self._check_lists()
-
-    def _check_lists(self) -> None:
         for name in Setting._fields[1:]:
-            values = getattr(self, name)
-            if len(values) not in (1, len(self.setting)):
+            if len(getattr(self, name)) not in (1, len(names)):
                 raise ValueError(
-                    f"{name} is {values}; allowed are one entry, or {len(self.setting)}: one for "
-                    "each setting"
+                    f"{name} is {getattr(self, name)}; allowed are one entry, or {len(names)}: one "
+                    "for each setting"
                 )
-            if name in COUNTS and min(values) < 1:
-                raise ValueError(f"{name} is {values}; allowed are integers from 1")
-            if name == "variability" and min(values) < 0:
-                raise ValueError(f"{name} is {values}; allowed are numbers from 0")
-            if name in ("noise", "train_rate_limit") and min(values) <= 0:
-                raise ValueError(f"{name} is {values}; allowed are positive numbers")
         for one in self.settings():
             if abs(one.dim - one.equations) < 2:
                 raise ValueError(
@@ -224,59 +178,41 @@ def _run_setting(
 ) -> None:
     """Simulate one setting, and add its rows to those of every table."""
     grid = rate_grid(setting.train_rate_limit, config.rates)
-    best = _best_train_rate(setting)
+    best, count = _best_train_rate(setting), config.rates
     train = np.concatenate([grid, [setting.train_rate, best, -STEP, STEP]])
     test = np.array([setting.test_rate, *(config.test_rates if setting.both_rates else ())])
-    found = _simulate(setting, key, (train, test), config.runs)
+    rates = jnp.asarray(train), jnp.asarray(test)
+    found = simulate(key, setting.distribution, setting.design, *rates, runs=config.runs)
     losses, distances = np.asarray(found.loss), np.asarray(found.distance)
     figure, panel = setting.figure, setting.panel
-    expected = _theory(setting, train[:, None], test)
-    mean, error = mean_and_error(losses)
-    for i in range(len(grid)):
-        numbers = expected[i, 0], mean[i, 0], error[i, 0]
-        rows["loss"].append((figure, panel, grid[i], setting.test_rate, *numbers))
-    fixed = len(grid)
-    for k in range(1, len(test)):
-        numbers = expected[fixed, k], mean[fixed, k], error[fixed, k]
-        rows["loss"].append((figure, "a", setting.train_rate, test[k], *numbers))
+    numbers = np.stack([_theory(setting, train[:, None], test), *mean_and_error(losses)], axis=-1)
+    for rate, values in zip(grid, numbers[:count, 0], strict=True):
+        rows["loss"].append((figure, panel, rate, setting.test_rate, *values))
+    for rate, values in zip(test[1:], numbers[count, 1:], strict=True):
+        rows["loss"].append((figure, "a", setting.train_rate, rate, *values))
     along = losses[:, :, 0]
-    zero = along[:, [len(grid) // 2]]
-    paired = zip(grid, *mean_and_error(along[:, : len(grid)] - zero), strict=True)
-    rows["paired"] += [(figure, panel, *numbers) for numbers in paired]
+    paired = along[:, :count] - along[:, [count // 2]]
+    paired = zip(grid, *mean_and_error(paired), strict=True)
+    rows["paired"] += [(figure, panel, *values) for values in paired]
     for quantity, value, statistic in _optima(setting, grid, best, along, distances):
         place = "a" if quantity == "best_test_rate" else panel
         rows["optimum"].append((figure, place, quantity, value, *statistic))
     if setting.setting in config.tested:
-        _add_test_data(config, setting, key, rows["test_data"])
-
-
-def _simulate(
-    setting: Setting,
-    key: jax.Array,
-    rates: tuple[np.ndarray, np.ndarray],
-    runs: int,
-    test_tasks: int = 0,
-    test_samples: int = 1,
-) -> Simulation:
-    distribution = MixedRegression(
-        jnp.full(setting.dim, setting.center),
-        noise=setting.noise,
-        task_covariance=setting.variability**2 / setting.dim,
-    )
-    return simulate(
-        key,
-        distribution,
-        Design(**{name: getattr(setting, name) for name in Design._fields}),
-        *map(jnp.asarray, rates),
-        runs=runs,
-        test_tasks=test_tasks,
-        test_samples=test_samples,
-    )
+        drawn = rows_on_drawn_tasks(
+            key,
+            setting.distribution,
+            setting.design,
+            (setting.train_rate, config.test_rates),
+            runs=config.test_runs,
+            test_tasks=config.test_tasks,
+            test_samples=config.test_samples,
+        )
+        rows["test_data"] += [(figure, setting.train_rate, *row) for row in drawn]
 
 
 def _theory(setting: Setting, train: np.ndarray, test: np.ndarray | float) -> np.ndarray:
-    sizes = setting.sizes | setting.new_task
-    return theory.expected_test_loss(train, test, train_samples=setting.train_samples, **sizes)
+    sizes = setting.fields("train_samples", *SIZES, *NEW_TASK)
+    return theory.expected_test_loss(train, test, **sizes)
 
 
 def _best_train_rate(setting: Setting) -> float:
@@ -293,54 +229,33 @@ def _optima(
     setting: Setting, grid: np.ndarray, best: float, along: np.ndarray, distances: np.ndarray
 ) -> list[tuple[str, float, tuple]]:
     """Return quantity, theory, and simulation with its error."""
-    sizes, task, rate = setting.sizes, setting.new_task, setting.test_rate
+    task, rate = setting.fields(*NEW_TASK), setting.test_rate
     count, curve = len(grid), along[:, : len(grid)]
-    gain = along[:, count + 1] - along[:, count // 2]
-    slope = (along[:, count + 3] - along[:, count + 2]) / (2 * STEP)
+    zero, _, at_best, below, above = np.moveaxis(
+        along[:, [count // 2, *range(count, count + 4)]], 1, 0
+    )
+    slope = mean_and_error((above - below) / (2 * STEP))
     expected = _theory(setting, np.array([0.0, best, -STEP, STEP]), rate)
-    leading = (expected[3] - expected[2]) / (2 * STEP)
-    no_tasks = {
-        name: value
-        for name, value in (sizes | task).items()
-        if name not in ("variability", "init_distance")
-    }
-    loss_at_zero = theory.loss_at_zero(rate, **sizes, **task).item()
-    slope_at_zero = theory.slope_at_zero(rate, **no_tasks).item()
+    exact = theory.loss_at_zero(rate, **setting.fields(*SIZES), **task).item()
+    without_tasks = setting.fields("dim", "target_samples", "noise", "validation_samples", "tasks")
     found = [
         ("best_train_rate", best, jackknife(curve, lambda y: best_rate(grid, y))),
-        ("gain", expected[1] - expected[0], mean_and_error(gain)),
-        ("loss_at_zero", loss_at_zero, mean_and_error(along[:, count // 2])),
-        ("slope_at_zero", slope_at_zero, mean_and_error(slope)),
-        ("leading_slope", leading, mean_and_error(slope)),
+        ("gain", expected[1] - expected[0], mean_and_error(at_best - zero)),
+        ("loss_at_zero", exact, mean_and_error(zero)),
+        ("slope_at_zero", theory.slope_at_zero(rate, **without_tasks).item(), slope),
+        ("leading_slope", (expected[3] - expected[2]) / (2 * STEP), slope),
     ]
     if setting.dim > setting.equations:
         worst = theory.optimal_train_rates(setting.dim, setting.train_samples)[1]
         measured = jackknife(curve, lambda y: best_rate(grid, y, largest=True))
         found.append(("worst_train_rate", worst, measured))
     if setting.both_rates:
-        scale = {"noise": setting.noise, "variability": setting.variability}
-        variance = theory.meta_parameter_variance(
-            setting.train_rate,
-            dim=setting.dim,
-            train_samples=setting.train_samples,
-            **scale,
-            **sizes,
-        )
+        sizes = setting.fields("dim", "train_samples", "noise", "variability", *SIZES)
+        variance = theory.meta_parameter_variance(setting.train_rate, **sizes)
         optimal = lambda variance: theory.optimal_test_rate(variance, **task).item()
         measured = jackknife(distances[:, count], optimal)
         found.append(("best_test_rate", optimal(variance), measured))
     return found
-
-
-def _add_test_data(config: Config, setting: Setting, key: jax.Array, rows: list[tuple]) -> None:
-    """Test some of the runs on drawn tasks, too."""
-    rates = np.array([setting.train_rate]), np.array(config.test_rates)
-    tests = config.test_tasks, config.test_samples
-    found = _simulate(setting, key, rates, config.test_runs, *tests)
-    analytic, sampled = np.asarray(found.loss)[:, 0], np.asarray(found.sampled_loss)[:, 0]
-    numbers = analytic.mean(axis=0), sampled.mean(axis=0), *mean_and_error(sampled - analytic)
-    for row in zip(rates[1], *numbers, strict=True):
-        rows.append((setting.figure, setting.train_rate, *row))
 
 
 def _metrics(settings: list[Setting], rows: Mapping[str, list[tuple]]) -> dict[str, float]:
@@ -360,7 +275,7 @@ EXPERIMENT = Experiment(
     config=Config,
     presets={"quick": Config(runs=400, tested=("2",), test_runs=20), "paper": Config()},
     run=run,
-    claims=claims,
+    claims=CLAIMS,
     figures=figures,
     reproducible=frozenset(
         {

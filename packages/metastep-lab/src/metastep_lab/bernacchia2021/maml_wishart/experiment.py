@@ -20,24 +20,33 @@ Tables (one row per observation; `simulated` and `standard_error` over runs):
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Ge, Predicate
 
-from metastep_lab.bernacchia2021.curves import best_rate, jackknife, mean_and_error, rate_grid
-from metastep_lab.bernacchia2021.maml_wishart.claims import answer, claims, figures
+from metastep_lab.bernacchia2021.curves import (
+    GridSize,
+    best_rate,
+    jackknife,
+    mean_and_error,
+    rate_grid,
+)
+from metastep_lab.bernacchia2021.maml_wishart.claims import CLAIMS, answer
+from metastep_lab.bernacchia2021.maml_wishart.figures import figures
 from metastep_lab.bernacchia2021.mixed_regression import Design, MixedRegression
-from metastep_lab.bernacchia2021.mixed_regression_runs import simulate
+from metastep_lab.bernacchia2021.mixed_regression_runs import rows_on_drawn_tasks, simulate
 from metastep_lab.catalog import listing
+from metastep_lab.configuration import Count, NotNegative, Positive, Several, configuration
 from metastep_lab.experiment import Context, Experiment
 from metastep_lab.tables import columns
 from metastep_lab.theory.maml import expected_test_loss_general
 
 
-@dataclass(frozen=True)
+@configuration
 class Config:
     """The configuration; the paper's values by default.
 
@@ -61,48 +70,40 @@ class Config:
         test_samples: test examples of each task.
     """
 
-    dim: int = 60
-    train_samples: int = 30
-    validation_samples: int = 2
-    tasks: int = 3
-    target_samples: int = 20
-    noise: float = 1.0
-    variability: float = 0.5
+    dim: Count = 60
+    train_samples: Count = 30
+    validation_samples: Count = 2
+    tasks: Count = 3
+    target_samples: Count = 20
+    noise: Positive = 1.0
+    variability: NotNegative = 0.5
     train_rate: float = 0.2
     test_rate: float = 0.2
-    train_rate_limit: float = 2.1
-    rates: int = 29
+    train_rate_limit: Positive = 2.1
+    rates: GridSize = 29
     test_rates: tuple[float, ...] = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
-    runs: int = 5000
-    covariances: int = 20
-    test_runs: int = 100
-    test_tasks: int = 100
-    test_samples: int = 50
+    runs: Several = 5000
+    covariances: Count = 20
+    test_runs: Annotated[int, Ge(0), Predicate(lambda runs: runs != 1), "0 and integers from 2"] = (
+        100
+    )
+    test_tasks: Count = 100
+    test_samples: Count = 50
 
     def __post_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
-        counts = ("dim", *Design._fields, "covariances", "test_tasks", "test_samples")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are integers from 1")
+        """Refuse sizes that Theorem 3 does not cover, and test rates without a parabola."""
         if self.dim <= self.validation_samples * self.tasks + 1:
             raise ValueError(
                 f"dim is {self.dim}; allowed are integers above validation_samples * tasks + 1 = "
                 f"{self.validation_samples * self.tasks + 1}: Theorem 3 is about these"
             )
-        if self.variability < 0:
-            raise ValueError(f"variability is {self.variability}; allowed are numbers from 0")
-        for name in ("noise", "train_rate_limit"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are positive numbers")
-        if self.rates < 5 or self.rates % 2 == 0:
-            raise ValueError(f"rates is {self.rates}; allowed are odd integers from 5")
         if len(self.test_rates) < 3 or any(np.diff(self.test_rates) <= 0):
             raise ValueError(f"test_rates is {self.test_rates}; allowed: 3 or more, increasing")
-        if self.runs < 2:
-            raise ValueError(f"runs is {self.runs}; allowed are integers from 2")
-        if self.test_runs == 1 or self.test_runs < 0:
-            raise ValueError(f"test_runs is {self.test_runs}; allowed are 0 and integers from 2")
+
+    @property
+    def design(self) -> Design:
+        """How many examples and tasks there are."""
+        return Design(**{name: getattr(self, name) for name in Design._fields})
 
 
 def run(config: Config, context: Context) -> Mapping[str, float]:
@@ -116,7 +117,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
             covariance=covariance,
             task_covariance=task_covariance,
             noise=config.noise,
-            **_design(config)._asdict(),
+            **config.design._asdict(),
         )
         key = jax.random.fold_in(jax.random.key(context.seed), draw)
         with jax.enable_x64(True):
@@ -127,7 +128,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
             optimum += [(draw, *row) for row in rows]
             if draw == 0:
                 _write_first_draw(config, context, losses, predict)
-                _write_test_data(config, context, distribution, key)
+                context.table("test_data", columns(TEST_DATA, _tested(config, distribution, key)))
         if draw == 0:
             metrics = {row[0]: row[2] for row in rows}
     context.progress(config.covariances, config.covariances, "covariances")
@@ -136,22 +137,10 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
 
 
 def draw_covariances(config: Config, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw Sigma and Sigma_w (Eq. 17).
-
-    Args:
-        config: sizes and variability.
-        seed: of NumPy's default generator; 0 gives the numbers of the specification.
-
-    Returns:
-        Two matrices of shape (dim, dim).
-    """
+    """Draw Sigma and Sigma_w (Eq. 17), both of shape (dim, dim)."""
     generator, dim = np.random.default_rng(seed), config.dim
     inputs, tasks = generator.standard_normal((2, dim, dim))
     return inputs @ inputs.T / dim, config.variability**2 / dim * tasks @ tasks.T / dim
-
-
-def _design(config: Config) -> Design:
-    return Design(**{name: getattr(config, name) for name in Design._fields})
 
 
 def _rates(config: Config) -> tuple[np.ndarray, np.ndarray]:
@@ -168,16 +157,9 @@ def _optima(
     fine = rate_grid(config.train_rate_limit, 2001)
     best = fine[np.argmin(predict(fine, config.test_rate))]
     train = np.array([*grid, config.train_rate, best])
-    losses = np.asarray(
-        simulate(
-            key,
-            distribution,
-            _design(config),
-            jnp.asarray(train),
-            jnp.asarray(test),
-            runs=config.runs,
-        ).loss
-    )
+    rates = jnp.asarray(train), jnp.asarray(test)
+    found = simulate(key, distribution, config.design, *rates, runs=config.runs)
+    losses = np.asarray(found.loss)
     count = len(grid)
     gain = losses[:, count + 1, 0] - losses[:, count // 2, 0]
     expected = predict(np.array([best, 0.0, config.train_rate]), config.test_rate)
@@ -195,15 +177,7 @@ def _optima(
 
 
 def best_test_rate(rates: np.ndarray, losses: np.ndarray) -> float:
-    """Return the minimum of the parabola that the loss along the test rate is.
-
-    Args:
-        rates: at least three.
-        losses: at these rates.
-
-    Returns:
-        The test rate.
-    """
+    """Return the minimum of the parabola that the loss is along three or more test rates."""
     curvature, slope, _ = np.polyfit(rates, losses, 2)
     return float(-slope / (2 * curvature))
 
@@ -213,13 +187,14 @@ def _write_first_draw(
 ) -> None:
     (grid, test), count = _rates(config), config.rates
     mean, error = mean_and_error(losses)
-    rows = []
-    for i, rate in enumerate(test[1:], start=1):
-        expected = predict(config.train_rate, rate).item()
-        rows.append((4, "a", config.train_rate, rate, expected, mean[count, i], error[count, i]))
-    for i, rate in enumerate(grid):
-        expected = predict(rate, config.test_rate).item()
-        rows.append((4, "b", rate, config.test_rate, expected, mean[i, 0], error[i, 0]))
+    rows = [
+        (4, "a", config.train_rate, rate, predict(config.train_rate, rate).item(), *numbers)
+        for rate, *numbers in zip(test[1:], mean[count, 1:], error[count, 1:], strict=True)
+    ]
+    rows += [
+        (4, "b", rate, config.test_rate, predict(rate, config.test_rate).item(), *numbers)
+        for rate, *numbers in zip(grid, mean[:count, 0], error[:count, 0], strict=True)
+    ]
     header = "figure panel train_rate test_rate theory simulated standard_error"
     context.table("loss", columns(header, rows))
     along = losses[:, :count, 0]
@@ -227,26 +202,22 @@ def _write_first_draw(
     context.table("paired", columns("train_rate difference standard_error", list(paired)))
 
 
-def _write_test_data(
-    config: Config, context: Context, distribution: MixedRegression, key: jax.Array
-) -> None:
-    rows = []
-    if config.test_runs:
-        found = simulate(
-            key,
-            distribution,
-            _design(config),
-            jnp.array([config.train_rate]),
-            jnp.array(config.test_rates),
-            runs=config.test_runs,
-            test_tasks=config.test_tasks,
-            test_samples=config.test_samples,
-        )
-        analytic, sampled = np.asarray(found.loss)[:, 0], np.asarray(found.sampled_loss)[:, 0]
-        numbers = analytic.mean(axis=0), sampled.mean(axis=0), *mean_and_error(sampled - analytic)
-        rows = list(zip(config.test_rates, *numbers, strict=True))
-    header = "test_rate analytic sampled difference standard_error"
-    context.table("test_data", columns(header, rows))
+TEST_DATA = "test_rate analytic sampled difference standard_error"
+
+
+def _tested(config: Config, distribution: MixedRegression, key: jax.Array) -> list[tuple]:
+    """Return the rows of `test_data`."""
+    if not config.test_runs:
+        return []
+    return rows_on_drawn_tasks(
+        key,
+        distribution,
+        config.design,
+        (config.train_rate, config.test_rates),
+        runs=config.test_runs,
+        test_tasks=config.test_tasks,
+        test_samples=config.test_samples,
+    )
 
 
 EXPERIMENT = Experiment(
@@ -254,7 +225,7 @@ EXPERIMENT = Experiment(
     config=Config,
     presets={"quick": Config(runs=400, covariances=3, test_runs=20), "paper": Config()},
     run=run,
-    claims=claims,
+    claims=CLAIMS,
     figures=figures,
     reproducible=frozenset(
         {

@@ -20,28 +20,31 @@ Tables (one row per observation):
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
+from annotated_types import Ge, MinLen, Predicate
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
 from metastep import saving as checkpoint
 from metastep_lab import data
 from metastep_lab.catalog import listing
+from metastep_lab.claims import mean_and_error
+from metastep_lab.configuration import Count, configuration, different
 from metastep_lab.experiment import Context, Experiment
 from metastep_lab.studies.label_noise.claims import (
+    CLAIMS,
     METRICS,
     OURS,
     OURS_NOISY,
     answer,
-    claims,
-    difference,
-    figures,
+    compared,
 )
+from metastep_lab.studies.label_noise.figures import figures
 from metastep_lab.studies.label_noise.methods import (
     CLASSES,
     METHODS,
@@ -52,7 +55,7 @@ from metastep_lab.studies.label_noise.methods import (
     require_cleanlab,
     validation_model,
 )
-from metastep_lab.tables import Table, columns, select
+from metastep_lab.tables import Table, columns
 
 FLIPS = {2: 7, 3: 8, 5: 6, 6: 5, 7: 1}  # Patrini et al. (2017), MNIST
 FLIP_PROBABILITY = 0.4
@@ -62,7 +65,7 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
+@configuration
 class Config:
     """The configuration.
 
@@ -76,24 +79,16 @@ class Config:
     """
 
     dataset: Literal["digits", "mnist"] = "mnist"
-    train: int = 2000
-    validation: int = 500
-    noise: tuple[Literal["uniform-20", "uniform-50", "class-dependent"], ...] = (
-        "uniform-20",
-        "uniform-50",
-        "class-dependent",
-    )
-    seeds: int = 5
-    outer_steps: int = 30
-
-    def __post_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
-        for name, least in (("train", 100), ("validation", 50), ("seeds", 1), ("outer_steps", 1)):
-            if getattr(self, name) < least:
-                value = getattr(self, name)
-                raise ValueError(f"{name} is {value}; allowed are integers from {least}")
-        if not self.noise or len(set(self.noise)) != len(self.noise):
-            raise ValueError(f"noise is {self.noise}; allowed are different kinds, at least one")
+    train: Annotated[int, Ge(100)] = 2000
+    validation: Annotated[int, Ge(50)] = 500
+    noise: Annotated[
+        tuple[Literal["uniform-20", "uniform-50", "class-dependent"], ...],
+        MinLen(1),
+        Predicate(different),
+        "different kinds, at least one",
+    ] = ("uniform-20", "uniform-50", "class-dependent")
+    seeds: Count = 5
+    outer_steps: Count = 30
 
 
 class Split(NamedTuple):
@@ -209,20 +204,16 @@ def _measure(verdict: Verdict, split: Split) -> tuple[float, ...]:
     return tuple(map(float, measured))
 
 
-def _summary(detection: Table) -> Table:
-    rows = []
-    keys = ("noise", "method", "validation")
-    for key in dict.fromkeys(zip(*(detection[name].tolist() for name in keys), strict=True)):
-        found = select(detection, **dict(zip(keys, key, strict=True)))
-        count = len(found["seed"])
-        numbers = []
-        for name in METRICS:
-            spread = found[name].std(ddof=1) / np.sqrt(count) if count > 1 else np.nan
-            numbers += [found[name].mean(), spread]
-        noise, _, level = key
+def _summary(table: Table) -> Table:
+    rows, detection = [], pd.DataFrame(dict(table))
+    for key, found in detection.groupby(["noise", "method", "validation"], sort=False):
+        noise, method, level = map(str, key)
         ours = OURS_NOISY if level == "noisy" else OURS
-        lead, error, _ = difference(detection, noise, ours, key[1:], "f1")
-        rows.append((*key, count, *numbers, np.median(found["seconds"]), lead, error))
+        lead = compared(detection, noise, ours, (method, level))
+        moments = zip(*mean_and_error(found[list(METRICS)]), strict=True)
+        numbers = [number for pair in moments for number in pair]
+        last = found["seconds"].median(), lead["mean"], lead["error"]
+        rows.append((noise, method, level, len(found), *numbers, *last))
     names = " ".join(f"{name} {name}_error" for name in METRICS)
     return columns(f"noise method validation seeds {names} seconds f1_lead f1_lead_error", rows)
 
@@ -232,7 +223,7 @@ EXPERIMENT = Experiment(
     config=Config,
     presets={"quick": Config(dataset="digits", train=500, validation=200), "paper": Config()},
     run=run,
-    claims=claims,
+    claims=CLAIMS,
     figures=figures,
     reproducible=frozenset({"beats-confident-learning", "better-model"}),
     answer=answer,

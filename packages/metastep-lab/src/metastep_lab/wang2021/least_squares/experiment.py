@@ -26,23 +26,28 @@ Tables (one row per observation):
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from itertools import product
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
+from annotated_types import Ge, MinLen
 
 from metastep.compilation import compiled
 from metastep.tasks import random_least_squares
 from metastep_lab.catalog import listing
+from metastep_lab.claims import mean_and_error
+from metastep_lab.configuration import Count, Positive, Several, configuration, different
 from metastep_lab.experiment import Context, Experiment
-from metastep_lab.tables import Table, columns
+from metastep_lab.tables import columns
 from metastep_lab.theory import least_squares as theory
-from metastep_lab.wang2021.least_squares.claims import answer, claims, figures
+from metastep_lab.wang2021.least_squares import closed_form
+from metastep_lab.wang2021.least_squares.claims import CLAIMS, VALIDATION, answer
 from metastep_lab.wang2021.least_squares.descent import descend, draw_tasks
+from metastep_lab.wang2021.least_squares.figures import figures
 from metastep_lab.wang2021.least_squares.step_size_grid import (
     GridLosses,
     dense_losses,
@@ -50,16 +55,11 @@ from metastep_lab.wang2021.least_squares.step_size_grid import (
     spectral_losses,
 )
 
-MODES = ("train-by-train", "train-by-validation")
-POPULATION: Mapping[str, Callable[..., np.ndarray]] = {
-    "train-by-train": theory.train_by_train,
-    "train-by-validation": theory.train_by_validation,
-}
 RADIUS = 40.0
 """A run has diverged once |w| reaches this many noise levels (footnote 3)."""
 
 
-@dataclass(frozen=True)
+@configuration
 class Config:
     """The configuration; the paper's values where it gives them.
 
@@ -77,36 +77,31 @@ class Config:
         descent_tasks: tasks of their meta-objective.
     """
 
-    dim: int = 1000
-    horizon: int = 40
-    tasks: int = 300
-    test_tasks: int = 10
-    noise: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 5.0)
-    samples: tuple[int, ...] = (500, 1000, 2000, 5000, 10000)
-    grid: tuple[float, ...] = tuple(float(x) for x in np.logspace(-6, 0, 25))
+    dim: Count = 1000
+    horizon: Count = 40
+    tasks: Count = 300
+    test_tasks: Count = 10
+    noise: Annotated[tuple[Positive, ...], MinLen(1), "positive numbers"] = (
+        *(1.0, 2.0, 3.0, 4.0, 5.0),
+    )
+    samples: Annotated[tuple[Several, ...], MinLen(1), "integers from 2"] = (
+        *(500, 1000, 2000, 5000, 10000),
+    )
+    grid: Annotated[tuple[Positive, ...], MinLen(1), "positive step sizes, at least one"] = tuple(
+        float(x) for x in np.logspace(-6, 0, 25)
+    )
     validation_fraction: float = 0.5
     sampler: Literal["spectral", "dense"] = "spectral"
-    descent_steps: int = 60
-    descent_tasks: int = 8
+    descent_steps: Annotated[int, Ge(0)] = 60
+    descent_tasks: Count = 8
 
     def __post_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
-        for name in ("dim", "horizon", "tasks", "test_tasks", "descent_tasks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are integers from 1")
-        if self.descent_steps < 0:
-            raise ValueError(f"descent_steps is {self.descent_steps}; allowed are integers from 0")
-        if not self.noise or not all(sigma > 0 for sigma in self.noise):
-            raise ValueError(f"noise is {self.noise}; allowed are positive numbers")
-        if not self.samples or not all(n >= 2 for n in self.samples):
-            raise ValueError(f"samples is {self.samples}; allowed are integers from 2")
-        if not self.grid or not all(eta > 0 for eta in self.grid):
-            raise ValueError(f"grid is {self.grid}; allowed are positive step sizes, at least one")
+        """Refuse equal entries, and splits that leave a side without an example."""
         for name in ("noise", "samples", "grid"):
-            if len(set(getattr(self, name))) != len(getattr(self, name)):
+            if not different(getattr(self, name)):
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed are different values")
         parts = [self.split(n) for n in self.samples]
-        if not 0 < self.validation_fraction < 1 or min(min(part) for part in parts) < 1:
+        if not 0 < self.validation_fraction < 1 or min(map(min, parts)) < 1:
             raise ValueError(
                 f"validation_fraction is {self.validation_fraction}; allowed are numbers between 0 "
                 "and 1 that leave an example on each side"
@@ -132,7 +127,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
         context.progress(done, len(settings), "grids of step sizes")
         rng = np.random.default_rng([context.seed, done])
         with jax.enable_x64(True):
-            for mode in MODES:
+            for mode in closed_form.OBJECTIVES:
                 rows, beside, best = _search(config, noise, samples, mode, rng)
                 objective += rows
                 population += beside
@@ -140,22 +135,23 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
             rmse += _judge(config, noise, samples, optima, rng)
     context.progress(len(settings), len(settings), "grids of step sizes")
     paths, ends = _descents(config, context) if config.descent_steps else ([], [])
-    names = "noise samples mode step_size objective standard_error"
-    context.table("objective", columns(names + " stopped", objective))
-    optimum = _optimum(config, optima)
-    context.table("optimum", columns("noise samples mode step_size population_step_size", optimum))
-    context.table("rmse", columns("noise samples mode split mean minimum maximum prediction", rmse))
-    context.table("population", columns(names + " population z", population))
-    context.table("descent", columns("noise samples mode step step_size objective", paths))
-    context.table("descent_end", columns("noise samples mode step_size grid_step_size", ends))
-    context.table("theorem_5", _theorem_5(config))
-    context.table("theorem_6", _theorem_6(config))
+    objective_columns = "noise samples mode step_size objective standard_error"
+    optimum = [
+        (*where, best, closed_form.best_step_size(config, *where)[0])
+        for where, best in optima.items()
+    ]
+    for name, header, rows in (
+        ("objective", f"{objective_columns} stopped", objective),
+        ("optimum", "noise samples mode step_size population_step_size", optimum),
+        ("rmse", "noise samples mode split mean minimum maximum prediction", rmse),
+        ("population", f"{objective_columns} population z", population),
+        ("descent", "noise samples mode step step_size objective", paths),
+        ("descent_end", "noise samples mode step_size grid_step_size", ends),
+        ("theorem_5", "noise horizon mode step_size scaled error", closed_form.theorem_5(config)),
+        ("theorem_6", "ratio step_size error solution", closed_form.theorem_6(config)),
+    ):
+        context.table(name, columns(header, rows))
     return {}
-
-
-def _examples(config: Config, samples: int, mode: str) -> tuple[int, int]:
-    """Return training and held-out examples; train-by-train holds out one that nobody reads."""
-    return config.split(samples) if mode == "train-by-validation" else (samples, 1)
 
 
 def _simulate(
@@ -210,24 +206,18 @@ def _search(
 ) -> tuple[list[tuple], list[tuple], float]:
     """Return the rows of `objective` and of `population`, and the best step size of the grid."""
     grid = np.array(config.grid)
-    examples = _examples(config, samples, mode)
+    examples = closed_form.examples(config, samples, mode)
     losses = _simulate(config, noise, examples, grid, config.tasks, RADIUS * noise, rng)
-    validated = mode == "train-by-validation"
-    values = np.asarray(losses.validation if validated else losses.training)
-    mean = values.mean(axis=0)
-    error = (
-        values.std(axis=0, ddof=1) / np.sqrt(config.tasks) if config.tasks > 1 else mean * np.nan
-    )
+    values = losses.validation if mode == VALIDATION else losses.training
+    mean, error = mean_and_error(pd.DataFrame(np.asarray(values)))
     stopped = np.asarray(losses.stopped).mean(axis=0)
-    ratio = config.dim / examples[0]
-    expected = POPULATION[mode](grid, ratio=ratio, noise=noise, horizon=config.horizon)
+    setting = closed_form.setting_of(config, noise, examples[0])
+    expected = closed_form.OBJECTIVES[mode](grid, **setting)
     where = (noise, samples, mode)
     rows = [(*where, *row) for row in zip(grid, mean, error, stopped, strict=True)]
-    stable = grid <= 2 / (1 + math.sqrt(ratio)) ** 2
-    beside = [
-        (*where, *row, (row[1] - row[3]) / row[2])
-        for row in zip(*(x[stable] for x in (grid, mean, error, expected)), strict=True)
-    ]
+    stable = grid <= 2 / (1 + math.sqrt(setting["ratio"])) ** 2
+    compared = zip(grid, mean, error, expected, (mean - expected) / error, strict=True)
+    beside = [(*where, *row) for row, keep in zip(compared, stable, strict=True) if keep]
     return rows, beside, float(grid[np.argmin(mean)])
 
 
@@ -239,17 +229,17 @@ def _judge(
     rng: np.random.Generator,
 ) -> list[tuple]:
     """Run both optima on the same new tasks, on all samples, without truncation."""
-    chosen = np.array([optima[noise, samples, mode] for mode in MODES])
+    chosen = np.array([optima[noise, samples, mode] for mode in closed_form.OBJECTIVES])
     losses = _simulate(config, noise, (samples, samples), chosen, config.test_tasks, math.inf, rng)
-    setting = {"ratio": config.dim / samples, "noise": noise, "horizon": config.horizon}
     rows = []
-    for split, values, population in (
+    setting = closed_form.setting_of(config, noise, samples)
+    for split, values, objective in (
         ("training", losses.training, theory.train_by_train),
         ("test", losses.validation, theory.train_by_validation),
     ):
-        measured = np.sqrt(2 * np.asarray(values))
-        predicted = np.sqrt(2 * population(chosen, **setting))
-        for mode, column, expected in zip(MODES, measured.T, predicted, strict=True):
+        measured = np.sqrt(2 * np.asarray(values)).T
+        predicted = np.sqrt(2 * objective(chosen, **setting))
+        for mode, column, expected in zip(closed_form.OBJECTIVES, measured, predicted, strict=True):
             numbers = column.mean(), column.min(), column.max(), expected
             rows.append((noise, samples, mode, split, *numbers))
     return rows
@@ -259,19 +249,19 @@ def _descents(config: Config, context: Context) -> tuple[list[tuple], list[tuple
     """Tune by meta-gradient where the two modes differ most; return the paths and the ends."""
     noises = sorted({config.noise[0], config.noise[-1]})
     samples, paths, ends = config.samples[0], [], []
-    for index, (noise, mode) in enumerate(product(noises, MODES)):
+    for index, (noise, mode) in enumerate(product(noises, closed_form.OBJECTIVES)):
         context.log(f"meta-gradient descent, {mode}, noise {noise:g}")
         key = jax.random.fold_in(jax.random.key(context.seed), index)
         tasks = draw_tasks(
             key,
             tasks=config.descent_tasks,
             dim=config.dim,
-            examples=_examples(config, samples, mode),
+            examples=closed_form.examples(config, samples, mode),
             noise=noise,
         )
         found = descend(
             tasks,
-            validated=mode == "train-by-validation",
+            validated=mode == VALIDATION,
             horizon=config.horizon,
             steps=config.descent_steps,
             key=key,
@@ -281,44 +271,6 @@ def _descents(config: Config, context: Context) -> tuple[list[tuple], list[tuple
         paths += [(*where, step, *point) for step, point in enumerate(path)]
         ends.append((*where, found.step_sizes[-1], found.grid_step_size))
     return paths, ends
-
-
-def _optimum(config: Config, optima: Mapping[tuple[float, int, str], float]) -> list[tuple]:
-    rows = []
-    for where, best in optima.items():
-        noise, samples, mode = where
-        ratio = config.dim / _examples(config, samples, mode)[0]
-        setting = {"ratio": ratio, "noise": noise, "horizon": config.horizon}
-        rows.append((*where, best, theory.optimal_step_size(POPULATION[mode], **setting)))
-    return rows
-
-
-THEOREM_5_HORIZONS = tuple(10 * 2**k for k in range(8))
-THEOREM_6_RATIOS = (2, 5, 10, 20, 50, 100, 1000)
-
-
-def _theorem_5(config: Config) -> Table:
-    rows = []
-    for noise in config.noise:
-        for mode in MODES:
-            ratio = config.dim / _examples(config, config.samples[0], mode)[0]
-            for horizon in THEOREM_5_HORIZONS:
-                setting = {"ratio": ratio, "noise": noise, "horizon": horizon}
-                best = theory.optimal_step_size(POPULATION[mode], **setting)
-                scaled = best * horizon if mode == "train-by-validation" else best
-                error = float(theory.mean_squared_error(best, **setting))
-                rows.append((noise, horizon, mode, best, scaled, error))
-    return columns("noise horizon mode step_size scaled error", rows)
-
-
-def _theorem_6(config: Config) -> Table:
-    rows, noise = [], config.noise[0]
-    for multiple in THEOREM_6_RATIOS:
-        setting = {"ratio": 1 / multiple, "noise": noise, "horizon": config.horizon}
-        best = theory.optimal_step_size(theory.train_by_train, **setting)
-        error = float(theory.mean_squared_error(best, **setting)) * multiple / noise**2
-        rows.append((multiple, best, error, multiple / (multiple - 1)))
-    return columns("ratio step_size error solution", rows)
 
 
 EXPERIMENT = Experiment(
@@ -335,7 +287,7 @@ EXPERIMENT = Experiment(
         "paper": Config(),
     },
     run=run,
-    claims=claims,
+    claims=CLAIMS,
     figures=figures,
     reproducible=frozenset(
         {

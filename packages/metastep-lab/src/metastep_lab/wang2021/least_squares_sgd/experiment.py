@@ -23,29 +23,36 @@ Tables (one row per observation; `horizon` is t, `samples` the examples that are
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from annotated_types import Ge, Le, MinLen, MultipleOf
 from scipy.optimize import minimize_scalar
 from threadpoolctl import threadpool_limits
 
-from metastep.compilation import compiled
 from metastep_lab.catalog import listing
+from metastep_lab.configuration import Count, Several, configuration
 from metastep_lab.experiment import Context, Experiment
 from metastep_lab.tables import Table
 from metastep_lab.theory import least_squares_sgd as theory
-from metastep_lab.wang2021.least_squares_sgd.claims import answer, claims, figures
+from metastep_lab.wang2021.least_squares_sgd.claims import CLAIMS, answer
+from metastep_lab.wang2021.least_squares_sgd.figures import figures
+from metastep_lab.wang2021.least_squares_sgd.simulation import (
+    Row,
+    Task,
+    expected_losses,
+    sample_tasks,
+    simulation,
+)
 
-MOST_STEPS_PER_DIM = 1000
 LONGEST_MULTIPLE = 10**9
+# Beyond 1000 the training loss underflows, and the minimizer is lost with it.
+Multiples = Annotated[
+    tuple[Annotated[int, Ge(1), Le(1000)], ...], MinLen(1), "integers from 1 to 1000"
+]
 
-Row = dict[str, Any]
 
-
-@dataclass(frozen=True)
+@configuration
 class Config:
     """The configuration. The paper proves for constants that it does not give: all are choices.
 
@@ -62,47 +69,17 @@ class Config:
         simulations: runs of stochastic gradient descent in the table `simulation`.
     """
 
-    dims: tuple[int, ...] = (12, 24, 48)
-    noise: float = 2.0
-    tasks: int = 40
-    test_tasks: int = 300
-    grid_points: int = 30
-    multiples: tuple[int, ...] = (4, 16, 64)
-    long_multiple: int = 10**8
-    validation_multiples: tuple[int, ...] = (1, 4, 16)
-    simulations: int = 20000
-
-    def __post_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
-        if not self.dims or any(d < 8 or d % 4 for d in self.dims):
-            raise ValueError(f"dims is {self.dims}; allowed are multiples of 4 from 8")
-        if self.noise < 1:
-            raise ValueError(f"noise is {self.noise}; allowed are numbers from 1, as in the paper")
-        for name, least in (("tasks", 1), ("test_tasks", 2), ("grid_points", 3)):
-            if getattr(self, name) < least:
-                value = getattr(self, name)
-                raise ValueError(f"{name} is {value}; allowed are integers from {least}")
-        if self.simulations < 2:
-            raise ValueError(f"simulations is {self.simulations}; allowed are integers from 2")
-        # Beyond these the training loss underflows, and the minimizer is lost with it.
-        limits = {"multiples": MOST_STEPS_PER_DIM, "validation_multiples": MOST_STEPS_PER_DIM}
-        for name, most in limits.items():
-            values = getattr(self, name)
-            if not values or not all(1 <= value <= most for value in values):
-                raise ValueError(f"{name} is {values}; allowed are integers from 1 to {most}")
-        if not 1 <= self.long_multiple <= LONGEST_MULTIPLE:
-            raise ValueError(
-                f"long_multiple is {self.long_multiple}; allowed are integers from 1 to "
-                f"{LONGEST_MULTIPLE}"
-            )
-
-
-class Task(NamedTuple):
-    """One least squares task: inputs (n, d), targets (n,), truth (d,)."""
-
-    inputs: np.ndarray
-    targets: np.ndarray
-    truth: np.ndarray
+    dims: Annotated[
+        tuple[Annotated[int, Ge(8), MultipleOf(4)], ...], MinLen(1), "multiples of 4 from 8"
+    ] = (12, 24, 48)
+    noise: Annotated[float, Ge(1), "numbers from 1, as in the paper"] = 2.0
+    tasks: Count = 40
+    test_tasks: Several = 300
+    grid_points: Annotated[int, Ge(3)] = 30
+    multiples: Multiples = (4, 16, 64)
+    long_multiple: Annotated[int, Ge(1), Le(LONGEST_MULTIPLE)] = 10**8
+    validation_multiples: Multiples = (1, 4, 16)
+    simulations: Several = 20000
 
 
 @dataclass(frozen=True)
@@ -164,19 +141,6 @@ def cases(config: Config, dim: int) -> tuple[Case, ...]:
     )
 
 
-def sample_tasks(config: Config, dim: int, samples: int, seed: int, *, fresh: bool) -> list[Task]:
-    """Sample the training tasks or the fresh ones; both modes see the same of one size."""
-    rng = np.random.default_rng([seed, dim, samples, int(fresh)])
-    tasks = []
-    for _ in range(config.test_tasks if fresh else config.tasks):
-        truth = rng.standard_normal(dim)
-        truth /= np.linalg.norm(truth)
-        inputs = rng.standard_normal((samples, dim))
-        targets = inputs @ truth + config.noise * rng.standard_normal(samples)
-        tasks.append(Task(inputs, targets, truth))
-    return tasks
-
-
 def run(config: Config, context: Context) -> Mapping[str, float]:
     """Minimize every objective and hold the exact expectations against simulated descent."""
     objective: list[Row] = []
@@ -193,7 +157,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     context.table("objective", _table(objective))
     context.table("optimum", _table(optimum))
     context.log("simulated descent")
-    context.table("simulation", _table(_simulation(config, context.seed, optimum)))
+    context.table("simulation", _table(simulation(config, context.seed, optimum)))
     return {}
 
 
@@ -201,21 +165,11 @@ def _table(rows: list[Row]) -> Table:
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
-def _losses(task: Task, step_sizes: np.ndarray, horizons: tuple[int, ...]) -> theory.ExpectedLosses:
-    return theory.expected_losses(
-        step_sizes,
-        inputs=task.inputs,
-        targets=task.targets,
-        truth=task.truth,
-        horizon=np.array(horizons),
-    )
-
-
 def _mean_losses(
     tasks: list[Task], step_sizes: np.ndarray, horizons: tuple[int, ...]
 ) -> theory.ExpectedLosses:
     """Mean over tasks, shape (step sizes, horizons)."""
-    found = [_losses(task, step_sizes, horizons) for task in tasks]
+    found = [expected_losses(task, step_sizes, horizons) for task in tasks]
     return theory.ExpectedLosses(
         train=np.mean([losses.train for losses in found], axis=0),
         mean_squared_error=np.mean([losses.mean_squared_error for losses in found], axis=0),
@@ -277,7 +231,9 @@ def _measure(case: Case, config: Config, seed: int, found: list[Row]) -> list[Ro
     fresh = sample_tasks(config, case.dim, case.samples, seed, fresh=True)
     # Where both ranges have the same minimizer it is measured once.
     steps = np.unique([row["step_size"] for row in found])
-    errors = np.array([_losses(task, steps, case.horizons).mean_squared_error for task in fresh])
+    errors = np.array(
+        [expected_losses(task, steps, case.horizons).mean_squared_error for task in fresh]
+    )
     limits = np.array([theory.divergence_step_size(task.inputs) for task in fresh])
     rows = []
     for row in found:
@@ -301,54 +257,6 @@ def _measure(case: Case, config: Config, seed: int, found: list[Row]) -> list[Ro
     return rows
 
 
-def _simulation(config: Config, seed: int, optimum: list[Row]) -> list[Row]:
-    """Simulate one training task of the smallest d at the two learned step sizes.
-
-    Train-by-train at half of it: close to divergence the fourth moment, and with it the standard
-    error of a sample, is ruled by rare runs.
-    """
-    rows = []
-    for mode, factor in (("train-by-train", 0.5), ("train-by-validation", 1.0)):
-        wanted = {"dim": min(config.dims), "mode": mode, "range": "wide"}
-        best = next(row for row in optimum if wanted.items() <= row.items())
-        step_size, horizon = factor * best["step_size"], best["horizon"]
-        task = sample_tasks(config, best["dim"], best["samples"], seed, fresh=False)[0]
-        expected = _losses(task, np.array(step_size), (horizon,))
-        train, error = simulate(task, step_size, horizon, config.simulations, seed)
-        for quantity, exact, values in (
-            ("training loss", expected.train.item(), train),
-            ("|w - w*|^2", expected.mean_squared_error.item(), error),
-        ):
-            mean, spread = np.mean(values), np.std(values, ddof=1) / np.sqrt(values.size)
-            label = {name: best[name] for name in ("mode", "dim", "samples", "horizon")}
-            measured = dict(
-                expected=exact, simulated=mean, standard_error=spread, z=(mean - exact) / spread
-            )
-            rows.append(label | dict(step_size=step_size, quantity=quantity) | measured)
-    return rows
-
-
-def simulate(
-    task: Task, step_size: float, horizon: int, runs: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the training loss and |w_t - w*|^2 of runs of stochastic gradient descent."""
-    with jax.enable_x64(True):
-        inputs, targets, truth = map(jnp.asarray, task)
-        update = lambda w, i: w - step_size * (inputs[i] @ w - targets[i]) * inputs[i]
-
-        def descend(key: Array) -> tuple[Array, Array]:
-            def step(w: Array, t: Array) -> tuple[Array, None]:
-                chosen = jax.random.randint(jax.random.fold_in(key, t), (runs,), 0, len(targets))
-                return jax.vmap(update)(w, chosen), None
-
-            w, _ = jax.lax.scan(step, jnp.zeros((runs, truth.size)), jnp.arange(horizon))
-            residual = w @ inputs.T - targets
-            return jnp.mean(residual**2, axis=1) / 2, jnp.sum((w - truth) ** 2, axis=1)
-
-        train, error = compiled(descend)(jax.random.key(seed))
-        return np.asarray(train), np.asarray(error)
-
-
 EXPERIMENT = Experiment(
     listing("least-squares-sgd"),
     config=Config,
@@ -357,7 +265,7 @@ EXPERIMENT = Experiment(
         "paper": Config(),
     },
     run=run,
-    claims=claims,
+    claims=CLAIMS,
     figures=figures,
     reproducible=frozenset(
         {

@@ -80,29 +80,17 @@ class DigitClassification(eqx.Module):
 
 
 def training_objective(task: DigitClassification, params: dict, key: RandomKey) -> Scalar:
-    """Return the cross-entropy on the training images: train-by-train.
+    """Return the mean cross-entropy on the training images in nats: train-by-train.
 
-    Args:
-        task: the task.
-        params: of its network.
-        key: draws `task.sample` examples with replacement.
-
-    Returns:
-        The mean over the examples, in nats.
+    The key draws `task.sample` of them with replacement, where that is not None.
     """
     return _objective(params, task.inputs, task.labels, task.sample, key)
 
 
 def validation_objective(task: DigitClassification, params: dict, key: RandomKey) -> Scalar:
-    """Return the cross-entropy on the validation images: train-by-validation.
+    """Return the mean cross-entropy on the validation images in nats: train-by-validation.
 
-    Args:
-        task: the task.
-        params: of its network.
-        key: draws `task.sample` examples with replacement.
-
-    Returns:
-        The mean over the examples, in nats.
+    The key draws `task.sample` of them with replacement, where that is not None.
     """
     inputs, labels = task.validation_inputs, task.validation_labels
     return _objective(params, inputs, labels, task.sample, key)
@@ -120,15 +108,7 @@ def _objective(
 def predict(
     params: dict, inputs: Float[Array, "examples pixels"]
 ) -> Float[Array, "examples classes"]:
-    """Return the scores of every class.
-
-    Args:
-        params: of a network of any depth.
-        inputs: flat images.
-
-    Returns:
-        Logits.
-    """
+    """Return the logits of every class, for a network of any depth and flat images."""
     *hidden, last = params.values()
     for layer in hidden:
         inputs = jax.nn.relu(inputs @ layer["weight"] + layer["bias"])
@@ -138,16 +118,7 @@ def predict(
 def cross_entropy(
     params: dict, inputs: Float[Array, "examples pixels"], labels: Int[Array, " examples"]
 ) -> Scalar:
-    """Return the mean cross-entropy, in nats.
-
-    Args:
-        params: of the network.
-        inputs: flat images.
-        labels: their classes.
-
-    Returns:
-        A scalar.
-    """
+    """Return the mean cross-entropy of a network on flat images, in nats."""
     scores = predict(params, inputs)
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, labels))
 
@@ -155,30 +126,15 @@ def cross_entropy(
 def fraction_correct(
     params: dict, inputs: Float[Array, "examples pixels"], labels: Int[Array, " examples"]
 ) -> Scalar:
-    """Return the fraction of images whose largest score is that of their label.
-
-    Args:
-        params: of the network.
-        inputs: flat images.
-        labels: their classes.
-
-    Returns:
-        A scalar from 0 to 1.
-    """
+    """Return the fraction of images whose largest score is that of their label."""
     return jnp.mean(jnp.argmax(predict(params, inputs), axis=1) == labels)
 
 
 def epochs(examples: int, batch: int, steps: int, rng: np.random.Generator) -> np.ndarray:
     """Return batches by reshuffled epochs; what does not fill a batch at their end is dropped.
 
-    Args:
-        examples: how many there are.
-        batch: examples in a batch.
-        steps: the number of batches.
-        rng: the source of randomness.
-
     Returns:
-        Positions, int32 of shape (steps, batch).
+        Positions of examples, int32 of shape (steps, batch).
 
     Raises:
         ValueError: if `batch` is not from 1 to `examples`.

@@ -25,19 +25,28 @@ Arrays: the best weights of every meta-trained optimizer as `MODE.NOISE.META_SEE
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
+from annotated_types import Ge, MinLen, Predicate
 
 from metastep import saving as checkpoint
 from metastep.learned import MLPOptimizer
 from metastep_lab.catalog import listing
+from metastep_lab.configuration import (
+    Count,
+    Fraction,
+    NotNegative,
+    Positive,
+    configuration,
+    different,
+)
 from metastep_lab.experiment import Context, Experiment
 from metastep_lab.tables import columns
-from metastep_lab.wang2021.mlp_optimizer.claims import answer, claims, figures
+from metastep_lab.wang2021.mlp_optimizer.claims import CLAIMS, answer
+from metastep_lab.wang2021.mlp_optimizer.figures import figures
 from metastep_lab.wang2021.mlp_optimizer.rows import (
     baseline_rows,
     generalization_rows,
@@ -56,7 +65,7 @@ COLUMNS = {
 }
 
 
-@dataclass(frozen=True)
+@configuration
 class Config:
     """The configuration; the defaults are the preset `reduced`.
 
@@ -98,56 +107,41 @@ class Config:
 
     dataset: Literal["digits", "mnist"] = "mnist"
     input: Literal["reduced", "full"] = "reduced"
-    samples: int | None = 1000
-    hidden: tuple[int, ...] = (100, 20)
-    noise: tuple[float, ...] = (0.2, 0.0)
-    modes: tuple[Mode, ...] = ("train-by-train", "train-by-validation", "train-by-train-2n")
-    horizon: int = 1500
-    updates: int = 700
-    meta_seeds: int = 3
-    tests: int = 5
-    test_steps: int = 1400
-    measure_every: int = 100
-    segment: int = 50
-    segment_mean: float = 0.0
-    unrolls: int = 30
-    unrolls_mean: float = 0.0
-    longest_segment: int = 50
-    block: int = 50
-    trajectories: int = 8
-    meta_batch: int | None = 64
-    meta_step_size: float = 0.01
+    samples: Annotated[
+        Annotated[int, Ge(BATCH)] | None, f"none and integers from {BATCH}, a batch"
+    ] = 1000
+    hidden: Annotated[tuple[Count, ...], MinLen(1), "integers from 1, at least one"] = (100, 20)
+    noise: Annotated[tuple[Fraction, ...], MinLen(1), "numbers from 0 to 1"] = (0.2, 0.0)
+    modes: Annotated[
+        tuple[Mode, ...], MinLen(1), Predicate(different), "different entries, at least one"
+    ] = ("train-by-train", "train-by-validation", "train-by-train-2n")
+    horizon: Count = 1500
+    updates: Count = 700
+    meta_seeds: Count = 3
+    tests: Count = 5
+    test_steps: Count = 1400
+    measure_every: Count = 100
+    segment: Count = 50
+    segment_mean: NotNegative = 0.0
+    unrolls: Count = 30
+    unrolls_mean: NotNegative = 0.0
+    longest_segment: Count = 50
+    block: Count = 50
+    trajectories: Count = 8
+    meta_batch: Annotated[Count | None, "none and integers from 1"] = 64
+    meta_step_size: Positive = 0.01
     cosine: bool = True
     fan_in: bool = True
     first_order: bool = True
-    monitor_every: int = 100
-    monitor_tasks: int = 4
-    tuning_tasks: int = 2
+    monitor_every: Count = 100
+    monitor_tasks: Count = 4
+    tuning_tasks: Count = 2
     generalization: bool = True
 
     def __post_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
-        counts = "horizon updates meta_seeds tests test_steps measure_every segment unrolls block"
-        more = "longest_segment trajectories monitor_every monitor_tasks tuning_tasks"
-        for name in (*counts.split(), *more.split()):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are integers from 1")
-        if self.samples is not None and self.samples < BATCH:
-            raise ValueError(
-                f"samples is {self.samples}; allowed are none and integers from {BATCH}, a batch"
-            )
-        if self.meta_batch is not None and self.meta_batch < 1:
-            raise ValueError(
-                f"meta_batch is {self.meta_batch}; allowed are none and integers from 1"
-            )
-        if not self.noise or not all(0 <= noise <= 1 for noise in self.noise):
-            raise ValueError(f"noise is {self.noise}; allowed are numbers from 0 to 1")
-        if not self.hidden or not all(units >= 1 for units in self.hidden):
-            raise ValueError(f"hidden is {self.hidden}; allowed are integers from 1, at least one")
-        for name in ("noise", "modes"):
-            value = getattr(self, name)
-            if not value or len(set(value)) != len(value):
-                raise ValueError(f"{name} is {value}; allowed are different entries, at least one")
+        """Refuse what depends on several fields, naming field, value and what is allowed."""
+        if not different(self.noise):
+            raise ValueError(f"noise is {self.noise}; allowed are different entries, at least one")
         if self.test_steps > min(self.horizon, self.updates * self.segment):
             raise ValueError(
                 f"test_steps is {self.test_steps}; allowed are 1 to the horizon, {self.horizon}: "
@@ -157,15 +151,6 @@ class Config:
             raise ValueError(
                 f"measure_every is {self.measure_every}; allowed are the divisors of test_steps, "
                 f"{self.test_steps}"
-            )
-        if self.meta_step_size <= 0:
-            raise ValueError(
-                f"meta_step_size is {self.meta_step_size}; allowed are positive numbers"
-            )
-        if self.segment_mean < 0 or self.unrolls_mean < 0:
-            raise ValueError(
-                f"segment_mean and unrolls_mean are {self.segment_mean} and {self.unrolls_mean}; "
-                "allowed are numbers from 0"
             )
         if self.segment > self.longest_segment:
             raise ValueError(
@@ -294,7 +279,7 @@ EXPERIMENT = Experiment(
     config=Config,
     presets={"quick": QUICK, "reduced": Config(), "paper": PAPER},
     run=run,
-    claims=claims,
+    claims=CLAIMS,
     figures=figures,
     reproducible=frozenset({"validation-beats-training", "training-memorizes-noise"}),
     answer=answer,

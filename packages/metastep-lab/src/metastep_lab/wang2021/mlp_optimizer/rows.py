@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from metastep.learned import AbstractLearnedOptimizer, MLPOptimizer, TrainedOptimizer
 from metastep.types import Outer
 from metastep_lab.experiment import Context
-from metastep_lab.tables import Table, columns, select
+from metastep_lab.tables import Table, where
 from metastep_lab.wang2021.mlp_optimizer.digit_classification import training_objective
 from metastep_lab.wang2021.mlp_optimizer.study import (
     SPLITS,
@@ -130,20 +131,16 @@ def generalization_rows(
 
 def summary(accuracy: Table) -> Table:
     """Return means at the last step, with the spread over meta-seeds and over tests apart."""
-    last = select(accuracy, step=np.max(accuracy["step"]))
-    keys = ("noise", "mode", "checkpoint", "split")
-    rows = []
-    for key in dict.fromkeys(zip(*(last[name].tolist() for name in keys), strict=True)):
-        found = select(last, **dict(zip(keys, key, strict=True)))
-        seeds, tests = np.unique(found["meta_seed"]), np.unique(found["test"])
-        grid = np.array([select(found, meta_seed=seed)["accuracy"] for seed in seeds])
-        spread = lambda values, axis: (
-            np.std(values, axis=axis, ddof=1) if values.shape[axis] > 1 else np.array(np.nan)
-        )
-        over_tests = np.sqrt(np.mean(spread(grid, 1) ** 2))
-        numbers = (grid.mean(), found["loss"].mean(), spread(grid.mean(axis=1), 0), over_tests)
-        rows.append((*key, found["step"][0], len(seeds), len(tests), *map(float, numbers)))
-    return columns(
-        "noise mode checkpoint split step meta_seeds tests accuracy loss sd_meta_seeds sd_tests",
-        rows,
+    rows, keys = pd.DataFrame(dict(accuracy)), ["noise", "mode", "checkpoint", "split"]
+    last = where(rows, step=rows["step"].max())
+    found = last.groupby(keys, sort=False).agg(
+        step=("step", "first"),
+        meta_seeds=("meta_seed", "nunique"),
+        tests=("test", "nunique"),
+        accuracy=("accuracy", "mean"),
+        loss=("loss", "mean"),
     )
+    by_seed = last.groupby([*keys, "meta_seed"])["accuracy"]
+    found["sd_meta_seeds"] = by_seed.mean().groupby(keys).std()
+    found["sd_tests"] = np.sqrt(by_seed.var().groupby(keys).mean())
+    return {str(name): column.to_numpy() for name, column in found.reset_index().items()}

@@ -30,44 +30,41 @@ Tables (one row per observation):
 Arrays: `hessian` and `start`, the problem.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from annotated_types import MinLen
 from jaxtyping import Array
 
 import metastep as ms
-from metastep.compilation import compiled
 from metastep.files import parse_arrays, read_bytes
 from metastep.tasks import Quadratic, random_quadratic
 from metastep.types import Outer
 from metastep_lab.catalog import listing
-from metastep_lab.experiment import Context, Experiment
-from metastep_lab.tables import Table, columns
-from metastep_lab.theory import quadratic_step_size as theory
-from metastep_lab.wang2021.step_size_quadratic.claims import claims
-from metastep_lab.wang2021.step_size_quadratic.figures import answer, figures
-from metastep_lab.wang2021.step_size_quadratic.methods import (
-    LOG_DOMAIN,
-    METHODS,
-    Method,
-    without_second_derivatives,
+from metastep_lab.configuration import (
+    Count,
+    NotNegative,
+    Positive,
+    Several,
+    configuration,
+    different,
 )
+from metastep_lab.experiment import Context, Experiment
+from metastep_lab.tables import columns
+from metastep_lab.theory import quadratic_step_size as theory
+from metastep_lab.wang2021.step_size_quadratic import reference
+from metastep_lab.wang2021.step_size_quadratic.claims import CLAIMS, answer
+from metastep_lab.wang2021.step_size_quadratic.figures import figures
+from metastep_lab.wang2021.step_size_quadratic.methods import METHODS
 
 CONVERGED = 0.1
 LAST = 100
-LONG_HORIZONS = (1, 2, 5, 10, 20, 40, 80, 200, 1000, 5000)
-COMPARED = ("log-domain", "log-domain-float32", "reverse-float32", "reverse-float64")
-GRID = np.geomspace(1e-3, 10, 61)
-KEY_SEED = 0
 
 
-@dataclass(frozen=True)
+@configuration
 class Config:
     """The configuration; the paper's values.
 
@@ -82,53 +79,36 @@ class Config:
         methods: names from `METHODS`.
     """
 
-    dim: int = 20
+    dim: Several = 20
     horizons: tuple[int, ...] = (10, 20, 40, 80)
-    start_step_sizes: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0)
-    meta_steps: int = 1000
-    meta_step_scale: float = 0.01
+    start_step_sizes: Annotated[tuple[NotNegative, ...], MinLen(1), "numbers from 0"] = (
+        *(0.001, 0.01, 0.1, 1.0),
+    )
+    meta_steps: Count = 1000
+    meta_step_scale: Positive = 0.01
     problem: str | None = None
     methods: tuple[str, ...] = tuple(METHODS)
 
     def __post_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed.
+        """Refuse what depends on several fields, naming field, value and what is allowed.
 
         The file is looked at by `run`: a finished run must be readable after it moved.
         """
-        if self.dim < 2:
-            raise ValueError(f"dim is {self.dim}; allowed are integers from 2")
-        unknown = [name for name in self.methods if name not in METHODS]
-        if unknown or not self.methods:
+        if not self.methods or not set(self.methods) <= set(METHODS):
             names = ", ".join(METHODS)
             raise ValueError(f"methods is {','.join(self.methods)!r}; allowed are {names}")
         least = 1 + max(METHODS[name].early for name in self.methods)
-        if not self.horizons or any(horizon < least for horizon in self.horizons):
+        if not self.horizons or min(self.horizons) < least:
             why = "; methods that judge one step early need two" if least > 1 else ""
             raise ValueError(f"horizons is {self.horizons}; allowed are integers from {least}{why}")
-        if not self.start_step_sizes or any(start < 0 for start in self.start_step_sizes):
-            raise ValueError(
-                f"start_step_sizes is {self.start_step_sizes}; allowed are numbers from 0"
-            )
         for name in ("horizons", "start_step_sizes", "methods"):
             values = getattr(self, name)
-            if len(set(values)) < len(values):
+            if not different(values):
                 raise ValueError(f"{name} is {values}; allowed are values that differ")
-        if self.meta_steps < 1:
-            raise ValueError(f"meta_steps is {self.meta_steps}; allowed are integers from 1")
-        if not self.meta_step_scale > 0:
-            raise ValueError(
-                f"meta_step_scale is {self.meta_step_scale}; allowed are positive numbers"
-            )
 
 
 def load_problem(path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read H and w0 from an .npz file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Both in float64, H exactly symmetric.
+    """Return H, exactly symmetric, and w0 from an .npz file, in float64.
 
     Raises:
         ValueError: if the file is none, lacks an array, or holds a problem that the theory of the
@@ -164,24 +144,19 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
         else:
             hessian, start = load_problem(config.problem)
         context.arrays({"hessian": hessian, "start": start})
-        context.table("optimum", _optimum(config, hessian, start))
-        context.table("limit", _limit(hessian, start))
-        context.table("overflow", _overflow(config, hessian, start))
+        context.table("optimum", reference.optimum(config, hessian, start))
+        context.table("limit", reference.limit(hessian, start))
+        context.table("overflow", reference.overflow(config, hessian, start))
         context.log("accuracy of the meta-gradient")
-        context.table("accuracy", _accuracy(config, hessian, start))
-        context.table("stop_gradient", _stop_gradient(config, Quadratic(hessian, start)))
+        context.table("accuracy", reference.accuracy(config, hessian, start))
+        context.table("stop_gradient", reference.stop_gradient(config, Quadratic(hessian, start)))
     trajectory, convergence = [], []
-    for place, name in enumerate(config.methods):
-        context.log(f"{name} ({place + 1} of {len(config.methods)})")
+    for place, name in enumerate(config.methods, 1):
+        context.log(f"{name} ({place} of {len(config.methods)})")
         for horizon in config.horizons:
-            best = theory.optimal_step_size(hessian, start, horizon)
-            for number, found in enumerate(_tune(name, horizon, (hessian, start), config, context)):
-                cell = name, horizon, config.start_step_sizes[number]
-                trajectory += [(*cell, step, *row) for step, row in enumerate(found.rows())]
-                path = found.path()
-                summary = path[-1], best, *errors(path, best), status(path, best)
-                idle = found.skipped, int(np.sum(found.meta_gradients == 0))
-                convergence.append((*cell, *summary, *idle))
+            for path, end in _tune(name, horizon, (hessian, start), config, context):
+                trajectory += path
+                convergence.append(end)
     names = "method horizon start step step_size meta_gradient meta_objective"
     context.table("trajectory", columns(names, trajectory))
     names = "method horizon start final_step_size optimal_step_size relative_error_300"
@@ -191,14 +166,10 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
 
 
 def errors(path: np.ndarray, best: float) -> tuple[float, float, float]:
-    """Return the relative error after 300 and after 1000 updates and the largest after the last.
+    """Return the relative error after 300 and 1000 updates, NaN if not reached, and at the end.
 
-    Args:
-        path: the step size before the first update and after each.
-        best: eta*.
-
-    Returns:
-        Three errors; NaN for a number of updates that was not reached.
+    `path` has the step size before the first update and after each; the end is the largest error
+    after the last hundred updates.
     """
     off = np.abs(path - best) / best
     after = lambda updates: float(off[updates]) if updates < off.size else float("nan")
@@ -206,40 +177,12 @@ def errors(path: np.ndarray, best: float) -> tuple[float, float, float]:
 
 
 def status(path: np.ndarray, best: float) -> str:
-    """Return how a descent ended: `converged`, `oscillating`, `stuck` or `nan`.
-
-    Args:
-        path: the step size before the first update and after each.
-        best: eta*.
-    """
+    """Return how a descent to `best` ended: `converged`, `oscillating`, `stuck` or `nan`."""
     if not np.all(np.isfinite(path)):
         return "nan"
     if errors(path, best)[2] < CONVERGED:
         return "converged"
     return "stuck" if np.ptp(path[-LAST - 1 :]) == 0 else "oscillating"
-
-
-class Descent(NamedTuple):
-    """One descent: step size, F' and F before every update, the end, and how many were skipped."""
-
-    step_sizes: np.ndarray
-    meta_gradients: np.ndarray
-    meta_objectives: np.ndarray
-    final: float
-    skipped: int
-
-    def path(self) -> np.ndarray:
-        """Return the step size before the first update and after each."""
-        return np.append(self.step_sizes, self.final)
-
-    def rows(self) -> Iterator[tuple[float, ...]]:
-        """Return step size, F' and F, update by update."""
-        return zip(self.step_sizes, self.meta_gradients, self.meta_objectives, strict=True)
-
-
-def _record(step: Array, step_size: Outer, estimate: ms.Estimate) -> tuple[Array, Array]:
-    del step
-    return step_size, estimate.grad
 
 
 def _tune(
@@ -248,104 +191,39 @@ def _tune(
     arrays: tuple[np.ndarray, np.ndarray],
     config: Config,
     context: Context,
-) -> Iterator[Descent]:
-    """Descend from every start with one compiled loop."""
-    method = METHODS[name]
+) -> Iterator[tuple[list[tuple], tuple]]:
+    """Descend from every start by one compiled loop; yield rows of `trajectory` and the end."""
+    method, best = METHODS[name], theory.optimal_step_size(*arrays, horizon)
     with jax.enable_x64(method.precision == "float64"):
         problem = method.problem(Quadratic(*arrays), horizon)
         optimizer = method.meta_optimizer(config.meta_step_scale, problem.horizon)
-        for number, step_size in enumerate(config.start_step_sizes):
+        for number, start in enumerate(config.start_step_sizes):
             saved = context.checkpoint(f"{name}-{horizon}-{number}")
             found = ms.minimize(
                 problem,
-                step_size,
+                start,
                 method.estimator,
                 optimizer=optimizer,
                 steps=config.meta_steps,
-                key=jax.random.key(KEY_SEED),
+                key=jax.random.key(0),
                 project=method.project,
                 record=_record,
                 every=config.meta_steps,
                 checkpoint=ms.Checkpoint(saved, config.meta_steps, context.resume),
                 progress=False,
             )
-            path, slopes = (np.asarray(x, np.float64) for x in found.history.recorded)
-            values = np.asarray(found.history.value, np.float64)
-            yield Descent(path, slopes, values, float(found.outer), found.skipped)
+            history = (*found.history.recorded, found.history.value)
+            sizes, slopes, values = (np.asarray(x, np.float64) for x in history)
+            path, cell = np.append(sizes, float(found.outer)), (name, horizon, start)
+            rows = zip(range(sizes.size), sizes, slopes, values, strict=True)
+            idle = found.skipped, int(np.sum(slopes == 0))
+            end = (*cell, path[-1], best, *errors(path, best), status(path, best), *idle)
+            yield [(*cell, *row) for row in rows], end
 
 
-def _optimum(config: Config, hessian: np.ndarray, start: np.ndarray) -> Table:
-    rows = []
-    for horizon in config.horizons:
-        best = theory.optimal_step_size(hessian, start, horizon)
-        curvature = theory.meta_curvature(best, hessian, start, horizon)
-        rows.append((horizon, best, float(config.meta_step_scale * curvature / 2) ** 2))
-    return columns("horizon optimal_step_size predicted_steps", rows)
-
-
-def _limit(hessian: np.ndarray, start: np.ndarray) -> Table:
-    eigenvalues, _ = theory.spectrum(hessian, start)
-    limit = 2 / (eigenvalues[0] + eigenvalues[-1])
-    best = lambda horizon: theory.optimal_step_size(hessian, start, horizon)
-    rows = [(horizon, best(horizon), limit) for horizon in LONG_HORIZONS]
-    return columns("horizon optimal_step_size limit", rows)
-
-
-def _overflow(config: Config, hessian: np.ndarray, start: np.ndarray) -> Table:
-    eigenvalues, _ = theory.spectrum(hessian, start)
-    largest, rows = eigenvalues[-1], []
-    for horizon, step_size in product(config.horizons, config.start_step_sizes):
-        growth = 2 * horizon * np.log10(np.abs(step_size * largest - 1))
-        bound = growth + np.log10(largest * np.sum(start**2))
-        loss = theory.meta_objective(step_size, hessian, start, horizon) * horizon / np.log(10)
-        rows.append((horizon, step_size, bound, loss))
-    return columns("horizon start log10_bound log10_loss", rows)
-
-
-def _accuracy(config: Config, hessian: np.ndarray, start: np.ndarray) -> Table:
-    """Hold F' on a grid of step sizes against the closed form, without any descent."""
-    rows = []
-    for name, horizon in product(COMPARED, config.horizons):
-        method = METHODS[name]
-        with jax.enable_x64(method.precision == "float64"):
-            task, grid, key = Quadratic(hessian, start), jnp.asarray(GRID), jax.random.key(0)
-            problem = method.problem(task, horizon)
-            slopes = np.asarray(compiled(jax.vmap(_slope(problem, method, key)))(grid), np.float64)
-        # A float32 method is judged at the numbers that it saw.
-        seen = _as_seen(task, (hessian, start))
-        exact = theory.meta_gradient(np.asarray(grid, np.float64), *seen, horizon)
-        off = np.where(np.isfinite(slopes), np.abs(slopes / exact - 1), np.inf)
-        rows += [(name, horizon, *row) for row in zip(GRID, slopes, off, strict=True)]
-    return columns("method horizon step_size meta_gradient relative_error", rows)
-
-
-def _as_seen(
-    task: Quadratic, arrays: tuple[np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return H and w0 as they were rounded, unless rounding made them no problem at all."""
-    rounded = np.asarray(task.hessian, np.float64), np.asarray(task.start, np.float64)
-    try:
-        theory.spectrum(*rounded)
-    except ValueError:
-        return arrays
-    return rounded
-
-
-def _slope(problem: ms.TrainingProblem, method: Method, key: Array) -> Callable[[Array], Array]:
-    return lambda step_size: method.estimator.estimate(problem, step_size, None, key)[0].grad
-
-
-def _stop_gradient(config: Config, task: Quadratic) -> Table:
-    """Compare d log f / d eta with what is left of it, both in float64 and free of overflow."""
-    key, rows = jax.random.key(KEY_SEED), []
-    for horizon in config.horizons:
-        cut = without_second_derivatives
-        problem = ms.TrainingProblem(task.loss, task.objective, task.start, cut, horizon)
-        for step_size in config.start_step_sizes:
-            left = ms.hypergradient(problem, step_size, LOG_DOMAIN, key=key).grad
-            true = theory.meta_gradient(step_size, task.hessian, task.start, horizon)
-            rows.append((horizon, step_size, horizon * float(true), horizon * float(left)))
-    return columns("horizon step_size true stop_gradient", rows)
+def _record(step: Array, step_size: Outer, estimate: ms.Estimate) -> tuple[Array, Array]:
+    del step
+    return step_size, estimate.grad
 
 
 EXPERIMENT = Experiment(
@@ -356,7 +234,7 @@ EXPERIMENT = Experiment(
         "paper": Config(),
     },
     run=run,
-    claims=claims,
+    claims=CLAIMS,
     figures=figures,
     # Not the row of RMSProp in Tables 1-2, which holds on most problems: its limit cycle is as wide
     # as the line between converged and not.

@@ -1,13 +1,13 @@
-"""The answer of `step-size-quadratic` in words, and its figures."""
+"""The figures of `step-size-quadratic`."""
 
 from collections.abc import Mapping
 
 import numpy as np
+from matplotlib.colors import to_rgb
 
-from metastep_lab.claims import yes_or_no
 from metastep_lab.figures.style import COLORS, Figure, Lines, line_figure, new_figure, style
-from metastep_lab.tables import Record, Table
-from metastep_lab.wang2021.step_size_quadratic.claims import PAPER, rows, shown_cell
+from metastep_lab.tables import Record, where
+from metastep_lab.wang2021.step_size_quadratic.measures import PAPER, shown_cell
 
 PAPER_ROWS = ("paper: ours", "paper: TensorFlow GD", "paper: TensorFlow RMSProp")
 # Light and dark enough to be told apart without color: status to background, text color and word.
@@ -26,35 +26,6 @@ FAILED = 10.0
 SMALLEST = 1e-17
 
 
-def answer(record: Record) -> str:
-    """Say how often the descent ends at the best step size, and where back-propagation is stuck."""
-    table = record.tables["convergence"]
-    found = rows(table, method="log-domain")["status"]
-    if not found.size:
-        return "This run cannot tell: it lacks the method log-domain, which is always exact."
-    right = np.sum(found == "converged")
-    opening = yes_or_no(found == "converged")
-    said = (
-        f"{opening}. Descent by the exact gradient ends within 10 % of the best step size in "
-        f"{right} of {found.size} cases."
-    )
-    return said + "".join(_stuck(table, precision) for precision in ("float32", "float64"))
-
-
-def _stuck(table: Table, precision: str) -> str:
-    ends = rows(table, method=f"reverse-{precision}")
-    lost = ends["status"] == "stuck"
-    if not lost.size:
-        return ""
-    said = f" Back-propagation in {precision} gets stuck in {np.sum(lost)} of {lost.size}"
-    if not np.any(lost):
-        return f"{said}."
-    steps = ", ".join(f"{t:g}" for t in np.unique(ends["horizon"][lost]))
-    useless = (ends["failed_steps"] + ends["zero_steps"])[lost] >= 100
-    why = ": its gradient becomes zero or no number" if np.all(useless) else ""
-    return f"{said}, with {steps} training steps{why}."
-
-
 def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
     """Draw Figure 1, Tables 1-2, eta* against t, and the accuracy of meta-gradients."""
     return {
@@ -67,11 +38,11 @@ def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
 
 def _trajectory_figure(record: Record) -> tuple[Figure, str]:
     horizon, start = shown_cell(record)
-    best = rows(record.tables["optimum"], horizon=horizon)["optimal_step_size"].item()
+    best = where(record.frames["optimum"], horizon=horizon)["optimal_step_size"].item()
     figure, axes = new_figure(columns=2, width=11, height=4.4)
     shown = [name for name in SHOWN if name in record.config.methods]
     for index, name in enumerate(shown):
-        path = rows(record.tables["trajectory"], method=name, horizon=horizon, start=start)
+        path = where(record.frames["trajectory"], method=name, horizon=horizon, start=start)
         steps, sizes = path["step"], path["step_size"]
         # Dots for what jumps: a line would fill the panel.
         jumps = np.ptp(sizes) > 0
@@ -104,7 +75,7 @@ def _status_figure(record: Record) -> tuple[Figure, str]:
     names = (*config.methods, *PAPER_ROWS)[: len(grid)]
     height = 1.5 + 0.5 * len(grid)
     figure, (axes,) = new_figure(width=max(7.4, 2.4 + 0.85 * len(cells)), height=height)
-    colors = [[_rgb(LOOKS[kind][0]) for kind, _ in row] for row in grid]
+    colors = [[to_rgb(LOOKS[kind][0]) for kind, _ in row] for row in grid]
     axes.imshow(np.array(colors), aspect="auto")
     axes.grid(False)
     for row, column in np.ndindex(len(grid), len(cells)):
@@ -130,8 +101,8 @@ def _status_figure(record: Record) -> tuple[Figure, str]:
 
 
 def _cell(record: Record, method: str, cell: tuple[int, float]) -> tuple[str, str]:
-    table = record.tables["convergence"]
-    found = rows(table, method=method, horizon=cell[0], start=cell[1])
+    table = record.frames["convergence"]
+    found = where(table, method=method, horizon=cell[0], start=cell[1])
     error = found["relative_error_last"].item()
     return str(found["status"].item()), f"{100 * error:.2g}%" if error < 1 else f"{error:.3g}x"
 
@@ -142,12 +113,8 @@ def _paper(cell: tuple[int, float], row: int) -> tuple[str, str]:
     return "paper yes" if PAPER[cell][row] else "paper no", ""
 
 
-def _rgb(color: str) -> list[float]:
-    return [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-
-
 def _optimum_figure(record: Record) -> tuple[Figure, str]:
-    table, optimum = record.tables["limit"], record.tables["optimum"]
+    table, optimum = record.frames["limit"], record.frames["optimum"]
     figure, (left, right) = new_figure(columns=2, width=11, height=4.2)
     left.plot(table["horizon"], table["optimal_step_size"], label="optimum η*", **style(0, True))
     limit = table["limit"][0]
@@ -176,12 +143,12 @@ def _optimum_figure(record: Record) -> tuple[Figure, str]:
 
 
 def _accuracy_figure(record: Record) -> tuple[Figure, str]:
-    table, horizons = record.tables["accuracy"], record.config.horizons
+    table, horizons = record.frames["accuracy"], record.config.horizons
     panels = []
     for horizon in dict.fromkeys((min(horizons), max(horizons))):
         series = {}
         for name in dict.fromkeys(table["method"]):
-            found = rows(table, method=name, horizon=horizon)
+            found = where(table, method=name, horizon=horizon)
             off = np.clip(found["relative_error"], SMALLEST, FAILED)
             series[str(name)] = found["step_size"], off
         panels.append(
@@ -194,7 +161,7 @@ def _accuracy_figure(record: Record) -> tuple[Figure, str]:
                 y_log=True,
             )
         )
-    left = rows(record.tables["stop_gradient"], horizon=max(horizons))
+    left = where(record.frames["stop_gradient"], horizon=max(horizons))
     names = {"true": "true", "stop_gradient": "without second\nderivatives"}
     panels.append(
         Lines(

@@ -1,11 +1,11 @@
-"""What the tables of `anchor-vectors` say: its answer and its claims."""
+"""What the tables of `anchor-vectors` say: sections 3.4.2, 3.4.3 and B.3, and the answer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from metastep_lab.claims import Claim, span, yes_or_no
-from metastep_lab.tables import Record, select
+from metastep_lab.claims import Statement, each, span, yes_or_no
+from metastep_lab.tables import Frame, Record
 
 # Thesis of Wu, Table 3.1: model to the MSE of log Z and of log Z_bulk without the top 100 words.
 PAPER = {
@@ -23,252 +23,271 @@ VARIES = 1.0  # nats between the 5% and 95% quantiles of a partition function th
 
 
 def shown_bulk(top: Sequence[int]) -> int:
-    """Return the bulk size that is compared with log Z: 100, or else the largest there is.
-
-    Args:
-        top: the bulk sizes of a run.
-    """
+    """Return the bulk size that is compared with log Z: 100, or else the largest of a run."""
     return SHOWN if SHOWN in top else max(top)
 
 
 def model_names(record: Record, trained: bool) -> list[str]:
-    """Return the models that were trained (or those that were not), in the order of the run.
+    """Return the models that were trained, or those that were not, in the order of the run."""
+    rows = record.frames["models"].query("trained == @trained")
+    return rows["model"].tolist()
 
-    Args:
-        record: the run.
-        trained: which ones.
-    """
-    models = record.tables["models"]
-    return [str(name) for name in models["model"][models["trained"] == trained]]
+
+def _both(record: Record, table: str, trained: bool = True) -> Frame:
+    """Return the columns of a table for log Z and for log Z_bulk, `NAME_z` and `NAME_bulk`."""
+    rows = record.frames[table].set_index("model")
+    z, bulk = (rows[rows["top"] == k] for k in (0, shown_bulk(record.config.top)))
+    both = z.add_suffix("_z").join(bulk.add_suffix("_bulk"))
+    return both.loc[model_names(record, trained)]
+
+
+def _errors(record: Record, table: str = "mse", trained: bool = True) -> Frame:
+    """Return `_both` with the ratio of the mean squared errors."""
+    return _both(record, table, trained).assign(ratio=lambda rows: rows.mse_z / rows.mse_bulk)
 
 
 def answer(record: Record) -> str:
     """Say how much of the bulk one vector explains, before and after training."""
-    names, bulk = model_names(record, True), shown_bulk(record.config.top)
-    if not names:
+    if not model_names(record, True):
         return "This run cannot tell: it has no trained model."
-    errors, explained = (
-        [_values(record, "mse", column, names, top=k) for k in (0, bulk)]
-        for column in ("mse", "r2")
-    )
-    ratios = errors[0] / errors[1]
-    better = (ratios >= FACTOR) & (explained[1] > explained[0])
-    opening = yes_or_no(better)
-    parts, controls = np.maximum(explained, 0), model_names(record, False)
-    before = [_values(record, "mse", "mse", controls, top=k) for k in (0, bulk)]
-    untrained = f" (before training {span(before[0] / before[1])} times)" if controls else ""
+    rows, controls = _errors(record), _errors(record, trained=False)
+    opening = yes_or_no((rows["ratio"] >= FACTOR) & (rows["r2_bulk"] > rows["r2_z"]))
+    parts = rows[["r2_z", "r2_bulk"]].clip(lower=0)
+    untrained = "" if controls.empty else f" (before training {span(controls['ratio'])} times)"
     return (
-        f"{opening}. Without the {bulk} most probable words it explains {span(parts[1])} of the "
-        f"variance of the logarithm of the sum in the trained models, with them "
-        f"{span(parts[0])}. Leaving them out makes its mean squared error {span(ratios)} "
-        f"times smaller{untrained}."
+        f"{opening}. Without the {shown_bulk(record.config.top)} most probable words it explains "
+        f"{span(parts['r2_bulk'])} of the variance of the logarithm of the sum in the trained "
+        f"models, with them {span(parts['r2_z'])}. Leaving them out makes its mean squared error "
+        f"{span(rows['ratio'])} times smaller{untrained}."
     )
 
 
-def claims(record: Record) -> tuple[Claim, ...]:
-    """Hold sections 3.4.2, 3.4.3 and Appendix B.3 against the tables."""
-    return (
-        *_bulk_claims(record),
-        _untrained_claim(record),
-        _start_claim(record),
-        *_dictionary_claims(record),
-        _partition_claim(record),
-        _cluster_claim(record),
+def _by_bulk(record: Record) -> Frame:
+    """Return the mean squared errors, one row for each trained model, one column for each k."""
+    errors = record.frames["mse"].pivot(index="model", columns="top", values="mse")
+    return errors.loc[model_names(record, True)]
+
+
+def _listed_by_bulk(rows: Frame) -> str:
+    sizes = ", ".join(f"{k:g}" for k in rows.columns)
+    listed = (
+        f"{model} " + " / ".join(f"{error:.3g}" for error in errors)
+        for model, errors in rows.iterrows()
+    )
+    return f"MSE at k = {sizes}: " + "; ".join(listed)
+
+
+def _start(record: Record) -> Frame:
+    """Return the ratios of errors without the first states of each window, and with them."""
+    rows = _errors(record)[["ratio"]]
+    return rows.assign(every=_errors(record, "every_position")["ratio"])
+
+
+def _dictionary(record: Record) -> Frame:
+    """Return the statistics of all dictionaries, those of trained models first."""
+    trained, untrained = (model_names(record, kind) for kind in (True, False))
+    rows = record.frames["dictionary"].set_index("model").loc[trained + untrained]
+    norms = rows["norm_high"] / rows["norm_low"]
+    return rows.assign(trained=rows.index.isin(trained), norms=norms)
+
+
+def _all_trained(condition: str) -> Callable[[Frame], bool]:
+    return lambda rows: rows[rows["trained"]].eval(condition).all()
+
+
+def _with_untrained(template: str, opening: str, control: str, what: str) -> Callable[[Frame], str]:
+    """Return the evidence of trained models, and that of untrained ones where there are some."""
+
+    def write(rows: Frame) -> str:
+        controls = rows[~rows["trained"]]
+        text = each(template, opening)(rows[rows["trained"]])
+        return text + (each(control, f"; {what}: ")(controls) if len(controls) else "")
+
+    return write
+
+
+def _clusters(record: Record) -> Frame:
+    """Return the errors of one anchor and of one for each cluster, of models with two clusters."""
+    errors, clusters = (
+        rows[rows["top"] == shown_bulk(record.config.top)]
+        for rows in (record.frames["mse"], record.frames["clusters"])
+    )
+    apart = clusters.groupby("model")["mse"]
+    rows = record.frames["models"].set_index("model")
+    rows = rows[rows.index.isin(apart.groups)]
+    return rows.assign(
+        joint=errors.set_index("model")["mse"],
+        largest=apart.max(),
+        listed=apart.agg(lambda errors: " / ".join(f"{error:.3g}" for error in errors)),
     )
 
 
-def _values(
-    record: Record, table: str, column: str, names: list[str], **where: float
-) -> np.ndarray:
-    rows = [select(record.tables[table], model=name, **where) for name in names]
-    return np.array([row[column][0] for row in rows])
+def _far_below(rows: Frame) -> bool | None:
+    given = rows[rows["architecture"] == "hugging-face"]
+    return given.eval("largest < 0.1 * joint").all() if len(given) else None
 
 
-def _listed(names: list[str], *numbers: np.ndarray) -> str:
-    """Write `name a / b` for every model and the numbers beside it."""
-    rows = zip(names, zip(*numbers, strict=True), strict=True)
-    return "; ".join(f"{name} " + " / ".join(f"{x:.3g}" for x in row) for name, row in rows)
+def _needs_trained(record: Record) -> str | None:
+    return None if model_names(record, True) else "no trained model in this run"
 
 
-def _paper() -> str:
-    rows = (f"{name} {z} / {bulk} ({z / bulk:.1f})" for name, (z, bulk) in PAPER.items())
-    return "Table 3.1 has " + "; ".join(rows)
+RATIOS = each(
+    "{model} {mse_z:.3g} / {mse_bulk:.3g} / {ratio:.3g}", "MSE of log Z / of log Z_bulk / ratio: "
+)
+TABLE = "; ".join(f"{name} {z} / {bulk} ({z / bulk:.1f})" for name, (z, bulk) in PAPER.items())
 
-
-def _all(conditions: np.ndarray) -> bool | None:
-    """Return whether all models agree, None where there is none."""
-    return bool(np.all(conditions)) if conditions.size else None
-
-
-def _bulk_claims(record: Record) -> tuple[Claim, ...]:
-    names, bulk = model_names(record, True), shown_bulk(record.config.top)
-    at = lambda column, k: _values(record, "mse", column, names, top=k)
-    errors, explained = (at("mse", 0), at("mse", bulk)), (at("r2", 0), at("r2", bulk))
-    ratios = errors[0] / errors[1]
-    held_out = at("held_out_mse", bulk)
-    every = [_values(record, "every_position", "mse", names, top=k) for k in (0, bulk)]
-    order = sorted(record.config.top)
-    falling = np.array(
-        [np.all(np.diff([at("mse", k)[i] for k in order]) < 0) for i in range(len(names))]
-    )
-    return (
-        Claim(
-            "bulk-is-linear",
-            f"Table 3.1: log Z_bulk without the top {bulk} words is far more nearly linear in the "
-            f"hidden state than log Z, its mean squared error at least {FACTOR:.1f} times smaller "
-            "(the smallest ratio of the table) in every trained model, with every state.",
-            _all(every[0] / every[1] >= FACTOR),
-            f"MSE of log Z / of log Z_bulk / ratio: "
-            f"{_listed(names, *every, every[0] / every[1])}. {_paper()}",
+CLAIMS = (
+    Statement(
+        "bulk-is-linear",
+        lambda record: (
+            f"Table 3.1: log Z_bulk without the top {shown_bulk(record.config.top)} words is far "
+            "more nearly linear in the hidden state than log Z, its mean squared error at least "
+            f"{FACTOR:.1f} times smaller (the smallest ratio of the table) in every trained model, "
+            "with every state."
         ),
-        Claim(
-            "bulk-is-linear-with-context",
+        lacks=_needs_trained,
+        measure=lambda record: _errors(record, "every_position"),
+        verdict=lambda rows: (rows["ratio"] >= FACTOR).all(),
+        evidence=lambda rows: f"{RATIOS(rows)}. Table 3.1 has {TABLE}",
+    ),
+    Statement(
+        "bulk-is-linear-with-context",
+        lambda record: (
             f"The same, here: without the first {record.config.skip} states of each window, which "
-            "have hardly any context and which the thesis keeps.",
-            _all(ratios >= FACTOR),
-            f"MSE of log Z / of log Z_bulk / ratio: {_listed(names, *errors, ratios)}",
+            "have hardly any context and which the thesis keeps."
         ),
-        Claim(
-            "error-falls-with-k",
-            "Figure 3.1, Table B.2: the more of the most probable words are left out, the smaller "
-            "the error.",
-            _all(falling),
-            f"MSE at k = {', '.join(map(str, order))}: "
-            + _listed(names, *(at("mse", k) for k in order)),
+        lacks=_needs_trained,
+        measure=_errors,
+        verdict=lambda rows: (rows["ratio"] >= FACTOR).all(),
+        evidence=RATIOS,
+    ),
+    Statement(
+        "error-falls-with-k",
+        "Figure 3.1, Table B.2: the more of the most probable words are left out, the smaller "
+        "the error.",
+        lacks=_needs_trained,
+        measure=_by_bulk,
+        verdict=lambda rows: np.all(np.diff(rows) < 0),
+        evidence=_listed_by_bulk,
+    ),
+    Statement(
+        "log-z-is-not-linear",
+        "Section 3.4.3: log Z itself is not linear in the hidden state; here: no trained model "
+        f"explains more than {LINEAR:g} of its variance.",
+        lacks=_needs_trained,
+        measure=_errors,
+        verdict=lambda rows: (rows["r2_z"] < LINEAR).all(),
+        evidence=each("{model} {r2_z:.3g}", "R2 of log Z: "),
+    ),
+    Statement(
+        "better-beyond-the-variance",
+        "Not in the paper, which gives no variances: the error of the bulk is smaller also in "
+        "proportion to the variance of what is estimated, so that R2 is larger.",
+        lacks=_needs_trained,
+        measure=_errors,
+        verdict=lambda rows: (rows["r2_bulk"] > rows["r2_z"]).all(),
+        evidence=each("{model} {r2_z:.3g} / {r2_bulk:.3g}", "R2 of log Z / of log Z_bulk: "),
+    ),
+    Statement(
+        "anchors-generalize",
+        "Not in the paper: an anchor that was fitted on half of the tokens has at most 1.5 "
+        "times the error of the full fit on the other half.",
+        lacks=_needs_trained,
+        measure=_errors,
+        verdict=lambda rows: (
+            rows.eval("held_out_mse_bulk <= 1.5 * mse_bulk").all()
+            if np.isfinite(rows["held_out_mse_bulk"]).all()
+            else None
         ),
-        Claim(
-            "log-z-is-not-linear",
-            "Section 3.4.3: log Z itself is not linear in the hidden state; here: no trained model "
-            f"explains more than {LINEAR:g} of its variance.",
-            _all(explained[0] < LINEAR),
-            f"R2 of log Z: {_listed(names, explained[0])}",
+        evidence=each(
+            "{model} {mse_bulk:.3g} / {held_out_mse_bulk:.3g}", "MSE / held-out MSE of log Z_bulk: "
         ),
-        Claim(
-            "better-beyond-the-variance",
-            "Not in the paper, which gives no variances: the error of the bulk is smaller also in "
-            "proportion to the variance of what is estimated, so that R2 is larger.",
-            _all(explained[1] > explained[0]),
-            f"R2 of log Z / of log Z_bulk: {_listed(names, *explained)}",
-        ),
-        Claim(
-            "anchors-generalize",
-            "Not in the paper: an anchor that was fitted on half of the tokens has at most 1.5 "
-            "times the error of the full fit on the other half.",
-            _all(held_out <= 1.5 * errors[1]) if np.isfinite(held_out).all() else None,
-            f"MSE / held-out MSE of log Z_bulk: {_listed(names, errors[1], held_out)}",
-        ),
-    )
-
-
-def _untrained_claim(record: Record) -> Claim:
-    names, bulk = model_names(record, False), shown_bulk(record.config.top)
-    errors = [_values(record, "mse", "mse", names, top=k) for k in (0, bulk)]
-    ratios = errors[0] / errors[1]
-    variance = _values(record, "mse", "variance", names, top=0)
-    return Claim(
+    ),
+    Statement(
         "untrained-control",
         "Not in the paper: before training there is no anchor. Leaving out the most probable words "
         f"does not make the error {NO_ANCHOR:g} times smaller, although log Z hardly varies: a "
         "constant is not linear in the state.",
-        _all(ratios < NO_ANCHOR),
-        f"MSE of log Z / of log Z_bulk / ratio / variance of log Z: "
-        f"{_listed(names, *errors, ratios, variance)}"
-        if names
-        else "no untrained model in this run",
-    )
-
-
-def _start_claim(record: Record) -> Claim:
-    names, bulk = model_names(record, True), shown_bulk(record.config.top)
-    tables = "mse", "every_position"
-    ratios = [
-        _values(record, table, "mse", names, top=0) / _values(record, table, "mse", names, top=bulk)
-        for table in tables
-    ]
-    skip = record.config.skip
-    return Claim(
+        lacks=lambda record: (
+            None if model_names(record, False) else "no untrained model in this run"
+        ),
+        measure=lambda record: _errors(record, trained=False),
+        verdict=lambda rows: (rows["ratio"] < NO_ANCHOR).all(),
+        evidence=each(
+            "{model} {mse_z:.3g} / {mse_bulk:.3g} / {ratio:.3g} / {variance_z:.3g}",
+            "MSE of log Z / of log Z_bulk / ratio / variance of log Z: ",
+        ),
+    ),
+    Statement(
         "context-is-needed",
-        f"Not in the paper: the first states of a window have hardly any context and no anchor; "
-        f"with the first {skip} of each window in the fit, some trained model loses the factor "
-        f"{NO_ANCHOR:g}.",
-        bool(np.any(ratios[1] < NO_ANCHOR)) if skip and names else None,
-        f"ratio of the MSE of log Z to that of log Z_bulk without them / with them: "
-        f"{_listed(names, *ratios)}",
-    )
-
-
-def _dictionary_claims(record: Record) -> tuple[Claim, ...]:
-    names, controls = model_names(record, True), model_names(record, False)
-    at = lambda column, models: _values(record, "dictionary", column, models)
-    second, energy = at("second_ratio", names), at("top_energy", names)
-    cosines, norms = at("mean_cosine", names), at("norm_high", names) / at("norm_low", names)
-    return (
-        Claim(
-            "one-dominant-direction",
-            "Figure 3.2: the dictionary is close to low rank; here: its first singular value is at "
-            f"least {DOMINANT:g} times the second one in every trained model.",
-            _all(second <= 1 / DOMINANT),
-            "second singular value over the first / share of the first in the sum of squares: "
-            f"{_listed(names, second, energy)}"
-            + (
-                f"; untrained: {_listed(controls, at('second_ratio', controls))}"
-                if controls
-                else ""
-            ),
+        lambda record: (
+            "Not in the paper: the first states of a window have hardly any context and no anchor; "
+            f"with the first {record.config.skip} of each window in the fit, some trained model "
+            f"loses the factor {NO_ANCHOR:g}."
         ),
-        Claim(
-            "words-in-a-cone",
-            "Figures B.1, B.2: the cosines of words are biased towards positive values, and their "
-            "norms are bounded; here: mean cosine above 0.1, 95% quantile of the norms below 5 "
-            "times the 5% quantile.",
-            _all((cosines > 0.1) & (norms < 5)),
-            f"mean cosine / ratio of the quantiles of the norms: {_listed(names, cosines, norms)}"
-            + (
-                f"; untrained cosine: {_listed(controls, at('mean_cosine', controls))}"
-                if controls
-                else ""
-            ),
+        lacks=lambda record: _needs_trained(record) if record.config.skip else "needs skip above 0",
+        measure=_start,
+        verdict=lambda rows: (rows["every"] < NO_ANCHOR).any(),
+        evidence=each(
+            "{model} {ratio:.3g} / {every:.3g}",
+            "ratio of the MSE of log Z to that of log Z_bulk without them / with them: ",
         ),
-    )
-
-
-def _partition_claim(record: Record) -> Claim:
-    names, bulk = model_names(record, True), shown_bulk(record.config.top)
-    spans = [
-        _values(record, "partition", "high", names, top=k)
-        - _values(record, "partition", "low", names, top=k)
-        for k in (0, bulk)
-    ]
-    return Claim(
+    ),
+    Statement(
+        "one-dominant-direction",
+        "Figure 3.2: the dictionary is close to low rank; here: its first singular value is at "
+        f"least {DOMINANT:g} times the second one in every trained model.",
+        lacks=_needs_trained,
+        measure=_dictionary,
+        verdict=_all_trained(f"second_ratio <= {1 / DOMINANT}"),
+        evidence=_with_untrained(
+            "{model} {second_ratio:.3g} / {top_energy:.3g}",
+            "second singular value over the first / share of the first in the sum of squares: ",
+            "{model} {second_ratio:.3g}",
+            "untrained",
+        ),
+    ),
+    Statement(
+        "words-in-a-cone",
+        "Figures B.1, B.2: the cosines of words are biased towards positive values, and their "
+        "norms are bounded; here: mean cosine above 0.1, 95% quantile of the norms below 5 "
+        "times the 5% quantile.",
+        lacks=_needs_trained,
+        measure=_dictionary,
+        verdict=_all_trained("mean_cosine > 0.1 and norms < 5"),
+        evidence=_with_untrained(
+            "{model} {mean_cosine:.3g} / {norms:.3g}",
+            "mean cosine / ratio of the quantiles of the norms: ",
+            "{model} {mean_cosine:.3g}",
+            "untrained cosine",
+        ),
+    ),
+    Statement(
         "partition-varies",
         "Figure 3.3: neither partition function is constant; here: the 5% and 95% quantiles of "
         f"both logarithms are more than {VARIES:g} nat apart in every trained model.",
-        _all(np.array(spans) > VARIES),
-        f"nats between the quantiles of log Z / of log Z_bulk: {_listed(names, *spans)}",
-    )
-
-
-def _cluster_claim(record: Record) -> Claim:
-    models, bulk = record.tables["models"], shown_bulk(record.config.top)
-    names = [str(name) for name in models["model"] if name in record.tables["clusters"]["model"]]
-    given = set(models["model"][models["architecture"] == "hugging-face"])
-    joint = [_values(record, "mse", "mse", [name], top=bulk)[0] for name in names]
-    apart = [select(record.tables["clusters"], model=name, top=bulk)["mse"] for name in names]
-    better = [
-        bool(np.all(errors < 0.1 * error))
-        for name, error, errors in zip(names, joint, apart, strict=True)
-        if name in given
-    ]
-    evidence = "; ".join(
-        f"{name}: MSE of one anchor {error:.3g}, of one for each cluster "
-        + " / ".join(f"{x:.3g}" for x in errors)
-        for name, error, errors in zip(names, joint, apart, strict=True)
-    )
-    return Claim(
+        lacks=_needs_trained,
+        measure=lambda record: _both(record, "partition").eval(
+            "z = high_z - low_z\nbulk = high_bulk - low_bulk"
+        ),
+        verdict=lambda rows: rows.eval(f"z > {VARIES} and bulk > {VARIES}").all(),
+        evidence=each(
+            "{model} {z:.3g} / {bulk:.3g}",
+            "nats between the quantiles of log Z / of log Z_bulk: ",
+        ),
+    ),
+    Statement(
         "two-anchors-of-gpt-2",
         "Appendix B.3: the partition function of GPT-2 (124M) has two clusters, each with an "
         "anchor of its own; here: in a given model with two clusters of log Z the errors of "
         "their own anchors are at least 10 times below that of one anchor for all.",
-        _all(np.array(better)),
-        evidence or "no model of this run has two clusters of log Z",
-    )
+        lacks=lambda record: (
+            "no model of this run has two clusters of log Z"
+            if record.frames["clusters"].empty
+            else None
+        ),
+        measure=_clusters,
+        verdict=_far_below,
+        evidence=each("{model}: MSE of one anchor {joint:.3g}, of one for each cluster {listed}"),
+    ),
+)

@@ -23,11 +23,12 @@ Tables (one row per observation):
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import product
+from typing import Annotated
 
 import jax
 import numpy as np
+from annotated_types import Predicate
 
 from metastep.anchors import (
     AnchorFit,
@@ -38,9 +39,10 @@ from metastep.anchors import (
     partition_histograms,
 )
 from metastep_lab.catalog import listing
+from metastep_lab.configuration import Count, Positive, configuration, different
 from metastep_lab.experiment import Context, Experiment
 from metastep_lab.tables import columns
-from metastep_lab.wu2022.anchor_vectors.claims import answer, claims, shown_bulk
+from metastep_lab.wu2022.anchor_vectors.claims import CLAIMS, answer, shown_bulk
 from metastep_lab.wu2022.anchor_vectors.figures import figures
 from metastep_lab.wu2022.anchor_vectors.models import (
     Architecture,
@@ -60,7 +62,10 @@ PAIRS = 20_000
 HEADS = 4  # of the transformer
 
 
-@dataclass(frozen=True)
+VALUES = (Predicate(different), "different values")
+
+
+@configuration
 class Config:
     """The configuration; the defaults are the preset `reduced`.
 
@@ -89,35 +94,25 @@ class Config:
     """
 
     text: str = "wikitext2"
-    models: tuple[Architecture, ...] = ("gru", "transformer")
-    seeds: int = 2
+    models: Annotated[tuple[Architecture, ...], *VALUES] = ("gru", "transformer")
+    seeds: Count = 2
     untrained: bool = True
-    directories: tuple[str, ...] = ()
-    tokens: int = 20480
+    directories: Annotated[tuple[str, ...], *VALUES] = ()
+    tokens: Count = 20480
     skip: int = 4
-    top: tuple[int, ...] = (0, 10, 100, 1000)
-    vocabulary: int = 5000
-    hidden: int = 64
+    top: Annotated[tuple[int, ...], *VALUES] = (0, 10, 100, 1000)
+    vocabulary: Count = 5000
+    hidden: Count = 64
     steps: int = 1200
     batch: int = 16
     context: int = 64
     step_size: float = 3e-3
-    embedding_scale: float = 0.02
+    embedding_scale: Positive = 0.02
 
     def __post_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
-        for name in ("seeds", "tokens", "vocabulary", "hidden"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are integers from 1")
-        if not self.embedding_scale > 0:
-            raise ValueError(
-                f"embedding_scale is {self.embedding_scale}; allowed are positive numbers"
-            )
+        """Refuse values that do not fit together, naming field, value and what is allowed."""
         if not self.models and not self.directories:
             raise ValueError("models is (); allowed: gru and transformer, or none with directories")
-        for name in ("models", "directories", "top"):
-            if len(set(getattr(self, name))) != len(getattr(self, name)):
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are different values")
         if "transformer" in self.models and self.hidden % HEADS:
             raise ValueError(f"hidden is {self.hidden}; allowed are multiples of {HEADS}")
         if 0 not in self.top or len(self.top) < 2 or min(self.top) < 0:
@@ -293,7 +288,7 @@ EXPERIMENT = Experiment(
     config=Config,
     presets={"quick": QUICK, "reduced": Config(), "paper": PAPER},
     run=run,
-    claims=claims,
+    claims=CLAIMS,
     figures=figures,
     reproducible=frozenset(
         {"bulk-is-linear-with-context", "untrained-control", "one-dominant-direction"}

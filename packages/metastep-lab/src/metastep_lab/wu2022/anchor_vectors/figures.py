@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from metastep_lab.figures.style import Figure, Lines, line_figure, new_figure, style
-from metastep_lab.tables import Record, Table, select
+from metastep_lab.tables import Frame, Record, curves
 from metastep_lab.wu2022.anchor_vectors.claims import model_names, shown_bulk
 
 UNTRAINED = "-untrained"
@@ -33,27 +33,21 @@ def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
     }
 
 
-def _twins(record: Record, table: Table, x: str, y: str) -> tuple[dict, dict]:
+def _twins(record: Record, rows: Frame, x: str, y: str) -> tuple[dict, dict]:
     """Return curves of the trained models, and those of their untrained twins by the same names."""
-    curve = lambda name: [select(table, model=name)[column] for column in (x, y)]
-    names, controls = model_names(record, True), model_names(record, False)
-    trained = {name: curve(name) for name in names}
-    return trained, {n: curve(n + UNTRAINED) for n in names if n + UNTRAINED in controls}
+    drawn, names = curves(rows, "model", x, y), model_names(record, True)
+    controls = {name: drawn[name + UNTRAINED] for name in names if name + UNTRAINED in drawn}
+    return {name: drawn[name] for name in names}, controls
 
 
 def _error_figure(record: Record) -> tuple[Figure, str]:
     top = sorted(record.config.top)
-    label = "words k that the bulk leaves out"
-    places = lambda curves: {
-        name: (np.searchsorted(top, x[np.argsort(x)]), y[np.argsort(x)])
-        for name, (x, y) in curves.items()
-    }
-    table = record.tables["mse"]
-    trained, controls = map(places, _twins(record, table, "top", "mse"))
-    relative = {**table, "relative": table["mse"] / table["variance"]}
-    unexplained = places(_twins(record, relative, "top", "relative")[0])
+    label, error = "words k that the bulk leaves out", "mean squared error (nats²)"
+    rows = record.frames["mse"].sort_values("top", kind="stable")
+    rows = rows.assign(place=rows["top"].map(top.index), part=rows["mse"] / rows["variance"])
+    trained, controls = _twins(record, rows, "place", "mse")
+    unexplained, _ = _twins(record, rows, "place", "part")
     paper = {name: (np.arange(len(errors)), errors) for name, errors in PAPER_BY_K.items()}
-    error = "mean squared error (nats²)"
     figure = line_figure(
         Lines(
             series=trained,
@@ -87,8 +81,8 @@ def _error_figure(record: Record) -> tuple[Figure, str]:
 
 
 def _spectrum_figure(record: Record) -> tuple[Figure, str]:
-    trained, controls = _twins(record, record.tables["spectrum"], "index", "singular_value")
-    relative = lambda curves: {name: (x, y / y[0]) for name, (x, y) in curves.items()}
+    trained, controls = _twins(record, record.frames["spectrum"], "index", "singular_value")
+    relative = lambda curves: {name: (x, y / y.iloc[0]) for name, (x, y) in curves.items()}
     panel = Lines(
         series=relative(trained),
         x_label="index",
@@ -109,12 +103,13 @@ def _spectrum_figure(record: Record) -> tuple[Figure, str]:
 def _partition_figure(record: Record) -> tuple[Figure, str]:
     names, bulk = model_names(record, True), shown_bulk(record.config.top)
     columns = min(2, len(names))
+    drawn = dict(list(record.frames["histograms"].groupby(["model", "quantity"])))
     figure, axes = new_figure(columns, -(-len(names) // columns))
     labels = {"log Z": "log Z", "log Z_bulk": f"log Z_bulk, k = {bulk}"}
     for place, name in zip(axes, names, strict=False):
         for index, (quantity, label) in enumerate(labels.items()):
-            cells = select(record.tables["histograms"], model=name, quantity=quantity)
-            edges = np.append(cells["lower"], cells["upper"][-1])
+            cells = drawn[name, quantity]
+            edges = np.append(cells["lower"], cells["upper"].iloc[-1])
             density = cells["count"] / (cells["count"].sum() * np.diff(edges))
             look = style(index)
             place.stairs(density, edges, color=look["color"], fill=True, alpha=0.25)
@@ -134,16 +129,14 @@ def _partition_figure(record: Record) -> tuple[Figure, str]:
 
 
 def _word_figure(record: Record) -> tuple[Figure, str]:
-    panels = []
+    panels, drawn = [], dict(list(record.frames["histograms"].groupby("quantity")))
     labels = {"norm": "norm of a word", "cosine": "cosine of two random words"}
     for quantity, label in labels.items():
-        cells = select(record.tables["histograms"], quantity=quantity)
-        width = cells["upper"] - cells["lower"]
-        total = {name: np.sum(cells["count"][cells["model"] == name]) for name in cells["model"]}
-        density = cells["count"] / (width * np.array([total[name] for name in cells["model"]]))
-        centers = (cells["lower"] + cells["upper"]) / 2
-        table = {"model": cells["model"], "center": centers, "density": density}
-        trained, controls = _twins(record, table, "center", "density")
+        cells = drawn[quantity]
+        totals = cells.groupby("model")["count"].transform("sum")
+        density = cells["count"] / ((cells["upper"] - cells["lower"]) * totals)
+        rows = cells.assign(center=(cells["lower"] + cells["upper"]) / 2, density=density)
+        trained, controls = _twins(record, rows, "center", "density")
         panels.append(
             Lines(
                 series=trained,

@@ -74,7 +74,7 @@ class Source:
 
 
 def read_text(name: str, folder: Path | None) -> Text:
-    """Read a text.
+    """Read a text, and split it into what models are trained on and what anchors are fitted on.
 
     Args:
         name: `embedded` for the language reference that ships with Python, `wikitext2`, or the
@@ -82,12 +82,12 @@ def read_text(name: str, folder: Path | None) -> Text:
         folder: where data sets are.
 
     Returns:
-        Its words. The parts of WikiText-2 are its own: of those that are there the largest for
-        training and the validation part, or else the last one, for the anchors. Other texts are
-        split into words and signs, and their last fifth is for the anchors.
+        Of WikiText-2 the largest part that is there for training, and the validation part, or else
+        the last one, for the anchors. Of other texts, split into words and signs, the last fifth is
+        for the anchors.
 
     Raises:
-        ValueError: if a file is none, or not text.
+        ValueError: if the path does not name a text file.
         DataNotFoundError: if WikiText-2 is nowhere.
     """
     if name == "wikitext2":
@@ -119,15 +119,8 @@ def _split(words: Sequence[str]) -> Text:
 def encode(text: Text, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
     """Number the words: 1, 2, ... by how often they are in the training part, 0 for all others.
 
-    Args:
-        text: the words.
-        vocabulary: how many numbers there are.
-
-    Returns:
-        Both parts, int32.
-
     Raises:
-        ValueError: if the training part has fewer different words.
+        ValueError: if the training part has fewer than `vocabulary` different words.
     """
     counts = Counter(text.train)
     if len(counts) < vocabulary - 1:
@@ -144,16 +137,7 @@ def encode(text: Text, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
 def untrained(
     architecture: Architecture, vocabulary: int, hidden: int, context: int, scale: float, key: Array
 ) -> AbstractLanguageModel:
-    """Build a model with random values.
-
-    Args:
-        architecture: which one.
-        vocabulary: words.
-        hidden: size of a state.
-        context: the longest window it reads.
-        scale: standard deviation of the embedding's entries.
-        key: random key.
-    """
+    """Return a model with random values; `scale` is that of the embedding's entries."""
     if architecture == "gru":
         return GatedRecurrentModel(vocabulary, hidden, scale=scale, key=key)
     return TransformerModel(vocabulary, hidden, context=context, scale=scale, key=key)
@@ -167,19 +151,7 @@ def trained(
     context: Context,
     name: str,
 ) -> tuple[AbstractLanguageModel, np.ndarray]:
-    """Train a model, or continue from its checkpoint.
-
-    Args:
-        model: the beginning.
-        recipe: how to train.
-        words: the text, as numbers.
-        key: random key.
-        context: of the run.
-        name: of the checkpoint.
-
-    Returns:
-        The trained model and the loss of each step, in nats for each word.
-    """
+    """Train a model, or continue from its checkpoint; return it and the loss of each step."""
     path, tokens = context.checkpoint(name), jnp.asarray(words)
     state: tuple[Training, Array] = begin(model, recipe, key), jnp.zeros(recipe.steps)
     if context.resume and path.exists():
@@ -221,18 +193,10 @@ def reader(
 
 
 def opened(directories: Sequence[str], text: Text, tokens: int) -> Iterator[Source]:
-    """Let the user's models read the text that anchors are fitted on.
-
-    Args:
-        directories: of Hugging Face models with their tokenizers.
-        text: the text.
-        tokens: how many of each model's own tokens to read.
-
-    Yields:
-        The models, one after another.
+    """Yield the user's Hugging Face models, each after it has read up to `tokens` tokens of a text.
 
     Raises:
-        ValueError: if one is no causal language model, or the text has fewer tokens.
+        ValueError: if a directory holds no causal language model, or the text has no tokens.
     """
     content = " ".join(text.test).replace(END_OF_LINE, "\n")
     for directory in directories:

@@ -28,17 +28,20 @@ Tables (one row per observation):
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, MinLen, MultipleOf, Predicate
 
 from metastep.anchors.synthetic import perturbed, synthetic_task
 from metastep_lab.catalog import listing
+from metastep_lab.configuration import Count, Positive, configuration, different
 from metastep_lab.experiment import Context, Experiment
 from metastep_lab.tables import Table, columns
 from metastep_lab.theory import transfer as theory
 from metastep_lab.wu2022.anchor_vectors.models import Architecture, read_text
-from metastep_lab.wu2022.downstream_transfer.claims import answer, claims, figures
+from metastep_lab.wu2022.downstream_transfer.claims import CLAIMS, answer
+from metastep_lab.wu2022.downstream_transfer.figures import figures
 from metastep_lab.wu2022.downstream_transfer.rows import (
     NUMBERS,
     failing_names,
@@ -62,7 +65,13 @@ HEADS = 4  # of the transformer
 SURE = 0.5  # the part of the examples that is left out of the task of the sure ones
 
 
-@dataclass(frozen=True)
+Strengths = Annotated[
+    tuple[Positive, ...], MinLen(1), Predicate(different), "different positive numbers"
+]
+Words = Annotated[tuple[str, ...], MinLen(1), "words, at least one"]
+
+
+@configuration
 class Config:
     """The configuration.
 
@@ -88,39 +97,27 @@ class Config:
         silenced: nats by which the words of class 1 are lowered.
     """
 
-    models: int = 12
-    noise: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0)
-    silencing: tuple[float, ...] = (0.1, 1.0, 5.0, 20.0)
+    models: Count = 12
+    noise: Strengths = (1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0)
+    silencing: Strengths = (0.1, 1.0, 5.0, 20.0)
     text: str = "wikitext2"
-    positive: tuple[str, ...] = ("can", "also", "same", "true", "first", "well", "best", "won")
-    negative: tuple[str, ...] = ("not", "no", "none", "never", "false", "without", "war", "died")
+    positive: Words = ("can", "also", "same", "true", "first", "well", "best", "won")
+    negative: Words = ("not", "no", "none", "never", "false", "without", "war", "died")
     architecture: Architecture = "transformer"
-    vocabulary: int = 5000
-    hidden: int = 64
-    steps: int = 1200
+    vocabulary: Count = 5000
+    hidden: Count = 64
+    steps: Annotated[int, Ge(SEGMENTS), MultipleOf(SEGMENTS), f"multiples of {SEGMENTS}"] = 1200
     batch: int = 32
     context: int = 64
     step_size: float = 3e-3
-    places: int = 4096
+    places: Count = 4096
     top: int = 100
-    perturbed: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
-    shifted: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0, 30.0)
-    silenced: tuple[float, ...] = (0.3, 1.0, 2.0, 4.0, 8.0)
+    perturbed: Strengths = (0.03, 0.1, 0.3, 1.0, 3.0)
+    shifted: Strengths = (0.3, 1.0, 3.0, 10.0, 30.0)
+    silenced: Strengths = (0.3, 1.0, 2.0, 4.0, 8.0)
 
     def __post_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
-        for name in ("models", "vocabulary", "hidden", "places"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are integers from 1")
-        if self.steps < SEGMENTS or self.steps % SEGMENTS:
-            raise ValueError(f"steps is {self.steps}; allowed are multiples of {SEGMENTS}")
-        for name in ("noise", "silencing", "perturbed", "shifted", "silenced"):
-            values = getattr(self, name)
-            if not values or min(values) <= 0 or len(set(values)) < len(values):
-                raise ValueError(f"{name} is {values}; allowed are different positive numbers")
-        for name in ("positive", "negative"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} is (); allowed are words, at least one")
+        """Refuse values that do not fit together, naming field, value and what is allowed."""
         both = set(self.positive) & set(self.negative)
         if both:
             raise ValueError(f"negative is {self.negative}; allowed are words not in positive")
@@ -233,7 +230,7 @@ EXPERIMENT = Experiment(
     config=Config,
     presets={"quick": QUICK, "paper": Config()},
     run=run,
-    claims=claims,
+    claims=CLAIMS,
     figures=figures,
     reproducible=frozenset(
         {

@@ -22,14 +22,7 @@ NUMBERS = (
 
 
 def report_numbers(report: TransferReport) -> tuple[float, ...]:
-    """Return the fields `NUMBERS` of a report, then the bound with 1152 and with 288.
-
-    Args:
-        report: of a teacher and a student.
-
-    Returns:
-        Eight numbers; the bounds are infinite where there is no margin.
-    """
+    """Return the fields `NUMBERS` of a report, and the bounds; infinite without a margin."""
     constants = theory.PROVEN_CONSTANT, theory.PRINTED_CONSTANT
     bounds = [
         theory.transfer_bound(
@@ -58,15 +51,7 @@ def minimax_report(
 ) -> TransferReport:
     """Measure the assumptions with the anchors whose largest error on the task is least.
 
-    Args:
-        teacher: p*.
-        student: p.
-        head: f*.
-        population: pre-training and task.
-        top: most probable words of the teacher that are not in the bulk.
-
-    Returns:
-        The report; no other anchors have a smaller eps_b.
+    No other anchors have a smaller eps_b.
     """
     inputs = population.task
     truth, learned = teacher.at(inputs), student.at(inputs)
@@ -81,15 +66,9 @@ def silencing_rows(
 ) -> Iterator[tuple]:
     """Hold Theorem 3.3.1 against a model, for the first word with a positive coefficient.
 
-    Args:
-        model: the teacher.
-        head: words and coefficients; its thresholds serve the anchored head only.
-        anchor: of the teacher.
-        shifts: s, in nats.
-
     Yields:
-        For each s: states, s, largest divergence, its largest difference from the closed form,
-        largest ratio to 2 s p, largest difference of the linear head from f* - s c, largest change
+        For each shift s: states, s, largest divergence, its largest difference from the closed
+        form, largest ratio to 2 s p, largest difference of the linear head from f* - s c, largest change
         of the anchored head where the word was below its threshold, share of flipped signs.
     """
     place = int(np.argmax(head.coefficients > 0))
@@ -119,17 +98,10 @@ def silencing_rows(
 def shifting_row(
     model: LogLinearModel, raw: DownstreamHead, head: DownstreamHead, anchor: np.ndarray
 ) -> tuple:
-    """Hold Theorem 3.3.2 against a model.
+    """Hold Theorem 3.3.2 against a model and its heads on raw and on anchored logits.
 
-    Args:
-        model: the teacher.
-        raw: a head on its logits.
-        head: a head on its anchored logits.
-        anchor: of the teacher.
-
-    Returns:
-        As `silencing_rows`: the closed form of the divergence is 0, that of the raw head is 0, and
-        there is no ratio. A score of 0 that was none counts as flipped.
+    The columns are those of `silencing_rows`: the closed forms of the divergence and of the raw
+    head are 0, and there is no ratio. A score of 0 that was none counts as flipped.
     """
     shift = useless_shift(model, raw.thresholds)
     student = shift_logits(model, shift)

@@ -51,23 +51,14 @@ class TextStudy:
         }
 
     def counterexamples(self, shifts: tuple[float, ...]) -> Iterator[tuple]:
-        """Yield rows of both counter-examples on the held-out examples.
-
-        Args:
-            shifts: nats by which Theorem 3.3.1 lowers a word.
-        """
+        """Yield rows of both counter-examples on the held-out examples."""
         model = self.teacher.judged.at(self.held_out.labels != 0)
         for row in silencing_rows(model, self._anchored, self._anchor, shifts):
             yield ("3.3.1", "text", *row)
         yield ("3.3.2", "text", *shifting_row(model, self._raw, self._anchored, self._anchor))
 
     def add(self, student: Student, rows: dict[str, list[tuple]]) -> None:
-        """Add what the heads are worth for a student, and for some students the assumptions.
-
-        Args:
-            student: read at the same places.
-            rows: of the tables `accuracy`, `assumptions` and `text_bound`.
-        """
+        """Add what the heads are worth for a student, and for some students the assumptions."""
         anchor = student.anchor(self.teacher.fitted, self.words, self.top)
         examples = self.held_out.labels != 0
         labels = self.held_out.labels[examples]

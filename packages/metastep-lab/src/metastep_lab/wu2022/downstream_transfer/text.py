@@ -58,15 +58,6 @@ def classification(
 ) -> Task:
     """Number the words of a text and find the words of interest among them.
 
-    Args:
-        text: the words.
-        vocabulary: how many are told apart.
-        positive: words of the class 1.
-        negative: words of the class -1.
-
-    Returns:
-        The task.
-
     Raises:
         ValueError: if a class has no word in the vocabulary, or the vocabulary is too large.
     """
@@ -88,18 +79,9 @@ def teacher_and_snapshots(
     words: np.ndarray,
     context: Context,
 ) -> dict[int, AbstractLanguageModel]:
-    """Train a model and keep it as it was on the way.
+    """Train a model; return it by the parts of the training that were done, 16 for the teacher.
 
-    Args:
-        architecture: which one.
-        vocabulary: words.
-        hidden: size of a state.
-        recipe: how to train; a multiple of sixteen steps.
-        words: the text, as numbers.
-        context: of the run; every part of the training has its checkpoint.
-
-    Returns:
-        Parts of the training done to model; the teacher has all of them.
+    Every part of the training has its checkpoint.
     """
     begin_key, train_key = jax.random.split(jax.random.key(context.seed))
     model = untrained(architecture, vocabulary, hidden, recipe.context, 0.02, begin_key)
@@ -145,17 +127,7 @@ class Places:
 def places(
     task: Task, words: np.ndarray, context: int, others: int, rng: np.random.Generator
 ) -> Places:
-    """Choose all examples of a text and a sample of its other places.
-
-    Args:
-        task: the words of interest.
-        words: the text.
-        context: words of a line.
-        others: how many of the other places.
-        rng: random numbers.
-
-    Returns:
-        The examples, then the others; the weights make them the whole text.
+    """Choose all examples of a text and `others` of its other places, with their weights.
 
     Raises:
         ValueError: if a class has no example.
@@ -212,18 +184,10 @@ def students(
 ) -> Iterator[Student]:
     """Yield students that know the text less and less well.
 
-    Args:
-        kept: the models on the way to the teacher, by parts of the training.
-        teacher: the teacher.
-        where: places for fitting, and held-out ones.
-        task: the words of interest.
-        strengths: for `perturbed` (noise relative to the dictionary's entries), `shifted` (standard
-            deviation over states of a shift of all logits, in nats) and `silenced` (nats by which
-            the words of class 1 are lowered).
-        seed: of the noise.
-
-    Yields:
-        One student after another; `less trained` has the part of the training left out.
+    `strengths` has for `perturbed` the noise relative to the dictionary's entries, for `shifted`
+    the standard deviation over states of a shift of all logits, and for `silenced` by how much the
+    words of class 1 are lowered, both in nats. `less trained` has the part of the training that is
+    left out.
     """
     for part in KEPT:
         read = [one.read(kept[part]) for one in where]

@@ -1,113 +1,134 @@
-"""What the tables of `hessian-structure` say of networks beside each other: claims."""
+"""What the tables of `hessian-structure` say of networks beside each other."""
 
 import numpy as np
+import pandas as pd
 
-from metastep_lab.claims import Claim
-from metastep_lab.tables import Record, select
+from metastep_lab.claims import Numbers, Statement, each, every
+from metastep_lab.tables import Frame, Record
 from metastep_lab.wu2022.hessian_structure.reading import (
     GAP,
     LARGE,
     between,
     layers,
     leading,
+    needs,
+    rows_of,
     spread,
-    true_models,
-    undecided,
-    wide,
+    spreads,
+    true_wide,
 )
 
 NARROW = "F-100-8"
 
 
-def between_claims(record: Record) -> tuple[Claim, ...]:
-    """Hold the statements about the overlap between networks against the run."""
-    return (
-        _norm_overlap_claim(record),
-        _peak_claim(record),
-        _level_claim(record),
-        _early_claim(record),
-    )
+def _has_pairs(record: Record, *models: str) -> bool:
+    """Whether a run has pairs of networks with true labels, and of some models."""
+    config = record.config
+    return config.models > 1 and "true" in config.labels and {*models} <= {*config.model}
 
 
-def _norm_overlap_claim(record: Record) -> Claim:
-    name = "batch-normalization-overlap"
-    text = (
-        "Figures C.23 and C.24: with batch normalization the Kronecker product describes the top "
-        "(c - 1)-dimensional eigenspace worse, and that of the output layer overlaps less between "
-        "networks, by a factor of two."
-    )
-    pairs = [name for name in wide(record) if f"{name}-BN" in record.config.model]
-    if not true_models(record, pairs) or record.config.models < 2:
-        return undecided(name, text, "a network with and without it, true labels, two networks")
-    verdicts, evidence = [], []
-    for plain in pairs:
-        last = layers(record.tables["layers"], plain)[-1]
+def _with_and_without(record: Record) -> list[str]:
+    return [name for name in true_wide(record) if _has_pairs(record, f"{name}-BN")]
+
+
+def _normalized(record: Record) -> Frame:
+    """Return the overlaps with the product, and between networks in the last layer."""
+    rows = []
+    for plain in _with_and_without(record):
+        last = layers(record, "layers", plain)[-1]
         own, shared = [], []
         for model in (plain, f"{plain}-BN"):
-            behind = layers(record.tables["layers"], model)[1:]
-            own.append(np.mean([leading(record, "overlap", model, one)[:, -1] for one in behind]))
-            shared.append(float(between(record, model, last)[GAP - 1]))
-        verdicts.append(own[1] < own[0] and shared[1] < shared[0] / 2)
-        evidence.append(
-            f"{plain}: with the Kronecker product {own[0]:.3f} without, {own[1]:.3f} with; between "
-            f"networks in {last} {shared[0]:.3f} and {shared[1]:.3f}"
-        )
-    return Claim(name, text, bool(np.all(verdicts)), "; ".join(evidence))
+            names = layers(record, "layers", model)[1:]
+            own.append(np.mean([leading(record, "overlap", model, one)[:, -1] for one in names]))
+            shared.append(between(record, model, last)[GAP - 1])
+        rows.append((plain, last, *own, *shared))
+    return pd.DataFrame(rows, columns="model last own own_bn shared shared_bn".split())
 
 
-def _peak_claim(record: Record) -> Claim:
-    name = "narrow-peak"
-    text = (
-        "Figure 4.4, Theorem C.7.1: in a layer of m = 8 units the overlap between networks peaks "
-        "at the number of its live units (6 to 8), more than 1.5 times as high as at k = 16."
-    )
-    if not true_models(record, {NARROW} & set(record.config.model)) or record.config.models < 2:
-        return undecided(name, text, f"{NARROW}, true labels, and at least two networks")
+def _peak(record: Record) -> Numbers:
     values = between(record, NARROW, "fc2")
-    peak = int(np.argmax(values)) + 1
-    pairs = select(record.tables["pairs"], model=NARROW, labels="true", layer="fc2")
-    return Claim(
-        name,
-        text,
-        bool(6 <= peak <= 8 and values[peak - 1] > 1.5 * values[15]),
-        f"peak {values[peak - 1]:.3f} at k = {peak}, {values[15]:.3f} at 16; (t_1 . t_2)^2 is "
-        f"{spread(pairs['alignment'])}, which the theorem has at k = 8; its condition holds in "
-        f"{int(pairs['alone'].sum())} of {len(pairs['alone'])} pairs",
-    )
+    pairs = rows_of(record, "pairs", model=NARROW, labels="true", layer="fc2")
+    return {
+        **spreads(pairs, ["layer"], "alignment").iloc[0],
+        "place": int(np.argmax(values)) + 1,
+        "peak": values.max(),
+        "later": values[15],
+        "alone": pairs["alone"].sum(),
+        "pairs": len(pairs),
+    }
 
 
-def _level_claim(record: Record) -> Claim:
-    name = "output-layer"
-    text = (
-        "Appendix C.7.2: in the output layer, whose units cannot be permuted, the overlap between "
-        f"networks is level up to k = c - 1 (within 25 %) and falls by a third until {LARGE}."
-    )
-    models = true_models(record, wide(record))
-    if not models or record.config.models < 2:
-        return undecided(name, text, "true labels, no batch normalization, two networks")
-    verdicts, evidence = [], []
-    for model in models:
-        layer = layers(record.tables["layers"], model)[-1]
-        values = between(record, model, layer)
+def _output_layers(record: Record) -> Frame:
+    """Return the overlaps in the last layer for some dimensions, by network."""
+    rows = []
+    for model in true_wide(record):
+        values = between(record, model, layers(record, "layers", model)[-1])
         chosen = values[[0, 4, GAP - 1]]
-        level = np.max(np.abs(chosen / chosen.mean() - 1)) < 0.25
-        verdicts.append(level and values[LARGE - 1] < 2 / 3 * values[GAP - 1])
-        listed = ", ".join(f"{value:.3f}" for value in (*chosen, values[LARGE - 1]))
-        evidence.append(f"{model}, k = 1, 5, {GAP}, {LARGE}: {listed}")
-    return Claim(name, text, bool(np.all(verdicts)), "; ".join(evidence))
+        off = np.max(np.abs(chosen / chosen.mean() - 1))
+        rows.append((model, *chosen, values[LARGE - 1], off))
+    return pd.DataFrame(rows, columns="model first fifth gap large off".split())
 
 
-def _early_claim(record: Record) -> Claim:
-    name = "early-peak"
-    text = (
-        "Appendix C.7.2, Figure C.19: in fc2 of F-200^2 the overlap between networks does not "
-        f"reach its output dimension: about 0.012 at k = {GAP} (within 0.004), lower at {LARGE}."
-    )
-    fits = "F-200^2" in record.config.model and record.config.dataset == "mnist"
-    if not true_models(record, ("F-200^2",) * fits) or record.config.models < 2:
-        return undecided(name, text, "F-200^2 on MNIST, true labels, and at least two networks")
+def _early(record: Record) -> Numbers:
     values = between(record, "F-200^2", "fc2")
-    first, later = float(values[GAP - 1]), float(values[LARGE - 1])
-    return Claim(
-        name, text, abs(first - 0.012) < 0.004 and later < first, f"{first:.4f}, then {later:.4f}"
-    )
+    return {"first": values[GAP - 1], "later": values[LARGE - 1]}
+
+
+BETWEEN = (
+    Statement(
+        "batch-normalization-overlap",
+        "Figures C.23 and C.24: with batch normalization the Kronecker product describes the top "
+        "(c - 1)-dimensional eigenspace worse, and that of the output layer overlaps less between "
+        "networks, by a factor of two.",
+        lacks=needs("a network with and without it, true labels, two networks", _with_and_without),
+        measure=_normalized,
+        verdict=every("own_bn < own and shared_bn < shared / 2"),
+        evidence=each(
+            "{model}: with the Kronecker product {own:.3f} without, {own_bn:.3f} with; between "
+            "networks in {last} {shared:.3f} and {shared_bn:.3f}"
+        ),
+    ),
+    Statement(
+        "narrow-peak",
+        "Figure 4.4, Theorem C.7.1: in a layer of m = 8 units the overlap between networks peaks "
+        "at the number of its live units (6 to 8), more than 1.5 times as high as at k = 16.",
+        lacks=needs(
+            f"{NARROW}, true labels, and at least two networks",
+            lambda record: _has_pairs(record, NARROW),
+        ),
+        measure=_peak,
+        verdict=lambda found: 6 <= found["place"] <= 8 and found["peak"] > 1.5 * found["later"],
+        evidence="peak {peak:.3f} at k = {place}, {later:.3f} at 16; (t_1 . t_2)^2 is "
+        f"{spread('alignment')}, which the theorem has at k = 8; its condition holds in "
+        "{alone:.0f} of {pairs} pairs",
+    ),
+    Statement(
+        "output-layer",
+        "Appendix C.7.2: in the output layer, whose units cannot be permuted, the overlap between "
+        f"networks is level up to k = c - 1 (within 25 %) and falls by a third until {LARGE}.",
+        lacks=needs(
+            "true labels, no batch normalization, two networks",
+            lambda record: _has_pairs(record) and true_wide(record),
+        ),
+        measure=_output_layers,
+        verdict=every("off < 0.25 and large < 2 / 3 * gap"),
+        evidence=each(
+            f"{{model}}, k = 1, 5, {GAP}, {LARGE}: {{first:.3f}}, {{fifth:.3f}}, {{gap:.3f}}, "
+            "{large:.3f}"
+        ),
+    ),
+    Statement(
+        "early-peak",
+        "Appendix C.7.2, Figure C.19: in fc2 of F-200^2 the overlap between networks does not "
+        f"reach its output dimension: about 0.012 at k = {GAP} (within 0.004), lower at {LARGE}.",
+        lacks=needs(
+            "F-200^2 on MNIST, true labels, and at least two networks",
+            lambda record: _has_pairs(record, "F-200^2") and record.config.dataset == "mnist",
+        ),
+        measure=_early,
+        verdict=lambda found: (
+            abs(found["first"] - 0.012) < 0.004 and found["later"] < found["first"]
+        ),
+        evidence="{first:.4f}, then {later:.4f}",
+    ),
+)

@@ -44,12 +44,8 @@ def shares(
 ) -> Float[Array, "2"]:
     """Return which share of sum_ij |Gamma_ij|^2 is that of the means over i, and over j.
 
-    Gamma_ij (C.263) is the mean over class i of row j of N, where M = N^T N.
-
-    Args:
-        operator: the Hessian of a layer with one position.
-        scores: the model's outputs, for the operator's examples at least.
-        labels: the classes of the examples.
+    Gamma_ij (C.263) is the mean over class i of row j of N, where M = N^T N. `scores` and `labels`
+    are those of the operator's examples, and maybe more.
     """
     scores, labels = _captured(operator, scores, labels)
     centers = jnp.einsum("iy,icm->ycm", _averaging(labels), _rows(operator, scores))
@@ -76,12 +72,6 @@ def embedded(
     key: RandomKey,
 ) -> Iterator[tuple[str, int, int, float, float]]:
     """Embed the mean derivatives of each logit over each class into the plane, by t-SNE.
-
-    Args:
-        operator: the Hessian of a layer with one position.
-        scores: the model's outputs, for the operator's examples at least.
-        labels: the classes of the examples.
-        key: draws the start of the embeddings.
 
     Yields:
         by (the layer's output for Gamma_ij (C.263), its weight for Delta_ij (C.262)), class i,

@@ -44,18 +44,7 @@ class DigitNetwork:
     classes: int = 10
 
     def init(self, key: RandomKey, image: tuple[int, ...]) -> Params:
-        """Draw Glorot-uniform weights; biases are zero.
-
-        Args:
-            key: a random key.
-            image: rows and columns of the images, before them the number of colors if there are.
-
-        Returns:
-            The parameters.
-
-        Raises:
-            ValueError: for images that the convolutions leave nothing of.
-        """
+        """Draw Glorot-uniform weights for images of a shape; biases are zero."""
         return draw_layers(key, self._shapes(image))
 
     def initial_statistics(self) -> Params:
@@ -74,15 +63,9 @@ class DigitNetwork:
         images: Float[Array, "examples *colors rows columns"],
         statistics: Params | None = None,
     ) -> tuple[Float[Array, "examples classes"], Params]:
-        """Return the score of every class.
+        """Return the score of every class, and the statistics of batch normalization.
 
-        Args:
-            params: the weights and biases.
-            images: what to classify, gray or in colors.
-            statistics: of batch normalization; None for those of these images.
-
-        Returns:
-            The scores, and the statistics that were used.
+        Those of these images are used where none are given.
         """
         used: Params = {}
         x = with_colors(images)
@@ -100,15 +83,7 @@ class DigitNetwork:
     def __call__(
         self, variables: dict[str, Any], image: Float[Array, "*colors rows columns"]
     ) -> Array:
-        """Return the scores of one image: the model of an `EmpiricalRisk`.
-
-        Args:
-            variables: the parameters, and `statistics` beside the layers.
-            image: one image.
-
-        Returns:
-            Scores `[classes]`.
-        """
+        """Return the scores of one image: the model of an `EmpiricalRisk`."""
         params = {name: value for name, value in variables.items() if name != "statistics"}
         return self.scores(params, image[None], variables["statistics"])[0][0]
 

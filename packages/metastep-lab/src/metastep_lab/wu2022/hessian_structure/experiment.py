@@ -41,17 +41,18 @@ Tables (one row per observation; model, labels and seed name the network):
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Ge
 from jaxtyping import Array
 
 from metastep import saving as checkpoint
 from metastep_lab.catalog import listing
+from metastep_lab.configuration import ONCE, Count, Positive, configuration
 from metastep_lab.experiment import Context, Experiment
 from metastep_lab.tables import columns
 from metastep_lab.wu2022.hessian_structure.claims import answer, claims
@@ -101,7 +102,7 @@ TABLES = {
 Kept = dict[str, dict[str, Array]]
 
 
-@dataclass(frozen=True)
+@configuration
 class Config:
     """The configuration.
 
@@ -121,28 +122,17 @@ class Config:
     """
 
     dataset: Literal["digits", "mnist", "cifar10"] = "mnist"
-    model: tuple[str, ...] = ("F-200^2", "F-200^2-BN", "F-100-8", "LeNet5")
-    labels: tuple[Literal["true", "random"], ...] = ("true", "random")
+    model: Annotated[tuple[str, ...], *ONCE] = ("F-200^2", "F-200^2-BN", "F-100-8", "LeNet5")
+    labels: Annotated[tuple[Literal["true", "random"], ...], *ONCE] = ("true", "random")
     scaling: Literal["normalized", "unit"] = "normalized"
-    examples: int = 10_000
-    epochs: int = 60
-    step_size: float = 0.05
-    models: int = 3
-    top: int = 50
+    examples: Annotated[int, Ge(BATCH)] = 10_000
+    epochs: Count = 60
+    step_size: Positive = 0.05
+    models: Count = 3
+    top: Annotated[int, Ge(SHOWN)] = 50
 
     def __post_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
-        least = {"examples": BATCH, "epochs": 1, "models": 1, "top": SHOWN}
-        for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                value = getattr(self, name)
-                raise ValueError(f"{name} is {value}; allowed are integers from {smallest}")
-        if not self.step_size > 0:
-            raise ValueError(f"step_size is {self.step_size}; allowed are positive numbers")
-        for name in ("model", "labels"):
-            chosen = getattr(self, name)
-            if not chosen or len(set(chosen)) != len(chosen):
-                raise ValueError(f"{name} is {chosen}; allowed are different ones, at least one")
+        """Refuse networks that there are not."""
         for name in self.model:
             network_of(name)
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from metastep_lab.figures.style import MARKERS, Figure, Lines, line_figure, new_figure, style
-from metastep_lab.tables import Record, Table, select
+from metastep_lab.tables import Column, Frame, Record
 from metastep_lab.wu2022.hessian_structure.clusters import DERIVATIVES
 from metastep_lab.wu2022.hessian_structure.models import CLASSES
-from metastep_lab.wu2022.hessian_structure.reading import GAP, MOST, curve, layers, shown
+from metastep_lab.wu2022.hessian_structure.reading import GAP, MOST, curve, layers, rows_of, shown
 
 Drawn = tuple[Figure, str]
 CORNER = 20
@@ -32,19 +32,19 @@ def figures(record: Record) -> Mapping[str, Drawn]:
     plain = [name for name in record.config.model if f"{name}-BN" in record.config.model]
     if plain:
         drawn["batch-normalization"] = _batch_norm(record, plain[0], labels)
-    if len(record.tables["whole"]["index"]):
+    if len(record.frames["whole"]):
         drawn["whole"] = _whole(record)
     over_indices = ("kronecker", "spectra", "rank-one", "overlap", "batch-normalization", "whole")
     for name in drawn.keys() & set(over_indices):
         _mark_whole_numbers(drawn[name][0])
-    if any(len(layers(record.tables["spectra"], one)) > MOST for one in record.config.model):
+    if any(len(layers(record, "spectra", one)) > MOST for one in record.config.model):
         for name in drawn.keys() & {"kronecker", "rank-one", "training", "overlap"}:
             figure, text = drawn[name]
             drawn[name] = figure, f"{text} Of more than {MOST} layers {MOST} are drawn."
     return drawn
 
 
-def _mean(record: Record, name: str, **which: str) -> tuple[np.ndarray, np.ndarray]:
+def _mean(record: Record, name: str, **which: str) -> tuple[Column, Column]:
     indices, values = curve(record, "spectra", name, **which)
     return indices, values.mean(axis=0)
 
@@ -59,7 +59,7 @@ def _mark_whole_numbers(figure: Figure) -> None:
 
 def _kronecker(record: Record, model: str, labels: str) -> Drawn:
     """Figure 4.2."""
-    names = shown(record.tables["spectra"], model)
+    names = shown(record, "spectra", model)
     place = {"model": model, "labels": labels}
     series = lambda column: {name: _mean(record, column, layer=name, **place) for name in names}
     values = Lines(
@@ -87,7 +87,7 @@ def _spectra(record: Record, model: str) -> Drawn:
     panels = []
     for labels in record.config.labels:
         series = {}
-        for layer in shown(record.tables["spectra"], model)[:2]:
+        for layer in shown(record, "spectra", model)[:2]:
             for column, name in (("output", "E[M]"), ("true", "H")):
                 at = {"model": model, "labels": labels, "layer": layer}
                 indices, values = _mean(record, column, **at)
@@ -107,17 +107,17 @@ def _spectra(record: Record, model: str) -> Drawn:
 
 def _correspondence(record: Record, model: str, labels: str) -> Drawn:
     """Figures C.7 to C.11."""
-    table = select(record.tables["correspondence"], model=model, labels=labels)
-    layer = shown(record.tables["spectra"], model)[-2]
-    factored = select(record.tables["spectra"], model=model, labels=labels, layer=layer, seed=0)
+    layer = shown(record, "spectra", model)[-2]
+    factored = rows_of(record, "spectra", model=model, labels=labels, layer=layer, seed=0)
     figure, axes = new_figure(columns=2, height=4.2)
     images = []
     for panel, basis, name in zip(axes, ("input", "output"), ("E[xxᵀ]", "E[M]"), strict=True):
-        matrix = select(table, layer=layer, basis=basis)["value"].reshape(CORNER, CORNER)
+        rows = rows_of(record, "correspondence", model=model, labels=labels, layer=layer)
+        matrix = rows[rows["basis"] == basis]["value"].to_numpy().reshape(CORNER, CORNER)
         panel.grid(False)
         edges = (0.5, CORNER + 0.5, CORNER + 0.5, 0.5)
         images.append(panel.imshow(matrix, cmap="cividis", vmin=0, vmax=1, extent=edges))
-        ranks = factored[f"kronecker_{basis}"][:CORNER]
+        ranks = factored[f"kronecker_{basis}"].to_numpy()[:CORNER]
         seen = ranks <= CORNER
         panel.plot(
             np.arange(1, len(ranks) + 1)[seen],
@@ -149,7 +149,7 @@ def _rank_one(record: Record, labels: str) -> Drawn:
     for model in record.config.model:
         series = {
             layer: _mean(record, "rank_one", model=model, labels=labels, layer=layer)
-            for layer in shown(record.tables["spectra"], model)
+            for layer in shown(record, "spectra", model)
         }
         panels.append(Lines(series, "index of the eigenvector", "first singular value", model))
     alone = len(panels) == 1 and len(panels[0].series) == MOST
@@ -164,13 +164,13 @@ def _overlap(record: Record, labels: str) -> Drawn:
     panels = []
     for model in record.config.model:
         series, bands, predicted = {}, {}, {}
-        for layer in shown(record.tables["overlaps"], model):
+        for layer in shown(record, "overlaps", model):
             at = {"model": model, "labels": labels, "layer": layer}
             indices, values = curve(record, "overlaps", "overlap", **at)
             series[layer] = indices, values.mean(axis=0)
             bands[layer] = values.min(axis=0), values.max(axis=0)
-            pairs = select(record.tables["pairs"], **at)
-            outputs = pairs["outputs"][0]
+            pairs = rows_of(record, "pairs", **at)
+            outputs = pairs["outputs"].iloc[0]
             if model == "F-100-8" and layer == "fc2":
                 inside = indices[indices <= outputs]
                 predicted[layer] = inside, inside / outputs * pairs["alignment"].mean()
@@ -200,7 +200,7 @@ def _batch_norm(record: Record, model: str, labels: str) -> Drawn:
     """Figures C.22 and C.24."""
     spectra, overlaps = {}, {}
     for name in (model, f"{model}-BN"):
-        for layer in layers(record.tables["spectra"], name)[-2:]:
+        for layer in layers(record, "spectra", name)[-2:]:
             at = {"model": name, "labels": labels, "layer": layer}
             indices, values = _mean(record, "input", **at)
             spectra[f"{name}, {layer}"] = indices, values / values[0]
@@ -218,24 +218,24 @@ def _batch_norm(record: Record, model: str, labels: str) -> Drawn:
 
 def _training(record: Record, model: str, labels: str) -> Drawn:
     """Figures C.15 and C.16."""
-    table = select(record.tables["trajectory"], model=model, labels=labels)
-    epochs = np.unique(table["epoch"])
-    names = shown(record.tables["trajectory"], model)
-    at = lambda name, layer, index: select(table, layer=layer, index=index)[name]
-    ratios = {layer: (epochs + 1, at("input", layer, 1) / at("input", layer, 2)) for layer in names}
-    middle = names[-2]
-    indices = (1, 2, GAP, GAP + 1, CORNER)
+    rows = rows_of(record, "trajectory", model=model, labels=labels)
+    by_epoch = rows.assign(epoch=rows["epoch"] + 1).pivot(
+        index="epoch", columns=["layer", "index"], values=["input", "output"]
+    )
+    names = shown(record, "trajectory", model)
+    inputs, middle = by_epoch["input"], by_epoch["output"][names[-2]]
+    ratios = {name: (by_epoch.index, inputs[name][1] / inputs[name][2]) for name in names}
     values = {
-        f"{index}": (epochs + 1, at("output", middle, index))
-        for index in indices
-        if len(at("output", middle, index))
+        f"{index}": (by_epoch.index, middle[index])
+        for index in (1, 2, GAP, GAP + 1, CORNER)
+        if index in middle
     }
     return line_figure(
         Lines(ratios, "epoch + 1", "λ₁ / λ₂ of E[xxᵀ]", title="Inputs", x_log=True),
         Lines(
             values,
             "epoch + 1",
-            f"eigenvalue of E[M], {middle}",
+            f"eigenvalue of E[M], {names[-2]}",
             title="Outputs",
             x_log=True,
             y_log=True,
@@ -254,9 +254,9 @@ def _clusters(record: Record) -> Drawn:
     for labels in record.config.labels:
         series = {}
         for model in record.config.model:
-            table = select(record.tables["clusters"], model=model, labels=labels)
+            rows = rows_of(record, "clusters", model=model, labels=labels)
             for column, name in (("logit_share", "logits"), ("class_share", "classes")):
-                series[f"{model}, {name}"] = table["epoch"] + 1, table[column]
+                series[f"{model}, {name}"] = rows["epoch"] + 1, rows[column]
         panels.append(
             Lines(series, "epoch + 1", "share in the centers", title=f"{labels} labels", x_log=True)
         )
@@ -269,15 +269,15 @@ def _clusters(record: Record) -> Drawn:
 
 def _embedding(record: Record, group: str) -> Drawn:
     """Figure C.25 by logit, and Figure C.26 by class."""
-    table = record.tables["embedding"]
+    table = record.frames["embedding"]
     epoch = table["epoch"].min() if group == "logit" else table["epoch"].max()
     figure, axes = new_figure(columns=2, height=4.6)
     near = []
     for panel, symbol, by in zip(axes, ("Γ", "Δ"), DERIVATIVES, strict=True):
-        rows = select(table, epoch=epoch, by=by)
+        rows = table[(table["epoch"] == epoch) & (table["by"] == by)]
         near.append(f"{_kept(rows, group):.0%} ({symbol})")
         for index in range(CLASSES):
-            points = select(rows, **{group: index})
+            points = rows[rows[group] == index]
             look = style(index, markers=True) | {"linestyle": "none"}
             if index >= len(MARKERS):
                 look["markerfacecolor"] = "none"
@@ -287,8 +287,9 @@ def _embedding(record: Record, group: str) -> Drawn:
     entries = axes[0].get_legend_handles_labels()
     figure.legend(*entries, title=group, loc="outside lower center", ncols=CLASSES)
     chance = (CLASSES - 1) / (CLASSES**2 - 1)
+    first = table.iloc[0]
     return figure, (
-        f"{table['model'][0]}, {table['labels'][0]} labels, first network, epoch {epoch:g}: "
+        f"{first['model']}, {first['labels']} labels, first network, epoch {epoch:g}: "
         "derivatives of each logit by the output (Γ) and by the weight (Δ) of fc1, scaled as in "
         "the factor N of the Hessian, mean over the examples of each class. t-SNE puts near each "
         f"other in the plane what is near in many dimensions; marks show the {group}. The nearest "
@@ -297,30 +298,23 @@ def _embedding(record: Record, group: str) -> Drawn:
     )
 
 
-def _kept(rows: Table, group: str) -> float:
+def _kept(rows: Frame, group: str) -> float:
     """Return the share of points whose nearest neighbor belongs to the same group."""
-    places = np.stack([rows["x"], rows["y"]], axis=1)
+    places, groups = rows[["x", "y"]].to_numpy(), rows[group].to_numpy()
     distances = np.linalg.norm(places[:, None] - places, axis=2)
     np.fill_diagonal(distances, np.inf)
-    return float(np.mean(rows[group][np.argmin(distances, axis=1)] == rows[group]))
+    return float(np.mean(groups[np.argmin(distances, axis=1)] == groups))
 
 
 def _whole(record: Record) -> Drawn:
     """Figure C.1."""
-    table = record.tables["whole"]
     panels = []
-    for model in dict.fromkeys(table["model"].tolist()):
-        rows = select(table, model=model)
-        index = rows["index"]
-        values = {
-            "Hessian": (index, rows["true"]),
-            "approximation": (index, rows["approximate"]),
-            "weighted": (index, rows["weighted"]),
+    for model, rows in record.frames["whole"].groupby("model", sort=False):
+        drawn = lambda rows=rows, **names: {
+            name: (rows["index"], rows[one]) for name, one in names.items()
         }
-        overlaps = {
-            "approximation": (index, rows["overlap"]),
-            "weighted": (index, rows["weighted_overlap"]),
-        }
+        values = drawn(Hessian="true", approximation="approximate", weighted="weighted")
+        overlaps = drawn(approximation="overlap", weighted="weighted_overlap")
         panels += [
             Lines(values, "index of the eigenvalue", "eigenvalue", title=model, y_log=True),
             Lines(overlaps, "dimension k", "overlap with the Hessian", title=model),

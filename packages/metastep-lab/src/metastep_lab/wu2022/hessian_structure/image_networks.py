@@ -48,18 +48,7 @@ class AbstractImageNetwork(ABC):
 
     @abstractmethod
     def init(self, key: RandomKey, image: tuple[int, ...]) -> Params:
-        """Draw uniform weights that keep the size of activations; biases are zero.
-
-        Args:
-            key: a random key.
-            image: rows and columns of the images, before them the number of colors if there are.
-
-        Returns:
-            The parameters.
-
-        Raises:
-            ValueError: for images that the network leaves no pixel of.
-        """
+        """Draw weights that keep the size of activations, for images of a shape."""
 
     def initial_statistics(self) -> Params:
         """Return nothing: no activation is normalized."""
@@ -71,16 +60,7 @@ class AbstractImageNetwork(ABC):
         images: Float[Array, "examples *colors rows columns"],
         statistics: Params | None = None,
     ) -> tuple[Float[Array, "examples classes"], Params]:
-        """Return the score of every class.
-
-        Args:
-            params: the weights and biases.
-            images: what to classify, gray or in colors.
-            statistics: not used.
-
-        Returns:
-            The scores, and no statistics.
-        """
+        """Return the score of every class, and no statistics."""
         del statistics
         features = self._features(params, with_colors(images))
         return features @ params["fc1"]["weight"].T + params["fc1"]["bias"], {}
@@ -88,15 +68,7 @@ class AbstractImageNetwork(ABC):
     def __call__(
         self, variables: Mapping[str, Any], image: Float[Array, "*colors rows columns"]
     ) -> Array:
-        """Return the scores of one image: the model of an `EmpiricalRisk`.
-
-        Args:
-            variables: the parameters; `statistics` beside the layers are not used.
-            image: one image.
-
-        Returns:
-            Scores `[classes]`.
-        """
+        """Return the scores of one image: the model of an `EmpiricalRisk`."""
         return self.scores(dict(variables), image[None])[0][0]
 
     @abstractmethod

@@ -59,13 +59,7 @@ class State(NamedTuple):
 
 
 def network_of(name: str) -> Network:
-    """Return the network that `model` names.
-
-    Args:
-        name: one of `NETWORKS`, or VGG11 or ResNet18 with a width from 4, such as VGG11-W32.
-
-    Returns:
-        The network.
+    """Return a network of `NETWORKS`, or VGG11 or ResNet18 with a width from 4, as VGG11-W32.
 
     Raises:
         ValueError: for any other name.
@@ -102,7 +96,7 @@ def load(
     normalized: bool,
     seed: int,
 ) -> Examples:
-    """Load a data set.
+    """Load images and labels.
 
     Args:
         dataset: digits, mnist or cifar10.
@@ -112,9 +106,6 @@ def load(
         random_labels: whether labels are drawn.
         normalized: to mean 0 and variance 1 over all pixels; otherwise pixels are from 0 to 1.
         seed: of the order of digits and CIFAR-10 and of random labels.
-
-    Returns:
-        Images and labels.
 
     Raises:
         DataNotFoundError: if the data set is not there.
@@ -172,13 +163,6 @@ def trained(
     network: Network, examples: Examples, key: RandomKey, epochs: int, step_size: float
 ) -> Iterator[tuple[int, State]]:
     """Train by stochastic gradient descent, batches of 128.
-
-    Args:
-        network: which network.
-        examples: images and labels.
-        key: draws the initial weights and the order of the examples.
-        epochs: how many.
-        step_size: of the descent.
 
     Yields:
         The epoch and the state: at first, at the epochs of `SNAPSHOTS` before the last, and last.

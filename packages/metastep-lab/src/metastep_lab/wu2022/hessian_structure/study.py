@@ -119,16 +119,7 @@ def _moments(operator: LayerHessian) -> Moments:
 
 
 def measure(operator: LayerHessian, top: int, key: RandomKey) -> Measured:
-    """Hold the Hessian of a layer against its Kronecker factors.
-
-    Args:
-        operator: the Hessian.
-        top: how many eigenpairs, or as many as there are.
-        key: of the starting vectors.
-
-    Returns:
-        Numbers, the spectrum, the eigenvectors.
-    """
+    """Hold the Hessian of a layer against its Kronecker factors, by up to `top` eigenpairs."""
     moments = _moments(operator)
     shape = operator.structure().shape
     k = min(top, operator.size)
@@ -252,15 +243,7 @@ class Moment(NamedTuple):
 
 
 def watch(risk: EmpiricalRisk, scores: Float[Array, "examples classes"]) -> Moment:
-    """Return the leading eigenvalues of both factors of every layer, and how rows of N cluster.
-
-    Args:
-        risk: the network.
-        scores: of its examples.
-
-    Returns:
-        Up to 20 eigenvalues for each layer; the clustering is that of fc1.
-    """
+    """Return up to 20 eigenvalues of both factors of each layer, and the clusters of fc1."""
     found = Moment([], [], 0.0, 0.0)
     for name in layer_names(risk):
         operator = captured(risk, name)
@@ -275,11 +258,6 @@ def watch(risk: EmpiricalRisk, scores: Float[Array, "examples classes"]) -> Mome
 
 def whole(risk: EmpiricalRisk, top: int, key: RandomKey) -> list[list[float]]:
     """Hold the Hessian of all layers against its approximation, plain and weighted.
-
-    Args:
-        risk: a fully connected network.
-        top: how many eigenpairs, or as many as the layers have outputs.
-        key: of the starting vectors.
 
     Returns:
         Rows of index, true, approximate, weighted, overlap, weighted_overlap.

@@ -16,21 +16,28 @@ Tables (one row per observation):
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Annotated
 
 import jax
+from annotated_types import Ge, Le, MultipleOf, Predicate
 
 from metastep import saving as checkpoint
 from metastep_lab.catalog import listing
+from metastep_lab.configuration import Count, configuration, different
 from metastep_lab.experiment import Context, Experiment
 from metastep_lab.tables import columns
-from metastep_lab.wu2022.hessian_two_layer.claims import answer, claims, figures
+from metastep_lab.wu2022.hessian_two_layer.claims import CLAIMS, answer
+from metastep_lab.wu2022.hessian_two_layer.figures import figures
 from metastep_lab.wu2022.hessian_two_layer.samples import BATCH, Measured, draw_network, measure
 
 COLUMNS = " ".join(("units", "inputs", "seed", *Measured._fields))
 
 
-@dataclass(frozen=True)
+Widths = Annotated[tuple[int, ...], Predicate(different), "different integers"]
+Batches = Annotated[int, Ge(BATCH), MultipleOf(BATCH), f"multiples of {BATCH}"]
+
+
+@configuration
 class Config:
     """The configuration.
 
@@ -42,29 +49,19 @@ class Config:
         seeds: networks for each width.
     """
 
-    units: tuple[int, ...] = (50, 100, 200, 400, 800)
-    classes: int = 10
-    samples: int = 20_000
-    hessian_samples: int = 400
-    seeds: int = 3
+    units: Widths = (50, 100, 200, 400, 800)
+    classes: Annotated[int, Ge(2), Le(50)] = 10
+    samples: Batches = 20_000
+    hessian_samples: Batches = 400
+    seeds: Count = 3
 
     def __post_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
-        if not 2 <= self.classes <= 50:
-            raise ValueError(f"classes is {self.classes}; allowed are integers from 2 to 50")
+        """Refuse layers that are no wider than the output."""
         if not self.units or min(self.units) <= self.classes:
             raise ValueError(
                 f"units is {self.units}; allowed are integers above {self.classes}, the number of "
                 "classes, at least one"
             )
-        if len(set(self.units)) != len(self.units):
-            raise ValueError(f"units is {self.units}; allowed are different integers")
-        for name in ("samples", "hessian_samples"):
-            value = getattr(self, name)
-            if value < BATCH or value % BATCH:
-                raise ValueError(f"{name} is {value}; allowed are multiples of {BATCH}")
-        if self.seeds < 1:
-            raise ValueError(f"seeds is {self.seeds}; allowed are integers from 1")
 
 
 def run(config: Config, context: Context) -> Mapping[str, float]:
@@ -92,7 +89,7 @@ EXPERIMENT = Experiment(
     config=Config,
     presets={"quick": Config(units=(50, 100, 200)), "paper": Config()},
     run=run,
-    claims=claims,
+    claims=CLAIMS,
     figures=figures,
     reproducible=frozenset({"output-gap", "independent-copy", "decoupling", "weighted-row-span"}),
     answer=answer,

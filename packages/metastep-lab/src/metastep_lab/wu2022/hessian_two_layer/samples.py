@@ -102,17 +102,7 @@ def sample(network: Network, key: RandomKey, batches: int) -> tuple[Array, Array
 
 
 def measure(network: Network, key: RandomKey, batches: int, hessian_batches: int) -> Measured:
-    """Measure one network.
-
-    Args:
-        network: its weights.
-        key: a random key for the inputs.
-        batches: of 200 inputs, for the output Hessian.
-        hessian_batches: of 200 inputs, for the layer's Hessian.
-
-    Returns:
-        Gaps and overlaps.
-    """
+    """Measure one network, by batches of 200 inputs for the output Hessian and for the Hessian."""
     classes = len(network.second)
     top = classes - 1
     output_key, hessian_key = jax.random.split(key)

@@ -21,21 +21,23 @@ Tables (one row per observation):
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import product
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
 import optax
+from annotated_types import Ge, MinLen
 
 from metastep import pac_bayes
 from metastep import saving as checkpoint
 from metastep.pac_bayes.certify import write_certificate
 from metastep_lab.catalog import listing
+from metastep_lab.configuration import ONCE, Count, Positive, configuration
 from metastep_lab.experiment import Context, Experiment
 from metastep_lab.tables import columns
-from metastep_lab.wu2022.pac_bayes.claims import answer, claims, figures
+from metastep_lab.wu2022.pac_bayes.claims import CLAIMS, answer
+from metastep_lab.wu2022.pac_bayes.figures import figures
 from metastep_lab.wu2022.pac_bayes.problem import (
     BATCH,
     CLASSES,
@@ -61,7 +63,7 @@ BOUND_COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
+@configuration
 class Config:
     """The configuration.
 
@@ -82,40 +84,23 @@ class Config:
     """
 
     dataset: Literal["digits", "mnist"] = "mnist"
-    labels: tuple[Literal["true", "random"], ...] = ("true", "random")
-    methods: tuple[Literal["base", "appr", "iter", "iter-m"], ...] = (
+    labels: Annotated[tuple[Literal["true", "random"], ...], *ONCE] = ("true", "random")
+    methods: Annotated[tuple[Literal["base", "appr", "iter", "iter-m"], ...], *ONCE] = (
         "base",
         "appr",
         "iter",
         "iter-m",
     )
-    hidden: tuple[int, ...] = (100,)
-    train: int = 8000
-    initial_scale: float = 0.04
-    training_epochs: int = 20
-    training_step_size: float = 0.01
-    epochs: int = 60
-    step_size: float = 0.005
-    interval: int = 5
-    draws: int = 150_000
-    seeds: int = 3
-
-    def __post_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
-        least = {"training_epochs": 1, "epochs": 1, "interval": 1, "draws": 1, "seeds": 1}
-        for name, smallest in {**least, "train": BATCH}.items():
-            if getattr(self, name) < smallest:
-                value = getattr(self, name)
-                raise ValueError(f"{name} is {value}; allowed are integers from {smallest}")
-        for name in ("initial_scale", "training_step_size", "step_size"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are positive numbers")
-        for name in ("labels", "methods"):
-            chosen = getattr(self, name)
-            if not chosen or len(set(chosen)) != len(chosen):
-                raise ValueError(f"{name} is {chosen}; allowed are different ones, at least one")
-        if not self.hidden or min(self.hidden) < 1:
-            raise ValueError(f"hidden is {self.hidden}; allowed are integers from 1, at least one")
+    hidden: Annotated[tuple[Count, ...], MinLen(1), "integers from 1, at least one"] = (100,)
+    train: Annotated[int, Ge(BATCH)] = 8000
+    initial_scale: Positive = 0.04
+    training_epochs: Count = 20
+    training_step_size: Positive = 0.01
+    epochs: Count = 60
+    step_size: Positive = 0.005
+    interval: Count = 5
+    draws: Count = 150_000
+    seeds: Count = 3
 
 
 def run(config: Config, context: Context) -> Mapping[str, float]:
@@ -225,7 +210,7 @@ EXPERIMENT = Experiment(
         "paper": Config(),
     },
     run=run,
-    claims=claims,
+    claims=CLAIMS,
     figures=figures,
     reproducible=frozenset({"ours-below-base", "bounds-hold"}),
     answer=answer,

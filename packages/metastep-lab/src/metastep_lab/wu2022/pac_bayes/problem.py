@@ -34,17 +34,10 @@ class Examples(NamedTuple):
 def load(
     dataset: str, folder: Path | None, train: int, random_labels: bool, seed: int
 ) -> tuple[Examples, Examples]:
-    """Load a data set with two classes and split it.
+    """Load a data set with two classes and split it into training and test examples.
 
-    Args:
-        dataset: digits or mnist.
-        folder: where to look for it.
-        train: number of training examples; the first ones of MNIST, a random part of digits.
-        random_labels: whether labels are coin tosses, in both parts.
-        seed: of the split and the coins.
-
-    Returns:
-        Training and test examples.
+    Training examples are the first of the last 10,000 of MNIST, or a random part of digits. Random
+    labels are coin tosses, in both parts.
 
     Raises:
         DataNotFoundError: if the data set is not there.

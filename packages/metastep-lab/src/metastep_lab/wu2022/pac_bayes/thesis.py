@@ -59,29 +59,13 @@ def place(log_prior_scale: float) -> int:
 def table_c8() -> Table:
     """Return every row with its bound computed again from KL, error and prior variance.
 
-    Returns:
-        Columns network, method, printed, kl, error, log_prior_scale, j, ceiling (1 where the prior
-        variance is at its ceiling c), recomputed, difference (recomputed less printed).
+    `ceiling` is 1 where the prior variance is at its ceiling c.
     """
     rows = []
     for network, method, printed, kl, error, log_prior_scale, _ in PRINTED:
-        j = place(log_prior_scale)
+        j, ceiling = place(log_prior_scale), int(log_prior_scale == CEILING)
         again = bound(error, kl, EXAMPLES, j=j, delta=DELTA).value
-        ceiling = int(log_prior_scale == CEILING)
-        rows.append(
-            (
-                network,
-                method,
-                printed,
-                kl,
-                error,
-                log_prior_scale,
-                j,
-                ceiling,
-                again,
-                again - printed,
-            )
-        )
-    return columns(
-        "network method printed kl error log_prior_scale j ceiling recomputed difference", rows
-    )
+        found = j, ceiling, again, again - printed
+        rows.append((network, method, printed, kl, error, log_prior_scale, *found))
+    names = "network method printed kl error log_prior_scale j ceiling recomputed difference"
+    return columns(names, rows)

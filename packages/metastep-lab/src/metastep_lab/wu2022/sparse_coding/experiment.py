@@ -21,9 +21,10 @@ Table:
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import MinLen, Predicate
 from joblib import Parallel, delayed
 
 from metastep import saving as checkpoint
@@ -36,14 +37,20 @@ from metastep.sparse_coding import (
     sample_start,
 )
 from metastep_lab.catalog import listing
+from metastep_lab.configuration import Count, NotNegative, Positive, configuration, different
 from metastep_lab.experiment import Context, Experiment
 from metastep_lab.tables import columns
-from metastep_lab.wu2022.sparse_coding.claims import answer, claims, figures
+from metastep_lab.wu2022.sparse_coding.claims import CLAIMS, answer
+from metastep_lab.wu2022.sparse_coding.figures import figures
 
 ALGORITHMS = ("baseline", "masking")
 
 
-@dataclass(frozen=True)
+SEVERAL = (MinLen(1), Predicate(different), "different values, at least one")
+NOISES = (MinLen(1), Predicate(different), "different numbers from 0, at least one")
+
+
+@configuration
 class Config:
     """The configuration; the thesis's values where it gives them.
 
@@ -65,36 +72,31 @@ class Config:
         processes: cells computed at the same time; the results do not depend on it.
     """
 
-    vary: tuple[Literal["realization", "scale", "noise"], ...] = ("realization", "scale", "noise")
-    initialization: tuple[Literal["sample", "local"], ...] = ("sample", "local")
-    seeds: int = 5
-    samples: int = 1000
-    dim: int = 100
-    atoms: int = 200
-    n_nonzero: int = 5
-    realizations: tuple[int, ...] = (200, 400, 600, 800, 1000)
-    dims: tuple[int, ...] = (100, 150, 200, 250)
-    noises: tuple[float, ...] = (0.01, 0.0325, 0.055, 0.0775, 0.1)
+    vary: Annotated[tuple[Literal["realization", "scale", "noise"], ...], *SEVERAL] = (
+        "realization",
+        "scale",
+        "noise",
+    )
+    initialization: Annotated[tuple[Literal["sample", "local"], ...], *SEVERAL] = (
+        "sample",
+        "local",
+    )
+    seeds: Count = 5
+    samples: Count = 1000
+    dim: Count = 100
+    atoms: Count = 200
+    n_nonzero: Count = 5
+    realizations: Annotated[tuple[int, ...], *SEVERAL] = (200, 400, 600, 800, 1000)
+    dims: Annotated[tuple[int, ...], *SEVERAL] = (100, 150, 200, 250)
+    noises: Annotated[tuple[NotNegative, ...], *NOISES] = (0.01, 0.0325, 0.055, 0.0775, 0.1)
     mask_fraction: float = 0.1
-    epochs: int = 500
-    batch_size: int = 200
-    learning_rate: float = 1e-3
-    processes: int = 2
+    epochs: Count = 500
+    batch_size: Count = 200
+    learning_rate: Positive = 1e-3
+    processes: Count = 2
 
     def __post_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
-        sizes = "seeds samples dim atoms n_nonzero epochs batch_size processes"
-        for name in sizes.split():
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are integers from 1")
-        for name in ("vary", "initialization", "realizations", "dims", "noises"):
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise ValueError(f"{name} is {values}; allowed are different values, at least one")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; allowed: positive numbers")
-        if not all(noise >= 0 for noise in self.noises):
-            raise ValueError(f"noises is {self.noises}; allowed are numbers from 0")
+        """Refuse sizes that do not fit together, naming field, value and what is allowed."""
         if min(self.realizations) < self.atoms:
             raise ValueError(
                 f"realizations is {self.realizations}; allowed are integers from atoms, "
@@ -234,7 +236,7 @@ EXPERIMENT = Experiment(
     config=Config,
     presets={"quick": QUICK, "paper": Config()},
     run=run,
-    claims=claims,
+    claims=CLAIMS,
     figures=figures,
     reproducible=frozenset(
         {

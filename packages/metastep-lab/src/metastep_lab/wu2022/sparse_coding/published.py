@@ -1,60 +1,40 @@
-"""What the authors of `sparse-coding` and this project's first implementation found."""
+"""The errors that the authors of `sparse-coding` and this project's first implementation found.
 
-# (vary, value, initialization) to the errors of baseline and masking: read by eye off the curves in
-# the authors' repository (means of 5 runs; the thesis prints no numbers).
-AUTHORS = {
-    ("realization", 200, "sample"): (0.468, 0.433),
-    ("realization", 400, "sample"): (0.449, 0.376),
-    ("realization", 600, "sample"): (0.465, 0.381),
-    ("realization", 800, "sample"): (0.510, 0.379),
-    ("realization", 1000, "sample"): (0.533, 0.384),
-    ("realization", 200, "local"): (0.126, 0.153),
-    ("realization", 400, "local"): (0.156, 0.149),
-    ("realization", 600, "local"): (0.202, 0.153),
-    ("realization", 800, "local"): (0.270, 0.158),
-    ("realization", 1000, "local"): (0.331, 0.158),
-    ("scale", 150, "sample"): (0.583, 0.509),
-    ("scale", 200, "sample"): (0.697, 0.614),
-    ("scale", 250, "sample"): (0.742, 0.663),
-    ("scale", 150, "local"): (0.267, 0.204),
-    ("scale", 200, "local"): (0.400, 0.256),
-    ("scale", 250, "local"): (0.460, 0.290),
-    ("noise", 0.01, "sample"): (0.007, 0.006),
-    ("noise", 0.0325, "sample"): (0.135, 0.062),
-    ("noise", 0.055, "sample"): (0.305, 0.165),
-    ("noise", 0.0775, "sample"): (0.438, 0.275),
-    ("noise", 0.01, "local"): (0.003, 0.004),
-    ("noise", 0.0325, "local"): (0.055, 0.037),
-    ("noise", 0.055, "local"): (0.175, 0.081),
-    ("noise", 0.0775, "local"): (0.273, 0.123),
-}
+The authors' are read by eye off the curves in their repository, which are means of 5 runs; the
+thesis prints no numbers. The first implementation, in JAX, shares no code with the one that is run
+here, and nobody else has run it: means over 3 seeds in Figure 2.1 (8 at p' = 400, sample), 1 in
+Figure 2.2 and 1 or 2 in Figure 2.3.
+"""
 
-# The same by this project's first implementation, in JAX, which shares no code with the one that is
-# run here; nobody else has measured them. Means over 3 seeds in Figure 2.1 (8 at p' = 400,
-# sample), 1 in Figure 2.2 and 1 or 2 in Figure 2.3.
-EARLIER = {
-    ("realization", 200, "sample"): (0.466, 0.431),
-    ("realization", 400, "sample"): (0.436, 0.379),
-    ("realization", 600, "sample"): (0.458, 0.373),
-    ("realization", 800, "sample"): (0.513, 0.383),
-    ("realization", 1000, "sample"): (0.531, 0.384),
-    ("realization", 200, "local"): (0.128, 0.155),
-    ("realization", 400, "local"): (0.158, 0.149),
-    ("realization", 600, "local"): (0.201, 0.153),
-    ("realization", 800, "local"): (0.274, 0.158),
-    ("realization", 1000, "local"): (0.334, 0.161),
-    ("scale", 150, "sample"): (0.587, 0.515),
-    ("scale", 200, "sample"): (0.693, 0.603),
-    ("scale", 250, "sample"): (0.741, 0.659),
-    ("scale", 150, "local"): (0.270, 0.203),
-    ("scale", 200, "local"): (0.402, 0.256),
-    ("scale", 250, "local"): (0.456, 0.289),
-    ("noise", 0.01, "sample"): (0.006, 0.004),
-    ("noise", 0.0325, "sample"): (0.131, 0.059),
-    ("noise", 0.055, "sample"): (0.306, 0.160),
-    ("noise", 0.0775, "sample"): (0.438, 0.275),
-    ("noise", 0.01, "local"): (0.003, 0.004),
-    ("noise", 0.0325, "local"): (0.054, 0.037),
-    ("noise", 0.055, "local"): (0.170, 0.082),
-    ("noise", 0.0775, "local"): (0.273, 0.123),
-}
+import pandas as pd
+
+PUBLISHED = pd.DataFrame(
+    [
+        ("realization", 200, "sample", 0.468, 0.433, 0.466, 0.431),
+        ("realization", 400, "sample", 0.449, 0.376, 0.436, 0.379),
+        ("realization", 600, "sample", 0.465, 0.381, 0.458, 0.373),
+        ("realization", 800, "sample", 0.51, 0.379, 0.513, 0.383),
+        ("realization", 1000, "sample", 0.533, 0.384, 0.531, 0.384),
+        ("realization", 200, "local", 0.126, 0.153, 0.128, 0.155),
+        ("realization", 400, "local", 0.156, 0.149, 0.158, 0.149),
+        ("realization", 600, "local", 0.202, 0.153, 0.201, 0.153),
+        ("realization", 800, "local", 0.27, 0.158, 0.274, 0.158),
+        ("realization", 1000, "local", 0.331, 0.158, 0.334, 0.161),
+        ("scale", 150, "sample", 0.583, 0.509, 0.587, 0.515),
+        ("scale", 200, "sample", 0.697, 0.614, 0.693, 0.603),
+        ("scale", 250, "sample", 0.742, 0.663, 0.741, 0.659),
+        ("scale", 150, "local", 0.267, 0.204, 0.27, 0.203),
+        ("scale", 200, "local", 0.4, 0.256, 0.402, 0.256),
+        ("scale", 250, "local", 0.46, 0.29, 0.456, 0.289),
+        ("noise", 0.01, "sample", 0.007, 0.006, 0.006, 0.004),
+        ("noise", 0.0325, "sample", 0.135, 0.062, 0.131, 0.059),
+        ("noise", 0.055, "sample", 0.305, 0.165, 0.306, 0.16),
+        ("noise", 0.0775, "sample", 0.438, 0.275, 0.438, 0.275),
+        ("noise", 0.01, "local", 0.003, 0.004, 0.003, 0.004),
+        ("noise", 0.0325, "local", 0.055, 0.037, 0.054, 0.037),
+        ("noise", 0.055, "local", 0.175, 0.081, 0.17, 0.082),
+        ("noise", 0.0775, "local", 0.273, 0.123, 0.273, 0.123),
+    ],
+    columns="vary value initialization authors_baseline authors_masking earlier_baseline "
+    "earlier_masking".split(),
+)

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+from matfree import stochtrace
 
 from metastep.compilation import compiled
 from metastep.curvature.operators.base import AbstractOperator
@@ -82,7 +83,7 @@ def hutchinson_trace(
         6.0
     """
     _require("samples", samples, 2, None)
-    return _summary(_hutchinson(operator, samples, key)[0], samples)
+    return _summary(_hutchinson(operator, samples, key)["trace"], samples)
 
 
 def diagonal(operator: AbstractOperator, samples: int, *, key: RandomKey) -> StochasticEstimate:
@@ -105,7 +106,7 @@ def diagonal(operator: AbstractOperator, samples: int, *, key: RandomKey) -> Sto
         Bekas, Kokiopoulou, Saad (2007), An estimator for the diagonal of a matrix.
     """
     _require("samples", samples, 2, None)
-    return _summary(_hutchinson(operator, samples, key)[1], samples)
+    return _summary(_hutchinson(operator, samples, key)["diagonal"], samples)
 
 
 def hutchpp_trace(
@@ -234,7 +235,7 @@ def _require(name: str, value: int, low: int, high: int | None) -> None:
 
 
 def _signs(operator: AbstractOperator, count: int, key: RandomKey) -> Array:
-    return jax.random.rademacher(key, (count, operator.size), operator.dtype)
+    return stochtrace.sampler_signs(jnp.zeros(operator.size, operator.dtype), num=count)(key)
 
 
 def _products(operator: AbstractOperator, rows: Array) -> Array:
@@ -242,14 +243,16 @@ def _products(operator: AbstractOperator, rows: Array) -> Array:
 
 
 @compiled
-def _hutchinson(operator: AbstractOperator, samples: int, key: RandomKey) -> tuple[Array, Array]:
+def _hutchinson(operator: AbstractOperator, samples: int, key: RandomKey) -> dict[str, Array]:
+    product = operator.prepare().flat_mv
+    sample = stochtrace.monte_carlo_trace_and_diagonal()
     signs = _signs(operator, samples, key)
-    terms = signs * _products(operator.prepare(), signs)
-    return jnp.sum(terms, axis=1), terms
+    return jax.lax.map(lambda z: sample(product, z), signs, batch_size=AT_A_TIME)
 
 
 @compiled
 def _hutchpp(operator: AbstractOperator, third: int, key: RandomKey) -> tuple[Array, Array]:
+    """Hutch++ by hand: that of traceax has no standard error, and matfree has none."""
     operator = operator.prepare()
     first, second = jax.random.split(key)
     basis = jnp.linalg.qr(_products(operator, _signs(operator, third, first)).T)[0].T
@@ -261,32 +264,16 @@ def _hutchpp(operator: AbstractOperator, third: int, key: RandomKey) -> tuple[Ar
 
 @compiled
 def _xtrace(operator: AbstractOperator, half: int, key: RandomKey) -> Array:
-    """Return the leave-one-out estimates, by downdates of one QR factorization."""
-    operator = operator.prepare()
-    signs = _signs(operator, half, key)
-    basis, triangle = jnp.linalg.qr(_products(operator, signs).T)
-    moved = _products(operator, basis.T).T
-    within = basis.T @ moved
-    # Column i is the unit vector that span(basis) loses when test vector i is left out.
-    lost = jnp.linalg.inv(triangle).T
-    lost = lost / jnp.linalg.norm(lost, axis=0)
-
-    def without(i: Array) -> Array:
-        s, z = lost[:, i], signs[i]
-        seen = basis.T @ z
-        kept = seen - s * (s @ seen)
-        rest = z - basis @ kept
-        exact = jnp.trace(within) - s @ within @ s
-        # moved = H basis, and H z is column i of basis @ triangle.
-        return exact + rest @ (basis @ triangle[:, i] - moved @ kept)
-
-    return jax.lax.map(without, jnp.arange(half))
+    """Return the leave-one-out estimates."""
+    leave_one_out = stochtrace.leave_one_out_xtrace(apply_resphering=False)
+    return leave_one_out(operator.prepare().flat_mv, _signs(operator, half, key))
 
 
 @compiled
 def _quadrature(
     operator: AbstractOperator, steps: int, probes: int, key: RandomKey
 ) -> tuple[Array, Array]:
+    """Lanczos by hand: that of matfree divides by zero where the Krylov space is exhausted."""
     operator = operator.prepare()
 
     def probe(key: RandomKey) -> tuple[Array, Array]:

@@ -1,0 +1,74 @@
+"""What the experiments on mixed linear regression say and draw in the same way."""
+
+from metastep_lab.claims import Statement
+from metastep_lab.figures.style import Lines
+from metastep_lab.tables import Frame, Record
+
+
+def theory_errors(rows: Frame) -> Frame:
+    """Return how far the theory is above the simulation in rows of `loss`, in percent of it."""
+    return 100 * (rows["theory"] / rows["simulated"] - 1)
+
+
+def _scores(record: Record) -> Frame:
+    rows = record.frames["test_data"]
+    return rows.assign(z=(rows["difference"] / rows["standard_error"]).abs())
+
+
+def analytic_test_loss(equation: int, counted: str) -> Statement:
+    """Return the claim that the loss on drawn tasks is the analytic one of an equation."""
+    return Statement(
+        "analytic-test-loss",
+        f"Eq. {equation}: the loss on drawn test tasks is the analytic one, within four standard "
+        "errors.",
+        lacks=lambda record: (
+            "no run was tested on drawn tasks" if record.frames["test_data"].empty else None
+        ),
+        measure=_scores,
+        verdict=lambda rows: (rows["z"] <= 4).all(),
+        evidence=lambda rows: (
+            f"{len(rows)} (correlated) {counted}: largest |z| {rows['z'].max():.2f}, largest "
+            f"difference {rows['difference'].abs().max():.2g}"
+        ),
+    )
+
+
+def banded(rows: Frame, along: str, value: str = "simulated", errors: float = 2) -> tuple:
+    """Return a curve and its band of so many standard errors, as `Lines` takes them."""
+    mean, error = rows[value], errors * rows["standard_error"]
+    return (rows[along], mean), (mean - error, mean + error)
+
+
+def loss_panel(rows: Frame, along: str, title: str) -> Lines:
+    """Return a panel of rows of `loss` along `train_rate` or `test_rate`."""
+    simulation, band = banded(rows, along)
+    symbol = {"train_rate": "train rate alpha_t", "test_rate": "test rate alpha_r"}[along]
+    return Lines(
+        series={"simulation": simulation, "theory": (rows[along], rows["theory"])},
+        x_label=symbol,
+        y_label="test loss",
+        title=title,
+        bands={"simulation": band},
+    )
+
+
+def gain_panel(paired: Frame, losses: Frame, title: str) -> Lines:
+    """Return a panel of the gain of every train rate over train rate 0, in percent of the loss.
+
+    Args:
+        paired: rows of `paired` of one panel.
+        losses: rows of `loss` of the same panel; train rate 0 is among them.
+        title: of the panel.
+    """
+    zero = losses[losses["train_rate"] == 0].iloc[0]
+    numbers = ["difference", "standard_error"]
+    paired = paired.assign(**(100 / zero["simulated"] * paired[numbers]))
+    gain, band = banded(paired, "train_rate", "difference")
+    theory = 100 * (losses["theory"] / zero["theory"] - 1)
+    return Lines(
+        series={"simulation": gain, "theory": (losses["train_rate"], theory)},
+        x_label="train rate alpha_t",
+        y_label="loss minus loss at 0 (%)",
+        title=title,
+        bands={"simulation": band},
+    )

@@ -1,0 +1,221 @@
+"""What the tables of `data-attribution` say: its statements and its answer."""
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from metastep_lab.claims import Numbers, Statement, beyond, listed, mean_and_error, span, yes_or_no
+from metastep_lab.tables import Frame, Record
+
+BARS = {"linear": 0.95, "network": 0.95, "transformer": 0.9}
+"""The LDS that exact scores must have at the smooth step size."""
+
+SHARE, SUBSETS, SEEDS = 0.05, 50, 3
+"""What the bars are for: removals of this share at most, so many of them and seeds at least."""
+
+LOW = 0.7
+"""An LDS of which a user has to be warned."""
+
+RELATED = 0.5
+CLEAR = 2.0
+"""Standard errors by which a difference counts."""
+
+
+def smooth(record: Record, name: str = "scores") -> Frame:
+    """Return the rows of a table at the smooth step size."""
+    return record.frames[name].query("speed == @record.config.speeds[0]")
+
+
+def by_method(record: Record, model: str) -> Frame:
+    """Return the LDS at the smooth step size: one row for each seed, one column for each method."""
+    rows = smooth(record).query("model == @model")
+    return rows.pivot(index="seed", columns="method", values="lds")
+
+
+def _too_small(record: Record, model: str | None = None) -> str | None:
+    config = record.config
+    if model is not None and model not in config.models:
+        return f"needs the {model} model"
+    if config.seeds < SEEDS or config.subsets < SUBSETS or config.share > SHARE:
+        return (
+            f"needs {SEEDS} seeds, {SUBSETS} subsets and a share of at most {SHARE:g}; this run "
+            f"has {config.seeds}, {config.subsets} and {config.share:g}"
+        )
+    return None
+
+
+def _exact(record: Record, model: str) -> Numbers:
+    scores = by_method(record, model)
+    mean, error = mean_and_error(scores["exact"])
+    others = scores.drop(columns="exact").mean()
+    return {"mean": mean, "error": error, "others": listed(others, ".3f")}
+
+
+def _leads(record: Record) -> Frame:
+    """Return by how much the exact LDS is higher than each other one, paired by seed."""
+    rows = []
+    for model in record.config.models:
+        scores = by_method(record, model)
+        for other in scores.columns.drop("exact"):
+            mean, error = mean_and_error(scores["exact"] - scores[other])
+            rows.append((f"{model} over {other}", mean, error))
+    return pd.DataFrame(rows, columns=["pair", "lead", "error"]).dropna()
+
+
+def _warnings(record: Record) -> Numbers:
+    """Return the LDS of the exact scores by whether they were believed; failed ones count as 0."""
+    exact = record.frames["scores"].query("method == 'exact'")
+    runs = exact.merge(
+        record.frames["training"], on=["model", "speed", "seed"], suffixes=("", "_training")
+    )
+    runs = runs.assign(lds=runs["lds"].fillna(0.0))
+    believed = runs["trusted"] == 1
+    bars = runs["model"].map(BARS)
+    return {
+        "runs": runs,
+        "missed": int(np.sum(believed & (runs["lds"] < LOW))),
+        "false": int(np.sum(~believed & (runs["lds"] >= bars))),
+        "good": runs["lds"][believed],
+        "bad": runs["lds"][~believed],
+    }
+
+
+def _written(found: Numbers) -> str:
+    parts = [
+        f"{len(found[kind])} {text}"
+        + (f", LDS {span(found[kind], '.2f')}" if len(found[kind]) else "")
+        for kind, text in (("good", "runs were believed"), ("bad", "were warned of"))
+    ]
+    return (
+        f"{'; '.join(parts)}; {found['missed']} believed below {LOW:g}, {found['false']} warned of "
+        "at or above their bar"
+    )
+
+
+def relation(record: Record) -> Numbers:
+    """Return the rank correlation of what was known beforehand with the LDS, over all runs."""
+    runs = _warnings(record)["runs"]
+    ranks = runs[["metasmoothness", "removal_error", "lds"]].rank()
+    error = runs["removal_error"].fillna(np.inf).rank()
+    return {
+        "smoothness": ranks["metasmoothness"].corr(ranks["lds"]),
+        "error": error.corr(ranks["lds"]),
+        "runs": len(runs),
+    }
+
+
+def _rises(record: Record) -> Frame:
+    """Return by how much more the loss rises without the examples that exact scores choose."""
+    rows = []
+    for model, curves in record.frames["curves"].groupby("model", sort=False):
+        rises = curves.groupby(["seed", "method"])["rise"].mean().unstack()
+        for other in rises.columns.drop("exact"):
+            mean, error = mean_and_error(rises["exact"] - rises[other])
+            rows.append((f"{model} over {other}", mean, error))
+    return pd.DataFrame(rows, columns=["pair", "lead", "error"]).dropna()
+
+
+def found_spoilt(record: Record) -> Frame:
+    """Return the recall of each method by model, with as many examples checked as were spoilt."""
+    recall = record.frames["recall"]
+    nearest = np.argmin(np.abs(recall["checked"].unique() - record.config.planted))
+    rows = recall[recall["checked"] == recall["checked"].unique()[nearest]]
+    return rows.groupby(["model", "method"], sort=False)["recall"].mean().unstack()
+
+
+def _pairs(rows: Frame) -> str:
+    parts = (f"{row.pair} {row.lead:+.3g}±{row.error:.2g}" for row in rows.itertuples())
+    return "; ".join(parts)
+
+
+def _several(record: Record) -> str | None:
+    return None if record.config.seeds >= SEEDS else f"needs {SEEDS} seeds"
+
+
+CLAIMS = (
+    *(
+        Statement(
+            f"exact-{model}",
+            f"Ilyas and Engstrom 2025: exact scores predict what leaving out {SHARE:.0%} of the "
+            f"examples does. Here, {model}: an LDS of at least {bar:g} where training is smooth.",
+            lacks=partial(_too_small, model=model),
+            measure=partial(_exact, model=model),
+            verdict=lambda found, bar=bar: found["mean"] >= bar,
+            evidence="LDS {mean:.4f}±{error:.4f} over {config.seeds} seeds of {config.subsets} "
+            "subsets; other methods: {others}",
+        )
+        for model, bar in BARS.items()
+    ),
+    Statement(
+        "exact-leads",
+        "The LDS of exact scores is higher than that of truncated ones, of influence functions and "
+        f"of gradient cosines. Here: by more than {CLEAR:g} standard errors for every model.",
+        lacks=_several,
+        measure=_leads,
+        verdict=lambda rows: beyond(rows["lead"], CLEAR * rows["error"]),
+        evidence=_pairs,
+    ),
+    Statement(
+        "warned",
+        f"Exact scores are not believed where they predict badly. Here: no run with an LDS below "
+        f"{LOW:g} was believed, and none at its bar or above was warned of.",
+        lacks=lambda record: None if len(record.config.speeds) > 1 else "needs two speeds",
+        measure=_warnings,
+        verdict=lambda found: found["missed"] == found["false"] == 0,
+        evidence=_written,
+    ),
+    Statement(
+        "warning-relates",
+        "What is measured beforehand goes with the LDS. Here: over all runs the rank correlation "
+        f"of the metasmoothness with it is above {RELATED:g}, and that of the error of one removal "
+        f"below -{RELATED:g}.",
+        lacks=lambda record: None if len(record.config.speeds) > 1 else "needs two speeds",
+        measure=relation,
+        verdict=lambda found: found["smoothness"] > RELATED and found["error"] < -RELATED,
+        evidence="metasmoothness {smoothness:.2f}, error of one removal {error:.2f}, {runs} runs",
+    ),
+    Statement(
+        "leave-out",
+        "Without the examples that exact scores call most helpful the loss of the queries rises "
+        "more than without those of any other method. Here: by more than "
+        f"{CLEAR:g} standard errors for every model, on average over the removed shares.",
+        lacks=_several,
+        measure=_rises,
+        verdict=lambda rows: beyond(rows["lead"], CLEAR * rows["error"]),
+        evidence=_pairs,
+    ),
+    Statement(
+        "finds-spoilt",
+        "The examples with the most harmful exact scores are spoilt ones. Here: of the spoilt "
+        "ones at least three times as many are among them as by chance.",
+        lacks=lambda record: None if len(record.frames["recall"]) else "needs spoilt examples",
+        measure=lambda record: {
+            "recall": found_spoilt(record)["exact"],
+            "chance": record.frames["recall"]["checked"].iloc[
+                (record.frames["recall"]["checked"] - record.config.planted).abs().argmin()
+            ],
+        },
+        verdict=lambda found: np.all(found["recall"] >= 3 * found["chance"]),
+        evidence="share of the spoilt examples found: {recall:.2f}; by chance {chance:.2f}",
+    ),
+)
+
+
+def answer(record: Record) -> str:
+    """Say how well exact scores predict, and what is known beforehand."""
+    lacking = _too_small(record)
+    if lacking is not None:
+        return f"This run cannot tell: it {lacking}."
+    models = list(record.config.models)
+    exact = {model: _exact(record, model)["mean"] for model in models}
+    opening = yes_or_no([exact[model] >= BARS[model] for model in models])
+    found = _warnings(record)
+    cosine = {model: by_method(record, model)["gradient cosine"].mean() for model in models}
+    return (
+        f"{opening}. The rank correlation of predicted and true changes of exact scores is "
+        f"{listed(exact, '.3f')}; of gradient cosines {listed(cosine, '.3f')}. With larger steps "
+        f"training responds less smoothly: of {len(found['runs'])} runs {len(found['bad'])} were "
+        f"warned of before anything was left out, and {found['missed']} of those with a "
+        f"correlation below {LOW:g} were not."
+    )

@@ -1,0 +1,78 @@
+"""What exact scores are held against: cheaper derivatives, and the angle between gradients."""
+
+from collections.abc import Mapping
+from time import perf_counter
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+import metastep as ms
+from metastep.attribution import attribute
+from metastep.compilation import compiled
+from metastep_lab.studies.data_attribution.models import Training
+
+COSINE = "gradient cosine"
+METHODS = ("exact", "truncated", "implicit", COSINE)
+SOLVER = lx.GMRES(rtol=1e-3, atol=0.0, restart=50, max_steps=100)
+
+
+def other_scores(
+    training: Training, queries: PyTree[Array], window: int, key: Array
+) -> Mapping[str, tuple[np.ndarray, float]]:
+    """Return the scores of all methods but the exact one, and the seconds that each took.
+
+    Implicit differentiation (influence functions) is left out where a step sees a batch of the
+    examples: such training has no fixed point.
+
+    Args:
+        training: what is scored.
+        queries: arrays with one row for each.
+        window: steps that the truncated scores look back.
+        key: of the training.
+
+    Returns:
+        Method to scores of shape (queries, examples), and seconds.
+    """
+    total = len(jax.tree.leaves(training.examples)[0])
+    estimators: dict[str, ms.AbstractEstimator] = {"truncated": ms.TruncatedReverse(window)}
+    if training.batches is None:
+        estimators["implicit"] = ms.Implicit(SOLVER)
+    found = {}
+    for name, estimator in estimators.items():
+        begin = perf_counter()
+        made = attribute(training, total, queries, estimator=estimator, key=key, share=None)
+        found[name] = (np.asarray(made.scores, np.float64), perf_counter() - begin)
+    begin = perf_counter()
+    angles = np.asarray(gradient_cosine(training, queries, key), np.float64)
+    found[COSINE] = (angles, perf_counter() - begin)
+    return found
+
+
+@compiled
+def gradient_cosine(
+    training: Training, queries: PyTree[Array], key: Array
+) -> Float[Array, "queries examples"]:
+    """Return minus the cosine between the gradients of queries and examples after training.
+
+    Args:
+        training: what is scored.
+        queries: arrays with one row for each.
+        key: of the training.
+
+    Returns:
+        Negative where a step on the example lowers the query.
+    """
+    total = len(jax.tree.leaves(training.examples)[0])
+    problem = training(jax.tree.map(lambda x: x[0], queries))
+    params = ms.unroll(problem, jnp.ones(total), key).params
+
+    def direction(one: PyTree) -> Array:
+        flat, _ = ravel_pytree(jax.grad(training.model.loss)(params, one))
+        return flat / (jnp.linalg.norm(flat) + jnp.finfo(flat.dtype).tiny)
+
+    of_queries, of_examples = (jax.vmap(direction)(rows) for rows in (queries, training.examples))
+    return -of_queries @ of_examples.T

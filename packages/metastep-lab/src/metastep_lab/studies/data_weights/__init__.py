@@ -1,0 +1,1 @@
+"""What data is worth: a rating network tuned through training."""

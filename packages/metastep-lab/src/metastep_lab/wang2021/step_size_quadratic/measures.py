@@ -1,0 +1,202 @@
+"""The numbers that decide the statements of `step-size-quadratic`."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from metastep_lab.claims import Numbers, each
+from metastep_lab.tables import Frame, Record, where
+from metastep_lab.theory import quadratic_step_size as theory
+
+CLOSE = 0.1
+# Tables 1-2: (t, eta_0) to whether "Ours", "Tensorflow GD" and "Tensorflow RMSProp" converge. For
+# GD at t = 10 the earlier version prints a tick and the thesis (Table D.1) a cross: here a cross.
+PAPER = {
+    (10, 0.1): (True, False, True),
+    (20, 0.1): (True, False, True),
+    (40, 0.1): (True, False, False),
+    (80, 0.1): (True, False, False),
+    (40, 0.001): (True, False, True),
+    (40, 0.01): (True, False, True),
+    (40, 1.0): (True, False, False),
+}
+FLOAT32 = np.finfo(np.float32)
+
+
+def _name(horizon: float, start: float) -> str:
+    return f"(t = {int(horizon)}, eta_0 = {start:g})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _problem(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    return record.arrays["hessian"], record.arrays["start"]
+
+
+def descents(record: Record, method: str) -> Frame:
+    """Return the rows of `convergence` of a method, with the names of their cells."""
+    rows = where(record.frames["convergence"], method=method)
+    return rows.assign(name=list(map(_name, rows["horizon"], rows["start"])))
+
+
+def shown_cell(record: Record) -> tuple[int, float]:
+    """Return the horizon and start of Figure 1: the largest t, and the start nearest to 0.1."""
+    starts = record.config.start_step_sizes
+    return max(record.config.horizons), min(starts, key=lambda start: abs(start - 0.1))
+
+
+def figure_1(record: Record) -> Numbers:
+    """Return the row of Figure 1's cell, and how many cells are within 10 % after 300 updates."""
+    found, (horizon, start) = descents(record, "log-domain"), shown_cell(record)
+    within = found["relative_error_300"] < CLOSE
+    return {
+        **where(found, horizon=horizon, start=start).iloc[0],
+        "predicted": where(record.frames["optimum"], horizon=horizon)["predicted_steps"].item(),
+        "within": f"{within.sum()} of {within.size}",
+    }
+
+
+def ends(rows: Frame) -> str:
+    """Write how many descents converged, and how the others ended."""
+    off = rows[rows["status"] != "converged"]
+    names = each("{name} {status}, error {relative_error_last:.2g}", between=", ")(off)
+    return (
+        f"{len(rows) - len(off)} of {len(rows)} cells converged, the largest error is "
+        f"{rows['relative_error_last'].max(skipna=False):.2g}; not: {names or 'none'}"
+    )
+
+
+def settled(record: Record) -> Frame:
+    """Return the largest error by horizon; `early` where descent can settle well before the end."""
+    found = descents(record, "log-domain").groupby("horizon", sort=False)
+    rows = record.frames["optimum"].set_index("horizon")
+    early = rows["predicted_steps"] < 0.8 * record.config.meta_steps
+    return rows.assign(error=found["relative_error_last"].max(), early=early)
+
+
+def accuracy(record: Record) -> Numbers:
+    """Return the largest relative error of each method, and how often it is small, in words."""
+    table = record.frames["accuracy"]
+    worst = table.groupby("method")["relative_error"].max()
+    near = table.assign(near=table["relative_error"] < 0.01)
+    words = [f"{name} at most {worst[name]:.2g}" for name in ("log-domain", "log-domain-float32")]
+    for method in ("reverse-float32", "reverse-float64"):
+        shares = where(near, method=method).groupby("horizon", sort=False)["near"].mean()
+        parts = ", ".join(f"{share:.2f} at t = {horizon:g}" for horizon, share in shares.items())
+        words.append(f"{method} within 1% in a share of {parts}")
+    return {"worst": worst, "words": "; ".join(words)}
+
+
+def _paths(record: Record, method: str) -> Iterator[tuple[Numbers, Frame]]:
+    """Yield the row of each descent, and its trajectory.
+
+    `size` is log10 f(w_t). `idle` are the updates that moved nothing: F or F' is not finite, or F'
+    is zero.
+    """
+    for row in descents(record, method).to_dict("records"):
+        horizon = int(row["horizon"])
+        cell = {"method": method, "horizon": horizon, "start": row["start"]}
+        path = where(record.frames["trajectory"], **cell)
+        objective = theory.meta_objective(path["step_size"].to_numpy(), *_problem(record), horizon)
+        finite = np.isfinite(path["meta_gradient"]) & np.isfinite(path["meta_objective"])
+        idle = ~finite | (path["meta_gradient"] == 0)
+        yield row, path.assign(size=objective * horizon / np.log(10), idle=idle)
+
+
+def overflow(record: Record) -> Numbers:
+    """Return whether float32 is idle beyond its range and nowhere else, and the groups of cells."""
+    good = True
+    groups: dict[str, list[str]] = {"at once": [], "later": [], "free": []}
+    for row, path in _paths(record, "reverse-float32"):
+        size, last = path["size"], path["size"].iloc[-1]
+        # A tenth of a decade for rounding, and for what the processor does with tiny numbers.
+        lost = -np.log10(2 * row["horizon"] * FLOAT32.tiny) - 0.1
+        end = np.log10(FLOAT32.max) + 0.1
+        good &= bool(path["idle"][size > end].all() and not path["idle"][size.abs() < lost].any())
+        stuck, first = row["status"] == "stuck", int(np.argmax(path["idle"]))
+        good &= bool(last > lost if stuck else last < end)
+        kind = "free" if not stuck else "later" if first else "at once"
+        after = f" after {first} updates" if kind == "later" else ""
+        groups[kind].append(f"{row['name']} 10^{last:.1f}{after}")
+    table, limit = record.frames["overflow"], np.log10(FLOAT32.max)
+    differ = table[(table["log10_bound"] > limit) != (table["log10_loss"] > limit)]
+    groups["differ"] = list(map(_name, differ["horizon"], differ["start"]))
+    return {"good": good, **{kind: _listed(names) for kind, names in groups.items()}}
+
+
+def float64(record: Record) -> Numbers:
+    """Compare back-propagation in float64 with the closed form and with the exact descent."""
+    worst, idle, outside = 0.0, 0, 0
+    for row, path in _paths(record, "reverse-float64"):
+        inside = path["size"].abs() < 305
+        arguments = path["step_size"].to_numpy(), *_problem(record), int(row["horizon"])
+        exact = theory.meta_gradient(*arguments)
+        off = (path["meta_gradient"] - exact)[inside].abs() / np.max(np.abs(exact))
+        worst, outside = max(worst, *off), outside + np.sum(~inside)
+        idle += path["idle"][inside].sum()
+    ours, theirs = (
+        descents(record, name).set_index("name") for name in ("log-domain", "reverse-float64")
+    )
+    same = ours["status"] == theirs["status"]
+    ratio = theirs["relative_error_last"] / np.maximum(ours["relative_error_last"], 1e-15)
+    return {
+        "idle": idle,
+        "outside": outside,
+        "worst": worst,
+        "same": f"{same.sum()} of {same.size}",
+        "ratio": np.median(ratio),
+    }
+
+
+def cells(record: Record, method: str, column: int) -> Frame:
+    """Return the descents of a method that Tables 1-2 have, and what they print in a row."""
+    rows = descents(record, method)
+    cells = zip(rows["horizon"], rows["start"], strict=True)
+    paper = [
+        {True: "yes", False: "no"}[PAPER[cell][column]] if cell in PAPER else None for cell in cells
+    ]
+    rows = rows.assign(paper=paper).dropna(subset="paper")
+    return rows.assign(agree=(rows["paper"] == "yes") == (rows["status"] == "converged"))
+
+
+def exact_rmsprop(record: Record) -> Numbers:
+    """Return the largest errors of RMSProp with the exact meta-gradient, by size of the start."""
+    rows = descents(record, "log-domain-rmsprop")
+    near = rows["start"] <= 0.1
+    return {
+        "decides": near.any(),
+        "stuck": (rows["status"] == "stuck").sum(),
+        "cells": len(rows),
+        "near": np.max(rows["relative_error_last"][near].to_numpy(), initial=0.0),
+        "far": np.max(rows["relative_error_last"][~near].to_numpy(), initial=0.0),
+    }
+
+
+def second_derivatives(record: Record) -> Numbers:
+    """Return the ratio of the derivative without second derivatives to the true one."""
+    table, (horizon, _) = record.frames["stop_gradient"], shown_cell(record)
+    row = each("eta = {step_size:g}: {true:.4g} true, {stop_gradient:.4g} without")
+    return {
+        "ratio": table["stop_gradient"] / table["true"],
+        "cells": f"t = {horizon}: {row(where(table, horizon=horizon))}",
+    }
+
+
+def bounded(record: Record) -> Numbers:
+    """Return the largest |F'| at step sizes from 0, and its bound."""
+    path = record.frames["trajectory"]
+    ours = path[path["method"].str.startswith("log-domain") & (path["step_size"] >= 0)]
+    grid = where(record.frames["accuracy"], method="log-domain")
+    slopes = np.append(ours["meta_gradient"], grid["meta_gradient"])
+    largest, bound = np.nanmax(np.abs(slopes)), theory.meta_gradient_bound(*_problem(record))
+    return {"largest": largest, "bound": bound, "loose": bound / largest}
+
+
+def limit(record: Record) -> Numbers:
+    """Return the distance of eta* from its limit relative to that, by horizon."""
+    rows = record.frames["limit"]
+    gap = (rows["optimal_step_size"] / rows["limit"] - 1).abs().set_axis(rows["horizon"])
+    words = each("{optimal_step_size:.6g} at t = {horizon:g}", between=", ")(rows)
+    return {"gap": gap, "words": words, "limit": rows["limit"].iloc[0]}

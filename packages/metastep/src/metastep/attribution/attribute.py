@@ -1,0 +1,233 @@
+"""Scores of training examples by any estimator of the hypergradient, and whether to believe them.
+
+The weights of the examples are the hyperparameters. The derivative of a query by them says what a
+little more of each example would have done; a straight line through it says what training without
+the example does (Ilyas and Engstrom 2025). A straight line may be a bad guess, and an estimator may
+fail: both are measured.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from metastep.attribution.leave_out import random_removals
+from metastep.attribution.queries import (
+    Asked,
+    Question,
+    as_queries,
+    outcomes,
+    problem_of,
+    require_connected,
+)
+from metastep.attribution.units import Units, as_units
+from metastep.checks import require_count, require_key
+from metastep.compilation import compiled
+from metastep.diagnosis.metasmoothness import metasmoothness
+from metastep.estimators.base import AbstractEstimator
+from metastep.estimators.reverse import Reverse
+from metastep.results import RESULTS
+from metastep.trees import subtract
+from metastep.types import RandomKey, Scalar
+
+SMOOTH = 0.7
+"""Metasmoothness below which the scores are not to be believed."""
+
+CLOSE = 0.5
+"""Relative error of the predicted effect of a removal above which they are not."""
+
+REMOVAL = 10
+
+
+class Attribution(eqx.Module):
+    """How much every training example did for every query, and what speaks against it.
+
+    Attributes:
+        scores: the derivative of each query by each weight: an array of shape (queries, examples),
+            a tree like the weights whose leaves have a first axis for the queries, or an array of
+            shape (queries, groups). For a query that is a loss, a negative score is that of an
+            example that helps. Minus the score predicts the change when the example is left out.
+        standard_errors: of the mean over keys, like `scores`; None for one key.
+        values: each query after training with all examples, shape (queries,); means over keys.
+        result: of the first estimate that failed; `successful` if none did.
+        metasmoothness: between -1 and 1: whether the trained state moves along a straight line
+            while a random share of the examples loses its weight. NaN if not checked.
+        removal_error: how far the scores are off when that share is left out and the model trained
+            again: |predicted - true| / |true| over the queries. NaN if not checked.
+    """
+
+    scores: PyTree[Array]
+    standard_errors: PyTree[Array] | None
+    values: Float[Array, " queries"]
+    result: RESULTS
+    metasmoothness: float
+    removal_error: float
+
+    @property
+    def trustworthy(self) -> bool:
+        """Whether nothing speaks against the scores; see `message`."""
+        return not self.message
+
+    @property
+    def message(self) -> str:
+        """What speaks against the scores and what to do, or nothing."""
+        if self.result != RESULTS.successful:
+            return f"The estimator failed: {RESULTS[self.result]}"
+        if self.metasmoothness < SMOOTH:
+            return (
+                f"Training does not respond smoothly to its weights: the metasmoothness is "
+                f"{self.metasmoothness:.2f}, below {SMOOTH}, so that slopes say little about what "
+                "leaving examples out does. Reduce the step size, enlarge the batches, or give "
+                "Adam an eps_root."
+            )
+        if self.removal_error > CLOSE:
+            return (
+                f"The scores miss what happens when a random share of the examples is left out by "
+                f"{self.removal_error:.0%}, and {CLOSE:.0%} is allowed. Use an exact estimator "
+                "such as Reverse(), or make training smoother: smaller steps, larger batches."
+            )
+        return ""
+
+
+def attribute(
+    problem: Asked,
+    examples: Any,
+    queries: PyTree = None,
+    *,
+    estimator: AbstractEstimator | None = None,
+    key: RandomKey,
+    groups: Any = None,
+    repeats: int = 1,
+    batch_size: int = 16,
+    share: float | None = 0.05,
+) -> Attribution:
+    """Compute how much each training example did for each query.
+
+    Example:
+        A mean of three numbers, found by gradient descent. The query asks for its square; a number
+        below the mean lowers it.
+
+        >>> import jax, jax.numpy as jnp, optax, metastep as ms
+        >>> from metastep.attribution import attribute
+        >>> numbers = jnp.array([1.0, 2.0, 6.0])
+        >>> def asked(power):
+        ...     return ms.TrainingProblem(
+        ...         loss=lambda w, weights, batch: jnp.mean(weights * (w - numbers) ** 2) / 2,
+        ...         objective=lambda w, weights: w**power,
+        ...         init_params=jnp.array(0.0),
+        ...         optimizer=optax.sgd(0.5),
+        ...         horizon=40,
+        ...     )
+        >>> found = attribute(asked, 3, jnp.array([2.0]), key=jax.random.key(0), share=0.4)
+        >>> found.scores.round(2).tolist()
+        [[-4.0, -2.0, 6.0]]
+
+    Args:
+        problem: a function from a query to a problem, all of them the same but for the objective;
+            or one problem, whose objective is the only query. The hyperparameters of the problem
+            are the weights: its loss multiplies the loss of each example by its weight, and divides
+            by the number of examples, not by the sum of weights.
+        examples: how many training examples there are, all with weight 1; or the weights, an array
+            of any shape (one for each token of each text, say) or a tree of such arrays.
+        queries: arrays with one row for each query.
+        estimator: how to differentiate; None is `Reverse()`, exact. `Implicit()` gives influence
+            functions, for training that has converged.
+        key: determines initialisation and batches.
+        groups: the number of the group of each weight, for scores of whole groups, from 0 without
+            a gap; an array that begins with the axes of the weights.
+        repeats: over how many keys to average; from 2 on there are standard errors. The first of
+            them is `key`.
+        batch_size: how many queries are differentiated at the same time. Training runs forward once
+            for each batch; memory beside it grows with `batch_size`.
+        share: the share of the examples that is left out to check the scores, between 0 and 1;
+            None leaves the check out. It costs four trainings, without derivatives.
+
+    Returns:
+        Scores, values, and whether to believe them. Exact, biased or noisy as the estimator is.
+        Not for use inside `jit`.
+
+    Raises:
+        ValueError: for weights that do not reach the loss, queries without a derivative, and
+            arguments that are not allowed, naming them.
+
+    Reference:
+        Ilyas and Engstrom (2025), MAGIC: near-optimal data attribution for deep learning. Koh and
+        Liang (2017), Understanding black-box predictions via influence functions.
+    """
+    require_key(key)
+    require_count("repeats", repeats)
+    require_count("batch_size", batch_size)
+    units, queries = as_units(examples, groups), as_queries(problem, queries)
+    first = Question(problem, jax.tree.map(lambda x: x[0], queries))
+    require_connected(first, units.weights, key)
+    removal = None
+    if share is not None:
+        removal = random_removals(units.count, share, 1, jax.random.fold_in(key, REMOVAL))[0]
+
+    keys = [key, *(jax.random.fold_in(key, REMOVAL + n) for n in range(1, repeats))]
+    estimator = Reverse() if estimator is None else estimator
+    runs = [_estimates(problem, units, queries, estimator, batch_size, key) for key in keys]
+    values, scores, results = jax.tree.map(lambda *x: jnp.stack(x), *runs)
+    failed = jnp.ravel(results != RESULTS.successful)
+    result = jax.tree.map(lambda x: jnp.ravel(x)[jnp.argmax(failed)], results)
+    errors = None
+    if repeats > 1:
+        errors = jax.tree.map(lambda x: jnp.std(x, axis=0, ddof=1) / repeats**0.5, scores)
+    smooth, off = np.nan, np.nan
+    if removal is not None:
+        smooth = _smoothness(first, units, removal, key)
+        after = _outcomes(problem, units.without(jnp.asarray(removal)), queries, key)
+        of_first = jax.tree.map(lambda x: x[0], scores)
+        off = _relative_error(
+            units.predicted(of_first, removal[None])[0], np.asarray(after - values[0], np.float64)
+        )
+    mean = lambda x: jnp.mean(x, axis=0)
+    return Attribution(jax.tree.map(mean, scores), errors, mean(values), result, smooth, off)
+
+
+_outcomes = compiled(outcomes)
+
+
+@compiled
+def _estimates(
+    problem: Asked,
+    units: Units,
+    queries: PyTree[Array],
+    estimator: AbstractEstimator,
+    batch_size: int,
+    key: RandomKey,
+) -> tuple[Float[Array, " queries"], PyTree[Array], RESULTS]:
+    def estimate(query: PyTree) -> tuple[Scalar, PyTree[Array], RESULTS]:
+        asked = problem_of(problem, query)
+        state = estimator.init(asked, units.weights, key)
+        made, _ = estimator.estimate(asked, units.weights, state, key)
+        return made.value, units.collect(made.grad), made.result
+
+    # Batches of one size, so that nothing is compiled for a remainder: the last query is repeated.
+    total = len(jax.tree.leaves(queries)[0])
+    batches = -(-total // batch_size)
+    size = -(-total // batches)
+    places = jnp.minimum(jnp.arange(batches * size), total - 1)
+    padded = jax.tree.map(lambda x: x[places], queries)
+    made = jax.lax.map(estimate, padded, batch_size=size)
+    return jax.tree.map(lambda x: x[:total], made)
+
+
+def _smoothness(problem: Question, units: Units, removal: np.ndarray, key: RandomKey) -> float:
+    """Return the metasmoothness along the line on which some examples lose their weight."""
+    direction = subtract(units.without(jnp.asarray(removal)), units.weights)
+    length = float(np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(direction))))
+    if not length:
+        return float("nan")
+    line = metasmoothness(problem, units.weights, key=key, direction=direction, length=length / 2)
+    return line.score
+
+
+def _relative_error(predicted: np.ndarray, true: np.ndarray) -> float:
+    with np.errstate(all="ignore"):
+        size, miss = np.linalg.norm(true), np.linalg.norm(predicted - true)
+        error = float(miss / size) if miss else 0.0
+    return error if np.isfinite(error) else float("inf")  # a training that diverged may overflow

@@ -1,0 +1,226 @@
+"""Train again without some of the examples: what really happens, for as many removals as asked."""
+
+import hashlib
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree
+
+from metastep import saving
+from metastep.attribution.queries import Asked, as_queries, outcomes
+from metastep.attribution.units import Chosen, Units, as_masks, as_units
+from metastep.checks import require_count, require_key
+from metastep.compilation import compiled
+from metastep.minimize import Checkpoint
+from metastep.types import RandomKey
+
+
+class Removals(eqx.Module):
+    """What became of the queries when units were left out and the model was trained again.
+
+    Attributes:
+        left_out: booleans, shape (removals, units); a unit is an example, a weight or a group.
+        values: every query after training without them, shape (removals, queries).
+        baseline: every query after training with all, shape (queries,).
+        units: the weights, and their groups.
+    """
+
+    left_out: Bool[np.ndarray, "removals units"]
+    values: Float[np.ndarray, "removals queries"]
+    baseline: Float[np.ndarray, " queries"]
+    units: Units
+
+    @property
+    def changes(self) -> Float[np.ndarray, "removals queries"]:
+        """By how much each query changed."""
+        return self.values - self.baseline
+
+    def predicted(self, scores: PyTree) -> Float[np.ndarray, "removals queries"]:
+        """Return the change of each query that scores predict.
+
+        Args:
+            scores: as `Attribution.scores`, of the same units, by any method.
+
+        Raises:
+            ValueError: if they are not of the same queries and units.
+        """
+        predicted = self.units.predicted(scores, self.left_out)
+        if predicted.shape != self.values.shape:
+            raise ValueError(
+                f"scores has {predicted.shape[1]} rows; allowed is one for each of the "
+                f"{len(self.baseline)} queries."
+            )
+        return predicted
+
+
+def random_removals(
+    units: int, share: float, count: int, key: RandomKey
+) -> Bool[np.ndarray, "count units"]:
+    """Draw random sets of units to leave out.
+
+    Args:
+        units: how many there are.
+        share: the share of the units that each set has, between 0 and 1; at least one unit and not
+            all of them.
+        count: how many sets.
+        key: determines them.
+
+    Returns:
+        Booleans, shape (count, units), the same number of them true in every row.
+
+    Raises:
+        ValueError: for a share that is not between 0 and 1, and fewer than two units or one set.
+    """
+    require_key(key)
+    require_count("count", count)
+    if not 0 < share < 1:
+        raise ValueError(f"share is {share!r}; allowed are numbers between 0 and 1.")
+    if units < 2:
+        raise ValueError(
+            f"units is {units}; allowed are integers from 2: of one unit no share can be left out."
+        )
+    size = min(max(1, round(share * units)), units - 1)
+    draw = lambda key: (
+        jnp.zeros(units, bool).at[jax.random.permutation(key, units)[:size]].set(True)
+    )
+    return np.asarray(jax.vmap(draw)(jax.random.split(key, count)))
+
+
+def leave_out(
+    problem: Asked,
+    examples: Any,
+    queries: PyTree = None,
+    *,
+    left_out: Chosen,
+    key: RandomKey,
+    groups: Any = None,
+    batch_size: int = 8,
+    checkpoint: Checkpoint | None = None,
+) -> Removals:
+    """Train again without the chosen examples, all else the same, and ask the queries.
+
+    Example:
+        The mean of three numbers, without the last.
+
+        >>> import jax, jax.numpy as jnp, optax, metastep as ms
+        >>> from metastep.attribution import leave_out
+        >>> numbers = jnp.array([1.0, 2.0, 6.0])
+        >>> problem = ms.TrainingProblem(
+        ...     loss=lambda w, weights, batch: jnp.mean(weights * (w - numbers) ** 2) / 2,
+        ...     objective=lambda w, weights: w,
+        ...     init_params=jnp.array(0.0),
+        ...     optimizer=optax.sgd(1.0),
+        ...     horizon=50,
+        ... )
+        >>> found = leave_out(problem, 3, left_out=[[2]], key=jax.random.key(0))
+        >>> found.baseline.round(4).tolist(), found.values.round(4).tolist()
+        ([3.0], [[1.5]])
+
+    Args:
+        problem: as for `attribute`.
+        examples: as for `attribute`. What is left out has weight 0.
+        queries: as for `attribute`.
+        left_out: one removal in each row: an array of indices of units, or booleans of shape
+            (removals, units). Of a tree of weights, units are the weights of all leaves in order.
+        key: determines initialisation and batches; give the one that `attribute` was given.
+        groups: as for `attribute`; units are groups then.
+        batch_size: how many trainings run at the same time under `vmap`.
+        checkpoint: where to keep what is done, and whether to go on from there. Its `every` counts
+            removals. A run that went on ends with the same bits.
+
+    Returns:
+        The queries after each removal. Time: one training for each. Exact.
+
+    Raises:
+        ValueError: for arguments that are not allowed, naming them; for a checkpoint of another
+            run (`saving.CheckpointError`).
+        FileExistsError: if the file of the checkpoint is there and `resume` is not set.
+    """
+    require_key(key)
+    require_count("batch_size", batch_size)
+    units, queries = as_units(examples, groups), as_queries(problem, queries)
+    masks = as_masks(left_out, units.count)
+    # The first row leaves nothing out: the baseline comes from the same program.
+    rows = np.concatenate([np.zeros((1, units.count), bool), masks])
+    size = min(batch_size, len(rows))
+    shape = eqx.filter_eval_shape(outcomes, problem, units.weights, queries, key)
+    values = np.zeros((len(rows), *shape.shape), shape.dtype)
+    progress = _Progress(checkpoint, _digest(rows, units, queries, key, size))
+    values, done = progress.begin(values)
+    while done < len(rows):
+        # The last batch is filled up, so that one program serves all of them.
+        batch = np.resize(rows[done : done + size], (size, units.count))
+        stop = min(done + size, len(rows))
+        values[done:stop] = _retrain(problem, units, queries, jnp.asarray(batch), key)[
+            : stop - done
+        ]
+        progress.save(values, done, stop)
+        done = stop
+    return Removals(masks, values[1:], values[0], units)
+
+
+@compiled
+def _retrain(
+    problem: Asked,
+    units: Units,
+    queries: PyTree[Array],
+    left_out: Bool[Array, "batch units"],
+    key: RandomKey,
+) -> Float[Array, "batch queries"]:
+    return jax.vmap(lambda gone: outcomes(problem, units.without(gone), queries, key))(left_out)
+
+
+class _Progress:
+    """What is done, in a file."""
+
+    def __init__(self, checkpoint: Checkpoint | None, digest: str):
+        self.checkpoint = checkpoint
+        self.digest = digest
+
+    def begin(self, values: np.ndarray) -> tuple[np.ndarray, int]:
+        """Return the values of the file and how many rows they are, or what was given and 0."""
+        if self.checkpoint is None:
+            return values, 0
+        require_count("checkpoint.every", self.checkpoint.every)
+        path = self.checkpoint.path
+        if not path.exists():
+            self._write(values, 0)  # so that a folder without permission is noticed at once
+            return values, 0
+        if not self.checkpoint.resume:
+            raise FileExistsError(
+                f"{path} exists; pass Checkpoint(..., resume=True) to continue from it, or choose "
+                "another file."
+            )
+        restored, notes = saving.load(path, jnp.asarray(values))
+        done = notes.get("done")
+        if notes.get("digest") != self.digest or type(done) is not int:
+            raise saving.CheckpointError(
+                f"{path} belongs to other removals, weights, queries or keys than this run's."
+            )
+        return np.array(restored), min(max(done, 0), len(values))
+
+    def save(self, values: np.ndarray, before: int, done: int) -> None:
+        """Write the file if it is time, or all is done."""
+        if self.checkpoint is not None:
+            every = self.checkpoint.every
+            if done == len(values) or done // every > before // every:
+                self._write(values, done)
+
+    def _write(self, values: np.ndarray, done: int) -> None:
+        assert self.checkpoint is not None
+        notes = {"done": done, "digest": self.digest}
+        saving.save(self.checkpoint.path, jnp.asarray(values), notes)
+
+
+def _digest(*parts: Any) -> str:
+    """Return a checksum of all arrays of a tree, and of numbers."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(parts):
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        array = np.asarray(leaf)
+        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()

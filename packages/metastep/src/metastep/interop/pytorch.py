@@ -1,0 +1,188 @@
+"""A PyTorch module as a pure function of its parameters, its buffers and a random key."""
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+from jaxtyping import Array
+
+from metastep.trees import as_arrays
+from metastep.types import RandomKey
+
+if TYPE_CHECKING:
+    import torch
+
+Tensors = dict[str, Array]
+
+MISSING = 'from_torch needs {}: pip install "metastep[torch]".'
+
+# torchax 0.0.13 names operators for tensors with named axes, which PyTorch 2.13 no longer has.
+NAMED_AXES = {
+    "all": ("dimname", "dimname_out"),
+    "index_add": ("dimname",),
+    "index_copy": ("dimname",),
+    "index_copy_": ("dimname",),
+    "index_fill": ("Dimname_Scalar", "Dimname_Tensor"),
+    "index_fill_": ("Dimname_Scalar", "Dimname_Tensor"),
+    "norm": ("names_ScalarOpt_dim", "names_ScalarOpt_dim_dtype", "names_dtype_out", "names_out"),
+    "prod": ("dim_Dimname",),
+    "std": ("names_dim", "names_out", "correction_names", "correction_names_out"),
+    "std_mean": ("names_dim", "correction_names"),
+    "unbind": ("Dimname",),
+}
+
+
+def from_torch(
+    module: "torch.nn.Module",
+) -> tuple[Tensors, Tensors, Callable[..., tuple[Any, Tensors]]]:
+    """Return the parameters and buffers of a PyTorch module, and its forward pass in JAX.
+
+    The module's own operations run on arrays of JAX (through torchax), so that the result can be
+    compiled, batched and differentiated in every mode and order. Set the module to `train()` or
+    `eval()` before: the forward pass is that of the mode at the time of a call.
+
+    Example:
+        >>> import jax.numpy as jnp, torch  # doctest: +SKIP
+        >>> params, buffers, apply = from_torch(torch.nn.Linear(3, 1))  # doctest: +SKIP
+        >>> predictions, buffers = apply(params, buffers, jnp.ones((5, 3)))  # doctest: +SKIP
+
+    Args:
+        module: any module. Parameters that require a gradient become parameters, one entry for
+            those that share their memory. All else (buffers, frozen parameters) becomes buffers.
+
+    Returns:
+        `params`, `buffers`: dictionaries of arrays by name, copies. `apply(params, buffers,
+        *arguments, key=None, **keywords) -> (output, buffers)`: arguments are arrays, the buffers
+        that come out are those after the call (running statistics in training). `key` is for
+        dropout and other random numbers; the same key gives the same numbers. Outputs of
+        Hugging Face models keep their names; a compiled function returns `output.logits`.
+
+    Raises:
+        ImportError: if torch or torchax is missing (`pip install "metastep[torch]"`).
+        ValueError: for a module without a floating-point parameter that requires a gradient, or
+            with the running statistics of an instance normalization; on a call, for a module that
+            keeps what it computed in an attribute, or changes a parameter.
+    """
+    environment = _torchax()[0]
+    import torch
+
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    if not trained:
+        raise ValueError(
+            f"module is a {type(module).__name__} without a parameter that requires a gradient: "
+            "nothing could be trained. Call module.requires_grad_(True), or build it with weights "
+            "in floating point."
+        )
+    for name, part in module.named_modules():
+        if isinstance(part, torch.nn.modules.instancenorm._InstanceNorm):
+            if part.track_running_stats:
+                raise ValueError(
+                    f"module.{name} is an instance normalization with running statistics, which "
+                    "torchax does not update: give track_running_stats=False."
+                )
+    others = {name: p for name, p in module.named_parameters() if not p.requires_grad}
+    params = environment.t2j_copy(trained)
+    buffers = environment.t2j_copy(others | dict(module.named_buffers()))
+
+    def apply(
+        params: Tensors, buffers: Tensors, *arguments: Any, key: RandomKey | None = None, **keywords
+    ) -> tuple[Any, Tensors]:
+        given = as_arrays((params, buffers, arguments, keywords))
+        moved = environment.j2t_iso(given)
+        weights, state, arguments, keywords = moved
+        before = _attributes(module)
+        seed = jax.random.key(0) if key is None else key
+        with environment, environment.override_property(prng=seed):
+            output = torch.func.functional_call(module, weights | state, arguments, keywords)
+        _check_functional(module, before)
+        for name, array in environment.t2j_iso(weights).items():
+            if array is not given[0][name]:
+                raise ValueError(
+                    f"module changes its parameter {name} in place, which a step of training by an "
+                    "optimizer cannot follow. Make it a buffer, or compute the change in forward."
+                )
+        return environment.t2j_iso(output), environment.t2j_iso(state)
+
+    return params, buffers, apply
+
+
+@functools.cache
+def _torchax() -> tuple[Any, Any]:
+    """Import torchax, whose tables need names that newer versions of PyTorch have dropped.
+
+    The names last as long as the library that defines them, which therefore is returned, too.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(MISSING.format("torch")) from error
+    if importlib.util.find_spec("torchax") is None:
+        raise ImportError(MISSING.format("torchax"))
+
+    library = torch.library.Library("aten", "FRAGMENT")
+    for operator, overloads in NAMED_AXES.items():
+        for overload in overloads:
+            if overload not in getattr(torch.ops.aten, operator).overloads():
+                library.define(f"{operator}.{overload}(Tensor self) -> Tensor")
+    import torchax
+
+    environment = torchax.default_env()
+    environment.override_op_definition(torch.ops.aten.native_batch_norm.default, _batch_norm)
+    return environment, library
+
+
+def _batch_norm(
+    inputs: Any,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_variance: Any,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Any, Any, Any]:
+    """Normalize as PyTorch does. That of torchax leaves the running statistics as they are."""
+    import torch
+
+    axes = [axis for axis in range(inputs.ndim) if axis != 1]
+    mean, variance = running_mean, running_variance
+    if training:
+        mean = torch.mean(inputs, axes)
+        variance = torch.var(inputs, axes, correction=0)
+        if running_mean is not None:
+            count = inputs.numel() // inputs.shape[1]
+            unbiased = variance * (count / max(count - 1, 1))
+            running_mean.copy_((1 - momentum) * running_mean + momentum * mean)
+            running_variance.copy_((1 - momentum) * running_variance + momentum * unbiased)
+    along = lambda x: x.reshape([1, -1] + [1] * (inputs.ndim - 2))
+    inverse = torch.rsqrt(variance + eps)
+    output = (inputs - along(mean)) * along(inverse)
+    if weight is not None:
+        output = output * along(weight)
+    if bias is not None:
+        output = output + along(bias)
+    return output, mean, inverse
+
+
+def _attributes(module: "torch.nn.Module") -> dict[tuple[str, str], Any]:
+    """Return the attributes of a module and of its parts that are not parameters or buffers."""
+    return {
+        (part, name): value
+        for part, child in module.named_modules()
+        for name, value in vars(child).items()
+        if not name.startswith("_") or not isinstance(value, dict)
+    }
+
+
+def _check_functional(module: "torch.nn.Module", before: dict[tuple[str, str], Any]) -> None:
+    """Refuse a module whose forward pass has set an attribute: it would be set once, in tracing."""
+    for (part, name), value in _attributes(module).items():
+        if (part, name) not in before or value is not before[part, name]:
+            where = f"{part}.{name}" if part else name
+            raise ValueError(
+                f"module sets its attribute {where} in the forward pass; a compiled step does so "
+                "once, and a derivative cannot pass through it. Keep it in a buffer "
+                "(register_buffer) that is changed in place, or return it."
+            )

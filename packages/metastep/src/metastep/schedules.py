@@ -1,0 +1,181 @@
+"""Which states a reverse pass stores, and in which order it goes back over the steps.
+
+A schedule is a list of moves that is known before anything runs. Whoever executes it decides what a
+step is: one inner step of a compiled program, or a segment of a run that is driven from outside.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import comb, isqrt
+from typing import Literal, NamedTuple
+
+import equinox as eqx
+import numpy as np
+
+from metastep.checks import integer, is_count, require_count
+
+
+class Binomial(eqx.Module):
+    """The optimal checkpoint schedule for a memory budget.
+
+    With s stored states and T <= C(s + r, s) steps, no step runs more than r + 1 times in all, and
+    the number of repeated steps is the smallest that s states allow.
+
+    Reference:
+        Griewank and Walther (2000), Algorithm 799: Revolve, Theorem 1.
+
+    Attributes:
+        states: how many inner states may be stored at once, the initial one included, from 1. None
+            is 1 + log2(horizon): memory and time both grow by the logarithm of the horizon.
+
+    Raises:
+        ValueError: on construction, for fewer states than 1.
+    """
+
+    states: int | None = eqx.field(default=None, converter=integer)
+
+    def __check_init__(self):
+        require_count("states", self.states, none="1 + log2 of the horizon")
+
+    def budget(self, steps: int) -> int:
+        """Return the number of states to store for a number of steps, at most one each."""
+        return min(steps, self.states or 1 + int(np.ceil(np.log2(steps))))
+
+
+Checkpoint = int | Literal["sqrt", "binomial"] | Binomial | None
+
+
+def segment_length(checkpoint: Checkpoint, steps: int) -> int:
+    """Return how many steps lie between two stored states.
+
+    Raises:
+        ValueError: if `checkpoint` is neither "sqrt" nor an integer from 1.
+    """
+    if checkpoint == "sqrt":
+        return max(1, isqrt(steps))
+    if not is_count(checkpoint):
+        raise ValueError(
+            f"checkpoint is {checkpoint!r}; allowed are None (store every step), 'sqrt', an "
+            "integer from 1 (the number of steps between two stored states), 'binomial', and "
+            "Binomial(states)."
+        )
+    return min(integer(checkpoint), steps)
+
+
+def as_binomial(checkpoint: Checkpoint) -> Binomial | None:
+    """Return the binomial schedule that `checkpoint` stands for, None if it is of another kind."""
+    if checkpoint == "binomial":
+        return Binomial()
+    return checkpoint if isinstance(checkpoint, Binomial) else None
+
+
+def stored_steps(checkpoint: Checkpoint, steps: int) -> int:
+    """Return for how many of `steps` steps the backward pass holds residuals at the same time."""
+    if checkpoint is None:
+        return steps
+    return 1 if as_binomial(checkpoint) else segment_length(checkpoint, steps)
+
+
+class Move(NamedTuple):
+    """One move of a schedule: from the state that was stored last, forward.
+
+    Attributes:
+        source: the number of the step before which the state to start from was stored.
+        target: the number of the step to stop before.
+        slot: in which slot to store the state at `target`, behind those that are in use; None where
+            one step backward, over step `target`, follows instead.
+    """
+
+    source: int
+    target: int
+    slot: int | None
+
+
+def moves(steps: int, states: int, stored: list[int]) -> Iterator[Move]:
+    """Plan the way back over the steps from `stored[0]` to `steps`, with the fewest repetitions.
+
+    Args:
+        steps: how many steps there are.
+        states: how many states may be stored at once, from 1.
+        stored: before which steps a state is stored already, in order; slot by slot. It is changed
+            as the plan goes on: what is beyond the next step backward is dropped, what a move
+            stores is appended.
+
+    Yields:
+        The moves in their order.
+    """
+    for last in reversed(range(stored[0], steps)):
+        while stored[-1] > last:
+            stored.pop()
+        while len(stored) < states and stored[-1] < last:
+            source = stored[-1]
+            target = source + _split(last + 1 - source, states - len(stored) + 1)
+            yield Move(source, target, len(stored))
+            stored.append(target)
+        yield Move(stored[-1], last, None)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Moves, one array entry each: from a stored state, by some steps, to another slot.
+
+    Attributes:
+        source: int array, the slot of the state to start from.
+        count: int array, how many steps to take.
+        target: int array, the slot in which to store where they end; the slot behind the last one,
+            which is never read, where the move ends in a step backward instead.
+        backward: bool array, whether one step backward follows.
+        descent: how many moves come before the first step backward: they are part of the forward
+            run.
+    """
+
+    source: np.ndarray
+    count: np.ndarray
+    target: np.ndarray
+    backward: np.ndarray
+    descent: int
+
+    def moves(self, which: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return source, count, target and backward of some of the moves."""
+        return self.source[which], self.count[which], self.target[which], self.backward[which]
+
+
+def _repetitions(length: int, states: int) -> int:
+    """Return the smallest r with C(states + r, states) >= length."""
+    repetitions = 0
+    while comb(states + repetitions, states) < length:
+        repetitions += 1
+    return repetitions
+
+
+def _split(length: int, states: int) -> int:
+    """Return after how many of `length` steps the next state is stored (an optimal choice)."""
+    r = _repetitions(length, states)
+    smallest = comb(states + r - 2, states) if r >= 2 else 1
+    return max(1, smallest, length - comb(states - 1 + r, states - 1))
+
+
+def schedule(steps: int, states: int) -> Schedule:
+    """Plan the reversal of `steps` steps with `states` stored states.
+
+    Args:
+        steps: how many steps to go back over, from 1.
+        states: how many states may be stored at once, from 1; the first is the initial state.
+
+    Returns:
+        At most 2 * `steps` - 1 moves. Cost: proportional to their number.
+    """
+    stored, actions = [0], []
+    for source, target, slot in moves(steps, states, stored):
+        backward = slot is None
+        # Where a move that stores ends, the next one starts: in the slot that is filled last.
+        where = len(stored) - 1
+        actions.append((where, target - source, states if backward else slot, backward))
+    source, count, target, backward = zip(*actions, strict=True)
+    return Schedule(
+        source=np.array(source, np.int32),
+        count=np.array(count, np.int32),
+        target=np.array(target, np.int32),
+        backward=np.array(backward),
+        descent=backward.index(True),
+    )

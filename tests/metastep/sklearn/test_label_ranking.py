@@ -1,0 +1,67 @@
+"""The rule that ranks labels, on probabilities made by hand."""
+
+import numpy as np
+import pytest
+
+from metastep.sklearn import deal_folds, rank_labels
+
+PROBABILITIES = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.3, 0.7], [0.2, 0.8]])
+LABELS = np.array([0, 0, 0, 1, 1])
+
+
+def test_one_judgement_by_hand():
+    """Class 0 has the typical probability .6 = (.9 + .8 + .1) / 3, class 1 has .75."""
+    ranking = rank_labels(lambda weights, number: np.log(PROBABILITIES), LABELS, rounds=0)
+    relative = PROBABILITIES / [0.6, 0.75]
+    rows = np.arange(5)
+    odds = relative[rows, 1 - LABELS] / relative[rows, LABELS]
+    assert np.allclose(ranking.scores, np.log(odds))
+    assert np.allclose(ranking.weights, np.minimum(1, 1 / odds))
+    assert list(ranking.suspect) == [False, False, True, False, False]
+    assert list(ranking.suggested) == [0, 0, 1, 1, 1]
+
+
+def test_each_round_trains_with_the_weights_of_the_last():
+    seen = []
+
+    def predict(weights, number):
+        seen.append((number, weights))
+        return np.log(PROBABILITIES)
+
+    factors = np.array([1.0, 2.0, 3.0, 0.0, 1.0])
+    ranking = rank_labels(predict, LABELS, rounds=2, factors=factors)
+    assert [number for number, _ in seen] == [0, 1, 2]
+    assert np.array_equal(seen[0][1], factors)
+    assert np.allclose(seen[2][1], factors * ranking.weights)
+
+
+def test_a_certain_mistake_keeps_a_little_weight():
+    logs = np.array([[0.0, -np.inf], [0.0, -np.inf], [-np.inf, 0.0]])
+    ranking = rank_labels(lambda weights, number: logs, np.array([0, 1, 1]))
+    assert np.isposinf(ranking.scores[1]) and ranking.weights[1] == 1e-3
+    assert list(ranking.suspect) == [False, True, False]
+
+
+@pytest.mark.parametrize("count", [2, 5, 100])
+def test_folds_share_every_class_evenly(count):
+    labels = np.array([0] * 20 + [1] * 5 + [2])
+    folds = deal_folds(labels, count, random_state=0)
+    assert len(folds) == min(count, 26)
+    assert np.array_equal(np.sort(np.concatenate([rows for _, rows in folds])), np.arange(26))
+    for train, rows in folds:
+        assert np.array_equal(np.sort(np.concatenate([train, rows])), np.arange(26))
+        for label, total in enumerate([20, 5, 1]):
+            assert abs(np.sum(labels[rows] == label) - total / len(folds)) < 1
+
+
+@pytest.mark.parametrize(
+    ("logs", "rounds", "message"),
+    [
+        (np.zeros((5, 1)), 1, r"shape \(5, 1\); expected \(5, 2\)"),
+        (np.full((5, 2), np.nan), 1, "returned NaN"),
+        (np.zeros((5, 2)), -1, "rounds is -1"),
+    ],
+)
+def test_refused(logs, rounds, message):
+    with pytest.raises(ValueError, match=message):
+        rank_labels(lambda weights, number: logs, LABELS, rounds=rounds)
