@@ -62,12 +62,12 @@ def scale_by_adam(
         updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, optax.ScaleByAdamState]:
         del params
-        count = optax.safe_increment(state.count)
+        count = jnp.asarray(optax.safe_increment(state.count))
         wide = _widened(updates)
         mean = optax.tree.update_moment(wide, state.mu, b1, 1)
         square = optax.tree.update_moment_per_elem_norm(wide, state.nu, b2, 2)
         if nesterov:
-            ahead = _corrected(mean, b1, optax.safe_increment(count))
+            ahead = _corrected(mean, b1, jnp.asarray(optax.safe_increment(count)))
             now = _corrected(wide, b1, count)
             mean_hat = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, ahead, now)
         else:

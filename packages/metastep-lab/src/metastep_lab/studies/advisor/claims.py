@@ -96,13 +96,13 @@ def _largest(values: Frame, bound: float, form: str) -> Numbers:
 
 def _right(record: Record) -> Numbers:
     rows = compared(record)
-    return _counted(rows, ~(rows["cosine"] >= RIGHT)) | {"lowest": rows["cosine"].min()}
+    return {**_counted(rows, ~(rows["cosine"] >= RIGHT)), "lowest": rows["cosine"].min()}
 
 
 def _predicted(record: Record) -> Numbers:
     rows = compared(record)
     differences = (rows["cosine"] - rows["cosine_predicted"]).abs()
-    return _counted(rows, ~(differences < AGREEMENT)) | {"largest": differences.max()}
+    return {**_counted(rows, ~(differences < AGREEMENT)), "largest": differences.max()}
 
 
 def _regret(record: Record) -> Numbers:

@@ -82,7 +82,7 @@ def truth(case: Case, key: RandomKey) -> Truth:
     """Compute what is true of a problem."""
     problem, outer = case()
     narrow, _ = ravel_pytree(outer)
-    points = np.asarray(narrow)[None] + np.float32(SHIFTS)[:, None]
+    points = np.asarray(narrow)[None] + np.asarray(SHIFTS, np.float32)[:, None]
     coarse = np.asarray(_gradients(problem, _rows(points, outer), key), np.float64)
     with jax.enable_x64(True):
         problem, outer = case()

@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ def characters(text: Text, folder: Path | None) -> tuple[np.ndarray, int]:
         part = next(arrays[name] for name in ("validation", "test", "train") if name in arrays)
         written = " ".join(arrays["vocabulary"][part[:count]].tolist())
     else:
-        loaders = (load_breast_cancer, load_wine, load_digits, load_diabetes)
+        loaders: tuple[Any, ...] = (load_breast_cancer, load_wine, load_digits, load_diabetes)
         written = " ".join(load()["DESCR"] for load in loaders)
     letters = [c if c.isalpha() and c.isascii() else " " for c in written.lower()]
     words = " ".join("".join(letters).split())[:count]
