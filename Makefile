@@ -38,7 +38,9 @@ env: .venv/.installed
 demo: .venv/.installed
 	$(BIN)/metastep run hypercleaning --preset quick --out $(DEMO)/hypercleaning --resume
 	$(BIN)/metastep report $(DEMO)/hypercleaning --out $(DEMO)/report.html
-	@echo "Open $(CURDIR)/$(DEMO)/report.html in a browser."
+	$(BIN)/python examples/write_mislabelled_digits.py $(DEMO)/digits
+	$(BIN)/metastep clean $(DEMO)/digits --label digit --out $(DEMO)/cleaned --resume
+	@echo "Open $(CURDIR)/$(DEMO)/report.html and $(CURDIR)/$(DEMO)/cleaned/report.html in a browser."
 
 # What fails, or a claim that must hold and does not, stops nothing: the end names it, with status 1.
 reproduce: .venv/.installed
@@ -74,12 +76,15 @@ bench: .bench/.installed
 	.bench/bin/python benchmarks/run.py mlp
 	.bench/bin/python benchmarks/run.py meta-batch
 	.bench/bin/python benchmarks/learned_optimizer.py
+	.bench/bin/python benchmarks/mixed_mode.py
+	.bench/bin/python benchmarks/gpt2.py
 
 .bench/.installed: $(PROJECTS)
 	$(PYTHON) -m venv .bench
 	.bench/bin/python $(PIP) --constraint constraints.txt --editable $(LIBRARY) \
 	  --editable '$(LABORATORY)[bench]'
-	.bench/bin/python $(PIP) --no-deps learned_optimization==0.0.1
+	# Without their requirements: pins that nothing meets, a torchvision that does not fit torch.
+	.bench/bin/python $(PIP) --no-deps learned_optimization==0.0.1 bergson==2.5.1
 	touch $@
 
 format: .venv/.tests-installed

@@ -51,16 +51,16 @@ def measure_memory(
     built = build(case, method)
     _set_threads(built, method.threads[0])
     run, temporary = built.alone()
-    before = _forget_peak()
+    before = forget_peak()
     run()
-    connection.send((_peak() - before, temporary))
+    connection.send((peak() - before, temporary))
 
 
-def _peak() -> int:
+def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIBIBYTE
 
 
-def _forget_peak() -> int:
+def forget_peak() -> int:
     """Let the peak start again from what is resident now (compiling has a peak of its own).
 
     Memory that was freed but not given back goes back first, or a run could hide in it. Where the
@@ -74,4 +74,4 @@ def _forget_peak() -> int:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * resource.getpagesize()
     except (OSError, AttributeError):
-        return _peak()
+        return peak()

@@ -18,7 +18,7 @@ import metastep as ms
 from metastep_lab.catalog import CATALOG, listing
 from metastep_lab.cli import build_app
 from metastep_lab.configuration import parse_settings
-from metastep_lab.runs.choosing import load
+from metastep_lab.experiment import load
 from tests.docs.pages import GALLERY, PAGES, ROOT, blocks, gallery
 
 # Python runs; `output` is what the block before it prints; `sh` is read; `text` is not.

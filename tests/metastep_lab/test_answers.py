@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from metastep_lab.catalog import CATALOG
-from metastep_lab.runs.choosing import load
+from metastep_lab.experiment import load
 from metastep_lab.tables import Record, columns
 
 BY_NAME = {one.name: load(one) for one in CATALOG}

@@ -3,6 +3,7 @@
 Runs with them are in `test_large_numbers.py`.
 """
 
+import pickle
 from dataclasses import fields
 from typing import get_args, get_type_hints
 
@@ -12,7 +13,8 @@ from metastep_lab.catalog import CATALOG
 from metastep_lab.cli import invoke
 from metastep_lab.configuration import LARGEST_INTEGER
 from metastep_lab.errors import RefusedError
-from metastep_lab.runs.choosing import configure, load
+from metastep_lab.experiment import load
+from metastep_lab.runs.choosing import configure
 
 
 def fields_of(kind):
@@ -27,6 +29,11 @@ def fields_of(kind):
 
 INTEGERS = list(fields_of(int))
 FLOATS = list(fields_of(float))
+
+
+@pytest.mark.parametrize("one", CATALOG, ids=lambda one: one.name)
+def test_experiments_travel_to_other_processes(one):
+    assert pickle.loads(pickle.dumps(load(one))) is load(one)
 
 
 def test_the_tables_are_not_empty():

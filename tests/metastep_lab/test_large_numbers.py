@@ -8,7 +8,7 @@ import pytest
 
 from metastep_lab.catalog import CATALOG
 from metastep_lab.cli import invoke
-from metastep_lab.runs.choosing import load
+from metastep_lab.experiment import load
 from metastep_lab.runs.divergence import ADVICE
 from tests.metastep_lab.cases import STEP_SIZES, TINY
 

@@ -12,8 +12,8 @@ import pytest
 from metastep_lab.catalog import CATALOG
 from metastep_lab.claims import evaluate
 from metastep_lab.cli import invoke
+from metastep_lab.experiment import load
 from metastep_lab.report.plots import checked
-from metastep_lab.runs.choosing import load
 from metastep_lab.runs.running import read_record
 
 BY_NAME = {one.name: load(one) for one in CATALOG}

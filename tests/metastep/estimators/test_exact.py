@@ -49,8 +49,10 @@ def test_the_trajectory_is_a_plain_loop(name, key):
     assert jnp.allclose(exact.value, value_at(problem, outer, key), rtol=1e-13, atol=0)
 
 
-# Every problem meets forward mode; segments, which add nothing to a step, a few of them.
-MET = [(name, "forward") for name in (*PROBLEMS, *TUNED_START)] + [
+# Every row meets every problem; segments, which add nothing to a step, a few of them.
+MET = [
+    (name, row) for row in EXACT if row != "segments-of-5" for name in (*PROBLEMS, *TUNED_START)
+] + [
     (name, "segments-of-5")
     for name in ("quadratic", "clipped", "one-step", "start-momentum-batches")
 ]

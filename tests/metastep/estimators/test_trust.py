@@ -10,7 +10,7 @@ import pytest
 
 import metastep as ms
 from metastep.compilation import compiled
-from metastep.estimators.base import influences
+from metastep.estimators.base import influences, require_estimator
 from metastep.optimizers import adam
 from tests.cases import EVERY_KIND
 
@@ -44,6 +44,13 @@ def test_a_leaf_without_influence_is_refused(loss, estimator, key):
     outer = {"used": jnp.array(0.5), "lost": jnp.array(1.5)}
     with pytest.raises(ValueError, match=r"^outer\['lost'\] cannot influence"):
         estimator.estimate(make(loss), outer, None, key)
+
+
+@pytest.mark.parametrize("given", [ms.Reverse, "reverse", None])
+def test_what_is_no_estimator_is_refused(given):
+    allowed = r"^estimator is .*; allowed are instances of estimators, such as metastep.Reverse\(\)"
+    with pytest.raises(ValueError, match=allowed):
+        require_estimator(given)
 
 
 def test_a_zero_derivative_is_no_error(key):

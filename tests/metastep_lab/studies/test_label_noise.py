@@ -166,5 +166,5 @@ def test_without_cleanlab_it_says_how_to_install_it(tmp_path, monkeypatch, capsy
 
     monkeypatch.setattr(builtins, "__import__", missing)
     assert run(tmp_path / "run") == 2
-    assert "pip install 'metastep[label-noise]'" in capsys.readouterr().err
+    assert "pip install 'metastep-lab[label-noise]'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -148,7 +148,7 @@ def test_without_ray_there_is_one_clear_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert sweep(tmp_path / "s", *GRID, "--engine", "ray") == 2
     errors = capsys.readouterr().err
-    assert "pip install 'metastep[distributed]'" in errors and errors.count("\n") == 1
+    assert "pip install 'metastep-lab[distributed]'" in errors and errors.count("\n") == 1
     assert not (tmp_path / "s").exists()
 
 

@@ -168,17 +168,22 @@ def each(template: str, opening: str = "", between: str = "; ") -> Callable[[Fra
     return write
 
 
-def needs(what: str, has: Callable[[Record], Any]) -> Callable[[Record], str | None]:
+def lacking(words: str, found: Callable[[Record], Any]) -> Callable[[Record], str | None]:
     """Return a function that says what a run lacks, for `Statement.lacks`.
 
     Args:
-        what: what the claim needs, such as `two windows`.
-        has: of a record: whether it has that.
+        words: such as `needs two windows`.
+        found: of the record: a truth value, or a table or list that may be empty.
 
     Returns:
-        Record to None or `needs two windows`.
+        Record to these words where nothing is found, else to None.
     """
-    return lambda record: None if has(record) else f"needs {what}"
+
+    def lacks(record: Record) -> str | None:
+        value = found(record)
+        return None if (len(value) if hasattr(value, "__len__") else value) else words
+
+    return lacks
 
 
 def mean_and_error(values: Frame) -> tuple[Any, Any]:

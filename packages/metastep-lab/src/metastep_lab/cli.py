@@ -1,4 +1,4 @@
-"""The command line: `metastep list`, `run`, `sweep`, `check`, `report`, `doctor`.
+"""The command line: `metastep list`, `run`, `sweep`, `check`, `report`, `clean`, `doctor`.
 
 Exit status: 0 for success, 1 if a run failed or a claim that must hold does not, 2 for input that
 cannot be used (one line on standard error, nothing written), 130 after Ctrl-C.
@@ -21,35 +21,11 @@ import typer
 
 from metastep_lab import terminal
 from metastep_lab.catalog import CATALOG, LARGEST_SEED, Listing
+from metastep_lab.command_examples import EXAMPLES
 from metastep_lab.errors import INTERRUPTED, RefusedError, RunDirectoryError, RunFailedError
 
 BAD_INPUT = 2
 LONG_WORD = re.compile(r"(\S{60})\S{200,}(\S{20})")
-
-EXAMPLES = {
-    name: "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
-    for name, lines in {
-        "metastep": (
-            "metastep list",
-            "metastep run hypercleaning",
-            "metastep report runs/hypercleaning",
-            "metastep --install-completion   complete commands with the tab key",
-        ),
-        "list": ("metastep list", "metastep list --json"),
-        "run": (
-            "metastep run hypercleaning",
-            "metastep run hypercleaning --set windows=1,5 --seed 3 --out runs/short",
-            "metastep run hypercleaning --preset paper --data DATA --resume",
-        ),
-        "check": ("metastep check runs/hypercleaning",),
-        "report": (
-            "metastep report runs/hypercleaning",
-            "metastep report runs/* --out all.html",
-        ),
-        "sweep": ("metastep sweep hypercleaning --grid horizon=50,100 --seeds 0:3",),
-        "doctor": ("metastep doctor", "metastep doctor --data DATA"),
-    }.items()
-}
 
 
 def _names(incomplete: str) -> list[str]:
@@ -168,6 +144,7 @@ def build_app(catalog: Sequence[Listing]) -> typer.Typer:
     app.command("check", epilog=EXAMPLES["check"])(check_command)
     app.command("report", epilog=EXAMPLES["report"])(report_command)
     app.command("sweep", epilog=EXAMPLES["sweep"])(sweep_command)
+    app.command("clean", epilog=EXAMPLES["clean"])(clean_command)
     app.command("doctor", epilog=EXAMPLES["doctor"])(doctor_command)
     return app
 
@@ -276,6 +253,33 @@ def sweep_command(
     resources = (cpus, gpus, jobs, retries)
     what = (name, grid or [], seeds, preset, settings or [])
     return run_sweep(context.obj, *what, engine, address, resources, data, out)
+
+
+def clean_command(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A .csv, .tsv or .parquet file, or images.", parser=as_path
+        ),
+    ],
+    label: Annotated[str, typer.Option(metavar="COLUMN", help="The column of the labels.")],
+    validation: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", parser=as_path, help="The same with checked labels."),
+    ] = None,
+    model: Annotated[
+        Literal["linear", "boosted", "network"], typer.Option(help="What judges the labels.")
+    ] = "linear",
+    out: Annotated[
+        Path | None, typer.Option(parser=as_path, help="A new folder, else cleaned/FILE.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue where it stopped.")] = False,
+) -> int:
+    """Find the wrong labels of a file; the file itself is never changed."""
+    from metastep_lab.cleaning.command import Request, clean
+
+    directory = out or Path("cleaned") / file.stem
+    return clean(Request(file, label, validation, model, directory, resume))
 
 
 def doctor_command(

@@ -1,7 +1,7 @@
 """What an experiment is: a configuration, a function that runs it, its figures and its claims.
 
 An experiment reproduces one figure or table of a paper. It holds only configuration, calls and
-columns: mathematics lives in the packages below, drawing in `metastep_lab.report`. `run` writes
+columns: mathematics lives in the packages below, drawing in `metastep_lab.figures`. `run` writes
 tidy tables through the `Context` it is given and returns a few numbers; `figures` and `claims` see
 only what `run` left on disk, so that `metastep check` and `metastep report` need no second run.
 
@@ -11,6 +11,7 @@ length of one of these (`tuple[int, ...]`), or one of these or None.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -87,3 +88,12 @@ class Experiment:
     def name(self) -> str:
         """The name on the command line."""
         return self.listing.name
+
+    def __reduce__(self) -> tuple[Callable[[Listing], "Experiment"], tuple[Listing]]:
+        """Travel to another process by name: claims are functions, which cannot be pickled."""
+        return load, (self.listing,)
+
+
+def load(listing: Listing) -> Experiment:
+    """Import the experiment of an entry of the catalogue."""
+    return import_module(listing.module).EXPERIMENT

@@ -63,14 +63,12 @@ def where(rows: Frame, **equal: object) -> Frame:
 
     Args:
         rows: the DataFrame.
-        **equal: column name to value.
+        **equal: column name to value, at least one.
 
     Returns:
         A shorter DataFrame with the same index.
     """
-    for name, value in equal.items():
-        rows = rows[rows[name] == value]
-    return rows
+    return rows[np.all([rows[name] == value for name, value in equal.items()], axis=0)]
 
 
 @dataclass(frozen=True)

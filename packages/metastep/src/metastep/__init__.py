@@ -12,6 +12,8 @@ from metastep.diagnosis import Diagnosis as Diagnosis
 from metastep.diagnosis import compare as compare
 from metastep.diagnosis import diagnose as diagnose
 from metastep.diagnosis import metasmoothness as metasmoothness
+from metastep.driven import driven_hypergradient as driven_hypergradient
+from metastep.driven import driven_plan as driven_plan
 from metastep.estimators import AbstractEstimator as AbstractEstimator
 from metastep.estimators import Binomial as Binomial
 from metastep.estimators import CentralDifferences as CentralDifferences
@@ -36,6 +38,7 @@ from metastep.minimize import Run as Run
 from metastep.minimize import minimize as minimize
 from metastep.problems import AbstractProblem as AbstractProblem
 from metastep.problems import Averaged as Averaged
+from metastep.problems import Batches as Batches
 from metastep.problems import Bounded as Bounded
 from metastep.problems import MAMLProblem as MAMLProblem
 from metastep.problems import MetaSGD as MetaSGD

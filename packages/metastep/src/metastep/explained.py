@@ -57,17 +57,49 @@ def reversible(what: str, advice: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def sharded() -> Iterator[None]:
+    """Explain that arrays lie on devices where a program cannot use them together.
+
+    Raises:
+        ValueError: in the place of JAX's errors.
+    """
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ == "ShardingTypeError":
+            advice = (
+                "an array lies on a mesh with explicit axes, the default of jax.make_mesh, where "
+                "every operation must say where its result lies. Make the mesh with "
+                "jax.sharding.Mesh(devices, names), and JAX finds that out."
+            )
+        elif "incompatible devices" in str(error):
+            advice = (
+                "parameters, hyperparameters and batches lie on different devices. Put all that is "
+                "spread on one mesh; what is not, leave it where it is, or give it PartitionSpec()."
+            )
+        else:
+            raise
+        raise ValueError(f"a sharding does not fit: {advice} JAX says: {error}") from error
+
+
 BATCH = (
     "`int(t)`, `if t > 3`, and NumPy arrays or lists that are indexed by t are such. Hold the data "
     "as JAX arrays: `data = jnp.asarray(data)` before, and in `batch` for example "
-    "`data[(8 * t + jnp.arange(8)) % len(data)]`."
+    "`data[(8 * t + jnp.arange(8)) % len(data)]`. Or leave them where they are, and give "
+    "`metastep.Batches(source)` as `batch`."
 )
 OPTIMIZER = (
     "Of optax, warmup_cosine_decay_schedule asks whether its peak is 0, exponential_decay whether "
     "its rate is, piecewise_constant_schedule whether its scales are negative: take those of "
-    "`metastep.step_sizes`, which may be tuned. In functions of your own, write jnp.where for `if`."
+    "`metastep.step_sizes`, whose numbers may be tuned. Lengths, such as warmup_steps, are "
+    "integers there; to tune one, write the schedule with jnp.minimum (see the page Tune a "
+    "schedule). In functions of your own, write jnp.where for `if`."
 )
-FUNCTION = "Write jax.numpy for numpy, jnp.where for `if`, and no float(x) or int(x)."
+FUNCTION = (
+    "Write jax.numpy for numpy, jnp.where for `if`, and no float(x) or int(x). Hold data that is "
+    "indexed by a traced number as JAX arrays: `data = jnp.asarray(data)` before."
+)
 LOSS_LOOP = (
     "The gradient of a loss is taken in reverse, whatever the estimator. Use lax.scan, or "
     "lax.fori_loop with Python integers as bounds, and jnp.where to stop early."

@@ -8,13 +8,13 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from io import BytesIO
 from pathlib import Path
 from stat import S_ISREG
 from tempfile import NamedTemporaryFile
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import IO, Any, Union, get_args, get_origin
 
 import numpy as np
 
@@ -24,7 +24,7 @@ LARGEST_HEADER = 10_000
 DEEPEST = 64
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], None]) -> None:
     """Write `content` to `path` so that a reader sees the old file or the new one, never a mixture.
 
     The bytes go to a temporary file in the same folder, are flushed to the disk, and take the name
@@ -32,7 +32,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     Args:
         path: where the content goes; parent folders are made.
-        content: the whole file.
+        content: the whole file, or a function that writes it.
 
     Raises:
         OSError: if the folder cannot be made or written to. Nothing has changed then.
@@ -42,7 +42,10 @@ def write_atomically(path: Path, content: bytes) -> None:
         dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False
     ) as temporary:
         try:
-            temporary.write(content)
+            if isinstance(content, bytes):
+                temporary.write(content)
+            else:
+                content(temporary.file)
             temporary.flush()
             os.fsync(temporary.fileno())
             os.chmod(temporary.name, 0o644)
@@ -155,12 +158,12 @@ def has_type(value: Any, kind: Any) -> bool:
 
 
 def parse_arrays(
-    content: bytes, names: Collection[str] | None = None, largest: int = LARGEST
+    content: bytes | IO[bytes], names: Collection[str] | None = None, largest: int = LARGEST
 ) -> dict[str, np.ndarray]:
     """Read an `.npz` archive without trusting it.
 
     Args:
-        content: the archive.
+        content: the archive, or a file that ends with it.
         names: the arrays wanted, None for all; what else there is stays packed.
         largest: how many bytes the arrays wanted may have together.
 
@@ -172,7 +175,9 @@ def parse_arrays(
             unpacks to more. Nothing larger than `largest` is ever unpacked.
     """
     try:
-        with zipfile.ZipFile(BytesIO(content)) as archive:
+        with zipfile.ZipFile(
+            BytesIO(content) if isinstance(content, bytes) else content
+        ) as archive:
             members = [
                 member
                 for member in archive.infolist()

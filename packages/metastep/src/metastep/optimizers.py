@@ -55,7 +55,7 @@ def scale_by_adam(
         Incorporating Nesterov momentum into Adam.
     """
 
-    def init(params: PyTree) -> optax.ScaleByAdamState:
+    def init(params: PyTree) -> optax.OptState:
         return optax.scale_by_adam(mu_dtype=mu_dtype).init(_widened(params))
 
     def update(

@@ -6,11 +6,11 @@ refused when a byte of it has changed.
 """
 
 import hashlib
-import io
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import equinox as eqx
 import jax
@@ -38,12 +38,37 @@ def save(path: Path, tree: PyTree, notes: Mapping[str, Any]) -> None:
     Raises:
         OSError: if the file cannot be written. An older file at `path` is untouched then.
     """
-    leaves = [_plain(leaf) for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_array))]
-    archive = io.BytesIO()
-    np.savez(archive, *leaves)
+    leaves = jax.tree.leaves(eqx.filter(tree, _is_array))
     header = {"structure": _structure(tree), "notes": dict(notes)}
-    content = json.dumps(header).encode() + b"\n" + archive.getvalue()
-    write_atomically(path, _seal(content) + b"\n" + content)
+
+    def write(file: IO[bytes]) -> None:
+        # The seal comes first and is known last; nothing is copied in between.
+        file.write(_seal(hashlib.sha256().hexdigest()) + b"\n")
+        sealed = _Sealed(file)
+        sealed.write(json.dumps(header).encode() + b"\n")
+        with zipfile.ZipFile(cast(Any, sealed), "w") as archive:
+            for index, leaf in enumerate(leaves):
+                with archive.open(f"arr_{index}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, _plain(leaf))
+        file.seek(0)
+        file.write(_seal(sealed.checksum.hexdigest()))
+
+    write_atomically(path, write)
+
+
+class _Sealed:
+    """A file that is written from its beginning to its end, and its checksum."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file = file
+        self.checksum = hashlib.sha256()
+
+    def write(self, content: bytes) -> int:
+        self.checksum.update(content)
+        return self.file.write(content)
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
@@ -51,8 +76,8 @@ def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
 
     Args:
         path: the file.
-        like: a tree of the same structure, shapes and dtypes; its leaves that are not arrays are
-            kept.
+        like: a tree of the same structure, shapes and dtypes, of arrays or `ShapeDtypeStruct`; its
+            leaves that are neither are kept.
 
     Returns:
         The tree with the saved arrays, and the notes.
@@ -66,16 +91,18 @@ def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
         f"{path} is damaged or not a checkpoint of this version; delete it to start this part of "
         "the run afresh."
     )
-    seal, _, content = path.read_bytes().partition(b"\n")
-    if seal != _seal(content):
-        raise damaged
-    header_line, _, body = content.partition(b"\n")
-    try:
-        header = parse_json(header_line, finite=False)
-        # What `save` writes is not compressed: it unpacks to no more than it has.
-        saved = list(parse_arrays(body, largest=len(body)).values())
-    except ValueError as error:
-        raise damaged from error
+    with open(path, "rb") as file:
+        seal = file.readline(2 * len(_seal("")) + 64)
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+        if seal.rstrip(b"\n") != _seal(checksum):
+            raise damaged
+        file.seek(len(seal))
+        try:
+            header = parse_json(file.readline(), finite=False)
+            # What `save` writes is not compressed: it unpacks to no more than it has.
+            saved = list(parse_arrays(file, largest=path.stat().st_size).values())
+        except ValueError as error:
+            raise damaged from error
     if not isinstance(header, dict) or not isinstance(header.get("notes"), dict):
         raise damaged
     if header.get("structure") != _structure(like):
@@ -83,7 +110,7 @@ def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
             f"{path} belongs to another run: its arrays have other names, shapes or dtypes than "
             "this one's. Resume with the configuration it was written with, or choose another file."
         )
-    arrays, static = eqx.partition(like, eqx.is_array)
+    arrays, static = eqx.partition(like, _is_array)
     templates, treedef = jax.tree.flatten(arrays)
     try:
         restored = [_restore(value, leaf) for value, leaf in zip(saved, templates, strict=True)]
@@ -92,34 +119,38 @@ def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
     return eqx.combine(jax.tree.unflatten(treedef, restored), static), header["notes"]
 
 
-def _seal(content: bytes) -> bytes:
-    return f"{FORMAT} sha256 {hashlib.sha256(content).hexdigest()}".encode()
+def _seal(checksum: str) -> bytes:
+    return f"{FORMAT} sha256 {checksum}".encode()
+
+
+def _is_array(leaf: Any) -> bool:
+    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
 
 
 def _is_typed_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _data(leaf: Array) -> Array:
+def _data(leaf: Any) -> Any:
     return jax.random.key_data(leaf) if _is_typed_key(leaf) else leaf
 
 
 def _plain(leaf: Array) -> np.ndarray:
     """Return the bytes: NumPy's own format does not know bfloat16 and its kind."""
-    return np.frombuffer(np.asarray(_data(leaf)).tobytes(), np.uint8)
+    return np.ascontiguousarray(_data(leaf)).reshape(-1).view(np.uint8)
 
 
-def _restore(value: np.ndarray, leaf: Array) -> Array:
+def _restore(value: np.ndarray, leaf: Array | jax.ShapeDtypeStruct) -> Array:
     data = _data(leaf)
-    restored = jnp.asarray(np.frombuffer(value.tobytes(), data.dtype).reshape(data.shape))
+    restored = jnp.asarray(value.view(data.dtype).reshape(data.shape))
     if _is_typed_key(leaf):
-        return jax.random.wrap_key_data(restored, impl=jax.random.key_impl(leaf))
+        return jax.random.wrap_key_data(restored, impl=jax.random.key_impl(cast(Array, leaf)))
     return restored
 
 
 def _structure(tree: PyTree) -> str:
     """Return names, shapes and dtypes of the arrays, as text that can be compared."""
-    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array))
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, _is_array))
     return "; ".join(
         f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves
     )

@@ -20,19 +20,16 @@ def rate_grid(limit: float, count: int) -> np.ndarray:
 
 
 def mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean over the first axis, at least two runs, and its standard error."""
+    """Return the mean over runs, the first axis, and its standard error; NaN for one run."""
+    if len(values) < 2:
+        return values.mean(axis=0), np.full(values.shape[1:], np.nan)
     return values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(len(values))
 
 
 def jackknife(values: np.ndarray, statistic: Callable[[np.ndarray], float]) -> tuple[float, float]:
-    """Return a statistic of the mean over runs, and its standard error.
+    """Return a statistic of the mean over runs, and its error by the grouped jackknife.
 
-    Args:
-        values: one row for each run, at least two.
-        statistic: of the mean row.
-
-    Returns:
-        The statistic and its error by the grouped jackknife.
+    `values` has one row for each run, at least two; `statistic` is one of the mean row.
     """
     parts = np.array_split(values, min(GROUPS, len(values)))
     total = values.sum(axis=0)
@@ -43,15 +40,9 @@ def jackknife(values: np.ndarray, statistic: Callable[[np.ndarray], float]) -> t
 
 
 def best_rate(rates: np.ndarray, losses: np.ndarray, largest: bool = False) -> float:
-    """Return where a curve is smallest, by a cubic spline through its points.
+    """Return where a curve over increasing rates is smallest, or largest, by a cubic spline.
 
-    Args:
-        rates: increasing.
-        losses: at these rates.
-        largest: where it is largest instead.
-
-    Returns:
-        The rate, within the range of `rates`.
+    It is within the range of the rates.
     """
     spline = CubicSpline(rates, -losses if largest else losses)
     inside = spline.derivative().roots(extrapolate=False)

@@ -92,14 +92,7 @@ class Design(NamedTuple):
 
 
 class RegressionTasks(NamedTuple):
-    """The examples of a number of tasks, in the order of the arguments of `outer_solution`.
-
-    Attributes:
-        train_inputs: shape (tasks, train_samples, dim).
-        train_targets: shape (tasks, train_samples).
-        validation_inputs: shape (tasks, validation_samples, dim).
-        validation_targets: shape (tasks, validation_samples).
-    """
+    """The examples of a number of tasks, in the order of the arguments of `outer_solution`."""
 
     train_inputs: Float[Array, "tasks train dim"]
     train_targets: Float[Array, "tasks train"]
@@ -115,17 +108,9 @@ def draw_tasks(
     train_samples: int,
     validation_samples: int,
 ) -> RegressionTasks:
-    """Draw tasks and their examples.
+    """Draw tasks and their examples, in the dtype of the distribution's center.
 
-    Args:
-        key: a random key.
-        distribution: what to draw from.
-        tasks: how many, from 1.
-        train_samples: for the inner step, from 1.
-        validation_samples: for the outer loss, from 1.
-
-    Returns:
-        The examples, in the dtype of the distribution's center.
+    The train samples are for the inner step, the validation samples for the outer loss.
 
     Raises:
         ValueError: for a count below 1.
@@ -166,7 +151,7 @@ def outer_solution(
     The outer loss is the mean of (1/2) |X_v theta - y_v|^2 over all validation examples, with
     theta = omega - (train_rate / train) X_t^T (X_t omega - y_t) in each task. With more parameters
     than validation examples in all tasks, many omega have loss zero and omega* is the one nearest
-    to `start`; otherwise omega* is unique.
+    to `start`, omega_0; otherwise omega* is unique. The train rate, alpha_t, may have any sign.
 
     Example:
         >>> import jax.numpy as jnp, numpy as np
@@ -179,18 +164,10 @@ def outer_solution(
         >>> bool(jnp.allclose(omega, truth, rtol=1e-4))
         True
 
-    Args:
-        train_inputs: X_t, shape (tasks, train, dim).
-        train_targets: y_t, shape (tasks, train).
-        validation_inputs: X_v, shape (tasks, validation, dim).
-        validation_targets: y_v, shape (tasks, validation).
-        train_rate: alpha_t, the inner step size, of any sign.
-        start: omega_0, shape (dim,).
-
     Returns:
-        omega*, shape (dim,); NaN where the least squares are singular in floating point.
-        Exact, by normal equations: the relative error is the rounding times the squared condition
-        number. Cost: that of the Gram matrix of size min(dim, tasks * validation).
+        omega*; NaN where the least squares are singular in floating point. Exact, by normal
+        equations: the relative error is the rounding times the squared condition number. Cost: that
+        of the Gram matrix of size min(dim, tasks * validation).
 
     Reference:
         Bernacchia (2021), Eqs. 69 and 83.
@@ -204,17 +181,7 @@ def outer_solutions(
 ) -> Float[Array, "rates dim"]:
     """Return `outer_solution` for many train rates; all products of examples are computed once.
 
-    Args:
-        tasks: the examples.
-        train_rates: alpha_t, shape (rates,).
-        start: omega_0, shape (dim,).
-
-    Returns:
-        omega*, shape (rates, dim). Each rate costs a Cholesky factorization of size
-        min(dim, tasks * validation).
-
-    Reference:
-        Bernacchia (2021), Eqs. 69 and 83.
+    Each rate costs a Cholesky factorization of size min(dim, tasks * validation).
     """
     problem = _outer_problem(tasks)
     return jax.vmap(lambda rate: _solve(problem, rate, start))(train_rates)
@@ -265,19 +232,16 @@ def new_task_loss(
     *,
     target_samples: int,
 ) -> Float[Array, "*batch test_rates"]:
-    """Return the expected loss on a new task after one inner step from given parameters.
+    """Return the expected loss on a new task after one inner step from given parameters omega.
 
     (1/2) E (y - <theta, x>)^2 over tasks, target and test examples. Exact: it is quadratic in
-    omega - center and in the test rate.
+    omega - center and in the test rate, alpha_r.
 
     Args:
-        params: omega, shape (*batch, dim).
-        test_rates: alpha_r, the step sizes of the inner step on the new task, shape (test_rates,).
+        params: omega.
+        test_rates: alpha_r, the step sizes of the inner step on the new task.
         distribution: of the tasks.
         target_samples: n_r, the new task's examples for the inner step, from 1.
-
-    Returns:
-        The loss, shape (*batch, test_rates).
 
     Reference:
         Bernacchia (2021), Eq. 65, and Eq. 123 for any covariance.

@@ -118,8 +118,16 @@ def rows_on_drawn_tasks(
         second to the first, taken run by run, and its standard error.
     """
     train_rates, test_rates = jnp.array(rates[:1]), jnp.array(rates[1])
-    tests = {"test_tasks": test_tasks, "test_samples": test_samples}
-    found = simulate(key, distribution, design, train_rates, test_rates, runs=runs, **tests)
+    found = simulate(
+        key,
+        distribution,
+        design,
+        train_rates,
+        test_rates,
+        runs=runs,
+        test_tasks=test_tasks,
+        test_samples=test_samples,
+    )
     analytic, sampled = np.asarray(found.loss)[:, 0], np.asarray(found.sampled_loss)[:, 0]
     numbers = analytic.mean(axis=0), sampled.mean(axis=0), *mean_and_error(sampled - analytic)
     return list(zip(rates[1], *numbers, strict=True))

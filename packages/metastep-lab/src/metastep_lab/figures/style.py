@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb as to_rgb
 from matplotlib.figure import Figure as Figure
 from matplotlib.font_manager import FontProperties
 from numpy.typing import ArrayLike

@@ -1,11 +1,12 @@
-"""HTML tables: numbers aligned and rounded for reading, everything escaped."""
+"""Tables of the report page: numbers rounded for reading, long ones cut."""
 
 import math
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from metastep_lab.report.summary import plural
 
 LONGEST = 40
 SHORT = 12
@@ -38,105 +39,25 @@ def format_number(value: float | int | None) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def data_table(name: str, columns: Mapping[str, np.ndarray], longest: int = LONGEST) -> str:
-    """A table of a run, in a container of its own that scrolls; a long one is folded.
-
-    Args:
-        name: the table's name, part of the caption.
-        columns: column name to values.
-        longest: how many rows are shown; the caption says how many there are.
-
-    Returns:
-        HTML.
-    """
-    rows = len(next(iter(columns.values()), ()))
-    shown = f", the first {longest} shown" if rows > longest else ""
-    plural = "row" if rows == 1 else "rows"
-    label = escape(name)
-    caption = f"{label} <small>({rows:,} {plural}{shown}; tables/{label}.csv)</small>"
+def data_table(name: str, columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return what the page shows of a table of a run: its head, and at most its first rows."""
+    number = len(next(iter(columns.values()), ()))
     numeric = {column: values.dtype.kind == "f" for column, values in columns.items()}
-    head = "".join(_cell("th", column, numeric[column]) for column in columns)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            _cell("td", _shown(values[row], numeric[column]), numeric[column])
-            for column, values in columns.items()
-        )
-        + "</tr>\n"
-        for row in range(min(rows, longest))
+    shown = (
+        map(format_number, map(float, values[:LONGEST])) if numeric[column] else values[:LONGEST]
+        for column, values in columns.items()
     )
-    shown = scrolling(
-        f"table {name}",
-        f'<table class="data"><caption>{caption}</caption>\n<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{body}</tbody></table>",
-        tall=True,
-    )
-    if rows <= SHORT:
-        return shown
-    return f"<details><summary>{label}: {rows:,} rows</summary>\n{shown}</details>\n"
+    return {
+        "name": name,
+        "count": plural(number, "row"),
+        "cut": LONGEST if number > LONGEST else None,
+        "folded": number > SHORT,
+        "columns": list(numeric.items()),
+        "rows": list(zip(*shown, strict=True)),
+    }
 
 
-def _shown(value: Any, numeric: bool) -> str:
-    return format_number(float(value)) if numeric else str(value)
-
-
-def _cell(kind: str, text: str, numeric: bool) -> str:
-    scope = ' scope="col"' if kind == "th" else ""
-    look = ' class="number"' if numeric else ""
-    # A long column name may break behind its underscores.
-    content = escape(text).replace("_", "_<wbr>") if kind == "th" else escape(text)
-    return f"<{kind}{scope}{look}>{content}</{kind}>"
-
-
-def stacking_table(caption: str, names: Sequence[str], rows: Sequence[str]) -> str:
-    """A table whose cells stand below each other on a phone.
-
-    Args:
-        caption: what it shows, plain text.
-        names: of the columns, plain text.
-        rows: HTML. Their roles are written out because that arrangement makes browsers forget them.
-
-    Returns:
-        HTML.
-    """
-    head = "".join(f'<th role="columnheader" scope="col">{escape(name)}</th>' for name in names)
-    return (
-        f'<div class="scroll"><table role="table" class="stacking"><caption>{escape(caption)}'
-        f'</caption>\n<thead role="rowgroup"><tr role="row">{head}</tr></thead>\n'
-        f'<tbody role="rowgroup">\n{"".join(rows)}</tbody></table></div>'
-    )
-
-
-def pairs_table(caption: str, pairs: Sequence[tuple[str, str]]) -> str:
-    """A table of names and values.
-
-    Args:
-        caption: what they are.
-        pairs: name and value, both plain text.
-
-    Returns:
-        HTML.
-    """
-    rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>\n'
-        for name, value in pairs
-    )
-    return scrolling(
-        caption, f'<table class="pairs"><caption>{escape(caption)}</caption>\n{rows}</table>'
-    )
-
-
-def scrolling(label: str, table: str, tall: bool = False) -> str:
-    """A container in which a wide or long table scrolls, also with the keyboard.
-
-    Args:
-        label: what screen readers say.
-        table: HTML.
-        tall: whether the table is so long that it scrolls up and down too.
-
-    Returns:
-        HTML.
-    """
-    name = f'role="group" aria-label="{escape(label)}"'
-    look = "scroll tall" if tall else "scroll"
-    return f'<div class="{look}" {name} tabindex="0">\n{table}\n</div>\n'
+def shortest_first(tables: Mapping[str, Mapping[str, np.ndarray]]) -> list[dict[str, Any]]:
+    """Return what the page shows of tables, the short ones first: they are the summaries."""
+    length = lambda table: max((len(column) for column in table[1].values()), default=0)
+    return [data_table(*table) for table in sorted(tables.items(), key=length)]

@@ -3,14 +3,13 @@
 import os
 from collections.abc import Sequence
 from dataclasses import fields
-from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from metastep_lab.catalog import Listing
 from metastep_lab.configuration import config_as_json, describe, nearest, parse_settings
 from metastep_lab.errors import RefusedError
-from metastep_lab.experiment import Experiment
+from metastep_lab.experiment import Experiment, load
 
 
 def find(catalog: Sequence[Listing], name: str) -> Experiment:
@@ -32,18 +31,6 @@ def find(catalog: Sequence[Listing], name: str) -> Experiment:
     names = [one.name for one in catalog]
     there = ", ".join(names) or "none"
     raise RefusedError(f"unknown experiment {name!r}{nearest(name, names)}; there is: {there}")
-
-
-def load(listing: Listing) -> Experiment:
-    """Import the experiment of an entry.
-
-    Args:
-        listing: the entry of the catalogue.
-
-    Returns:
-        The experiment.
-    """
-    return import_module(listing.module).EXPERIMENT
 
 
 def configure(experiment: Experiment, preset: str, settings: Sequence[str]) -> Any:

@@ -17,8 +17,16 @@ else:
 FILES = {
     "result.json": {"result.json", "arrays.npz", "tables", "figures", "checkpoint", ".lock"},
     "sweep.json": {"sweep.json", "sweep.csv", "sweep.parquet", "logs", ".lock"},
+    "cleaning.json": {
+        "suspects.csv",
+        "weights.csv",
+        "clean.csv",
+        "report.html",
+        "checkpoint",
+        ".lock",
+    },
 }
-"""What a run and a sweep hold beside the file that tells them from other folders."""
+"""What a run, a sweep and `metastep clean` leave beside the file that tells them from others."""
 
 PAGE = b"<!DOCTYPE html>"
 

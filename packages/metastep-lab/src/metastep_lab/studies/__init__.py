@@ -1,1 +1,1 @@
-"""Studies of our own: advice and label noise."""
+"""Studies of our own; a figure of a paper that is reproduced has a folder for its paper."""

@@ -82,7 +82,7 @@ def _import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        advice = "pip install 'metastep[distributed]', or choose --engine local"
+        advice = "pip install 'metastep-lab[distributed]', or choose --engine local"
         raise RefusedError(f"--engine is ray, which is not installed: {advice}") from error
     return ray
 

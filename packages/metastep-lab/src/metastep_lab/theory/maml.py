@@ -31,6 +31,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from metastep_lab.theory.maml_at_zero import loss_at_zero as loss_at_zero
+from metastep_lab.theory.maml_at_zero import slope_at_zero as slope_at_zero
 from metastep_lab.theory.maml_checks import check_counts, check_scales, checked_rates, equations_of
 from metastep_lab.theory.maml_general import (
     expected_test_loss_general as expected_test_loss_general,
@@ -41,6 +43,9 @@ from metastep_lab.theory.maml_moments import gram_moments as gram_moments
 from metastep_lab.theory.maml_moments import sandwiched_gram as sandwiched_gram
 from metastep_lab.theory.maml_moments import scaled_moments as scaled_moments
 from metastep_lab.theory.maml_moments import weighted_gram as weighted_gram
+from metastep_lab.theory.maml_new_task import contraction
+from metastep_lab.theory.maml_new_task import loss_given_variance as loss_given_variance
+from metastep_lab.theory.maml_new_task import optimal_test_rate as optimal_test_rate
 
 FloatArray = NDArray[np.float64]
 
@@ -113,43 +118,6 @@ def expected_test_loss(
     )
 
 
-def loss_given_variance(
-    variance: ArrayLike,
-    test_rate: ArrayLike,
-    *,
-    dim: int,
-    target_samples: int,
-    noise: float,
-    variability: float,
-) -> FloatArray:
-    """Return the expected test loss of any meta-parameters with V = E|omega - w_0|^2.
-
-    (sigma^2 / 2) (1 + alpha_r^2 p / n_r) + (h_r / 2) (nu^2 + V). Exact in any regime.
-
-    Args:
-        variance: V, any shape, from 0.
-        test_rate: alpha_r, any shape that broadcasts against it.
-        dim: p.
-        target_samples: n_r.
-        noise: sigma, from 0.
-        variability: nu, from 0.
-
-    Returns:
-        The loss, shape of the broadcast arguments.
-
-    Raises:
-        ValueError: for an argument outside its range.
-
-    Reference:
-        Bernacchia (2021), Eq. 65.
-    """
-    check_counts(dim=dim, target_samples=target_samples)
-    check_scales(noise=noise, variability=variability)
-    rate, spread = checked_rates("test_rate", test_rate), np.asarray(variance, np.float64)
-    floor = noise**2 / 2 * (1 + rate**2 * dim / target_samples)
-    return floor + _contraction(rate, dim, target_samples) / 2 * (variability**2 + spread)
-
-
 def meta_parameter_variance(
     train_rate: ArrayLike,
     *,
@@ -166,23 +134,10 @@ def meta_parameter_variance(
     Leading order: with sizes growing in proportion, the error falls as their inverse square for
     p > N and as the inverse square of the number of tasks for p < N. The part that comes from
     `init_distance` is exact. At p = 60, N = 6, n_t = 30 V is 10 to 12 % too low, at p = 120,
-    N = 6, n_t = 60 5 to 6 %.
-
-    Args:
-        train_rate: alpha_t, any shape.
-        dim: p.
-        train_samples: n_t.
-        validation_samples: n_v.
-        tasks: m.
-        noise: sigma, from 0.
-        variability: nu, from 0.
-        init_distance: Euclidean norm of omega_0 - w_0; plays no part with p < N.
+    N = 6, n_t = 60 5 to 6 %. Arguments and errors are those of `expected_test_loss`.
 
     Returns:
         V, shape of `train_rate`.
-
-    Raises:
-        ValueError: as `expected_test_loss` does.
 
     Reference:
         Bernacchia (2021), Eqs. 79 and 96 to 101 (with nu^2 / p and g_4 as in Eq. 96).
@@ -191,7 +146,7 @@ def meta_parameter_variance(
     equations = equations_of(dim, validation_samples, tasks)
     check_scales(noise=noise, variability=variability, init_distance=init_distance)
     rate = checked_rates("train_rate", train_rate)
-    h = _contraction(rate, dim, train_samples)
+    h = contraction(rate, dim, train_samples)
     if dim > equations:
         drawn = variability**2 + noise**2 * (1 + rate**2 * dim / train_samples) / h
         part = equations / dim
@@ -210,11 +165,6 @@ def _polynomials(a: FloatArray, mu: GramMoments) -> tuple[FloatArray, ...]:
         1 - 4 * a + 6 * a**2 * mu.m2 - 4 * a**3 * mu.m3 + a**4 * mu.m4,
         1 - 4 * a + a**2 * (2 * mu.m2 + 4 * mu.m11) - 4 * a**3 * mu.m21 + a**4 * mu.m22,
     )
-
-
-def _contraction(rate: FloatArray, dim: int, samples: int) -> FloatArray:
-    """Eqs. 6 and 7: the factor by which an inner step scales squared distances to the task."""
-    return (1 - rate) ** 2 + rate**2 * (dim + 1) / samples
 
 
 def optimal_train_rates(dim: int, train_samples: int) -> tuple[float, float]:
@@ -247,141 +197,3 @@ def optimal_train_rates(dim: int, train_samples: int) -> tuple[float, float]:
     middle = -(train_samples + 1) / (2 * dim)
     width = math.sqrt(middle**2 + train_samples / dim)
     return middle - width, middle + width
-
-
-def optimal_test_rate(
-    variance: ArrayLike, *, dim: int, target_samples: int, noise: float, variability: float
-) -> FloatArray:
-    """Return the test rate of the smallest loss; it is positive.
-
-    n_r (nu^2 + V) / [(n_r + p + 1) (nu^2 + V) + sigma^2 p]. Exact given V.
-
-    Args:
-        variance: V = E|omega* - w_0|^2, of `meta_parameter_variance` or measured; any shape.
-        dim: p.
-        target_samples: n_r.
-        noise: sigma, from 0.
-        variability: nu, from 0.
-
-    Returns:
-        alpha_r, shape of `variance`, between 0 and 1 / (1 + (p + 1) / n_r); NaN where noise,
-        variability and V are all 0 and nothing is left to learn.
-
-    Raises:
-        ValueError: for an argument outside its range.
-
-    Reference:
-        The minimum of Bernacchia (2021), Eq. 65.
-    """
-    check_counts(dim=dim, target_samples=target_samples)
-    check_scales(noise=noise, variability=variability)
-    signal = variability**2 + np.asarray(variance, np.float64)
-    with np.errstate(invalid="ignore"):
-        total = (target_samples + dim + 1) * signal + noise**2 * dim
-        return np.asarray(target_samples * signal / total)
-
-
-def slope_at_zero(
-    test_rate: ArrayLike,
-    *,
-    dim: int,
-    validation_samples: int,
-    target_samples: int,
-    tasks: int,
-    noise: float,
-) -> FloatArray:
-    """Return the derivative of the expected test loss by the train rate at train rate 0.
-
-    h_r sigma^2 N / (p - N - 1) for p > N + 1 and h_r sigma^2 p / (N - p - 1) for N > p + 1. Exact
-    for finite sizes, and never negative: a small negative train rate is better than none. The
-    paper's leading order has no `- N - 1` and `- p - 1`: 3 to 13 % too low in its Figures 2, 3, 6a
-    and 6d, half the slope in 6b and 6c.
-
-    Args:
-        test_rate: alpha_r, any shape.
-        dim: p.
-        validation_samples: n_v.
-        target_samples: n_r.
-        tasks: m.
-        noise: sigma, from 0.
-
-    Returns:
-        The slope, shape of `test_rate`. It depends on neither n_t nor nu nor omega_0.
-
-    Raises:
-        ValueError: for an argument outside its range, or |p - N| < 2, where the expectation does
-            not exist.
-
-    Reference:
-        Finite-size version of Bernacchia (2021), Eq. 10, with its factor h_r.
-    """
-    check_counts(target_samples=target_samples)
-    check_scales(noise=noise)
-    gain = noise**2 * _inverse_trace(dim, equations_of(dim, validation_samples, tasks))
-    return _contraction(checked_rates("test_rate", test_rate), dim, target_samples) * gain
-
-
-def loss_at_zero(
-    test_rate: ArrayLike,
-    *,
-    dim: int,
-    validation_samples: int,
-    target_samples: int,
-    tasks: int,
-    noise: float,
-    variability: float,
-    init_distance: float = 0.0,
-) -> FloatArray:
-    """Return the expected test loss at train rate 0. Exact for finite sizes.
-
-    Args:
-        test_rate: alpha_r, any shape.
-        dim: p.
-        validation_samples: n_v.
-        target_samples: n_r.
-        tasks: m.
-        noise: sigma, from 0.
-        variability: nu, from 0.
-        init_distance: Euclidean norm of omega_0 - w_0; plays no part with p < N.
-
-    Returns:
-        The loss, shape of `test_rate`.
-
-    Raises:
-        ValueError: for an argument outside its range, or |p - N| < 2, where the expectation does
-            not exist.
-
-    Reference:
-        Bernacchia (2021), Eq. 65, with E|omega* - w_0|^2 of ordinary regression on N examples.
-    """
-    equations = equations_of(dim, validation_samples, tasks)
-    check_scales(noise=noise, variability=variability, init_distance=init_distance)
-    p, n, m, nv = float(dim), float(equations), float(tasks), float(validation_samples)
-    variance = noise**2 * _inverse_trace(dim, equations)
-    if dim > equations:
-        variance += (1 - n / p) * init_distance**2
-        variance += variability**2 * n / p * (p - nv - 1) / (p - n - 1)
-    else:
-        # Second moments of squared norms of a task's rows of a random orthogonal frame.
-        c2 = nv * (n - nv) / (n * (n + 2) * (n - 1))
-        c1 = nv * (nv + 2) / (n * (n + 2)) - 2 * c2
-        own = (c1 + c2) * p + c2 * p * (n * p - 2) / (n - p - 1)
-        variance += variability**2 / p * m * own
-    return loss_given_variance(
-        variance,
-        test_rate,
-        dim=dim,
-        target_samples=target_samples,
-        noise=noise,
-        variability=variability,
-    )
-
-
-def _inverse_trace(dim: int, equations: int) -> float:
-    """E Tr (B B^T)^-1, or of (B^T B)^-1 for p < N, with B standard normal of shape (N, p)."""
-    if abs(dim - equations) < 2:
-        raise ValueError(
-            f"dim is {dim} and validation_samples * tasks is {equations}; allowed are numbers at "
-            "least 2 apart: nearer ones have no finite expectation."
-        )
-    return min(dim, equations) / (abs(dim - equations) - 1)

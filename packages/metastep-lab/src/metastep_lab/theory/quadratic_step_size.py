@@ -122,18 +122,11 @@ def meta_gradient(
 ) -> FloatArray:
     """Return F'(eta) (Eqs. 1 and 2): numerator and denominator are divided by the largest factor.
 
-    Args:
-        step_size: eta, any shape, from 0.
-        hessian: H, shape (dim, dim), symmetric positive definite.
-        start: w_0, shape (dim,).
-        horizon: T, from 1.
+    Arguments and errors are those of `meta_objective`.
 
     Returns:
         F', the shape of `step_size`, per unit of step size; exact to rounding for every T. Cost
         O(dim^3).
-
-    Raises:
-        ValueError: as `meta_objective`.
     """
     steps = _check(step_size, horizon)
     eigenvalues, squares, factors, scale = _scaled(steps, hessian, start)
@@ -147,17 +140,10 @@ def meta_curvature(
 ) -> FloatArray:
     """Return F''(eta). Descent with step sizes mu_k settles at eta* once mu_k F''(eta*) < 2.
 
-    Args:
-        step_size: eta, any shape, from 0.
-        hessian: H, shape (dim, dim), symmetric positive definite.
-        start: w_0, shape (dim,).
-        horizon: T, from 1.
+    Arguments and errors are those of `meta_objective`.
 
     Returns:
         F'', the shape of `step_size`. Cost O(dim^3).
-
-    Raises:
-        ValueError: as `meta_objective`.
     """
     steps = _check(step_size, horizon)
     eigenvalues, squares, factors, scale = _scaled(steps, hessian, start)
@@ -204,17 +190,10 @@ def log_plain_gradient(
 ) -> tuple[FloatArray, FloatArray]:
     """Return sign and log magnitude of d f(w_T) / d eta, which explodes or vanishes (Theorem 3).
 
-    Args:
-        step_size: eta, any shape, from 0.
-        hessian: H, shape (dim, dim), symmetric positive definite.
-        start: w_0, shape (dim,).
-        horizon: T, from 1.
+    Arguments and errors are those of `meta_objective`.
 
     Returns:
         The sign in {-1, 0, 1} and the natural logarithm of the magnitude.
-
-    Raises:
-        ValueError: as `meta_objective`.
     """
     steps = _check(step_size, horizon)
     eigenvalues, squares, factors, scale = _scaled(steps, hessian, start)
@@ -230,19 +209,11 @@ def log_plain_gradient_bound(
     """Return the logarithm of Theorem 3's bound on |d f(w_T) / d eta|.
 
     For eta < 2 / L it is an upper bound that vanishes with T, for eta > 2 / L a lower bound that
-    explodes; -inf where the lower bound is not positive and says nothing, NaN at 2 / L.
-
-    Args:
-        step_size: eta, any shape, from 0.
-        hessian: H, shape (dim, dim), symmetric positive definite.
-        start: w_0, shape (dim,).
-        horizon: T, from 1.
+    explodes; -inf where the lower bound is not positive and says nothing, NaN at 2 / L. Arguments
+    and errors are those of `meta_objective`.
 
     Returns:
         Natural logarithms, the shape of `step_size`.
-
-    Raises:
-        ValueError: as `meta_objective`.
     """
     steps = _check(step_size, horizon)
     eigenvalues, coordinates = spectrum(hessian, start)

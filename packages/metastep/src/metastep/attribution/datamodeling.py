@@ -70,7 +70,8 @@ def datamodeling_score(scores: Attribution | PyTree, removals: Removals) -> Data
 def _spearman(predicted: np.ndarray, true: np.ndarray) -> float:
     if np.ptp(predicted) == 0 or not np.ptp(true) > 0:
         return float("nan")
-    return float(spearmanr(predicted, true)[0])
+    found: Any = spearmanr(predicted, true)
+    return float(found.statistic)
 
 
 def linear_datamodeling_score(

@@ -19,6 +19,7 @@ from jaxtyping import Array, PyTree
 
 from metastep.checks import require_key
 from metastep.compilation import compiled
+from metastep.explained import sharded
 from metastep.problems.base import AbstractProblem
 from metastep.results import RESULTS
 from metastep.trees import all_finite, as_hyperparameters, leaf_names, norm
@@ -209,6 +210,15 @@ def _refuse_lost(reached: list[bool], outer: Outer, what: str, advice: str) -> N
         )
 
 
+def require_estimator(estimator: object) -> None:
+    """Refuse what is no instance of an estimator, its class above all."""
+    if not isinstance(estimator, AbstractEstimator):
+        raise ValueError(
+            f"estimator is {estimator!r}; allowed are instances of estimators, such as "
+            "metastep.Reverse()."
+        )
+
+
 @compiled
 def _estimate(
     problem: AbstractProblem, outer: Outer, estimator: AbstractEstimator, key: RandomKey
@@ -255,4 +265,5 @@ def hypergradient(
             `AbstractEstimator.estimate` and `trees.as_hyperparameters`).
     """
     require_key(key)
-    return _estimate(problem, as_hyperparameters(outer), estimator, key)
+    with sharded():
+        return _estimate(problem, as_hyperparameters(outer), estimator, key)

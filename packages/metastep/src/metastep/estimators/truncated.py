@@ -19,6 +19,12 @@ from metastep.schedules import Checkpoint, stored_steps
 from metastep.trees import differentiable, norm
 from metastep.types import Inner, Outer, RandomKey, Scalar
 
+ONLY_BY_START = (
+    "With TruncatedReverse the initial state is a constant: a leaf that acts through `init` alone "
+    "needs Reverse. Otherwise use it in `step` or `objective`, or take it out of `outer`."
+)
+"""Advice for a leaf without influence on what a window ends with."""
+
 
 class TruncatedReverse(AbstractEstimator):
     r"""Reverse-mode differentiation of the last K of T steps.
@@ -65,7 +71,7 @@ class TruncatedReverse(AbstractEstimator):
         self, problem: AbstractProblem, outer: Outer, state: Any, key: RandomKey
     ) -> tuple[Estimate, Any]:
         """Differentiate the last `window` steps. Adds `adjoint_at_cut` to `stats`."""
-        _check_window(self.window, problem.horizon)
+        check_window(self.window, problem.horizon)
         stored = stored_steps(self.checkpoint, self.window)
         problem = choose_mixed(problem, self.mixed, stored)
         keys = split_keys(key)
@@ -89,13 +95,7 @@ class TruncatedReverse(AbstractEstimator):
             variables, (constants, _) = through(outer, cut_variables, None)
             return judged(outer, variables, constants)
 
-        require_influence(
-            ending,
-            outer,
-            "With TruncatedReverse the initial state is a constant: a leaf that acts through "
-            "`init` alone needs Reverse. Otherwise use it in `step` or `objective`, or take it out "
-            "of `outer`.",
-        )
+        require_influence(ending, outer, ONLY_BY_START)
         with reversible("problem", STEP_LOOP):
             end_variables, pull_back, (constants, first_nonfinite) = eqx.filter_vjp(
                 lambda outer, inner: through(outer, inner, self.checkpoint),
@@ -108,13 +108,13 @@ class TruncatedReverse(AbstractEstimator):
             by_steps, adjoint = pull_back(adjoint_at_end)
         grad = jax.tree.map(jnp.add, direct, by_steps)
         estimate = finish(value, grad, first_nonfinite, {"adjoint_at_cut": norm(adjoint)})
-        still = _stands_still((cut_variables, adjoint), (end_variables, adjoint_at_end), by_steps)
+        still = stands_still((cut_variables, adjoint), (end_variables, adjoint_at_end), by_steps)
         blind = still & (estimate.result == RESULTS.successful)
         result = RESULTS.where(blind, RESULTS.unmoved, estimate.result)
         return replace(estimate, result=result), state
 
 
-def _stands_still(
+def stands_still(
     cut: tuple[Inner, Inner], end: tuple[Inner, Inner], by_steps: Outer
 ) -> Bool[Array, ""]:
     """Whether the window is the identity as far as the objective can tell.
@@ -134,7 +134,8 @@ def _stands_still(
     return jnp.all(jnp.stack(leaves)) & seen & (norm(by_steps) == 0)
 
 
-def _check_window(window: int, horizon: int) -> None:
+def check_window(window: int, horizon: int) -> None:
+    """Refuse a window that is no integer from 1 to the horizon, as a ValueError."""
     if not is_count(window) or window > horizon:
         raise ValueError(
             f"window is {window!r}; allowed are the integers from 1 to the horizon, {horizon}. "

@@ -68,23 +68,12 @@ def from_torch(
     environment = _torchax()[0]
     import torch
 
-    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    if not trained:
-        raise ValueError(
-            f"module is a {type(module).__name__} without a parameter that requires a gradient: "
-            "nothing could be trained. Call module.requires_grad_(True), or build it with weights "
-            "in floating point."
-        )
-    for name, part in module.named_modules():
-        if isinstance(part, torch.nn.modules.instancenorm._InstanceNorm):
-            if part.track_running_stats:
-                raise ValueError(
-                    f"module.{name} is an instance normalization with running statistics, which "
-                    "torchax does not update: give track_running_stats=False."
-                )
-    others = {name: p for name, p in module.named_parameters() if not p.requires_grad}
-    params = environment.t2j_copy(trained)
-    buffers = environment.t2j_copy(others | dict(module.named_buffers()))
+    _check_module(module)
+    params = environment.t2j_copy(
+        {name: p for name, p in module.named_parameters() if p.requires_grad}
+    )
+    frozen = {name: p for name, p in module.named_parameters() if not p.requires_grad}
+    buffers = environment.t2j_copy(frozen | dict(module.named_buffers()))
 
     def apply(
         params: Tensors, buffers: Tensors, *arguments: Any, key: RandomKey | None = None, **keywords
@@ -126,9 +115,7 @@ def _torchax() -> tuple[Any, Any]:
         for overload in overloads:
             if overload not in getattr(torch.ops.aten, operator).overloads():
                 library.define(f"{operator}.{overload}(Tensor self) -> Tensor")
-    import torchax
-
-    environment = torchax.default_env()
+    environment = importlib.import_module("torchax").default_env()
     environment.override_op_definition(torch.ops.aten.native_batch_norm.default, _batch_norm)
     return environment, library
 
@@ -164,6 +151,22 @@ def _batch_norm(
     if bias is not None:
         output = output + along(bias)
     return output, mean, inverse
+
+
+def _check_module(module: "torch.nn.Module") -> None:
+    """Refuse a module that cannot be trained, and one whose statistics torchax would not update."""
+    if not any(p.requires_grad for p in module.parameters()):
+        raise ValueError(
+            f"module is a {type(module).__name__} without a parameter that requires a gradient: "
+            "nothing could be trained. Call module.requires_grad_(True), or build it with weights "
+            "in floating point."
+        )
+    for name, part in module.named_modules():
+        if type(part).__name__.startswith("InstanceNorm") and part.track_running_stats:
+            raise ValueError(
+                f"module.{name} is an instance normalization with running statistics, which "
+                "torchax does not update: give track_running_stats=False."
+            )
 
 
 def _attributes(module: "torch.nn.Module") -> dict[tuple[str, str], Any]:

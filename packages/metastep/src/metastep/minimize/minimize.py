@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from metastep import saving as checkpoints
 from metastep.checks import integer, is_count, require_key
-from metastep.estimators.base import AbstractEstimator
+from metastep.estimators.base import AbstractEstimator, require_estimator
 from metastep.files import has_type
 from metastep.minimize.loop import Carry, History, Loop, Problem, Recorder, advance
 from metastep.minimize.loop import begin as begin_loop
@@ -232,6 +232,7 @@ def minimize(
         CheckpointError: if the checkpoint is damaged or belongs to another run.
     """
     require_key(key)
+    require_estimator(estimator)
     outer = as_hyperparameters(outer)
     total, period, tasks, together = map(integer, (steps, every, meta_batch, tasks_at_once))
     _require(is_count(total), "steps", steps, "the integers from 1")

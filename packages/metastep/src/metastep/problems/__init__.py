@@ -3,6 +3,7 @@
 from metastep.problems.averaged import Averaged as Averaged
 from metastep.problems.base import AbstractProblem as AbstractProblem
 from metastep.problems.base import unroll as unroll
+from metastep.problems.batches import Batches as Batches
 from metastep.problems.bounded import Bounded as Bounded
 from metastep.problems.bounded import BoundedState as BoundedState
 from metastep.problems.maml import MAMLProblem as MAMLProblem

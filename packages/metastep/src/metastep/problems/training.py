@@ -166,7 +166,7 @@ class TrainingProblem(AbstractProblem):
             value, gradients = self.gradient(loss, trained)
         buffers = inner.buffers
         if buffers is not None:
-            # The compiler computes this together with the loss; only a backward pass repeats it.
+            # Going forward, the compiler finds most of this in the loss; going back repeats it.
             after_loss = lambda trained: loss_and_buffers(trained)[1]
             buffers = eqx.filter_checkpoint(after_loss, prevent_cse=False)(trained)
         gradients = ascent(gradients)

@@ -10,6 +10,10 @@ from metastep.sklearn._same_features import (
 from metastep.sklearn.hypercleaned_classifier import (
     HypercleanedClassifier as HypercleanedClassifier,
 )
+from metastep.sklearn.hypercleaned_model import HypercleanedModel as HypercleanedModel
+from metastep.sklearn.hypercleaned_regressor import (
+    HypercleanedRegressor as HypercleanedRegressor,
+)
 from metastep.sklearn.hypergradient_logistic_regression import (
     HypergradientLogisticRegression as HypergradientLogisticRegression,
 )

@@ -142,7 +142,7 @@ def tune_weights(train: Labelled, validation: Labelled, settings: Settings) -> T
         problem,
         jnp.zeros(_padded_size(len(train.labels), ROWS)),
         TruncatedReverse(settings.window),
-        optimizer=_scaled_descent(settings.learning_rate),
+        optimizer=scaled_descent(settings.learning_rate),
         steps=settings.steps,
         key=key,
         every=settings.steps,
@@ -161,7 +161,7 @@ _train = compiled(unroll)
 
 
 @cache
-def _scaled_descent(learning_rate: float) -> optax.GradientTransformation:
+def scaled_descent(learning_rate: float) -> optax.GradientTransformation:
     """Gradient descent in units of the first gradient's typical size, whatever its padding.
 
     Adam would move all weights alike, however little an example matters, and spoil their ranking.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from metastep_lab.bernacchia2021.measures import analytic_test_loss, theory_errors
-from metastep_lab.claims import Numbers, Statement, beyond, each, needs, yes_or_no
+from metastep_lab.claims import Numbers, Statement, beyond, each, lacking, yes_or_no
 from metastep_lab.tables import Frame, Record
 
 ACCURATE = 2.0
@@ -93,8 +93,8 @@ def _negative(regime: str, section: str) -> Statement:
         f"negative-train-rate-{regime}",
         f"{section}: in {regime} models the best train rate is negative (here: it is, and the "
         "theory's is better than 0, by three standard errors in every setting).",
-        lacks=needs(
-            f"an {regime} setting", lambda record: by_setting(record, "loss")[regime].any()
+        lacks=lacking(
+            f"needs an {regime} setting", lambda record: by_setting(record, "loss")[regime].any()
         ),
         measure=lambda record: _optima(record, "gain", "best_train_rate").query(regime),
         verdict=lambda rows: _positive(rows, -1),
@@ -177,7 +177,7 @@ CLAIMS = (
     Statement(
         "positive-test-rate",
         "Figures 2a and 3a: the best test rate is positive, and below 1 / (1 + (p + 1) / n_r).",
-        lacks=needs(BOTH, _has("both_rates")),
+        lacks=lacking(f"needs {BOTH}", _has("both_rates")),
         measure=_test_rates,
         verdict=lambda rows: _positive(rows) and (rows["simulated"] < rows["bound"]).all(),
         evidence=lambda rows: (
@@ -189,7 +189,7 @@ CLAIMS = (
         "theory-accurate",
         "Figures 2 and 3: theory and simulation agree well (here: within "
         f"{ACCURATE:g} % of the loss as measured, with no allowance for the simulation's error).",
-        lacks=needs(BOTH, _has("both_rates")),
+        lacks=lacking(f"needs {BOTH}", _has("both_rates")),
         measure=lambda record: _errors(record).query("both_rates"),
         verdict=lambda rows: (rows["error"].abs() <= ACCURATE).all(),
         evidence=_ranges,
@@ -197,7 +197,9 @@ CLAIMS = (
     Statement(
         "theory-underestimates",
         "Section 5.1, Figure 2: the theory slightly underestimates the experimental loss.",
-        lacks=needs(f"an overparameterized {BOTH[2:]}", _has("both_rates and overparameterized")),
+        lacks=lacking(
+            f"needs an overparameterized {BOTH[2:]}", _has("both_rates and overparameterized")
+        ),
         measure=lambda record: _errors(record).query("both_rates and overparameterized"),
         verdict=_underestimates,
         evidence=_ranges,

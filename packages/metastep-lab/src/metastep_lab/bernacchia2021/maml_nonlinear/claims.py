@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from metastep_lab.claims import Numbers, Statement, beyond, each, needs
+from metastep_lab.claims import Numbers, Statement, beyond, each, lacking
 from metastep_lab.tables import Frame, Record, where
 
 LEVEL = 0.0027
@@ -114,7 +114,7 @@ def _optimum(
     measure = lambda record: _estimate(finest(record, reading), limits, rates)
     lacking = "these rates were not run, or fewer than two times"
     return Statement(
-        "-".join(["negative-optimum", name] if name else ["negative-optimum"]),
+        name,
         text,
         lacks=lambda record: lacking if measure(record) is None else None,
         measure=measure,
@@ -129,20 +129,20 @@ def claims(record: Record) -> tuple[Statement, ...]:
     doubled = WITHOUT_HALF * rate, WITHOUT_HALF * test_rate
     return (
         _optimum(
-            "",
+            "negative-optimum",
             "Figure 5: the test loss of the trained network is smaller at the train rate "
             f"{rate:g} than at zero and at positive ones.",
             TRAINED,
             rates,
         ),
         _optimum(
-            "linearized",
+            "negative-optimum-linearized",
             "Figure 5 in the linearized limit, with the exact solution of the outer problem.",
             LINEARIZED,
             rates,
         ),
         _optimum(
-            "without-half",
+            "negative-optimum-without-half",
             "Figure 5 if the squared error has no 1/2, so that both rates act twice as strongly: "
             f"train rate {doubled[0]:g} at test rate {doubled[1]:g} here (trained network).",
             TRAINED,
@@ -151,7 +151,7 @@ def claims(record: Record) -> tuple[Statement, ...]:
         # In the linearized limit, which has the most runs.
         *(
             _optimum(
-                f"test-rate-{weaker:g}",
+                f"negative-optimum-test-rate-{weaker:g}",
                 f"Not in the paper: with the weaker adaptation {weaker:g} on new tasks the train "
                 f"rate {rate:g} is better than zero and positive ones (linearized limit).",
                 LINEARIZED,
@@ -171,10 +171,12 @@ def _other_readings(record: Record) -> list[Statement]:
         if name != PAPER:
             slug, text = name.replace(" ", "-"), f"Figure 5 with another network: {name}"
             limit = f"{text} (linearized limit)."
-            found.append(_optimum(slug, limit, LINEARIZED, rates, name))
+            found.append(_optimum(f"negative-optimum-{slug}", limit, LINEARIZED, rates, name))
             if "trained" in set(finest(record, name)["limit"]):
                 trained = f"{text} (trained)."
-                found.append(_optimum(f"{slug}-trained", trained, TRAINED, rates, name))
+                found.append(
+                    _optimum(f"negative-optimum-{slug}-trained", trained, TRAINED, rates, name)
+                )
     return found
 
 
@@ -271,8 +273,8 @@ CLAIMS = (
         "adaptation-helps",
         "Section 6: the learning rate on new tasks should be positive (linearized limit, train "
         "rate 0).",
-        lacks=needs(
-            "test rate 0 and the paper's",
+        lacks=lacking(
+            "needs test rate 0 and the paper's",
             lambda record: {0, record.config.paper_test_rate} <= {*_adapted(record).index},
         ),
         measure=_adaptation,

@@ -68,9 +68,10 @@ def draw_quadratic_tasks(
     train_samples: int,
     validation_samples: int,
 ) -> RegressionTasks:
-    """Draw tasks y = (<w, x> + b)^2 + z.
+    """Draw tasks y = (<w, x> + b)^2 + z, float32.
 
-    w ~ N(0, variability^2 / dim), x ~ N(0, I), b ~ N(0, 1), z ~ N(0, noise^2).
+    w ~ N(0, variability^2 / dim), x ~ N(0, I), b ~ N(0, 1), z ~ N(0, noise^2). The train samples
+    are for the inner step, the validation samples for the outer loss.
 
     Example:
         >>> import jax
@@ -80,18 +81,6 @@ def draw_quadratic_tasks(
         >>> tasks = draw(jax.random.key(0), variability=0.5, noise=1.0, **sizes)
         >>> tasks.train_inputs.shape, tasks.validation_targets.shape
         ((3, 30, 60), (3, 2))
-
-    Args:
-        key: a random key.
-        dim: p, the length of w and x, from 1.
-        variability: nu, the standard deviation of <w, x>, from 0.
-        noise: sigma, from 0.
-        tasks: how many, from 1.
-        train_samples: examples for the inner step, from 1.
-        validation_samples: examples for the outer loss, from 1.
-
-    Returns:
-        The examples, float32.
 
     Raises:
         ValueError: for a count below 1, or negative noise.
@@ -126,18 +115,7 @@ def draw_quadratic_tasks(
 def initial_network(
     key: RandomKey, *, dim: int, width: int, bias_scale: float = 0.0, hidden_layers: int = 2
 ) -> Network:
-    """Draw a network: weights N(0, 1 / inputs of the layer), biases the same times a scale.
-
-    Args:
-        key: a random key.
-        dim: the length of the input.
-        width: of every hidden layer.
-        bias_scale: 0 for biases that begin at zero, 1 for biases drawn as the weights.
-        hidden_layers: from 1.
-
-    Returns:
-        The network, float32.
-    """
+    """Draw a float32 network: weights N(0, 1 / inputs of the layer), biases that times a scale."""
     sizes = (dim, *(width,) * hidden_layers, 1)
     keys = jax.random.split(key, (hidden_layers + 1, 2))
 
@@ -149,15 +127,7 @@ def initial_network(
 
 
 def trace(network: Network, inputs: Float[Array, "*batch samples dim"]) -> Trace:
-    """Evaluate a network and the gradients of its outputs.
-
-    Args:
-        network: the network.
-        inputs: shape (*batch, samples, dim).
-
-    Returns:
-        Outputs, activations and signals. Differentiable.
-    """
+    """Evaluate a network and the gradients of its outputs. Differentiable."""
 
     def shifted(shifts: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
         activations, values = [], inputs
@@ -181,17 +151,10 @@ def adapted_outputs(
     queries: Float[Array, "*batch queries dim"],
     rate: Scalar | float,
 ) -> Float[Array, "*batch queries"]:
-    """Return the outputs after one step of gradient descent on (1/2) mean squared error.
+    """Return the outputs on queries after one step of descent on (1/2) mean squared error.
 
-    Args:
-        network: the parameters before the step; they are shared by the batch.
-        inputs: examples for the step, shape (*batch, samples, dim).
-        targets: shape (*batch, samples).
-        queries: where the adapted network is evaluated, shape (*batch, queries, dim).
-        rate: the inner step size, of any sign.
-
-    Returns:
-        Shape (*batch, queries). Exact; linear in memory in the number of examples.
+    The batch shares the parameters before the step, whose size is `rate`, of any sign. Exact;
+    linear in memory in the number of examples.
     """
     seen = trace(network, inputs)
     step = rate / targets.shape[-1] * (targets - seen.outputs)[..., None]
@@ -206,13 +169,7 @@ def adapted_outputs(
 def meta_loss(network: Network, tasks: RegressionTasks, train_rate: Scalar | float) -> Scalar:
     """Return MAML's outer loss: (1/2) mean squared error on the validation examples of all tasks.
 
-    Args:
-        network: where every task begins.
-        tasks: the examples.
-        train_rate: alpha_t, the inner step size.
-
-    Returns:
-        The loss, differentiable through the inner step.
+    Differentiable through the inner step, whose size is the train rate alpha_t.
     """
     outputs = adapted_outputs(
         network, tasks.train_inputs, tasks.train_targets, tasks.validation_inputs, train_rate
@@ -235,10 +192,10 @@ def meta_train(
         tasks: the training tasks, shared by the rates.
         train_rates: alpha_t.
         step_size: of the outer descent.
-        epochs: its steps; may be traced.
+        epochs: its steps; may be traced. Memory does not grow with them.
 
     Returns:
-        The networks, and the outer loss after the last step. Memory does not grow with `epochs`.
+        The networks, and the outer loss after the last step.
     """
     loss = jax.vmap(jax.value_and_grad(meta_loss), in_axes=(0, None, 0))
 
@@ -256,17 +213,10 @@ TASKS_AT_ONCE = 50
 def new_task_losses(
     network: Network, tasks: RegressionTasks, test_rates: Float[Array, " test_rates"]
 ) -> Float[Array, " test_rates"]:
-    """Return the mean loss on new tasks after one inner step on each.
+    """Return the mean loss on new tasks after one inner step on each, for every test rate.
 
-    Args:
-        network: where every task begins.
-        tasks: new tasks; their train examples are the target examples of the inner step, and their
-            validation examples measure.
-        test_rates: alpha_r.
-
-    Returns:
-        (1/2) mean squared error, shape (test_rates,). Memory is bounded whatever the number of
-        tasks.
+    The train examples of a new task are the target examples of the inner step, its validation
+    examples measure (1/2) mean squared error. Memory is bounded whatever the number of tasks.
     """
 
     def one(task: RegressionTasks) -> Array:

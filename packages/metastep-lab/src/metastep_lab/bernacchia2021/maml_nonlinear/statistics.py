@@ -1,76 +1,68 @@
 """Means, paired differences and standard errors over the runs of `maml-nonlinear`.
 
-Losses have the shape (runs, train rates, test rates); every run shares its draws over the rates.
+Losses have the shape (runs, train rates, test rates); every run shares its draws over the rates. 0
+is among the train rates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import numpy as np
 
+from metastep_lab.bernacchia2021.curves import mean_and_error
+
 Row = tuple
+Rates = Sequence[float]
 
 # A descent that diverged leaves infinities in its rows, and they say so.
 _infinities = np.errstate(over="ignore", invalid="ignore")
 
 
 @_infinities
-def mean_rows(
-    train_rates: Sequence[float], test_rates: Sequence[float], losses: np.ndarray
-) -> list[Row]:
+def mean_rows(train_rates: Rates, test_rates: Rates, losses: np.ndarray) -> list[Row]:
     """Return train_rate, test_rate, mean, standard_error and runs for every pair of rates."""
-    means, errors = losses.mean(axis=0), standard_error(losses)
-    return [
-        (train, test, means[i, j], errors[i, j], len(losses))
-        for (i, train), (j, test) in product(enumerate(train_rates), enumerate(test_rates))
-    ]
+    numbers = (part.ravel() for part in mean_and_error(losses))
+    pairs = zip(product(train_rates, test_rates), *numbers, strict=True)
+    return [(*rates, mean, error, len(losses)) for rates, mean, error in pairs]
 
 
-def standard_error(values: np.ndarray) -> np.ndarray:
-    """Return the standard error of the mean over the first axis; NaN for one run."""
-    if len(values) < 2:
-        return np.full(values.shape[1:], np.nan)
-    return values.std(axis=0, ddof=1) / np.sqrt(len(values))
+def _paired(
+    train_rates: Rates, test_rates: Rates, losses: np.ndarray
+) -> Iterator[tuple[float, float, np.ndarray]]:
+    """Yield every pair of rates with its differences to train rate 0, run by run."""
+    zero = train_rates.index(0)
+    for (i, train), (j, test) in product(enumerate(train_rates), enumerate(test_rates)):
+        if i != zero:
+            yield train, test, losses[:, i, j] - losses[:, zero, j]
 
 
 @_infinities
 def difference_rows(
-    train_rates: Sequence[float],
-    test_rates: Sequence[float],
-    losses: np.ndarray,
-    control: np.ndarray | None = None,
+    train_rates: Rates, test_rates: Rates, losses: np.ndarray, control: np.ndarray | None = None
 ) -> list[Row]:
     """Return the paired differences to train rate 0.
 
     Args:
-        train_rates: 0 among them.
+        train_rates: of the second axis.
         test_rates: of the last axis.
-        losses: shape (runs, train rates, test rates).
+        losses: of all runs.
         control: losses of the same runs with which they are correlated.
 
     Returns:
         Rows train_rate, test_rate, difference, standard_error, z, runs, correlation.
     """
-    zero = train_rates.index(0)
-    rows = []
-    for (i, train), (j, test) in product(enumerate(train_rates), enumerate(test_rates)):
-        if i == zero:
-            continue
-        apart = losses[:, i, j] - losses[:, zero, j]
-        mean, error = apart.mean(), standard_error(apart)
-        correlation = np.nan
-        if control is not None:
-            correlation = _correlation(apart, control[:, i, j] - control[:, zero, j])
+    rates, rows = (train_rates, test_rates), []
+    others = _paired(*rates, losses if control is None else control)
+    for (train, test, apart), (*_, other) in zip(_paired(*rates, losses), others, strict=True):
+        mean, error = mean_and_error(apart)
+        correlation = np.nan if control is None else _correlation(apart, other)
         rows.append((train, test, mean, error, mean / error, len(losses), correlation))
     return rows
 
 
 @_infinities
 def controlled_rows(
-    train_rates: Sequence[float],
-    test_rates: Sequence[float],
-    losses: np.ndarray,
-    control: np.ndarray,
+    train_rates: Rates, test_rates: Rates, losses: np.ndarray, control: np.ndarray
 ) -> list[Row]:
     """Return the differences to train rate 0, with a control variate known from more runs.
 
@@ -79,7 +71,7 @@ def controlled_rows(
     of order 1 / n of its standard error.
 
     Args:
-        train_rates: 0 among them.
+        train_rates: of the second axis.
         test_rates: of the last axis.
         losses: of the first n runs, from 4; fewer give no rows.
         control: of all N runs.
@@ -90,14 +82,11 @@ def controlled_rows(
     Reference:
         Cochran (1977), Sampling techniques, sections 7.3 and 12.6.
     """
-    zero, runs = train_rates.index(0), len(losses)
-    rows = []
+    rates, runs, rows = (train_rates, test_rates), len(losses), []
     if runs < 4:
         return rows
-    for (i, train), (j, test) in product(enumerate(train_rates), enumerate(test_rates)):
-        if i == zero:
-            continue
-        y, x = (values[:, i, j] - values[:, zero, j] for values in (losses, control))
+    both = zip(_paired(*rates, losses), _paired(*rates, control), strict=True)
+    for (train, test, y), (*_, x) in both:
         correlation = _correlation(y, x[:runs])
         slope = correlation * y.std() / x[:runs].std()
         mean = y.mean() + slope * (x.mean() - x[:runs].mean())

@@ -21,12 +21,7 @@ from metastep_lab.bernacchia2021.mixed_regression import RegressionTasks
 def tangent_kernel(first: Trace, second: Trace) -> Float[Array, "*batch first second"]:
     """Return the inner products of the gradients of outputs, without forming the gradients.
 
-    Args:
-        first: of examples of shape (*batch, first).
-        second: of examples of shape (*batch, second), by the same network.
-
-    Returns:
-        The empirical neural tangent kernel. Exact.
+    Both traces are of the same network. The kernel is the empirical neural tangent kernel, exact.
 
     Reference:
         Jacot et al. (2018), Neural tangent kernel.
@@ -56,15 +51,7 @@ class TangentProblem(NamedTuple):
 
 
 def tangent_problem(network: Network, tasks: RegressionTasks) -> TangentProblem:
-    """Linearize MAML at a network.
-
-    Args:
-        network: the initial weights.
-        tasks: the training tasks.
-
-    Returns:
-        What `outer_coefficients` needs for every train rate.
-    """
+    """Linearize MAML on the training tasks at the initial weights."""
     count, samples, dim = tasks.train_inputs.shape
     flat = lambda x: x.reshape(-1, dim)
     inputs = jnp.concatenate([flat(tasks.validation_inputs), flat(tasks.train_inputs)])
@@ -86,8 +73,8 @@ def outer_coefficients(
 ) -> Float[Array, " examples"]:
     """Return where the outer descent is after some steps, as coefficients of the gradients.
 
-    The weights have moved by sum_j a_j k(x_j). With epochs = inf that is the solution of the
-    outer problem, loss zero, that is nearest to the initial weights.
+    The weights have moved by sum_j a_j k(x_j). With epochs = inf that is the solution of the outer
+    problem, loss zero, that is nearest to the initial weights.
 
     Args:
         problem: from `tangent_problem`.
@@ -96,9 +83,9 @@ def outer_coefficients(
         epochs: steps of the outer descent, a whole number or inf.
 
     Returns:
-        a, shape (examples,). Exact, by the eigendecomposition of the matrix of the outer least
-        squares, which has one row for each validation example; not finite where that is singular,
-        or where the descent diverges.
+        a. Exact, by the eigendecomposition of the matrix of the outer least squares, which has one
+        row for each validation example; not finite where that is singular, or where the descent
+        diverges.
 
     Reference:
         Bernacchia (2021), Eqs. 12, 13 and 69.
@@ -128,9 +115,6 @@ def tangent_losses(
         coefficients: from `outer_coefficients`, one row for each setting.
         tasks: new tasks, as in `nonlinear_regression.new_task_losses`.
         test_rates: alpha_r.
-
-    Returns:
-        (1/2) mean squared error, shape (settings, test_rates).
     """
     samples = tasks.train_targets.shape[1]
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from metastep_lab.bernacchia2021.measures import analytic_test_loss, theory_errors
-from metastep_lab.claims import Numbers, Statement, beyond, needs, span, yes_or_no
+from metastep_lab.claims import Numbers, Statement, beyond, lacking, span, yes_or_no
 from metastep_lab.tables import Frame, Record, where
 
 ACCURATE = 5.0
@@ -79,7 +79,9 @@ CLAIMS = (
         "negative-for-every-draw",
         "Not in the paper, which has one draw: the theory's best train rate is negative for every "
         "draw of the covariances, and better than 0 in the simulation.",
-        lacks=needs("two draws of the covariances", lambda record: len(optima(record, "gain")) > 1),
+        lacks=lacking(
+            "needs two draws of the covariances", lambda record: len(optima(record, "gain")) > 1
+        ),
         measure=_every_draw,
         verdict=lambda found: beyond(found["values"], found["margins"]),
         evidence=lambda found: (

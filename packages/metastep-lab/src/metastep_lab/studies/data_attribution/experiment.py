@@ -101,10 +101,10 @@ class Config:
     queries: Several = 100
     planted: Fraction = 0.1
     steps: Count = 300
-    batch: Count = 50
+    batch: Count = 100
     speeds: Annotated[
         tuple[float, ...], MinLen(1), Predicate(_rising), "ascending positive numbers"
-    ] = (1.0, 3.0, 10.0, 30.0)
+    ] = (1.0, 2.0, 4.0, 8.0, 20.0)
     subsets: Annotated[int, Ge(3)] = 100
     share: Annotated[float, Gt(0), Lt(1), "numbers between 0 and 1"] = 0.05
     removed: Annotated[
@@ -140,7 +140,7 @@ class Case(NamedTuple):
 def run(config: Config, context: Context) -> Mapping[str, float]:
     """Score, leave out and train again: every model, seed and step size."""
     tables: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-    rounds = [
+    rounds: list[tuple[Name, int, float]] = [
         (model, seed, speed)
         for model in config.models
         for seed in range(config.seeds)
@@ -289,12 +289,22 @@ QUICK = Config(
     train=300,
     queries=20,
     steps=60,
-    speeds=(1.0, 8.0, 40.0),
+    batch=100,
+    speeds=(1.0, 4.0, 20.0),
     subsets=50,
     removed=(0.05, 0.2),
     window=6,
 )
-REDUCED = Config(train=1000, queries=50, steps=100, window=10, vocabulary=500)
+REDUCED = Config(
+    train=500,
+    queries=30,
+    steps=100,
+    speeds=(1.0, 4.0, 20.0),
+    subsets=50,
+    window=10,
+    width=16,
+    vocabulary=200,
+)
 
 EXPERIMENT = Experiment(
     listing("data-attribution"),

@@ -99,7 +99,8 @@ def _warnings_figure(record: Record) -> tuple[Figure, str]:
     axes[0].axvline(SMOOTH, color="black", linestyle=":", linewidth=1)
     axes[0].set(xlabel="metasmoothness", ylabel="LDS of exact scores")
     axes[1].axvline(CLOSE, color="black", linestyle=":", linewidth=1)
-    axes[1].set(xlabel="relative error of one predicted removal", xscale="log")
+    label = "relative error of one predicted removal"
+    axes[1].set(xlabel=label, xscale="log", xlim=(0.02, 2e3))
     for panel in axes:
         panel.set_ylim(-0.25, 1.05)
     axes[0].legend()

@@ -74,12 +74,12 @@ class Config:
     drop: Part = 0.4
     width: Count = 128
     rater_width: Count = 64
-    batch: Count = 64
+    batch: Count = 32
     horizon: Count = 400
     step_size: Positive = 0.003
     window: Count = 4
     runs: Count = 8
-    outer_steps: Count = 1000
+    outer_steps: Count = 600
     outer_step_size: Positive = 0.001
     seeds: Count = 3
 
@@ -218,6 +218,7 @@ QUICK = Config(
     train=1000,
     validation=300,
     width=64,
+    batch=64,
     horizon=200,
     outer_steps=400,
     seeds=3,

@@ -1,10 +1,10 @@
-"""What the tables of `label-noise` say: what is compared, and the answer."""
+"""The claims of `label-noise`, comparisons of methods, and its answer."""
 
 from collections.abc import Sequence
 
 import pandas as pd
 
-from metastep_lab.claims import Numbers, Statement, beyond, each, mean_and_error
+from metastep_lab.claims import Numbers, Statement, beyond, each, lacking, mean_and_error
 from metastep_lab.tables import Column, Frame, Record
 
 METRICS = ("f1", "precision", "recall", "roc_auc", "test_accuracy")
@@ -69,8 +69,8 @@ def _better(
     return Statement(
         id,
         f"{text} Here: by more than {MARGIN:g} standard errors.",
-        lacks=lambda record: (
-            None if {*noises} & {*record.config.noise} else "this kind of noise was not run"
+        lacks=lacking(
+            "this kind of noise was not run", lambda record: {*noises} & {*record.config.noise}
         ),
         measure=measure,
         verdict=lambda found: (

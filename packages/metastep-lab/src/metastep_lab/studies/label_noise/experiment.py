@@ -55,7 +55,7 @@ from metastep_lab.studies.label_noise.methods import (
     require_cleanlab,
     validation_model,
 )
-from metastep_lab.tables import Table, columns
+from metastep_lab.tables import Frame, Table, columns
 
 FLIPS = {2: 7, 3: 8, 5: 6, 6: 5, 7: 1}  # Patrini et al. (2017), MNIST
 FLIP_PROBABILITY = 0.4
@@ -167,7 +167,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     context.progress(len(cells), len(cells), "judged")
     detection = columns(COLUMNS, rows)
     context.table("detection", detection)
-    context.table("summary", _summary(detection))
+    context.table("summary", _summary(pd.DataFrame(dict(detection))))
     return {}
 
 
@@ -204,10 +204,10 @@ def _measure(verdict: Verdict, split: Split) -> tuple[float, ...]:
     return tuple(map(float, measured))
 
 
-def _summary(table: Table) -> Table:
-    rows, detection = [], pd.DataFrame(dict(table))
+def _summary(detection: Frame) -> Table:
+    rows = []
     for key, found in detection.groupby(["noise", "method", "validation"], sort=False):
-        noise, method, level = map(str, key)
+        noise, method, level = key
         ours = OURS_NOISY if level == "noisy" else OURS
         lead = compared(detection, noise, ours, (method, level))
         moments = zip(*mean_and_error(found[list(METRICS)]), strict=True)

@@ -1,4 +1,4 @@
-"""Ways to find wrong labels, each with the decision that it comes with; none sees the truth.
+"""Ways to find wrong labels, each with its own decision rule; none sees the truth.
 
 All of them are logistic regressions with standardized inputs, and all but the validation model have
 the same penalty: the one that cross-validation chooses on the labels that they are given. With a
@@ -155,7 +155,7 @@ METHODS: Mapping[str, tuple[Method, tuple[str, ...]]] = {
     "small loss": (small_loss, ("none", "clean", "noisy")),
     "plain training": (plain_training, ("none", "clean", "noisy")),
 }
-"""The methods, and the kinds of labels that the extra examples have; "none" is no extra example."""
+"""The methods, and the labels of the extra examples; "none" means no extra examples."""
 
 
 def require_cleanlab() -> Any:
@@ -173,7 +173,7 @@ def require_cleanlab() -> Any:
     except ImportError as error:
         raise ValueError(
             "label-noise compares with cleanlab, which is not installed; run "
-            "pip install 'metastep[label-noise]'"
+            "pip install 'metastep-lab[label-noise]'"
         ) from error
     return cleanlab
 

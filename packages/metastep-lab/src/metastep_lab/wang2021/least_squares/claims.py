@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from metastep_lab.claims import Numbers, Statement, each, falls, needs, span, yes_or_no
+from metastep_lab.claims import Numbers, Statement, each, falls, lacking, span, yes_or_no
 from metastep_lab.tables import Frame, Record, where
 
 TRAIN, VALIDATION = "train-by-train", "train-by-validation"
@@ -29,8 +29,9 @@ def errors(record: Record, along: str) -> Frame:
     return found.assign(gap=gap, ratio=samples / record.config.dim)
 
 
-_few = needs(
-    "fewer samples than dimensions", lambda record: record.config.samples[0] < record.config.dim
+_few = lacking(
+    "needs fewer samples than dimensions",
+    lambda record: record.config.samples[0] < record.config.dim,
 )
 
 
@@ -118,7 +119,7 @@ def _error_bounded(found: Numbers) -> bool | None:
     closed, many = found["closed"], found["simulated"]
     if not (falls(closed["error"]) and np.all(closed["error"] - 1 < 4 / closed["ratio"])):
         return False
-    return None if many.empty else np.all(many["simulated"] < many["allowed"])
+    return None if many.empty else bool((many["simulated"] < many["allowed"]).all())
 
 
 def _bounds(found: Numbers) -> str:
@@ -188,8 +189,8 @@ CLAIMS = (
         "gap-closes-beyond-dim",
         "Theorem 6: with many more samples than dimensions the difference goes to zero (here: "
         "it falls below a tenth of that with the fewest).",
-        lacks=needs(
-            "two numbers of samples above the dimension, and one that is not",
+        lacks=lacking(
+            "needs two numbers of samples above the dimension, and one that is not",
             lambda record: (
                 sum(n > record.config.dim for n in record.config.samples) > 1
                 and min(record.config.samples) <= record.config.dim
@@ -206,8 +207,8 @@ CLAIMS = (
         "double-descent",
         "Not in the paper: the test error of train-by-train is largest where there are as "
         "many samples as dimensions.",
-        lacks=needs(
-            "three numbers of samples, the dimension among them",
+        lacks=lacking(
+            "needs three numbers of samples, the dimension among them",
             lambda record: (
                 len(record.config.samples) > 2 and record.config.dim in record.config.samples
             ),
@@ -221,8 +222,8 @@ CLAIMS = (
         "Not in the paper: the Marchenko-Pastur law gives both objectives in closed form; the "
         "simulation agrees at every step size within four standard errors and 1 / d of the loss "
         "of no training.",
-        lacks=needs(
-            "at least two tasks and step sizes at which no run diverges",
+        lacks=lacking(
+            "needs at least two tasks and step sizes at which no run diverges",
             lambda record: len(_simulated(record)),
         ),
         measure=_simulated,

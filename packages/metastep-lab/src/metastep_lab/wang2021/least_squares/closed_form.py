@@ -16,7 +16,7 @@ OBJECTIVES: Mapping[str, Callable[..., np.ndarray]] = {
 
 
 def examples(config: Any, samples: int, mode: str) -> tuple[int, int]:
-    """Return training and held-out examples; train-by-train holds out one that nobody reads."""
+    """Return training and held-out examples; train-by-train holds out one, not used."""
     return config.split(samples) if mode == VALIDATION else (samples, 1)
 
 

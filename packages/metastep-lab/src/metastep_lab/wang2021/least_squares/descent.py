@@ -41,15 +41,8 @@ def descend(
 ) -> Descent:
     """Tune the logarithm of the step size by the sign of its meta-gradient, from 0.003.
 
-    Args:
-        tasks: the tasks, stacked along a first axis.
-        validated: judge on validation examples instead of the training examples.
-        horizon: inner steps.
-        steps: meta-gradient steps.
-        key: a random key.
-
-    Returns:
-        The path and its end.
+    The tasks are stacked along a first axis; `validated` judges on validation examples instead of
+    the training examples.
     """
     result = ms.minimize(
         _problem(tasks, validated, horizon),

@@ -136,10 +136,8 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     context.progress(len(settings), len(settings), "grids of step sizes")
     paths, ends = _descents(config, context) if config.descent_steps else ([], [])
     objective_columns = "noise samples mode step_size objective standard_error"
-    optimum = [
-        (*where, best, closed_form.best_step_size(config, *where)[0])
-        for where, best in optima.items()
-    ]
+    predict = lambda where: closed_form.best_step_size(config, *where)[0]
+    optimum = [(*where, best, predict(where)) for where, best in optima.items()]
     for name, header, rows in (
         ("objective", f"{objective_columns} stopped", objective),
         ("optimum", "noise samples mode step_size population_step_size", optimum),
@@ -164,16 +162,15 @@ def _simulate(
     rng: np.random.Generator,
 ) -> GridLosses:
     """Run descent on new tasks with every step size; the same tasks for all of them."""
-    samples, held_out = examples
     etas = jnp.asarray(step_sizes)
     if config.sampler == "spectral":
         drawn = draw_spectral_tasks(
             rng,
             tasks=tasks,
             dim=config.dim,
-            samples=samples,
+            samples=examples[0],
             noise=noise,
-            validation_samples=held_out,
+            validation_samples=examples[1],
             steps=etas.size,
         )
         return _spectral(drawn, etas, config.horizon, jnp.asarray(radius))
@@ -188,14 +185,10 @@ def _spectral(drawn, step_sizes, horizon, radius) -> GridLosses:
 
 @compiled
 def _dense(keys, step_sizes, config, noise, examples, radius) -> GridLosses:
+    sizes = {"dim": config.dim, "samples": examples[0], "validation_samples": examples[1]}
+
     def one(key: jax.Array) -> GridLosses:
-        task = random_least_squares(
-            key,
-            dim=config.dim,
-            samples=examples[0],
-            noise=noise,
-            validation_samples=examples[1],
-        )
+        task = random_least_squares(key, noise=noise, **sizes)
         return dense_losses(task, step_sizes, horizon=config.horizon, radius=radius)
 
     return jax.lax.map(one, keys)

@@ -47,17 +47,8 @@ def dense_losses(
     """Run descent on the examples of a task with every step size at once.
 
     Each step is one product with X and one with X^T, or one with X^T X where forming that is
-    cheaper over the whole run.
-
-    Args:
-        task: the examples.
-        step_sizes: the grid.
-        horizon: T, inner steps.
-        radius: a run is stopped after the first step with |w| >= radius; infinity for never.
-
-    Returns:
-        The losses, each of shape (steps,). Peak memory: the examples and three matrices of shape
-        (dim, steps).
+    cheaper over the whole run. A run is stopped after the first step with |w| >= radius; infinity
+    is for never. Peak memory: the examples and three matrices of shape (dim, steps).
 
     Reference:
         Wang et al. (2021), section 4 and footnote 3.
@@ -224,15 +215,8 @@ def spectral_losses(
 ) -> GridLosses:
     """Run descent on tasks in their singular basis, with every step size at once.
 
-    Args:
-        drawn: the tasks, drawn for this number of step sizes.
-        step_sizes: the grid.
-        horizon: T, inner steps.
-        radius: a run is stopped after the first step with |w| >= radius; infinity for never.
-
-    Returns:
-        The losses, each of shape (tasks, steps). Peak memory beyond the tasks: a few matrices of
-        shape (dim, steps), one task after the other.
+    The tasks were drawn for this number of step sizes; the radius is that of `dense_losses`. Peak
+    memory beyond the tasks: a few matrices of shape (dim, steps), one task after the other.
     """
     one = lambda task: _one_spectral_task(task, step_sizes, horizon=horizon, radius=radius)
     return jax.lax.map(one, drawn)

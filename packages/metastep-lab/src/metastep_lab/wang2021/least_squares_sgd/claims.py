@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from metastep_lab.claims import Numbers, Statement, needs, span
+from metastep_lab.claims import Numbers, Statement, lacking, span
 from metastep_lab.tables import Frame, Record, where
 from metastep_lab.theory import least_squares_sgd as theory
 
@@ -129,7 +129,7 @@ CLAIMS = (
         "train-by-train-step-size",
         "Theorem 9: eta_train is of order 1/d. Here: minimized over every step size, eta_train "
         f"* d is the same within a factor {FACTOR:g} for all d and t, and no end of the range.",
-        lacks=needs("two dimensions", lambda record: len(record.config.dims) > 1),
+        lacks=lacking("needs two dimensions", lambda record: len(record.config.dims) > 1),
         measure=lambda record: train(record, "wide"),
         verdict=lambda rows: _same(rows, "step_size_times_dim"),
         evidence=lambda rows: (
@@ -139,7 +139,7 @@ CLAIMS = (
     Statement(
         "train-by-train-stated-range",
         "In the range of Theorem 9, eta up to 1 / (2 L^3 d) with L = 100, the objective falls "
-        "to the end: that eta_train is of order 1/d there is the doing of the range.",
+        "up to the end: eta_train is of order 1/d there because the range ends there.",
         measure=_stated_range,
         verdict=lambda found: np.all(found["ends"] & found["at_limit"]),
         evidence=lambda found: (
@@ -185,8 +185,8 @@ CLAIMS = (
         "validation set and without truncation at |w| = 40 sigma: for either number of "
         f"examples eta_valid * t is the same within a factor {FACTOR:g} for all d and t, "
         "inside the stated range (with c_5 = 1), and the minimizer over every step size as well.",
-        lacks=needs(
-            "two dimensions or two horizons",
+        lacks=lacking(
+            "needs two dimensions or two horizons",
             lambda record: len(record.config.dims) * len(record.config.validation_multiples) > 1,
         ),
         measure=_validated,

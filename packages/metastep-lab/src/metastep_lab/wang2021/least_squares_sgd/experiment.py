@@ -16,7 +16,7 @@ Tables (one row per observation; `horizon` is t, `samples` the examples that are
   range), step_size_times_dim, step_size_times_horizon, objective; then of E|w_t - w*|^2 over fresh
   tasks: error (the mean), standard_error, error_over_noise_variance, median_error, low_error (the
   first percentile); initial_error (|w*|^2), diverging (the fraction of fresh tasks on which the
-  second moment grows without bound at this step size; `error` is then ruled by them).
+  second moment grows without bound at this step size; they then dominate `error`).
 - `simulation`: mode, dim, samples, horizon, step_size, quantity, expected (exact), simulated (the
   mean of runs of stochastic gradient descent), standard_error, z: two cases of the smallest dim.
 """

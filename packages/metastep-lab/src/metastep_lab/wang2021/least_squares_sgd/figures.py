@@ -31,8 +31,8 @@ def _objective_figure(record: Record) -> tuple[Figure, str]:
 def _curve(record: Record, **cell: object) -> tuple[np.ndarray, np.ndarray, Frame]:
     """Return step sizes and objectives, the refined minima among them; and the minima."""
     rows, found = (where(record.frames[name], **cell) for name in ("objective", "optimum"))
-    both = (np.append(rows[name], found[name]) for name in ("step_size", "objective"))
-    return *both, found
+    x, y = (np.append(rows[name], found[name]) for name in ("step_size", "objective"))
+    return x, y, found
 
 
 def _draw_train(axes: Axes, record: Record) -> None:

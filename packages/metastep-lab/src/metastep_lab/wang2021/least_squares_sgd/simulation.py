@@ -50,8 +50,8 @@ def expected_losses(
 def simulation(config: Any, seed: int, optimum: list[Row]) -> list[Row]:
     """Simulate one training task of the smallest d at the two learned step sizes.
 
-    Train-by-train at half of it: close to divergence the fourth moment, and with it the standard
-    error of a sample, is ruled by rare runs.
+    That of train-by-train is halved: close to divergence rare runs dominate the fourth moment, and
+    with it the standard error of a sample.
     """
     rows = []
     for mode, factor in (("train-by-train", 0.5), ("train-by-validation", 1.0)):

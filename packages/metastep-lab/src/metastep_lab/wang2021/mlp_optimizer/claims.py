@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from metastep_lab.claims import Numbers, Statement, needs
+from metastep_lab.claims import Numbers, Statement, lacking
 from metastep_lab.tables import Frame, Record, where
 
 TRAINED, VALIDATED = "train-by-train", "train-by-validation"
@@ -26,7 +26,7 @@ def _ran(*modes: str, noise: float = NOISY) -> Callable[[Record], bool]:
 
 
 def _lacks(*modes: str, noise: float = NOISY) -> Callable[[Record], str | None]:
-    return needs(f"{' and '.join(modes)} at noise {noise}", _ran(*modes, noise=noise))
+    return lacking(f"needs {' and '.join(modes)} at noise {noise}", _ran(*modes, noise=noise))
 
 
 def answer(record: Record) -> str:

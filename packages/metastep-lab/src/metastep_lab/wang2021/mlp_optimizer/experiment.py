@@ -2,8 +2,8 @@
 
 Train-by-train meta-trains on the training loss of n (or 2 n) examples, train-by-validation on the
 loss of n further examples. All are then tested on new problems of n training examples, inside the
-horizon that meta-training has seen. Weights are those that fresh runs from scratch liked best, by
-the objective of meta-training (`best`), and the last ones (`final`).
+horizon that meta-training has seen. The weights are those with the least objective of meta-training
+in fresh runs from scratch (`best`), and the last ones (`final`).
 
 Tables (one row per observation):
 

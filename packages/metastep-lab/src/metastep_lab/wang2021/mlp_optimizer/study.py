@@ -66,13 +66,7 @@ class Tested(eqx.Module):
 
 
 class Arm(NamedTuple):
-    """How the samples of one mode are used.
-
-    Attributes:
-        train: training examples of a trajectory in meta-training.
-        validation: validation examples.
-        objective: of meta-training.
-    """
+    """How the samples of one mode are used: training and validation examples, and the objective."""
 
     train: int
     validation: int
@@ -179,10 +173,9 @@ def train_and_measure(
     number: int,
     record: Any = measure,
 ) -> np.ndarray:
-    """Train one network from scratch; `number` gives its initialization.
+    """Train one network from scratch; return what `record` says before and after every few steps.
 
-    Returns:
-        What `record` returned before the first step and after every `every` of them.
+    `number` gives its initialization.
     """
     problem = LearnedTraining(
         task=tested, optimizer=optimizer, measure=_no_objective, horizon=steps

@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 
-from metastep_lab.claims import Statement, each, needs, span, yes_or_no
+from metastep_lab.claims import Statement, each, lacking, span, yes_or_no
 from metastep_lab.tables import Frame, Record, where
 from metastep_lab.wang2021.step_size_quadratic import measures
 from metastep_lab.wang2021.step_size_quadratic.measures import CLOSE, PAPER, descents
@@ -40,7 +40,7 @@ def _stuck(table: Frame, precision: str) -> str:
 
 def _methods(*names: str) -> Callable[[Record], str | None]:
     has = lambda record: {*names} <= {*record.config.methods}
-    return needs(f"the method {' and '.join(names)}", has)
+    return lacking(f"needs the method {' and '.join(names)}", has)
 
 
 def _table(name: str, kind: str, column: int, text: str) -> Statement:
@@ -60,7 +60,7 @@ def _table(name: str, kind: str, column: int, text: str) -> Statement:
     return Statement(
         name,
         text,
-        lacks=needs(f"the methods {' and '.join(methods)} and a cell of Tables 1-2", has),
+        lacks=lacking(f"needs the methods {' and '.join(methods)} and a cell of Tables 1-2", has),
         measure=lambda record: {
             method: measures.cells(record, method, column) for method in methods
         },
@@ -75,8 +75,8 @@ CLAIMS = (
         "Section 5, Figure 1: with t = 80 and eta_0 = 0.1, eta converges quickly within 300 steps, "
         "and similarly elsewhere (here: to within 10% of eta* after 300 updates, in the largest t "
         "and the start nearest to 0.1).",
-        lacks=needs(
-            "the method log-domain and 300 updates",
+        lacks=lacking(
+            "needs the method log-domain and 300 updates",
             lambda record: (
                 "log-domain" in record.config.methods and record.config.meta_steps >= 300
             ),
@@ -99,7 +99,7 @@ CLAIMS = (
     ),
     Statement(
         "settles-where-predicted",
-        "What keeps eta from settling is the meta step: once mu_k F''(eta*) < 2, that is after "
+        "The meta step keeps eta from settling: once mu_k F''(eta*) < 2, that is after "
         "k* = (scale F''(eta*) / 2)^2 updates, eta locks to eta* (here: to 1e-6 where k* is below "
         "four fifths of the updates).",
         lacks=_methods("log-domain"),
@@ -166,7 +166,7 @@ CLAIMS = (
     ),
     Statement(
         "gd-fails-with-the-exact-gradient",
-        "What the gradient descent of Tables 1-2 measures is its meta step size: with the exact "
+        "The gradient descent of Tables 1-2 fails because of its meta step size: with the exact "
         "meta-gradient in its place it converges in no cell either.",
         lacks=_methods("log-domain-constant"),
         measure=lambda record: descents(record, "log-domain-constant"),
@@ -178,7 +178,7 @@ CLAIMS = (
     ),
     Statement(
         "rmsprop-with-the-exact-gradient",
-        "What the RMSProp of Tables 1-2 measures is overflow: with the exact meta-gradient in its "
+        "Where the RMSProp of Tables 1-2 fails, it overflows: with the exact meta-gradient in its "
         "place nothing gets stuck, and every descent from 0.1 or below converges to within 10%, "
         "as the cells of the tables have to.",
         lacks=_methods("log-domain-rmsprop"),

@@ -3,9 +3,16 @@
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.colors import to_rgb
 
-from metastep_lab.figures.style import COLORS, Figure, Lines, line_figure, new_figure, style
+from metastep_lab.figures.style import (
+    COLORS,
+    Figure,
+    Lines,
+    line_figure,
+    new_figure,
+    style,
+    to_rgb,
+)
 from metastep_lab.tables import Record, where
 from metastep_lab.wang2021.step_size_quadratic.measures import PAPER, shown_cell
 

@@ -19,6 +19,7 @@ from metastep_lab.wang2021.step_size_quadratic.methods import (
     without_second_derivatives,
 )
 
+Problem = tuple[np.ndarray, np.ndarray]
 LONG_HORIZONS = (1, 2, 5, 10, 20, 40, 80, 200, 1000, 5000)
 COMPARED = ("log-domain", "log-domain-float32", "reverse-float32", "reverse-float64")
 GRID = np.geomspace(1e-3, 10, 61)
@@ -58,7 +59,8 @@ def overflow(config: Any, hessian: np.ndarray, start: np.ndarray) -> Table:
 def accuracy(config: Any, hessian: np.ndarray, start: np.ndarray) -> Table:
     """Hold F' on a grid of step sizes against the closed form, without any descent."""
     rows = []
-    for name, horizon in product(COMPARED, config.horizons):
+    cells: list[tuple[str, int]] = list(product(COMPARED, config.horizons))
+    for name, horizon in cells:
         method = METHODS[name]
         with jax.enable_x64(method.precision == "float64"):
             task, grid, key = Quadratic(hessian, start), jnp.asarray(GRID), jax.random.key(0)
@@ -75,7 +77,7 @@ def accuracy(config: Any, hessian: np.ndarray, start: np.ndarray) -> Table:
     return columns("method horizon step_size meta_gradient relative_error", rows)
 
 
-def _as_seen(task: Quadratic, arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+def _as_seen(task: Quadratic, arrays: Problem) -> Problem:
     """Return H and w0 as they were rounded, unless rounding made them no problem at all."""
     rounded = np.asarray(task.hessian, np.float64), np.asarray(task.start, np.float64)
     try:

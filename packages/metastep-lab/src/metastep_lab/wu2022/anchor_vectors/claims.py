@@ -1,10 +1,10 @@
-"""What the tables of `anchor-vectors` say: sections 3.4.2, 3.4.3 and B.3, and the answer."""
+"""The claims of `anchor-vectors`, statements of sections 3.4.2, 3.4.3 and B.3, and its answer."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from metastep_lab.claims import Statement, each, span, yes_or_no
+from metastep_lab.claims import Statement, each, every, lacking, span, yes_or_no
 from metastep_lab.tables import Frame, Record
 
 # Thesis of Wu, Table 3.1: model to the MSE of log Z and of log Z_bulk without the top 100 words.
@@ -16,7 +16,7 @@ PAPER = {
 }
 SHOWN = 100  # words that the bulk of Table 3.1 leaves out
 FACTOR = 0.7296 / 0.0740  # the smallest ratio in Table 3.1, that of GPT-2 Large
-NO_ANCHOR = 4.0  # a ratio below it is called no anchor in the two claims that are not the paper's
+NO_ANCHOR = 4.0  # a ratio below it counts as no anchor, in two claims that are not the paper's
 LINEAR = 0.9  # R2 from which log Z counts as linear in the hidden state
 DOMINANT = 2.0  # ratio of the first two singular values from which one direction dominates
 VARIES = 1.0  # nats between the 5% and 95% quantiles of a partition function that is not constant
@@ -91,10 +91,6 @@ def _dictionary(record: Record) -> Frame:
     return rows.assign(trained=rows.index.isin(trained), norms=norms)
 
 
-def _all_trained(condition: str) -> Callable[[Frame], bool]:
-    return lambda rows: rows[rows["trained"]].eval(condition).all()
-
-
 def _with_untrained(template: str, opening: str, control: str, what: str) -> Callable[[Frame], str]:
     """Return the evidence of trained models, and that of untrained ones where there are some."""
 
@@ -127,10 +123,7 @@ def _far_below(rows: Frame) -> bool | None:
     return given.eval("largest < 0.1 * joint").all() if len(given) else None
 
 
-def _needs_trained(record: Record) -> str | None:
-    return None if model_names(record, True) else "no trained model in this run"
-
-
+needs_trained = lacking("no trained model in this run", lambda record: model_names(record, True))
 RATIOS = each(
     "{model} {mse_z:.3g} / {mse_bulk:.3g} / {ratio:.3g}", "MSE of log Z / of log Z_bulk / ratio: "
 )
@@ -145,9 +138,9 @@ CLAIMS = (
             f"{FACTOR:.1f} times smaller (the smallest ratio of the table) in every trained model, "
             "with every state."
         ),
-        lacks=_needs_trained,
+        lacks=needs_trained,
         measure=lambda record: _errors(record, "every_position"),
-        verdict=lambda rows: (rows["ratio"] >= FACTOR).all(),
+        verdict=every(f"ratio >= {FACTOR}"),
         evidence=lambda rows: f"{RATIOS(rows)}. Table 3.1 has {TABLE}",
     ),
     Statement(
@@ -156,16 +149,16 @@ CLAIMS = (
             f"The same, here: without the first {record.config.skip} states of each window, which "
             "have hardly any context and which the thesis keeps."
         ),
-        lacks=_needs_trained,
+        lacks=needs_trained,
         measure=_errors,
-        verdict=lambda rows: (rows["ratio"] >= FACTOR).all(),
+        verdict=every(f"ratio >= {FACTOR}"),
         evidence=RATIOS,
     ),
     Statement(
         "error-falls-with-k",
         "Figure 3.1, Table B.2: the more of the most probable words are left out, the smaller "
         "the error.",
-        lacks=_needs_trained,
+        lacks=needs_trained,
         measure=_by_bulk,
         verdict=lambda rows: np.all(np.diff(rows) < 0),
         evidence=_listed_by_bulk,
@@ -174,25 +167,25 @@ CLAIMS = (
         "log-z-is-not-linear",
         "Section 3.4.3: log Z itself is not linear in the hidden state; here: no trained model "
         f"explains more than {LINEAR:g} of its variance.",
-        lacks=_needs_trained,
+        lacks=needs_trained,
         measure=_errors,
-        verdict=lambda rows: (rows["r2_z"] < LINEAR).all(),
+        verdict=every(f"r2_z < {LINEAR}"),
         evidence=each("{model} {r2_z:.3g}", "R2 of log Z: "),
     ),
     Statement(
         "better-beyond-the-variance",
         "Not in the paper, which gives no variances: the error of the bulk is smaller also in "
         "proportion to the variance of what is estimated, so that R2 is larger.",
-        lacks=_needs_trained,
+        lacks=needs_trained,
         measure=_errors,
-        verdict=lambda rows: (rows["r2_bulk"] > rows["r2_z"]).all(),
+        verdict=every("r2_bulk > r2_z"),
         evidence=each("{model} {r2_z:.3g} / {r2_bulk:.3g}", "R2 of log Z / of log Z_bulk: "),
     ),
     Statement(
         "anchors-generalize",
         "Not in the paper: an anchor that was fitted on half of the tokens has at most 1.5 "
         "times the error of the full fit on the other half.",
-        lacks=_needs_trained,
+        lacks=needs_trained,
         measure=_errors,
         verdict=lambda rows: (
             rows.eval("held_out_mse_bulk <= 1.5 * mse_bulk").all()
@@ -208,11 +201,9 @@ CLAIMS = (
         "Not in the paper: before training there is no anchor. Leaving out the most probable words "
         f"does not make the error {NO_ANCHOR:g} times smaller, although log Z hardly varies: a "
         "constant is not linear in the state.",
-        lacks=lambda record: (
-            None if model_names(record, False) else "no untrained model in this run"
-        ),
+        lacks=lacking("no untrained model in this run", lambda record: model_names(record, False)),
         measure=lambda record: _errors(record, trained=False),
-        verdict=lambda rows: (rows["ratio"] < NO_ANCHOR).all(),
+        verdict=every(f"ratio < {NO_ANCHOR}"),
         evidence=each(
             "{model} {mse_z:.3g} / {mse_bulk:.3g} / {ratio:.3g} / {variance_z:.3g}",
             "MSE of log Z / of log Z_bulk / ratio / variance of log Z: ",
@@ -225,7 +216,7 @@ CLAIMS = (
             f"with the first {record.config.skip} of each window in the fit, some trained model "
             f"loses the factor {NO_ANCHOR:g}."
         ),
-        lacks=lambda record: _needs_trained(record) if record.config.skip else "needs skip above 0",
+        lacks=lambda record: needs_trained(record) if record.config.skip else "needs skip above 0",
         measure=_start,
         verdict=lambda rows: (rows["every"] < NO_ANCHOR).any(),
         evidence=each(
@@ -237,9 +228,9 @@ CLAIMS = (
         "one-dominant-direction",
         "Figure 3.2: the dictionary is close to low rank; here: its first singular value is at "
         f"least {DOMINANT:g} times the second one in every trained model.",
-        lacks=_needs_trained,
+        lacks=needs_trained,
         measure=_dictionary,
-        verdict=_all_trained(f"second_ratio <= {1 / DOMINANT}"),
+        verdict=every(f"second_ratio <= {1 / DOMINANT} or not trained"),
         evidence=_with_untrained(
             "{model} {second_ratio:.3g} / {top_energy:.3g}",
             "second singular value over the first / share of the first in the sum of squares: ",
@@ -252,9 +243,9 @@ CLAIMS = (
         "Figures B.1, B.2: the cosines of words are biased towards positive values, and their "
         "norms are bounded; here: mean cosine above 0.1, 95% quantile of the norms below 5 "
         "times the 5% quantile.",
-        lacks=_needs_trained,
+        lacks=needs_trained,
         measure=_dictionary,
-        verdict=_all_trained("mean_cosine > 0.1 and norms < 5"),
+        verdict=every("(mean_cosine > 0.1 and norms < 5) or not trained"),
         evidence=_with_untrained(
             "{model} {mean_cosine:.3g} / {norms:.3g}",
             "mean cosine / ratio of the quantiles of the norms: ",
@@ -266,11 +257,11 @@ CLAIMS = (
         "partition-varies",
         "Figure 3.3: neither partition function is constant; here: the 5% and 95% quantiles of "
         f"both logarithms are more than {VARIES:g} nat apart in every trained model.",
-        lacks=_needs_trained,
+        lacks=needs_trained,
         measure=lambda record: _both(record, "partition").eval(
             "z = high_z - low_z\nbulk = high_bulk - low_bulk"
         ),
-        verdict=lambda rows: rows.eval(f"z > {VARIES} and bulk > {VARIES}").all(),
+        verdict=every(f"z > {VARIES} and bulk > {VARIES}"),
         evidence=each(
             "{model} {z:.3g} / {bulk:.3g}",
             "nats between the quantiles of log Z / of log Z_bulk: ",
@@ -281,10 +272,9 @@ CLAIMS = (
         "Appendix B.3: the partition function of GPT-2 (124M) has two clusters, each with an "
         "anchor of its own; here: in a given model with two clusters of log Z the errors of "
         "their own anchors are at least 10 times below that of one anchor for all.",
-        lacks=lambda record: (
-            "no model of this run has two clusters of log Z"
-            if record.frames["clusters"].empty
-            else None
+        lacks=lacking(
+            "no model of this run has two clusters of log Z",
+            lambda record: record.frames["clusters"],
         ),
         measure=_clusters,
         verdict=_far_below,

@@ -1,4 +1,4 @@
-"""Anchor vectors of language models: log Z_bulk is nearly linear in the hidden state, log Z less.
+"""Anchor vectors of language models: log Z_bulk is nearly linear in the state, log Z is not.
 
 Small models with tied embeddings are trained here, next to the same models before training; any
 causal language model of the Hugging Face library can be given as a directory.
@@ -76,7 +76,7 @@ class Config:
     Attributes:
         text: wikitext2, embedded (the language reference that ships with Python), or the path of a
             text file.
-        models: which architectures are trained here; none is allowed with directories.
+        models: which architectures are trained here; may be empty where there are directories.
         seeds: trainings of each architecture.
         untrained: whether each model is also measured before training.
         directories: of Hugging Face causal models with their tokenizers.

@@ -1,4 +1,4 @@
-"""What the tables of `downstream-transfer` say: the theorems of chapter 3, and the answer."""
+"""The claims of `downstream-transfer`, the theorems of chapter 3, and its answer."""
 
 import numpy as np
 
@@ -275,7 +275,7 @@ CLAIMS = (
     ),
     Statement(
         "errors-grow-with-divergence",
-        "What the theorem is about: the farther a student is from its teacher, the less the "
+        "The subject of Theorem 3.5.7: the farther a student is from its teacher, the less the "
         "teacher's head agrees on it (nearest student against the farthest).",
         measure=_by_distance,
         verdict=lambda found: all(found["falls"]),

@@ -68,8 +68,9 @@ def silencing_rows(
 
     Yields:
         For each shift s: states, s, largest divergence, its largest difference from the closed
-        form, largest ratio to 2 s p, largest difference of the linear head from f* - s c, largest change
-        of the anchored head where the word was below its threshold, share of flipped signs.
+        form, largest ratio to 2 s p, largest difference of the linear head from f* - s c,
+        largest change of the anchored head where the word was below its threshold, share of
+        flipped signs.
     """
     place = int(np.argmax(head.coefficients > 0))
     word, coefficient = int(head.words[place]), head.coefficients[place]
@@ -101,7 +102,7 @@ def shifting_row(
     """Hold Theorem 3.3.2 against a model and its heads on raw and on anchored logits.
 
     The columns are those of `silencing_rows`: the closed forms of the divergence and of the raw
-    head are 0, and there is no ratio. A score of 0 that was none counts as flipped.
+    head are 0, and there is no ratio. A score that becomes 0 counts as flipped.
     """
     shift = useless_shift(model, raw.thresholds)
     student = shift_logits(model, shift)

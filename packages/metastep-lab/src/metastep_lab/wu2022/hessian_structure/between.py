@@ -1,9 +1,9 @@
-"""What the tables of `hessian-structure` say of networks beside each other."""
+"""The claims of `hessian-structure` about pairs of networks."""
 
 import numpy as np
 import pandas as pd
 
-from metastep_lab.claims import Numbers, Statement, each, every
+from metastep_lab.claims import Numbers, Statement, each, every, lacking
 from metastep_lab.tables import Frame, Record
 from metastep_lab.wu2022.hessian_structure.reading import (
     GAP,
@@ -11,7 +11,6 @@ from metastep_lab.wu2022.hessian_structure.reading import (
     between,
     layers,
     leading,
-    needs,
     rows_of,
     spread,
     spreads,
@@ -80,7 +79,9 @@ BETWEEN = (
         "Figures C.23 and C.24: with batch normalization the Kronecker product describes the top "
         "(c - 1)-dimensional eigenspace worse, and that of the output layer overlaps less between "
         "networks, by a factor of two.",
-        lacks=needs("a network with and without it, true labels, two networks", _with_and_without),
+        lacks=lacking(
+            "needs a network with and without it, true labels, two networks", _with_and_without
+        ),
         measure=_normalized,
         verdict=every("own_bn < own and shared_bn < shared / 2"),
         evidence=each(
@@ -92,8 +93,8 @@ BETWEEN = (
         "narrow-peak",
         "Figure 4.4, Theorem C.7.1: in a layer of m = 8 units the overlap between networks peaks "
         "at the number of its live units (6 to 8), more than 1.5 times as high as at k = 16.",
-        lacks=needs(
-            f"{NARROW}, true labels, and at least two networks",
+        lacks=lacking(
+            f"needs {NARROW}, true labels, and at least two networks",
             lambda record: _has_pairs(record, NARROW),
         ),
         measure=_peak,
@@ -106,8 +107,8 @@ BETWEEN = (
         "output-layer",
         "Appendix C.7.2: in the output layer, whose units cannot be permuted, the overlap between "
         f"networks is level up to k = c - 1 (within 25 %) and falls by a third until {LARGE}.",
-        lacks=needs(
-            "true labels, no batch normalization, two networks",
+        lacks=lacking(
+            "needs true labels, no batch normalization, two networks",
             lambda record: _has_pairs(record) and true_wide(record),
         ),
         measure=_output_layers,
@@ -121,8 +122,8 @@ BETWEEN = (
         "early-peak",
         "Appendix C.7.2, Figure C.19: in fc2 of F-200^2 the overlap between networks does not "
         f"reach its output dimension: about 0.012 at k = {GAP} (within 0.004), lower at {LARGE}.",
-        lacks=needs(
-            "F-200^2 on MNIST, true labels, and at least two networks",
+        lacks=lacking(
+            "needs F-200^2 on MNIST, true labels, and at least two networks",
             lambda record: _has_pairs(record, "F-200^2") and record.config.dataset == "mnist",
         ),
         measure=_early,

@@ -1,11 +1,11 @@
-"""What the tables of `hessian-structure` say: the statements of the thesis, and the answer."""
+"""The claims of `hessian-structure`, statements of the thesis, and its answer."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from metastep_lab.claims import Numbers, Statement, each, every, span, yes_or_no
+from metastep_lab.claims import Numbers, Statement, each, every, lacking, span, yes_or_no
 from metastep_lab.tables import Frame, Record
 from metastep_lab.wu2022.hessian_structure.between import BETWEEN
 from metastep_lab.wu2022.hessian_structure.printed import (
@@ -24,7 +24,6 @@ from metastep_lab.wu2022.hessian_structure.reading import (
     is_image_network,
     layers,
     leading,
-    needs,
     needs_wide,
     rows_of,
     spread,
@@ -89,7 +88,7 @@ def _random_labels(record: Record) -> Numbers:
     fits = spreads(rows_of(record, "models", labels="random"), ["model"], "accuracy")
     found = fits.join(spreads(rows, ["model"], "output_gap")).loc[wide(record)]
     fitted = (found["accuracy_min"] > 0.99).all()
-    more = "" if fitted else "; this is no minimum: more epochs are needed"
+    more = "" if fitted else "; this is not a minimum: more epochs are needed"
     words = "{model}: training accuracy " + spread("accuracy") + ", ratio " + spread("output_gap")
     return {"gap": found["output_gap_mean"], "fitted": fitted, "listed": each(words)(found) + more}
 
@@ -155,8 +154,8 @@ SINGLE = (
         "Section 4.5.2: at a minimum for random labels the gap after c - 1 eigenvalues of E[M] "
         "disappears in a network with too few parameters (here: lambda_(c-1) / lambda_c below "
         "1.5).",
-        lacks=needs(
-            "a network without batch normalization, and random labels",
+        lacks=lacking(
+            "needs a network without batch normalization, and random labels",
             lambda record: "random" in record.config.labels and wide(record),
         ),
         measure=_random_labels,
@@ -168,7 +167,9 @@ SINGLE = (
         "batch-normalization",
         "Table C.7: behind batch normalization neither holds (here: the mean of (v_1 . E[x])^2 is "
         "below 0.5 and that of lambda_1 / lambda_2 below 2).",
-        lacks=needs("a network with batch normalization, and true labels", _with_normalization),
+        lacks=lacking(
+            "needs a network with batch normalization, and true labels", _with_normalization
+        ),
         measure=_normalized,
         verdict=every("alignment_mean < 0.5 and ratio_mean < 2"),
         evidence=each(f"{INPUTS} (the thesis: {{printed}})"),
@@ -188,7 +189,7 @@ SINGLE = (
         "Figures C.25 and C.26, fc1: at the beginning the rows of N cluster by logit (here: share "
         "above 0.5, by class below 0.1); at the end clustering by class is weak (share below 0.5), "
         "although c - 1 eigenvalues stand out.",
-        lacks=needs("a fully connected network, true labels", _fully_connected),
+        lacks=lacking("needs a fully connected network, true labels", _fully_connected),
         measure=_clusters,
         verdict=every("logit_share > 0.5 and class_share < 0.1 and class_share_end < 0.5"),
         evidence=each(
@@ -202,7 +203,7 @@ SINGLE = (
         "and eigenvectors (here: within 25 % on average and an overlap above 0.7); at k = "
         f"{LARGE} it is poor (here: below 0.6). "
         "Not in the thesis: the weighted variant is no worse (by more than 0.02, up to c - 1).",
-        lacks=needs("a fully connected network, true labels first", _whole_models),
+        lacks=lacking("needs a fully connected network, true labels first", _whole_models),
         measure=_whole,
         verdict=every("abs(ratio - 1) < 0.25 and overlap > 0.7 and large < 0.6 and gain > -0.02"),
         evidence=each(

@@ -4,14 +4,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from metastep_lab.figures.style import MARKERS, Figure, Lines, line_figure, new_figure, style
-from metastep_lab.tables import Column, Frame, Record
-from metastep_lab.wu2022.hessian_structure.clusters import DERIVATIVES
-from metastep_lab.wu2022.hessian_structure.models import CLASSES
+from metastep_lab.figures.style import Figure, Lines, line_figure, new_figure
+from metastep_lab.tables import Column, Record
+from metastep_lab.wu2022.hessian_structure.course_figures import (
+    CORNER,
+    Drawn,
+    clusters,
+    embedding,
+    training,
+)
 from metastep_lab.wu2022.hessian_structure.reading import GAP, MOST, curve, layers, rows_of, shown
-
-Drawn = tuple[Figure, str]
-CORNER = 20
 
 
 def figures(record: Record) -> Mapping[str, Drawn]:
@@ -22,10 +24,10 @@ def figures(record: Record) -> Mapping[str, Drawn]:
         "spectra": _spectra(record, model),
         "correspondence": _correspondence(record, model, labels),
         "rank-one": _rank_one(record, labels),
-        "training": _training(record, model, labels),
-        "clusters": _clusters(record),
-        "logit-clusters": _embedding(record, "logit"),
-        "class-clusters": _embedding(record, "class"),
+        "training": training(record, model, labels),
+        "clusters": clusters(record),
+        "logit-clusters": embedding(record, "logit"),
+        "class-clusters": embedding(record, "class"),
     }
     if record.config.models > 1:
         drawn["overlap"] = _overlap(record, labels)
@@ -44,9 +46,18 @@ def figures(record: Record) -> Mapping[str, Drawn]:
     return drawn
 
 
-def _mean(record: Record, name: str, **which: str) -> tuple[Column, Column]:
-    indices, values = curve(record, "spectra", name, **which)
-    return indices, values.mean(axis=0)
+Curves = dict[str, tuple[Column, Column]]
+
+
+def _means(record: Record, name: str, model: str, labels: str, relative: bool = False) -> Curves:
+    """Return a column of `spectra`, mean over networks, for each layer that is shown."""
+    found = {}
+    for layer in shown(record, "spectra", model):
+        where = {"model": model, "labels": labels, "layer": layer}
+        indices, values = curve(record, "spectra", name, **where)
+        mean = values.mean(axis=0)
+        found[layer] = indices, mean / mean[0] if relative else mean
+    return found
 
 
 def _mark_whole_numbers(figure: Figure) -> None:
@@ -59,22 +70,18 @@ def _mark_whole_numbers(figure: Figure) -> None:
 
 def _kronecker(record: Record, model: str, labels: str) -> Drawn:
     """Figure 4.2."""
-    names = shown(record, "spectra", model)
-    place = {"model": model, "labels": labels}
-    series = lambda column: {name: _mean(record, column, layer=name, **place) for name in names}
     values = Lines(
-        series("true"),
+        _means(record, "true", model, labels),
         "index of the eigenvalue",
         "eigenvalue",
         title="Eigenvalues",
         y_log=True,
-        dashed=series("kronecker"),
+        dashed=_means(record, "kronecker", model, labels),
         dashed_label="Kronecker",
     )
-    overlaps = Lines(
-        series("overlap"), "dimension k", "overlap of top eigenspaces", title="Eigenspaces"
-    )
-    return line_figure(values, overlaps, shared_legend=len(names) == MOST), (
+    drawn = _means(record, "overlap", model, labels)
+    overlaps = Lines(drawn, "dimension k", "overlap of top eigenspaces", title="Eigenspaces")
+    return line_figure(values, overlaps, shared_legend=len(drawn) == MOST), (
         f"{model}, {labels} labels: top eigenvalues of each layer's Hessian (solid) and of its "
         "Kronecker approximation (dashed), and the overlap of their top eigenspaces, means over "
         f"networks. 1 is the same space. The theory is about the first {GAP}, one less than the "
@@ -86,12 +93,12 @@ def _spectra(record: Record, model: str) -> Drawn:
     """Figure 4.3."""
     panels = []
     for labels in record.config.labels:
-        series = {}
-        for layer in shown(record, "spectra", model)[:2]:
-            for column, name in (("output", "E[M]"), ("true", "H")):
-                at = {"model": model, "labels": labels, "layer": layer}
-                indices, values = _mean(record, column, **at)
-                series[f"{name} of {layer}"] = indices, values / values[0]
+        both = [
+            (name, _means(record, column, model, labels, relative=True))
+            for column, name in (("output", "E[M]"), ("true", "H"))
+        ]
+        first = list(both[0][1])[:2]
+        series = {f"{name} of {layer}": found[layer] for layer in first for name, found in both}
         panels.append(
             Lines(series, "index", "eigenvalue / largest", title=f"{labels} labels", y_log=True)
         )
@@ -147,10 +154,7 @@ def _rank_one(record: Record, labels: str) -> Drawn:
     """Figure C.17."""
     panels = []
     for model in record.config.model:
-        series = {
-            layer: _mean(record, "rank_one", model=model, labels=labels, layer=layer)
-            for layer in shown(record, "spectra", model)
-        }
+        series = _means(record, "rank_one", model, labels)
         panels.append(Lines(series, "index of the eigenvector", "first singular value", model))
     alone = len(panels) == 1 and len(panels[0].series) == MOST
     return line_figure(*panels, shared_legend=alone), (
@@ -200,11 +204,11 @@ def _batch_norm(record: Record, model: str, labels: str) -> Drawn:
     """Figures C.22 and C.24."""
     spectra, overlaps = {}, {}
     for name in (model, f"{model}-BN"):
-        for layer in layers(record, "spectra", name)[-2:]:
-            at = {"model": name, "labels": labels, "layer": layer}
-            indices, values = _mean(record, "input", **at)
-            spectra[f"{name}, {layer}"] = indices, values / values[0]
-            overlaps[f"{name}, {layer}"] = _mean(record, "overlap", **at)
+        inputs = _means(record, "input", name, labels, relative=True)
+        products = _means(record, "overlap", name, labels)
+        for layer in list(inputs)[-2:]:
+            spectra[f"{name}, {layer}"] = inputs[layer]
+            overlaps[f"{name}, {layer}"] = products[layer]
     return line_figure(
         Lines(spectra, "index", "eigenvalue of E[xxᵀ] / largest", title="Inputs", y_log=True),
         Lines(overlaps, "dimension k", "overlap with the Kronecker product", title="Hessian"),
@@ -216,105 +220,15 @@ def _batch_norm(record: Record, model: str, labels: str) -> Drawn:
     )
 
 
-def _training(record: Record, model: str, labels: str) -> Drawn:
-    """Figures C.15 and C.16."""
-    rows = rows_of(record, "trajectory", model=model, labels=labels)
-    by_epoch = rows.assign(epoch=rows["epoch"] + 1).pivot(
-        index="epoch", columns=["layer", "index"], values=["input", "output"]
-    )
-    names = shown(record, "trajectory", model)
-    inputs, middle = by_epoch["input"], by_epoch["output"][names[-2]]
-    ratios = {name: (by_epoch.index, inputs[name][1] / inputs[name][2]) for name in names}
-    values = {
-        f"{index}": (by_epoch.index, middle[index])
-        for index in (1, 2, GAP, GAP + 1, CORNER)
-        if index in middle
-    }
-    return line_figure(
-        Lines(ratios, "epoch + 1", "λ₁ / λ₂ of E[xxᵀ]", title="Inputs", x_log=True),
-        Lines(
-            values,
-            "epoch + 1",
-            f"eigenvalue of E[M], {names[-2]}",
-            title="Outputs",
-            x_log=True,
-            y_log=True,
-            legend_title="index",
-        ),
-    ), (
-        f"{model}, {labels} labels, first network, during training: the first eigenvalue of the "
-        "input autocorrelation E[xxᵀ] as a multiple of the second, and some eigenvalues of the "
-        f"output Hessian E[M] on a log scale, of which the theory has {GAP} stand out."
-    )
-
-
-def _clusters(record: Record) -> Drawn:
-    """Figures C.25 and C.26, as numbers."""
-    panels = []
-    for labels in record.config.labels:
-        series = {}
-        for model in record.config.model:
-            rows = rows_of(record, "clusters", model=model, labels=labels)
-            for column, name in (("logit_share", "logits"), ("class_share", "classes")):
-                series[f"{model}, {name}"] = rows["epoch"] + 1, rows[column]
-        panels.append(
-            Lines(series, "epoch + 1", "share in the centers", title=f"{labels} labels", x_log=True)
-        )
-    return line_figure(*panels, shared_legend=True), (
-        "Which share of the mean squared rows of the output Hessian's factor is that of their "
-        "centers by logit and by class, in the layer fc1, first network: 1 would be perfect "
-        "clusters."
-    )
-
-
-def _embedding(record: Record, group: str) -> Drawn:
-    """Figure C.25 by logit, and Figure C.26 by class."""
-    table = record.frames["embedding"]
-    epoch = table["epoch"].min() if group == "logit" else table["epoch"].max()
-    figure, axes = new_figure(columns=2, height=4.6)
-    near = []
-    for panel, symbol, by in zip(axes, ("Γ", "Δ"), DERIVATIVES, strict=True):
-        rows = table[(table["epoch"] == epoch) & (table["by"] == by)]
-        near.append(f"{_kept(rows, group):.0%} ({symbol})")
-        for index in range(CLASSES):
-            points = rows[rows[group] == index]
-            look = style(index, markers=True) | {"linestyle": "none"}
-            if index >= len(MARKERS):
-                look["markerfacecolor"] = "none"
-            panel.plot(points["x"], points["y"], label=f"{index}", **look)
-        title = f"{symbol}: by the {by} of fc1"
-        panel.set(xlabel="t-SNE coordinate 1", ylabel="t-SNE coordinate 2", title=title)
-    entries = axes[0].get_legend_handles_labels()
-    figure.legend(*entries, title=group, loc="outside lower center", ncols=CLASSES)
-    chance = (CLASSES - 1) / (CLASSES**2 - 1)
-    first = table.iloc[0]
-    return figure, (
-        f"{first['model']}, {first['labels']} labels, first network, epoch {epoch:g}: "
-        "derivatives of each logit by the output (Γ) and by the weight (Δ) of fc1, scaled as in "
-        "the factor N of the Hessian, mean over the examples of each class. t-SNE puts near each "
-        f"other in the plane what is near in many dimensions; marks show the {group}. The nearest "
-        f"neighbor is of the same {group} for {' and '.join(near)} of the points; chance is "
-        f"{chance:.0%}."
-    )
-
-
-def _kept(rows: Frame, group: str) -> float:
-    """Return the share of points whose nearest neighbor belongs to the same group."""
-    places, groups = rows[["x", "y"]].to_numpy(), rows[group].to_numpy()
-    distances = np.linalg.norm(places[:, None] - places, axis=2)
-    np.fill_diagonal(distances, np.inf)
-    return float(np.mean(groups[np.argmin(distances, axis=1)] == groups))
-
-
 def _whole(record: Record) -> Drawn:
     """Figure C.1."""
     panels = []
     for model, rows in record.frames["whole"].groupby("model", sort=False):
-        drawn = lambda rows=rows, **names: {
-            name: (rows["index"], rows[one]) for name, one in names.items()
+        curves = lambda rows=rows, **names: {
+            label: (rows["index"], rows[name]) for label, name in names.items()
         }
-        values = drawn(Hessian="true", approximation="approximate", weighted="weighted")
-        overlaps = drawn(approximation="overlap", weighted="weighted_overlap")
+        values = curves(Hessian="true", approximation="approximate", weighted="weighted")
+        overlaps = curves(approximation="overlap", weighted="weighted_overlap")
         panels += [
             Lines(values, "index of the eigenvalue", "eigenvalue", title=model, y_log=True),
             Lines(overlaps, "dimension k", "overlap with the Hessian", title=model),

@@ -5,12 +5,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from metastep_lab.claims import Numbers, Statement, each, every
+from metastep_lab.claims import Numbers, Statement, each, every, lacking
 from metastep_lab.tables import Frame, Record
 from metastep_lab.wu2022.hessian_structure.reading import (
     behind,
     is_connected,
-    needs,
     spread,
     spreads,
 )
@@ -80,8 +79,8 @@ ON_MNIST = Statement(
     "spectral-ratio",
     "Table C.5: the mean of lambda_1 / lambda_2 lies in the range that the thesis gives for "
     "five networks (F-200^2: 9.65 to 16.16, F-600^2: 11.42 to 13.00).",
-    lacks=needs(
-        "one of these networks, MNIST and true labels",
+    lacks=lacking(
+        "needs one of these networks, MNIST and true labels",
         lambda record: record.config.dataset == "mnist" and _among(record, TABLE_C5),
     ),
     measure=lambda record: _listed(_on_mnist(record), "{model} " + spread("ratio")),
@@ -94,8 +93,8 @@ ON_CIFAR10 = Statement(
     "Tables C.5 and C.6, CIFAR-10: the mean of lambda_1 / lambda_2 lies in the range that the "
     "thesis gives for five networks, in fully connected layers and in convolutions, without "
     "the first layer.",
-    lacks=needs(
-        f"true labels and one of {', '.join(CIFAR10)}", lambda record: _among(record, CIFAR10)
+    lacks=lacking(
+        f"needs true labels and one of {', '.join(CIFAR10)}", lambda record: _among(record, CIFAR10)
     ),
     measure=lambda record: _listed(
         _on_cifar10(record),

@@ -1,11 +1,10 @@
-"""What the tables of `hessian-structure` say of the layers of single networks."""
+"""The claims of `hessian-structure` about the layers of single networks."""
 
-from metastep_lab.claims import Statement, each, every
+from metastep_lab.claims import Statement, each, every, lacking
 from metastep_lab.tables import Frame, Record
 from metastep_lab.wu2022.hessian_structure.reading import (
     GAP,
     is_connected,
-    needs,
     needs_wide,
     rows_of,
     spread,
@@ -105,8 +104,8 @@ PRODUCTS = (
         "convolutions",
         "Figures 4.2 and C.17 speak of all layers: the product and rank 1 describe the Hessian of "
         "a convolution as well as that of a fully connected layer (here: the same thresholds).",
-        lacks=needs(
-            "a convolutional network without batch normalization",
+        lacks=lacking(
+            "needs a convolutional network without batch normalization",
             lambda record: len(_of_wide(record, "spectra", connected=False)),
         ),
         measure=lambda record: _products(record, connected=False),

@@ -1,9 +1,8 @@
 """How the claims and figures of `hessian-structure` read its tables."""
 
-from collections.abc import Callable
-
 import numpy as np
 
+from metastep_lab.claims import lacking
 from metastep_lab.tables import Column, Frame, Record
 from metastep_lab.wu2022.hessian_structure.image_networks import AbstractImageNetwork
 from metastep_lab.wu2022.hessian_structure.models import CLASSES, in_order, network_of
@@ -38,12 +37,7 @@ def true_wide(record: Record) -> list[str]:
     return wide(record) if "true" in record.config.labels else []
 
 
-def needs(what: str, found: Callable[[Record], object]) -> Callable[[Record], str | None]:
-    """Return what a run lacks where nothing is found in it, for `Statement.lacks`."""
-    return lambda record: None if found(record) else f"needs {what}"
-
-
-needs_wide = needs("a wide network without batch normalization, and true labels", true_wide)
+needs_wide = lacking("needs a wide network without batch normalization, and true labels", true_wide)
 
 
 def is_image_network(name: str) -> bool:

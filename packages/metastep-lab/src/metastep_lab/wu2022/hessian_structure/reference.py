@@ -1,11 +1,11 @@
-"""What an independent computation measured on two networks, beside `hessian-structure`."""
+"""The numbers of an independent computation on two networks, beside `hessian-structure`."""
 
 import numpy as np
 import pandas as pd
 
-from metastep_lab.claims import Statement
+from metastep_lab.claims import Statement, lacking
 from metastep_lab.tables import Frame, Record
-from metastep_lab.wu2022.hessian_structure.reading import between, curve, leading, needs, rows_of
+from metastep_lab.wu2022.hessian_structure.reading import between, curve, leading, rows_of
 
 MODEL = "F-200^2"
 LAYERS = ("fc1", "fc2", "fc3")
@@ -95,7 +95,7 @@ def _near(id: str, text: str, pairs: bool) -> Statement:
     return Statement(
         id,
         text,
-        lacks=needs(f"{MODEL}, true labels, two networks, {setting}", _same_setting),
+        lacks=lacking(f"needs {MODEL}, true labels, two networks, {setting}", _same_setting),
         measure=lambda record: _deviations(record, pairs),
         verdict=lambda rows: (rows["off"] <= SPREAD).all(),
         evidence=_outside,

@@ -1,4 +1,4 @@
-"""What the table of `hessian-two-layer` says: the statements of the thesis, and the answer."""
+"""The claims of `hessian-two-layer`, statements of the thesis, and its answer."""
 
 from collections.abc import Callable
 

@@ -1,8 +1,10 @@
-"""What the tables of `pac-bayes` say: the statements of the thesis, and the answer."""
+"""The claims of `pac-bayes`, statements of the thesis, and its answer."""
+
+from collections.abc import Callable
 
 import numpy as np
 
-from metastep_lab.claims import Numbers, Statement, mean_and_error, yes_or_no
+from metastep_lab.claims import Numbers, Statement, every, lacking, mean_and_error, yes_or_no
 from metastep_lab.tables import Column, Frame, Record
 
 OURS = ("appr", "iter", "iter-m")
@@ -75,6 +77,13 @@ def _lower(id: str, text: str, ours: tuple[str, ...], labels: str = "true") -> S
     )
 
 
+def _needs(*methods: str) -> Callable[[Record], str | None]:
+    return lacking(
+        f"needs {', '.join(methods)} and true labels",
+        lambda record: {*methods} <= {*record.config.methods} and "true" in record.config.labels,
+    )
+
+
 def _correlations(record: Record) -> Frame:
     """Return the rank correlation of the posterior's log variance with the index, by method."""
     rows = record.frames["variances"].query("labels == 'true'")
@@ -98,11 +107,7 @@ CLAIMS = (
     Statement(
         "iter-below-appr",
         "Table C.8: eigenvectors computed repeatedly give a lower bound than once (mean).",
-        lacks=lambda record: (
-            None
-            if {"appr", "iter"} <= {*record.config.methods} and "true" in record.config.labels
-            else "needs appr, iter and true labels"
-        ),
+        lacks=_needs("appr", "iter"),
         measure=_bounds,
         verdict=lambda bounds: (
             bounds["iter"].mean() < bounds["appr"].mean() if len(bounds) >= FEWEST_SEEDS else None
@@ -114,7 +119,7 @@ CLAIMS = (
         "Theorem 4.6.1: every bound is above the error on held-out examples, and every "
         "certificate passes its check.",
         measure=lambda record: record.frames["bounds"].eval("slack = bound - test_error"),
-        verdict=lambda rows: rows.eval("slack > 0 and holds == 1").all(),
+        verdict=every("slack > 0 and holds == 1"),
         evidence=lambda rows: f"{len(rows)} bounds, smallest distance {rows['slack'].min():.4f}",
     ),
     _lower(
@@ -130,11 +135,7 @@ CLAIMS = (
         "Figure C.27: in the Hessian's eigenbasis the posterior's variance is smaller along the "
         "directions of large eigenvalues (here: rank correlation with the index above 0.5; below "
         "for independent weights, whose directions have no order).",
-        lacks=lambda record: (
-            None
-            if "iter" in record.config.methods and "true" in record.config.labels
-            else "needs iter and true labels"
-        ),
+        lacks=_needs("iter"),
         measure=_correlations,
         verdict=lambda found: found["iter"] > 0.5 and abs(found.get("base", 0.0)) < 0.5,
         evidence="{:.2f}",

@@ -9,10 +9,11 @@ from metastep_lab.tables import Frame, Record, curves
 
 NAMES = {"base": "BASE", "appr": "APPR", "iter": "ITER", "iter-m": "ITER.M"}
 METHODS = (
-    "BASE draws every weight for itself; APPR, ITER and ITER.M draw along the eigenvectors of the "
-    "layers' Hessians, computed once, repeatedly, or repeatedly in part from the weights."
+    "BASE draws every weight independently. APPR, ITER and ITER.M draw along the eigenvectors of "
+    "the layers' Hessians, which are computed once, repeatedly, or repeatedly and in part from the "
+    "weights."
 )
-"""What the names in the figures mean."""
+"""The meaning of the names in the figures."""
 
 
 def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:

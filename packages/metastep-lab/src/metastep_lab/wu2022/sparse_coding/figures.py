@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from metastep_lab.figures.style import Figure, Lines, line_figure
 from metastep_lab.tables import Record
-from metastep_lab.wu2022.sparse_coding.claims import like_the_thesis, series
 from metastep_lab.wu2022.sparse_coding.published import PUBLISHED
+from metastep_lab.wu2022.sparse_coding.settings import like_the_thesis, series
 
 FIGURES = {
     "realization": ("2-1", "learned atoms p'"),

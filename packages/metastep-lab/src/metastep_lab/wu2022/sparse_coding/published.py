@@ -8,6 +8,11 @@ Figure 2.2 and 1 or 2 in Figure 2.3.
 
 import pandas as pd
 
+from metastep_lab.claims import Statement, every, lacking
+from metastep_lab.tables import Frame, Record
+from metastep_lab.wu2022.sparse_coding.settings import like_the_thesis, settings
+
+READING_ERROR = 0.005
 PUBLISHED = pd.DataFrame(
     [
         ("realization", 200, "sample", 0.468, 0.433, 0.466, 0.431),
@@ -38,3 +43,41 @@ PUBLISHED = pd.DataFrame(
     columns="vary value initialization authors_baseline authors_masking earlier_baseline "
     "earlier_masking".split(),
 )
+
+
+def _compared(record: Record, source: str) -> Frame:
+    """Return our mean errors beside published ones, and their distance by what is allowed."""
+    rows = (
+        settings(record).query("seeds > 2").merge(PUBLISHED, on=["vary", "value", "initialization"])
+    )
+    parts = []
+    for name in ("baseline", "masking"):
+        part = rows[["name"]].assign(mean=rows[name], printed=rows[f"{source}_{name}"])
+        allowed = 3 * rows[f"{name}_spread"] + READING_ERROR
+        parts.append(part.assign(ratio=(part["mean"] - part["printed"]).abs() / allowed))
+    return pd.concat(parts).sort_index(kind="stable").reset_index(drop=True)
+
+
+def _farthest(rows: Frame) -> str:
+    worst = rows.loc[rows["ratio"].idxmax()]
+    return (
+        f"{len(rows)} means compared, {(rows['ratio'] > 1).sum()} outside; the farthest is "
+        f"{worst['ratio']:.2f} of what is allowed: {worst['name']}: {worst['mean']:.3f} against "
+        f"{worst['printed']:g}"
+    )
+
+
+def agrees(source: str, words: str) -> Statement:
+    """Return the statement that errors are published ones; their seeds scatter as much as ours."""
+    return Statement(
+        f"{source}-values",
+        f"Errors agree with {words} within three standard deviations over seeds and the "
+        f"{READING_ERROR} of reading a curve.",
+        lacks=lacking(
+            "needs the thesis's sizes and at least three seeds",
+            lambda record: like_the_thesis(record) and len(_compared(record, source)),
+        ),
+        measure=lambda record: _compared(record, source),
+        verdict=every("ratio <= 1"),
+        evidence=_farthest,
+    )

@@ -1,0 +1,1 @@
+"""`metastep clean`: which labels of a file are wrong."""

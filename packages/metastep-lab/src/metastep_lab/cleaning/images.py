@@ -1,0 +1,103 @@
+"""The images that a table of labels names."""
+
+import base64
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from metastep_lab.errors import RefusedError
+from metastep_lab.tables import Frame
+
+SIDE = 24  # pixels of a side that a model sees
+SHOWN = 96  # pixels of a side on the page
+
+
+@dataclass(frozen=True)
+class Images:
+    """Where they are and what a model sees of them.
+
+    Attributes:
+        paths: one for each row of the table.
+        pixels: (images, features), from 0 to 1.
+    """
+
+    paths: list[Path]
+    pixels: np.ndarray
+
+    def as_data(self, row: int) -> str:
+        """Return an image, made small, as the source of an HTML picture.
+
+        Args:
+            row: its number from 0.
+
+        Returns:
+            A `data:` address with a PNG file.
+        """
+        picture = _open(self.paths[row])
+        factor = max(1, SHOWN // max(picture.size))
+        size = tuple(min(SHOWN, factor * side) for side in picture.size)
+        resampling = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.BILINEAR
+        buffer = io.BytesIO()
+        picture.resize(size, resampling).save(buffer, "PNG")
+        return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def read_images(folder: Path, table: Frame) -> Images:
+    """Read the images that a column of the table names.
+
+    Args:
+        folder: where they are.
+        table: the columns without the labels.
+
+    Returns:
+        The images in the order of the rows, gray where all of them are.
+
+    Raises:
+        RefusedError: if no column names files of the folder, or a file is no image.
+    """
+    named = None
+    for column in table.columns:
+        names = [str(cell) for cell in table[column]]
+        if names[0] and (folder / names[0]).is_file():
+            named = names
+            break
+    if named is None:
+        raise RefusedError(f"{folder}: no column of its .csv file names files of the folder")
+    root = folder.resolve()
+    paths = [folder / name for name in named]
+    for row, path in enumerate(paths, start=1):
+        if not path.resolve().is_relative_to(root):
+            raise RefusedError(f"{path} (row {row}) is outside of {folder}")
+    pictures = [_open(path) for path in paths]
+    kind = "L" if all(picture.mode == "L" for picture in pictures) else "RGB"
+    largest = max(max(picture.size) for picture in pictures)
+    size = (min(SIDE, largest),) * 2
+    pixels = [
+        np.asarray(picture.convert(kind).resize(size, Image.Resampling.BOX)).ravel()
+        for picture in pictures
+    ]
+    return Images(paths, np.stack(pixels) / 255.0)
+
+
+def _open(path: Path) -> Image.Image:
+    """Read an image, gray or in colors."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                return picture.convert("L" if picture.mode in ("1", "L", "I;16") else "RGB")
+    except FileNotFoundError as error:
+        raise RefusedError(f"{path} does not exist, but the table names it") from error
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        UnidentifiedImageError,
+        Image.DecompressionBombWarning,
+        Image.DecompressionBombError,
+    ) as error:
+        raise RefusedError(f"{path} is no image that can be read: {error}") from error

@@ -1,0 +1,156 @@
+"""Numbers from a table: numeric, categorical and text columns by scikit-learn's transformers."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_array, issparse
+from sklearn.compose import ColumnTransformer
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+from metastep_lab.cleaning.reading import MISSING, LabelledFile
+from metastep_lab.errors import RefusedError
+from metastep_lab.tables import Frame
+
+NUMERIC_SHARE = 0.9
+"""The part of a column's cells that must be numbers for the others to count as missing."""
+
+MOST_CATEGORIES = 50
+MOST_WORDS = 2000
+MOST_DENSE = 2 * 10**7  # numbers; beyond, sparse features are projected
+COMPONENTS = 100
+
+
+class Kinds(NamedTuple):
+    """The names of the columns by how they are used."""
+
+    numeric: list[str]
+    categorical: list[str]
+    text: list[str]
+    ignored: list[str]
+
+
+class Matrix(NamedTuple):
+    """Features of the file and of the validation file, and what was done with the columns."""
+
+    train: Any
+    validation: Any
+    notes: list[str]
+
+
+def make_matrix(file: LabelledFile, validation: LabelledFile | None, dense: bool) -> Matrix:
+    """Turn the columns into features.
+
+    Args:
+        file: the file to clean.
+        validation: one with checked labels, or None.
+        dense: whether the model cannot use a sparse matrix; a large one is projected then.
+
+    Returns:
+        The features.
+
+    Raises:
+        RefusedError: for infinities, or no column that can be used.
+    """
+    if file.images is not None:
+        pixels = None if validation is None or not validation.images else validation.images.pixels
+        return Matrix(file.images.pixels, pixels, ["images"])
+    frame, kinds = _prepare(file.inputs, file)
+    if not (kinds.numeric or kinds.categorical or kinds.text):
+        raise RefusedError(f"{file.path}: no column can be used; all are constant or names of rows")
+    categories = OneHotEncoder(
+        handle_unknown="infrequent_if_exist", min_frequency=2, max_categories=MOST_CATEGORIES
+    )
+    transformer = ColumnTransformer(
+        [
+            ("numbers", SimpleImputer(strategy="median", add_indicator=True), kinds.numeric),
+            ("categories", make_pipeline(categories), kinds.categorical),
+            *(
+                (f"text {index}", TfidfVectorizer(max_features=MOST_WORDS, min_df=2), name)
+                for index, name in enumerate(kinds.text)
+            ),
+        ]
+    )
+    try:
+        train = transformer.fit_transform(frame)
+    except ValueError as error:  # such as texts without a word
+        raise RefusedError(f"{file.path}: {error}") from error
+    valid = None
+    if validation is not None:
+        valid = transformer.transform(_prepare(validation.inputs, validation, kinds)[0])
+    notes = [
+        f"{len(names)} {kind}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
+        for kind, names in zip(("numeric", "categorical", "text", "ignored"), kinds, strict=True)
+        if names
+    ]
+    if dense and issparse(train):
+        train, valid = _dense(train, valid)
+    return Matrix(*(csr_array(one) if issparse(one) else one for one in (train, valid)), notes)
+
+
+def _dense(train: Any, valid: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    if train.shape[0] * train.shape[1] <= MOST_DENSE:
+        return train.toarray(), None if valid is None else _array(valid)
+    projection = TruncatedSVD(COMPONENTS, random_state=0).fit(train)
+    return projection.transform(train), None if valid is None else projection.transform(valid)
+
+
+def _array(matrix: Any) -> np.ndarray:
+    return matrix.toarray() if issparse(matrix) else matrix
+
+
+def _prepare(inputs: Frame, file: LabelledFile, kinds: Kinds | None = None) -> tuple[Frame, Kinds]:
+    """Return columns of numbers and of texts, and which is which."""
+    found = Kinds([], [], [], []) if kinds is None else kinds
+    columns = {}
+    for name in map(str, inputs.columns):
+        series = inputs[name]
+        numbers = _numbers(series)
+        texts = series.astype(str).str.strip()
+        texts = texts.where(~(series.isna() | texts.isin(MISSING)), "")
+        if kinds is None:
+            _choose(found, name, texts, numbers)
+        if name in found.numeric:
+            infinite = np.flatnonzero(np.isinf(numbers))
+            if len(infinite):
+                row = infinite[0] + 1
+                raise RefusedError(
+                    f"{file.path}: the column {name} is infinite in row {row}; write a number, or "
+                    "nothing for a missing one"
+                )
+            columns[name] = numbers
+        else:
+            columns[name] = texts.to_numpy(dtype=object)
+    return pd.DataFrame(columns), found
+
+
+def _numbers(series: Any) -> np.ndarray:
+    """Return the numbers of a column, NaN where there is none; times are seconds."""
+    if pd.api.types.is_datetime64_any_dtype(series):
+        seconds = (series - series.min()).dt.total_seconds()
+        return seconds.to_numpy(dtype=float)
+    if pd.api.types.is_bool_dtype(series):
+        return series.astype(float).to_numpy()
+    return pd.to_numeric(series, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+
+
+def _choose(kinds: Kinds, name: str, texts: Any, numbers: np.ndarray) -> None:
+    """Decide how a column is used."""
+    given = texts != ""
+    count, different = int(given.sum()), texts[given].nunique()
+    if different < 2:
+        kinds.ignored.append(name)
+    elif np.sum(~np.isnan(numbers)) >= NUMERIC_SHARE * max(count, 1):
+        kinds.numeric.append(name)
+    elif different <= MOST_CATEGORIES or different <= count / 10:
+        kinds.categorical.append(name)
+    elif texts[given].str.count(r"\w\s+\w").mean() >= 1:
+        kinds.text.append(name)
+    elif different <= count / 2:
+        kinds.categorical.append(name)
+    else:
+        kinds.ignored.append(name)  # a name of each row says nothing about its label

@@ -1,0 +1,111 @@
+"""The page of `metastep clean`: the suspects, how far to trust the ranking, what to do next."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from metastep_lab.cleaning.ranking import Ranking
+from metastep_lab.cleaning.reading import LabelledFile
+from metastep_lab.cleaning.reliability import Reliability
+from metastep_lab.report.tables import format_number
+from metastep_lab.report.templates import frame, template
+
+TEMPLATE = Path(__file__).with_name("page.html")
+SHOWN = 60
+CELLS = 8
+LONGEST = 80  # letters of a cell
+
+
+class Outcome(NamedTuple):
+    """What came out.
+
+    Attributes:
+        classes: the labels there are.
+        labels: the given one of every row, as a position in `classes`.
+        ranking: the verdict on every row.
+        reliability: what planted labels say, or None.
+        notes: how the columns were used.
+        model: what judged.
+        validated: whether there was a validation file.
+    """
+
+    classes: np.ndarray
+    labels: np.ndarray
+    ranking: Ranking
+    reliability: Reliability | None
+    notes: list[str]
+    model: str
+    validated: bool
+
+    def order(self) -> np.ndarray:
+        """Return the suspects, the most suspicious first."""
+        order = np.argsort(-self.ranking.scores, kind="stable")
+        return order[self.ranking.suspect[order]]
+
+
+def build_page(file: LabelledFile, outcome: Outcome, command: str) -> str:
+    """Build the page.
+
+    Args:
+        file: what was cleaned.
+        outcome: what came out.
+        command: the command line that made it.
+
+    Returns:
+        HTML that fetches nothing.
+    """
+    order, rows = outcome.order(), len(file.labels)
+    plural = "label is" if len(order) == 1 else "labels are"
+    names = [str(name) for name in file.inputs.columns[:CELLS]]
+    checked = [("validation", "a file of checked labels")] if outcome.validated else []
+    found = outcome.reliability
+    return template(TEMPLATE).render(
+        column=file.column,
+        path=str(file.path),
+        lead=f"{len(order):,} of {rows:,} {plural} suspect ({len(order) / rows:.1%}).",
+        found=found,
+        planted=f"{found.planted:,}" if found else None,
+        images=file.images is not None,
+        shown=[_suspect(file, outcome, int(row)) for row in order[:SHOWN]],
+        count=f"{len(order):,}",
+        names=names,
+        more=file.inputs.shape[1] - len(names),
+        confusions=_confusions(outcome, order),
+        validated=outcome.validated,
+        facts=[("model", outcome.model), *checked, *(("columns", note) for note in outcome.notes)],
+        command=command,
+        **frame(f"metastep: the labels of {file.path.name}"),
+    )
+
+
+def _suspect(file: LabelledFile, outcome: Outcome, row: int) -> dict[str, Any]:
+    """Return what the page shows of a row: its labels, its score, its picture or its cells."""
+    given, suggested = outcome.labels[row], outcome.ranking.suggested[row]
+    cells = [] if file.images else [_short(cell) for cell in file.inputs.iloc[row, :CELLS]]
+    return {
+        "row": f"{row + 1:,}",
+        "given": _short(outcome.classes[given]),
+        "suggested": _short(outcome.classes[suggested]),
+        "score": f"{outcome.ranking.scores[row]:.3f}",
+        "picture": file.images.as_data(row) if file.images else None,
+        "cells": cells,
+    }
+
+
+def _short(cell: object) -> str:
+    text = str(cell)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+
+
+def _confusions(outcome: Outcome, order: np.ndarray) -> list[tuple[str, str]]:
+    """Count suspects by given and suggested label, the most frequent pairs first."""
+    pairs = np.stack([outcome.labels[order], outcome.ranking.suggested[order]], axis=1)
+    found, counts = np.unique(pairs, axis=0, return_counts=True)
+    named = ([_short(name) for name in outcome.classes[pair]] for pair in found)
+    texts = [
+        (f"{given} \N{RIGHTWARDS ARROW} {suggested}", int(count))
+        for (given, suggested), count in zip(named, counts, strict=True)
+    ]
+    texts.sort(key=lambda pair: -pair[1])
+    return [(text, format_number(count)) for text, count in texts[:10]]

@@ -1,0 +1,98 @@
+"""How far a ranking can be trusted: wrong labels are planted, and it is counted which are found."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from metastep_lab.cleaning.ranking import Ranking
+
+DRAWS = 2000
+LEAST_PLANTED = 0.05  # of the labels that are trusted
+FEWEST = 5  # planted labels from which anything is said
+LEAST_RATIO = 3  # how much rather planted labels must be suspect than others
+
+
+class Reliability(NamedTuple):
+    """What planted labels say; estimates with the ends of an interval of 95 %.
+
+    Attributes:
+        planted: how many labels were made wrong.
+        recall: the part of them that was suspected: (estimate, low, high).
+        precision: the part of the suspects that is wrong.
+        share: the part of all labels that is wrong.
+    """
+
+    planted: int
+    recall: tuple[float, float, float]
+    precision: tuple[float, float, float]
+    share: tuple[float, float, float]
+
+    def as_lists(self) -> dict[str, object]:
+        """Return the fields for a file."""
+        return {
+            name: list(one) if isinstance(one, tuple) else one
+            for name, one in self._asdict().items()
+        }
+
+
+def measure(
+    labels: np.ndarray, ranking: Ranking, rank_again: Callable[[np.ndarray], Ranking]
+) -> Reliability | None:
+    """Plant wrong labels among those that are not suspected, and rank once more.
+
+    A planted label is any other class, drawn by how often the classes occur. With r the part of the
+    planted labels and f the part of the others that become suspect, and s the part of all labels
+    that was suspect at first, the part w of wrong labels solves s = w r + (1 - w) f. The intervals
+    are those of binomial counts. Both assume that real mistakes are as easy to find as random ones,
+    and that what was not suspected at first is correct; mistakes between similar classes are harder
+    to find.
+
+    Args:
+        labels: classes from 0.
+        ranking: the first verdict.
+        rank_again: ranks other labels of the same examples.
+
+    Returns:
+        The estimates; None if too few labels are trusted, or if planted labels become suspect
+        little more often than others: w is then the quotient of two small numbers.
+    """
+    rng = np.random.default_rng(0)
+    trusted = np.flatnonzero(~ranking.suspect)
+    rate = min(0.3, max(LEAST_PLANTED, float(ranking.suspect.mean())))
+    count = int(rate * len(trusted))
+    if count < FEWEST:
+        return None
+    rows = rng.choice(trusted, count, replace=False)
+    planted = labels.copy()
+    frequencies = np.bincount(labels).astype(float)
+    for row in rows:
+        chances = frequencies.copy()
+        chances[labels[row]] = 0
+        planted[row] = rng.choice(len(chances), p=chances / chances.sum())
+    found = rank_again(planted).suspect
+    others = np.setdiff1d(trusted, rows)
+    hits, alarms, suspects = found[rows].sum(), found[others].sum(), ranking.suspect.sum()
+    if hits / count < LEAST_RATIO * max(alarms, 1) / max(len(others), 1):
+        return None
+    draw = lambda successes, total: rng.beta(successes + 0.5, total - successes + 0.5, DRAWS)
+    recall = draw(hits, count)
+    false = draw(alarms, len(others))
+    flagged = draw(suspects, len(labels))
+    share, precision = _solve(flagged, recall, false)
+    point = _solve(suspects / len(labels), hits / count, alarms / max(len(others), 1))
+    ends = lambda values: (float(one) for one in np.quantile(values, (0.025, 0.975)))
+    return Reliability(
+        planted=count,
+        recall=(float(hits / count), *ends(recall)),
+        precision=(float(point[1]), *ends(precision)),
+        share=(float(point[0]), *ends(share)),
+    )
+
+
+def _solve(
+    flagged: np.ndarray, recall: np.ndarray, false: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the part of wrong labels, and the part of the suspects that is wrong."""
+    share = np.clip((flagged - false) / np.maximum(recall - false, 1e-9), 0, 1)
+    return share, np.clip(share * recall / np.maximum(flagged, 1e-9), 0, 1)

@@ -1,0 +1,5 @@
+"""Reverse mode over training runs that Python drives, step by step."""
+
+from metastep.driven.driven import driven_hypergradient as driven_hypergradient
+from metastep.driven.plan import Plan as Plan
+from metastep.driven.plan import driven_plan as driven_plan

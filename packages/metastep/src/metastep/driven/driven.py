@@ -1,0 +1,198 @@
+"""The hypergradient of a run that Python drives: forward, then backward segment by segment."""
+
+import os
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from metastep.checks import require_key
+from metastep.driven.driver import Driver
+from metastep.driven.feeding import Feed
+from metastep.driven.identity import identity
+from metastep.driven.passes import Adjoint, Run, begin, forward, places_of
+from metastep.driven.plan import Plan, plan_of, require_reverse
+from metastep.driven.progress import progress_of
+from metastep.driven.records import Records
+from metastep.driven.states import described
+from metastep.estimators.base import (
+    USE_IT,
+    AbstractEstimator,
+    Estimate,
+    require_influence,
+)
+from metastep.estimators.evaluate import evaluate
+from metastep.estimators.truncated import ONLY_BY_START, TruncatedReverse
+from metastep.explained import sharded
+from metastep.problems.base import AbstractProblem, Trajectory, advance, split_keys, start
+from metastep.problems.batches import source_of, with_batch
+from metastep.problems.mixed import choose_mixed
+from metastep.trees import as_hyperparameters, differentiable
+from metastep.types import Outer, RandomKey, Scalar
+
+
+def driven_hypergradient(
+    problem: AbstractProblem,
+    outer: Outer,
+    estimator: AbstractEstimator,
+    *,
+    key: RandomKey,
+    directory: str | os.PathLike[str] | None = None,
+    memory: int | None = None,
+    save_every: float = 60.0,
+    progress: bool | None = None,
+) -> Estimate:
+    """Compute a hypergradient by reverse mode over a run that no single program holds.
+
+    The same number as `hypergradient` with the same estimator, to rounding. The loop over the steps
+    is one of Python: batches are loaded as they are needed (see `Batches`), states are stored in
+    the memory of the host or on disk, and one compiled function goes back over one segment after
+    the other. With a directory a run that was interrupted or killed, in either pass, goes on when
+    the function is called again with the same arguments, and ends with the same bits.
+
+    What `checkpoint` of the estimator means here, for T steps, states of size M and residuals of
+    size R for each step:
+
+    - None: the state at every step is stored. T M of storage, R on the device.
+    - an integer s, or "sqrt": one state every s steps. T M / s of storage, s R on the device.
+    - `Binomial(n)`, "binomial": n states. n M of storage, R on the device; fewer than T steps are
+      repeated for T <= (n + 1)(n + 2) / 2.
+
+    On the device there are besides a few states. `mixed` of the estimator is as ever, and makes R
+    the parameters of a step. Time: the two passes of `Reverse`, one forward pass more, what is
+    repeated, and what Python takes for each segment.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, numpy as np, optax, metastep as ms
+        >>> data = np.linspace(0.0, 1.0, 12).reshape(3, 4)
+        >>> problem = ms.TrainingProblem(
+        ...     loss=lambda w, outer, batch: jnp.mean((w - batch) ** 2) / 2,
+        ...     objective=lambda w, outer: w,
+        ...     init_params=jnp.array(1.0),
+        ...     optimizer=lambda outer: optax.sgd(outer["step_size"]),
+        ...     horizon=3,
+        ...     batch=ms.Batches(data),
+        ... )
+        >>> key, outer = jax.random.key(0), {"step_size": 0.5}
+        >>> estimate = ms.driven_hypergradient(problem, outer, ms.Reverse(), key=key)
+        >>> round(float(estimate.grad["step_size"]), 4)
+        -0.0227
+
+    Args:
+        problem: the inner dynamics and the objective. A batch from outside is its `Batches`.
+        outer: the hyperparameters, a pytree of floating-point arrays or floats.
+        estimator: `Reverse` or `TruncatedReverse`.
+        key: a random key; the trajectory is that of `hypergradient` with this key.
+        directory: where states go that are not kept in memory, one directory for each run. None
+            keeps all states in memory; an interruption then loses them. While the run goes on, what
+            is no longer needed is deleted; in the end the estimate is left, which a further call
+            with the same arguments returns.
+        memory: how many bytes of states to keep in memory; those stored last are, which change most
+            often. None: all of them without a directory, none of them with one.
+        save_every: seconds between two savings to go on from, beside the states of the schedule: so
+            much work an interruption loses, and the states in memory. 0 saves at every segment.
+        progress: whether to show a progress bar for each pass, and before them what will be stored;
+            None does so on a terminal. `driven_plan` tells the latter alone.
+
+    Returns:
+        The estimate, as that of `hypergradient`. Where training has diverged, nothing is gone back
+        over, and the gradient is NaN.
+
+    Raises:
+        ValueError: for wrong use, as `hypergradient`; for a batch that is missing, has another
+            shape than the first, or is another one when it is asked for again. What was saved
+            before stays.
+        CheckpointError: if the directory belongs to another run, or a file in it is damaged; a
+            `ValueError`, too.
+        OSError: if the disk is full, before or during the run. What was saved before stays.
+    """
+    require_key(key)
+    if not save_every >= 0:
+        raise ValueError(f"save_every is {save_every!r}; allowed are seconds from 0.")
+    if directory is not None and jax.process_count() > 1:
+        raise ValueError(
+            f"directory is {directory!r} in one of {jax.process_count()} processes; allowed is "
+            "None, which keeps the states of each in its memory."
+        )
+    with sharded():
+        folder = None if directory is None else Path(directory)
+        arguments = _prepare(problem, as_hyperparameters(outer), estimator, key, folder, memory)
+        plan = arguments[1]
+        totals = {"forward": plan.steps, "backward": plan.steps - plan.first}
+        with progress_of(progress, totals, plan) as show:
+            return Driver(*arguments, save_every, show).drive()
+
+
+def _prepare(
+    problem: AbstractProblem,
+    outer: Outer,
+    estimator: AbstractEstimator,
+    key: RandomKey,
+    folder: Path | None,
+    memory: int | None,
+) -> tuple[Run, Plan, Feed, Records, Adjoint, Trajectory]:
+    """Check what can be checked before a step is taken; return the arguments of `Driver`."""
+    reverse = require_reverse(estimator)
+    feed = Feed(source_of(problem), problem.horizon)
+    first = feed.load(0, 1)
+    batch = None if first is None else jax.tree.map(lambda x: x[0], first)
+    keys = split_keys(key)
+    shapes = eqx.filter_eval_shape(start, with_batch(problem, batch), outer, keys)
+    plan = plan_of(problem, reverse, shapes, memory, folder is not None)
+    longest = max(end - begin for begin, end in pairwise(plan.cuts))
+    problem = choose_mixed(problem, reverse.mixed, longest)
+    run = Run(problem, outer, keys, truncated=isinstance(reverse, TruncatedReverse))
+    run, point = placed(run, feed, plan.cuts[1])
+    _require_influence(run, point, batch, plan)
+    records = Records(folder, identity(run, point, batch, longest), feed)
+    value = eqx.filter_eval_shape(problem.objective, point.inner, outer, keys.objective)
+    zero, floats = jnp.zeros((), value.dtype), differentiable(point.inner)[0]
+    still = jnp.array(False)
+    adjoint = Adjoint(point.steps, floats, run.outer, still, zero, point.first_nonfinite)
+    return run, plan, feed, records, described(adjoint), described(point)
+
+
+def placed(run: Run, feed: Feed, count: int) -> tuple[Run, Trajectory]:
+    """Return the run with all that it consists of on the devices of its states, and its start.
+
+    States that are spread over devices make every segment a program for these devices; what is not
+    spread is copied to all of them once, instead of anew for each segment. An optimizer begins with
+    zeros, which lie nowhere in particular: they go where the first segment leaves what becomes of
+    them.
+
+    Args:
+        run: the run.
+        feed: its batches.
+        count: the length of the first segment.
+    """
+    point = begin(run)
+    spread = [place for place in places_of(point) if isinstance(place, NamedSharding)]
+    if not spread:
+        return run, point
+    everywhere = NamedSharding(spread[0].mesh, PartitionSpec())
+    alone = lambda x: eqx.is_array(x) and len(x.sharding.device_set) == 1
+    copy = lambda x: jax.device_put(x, everywhere) if alone(x) else x
+    run, point = jax.tree.map(copy, (run, point))
+    after = places_of(forward(run, point, feed.load(0, count), count))
+    pairs = zip(places_of(point), after, strict=True)
+    places = tuple(b if a is None or a.is_fully_replicated else a for a, b in pairs)
+    run = replace(run, places=places, outer_places=places_of(run.outer))
+    return run, begin(run)
+
+
+def _require_influence(run: Run, point: Trajectory, batch: Any, plan: Plan) -> None:
+    """Refuse hyperparameters that cannot influence what is differentiated."""
+    problem = with_batch(run.problem, batch)
+
+    def ending(outer: Outer) -> Scalar:
+        if not run.truncated:
+            return evaluate(problem, outer, run.keys)[0]
+        end = advance(problem, outer, point, run.keys, plan.steps - plan.first)
+        return problem.objective(end.inner, outer, run.keys.objective)
+
+    require_influence(ending, run.outer, ONLY_BY_START if run.truncated else USE_IT)

@@ -1,0 +1,79 @@
+"""Batches for a driven run: loaded in Python, the same whenever they are asked for again."""
+
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree, UInt8
+
+from metastep.problems.batches import Batches
+from metastep.trees import same_structure
+
+DIGEST_BYTES = 16
+
+
+class Feed:
+    """The batches of a run, and a digest of every one that has been seen.
+
+    Args:
+        source: the batches; None for a problem that needs none from outside.
+        horizon: how many steps there are.
+
+    Raises:
+        ValueError: for a source that is known to have fewer batches.
+    """
+
+    def __init__(self, source: Batches | None, horizon: int):
+        if source is not None and source.count is not None and source.count < horizon:
+            raise ValueError(
+                f"the source has {source.count} batches, and horizon is {horizon}: allowed is one "
+                "batch for each step. Shorten the horizon, or give examples with Batches(..., "
+                "size=...), which are counted on from the first."
+            )
+        self._source = source
+        self._like: Any = None
+        self.seen = np.zeros((horizon, DIGEST_BYTES), np.uint8)
+
+    def load(self, begin: int, end: int) -> PyTree[Array] | None:
+        """Return the batches of steps `begin` to `end` - 1, stacked; None if there is no source.
+
+        Raises:
+            ValueError: for a batch that is missing, has other shapes than the first, or is not the
+                one that its step has seen before.
+        """
+        if self._source is None:
+            return None
+        batches = [self._checked(self._source, t) for t in range(begin, end)]
+        return jax.tree.map(lambda *rows: jnp.stack(rows), *batches)
+
+    def _checked(self, source: Batches, t: int) -> PyTree[Array]:
+        batch = jax.tree.map(jnp.asarray, source.at(t))
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+        if self._like is None:
+            self._like = shapes
+        same_structure(f"batch {t}, compared with the first one,", self._like, shapes)
+        found = digest(batch)
+        if not self.seen[t].any():
+            self.seen[t] = found
+        elif not np.array_equal(self.seen[t], found):
+            raise ValueError(
+                f"batch {t} is another one than before: the backward pass, or a run that goes on, "
+                "needs the batch that the forward pass has seen. Derive all randomness of the "
+                "source (shuffling, augmentation) from t, and leave the data unchanged."
+            )
+        return batch
+
+
+def digest(tree: PyTree[Array]) -> UInt8[np.ndarray, "16"]:
+    """Return a digest of shapes, dtypes and bits of all arrays that this process holds."""
+    found = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for x in jax.tree.leaves(tree):
+        found.update(f"{x.dtype}{x.shape}".encode())
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x = jax.random.key_data(x)
+        parts = [x] if x.is_fully_addressable else [one.data for one in x.addressable_shards]
+        for part in parts:
+            found.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+    return np.frombuffer(found.digest(), np.uint8)

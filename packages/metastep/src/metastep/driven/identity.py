@@ -1,0 +1,62 @@
+"""Telling one run from another by what determines its numbers."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.extend.core
+import jax.numpy as jnp
+
+from metastep.driven.feeding import digest
+from metastep.driven.passes import Run
+from metastep.problems.base import Trajectory
+from metastep.problems.batches import with_batch
+
+
+def identity(run: Run, point: Trajectory, batch: Any, segment: int) -> str:
+    """Return a digest of a run: of its program, its data outside of batches, and its arguments.
+
+    Args:
+        run: the run.
+        point: the point before the first step.
+        batch: one batch; its values do not matter.
+        segment: the number of steps of a segment.
+
+    Returns:
+        A text. Another loss, optimizer, constant, key, start or hyperparameter gives another one.
+        What a program prints beside its operations (addresses, names of functions) has no part.
+    """
+    arrays, static = eqx.partition(point, eqx.is_array)
+
+    def program(arrays: Any, batch: Any) -> list[Any]:
+        point = eqx.combine(arrays, static)
+        problem = with_batch(run.problem, batch)
+        key = run.keys.step(point.steps)
+        after = problem.step(point.inner, run.outer, point.steps, key)
+        value = problem.objective(point.inner, run.outer, run.keys.objective)
+        return jax.tree.leaves(eqx.filter((after, value), eqx.is_array))
+
+    traced = jax.make_jaxpr(program)(arrays, batch)
+    found = hashlib.blake2b(digest_size=16)
+    for line in _sketch(traced.jaxpr):
+        found.update(line.encode())
+    constants = [jnp.asarray(x) for x in traced.consts if hasattr(x, "dtype")]
+    found.update(digest((constants, run.outer, run.keys, arrays)).tobytes())
+    found.update(f"{run.problem.horizon} {segment} {run.truncated}".encode())
+    return found.hexdigest()
+
+
+def _sketch(jaxpr: Any) -> Iterator[str]:
+    """Yield what each operation of a program is, what it returns, and its literal arguments."""
+    for equation in jaxpr.eqns:
+        literals = [str(x.val) for x in equation.invars if isinstance(x, jax.extend.core.Literal)]
+        yield f"{equation.primitive.name} {[str(x.aval) for x in equation.outvars]} {literals}\n"
+        for parameter in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
+            if _is_program(parameter):
+                yield from _sketch(getattr(parameter, "jaxpr", parameter))
+
+
+def _is_program(x: Any) -> bool:
+    return hasattr(x, "eqns") or hasattr(getattr(x, "jaxpr", None), "eqns")

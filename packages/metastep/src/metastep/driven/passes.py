@@ -1,0 +1,173 @@
+"""The compiled parts of a driven run: a segment forward, the same segment backward, both ends.
+
+Each is compiled once and called for every segment. Batches are arguments. What they return lies on
+the devices where the state before the first step lies, so that no call sees another placement.
+"""
+
+from dataclasses import replace
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, PyTree
+
+from metastep.compilation import compiled
+from metastep.estimators.base import Estimate, finish
+from metastep.estimators.truncated import stands_still
+from metastep.problems.base import AbstractProblem, Keys, Trajectory, start, take_step
+from metastep.problems.batches import with_batch
+from metastep.results import RESULTS
+from metastep.trees import differentiable, norm
+from metastep.types import Inner, Outer, Scalar
+
+Places = tuple[jax.sharding.Sharding | None, ...]
+
+
+class Adjoint(eqx.Module):
+    """Where the backward pass is, and all that it needs to go on.
+
+    Attributes:
+        step: int32 scalar, the number of the step that was gone back over last.
+        of_state: the derivative of the objective with respect to the state before that step.
+        of_outer: the derivative with respect to the hyperparameters by what comes from there on.
+        still: whether every segment so far was the identity as far as the objective can tell; False
+            where nobody asks.
+        value: the objective.
+        first_nonfinite: as for `Trajectory`, at the end of the horizon.
+    """
+
+    step: Int[Array, ""]
+    of_state: Inner
+    of_outer: Outer
+    still: Bool[Array, ""]
+    value: Scalar
+    first_nonfinite: Int[Array, ""]
+
+
+class Run(eqx.Module):
+    """What stays the same from segment to segment.
+
+    Attributes:
+        problem: the problem, its choice of mixed mode made.
+        outer: the hyperparameters.
+        keys: the keys of the trajectory.
+        places: where the arrays of a point on the trajectory lie, in the order of its leaves; None
+            for those on one device. Empty: wherever they happen to be.
+        outer_places: the same for the hyperparameters.
+        truncated: whether the state at the end of the backward pass counts as a constant.
+    """
+
+    problem: AbstractProblem
+    outer: Outer
+    keys: Keys
+    places: Places = eqx.field(static=True, default=())
+    outer_places: Places = eqx.field(static=True, default=())
+    truncated: bool = eqx.field(static=True, default=False)
+
+
+def places_of(tree: PyTree) -> Places:
+    """Return where the arrays of a tree lie; None for those on one device."""
+    several = lambda x: x.sharding if len(x.sharding.device_set) > 1 else None
+    return tuple(map(several, jax.tree.leaves(eqx.filter(tree, eqx.is_array))))
+
+
+def _put(tree: PyTree, places: Places) -> PyTree:
+    if not any(places):
+        return tree
+    arrays, static = eqx.partition(tree, eqx.is_array)
+    leaves, treedef = jax.tree.flatten(arrays)
+    put = lambda x, place: x if place is None else jax.lax.with_sharding_constraint(x, place)
+    leaves = [put(x, place) for x, place in zip(leaves, places, strict=True)]
+    return eqx.combine(jax.tree.unflatten(treedef, leaves), static)
+
+
+def _steps(run: Run, outer: Outer, point: Trajectory, batches: PyTree, count: int) -> Trajectory:
+    """Take `count` steps; `batches` has one entry for each along its first axis, or is None."""
+    arrays, static = eqx.partition(point, eqx.is_array)
+
+    def body(carry: PyTree, batch: PyTree) -> tuple[PyTree, None]:
+        problem = with_batch(run.problem, batch)
+        after = take_step(problem, outer, eqx.combine(carry, static), run.keys)
+        return eqx.filter(after, eqx.is_array), None
+
+    arrays, _ = jax.lax.scan(body, arrays, batches, length=count)
+    return _put(eqx.combine(arrays, static), run.places)
+
+
+def _placed(run: Run, point: Trajectory, adjoint: Adjoint) -> Adjoint:
+    """Put an adjoint where the state and the hyperparameters are.
+
+    The arrays of the state come first in a point; behind them are scalars.
+    """
+    if not any(run.places):
+        return adjoint
+    arrays = jax.tree.leaves(eqx.filter(point.inner, eqx.is_array))
+    pairs = zip(arrays, run.places[: len(arrays)], strict=True)
+    of_state = [place for x, place in pairs if eqx.is_inexact_array(x)]
+    scalar = run.places[len(arrays)]
+    return _put(adjoint, (scalar, *of_state, *run.outer_places, scalar, scalar, scalar))
+
+
+@compiled
+def begin(run: Run) -> Trajectory:
+    """Return the point before the first step."""
+    return _put(start(run.problem, run.outer, run.keys), run.places)
+
+
+@compiled
+def forward(run: Run, point: Trajectory, batches: PyTree, count: int) -> Trajectory:
+    """Return the point `count` steps later."""
+    return _steps(run, run.outer, point, batches, count)
+
+
+@compiled
+def judge(run: Run, end: Trajectory) -> Adjoint:
+    """Evaluate the objective, and begin the way back."""
+    floats, rest = differentiable(end.inner)
+
+    def objective(outer: Outer, floats: Inner) -> Scalar:
+        return run.problem.objective(eqx.combine(floats, rest), outer, run.keys.objective)
+
+    differentiate = jax.value_and_grad(objective, argnums=(0, 1))
+    value, (of_outer, of_state) = differentiate(run.outer, floats)
+    still = jnp.array(run.truncated)
+    adjoint = Adjoint(end.steps, of_state, of_outer, still, value, end.first_nonfinite)
+    return _placed(run, end, adjoint)
+
+
+@compiled
+def back(run: Run, point: Trajectory, batches: PyTree, count: int, adjoint: Adjoint) -> Adjoint:
+    """Go back over the `count` steps that begin at `point`."""
+    before, rest = differentiable(point.inner)
+
+    def through(outer: Outer, floats: Inner) -> Inner:
+        begin = replace(point, inner=eqx.combine(floats, rest))
+        return differentiable(_steps(run, outer, begin, batches, count).inner)[0]
+
+    after, pull_back = jax.vjp(through, run.outer, before)
+    by_steps, of_state = pull_back(adjoint.of_state)
+    still = adjoint.still
+    if run.truncated:
+        still &= stands_still((before, of_state), (after, adjoint.of_state), by_steps)
+    of_outer = jax.tree.map(jnp.add, adjoint.of_outer, by_steps)
+    value, first_nonfinite = adjoint.value, adjoint.first_nonfinite
+    after_all = Adjoint(point.steps, of_state, of_outer, still, value, first_nonfinite)
+    return _placed(run, point, after_all)
+
+
+@compiled
+def conclude(run: Run, adjoint: Adjoint) -> Estimate:
+    """Return the estimate: that of the steps, and of the state before the first if it belongs."""
+    value, first_nonfinite = adjoint.value, adjoint.first_nonfinite
+    if run.truncated:
+        stats = {"adjoint_at_cut": norm(adjoint.of_state)}
+        estimate = finish(value, adjoint.of_outer, first_nonfinite, stats)
+        blind = adjoint.still & (estimate.result == RESULTS.successful)
+        return replace(estimate, result=RESULTS.where(blind, RESULTS.unmoved, estimate.result))
+
+    def initial(outer: Outer) -> Inner:
+        return differentiable(start(run.problem, outer, run.keys).inner)[0]
+
+    _, pull_back = jax.vjp(initial, run.outer)
+    grad = jax.tree.map(jnp.add, adjoint.of_outer, pull_back(adjoint.of_state)[0])
+    return finish(value, grad, first_nonfinite, {})

@@ -1,0 +1,113 @@
+"""What a driven run keeps in its directory beside its states.
+
+`run` tells whose directory it is and which batches were seen, `adjoint` where the backward pass
+is, `estimate` what came out. All are checked files (`metastep.saving`).
+"""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from metastep.driven.feeding import Feed
+from metastep.driven.plan import Plan
+from metastep.driven.states import PASSING, PREFIX, join, split, split_like
+from metastep.saving import CheckpointError, load, save
+
+OURS = ("run", "adjoint", "estimate", f"{PREFIX}*", f"{PASSING}*")
+
+
+class Records:
+    """The files of a run; without a directory nothing is kept.
+
+    Args:
+        directory: the directory, made if it is not there; or None.
+        identity: of the run.
+        feed: the batches, whose digests are part of `run`.
+
+    Raises:
+        CheckpointError: if the directory belongs to another run, or a file in it is damaged.
+        OSError: if it cannot be made or written to.
+    """
+
+    def __init__(self, directory: Path | None, identity: str, feed: Feed):
+        self.directory = directory
+        self._identity = identity
+        self._feed = feed
+        self._seen_saved = False
+        if directory is None:
+            return
+        directory.mkdir(parents=True, exist_ok=True)
+        there = [path for pattern in OURS for path in directory.glob(pattern)]
+        if (directory / "run").exists():
+            self._read(directory / "run")
+        elif there:
+            raise CheckpointError(f"{directory} has {there[0].name} of a run, and no file 'run'.")
+        # Only after the check: these are what a killed process of this very run was writing.
+        for pattern in OURS:
+            for path in directory.glob(f".{pattern}.*.tmp"):
+                path.unlink(missing_ok=True)
+        self.save_seen()
+
+    def _read(self, path: Path) -> None:
+        like = jax.ShapeDtypeStruct(self._feed.seen.shape, self._feed.seen.dtype)
+        another = CheckpointError(
+            f"{path.parent} belongs to another run: of another problem, other hyperparameters, "
+            "another key or other segments. Nothing in it was changed. Choose another directory, "
+            "or delete this one."
+        )
+        try:
+            seen, notes = load(path, like)
+        except CheckpointError as error:
+            if "another run" in str(error):
+                raise another from error
+            raise
+        if notes.get("identity") != self._identity:
+            raise another
+        self._feed.seen[:] = seen
+
+    def save_seen(self) -> None:
+        """Write which batches were seen; before every state that depends on them."""
+        if self.directory is not None and not self._seen_saved:
+            seen = self._feed.seen
+            save(self.directory / "run", jnp.asarray(seen), {"identity": self._identity})
+            self._seen_saved = bool(seen.any(axis=1).all())
+
+    def save(self, name: str, tree: PyTree, like: PyTree) -> None:
+        """Write the file `name`."""
+        if self.directory is not None:
+            save(self.directory / name, split(tree, like), {})
+
+    def load(self, name: str, like: PyTree) -> PyTree | None:
+        """Read the file `name`; None if there is none."""
+        if self.directory is None or not (self.directory / name).exists():
+            return None
+        return join(load(self.directory / name, split_like(like))[0], like)
+
+    def delete(self, name: str) -> None:
+        """Delete the file `name` if it is there."""
+        if self.directory is not None:
+            (self.directory / name).unlink(missing_ok=True)
+
+    def require_room(self, plan: Plan) -> None:
+        """Refuse a run whose files would not fit onto the disk.
+
+        Raises:
+            OSError: saying how much is needed and how much there is.
+        """
+        if self.directory is None:
+            return
+        ours = [path for pattern in OURS[1:] for path in self.directory.glob(pattern)]
+        needed = plan.disk_bytes - sum(path.stat().st_size for path in ours)
+        free = shutil.disk_usage(self.directory).free
+        if needed > free:
+            raise OSError(
+                errno.ENOSPC,
+                f"{os.strerror(errno.ENOSPC)}: the run needs up to {needed} more bytes in "
+                f"{self.directory}, and {free} are free. Store fewer states with "
+                "checkpoint=Binomial(states), keep more in memory with memory=, or make room",
+            )

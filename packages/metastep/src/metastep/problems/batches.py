@@ -1,0 +1,178 @@
+"""Batches that come from outside of the compiled program, one for each step, by its index.
+
+A function of the step index that is traced needs its data as JAX arrays, which become part of the
+program or lie on the device as a whole. `Batches` keeps them where they are and hands out batch t
+when it is asked for, as often as it is asked for: a backward pass asks again.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, SupportsIndex
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from metastep.checks import integer, require_count
+from metastep.problems.base import AbstractProblem
+from metastep.types import RandomKey, StepIndex
+
+
+class Batches(eqx.Module):
+    """What to give `TrainingProblem` as `batch` where the data do not belong into the program.
+
+    `driven_hypergradient` loads each batch in Python, passes it to the compiled step as an
+    argument, and checks that the backward pass sees the same one. Every other estimator asks for it
+    by a callback from within its program (`jax.pure_callback`): the same numbers, for short runs.
+
+    Example:
+        >>> import numpy as np, metastep as ms
+        >>> batches = ms.Batches({"x": np.arange(10.0)}, size=4)
+        >>> batches.load(2)["x"].tolist()
+        [8.0, 9.0, 0.0, 1.0]
+
+    Args:
+        source: where batches come from. A function `t -> batch` of a Python integer. Or NumPy
+            arrays, one or a dictionary or a tuple of them, which have an entry for each batch (or
+            each example, with `size`) along their first axis. Or anything else that has
+            `source[t]`: a list of batches, a Grain `MapDataset`, a data set of Hugging Face. A
+            batch is a pytree of arrays of the same shapes at every step. A function that is called
+            from within a program must not compute with JAX.
+        size: None if `source` gives batches. If it gives examples, how many make a batch: batch t
+            consists of examples t * size, ..., t * size + size - 1, counted on from the first after
+            the last. `source[rows]` must then accept a list. Shuffle before, or by a function.
+
+    Raises:
+        ValueError: for a source that has no batch t, for arrays of different lengths; when used,
+            for a batch that is missing, or holds what is no array of numbers.
+    """
+
+    load: Callable[[int], PyTree] = eqx.field(static=True)
+    count: int | None = eqx.field(static=True)
+
+    def __init__(self, source: Any, size: SupportsIndex | None = None):
+        require_count("size", size, none="the source gives batches")
+        self.load, count = _loader(source, integer(size))
+        self.count = count
+
+    def at(self, t: int) -> PyTree:
+        """Return batch `t` with NumPy's or JAX's arrays as leaves.
+
+        Raises:
+            ValueError: if there is none, or if it holds what is no array of numbers.
+        """
+        missing = f"batch {t} is missing"
+        try:
+            batch = self.load(t)
+        except (LookupError, StopIteration) as error:
+            raise ValueError(f"{missing}: the source raised {error!r}. {_ASKED}") from error
+        if batch is None:
+            raise ValueError(f"{missing}: the source returned None. {_ASKED}")
+        convert = lambda path, leaf: _as_array(f"batch {t}{jax.tree_util.keystr(path)}", leaf)
+        return jax.tree_util.tree_map_with_path(convert, batch)
+
+    def __call__(self, t: StepIndex, key: RandomKey) -> PyTree:
+        """Return batch `t` by a callback from within a compiled program."""
+        del key
+        like = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, self.at(0)))
+        plain = lambda x, one: np.asarray(x, one.dtype)
+        load = lambda t: jax.tree.map(plain, self.at(int(t)), like)
+        return jax.pure_callback(load, like, t, vmap_method="sequential")
+
+
+_ASKED = (
+    "A run of horizon T asks for the batches 0 to T - 1, and going back for each of them again."
+)
+
+
+def _loader(source: Any, size: int | None) -> tuple[Callable[[int], PyTree], int | None]:
+    """Return the function that loads a batch, and how many there are where that is known."""
+    indexed = getattr(source, "__getitem__", None)
+    if callable(source) and indexed is None:
+        if size is not None:
+            raise ValueError(f"size is {size} beside a function; a function returns whole batches.")
+        return source, None
+    if isinstance(source, np.ndarray | jax.Array | dict | tuple):
+        entry, count = _entry_of_arrays(source)
+    elif indexed is not None:
+        entry = lambda index: _with_arrays(indexed(index))
+        length = getattr(source, "__len__", None)
+        count = None if length is None else length()
+    else:
+        raise ValueError(
+            f"source is a {type(source).__name__}, which has no batch t; allowed are a function "
+            "t -> batch, arrays, and what can be indexed. A data set that can only be iterated "
+            "over cannot be gone back through."
+        )
+    if size is None:
+        return entry, count
+    if not count:
+        raise ValueError(f"size is {size}, and the source has no examples that can be counted.")
+    return lambda t: entry([(t * size + i) % count for i in range(size)]), None
+
+
+def _entry_of_arrays(arrays: PyTree) -> tuple[Callable[[Any], PyTree], int]:
+    leaves = jax.tree.leaves(arrays)
+    shapes = {np.shape(leaf)[:1] for leaf in leaves}
+    if len(shapes) != 1 or shapes == {()}:
+        raise ValueError(
+            f"source has arrays of shapes {', '.join(str(np.shape(leaf)) for leaf in leaves)}; "
+            "allowed are arrays of one length, each with one entry for each batch or example."
+        )
+    return lambda index: jax.tree.map(lambda x: x[np.asarray(index)], arrays), shapes.pop()[0]
+
+
+def _with_arrays(batch: Any) -> Any:
+    """Return what a data set gave, with an array for each column that is a list."""
+    if isinstance(batch, Mapping):
+        return {
+            name: np.asarray(column) if isinstance(column, list) else column
+            for name, column in batch.items()
+        }
+    return batch
+
+
+def _as_array(name: str, leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array):
+        return leaf
+    array = np.asarray(leaf)
+    if jnp.issubdtype(array.dtype, jnp.number) or jnp.issubdtype(array.dtype, jnp.bool_):
+        return array
+    raise ValueError(
+        f"{name} is a {type(leaf).__name__} of dtype {array.dtype}; allowed are arrays of numbers "
+        "of one shape. Leave out columns of text, and pad sequences to one length."
+    )
+
+
+class _Given(eqx.Module):
+    """A batch that has been loaded, in the place of what loads it."""
+
+    batch: PyTree
+
+    def __call__(self, t: StepIndex, key: RandomKey) -> PyTree:
+        del t, key
+        return self.batch
+
+
+def _is_source(node: Any) -> bool:
+    return isinstance(node, Batches)
+
+
+def source_of(problem: AbstractProblem) -> Batches | None:
+    """Return the `Batches` of a problem, None if it has none.
+
+    Raises:
+        ValueError: if it has more than one.
+    """
+    leaves = jax.tree.leaves(problem, is_leaf=_is_source)
+    found = [leaf for leaf in leaves if _is_source(leaf)]
+    if len(found) > 1:
+        raise ValueError(f"the problem has {len(found)} Batches; allowed is one.")
+    return found[0] if found else None
+
+
+def with_batch(problem: AbstractProblem, batch: PyTree) -> AbstractProblem:
+    """Return the problem with a batch that has been loaded in the place of its `Batches`."""
+    give = lambda node: _Given(batch) if _is_source(node) else node
+    return jax.tree.map(give, problem, is_leaf=_is_source)

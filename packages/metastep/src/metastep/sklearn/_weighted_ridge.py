@@ -1,0 +1,115 @@
+"""Ridge regression on weighted examples: held-out predictions, outliers, and a hypergradient."""
+
+import numpy as np
+
+PENALTIES = tuple(float(one) for one in np.logspace(2, -4, 7))  # of |w|^2 beside the mean error
+UPDATES = 20
+SMALLEST_SCALE = 1e-9  # of the normal errors, relative to the range of the targets
+
+
+def fit_ridge(
+    rows: np.ndarray, targets: np.ndarray, weights: np.ndarray, penalty: float
+) -> np.ndarray:
+    """Minimize the weighted mean squared error plus the penalty of all but the first coefficient.
+
+    Args:
+        rows: (examples, features), the first column ones.
+        targets: (examples,).
+        weights: not negative, (examples,).
+        penalty: the factor of the squared coefficients.
+
+    Returns:
+        Coefficients, (features,).
+    """
+    return np.linalg.lstsq(_matrix(rows, weights, penalty), rows.T @ (weights * targets))[0]
+
+
+def error_slopes(
+    rows: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray,
+    penalty: float,
+    judges: np.ndarray,
+    truth: np.ndarray,
+) -> np.ndarray:
+    """Differentiate the mean squared error of a validation set with respect to the weights.
+
+    At w = A^{-1} X^T S y with A = X^T S X + P, where the penalty P = p diag(0, 1, ..., 1) sum(s)
+    depends on s as well: dw/ds_i = A^{-1} (x_i (y_i - x_i w) - p (0, w_2, ...)).
+
+    Args:
+        rows: (examples, features), the first column ones.
+        targets: (examples,).
+        weights: (examples,).
+        penalty: the factor of the squared coefficients.
+        judges: (validation, features).
+        truth: (validation,).
+
+    Returns:
+        (examples,).
+    """
+    matrix = _matrix(rows, weights, penalty)
+    params = np.linalg.lstsq(matrix, rows.T @ (weights * targets))[0]
+    adjoint = np.linalg.lstsq(matrix, 2 * judges.T @ (judges @ params - truth) / len(truth))[0]
+    return (rows @ adjoint) * (targets - rows @ params) - penalty * adjoint[1:] @ params[1:]
+
+
+def _matrix(rows: np.ndarray, weights: np.ndarray, penalty: float) -> np.ndarray:
+    diagonal = np.full(rows.shape[1], penalty * weights.sum())
+    diagonal[0] = 0
+    return rows.T @ (weights[:, None] * rows) + np.diag(diagonal)
+
+
+def held_out_predictions(
+    rows: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray,
+    penalty: float,
+    folds: list[tuple[np.ndarray, ...]],
+) -> np.ndarray:
+    """Predict every target by the model that was trained without its fold.
+
+    Args:
+        rows: (examples, features), the first column ones.
+        targets: (examples,).
+        weights: (examples,).
+        penalty: the factor of the squared coefficients.
+        folds: rows to train on and rows to predict.
+
+    Returns:
+        (examples,).
+    """
+    found = np.zeros(len(targets))
+    for train, held_out in folds:
+        params = fit_ridge(rows[train], targets[train], weights[train], penalty)
+        found[held_out] = rows[held_out] @ params
+    return found
+
+
+def outlier_probabilities(
+    targets: np.ndarray, predictions: np.ndarray, factors: np.ndarray
+) -> np.ndarray:
+    """Fit a normal distribution and a uniform one, over the targets' range, to the errors.
+
+    Args:
+        targets: (examples,).
+        predictions: (examples,).
+        factors: how often each example counts, (examples,).
+
+    Returns:
+        The probability that an error is of the uniform kind, (examples,).
+    """
+    seen, errors = factors > 0, np.abs(targets - predictions)
+    width = float(np.ptp(targets[seen])) or 1.0
+    order = np.argsort(errors)
+    cumulated = np.cumsum(factors[order])
+    median = errors[order][np.searchsorted(cumulated, cumulated[-1] / 2)]
+    scale, part = max(1.4826 * median, SMALLEST_SCALE * width), 0.1
+    for _ in range(UPDATES):
+        normal = (1 - part) * np.exp(-0.5 * (errors / scale) ** 2) / (scale * np.sqrt(2 * np.pi))
+        gross = part / width
+        wrong = gross / (normal + gross)
+        part = float(np.clip(np.average(wrong, weights=factors), 1e-3, 0.5))
+        trust = factors * (1 - wrong)
+        scale = max(np.sqrt(trust @ errors**2 / trust.sum()), SMALLEST_SCALE * width)
+    return wrong

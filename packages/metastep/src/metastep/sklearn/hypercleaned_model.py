@@ -1,0 +1,327 @@
+"""Any differentiable classifier, with weights of its training examples that find wrong labels."""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, PyTree
+from scipy.special import expit, softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from metastep.compilation import compiled
+from metastep.estimators import TruncatedReverse
+from metastep.minimize.minimize import minimize
+from metastep.problems import TrainingProblem, unroll
+from metastep.sklearn._parts import (
+    Standardization,
+    check_counts,
+    check_number,
+    check_validation_set,
+    encode_labels,
+    encode_validation_labels,
+    make_folds,
+    named_rows,
+)
+from metastep.sklearn._weighted_training import scaled_descent
+from metastep.sklearn.label_ranking import rank_labels
+from metastep.types import RandomKey, Scalar
+
+Init = Callable[[RandomKey, int, int], PyTree]
+"""From a random key and the numbers of features and classes to parameters."""
+
+Apply = Callable[[PyTree, Float[Array, "examples features"]], Float[Array, "examples classes"]]
+"""From parameters and examples to the scores of the classes, whose softmax are probabilities."""
+
+
+class HypercleanedModel(ClassifierMixin, BaseEstimator):
+    """A model of your own, trained by Adam on weighted examples, that finds wrong labels.
+
+    It does with any `(init, apply)` what `HypercleanedClassifier` does with logistic regression:
+    without a validation set `rank_labels`, all folds in one compiled program; with one, truncated
+    hypergradients of its loss. Each step sees all examples: for more than some ten thousand, call
+    `rank_labels` with a training loop of your own.
+
+    A network can memorize wrong labels. `steps` and `weight_decay` keep it from that; choose them
+    as you would on clean data, by cross-validation on the labels as given.
+
+    Inputs are standardized inside, column by column, and given to `apply` in float32. Images are
+    rows of pixels, which `apply` reshapes.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, numpy as np
+        >>> from sklearn.datasets import load_iris
+        >>> from metastep.sklearn import HypercleanedModel
+        >>> def init(key, features, classes):
+        ...     one, two = jax.random.split(key)
+        ...     normal = jax.random.normal
+        ...     return 0.3 * normal(one, (features, 16)), 0.3 * normal(two, (16, classes))
+        >>> def apply(params, inputs):
+        ...     return jnp.tanh(inputs @ params[0]) @ params[1]
+        >>> X, y = load_iris(return_X_y=True)
+        >>> y[[3, 21, 96]] = [2, 1, 0]
+        >>> model = HypercleanedModel(init, apply, steps=100, rounds=2, random_state=0).fit(X, y)
+        >>> np.isin([3, 21, 96], model.suspects_)
+        array([ True,  True,  True])
+
+    Args:
+        init: see `Init`.
+        apply: see `Apply`.
+        steps: of Adam in one training run.
+        learning_rate: of Adam.
+        weight_decay: of AdamW.
+        cv: as in `HypercleanedClassifier`.
+        rounds: of weighting, without a validation set.
+        window: last steps through which hypergradients go back, with a validation set.
+        max_iter: updates of the weights, with a validation set.
+        threshold: as in `HypercleanedClassifier`.
+        random_state: deals the folds and draws the first parameters.
+
+    Attributes:
+        params_: the parameters of the final model.
+        classes_: the class labels.
+        label_scores_: as in `HypercleanedClassifier`, as are the next ones.
+        sample_weight_: what the final model is trained with.
+        suggested_labels_: the most probable class of every row.
+        suspects_: rows whose label is probably wrong; for a DataFrame one with its index.
+        suspect_scores_: their scores.
+        n_features_in_: the number of columns.
+        feature_names_in_: the names of the columns, where they have any.
+
+    Raises:
+        ValueError: from `fit`, for data or settings that cannot be used, or where `apply` returns
+            another shape or NaN.
+    """
+
+    def __init__(
+        self,
+        init: Init,
+        apply: Apply,
+        *,
+        steps: int = 200,
+        learning_rate: float = 0.01,
+        weight_decay: float = 0.1,
+        cv: Any = 5,
+        rounds: int = 3,
+        window: int = 5,
+        max_iter: int = 30,
+        threshold: float | None = None,
+        random_state: Any = None,
+    ):
+        self.init = init
+        self.apply = apply
+        self.steps = steps
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.cv = cv
+        self.rounds = rounds
+        self.window = window
+        self.max_iter = max_iter
+        self.threshold = threshold
+        self.random_state = random_state
+
+    def fit(
+        self, X: Any, y: Any, X_valid: Any = None, y_valid: Any = None, sample_weight: Any = None
+    ) -> Self:
+        """Rank the labels, and train with the weights that follow.
+
+        Args:
+            X: (n_samples, n_features).
+            y: labels (n_samples,), some of which may be wrong.
+            X_valid: (n_validation, n_features), in the units of `X`.
+            y_valid: their checked labels (n_validation,), every class of `y` among them.
+            sample_weight: factors of the examples' losses, (n_samples,).
+
+        Returns:
+            The fitted classifier.
+
+        Raises:
+            ValueError: see the class.
+        """
+        checked: Any = validate_data(self, X, y, dtype=np.float64)
+        self._check_parameters()
+        features, (self.classes_, labels) = checked[0], encode_labels(checked[1], self)
+        factors: Any = _check_sample_weight(sample_weight, features, ensure_non_negative=True)
+        valid = check_validation_set(self, features, X_valid, y_valid)
+        self._standard = Standardization.of(features, factors)
+        rows = jnp.asarray(self._standard.apply(features), jnp.float32)
+        random_state = check_random_state(self.random_state)
+        key = jax.random.key(int(random_state.randint(2**31)))
+        if valid is None:
+            folds = make_folds(self.cv, labels, random_state)
+            suspect = self._cross_fit(rows, labels, factors, folds, key)
+        else:
+            judges = jnp.asarray(self._standard.apply(valid[0]), jnp.float32)
+            truth = encode_validation_labels(valid[1], self.classes_)
+            self._tune(rows, labels, factors, judges, truth, key)
+            suspect = self.label_scores_ > 0.75
+        weights = (factors * self.sample_weight_)[None]
+        # The final training is that of a single fold, which holds nothing out.
+        params, _ = _train_folds(self._program(), rows, jnp.asarray(labels), weights, key)
+        self.params_ = jax.tree.map(lambda leaf: leaf[0], params)
+        if valid is not None:
+            self.suggested_labels_ = self.predict(X)
+        if self.threshold is not None:
+            suspect = self.label_scores_ > self.threshold
+        ranking = np.argsort(-self.label_scores_, kind="stable")
+        suspects = ranking[suspect[ranking]]
+        self.suspect_scores_ = self.label_scores_[suspects]
+        self.suspects_ = named_rows(
+            X,
+            suspects,
+            given=self.classes_[labels[suspects]],
+            suggested=self.suggested_labels_[suspects],
+            score=self.suspect_scores_,
+        )
+        return self
+
+    def _program(self) -> tuple[Any, ...]:
+        """Return what is compiled for: the model, and how it is trained."""
+        rates = self.learning_rate, self.weight_decay
+        return self.init, self.apply, int(self.steps), *rates, len(self.classes_)
+
+    def _cross_fit(
+        self,
+        rows: Array,
+        labels: np.ndarray,
+        factors: np.ndarray,
+        folds: list[tuple[np.ndarray, ...]],
+        key: RandomKey,
+    ) -> np.ndarray:
+        """Rank without a validation set; return which labels are suspect."""
+        seen = np.zeros((len(folds), len(labels)))
+        for index, (train, _) in enumerate(folds):
+            seen[index, train] = 1
+
+        def predict(weights: np.ndarray, number: int) -> np.ndarray:
+            del number
+            given = jnp.asarray(labels)
+            _, scores = _train_folds(self._program(), rows, given, seen * weights, key)
+            logs = np.zeros((len(labels), len(self.classes_)))
+            for index, (_, held_out) in enumerate(folds):
+                logs[held_out] = np.asarray(scores[index], np.float64)[held_out]
+            return logs
+
+        ranking = rank_labels(predict, labels, rounds=self.rounds, factors=factors)
+        self.label_scores_, self.sample_weight_ = expit(ranking.scores), ranking.weights
+        self.suggested_labels_ = self.classes_[ranking.suggested]
+        return ranking.suspect
+
+    def _tune(
+        self,
+        rows: Array,
+        labels: np.ndarray,
+        factors: np.ndarray,
+        judges: Array,
+        truth: np.ndarray,
+        key: RandomKey,
+    ) -> None:
+        """Tune the weights on a validation set."""
+        init, apply, steps, rate, decay, classes = self._program()
+        given, shares = jnp.asarray(labels), jnp.asarray(factors / factors.sum(), jnp.float32)
+        expected = jnp.asarray(truth)
+        problem = TrainingProblem(
+            loss=lambda params, outer, batch: _loss(
+                apply, params, rows, given, shares * jax.nn.sigmoid(outer)
+            ),
+            objective=lambda params, outer: _loss(
+                apply, params, judges, expected, jnp.full(len(truth), 1 / len(truth))
+            ),
+            init_params=lambda outer, key: init(key, rows.shape[1], classes),
+            optimizer=optax.adamw(rate, eps_root=1e-8, weight_decay=decay),
+            horizon=steps,
+        )
+        run = minimize(
+            problem,
+            jnp.zeros(len(labels)),
+            TruncatedReverse(min(self.window, steps)),
+            optimizer=scaled_descent(1.0),
+            steps=self.max_iter,
+            key=key,
+            every=self.max_iter,
+            on_failure="raise",
+            progress=False,
+        )
+        self.sample_weight_ = expit(np.asarray(run.outer, np.float64))
+        self.label_scores_ = 1 - self.sample_weight_
+
+    def _check_parameters(self) -> None:
+        check_counts(self, "steps", "window", "max_iter")
+        check_number(self, "rounds", 0)
+        check_number(self, "learning_rate", 0, boundaries="neither")
+        check_number(self, "weight_decay", 0)
+        if self.threshold is not None:
+            check_number(self, "threshold", 0, 1, boundaries="both")
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the probabilities of the classes.
+
+        Args:
+            X: (n_samples, n_features).
+
+        Returns:
+            (n_samples, n_classes), rows that sum to 1.
+
+        Raises:
+            ValueError: if the data cannot be used.
+        """
+        check_is_fitted(self)
+        features: Any = validate_data(self, X, reset=False, dtype=np.float64)
+        rows = jnp.asarray(self._standard.apply(features), jnp.float32)
+        return softmax(np.asarray(self.apply(self.params_, rows), np.float64), axis=1)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the most probable class.
+
+        Args:
+            X: (n_samples, n_features).
+
+        Returns:
+            Class labels (n_samples,).
+
+        Raises:
+            ValueError: if the data cannot be used.
+        """
+        return self.classes_[np.argmax(self.predict_proba(X), axis=1)]
+
+
+def _loss(apply: Apply, params: PyTree, rows: Array, labels: Array, shares: Array) -> Scalar:
+    logs = jax.nn.log_softmax(apply(params, rows), axis=1)
+    return -jnp.sum(shares * jnp.take_along_axis(logs, labels[:, None], axis=1)[:, 0])
+
+
+def _train_folds(
+    program: tuple[Any, ...], rows: Array, labels: Array, weights: np.ndarray, key: RandomKey
+) -> tuple[PyTree, Array]:
+    """Train a model for each row of weights; return parameters and log probabilities of all."""
+    totals = np.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
+    shares = jnp.asarray(weights / totals, jnp.float32)
+    expected = (len(shares), len(labels), program[-1])
+    params, scores = _train(program, rows, labels, shares, key)
+    if scores.shape != expected:
+        raise ValueError(f"apply returned the shape {scores.shape[1:]}; expected {expected[1:]}")
+    return params, scores
+
+
+@compiled
+def _train(
+    program: tuple[Any, ...], rows: Array, labels: Array, shares: Array, key: RandomKey
+) -> tuple[PyTree, Array]:
+    init, apply, steps, rate, decay, classes = program
+
+    def one(shares: Array) -> tuple[PyTree, Array]:
+        problem = TrainingProblem(
+            loss=lambda params, outer, batch: _loss(apply, params, rows, labels, shares),
+            objective=lambda params, outer: jnp.zeros(()),
+            init_params=lambda outer, key: init(key, rows.shape[1], classes),
+            optimizer=optax.adamw(rate, weight_decay=decay),
+            horizon=steps,
+        )
+        params = unroll(problem, jnp.zeros(()), key).params
+        return params, jax.nn.log_softmax(apply(params, rows), axis=1)
+
+    return jax.vmap(one)(shares)

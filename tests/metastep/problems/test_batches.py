@@ -1,0 +1,113 @@
+"""Batches from outside: every kind of source gives the same ones, to every estimator."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import metastep as ms
+from tests.helpers import relative_distance
+
+X = np.random.default_rng(0).normal(size=(10, 3))
+Y = np.arange(10)
+ROWS = [8, 9, 0, 1]  # of batch 2, four examples each
+
+
+class Table:
+    """What data sets of Hugging Face look like: columns that are lists, rows by list."""
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, rows):
+        return {"x": [X[row].tolist() for row in rows], "y": [int(Y[row]) for row in rows]}
+
+
+class Batched:
+    """What data sets of Grain look like: whole batches by index."""
+
+    def __getitem__(self, t):
+        rows = [(4 * t + i) % 10 for i in range(4)]
+        return {"x": X[rows], "y": Y[rows]}
+
+
+SOURCES = {
+    "arrays": lambda: ms.Batches({"x": X, "y": Y}, size=4),
+    "arrays of JAX": lambda: ms.Batches({"x": jnp.asarray(X), "y": jnp.asarray(Y)}, size=4),
+    "table": lambda: ms.Batches(Table(), size=np.int64(4)),
+    "batched": lambda: ms.Batches(Batched()),
+    "list": lambda: ms.Batches([Batched()[t] for t in range(3)]),
+    "function": lambda: ms.Batches(Batched().__getitem__),
+    "stacked": lambda: ms.Batches({k: np.stack([Batched()[t][k] for t in range(3)]) for k in "xy"}),
+}
+
+
+@pytest.mark.parametrize("make", SOURCES.values(), ids=SOURCES)
+def test_every_source_gives_batch_t(make):
+    batch = make().at(2)
+    assert batch.keys() == {"x", "y"}
+    assert np.allclose(batch["x"], X[ROWS]) and np.array_equal(batch["y"], Y[ROWS])
+
+
+def problem(batch):
+    return ms.TrainingProblem(
+        loss=lambda w, outer, batch: jnp.mean(jnp.tanh(batch["x"] @ w - outer * batch["y"]) ** 2),
+        objective=lambda w, outer: jnp.sum(jnp.sin(w)),
+        init_params=jnp.ones(3),
+        optimizer=optax.sgd(0.1),
+        horizon=3,
+        batch=batch,
+    )
+
+
+ESTIMATORS = [ms.Reverse("sqrt", mixed=True), ms.Forward(), ms.TruncatedReverse(2)]
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
+def test_other_estimators_ask_from_within_their_program(estimator, x64, key):
+    outer = jnp.array(0.3)
+    rows = lambda t, key: (4 * t + jnp.arange(4)) % 10
+    inside = lambda t, key: {"x": jnp.asarray(X)[rows(t, key)], "y": jnp.asarray(Y)[rows(t, key)]}
+    expected = ms.hypergradient(problem(inside), outer, estimator, key=key)
+    found = ms.hypergradient(problem(SOURCES["table"]()), outer, estimator, key=key)
+    assert relative_distance(found.grad, expected.grad) < 1e-12
+
+
+def test_data_are_no_part_of_the_program(key):
+    """The program with a million numbers to draw batches from is that with ten."""
+
+    def length(data):
+        call = lambda outer: ms.Reverse().estimate(problem(data), outer, None, key)[0].grad
+        return len(jax.jit(call).lower(jnp.array(0.3)).as_text())
+
+    small, large = ({"x": np.zeros((n, 3)), "y": np.zeros(n)} for n in (10, 300_000))
+    assert abs(length(ms.Batches(large, size=4)) - length(ms.Batches(small, size=4))) < 100
+
+
+REFUSED = {
+    "iterator": (iter([X]), None, "can only be iterated over"),
+    "lengths": ((X, Y[:3]), None, "arrays of one length"),
+    "numbers": ({}, None, "arrays of one length"),
+    "size": (X, 0, "size is 0"),
+    "function": (lambda t: X, 4, "a function returns whole batches"),
+}
+
+
+@pytest.mark.parametrize(("source", "size", "message"), REFUSED.values(), ids=REFUSED)
+def test_sources_that_cannot_be_used(source, size, message):
+    with pytest.raises(ValueError, match=message):
+        ms.Batches(source, size)
+
+
+def test_two_sources_are_too_many(key):
+    two = ms.TrainingProblem(
+        lambda params, outer, batch: jnp.sum(outer * params[0] ** 2),
+        lambda params, outer: jnp.sum(params[0]),
+        [jnp.ones(3), ms.Batches(X, 4)],
+        optax.sgd(0.1),
+        3,
+        ms.Batches(X, 4),
+    )
+    with pytest.raises(ValueError, match="has 2 Batches; allowed is one"):
+        ms.driven_hypergradient(two, 0.1, ms.Reverse(), key=key)
