@@ -1,4 +1,4 @@
-"""Fetching one file, and keeping it only if it is the right one."""
+"""Downloading a file, and keeping it only if its checksum is right."""
 
 import hashlib
 import http.client
@@ -17,7 +17,7 @@ LARGEST = 2**31
 
 
 class _Redirections(urllib.request.HTTPRedirectHandler):
-    """Follows redirections; one to an address that is none closes the connection all the same."""
+    """Follows redirections; closes the connection also for a redirection to an invalid address."""
 
     def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
         try:
@@ -45,8 +45,8 @@ def download(url: str, destination: Path, sha256: str, timeout: float = 60.0) ->
     """Fetch a file over HTTP and keep it only if its checksum is the expected one.
 
     Nothing is fetched if `destination` has that checksum already. The file appears under its name
-    in one step after the checksum matched; on any failure whatever was at `destination` is
-    unchanged. The file is held in memory until then, and may have 2 GiB.
+    in one step after the checksum matched; on any failure `destination` is
+    unchanged. The file is held in memory until then, and may have up to 2 GiB.
 
     Args:
         url: an `http` or `https` address.

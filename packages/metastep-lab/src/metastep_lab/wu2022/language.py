@@ -177,7 +177,7 @@ class Recipe(eqx.Module):
     step_size: float = eqx.field(static=True, default=3e-3)
 
     def __check_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
+        """Check the values of the fields."""
         for name in ("steps", "batch", "context"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed are integers from 1")

@@ -1,4 +1,4 @@
-"""What the tables of `hypercleaning` say: the statements of the paper, and the answer."""
+"""The claims of `hypercleaning`, statements of the paper, and its answer."""
 
 import numpy as np
 from scipy.special import expit

@@ -1,4 +1,4 @@
-"""What the tables of `one-shot` say: the statements of the paper, and the answer."""
+"""The claims of `one-shot`, statements of the paper, and its answer."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial

@@ -75,7 +75,7 @@ class Config:
     test_tasks: Several = 120
 
     def __post_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
+        """Check the values of the fields."""
         for name in ("validation_characters", "test_characters"):
             if getattr(self, name) < self.ways:
                 value = getattr(self, name)

@@ -1,4 +1,4 @@
-"""What the tables of `task-interaction` say: the statements of the paper, and the answer."""
+"""The claims of `task-interaction`, statements of the paper, and its answer."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What the tables of `truncation-toy` say: the statements of the paper, and the answer."""
+"""The claims of `truncation-toy`, statements of the paper, and its answer."""
 
 import numpy as np
 

@@ -66,7 +66,7 @@ class Config:
     start_tilde: Pair = (0.0, 0.0)
 
     def __post_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
+        """Check the values of the fields."""
         if not self.windows or not all(1 <= w <= self.horizon for w in self.windows):
             raise ValueError(
                 f"windows is {self.windows}; allowed are integers from 1 to the horizon, "

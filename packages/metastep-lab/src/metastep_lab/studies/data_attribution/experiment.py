@@ -119,7 +119,7 @@ class Config:
     vocabulary: Annotated[int, Ge(10)] = 1000
 
     def __post_init__(self):
-        """Refuse what depends on several fields, naming field, value and what is allowed."""
+        """Check the conditions on several fields."""
         if self.window > self.steps:
             raise ValueError(
                 f"window is {self.window}; allowed are integers from 1 to the steps, {self.steps}"

@@ -85,7 +85,7 @@ class Config:
     seeds: Count = 3
 
     def __post_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
+        """Check the values of the fields."""
         if self.horizon % self.window:
             raise ValueError(
                 f"window is {self.window}; allowed are the divisors of horizon, {self.horizon}"

@@ -1,4 +1,4 @@
-"""What the tables of `least-squares` say: the statements of the paper, and the answer."""
+"""The claims of `least-squares`, statements of the paper, and its answer."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What the tables of `mlp-optimizer` say: the statements of the papers, and the answer."""
+"""The claims of `mlp-optimizer`, statements of the paper, and its answer."""
 
 from collections.abc import Callable, Iterable
 

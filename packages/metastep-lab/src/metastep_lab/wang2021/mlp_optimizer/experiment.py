@@ -139,7 +139,7 @@ class Config:
     generalization: bool = True
 
     def __post_init__(self):
-        """Refuse what depends on several fields, naming field, value and what is allowed."""
+        """Check the conditions on several fields."""
         if not different(self.noise):
             raise ValueError(f"noise is {self.noise}; allowed are different entries, at least one")
         if self.test_steps > min(self.horizon, self.updates * self.segment):

@@ -1,4 +1,4 @@
-"""What the tables of `step-size-quadratic` say: the statements of the paper, and the answer."""
+"""The claims of `step-size-quadratic`, statements of the paper, and its answer."""
 
 from collections.abc import Callable
 from itertools import product

@@ -90,7 +90,7 @@ class Config:
     methods: tuple[str, ...] = tuple(METHODS)
 
     def __post_init__(self):
-        """Refuse what depends on several fields, naming field, value and what is allowed.
+        """Check the conditions on several fields.
 
         The file is looked at by `run`: a finished run must be readable after it moved.
         """

@@ -110,7 +110,7 @@ class Config:
     embedding_scale: Positive = 0.02
 
     def __post_init__(self):
-        """Refuse values that do not fit together, naming field, value and what is allowed."""
+        """Check the conditions on several fields."""
         if not self.models and not self.directories:
             raise ValueError("models is (); allowed: gru and transformer, or none with directories")
         if "transformer" in self.models and self.hidden % HEADS:

@@ -117,7 +117,7 @@ class Config:
     silenced: Strengths = (0.3, 1.0, 2.0, 4.0, 8.0)
 
     def __post_init__(self):
-        """Refuse values that do not fit together, naming field, value and what is allowed."""
+        """Check the conditions on several fields."""
         both = set(self.positive) & set(self.negative)
         if both:
             raise ValueError(f"negative is {self.negative}; allowed are words not in positive")

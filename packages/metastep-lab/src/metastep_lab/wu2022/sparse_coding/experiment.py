@@ -95,7 +95,7 @@ class Config:
     processes: Count = 2
 
     def __post_init__(self):
-        """Refuse sizes that do not fit together, naming field, value and what is allowed."""
+        """Check the conditions on several sizes."""
         if min(self.noises) < 0:
             raise ValueError(f"noises is {self.noises}; allowed are numbers from 0")
         if min(self.realizations) < self.atoms:
