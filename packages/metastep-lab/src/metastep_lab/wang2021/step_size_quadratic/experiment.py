@@ -92,7 +92,7 @@ class Config:
     def __post_init__(self):
         """Check the conditions on several fields.
 
-        The file is looked at by `run`: a finished run must be readable after it moved.
+        Only `run` reads the file, so that a finished run can be read after the file was moved.
         """
         if not self.methods or not set(self.methods) <= set(METHODS):
             names = ", ".join(METHODS)
@@ -236,8 +236,8 @@ EXPERIMENT = Experiment(
     run=run,
     claims=CLAIMS,
     figures=figures,
-    # Not the row of RMSProp in Tables 1-2, which holds on most problems: its limit cycle is as wide
-    # as the line between converged and not.
+    # The row of RMSProp in Tables 1-2 is not among them. It holds on most problems only, since its
+    # limit cycle is about as wide as the threshold of convergence.
     reproducible=frozenset(
         {
             "log-domain-is-exact",
