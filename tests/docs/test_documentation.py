@@ -18,6 +18,7 @@ import metastep as ms
 from metastep_lab.catalog import CATALOG, listing
 from metastep_lab.cli import build_app
 from metastep_lab.configuration import parse_settings
+from metastep_lab.data.fetching import HOMES
 from metastep_lab.experiment import load
 from tests.docs.pages import GALLERY, PAGES, ROOT, blocks, gallery
 
@@ -142,10 +143,15 @@ def check_command(application, command, arguments):
     assert command in application.commands
     if not arguments:  # prose names a command so
         return
+    if isinstance(application.commands[command], typer.core.TyperGroup):
+        check_command(application.commands[command], *arguments[:1], arguments[1:])
+        return
     found = application.commands[command].make_context(command, list(arguments))
     if command == "run":
         experiment = load(listing(found.params["name"]))
         parse_settings(experiment.presets[found.params["preset"]], found.params["settings"] or [])
+    if command == "fetch":
+        assert found.params["name"] in {*HOMES, "NAME"}
 
 
 def test_claims_that_are_named_exist():
