@@ -45,15 +45,13 @@ DIFFERENCES = each(
 )
 
 
-def _better(
-    id: str,
-    text: str,
-    noises: tuple[str, ...],
-    ours: Arm,
-    others: tuple[Arm, ...],
-    name: str = "f1",
-) -> Statement:
+Comparison = tuple[tuple[str, ...], Arm, tuple[Arm, ...]]
+"""Kinds of noise, our arm, and the others."""
+
+
+def _better(id: str, text: str, comparison: Comparison, name: str = "f1") -> Statement:
     """Return the statement that our mean is above every other one."""
+    noises, ours, others = comparison
 
     def measure(record: Record) -> Numbers:
         config, detection = record.config, record.frames["detection"]
@@ -108,74 +106,56 @@ CLAIMS = (
         "beats-confident-learning",
         "With a clean validation set, hypercleaning finds wrong labels at 50 % uniform noise "
         "with a higher F1 than confident learning without one.",
-        (HALF,),
-        OURS,
-        (ALONE,),
+        ((HALF,), OURS, (ALONE,)),
     ),
     _better(
         "at-equal-information",
         "At 50 % uniform noise its F1 is also higher than that of confident learning that trains "
         "on the same clean validation examples.",
-        (HALF,),
-        OURS,
-        (INFORMED,),
+        ((HALF,), OURS, (INFORMED,)),
     ),
     _better(
         "beats-validation-model",
         "With every kind of noise its F1 is also higher than that of confident learning with a "
         "model that was trained on the clean validation examples alone.",
-        (FIFTH, HALF, CLASSES),
-        OURS,
-        (VALIDATION_ONLY,),
+        ((FIFTH, HALF, CLASSES), OURS, (VALIDATION_ONLY,)),
     ),
     _better(
         "little-noise",
         "At 20 % uniform noise its F1 is higher than that of confident learning without and "
         "with the clean examples.",
-        (FIFTH,),
-        OURS,
-        (ALONE, INFORMED),
+        ((FIFTH,), OURS, (ALONE, INFORMED)),
     ),
     _better(
         "class-dependent-noise",
         "Where labels are mistaken for those of a similar class, its F1 is higher than that of "
         "confident learning without and with the clean examples.",
-        (CLASSES,),
-        OURS,
-        (ALONE, INFORMED),
+        ((CLASSES,), OURS, (ALONE, INFORMED)),
     ),
     _better(
         "noisy-validation",
         "At 50 % uniform noise hypercleaning on a validation set that is as noisy finds wrong "
         "labels with a higher F1 than confident learning on the same examples.",
-        (HALF,),
-        OURS_NOISY,
-        (UNINFORMED,),
+        ((HALF,), OURS_NOISY, (UNINFORMED,)),
     ),
     _better(
         "noisy-validation-by-class",
         "Where labels are mistaken for those of a similar class, in the validation set as well, "
         "its F1 is higher than that of confident learning on the same examples.",
-        (CLASSES,),
-        OURS_NOISY,
-        (UNINFORMED,),
+        ((CLASSES,), OURS_NOISY, (UNINFORMED,)),
     ),
     _better(
         "better-model",
         "At 50 % uniform noise what hypercleaning keeps trains a better classifier than plain "
         "training on the noisy labels.",
-        (HALF,),
-        OURS,
-        (("plain training", "none"),),
+        ((HALF,), OURS, (("plain training", "none"),)),
         "test_accuracy",
     ),
     _better(
         "better-model-at-equal-information",
         "At 50 % uniform noise it trains a better one than confident learning and plain training "
         "that see the clean validation examples, and than these examples alone give.",
-        (HALF,),
-        OURS,
-        (INFORMED, ("plain training", "clean"), VALIDATION_ONLY),
+        ((HALF,), OURS, (INFORMED, ("plain training", "clean"), VALIDATION_ONLY)),
         "test_accuracy",
     ),
 )

@@ -37,7 +37,7 @@ from metastep.sparse_coding import (
     sample_start,
 )
 from metastep_lab.catalog import listing
-from metastep_lab.configuration import Count, NotNegative, Positive, configuration, different
+from metastep_lab.configuration import Count, Positive, configuration, different
 from metastep_lab.experiment import Context, Experiment
 from metastep_lab.tables import columns
 from metastep_lab.wu2022.sparse_coding.claims import CLAIMS, answer
@@ -47,7 +47,6 @@ ALGORITHMS = ("baseline", "masking")
 
 
 SEVERAL = (MinLen(1), Predicate(different), "different values, at least one")
-NOISES = (MinLen(1), Predicate(different), "different numbers from 0, at least one")
 
 
 @configuration
@@ -88,7 +87,7 @@ class Config:
     n_nonzero: Count = 5
     realizations: Annotated[tuple[int, ...], *SEVERAL] = (200, 400, 600, 800, 1000)
     dims: Annotated[tuple[int, ...], *SEVERAL] = (100, 150, 200, 250)
-    noises: Annotated[tuple[NotNegative, ...], *NOISES] = (0.01, 0.0325, 0.055, 0.0775, 0.1)
+    noises: Annotated[tuple[float, ...], *SEVERAL] = (0.01, 0.0325, 0.055, 0.0775, 0.1)
     mask_fraction: float = 0.1
     epochs: Count = 500
     batch_size: Count = 200
@@ -97,6 +96,8 @@ class Config:
 
     def __post_init__(self):
         """Refuse sizes that do not fit together, naming field, value and what is allowed."""
+        if min(self.noises) < 0:
+            raise ValueError(f"noises is {self.noises}; allowed are numbers from 0")
         if min(self.realizations) < self.atoms:
             raise ValueError(
                 f"realizations is {self.realizations}; allowed are integers from atoms, "
