@@ -79,8 +79,11 @@ def fetch_data(name: str, folder: Path | None, address: str | None, sha256: str 
     for file in files:
         console.print(str(file), soft_wrap=True)
     console.print(f"Terms of use: {RECIPES[name].license}", soft_wrap=True)
-    if files[0].parent.resolve() not in [place.resolve() for place in places()]:
-        console.print(f"Use it with: --data {folder}, or METASTEP_DATA={folder}", soft_wrap=True)
+    where = files[0].parent
+    if where.resolve() not in [place.resolve() for place in places()]:
+        console.print(
+            f"Use it with: --data {where}, or METASTEP_DATA={where.absolute()}", soft_wrap=True
+        )
     return 0
 
 
