@@ -138,6 +138,17 @@ def test_commands_exist(page):
                 assert (ROOT / file).exists(), file
 
 
+def test_the_page_of_data_sets_names_every_experiment_that_reads_one():
+    text = PAGES["docs/guides/data-sets.md"].read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \|(.*)$", text, flags=re.MULTILINE))
+    assert set(rows) == set(HOMES)
+    for one in CATALOG:
+        for preset in load(one).presets.values():
+            named = {getattr(preset, field, None) for field in ("dataset", "text")}
+            for name in named & set(rows):
+                assert f"`{one.name}`" in rows[name], (one.name, name)
+
+
 def check_command(application, command, arguments):
     """Parse a command line as typer does, without running it, and look at what it names."""
     assert command in application.commands
