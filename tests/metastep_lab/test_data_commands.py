@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from metastep_lab.cli import invoke
-from metastep_lab.data import RECIPES
+from metastep_lab.data import RECIPES, mnist
 from metastep_lab.data.fetching import HOMES, Home, RemoteFile
 from tests.metastep_lab.data.server import CONTENT, SHA256, address, serving
-from tests.metastep_lab.data.test_mnist import put
+from tests.metastep_lab.data.test_mnist import LABELS, put
 
 ARCHIVE = "cifar-10-binary.tar.gz"
 
@@ -76,6 +76,7 @@ def test_mnist_is_fetched_file_by_file_and_then_found(command, tmp_path, server,
     assert (status, errors) == (0, "") and "CC BY-SA 3.0" in output
     assert "--data" not in output  # the cache is searched anyway
     assert str(tmp_path / "cache" / "metastep") in command("list")[1]
+    np.testing.assert_array_equal(mnist().arrays["labels"], [*LABELS, *LABELS[:4]])
 
 
 def test_another_folder_is_said_to_need_naming(command, server, monkeypatch):

@@ -125,6 +125,15 @@ def test_a_file_that_was_packed_anew_needs_its_own_checksum(homes, place):
     assert (place / TWO).read_bytes() == b"packed anew"
 
 
+def test_a_part_of_a_file_that_was_given_up_goes_with_the_others(homes, place):
+    homes.files[TWO] = b"packed anew"
+    with pytest.raises(DownloadError, match="broke off"):
+        fetch("single", place, address(homes, "halves"), SHA256.replace("0", "1"))
+    assert len(names(place)) == 2
+    fetch("single", place, address(homes, "ranged"), hashlib.sha256(b"packed anew").hexdigest())
+    assert names(place) == [TWO]
+
+
 def test_a_file_of_the_user_is_never_replaced(homes, place):
     (place / ONE).write_bytes(b"mine")
     with pytest.raises(DownloadError, match=f"{ONE} is there, but is not the original file"):

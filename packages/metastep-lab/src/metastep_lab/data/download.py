@@ -220,17 +220,20 @@ def _opened(part: Path, begin: int, resume: bool) -> Iterator[BinaryIO]:
         file = part.open("ab", buffering=0)
     except OSError as error:
         raise DownloadError(f"{part} cannot be written: {error.strerror}.") from error
-    with file:
-        if not _lock(file) or file.tell() < begin:
-            raise DownloadError(f"Another process is fetching {part}: wait until it is done.")
-        try:
+    ours = False
+    try:
+        with file:
+            ours = _lock(file) and file.tell() >= begin
+            if not ours:
+                raise DownloadError(f"Another process is fetching {part}: wait until it is done.")
             file.truncate(begin)
             yield file
             os.fsync(file.fileno())
-        except BaseException as error:
-            if not resume or isinstance(error, _UselessError) or not part.stat().st_size:
-                part.unlink(missing_ok=True)
-            raise
+    except BaseException as error:
+        useless = not resume or isinstance(error, _UselessError) or not part.stat().st_size
+        if ours and useless:
+            part.unlink(missing_ok=True)
+        raise
 
 
 def _lock(file: BinaryIO) -> bool:

@@ -6,6 +6,7 @@ not, so that any mirror will do.
 """
 
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -184,6 +185,7 @@ def fetch(
             _fetch_one(file, checksum, sources, hidden, progress)
         for file, _ in missing:
             os.replace(hidden / file.name, folder / file.name)
+        shutil.rmtree(hidden, ignore_errors=True)  # parts of files with other checksums
     finally:
         for one in made or [hidden]:
             with suppress(OSError):  # it holds something, or was never made
