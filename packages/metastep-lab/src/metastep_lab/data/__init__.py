@@ -3,8 +3,8 @@
 Every loader searches the given folder, then the folder that the environment variable
 `METASTEP_DATA` names, then the user's cache (`$XDG_CACHE_HOME/metastep` or `~/.cache/metastep`).
 A data set that is in none of them raises `DataNotFoundError` with one sentence that says how to get
-it. Nothing is downloaded automatically, and no other data set is used in its place. `fetch` gets the
-originals.
+it. Nothing is downloaded automatically, and no other data set is used in its place. `fetch` gets
+the originals.
 """
 
 from pathlib import Path

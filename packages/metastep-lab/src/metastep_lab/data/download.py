@@ -77,8 +77,8 @@ def download(
         sha256: the expected SHA-256 of the content, 64 hexadecimal digits.
         timeout: seconds without any answer from the server after which to give up.
         resume: keep the received part if the connection breaks off or the process is interrupted,
-            and continue from the part that an earlier call kept. A server that cannot send a part of
-            a file sends all of it again.
+            and continue from the part of an earlier call. A server that cannot send a part of a
+            file sends all of it again.
         progress: called with the number of received bytes, and the size of the file.
 
     Returns:
