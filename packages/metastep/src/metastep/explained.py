@@ -1,4 +1,4 @@
-"""What JAX and optax say when a program cannot be traced or differentiated, said in our terms."""
+"""Errors of JAX and optax, translated into the terms of this library."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,14 +17,14 @@ _NOT_REVERSIBLE = "Reverse-mode differentiation does not work for lax.while_loop
 
 @contextmanager
 def traced(what: str, advice: str) -> Iterator[None]:
-    """Explain that a function asked in Python for the value of a traced array.
+    """Explain that a function needs the concrete value of a traced array.
 
     Args:
-        what: the function of the user.
+        what: the user's function.
         advice: what to write instead.
 
     Raises:
-        ValueError: in the place of JAX's error.
+        ValueError: in place of JAX's error.
     """
     try:
         yield
@@ -37,14 +37,14 @@ def traced(what: str, advice: str) -> Iterator[None]:
 
 @contextmanager
 def reversible(what: str, advice: str) -> Iterator[None]:
-    """Explain that a loop of unknown length cannot be gone back through.
+    """Explain that reverse mode cannot differentiate a loop of unknown length.
 
     Args:
         what: what contains the loop.
         advice: what to do instead.
 
     Raises:
-        ValueError: in the place of JAX's error.
+        ValueError: in place of JAX's error.
     """
     try:
         yield
@@ -59,10 +59,10 @@ def reversible(what: str, advice: str) -> Iterator[None]:
 
 @contextmanager
 def sharded() -> Iterator[None]:
-    """Explain that arrays lie on devices where a program cannot use them together.
+    """Explain that arrays lie on devices where one program cannot use them together.
 
     Raises:
-        ValueError: in the place of JAX's errors.
+        ValueError: in place of JAX's errors.
     """
     try:
         yield
@@ -112,7 +112,7 @@ STEP_LOOP = (
 
 
 def check_optimizer_state(state: PyTree, trained: PyTree) -> None:
-    """Refuse optimizer states of optax that do not fit the parameters.
+    """Refuse optax optimizer states that do not fit the parameters.
 
     Args:
         state: what the optimizer's `init` returned.
@@ -120,7 +120,7 @@ def check_optimizer_state(state: PyTree, trained: PyTree) -> None:
 
     Raises:
         ValueError: for `optax.lookahead` without its pair of parameters, and for
-            `optax.MultiSteps` that would add up gradients in a lower precision than theirs.
+            `optax.MultiSteps` that would accumulate gradients in a lower precision than theirs.
     """
     kinds = (optax.LookaheadState, optax.MultiStepsState)
     for node in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kinds)):

@@ -1,9 +1,9 @@
 """Linear maps that carry their own transpose.
 
-JAX transposes a Jacobian-vector product by going back through its operations, and stores what they
-need. Where a formula for the transpose is known, as for the symmetric second derivatives of a
-function, it can be evaluated from the point alone. Only a primitive can tell JAX so:
-`jax.custom_vjp` forbids forward mode, `jax.custom_jvp` has no place for a transpose.
+JAX transposes a Jacobian-vector product by reversing its operations, and stores their residuals.
+If a formula for the transpose is known, as for the symmetric second derivatives of a function, the
+point alone suffices. Only a primitive can declare this: `jax.custom_vjp` forbids forward mode, and
+`jax.custom_jvp` cannot state a transpose.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,15 +28,15 @@ def linear_map(
 ) -> PyTree:
     """Return `forward(at, vector)`; its transpose is `backward(at, cotangent)`.
 
-    Reverse mode stores `at` and nothing else. Works under every transformation: `vmap`, both modes
-    of differentiation and derivatives of every order. Derivatives with respect to `at` are those
-    that JAX finds in `forward` and `backward`.
+    Reverse mode stores `at` only. Works under `vmap`, both modes of differentiation and
+    derivatives of every order. Derivatives with respect to `at` are JAX's derivatives of
+    `forward` and `backward`.
 
     Args:
-        forward: `(at, vector) -> result`, linear in `vector`. Closes over no traced value.
+        forward: `(at, vector) -> result`, linear in `vector`. Must not close over traced values.
         backward: `(at, cotangent) -> vector`, the transpose of `forward` for the same `at`.
-        at: the point at which the map is taken, a pytree of arrays of any type.
-        vector: the vector that is multiplied, a pytree of floating-point arrays.
+        at: the point of the map, a pytree of arrays of any type.
+        vector: the vector to multiply, a pytree of floating-point arrays.
         like: a pytree with the structure, shapes and dtypes of the result.
 
     Returns:
@@ -84,7 +84,7 @@ def _run(*arguments: Array, pair: _Pair) -> list[Array]:
 
 
 def _differentiate(primals: Sequence[Array], tangents: Sequence[Any], pair: _Pair) -> tuple:
-    """Apply the product rule: the map itself to vectors that change, JAX's rules to constants."""
+    """Apply the product rule: the map itself to vector tangents, JAX's rules to constants."""
     constants, vectors = pair.split(primals)
     constant_changes, vector_changes = pair.split(tangents)
     changes = []
