@@ -1,4 +1,4 @@
-"""How a fitted linear classifier predicts."""
+"""Prediction by a fitted linear classifier."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
-"""Ridge regression on weighted examples: held-out predictions, outliers, and a hypergradient."""
+"""Ridge regression on weighted examples: held-out predictions, outliers and hypergradients."""
 
 import numpy as np
 
-PENALTIES = tuple(float(one) for one in np.logspace(2, -4, 7))  # of |w|^2 beside the mean error
+PENALTIES = tuple(float(one) for one in np.logspace(2, -4, 7))  # times |w|^2, per mean error
 UPDATES = 20
 SMALLEST_SCALE = 1e-9  # of the normal errors, relative to the range of the targets
 
@@ -67,7 +67,7 @@ def held_out_predictions(
     penalty: float,
     folds: list[tuple[np.ndarray, np.ndarray]],
 ) -> np.ndarray:
-    """Predict every target by the model that was trained without its fold.
+    """Predict every target by the model trained without its fold.
 
     Args:
         rows: (examples, features), the first column ones.
@@ -94,10 +94,10 @@ def outlier_probabilities(
     Args:
         targets: (examples,).
         predictions: (examples,).
-        factors: how often each example counts, (examples,).
+        factors: multiplicity of each example, (examples,).
 
     Returns:
-        The probability that an error is of the uniform kind, (examples,).
+        The probability that an error belongs to the uniform distribution, (examples,).
     """
     seen, errors = factors > 0, np.abs(targets - predictions)
     width = float(np.ptp(targets[seen])) or 1.0
