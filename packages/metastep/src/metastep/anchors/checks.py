@@ -1,4 +1,4 @@
-"""What the functions of this package refuse, in one place and in the same words."""
+"""Checks of the arguments of this package."""
 
 from collections.abc import Iterable, Iterator
 
@@ -10,14 +10,14 @@ def checked_matrix(name: str, values: np.ndarray, axes: str) -> np.ndarray:
 
     Args:
         name: the argument, for the message.
-        values: what the user gave.
-        axes: what its two axes are, for the message.
+        values: the user's value.
+        axes: the meaning of its two axes, for the message.
 
     Returns:
-        It as a NumPy array.
+        The matrix as a NumPy array.
 
     Raises:
-        ValueError: for another number of axes, an empty one, or numbers that are not finite.
+        ValueError: for another number of axes, an empty axis, or numbers that are not finite.
     """
     matrix = np.asarray(values)
     if matrix.ndim != 2 or 0 in matrix.shape:
@@ -28,10 +28,10 @@ def checked_matrix(name: str, values: np.ndarray, axes: str) -> np.ndarray:
 
 
 def checked_states(batches: Iterable[np.ndarray], hidden: int) -> Iterator[np.ndarray]:
-    """Pass on batches of hidden states after checking each of them.
+    """Check batches of hidden states one by one and yield them.
 
     Args:
-        batches: what the user gave.
+        batches: the user's batches.
         hidden: the size of a state.
 
     Yields:

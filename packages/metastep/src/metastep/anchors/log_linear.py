@@ -1,4 +1,4 @@
-"""Log-linear models of the next word, as arrays, and the exact divergence between two of them."""
+"""Log-linear models of the next word as arrays, and the exact divergence of two of them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ ROWS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class LogLinearModel:
-    """Word j follows state h with probability exp(<h, v_j>) / Z; kept and computed in float64.
+    """Word j follows state h with probability exp(<h, v_j>) / Z; computed in float64.
 
     Attributes:
         states: hidden states, shape (states, hidden).
@@ -61,11 +61,11 @@ def blocks(count: int) -> Iterator[slice]:
 
 
 def check_same_inputs(teacher: LogLinearModel, student: LogLinearModel) -> None:
-    """Refuse two models that were not given the same inputs and words.
+    """Refuse two models with different inputs or words.
 
     Args:
-        teacher: one model.
-        student: the other; its hidden size may differ.
+        teacher: the first model.
+        student: the second model; its hidden size may differ.
 
     Raises:
         ValueError: for another number of states or words.
@@ -84,13 +84,13 @@ def check_words(words: Sequence[int] | np.ndarray, vocabulary: int) -> np.ndarra
 
     Args:
         words: rows of a dictionary.
-        vocabulary: its rows.
+        vocabulary: the number of rows.
 
     Returns:
         Shape (words,).
 
     Raises:
-        ValueError: for none, one twice, or one outside the dictionary.
+        ValueError: for an empty list, a repeated word, or one outside the dictionary.
     """
     chosen = np.asarray(words)
     whole = chosen.ndim == 1 and chosen.size and np.issubdtype(chosen.dtype, np.integer)
@@ -106,9 +106,9 @@ def check_words(words: Sequence[int] | np.ndarray, vocabulary: int) -> np.ndarra
 def divergences(teacher: LogLinearModel, student: LogLinearModel) -> np.ndarray:
     """Compute KL(teacher || student) of the next word at every state.
 
-    Where logits differ by delta with mean 0 under the teacher, it is
-    log(1 + E[e^delta - 1 - delta]): a sum of nothing but positive terms. So a shift of all logits,
-    which the softmax ignores, costs nothing, and tiny divergences keep their digits.
+    If logits differ by delta with mean 0 under the teacher, the divergence is
+    log(1 + E[e^delta - 1 - delta]), a sum of positive terms only. A shift of all logits, which the
+    softmax ignores, therefore gives exactly 0, and small divergences keep their digits.
 
     Example:
         >>> teacher = LogLinearModel(np.eye(2), np.log([[1.0, 2.0], [3.0, 2.0]]))
@@ -117,8 +117,8 @@ def divergences(teacher: LogLinearModel, student: LogLinearModel) -> np.ndarray:
         array([0.130812, 0.      ])
 
     Args:
-        teacher: whose probabilities weigh.
-        student: of the same states and words; its hidden size may differ.
+        teacher: the model that weights the words.
+        student: a model of the same states and words; its hidden size may differ.
 
     Returns:
         Shape (states,), in nats, never negative. Exact up to the rounding of the logits.

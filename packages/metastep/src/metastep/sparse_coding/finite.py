@@ -4,10 +4,10 @@ import numpy as np
 
 
 def require_finite(name: str, matrix: np.ndarray) -> None:
-    """Raise a `ValueError` that says which entry is the first one that is infinite or NaN.
+    """Raise a `ValueError` that names the first entry that is infinite or NaN.
 
     Args:
-        name: of the argument.
+        name: the name of the argument.
         matrix: (rows, columns).
     """
     finite = np.isfinite(matrix)
