@@ -17,14 +17,9 @@ _NOT_REVERSIBLE = "Reverse-mode differentiation does not work for lax.while_loop
 
 @contextmanager
 def traced(what: str, advice: str) -> Iterator[None]:
-    """Explain that a function needs the concrete value of a traced array.
+    """Explain by a ValueError that a function needs the concrete value of a traced array.
 
-    Args:
-        what: the user's function.
-        advice: what to write instead.
-
-    Raises:
-        ValueError: in place of JAX's error.
+    `what` names the user's function, `advice` says what to write instead.
     """
     try:
         yield
@@ -37,14 +32,9 @@ def traced(what: str, advice: str) -> Iterator[None]:
 
 @contextmanager
 def reversible(what: str, advice: str) -> Iterator[None]:
-    """Explain that reverse mode cannot differentiate a loop of unknown length.
+    """Explain by a ValueError that reverse mode cannot differentiate a loop of unknown length.
 
-    Args:
-        what: what contains the loop.
-        advice: what to do instead.
-
-    Raises:
-        ValueError: in place of JAX's error.
+    `what` names the place of the loop, `advice` says what to do instead.
     """
     try:
         yield
@@ -59,11 +49,7 @@ def reversible(what: str, advice: str) -> Iterator[None]:
 
 @contextmanager
 def sharded() -> Iterator[None]:
-    """Explain that arrays lie on devices where one program cannot use them together.
-
-    Raises:
-        ValueError: in place of JAX's errors.
-    """
+    """Explain by a ValueError that one program cannot use arrays on these devices together."""
     try:
         yield
     except Exception as error:

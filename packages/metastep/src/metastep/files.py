@@ -62,9 +62,6 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
         path: the file.
         largest: the largest number of bytes.
 
-    Returns:
-        Its content.
-
     Raises:
         OSError: if it cannot be read.
         ValueError: if it is larger, or is a device or a pipe, whose size is unknown.

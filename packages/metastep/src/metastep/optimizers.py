@@ -128,9 +128,6 @@ def adam(
         mu_dtype: dtype of the first moment.
         nesterov: whether the first moment looks one step ahead.
 
-    Returns:
-        The transformation.
-
     Example:
         The gradient of the second coordinate is always zero; `optax.adam` gives NaN here.
 
@@ -182,9 +179,6 @@ def adamw(
         mask: a pytree of booleans for the leaves to decay, or a function from parameters to one.
             None for all.
         nesterov: whether the first moment looks one step ahead.
-
-    Returns:
-        The transformation.
 
     Reference:
         Loshchilov and Hutter (2019), Decoupled weight decay regularization.

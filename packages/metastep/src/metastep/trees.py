@@ -141,12 +141,7 @@ def as_hyperparameters(outer: PyTree) -> PyTree:
 
 
 def same_structure(name: str, expected: PyTree, actual: PyTree) -> None:
-    """Check that two trees agree in structure, shapes and dtypes.
-
-    Args:
-        name: what produced `actual`, for the message.
-        expected: a tree of arrays or shape structures.
-        actual: the tree to check.
+    """Check that two trees agree in structure, shapes and dtypes; `name` is what produced `actual`.
 
     Raises:
         ValueError: naming the first leaf that differs, and both shapes and dtypes.

@@ -30,7 +30,6 @@ class LogLinearModel:
     unembedding: np.ndarray
 
     def __post_init__(self):
-        """Check and convert the arrays."""
         states = checked_matrix("states", self.states, "states, hidden")
         words = checked_matrix("unembedding", self.unembedding, "vocabulary, hidden")
         if states.shape[1] != words.shape[1]:
@@ -61,15 +60,7 @@ def blocks(count: int) -> Iterator[slice]:
 
 
 def check_same_inputs(teacher: LogLinearModel, student: LogLinearModel) -> None:
-    """Refuse two models with different inputs or words.
-
-    Args:
-        teacher: the first model.
-        student: the second model; its hidden size may differ.
-
-    Raises:
-        ValueError: for another number of states or words.
-    """
+    """Refuse two models with different numbers of states or words."""
     for name, axis in (("states", 0), ("unembedding", 0)):
         expected, found = (getattr(model, name).shape[axis] for model in (teacher, student))
         if expected != found:
@@ -80,18 +71,7 @@ def check_same_inputs(teacher: LogLinearModel, student: LogLinearModel) -> None:
 
 
 def check_words(words: Sequence[int] | np.ndarray, vocabulary: int) -> np.ndarray:
-    """Return the words as an array after checking them.
-
-    Args:
-        words: rows of a dictionary.
-        vocabulary: the number of rows.
-
-    Returns:
-        Shape (words,).
-
-    Raises:
-        ValueError: for an empty list, a repeated word, or one outside the dictionary.
-    """
+    """Return rows of a dictionary as an array; refuse none, repeated ones and ones outside it."""
     chosen = np.asarray(words)
     whole = chosen.ndim == 1 and chosen.size and np.issubdtype(chosen.dtype, np.integer)
     different = np.unique(chosen).size == chosen.size

@@ -9,18 +9,7 @@ ROWS_AT_ONCE = 64  # rows whose largest logits are sorted together, which bounds
 
 
 def check_top(top: Sequence[int], vocabulary: int) -> tuple[int, ...]:
-    """Check the numbers of excluded words.
-
-    Args:
-        top: distinct integers from 0.
-        vocabulary: the number of words, larger than each of them.
-
-    Returns:
-        The numbers as a tuple.
-
-    Raises:
-        ValueError: if they are not as described.
-    """
+    """Return the numbers of excluded words as a tuple: distinct, from 0, below the vocabulary."""
     checked = tuple(top)
     whole = all(isinstance(k, int | np.integer) and k >= 0 for k in checked)
     if not checked or not whole or len(set(checked)) != len(checked):

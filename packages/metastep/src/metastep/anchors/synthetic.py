@@ -93,9 +93,6 @@ def synthetic_task(
         words: the number k of words of interest.
         spread: standard deviation in nats of the logits within the bulk at a typical state.
 
-    Returns:
-        The task.
-
     Raises:
         ValueError: for an argument outside its range.
     """
@@ -137,9 +134,6 @@ def perturbed(
         strength: standard deviation of the noise, relative to the root mean square of the entries.
         rng: random numbers.
         words: the rows of the dictionary to perturb; None for all.
-
-    Returns:
-        The student.
     """
     noise = rng.normal(size=model.unembedding.shape)
     if words is not None:

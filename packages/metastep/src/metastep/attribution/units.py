@@ -32,22 +32,14 @@ class Units(eqx.Module):
     count: int = eqx.field(static=True)
 
     def collect(self, grad: Outer) -> PyTree[Array]:
-        """Return the derivative by the units: by the weights, or by a factor for each group.
-
-        Args:
-            grad: the derivative by the weights.
-        """
+        """Return the derivative by the units: by the weights, or by a factor for each group."""
         if self.groups is None:
             return grad
         products = (grad * self.weights).reshape(*self.groups.shape, -1).sum(axis=-1)
         return jnp.zeros(self.count, products.dtype).at[self.groups].add(products)
 
     def without(self, left_out: Bool[Array, " units"]) -> Outer:
-        """Return the weights with those of the given units set to zero.
-
-        Args:
-            left_out: the units to leave out.
-        """
+        """Return the weights with those of the given units set to zero."""
         if self.groups is None:
             flat, unflatten = ravel_pytree(self.weights)
             return unflatten(jnp.where(left_out, 0, flat))

@@ -50,7 +50,6 @@ class OracleCalls(eqx.Module):
     outer_batches: Int[Array, ""] | int = 0
 
     def __add__(self, other: "OracleCalls") -> "OracleCalls":
-        """Return the sum of both."""
         return jax.tree.map(lambda a, b: a + b, self, other)
 
     @property

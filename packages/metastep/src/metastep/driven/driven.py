@@ -162,12 +162,8 @@ def placed(run: Run, feed: Feed, count: int) -> tuple[Run, Trajectory]:
 
     If states are spread over devices, every segment is a program for these devices. Arrays that
     are not spread are copied to all devices once, instead of for each segment. An optimizer's
-    initial zeros have no placement; they are put where the first segment leaves their successors.
-
-    Args:
-        run: the run.
-        feed: its batches.
-        count: the length of the first segment.
+    initial zeros have no placement; they are put where the first segment, of `count` steps, leaves
+    their successors.
     """
     point = begin(run)
     spread = [place for place in places_of(point) if isinstance(place, NamedSharding)]

@@ -18,15 +18,9 @@ from metastep.problems.batches import with_batch
 def identity(run: Run, point: Trajectory, batch: Any, segment: int) -> str:
     """Return a digest of a run: of its program, its data outside of batches, and its arguments.
 
-    Args:
-        run: the run.
-        point: the point before the first step.
-        batch: one batch; its values do not matter.
-        segment: the number of steps of a segment.
-
-    Returns:
-        A string. It changes with the loss, optimizer, constants, key, start and hyperparameters,
-        but not with what a printed program contains beside its operations (addresses, names).
+    The values of `batch` do not matter, and `segment` is the number of steps of a segment. The
+    digest changes with the loss, optimizer, constants, key, start and hyperparameters, but not with
+    what a printed program contains beside its operations (addresses, names).
     """
     arrays, static = eqx.partition(point, eqx.is_array)
 

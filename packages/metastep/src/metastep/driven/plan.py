@@ -152,19 +152,8 @@ def driven_plan(
 ) -> Plan:
     """Return what `driven_hypergradient` would store and repeat. Only shapes are computed.
 
-    Args:
-        problem: as for `driven_hypergradient`.
-        outer: as for `driven_hypergradient`.
-        estimator: as for `driven_hypergradient`.
-        key: as for `driven_hypergradient`.
-        memory: as for `driven_hypergradient`.
-        on_disk: whether a directory will be given.
-
-    Returns:
-        The plan; `print` shows it in one line.
-
-    Raises:
-        ValueError: as `driven_hypergradient`.
+    The arguments are those of `driven_hypergradient`; `on_disk` says whether a directory will be
+    given. `print` shows the plan in one line.
     """
     outer, keys, source = as_hyperparameters(outer), split_keys(key), source_of(problem)
     if source is not None:

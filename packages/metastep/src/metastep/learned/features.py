@@ -29,14 +29,6 @@ def update_moments(
     """Return the running means of a gradient and of its square at the five `DECAYS`.
 
     The means start at zero and are not corrected for this.
-
-    Args:
-        mean: the means of the preceding gradients.
-        square: the means of their squares.
-        grad: the gradient of this step.
-
-    Returns:
-        Both means, updated by `grad`.
     """
     # Subtracted in double precision: in single precision 1 - 0.9999 has a relative error of 3e-4.
     decay, rest = (jnp.asarray(one, grad.dtype)[:, None] for one in (DECAYS, 1 - np.array(DECAYS)))
@@ -81,12 +73,6 @@ def scale_of_tensor(features: Float[Array, "rows entries"]) -> Float[Array, " ro
     """Return the factors that normalize the features of one tensor: 1 / sqrt(1e-5 + mean square).
 
     As in the authors' code, features are not centered, and each tensor is normalized alone.
-
-    Args:
-        features: of all entries of the tensor.
-
-    Returns:
-        One factor for each feature.
     """
     mean_square = _sum_of_squares(features) / max(features.shape[1], 1)
     return jax.lax.rsqrt(NORMALIZER_OFFSET + mean_square)
@@ -110,12 +96,6 @@ def standardized(tensors: list[Array]) -> list[Array]:
     """Return features with mean 0 and standard deviation 1 over the entries of all tensors.
 
     As in the text of the paper. The variance has 1e-5 added to it, as in the authors' code.
-
-    Args:
-        tensors: features of shape (features, entries) for every tensor.
-
-    Returns:
-        The same shapes.
     """
     entries = max(sum(one.shape[1] for one in tensors), 1)
     dtype = jnp.result_type(*tensors)

@@ -34,22 +34,11 @@ class AbstractLearnedOptimizer(eqx.Module):
 
     @abc.abstractmethod
     def __call__(self, weights: PyTree) -> optax.GradientTransformation:
-        """Return the transformation for these weights.
-
-        Args:
-            weights: as from `initial_weights`; they may be traced.
-        """
+        """Return the transformation for these weights, which may be traced."""
 
 
 def check_params(params: PyTree) -> None:
-    """Refuse parameters that no learned optimizer can train.
-
-    Args:
-        params: a pytree of real floating-point arrays.
-
-    Raises:
-        ValueError: if there is no leaf, or one is not a real floating-point array.
-    """
+    """Refuse parameters without leaves, and leaves that are not real floating-point arrays."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise ValueError(f"params has no leaves (it is {params!r}); allowed: at least one array.")
@@ -64,11 +53,7 @@ def check_params(params: PyTree) -> None:
 
 
 def require_params(params: PyTree | None) -> PyTree:
-    """Return the parameters that `update` received.
-
-    Raises:
-        ValueError: if it received none.
-    """
+    """Return the parameters that `update` received; a ValueError if it received none."""
     if params is None:
         raise ValueError("params is None; update(grads, state, params) needs the parameters.")
     return params

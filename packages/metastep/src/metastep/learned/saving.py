@@ -199,9 +199,6 @@ def load(path: Path, steps: int | None = None) -> optax.GradientTransformation:
         path: a file of `save`.
         steps: the number of steps you will take; see `TrainedOptimizer.transformation`.
 
-    Returns:
-        The transformation.
-
     Raises:
         OptimizerFileError: see `read`.
         FileNotFoundError: if there is no file.
@@ -228,9 +225,6 @@ def pretrained() -> TrainedOptimizer:
         >>> (w, _), _ = jax.lax.scan(step, (w, optimizer.init(w)), length=100)
         >>> bool(loss(w) < 0.1 * loss(jnp.zeros(3)))
         True
-
-    Returns:
-        The optimizer.
     """
     return read(Path(str(files("metastep.learned") / "pretrained.npz")))
 

@@ -159,9 +159,6 @@ def run_segment(
         length: int32 scalar, from 1 to `block * blocks`.
         block: steps in a block; static.
         blocks: the largest number of blocks; static.
-
-    Returns:
-        Value, gradient and the state at the end.
     """
     state = eqx.tree_at(lambda state: state.total, state, jnp.zeros_like(state.total))
     state, static = eqx.partition(state, eqx.is_array)

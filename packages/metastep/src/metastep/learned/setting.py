@@ -40,7 +40,6 @@ class Unrolls:
     block: int = 50
 
     def __post_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
         for name in ("length", "count", "longest", "horizon", "block"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed are integers from 1")
@@ -145,7 +144,6 @@ class MetaTraining:
     monitor: Monitor | None = None
 
     def __post_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
         for name in ("updates", "trajectories"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed are integers from 1")

@@ -158,7 +158,6 @@ def _mean(tree: PyTree[Array]) -> PyTree[Array]:
 
 
 def _average(tasks: Estimate) -> Estimate:
-    """Average the stacked estimates of a meta-batch."""
     return _combine(_mean(tasks.value), _mean(tasks.grad), tasks.result, tasks.stats)
 
 

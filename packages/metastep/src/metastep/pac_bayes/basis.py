@@ -92,7 +92,6 @@ class Rotation:
     every: int | None = None
 
     def __post_init__(self):
-        """Refuse an interval that is not allowed."""
         if self.every is not None and self.every < 1:
             raise ValueError(f"every is {self.every}; allowed are None and integers from 1.")
 

@@ -59,7 +59,6 @@ class Settings:
     draw_delta: float = 0.01
 
     def __post_init__(self):
-        """Refuse values that are not allowed."""
         require_probability("delta", self.delta)
         require_probability("draw_delta", self.draw_delta)
         require_probability("delta + draw_delta", self.delta + self.draw_delta)

@@ -78,9 +78,6 @@ def optimize(
         optimizer: any optax transformation; None for Adam with a step size of 0.005.
         delta: the bound's confidence parameter, in (0, 1).
 
-    Returns:
-        The posterior, its basis and the history.
-
     Raises:
         ValueError: for an argument outside its range, a prior that differs in structure or is not
             finite, or a model whose layers cannot be captured.
@@ -240,9 +237,6 @@ def draw_errors(
         draws: the number of draws.
         key: a random key.
         error: `(output, target) -> number in [0, 1]` for one example.
-
-    Returns:
-        The errors.
 
     Raises:
         ValueError: for `draws` below 1, or an error outside [0, 1].

@@ -182,9 +182,6 @@ class MAMLProblem(AbstractProblem):
         Returns:
             The adapted parameters, of the structure of the initialization. Differentiable, and
             compiled on the first call.
-
-        Raises:
-            ValueError: wrong use (see the class).
         """
         return _adapt(self, as_hyperparameters(outer))
 

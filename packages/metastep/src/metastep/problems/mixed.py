@@ -54,15 +54,7 @@ class InnerGradient(eqx.Module):
     stored_steps: int = eqx.field(static=True, default=1)
 
     def __call__(self, loss: Callable[[Any], Scalar], params: PyTree) -> tuple[Scalar, PyTree]:
-        """Return value and gradient of a loss.
-
-        Args:
-            loss: `params -> scalar`. It may close over traced values.
-            params: a pytree of floating-point arrays.
-
-        Returns:
-            The value, and the gradient in the structure of `params`.
-        """
+        """Return the value and the gradient of `loss`, which may close over traced values."""
         if self.mixed is False:
             return jax.value_and_grad(loss)(params)
         # Captured values may be traced and differentiated, so they become arguments.
@@ -82,12 +74,7 @@ class InnerGradient(eqx.Module):
 def choose_mixed(
     problem: AbstractProblem, mixed: bool | None, stored_steps: int
 ) -> AbstractProblem:
-    """Return the problem with the given choice in every `InnerGradient` that it contains.
-
-    Args:
-        problem: any problem.
-        mixed: as for `InnerGradient`.
-        stored_steps: as for `InnerGradient`.
+    """Return the problem with the given options in every `InnerGradient` that it contains.
 
     Raises:
         ValueError: if `mixed` is not True, False or None, or is True for a problem without an

@@ -131,16 +131,7 @@ def make_folds(
 
 
 def named_rows(X: Any, rows: np.ndarray, **columns: np.ndarray) -> Any:
-    """Return rows under the names that X has for them.
-
-    Args:
-        X: the user's data.
-        rows: positions in it.
-        **columns: columns to add.
-
-    Returns:
-        For a pandas DataFrame, one with its index and the columns; else the positions.
-    """
+    """Return row positions; for a DataFrame X, a DataFrame with its index and `columns`."""
     if not (hasattr(X, "iloc") and hasattr(X, "assign")):
         return rows
     # pandas is not a dependency; X itself provides its methods.

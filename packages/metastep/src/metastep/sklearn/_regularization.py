@@ -63,9 +63,6 @@ def tune_regularization(
         held_out: examples in the held-out parts of all folds.
         max_iter: iterations of L-BFGS-B.
         tol: for the projected gradient of the loss, divided by the loss at the start.
-
-    Returns:
-        The tuned regularization.
     """
     count = int(groups.max()) + 1
 

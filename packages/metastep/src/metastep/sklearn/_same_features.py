@@ -40,10 +40,8 @@ class DifferentFeaturesWarning(UserWarning):
 def warn_if_different(train: np.ndarray, validation: np.ndarray, stacklevel: int) -> None:
     """Warn about the column that differs most, if it clearly differs.
 
-    Args:
-        train: (n, features).
-        validation: (m, features).
-        stacklevel: of the line that the warning names, as for `warnings.warn` in the caller.
+    Both sets have shape (examples, features). `stacklevel` selects the line that the warning names,
+    as for `warnings.warn` in the caller.
     """
     parts = [rows[_spread(len(rows))] for rows in (train, validation)]
     pooled, count = np.concatenate(parts), len(parts[0])

@@ -29,15 +29,8 @@ def fit_softmax(
 ) -> np.ndarray:
     """Minimize the weighted mean cross-entropy plus the penalty of all but the first row.
 
-    Args:
-        features: (examples, features), the first column ones; an array or a sparse matrix.
-        labels: integers from 0, (examples,).
-        weights: not negative, (examples,).
-        penalty: the factor of half the squared coefficients.
-        start: the initial parameters, (features, classes).
-
-    Returns:
-        Parameters, (features, classes).
+    `features` has a first column of ones, and `labels` are integers from 0. `penalty` is the factor
+    of half the squared coefficients. The parameters have the shape of `start`: (features, classes).
     """
     rows, shares = np.arange(len(labels)), weights / weights.sum()
 

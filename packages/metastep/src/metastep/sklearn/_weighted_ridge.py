@@ -12,14 +12,7 @@ def fit_ridge(
 ) -> np.ndarray:
     """Minimize the weighted mean squared error plus the penalty of all but the first coefficient.
 
-    Args:
-        rows: (examples, features), the first column ones.
-        targets: (examples,).
-        weights: not negative, (examples,).
-        penalty: the factor of the squared coefficients.
-
-    Returns:
-        Coefficients, (features,).
+    `rows` has a first column of ones, and `penalty` is the factor of the squared coefficients.
     """
     return np.linalg.lstsq(_matrix(rows, weights, penalty), rows.T @ (weights * targets))[0]
 
@@ -35,18 +28,8 @@ def error_slopes(
     """Differentiate the mean squared error of a validation set with respect to the weights.
 
     At w = A^{-1} X^T S y with A = X^T S X + P, where the penalty P = p diag(0, 1, ..., 1) sum(s)
-    depends on s as well: dw/ds_i = A^{-1} (x_i (y_i - x_i w) - p (0, w_2, ...)).
-
-    Args:
-        rows: (examples, features), the first column ones.
-        targets: (examples,).
-        weights: (examples,).
-        penalty: the factor of the squared coefficients.
-        judges: (validation, features).
-        truth: (validation,).
-
-    Returns:
-        (examples,).
+    depends on s as well: dw/ds_i = A^{-1} (x_i (y_i - x_i w) - p (0, w_2, ...)). `judges` and
+    `truth` are the rows and targets of the validation set.
     """
     matrix = _matrix(rows, weights, penalty)
     params = np.linalg.lstsq(matrix, rows.T @ (weights * targets))[0]
@@ -67,18 +50,7 @@ def held_out_predictions(
     penalty: float,
     folds: list[tuple[np.ndarray, np.ndarray]],
 ) -> np.ndarray:
-    """Predict every target by the model trained without its fold.
-
-    Args:
-        rows: (examples, features), the first column ones.
-        targets: (examples,).
-        weights: (examples,).
-        penalty: the factor of the squared coefficients.
-        folds: rows to train on and rows to predict.
-
-    Returns:
-        (examples,).
-    """
+    """Predict every target by the model trained without its fold."""
     found = np.zeros(len(targets))
     for train, held_out in folds:
         params = fit_ridge(rows[train], targets[train], weights[train], penalty)
@@ -89,15 +61,10 @@ def held_out_predictions(
 def outlier_probabilities(
     targets: np.ndarray, predictions: np.ndarray, factors: np.ndarray
 ) -> np.ndarray:
-    """Fit a normal distribution and a uniform one, over the targets' range, to the errors.
+    """Return the probability of each error under the uniform part of a mixture.
 
-    Args:
-        targets: (examples,).
-        predictions: (examples,).
-        factors: multiplicity of each example, (examples,).
-
-    Returns:
-        The probability that an error belongs to the uniform distribution, (examples,).
+    The mixture of a normal distribution and a uniform one, over the range of the targets, is fitted
+    to the errors. `factors` is the multiplicity of each example.
     """
     seen, errors = factors > 0, np.abs(targets - predictions)
     width = float(np.ptp(targets[seen])) or 1.0

@@ -99,7 +99,6 @@ class Descent(eqx.Module):
     step_size: Scalar
 
     def __call__(self, outer: Outer) -> optax.GradientTransformation:
-        """Return the optimizer."""
         del outer
         return optax.sgd(self.step_size)
 

@@ -168,12 +168,6 @@ class HypercleanedClassifier(LinearClassifier):
             y_valid: their labels (n_validation,), every class of `y` among them.
             sample_weight: factors of the examples' losses, (n_samples,); an example of weight 0
                 is not trained on but is ranked.
-
-        Returns:
-            The fitted classifier.
-
-        Raises:
-            ValueError: see the class.
         """
         checked: Any = validate_data(self, X, y, dtype=np.float64, accept_sparse="csr")
         self._check_parameters()

@@ -136,12 +136,6 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
             X_valid: (n_validation, n_features), in the units of `X`.
             y_valid: their checked labels (n_validation,), every class of `y` among them.
             sample_weight: factors of the examples' losses, (n_samples,).
-
-        Returns:
-            The fitted classifier.
-
-        Raises:
-            ValueError: see the class.
         """
         checked: Any = validate_data(self, X, y, dtype=np.float64)
         self._check_parameters()
@@ -222,7 +216,6 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
         truth: np.ndarray,
         key: RandomKey,
     ) -> None:
-        """Tune the weights on a validation set."""
         init, apply, steps, rate, decay, classes = self._program()
         given, shares = jnp.asarray(labels), jnp.asarray(factors / factors.sum(), jnp.float32)
         expected = jnp.asarray(truth)
@@ -260,34 +253,14 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
             check_number(self, "threshold", 0, 1, boundaries="both")
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return the probabilities of the classes.
-
-        Args:
-            X: (n_samples, n_features).
-
-        Returns:
-            (n_samples, n_classes), rows that sum to 1.
-
-        Raises:
-            ValueError: if the data cannot be used.
-        """
+        """Return class probabilities, (n_samples, n_classes); rows sum to 1."""
         check_is_fitted(self)
         features: Any = validate_data(self, X, reset=False, dtype=np.float64)
         rows = jnp.asarray(self._standard.apply(features), jnp.float32)
         return softmax(np.asarray(self.apply(self.params_, rows), np.float64), axis=1)
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the most probable class.
-
-        Args:
-            X: (n_samples, n_features).
-
-        Returns:
-            Class labels (n_samples,).
-
-        Raises:
-            ValueError: if the data cannot be used.
-        """
+        """Return the most probable class of each row, (n_samples,)."""
         best = np.argmax(self.predict_proba(X), axis=1)
         return self.classes_[best]
 

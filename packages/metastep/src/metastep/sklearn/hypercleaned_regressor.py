@@ -110,12 +110,6 @@ class HypercleanedRegressor(RegressorMixin, BaseEstimator):
             X_valid: (n_validation, n_features), in the units of `X`.
             y_valid: their checked targets (n_validation,).
             sample_weight: factors of the examples' errors, (n_samples,).
-
-        Returns:
-            The fitted regressor.
-
-        Raises:
-            ValueError: see the class.
         """
         checked: Any = validate_data(
             self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2
@@ -173,7 +167,6 @@ class HypercleanedRegressor(RegressorMixin, BaseEstimator):
         standard: Standardization,
         valid: tuple[np.ndarray, np.ndarray],
     ) -> None:
-        """Tune the weights on a validation set."""
         judges = standard.apply_with_ones(valid[0])
         kind: Any = np.float64
         truth: Any = check_array(valid[1], dtype=kind, ensure_2d=False, input_name="y_valid")
@@ -198,17 +191,7 @@ class HypercleanedRegressor(RegressorMixin, BaseEstimator):
             check_number(self, "threshold", 0, 1, boundaries="both")
 
     def predict(self, X: Any) -> np.ndarray:
-        """Predict the targets.
-
-        Args:
-            X: (n_samples, n_features).
-
-        Returns:
-            (n_samples,).
-
-        Raises:
-            ValueError: if the data cannot be used.
-        """
+        """Return the predicted target of each row, (n_samples,)."""
         check_is_fitted(self)
         features: Any = validate_data(self, X, reset=False, dtype=np.float64)
         return features @ self.coef_ + self.intercept_

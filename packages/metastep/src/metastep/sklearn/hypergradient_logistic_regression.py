@@ -107,12 +107,6 @@ class HypergradientLogisticRegression(LinearClassifier):
                 `HypercleanedClassifier` shows how a `Pipeline` transforms it. A
                 `DifferentFeaturesWarning` is given if it clearly differs from `X`.
             y_valid: their labels (n_validation,), every class of `y` among them.
-
-        Returns:
-            The fitted classifier.
-
-        Raises:
-            ValueError: see the class.
         """
         checked: Any = validate_data(self, X, y, dtype=np.float64)
         check_counts(self, "cv", "max_iter")

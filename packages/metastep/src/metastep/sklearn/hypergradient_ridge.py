@@ -95,12 +95,6 @@ class HypergradientRidge(RegressorMixin, BaseEstimator):
                 `HypercleanedClassifier` shows how a `Pipeline` transforms it. A
                 `DifferentFeaturesWarning` is given if it clearly differs from `X`.
             y_valid: their targets (n_validation,).
-
-        Returns:
-            The fitted regressor.
-
-        Raises:
-            ValueError: see the class.
         """
         checked: Any = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
         check_counts(self, "cv", "max_iter")
@@ -132,17 +126,7 @@ class HypergradientRidge(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Predict the targets.
-
-        Args:
-            X: (n_samples, n_features).
-
-        Returns:
-            (n_samples,).
-
-        Raises:
-            ValueError: if the data cannot be used.
-        """
+        """Return the predicted target of each row, (n_samples,)."""
         check_is_fitted(self)
         features: Any = validate_data(self, X, reset=False, dtype=np.float64)
         return features @ self.coef_ + self.intercept_

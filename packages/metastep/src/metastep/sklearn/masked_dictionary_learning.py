@@ -89,9 +89,6 @@ class MaskedDictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin
             X: (n_samples, n_features).
             y: ignored.
 
-        Returns:
-            The estimator.
-
         Raises:
             ValueError: if the data or a parameter cannot be used.
             TypeError: if a parameter is of the wrong type.
@@ -162,33 +159,13 @@ class MaskedDictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         return sample_start(np.concatenate([drawn, others.astype(data.dtype)]))
 
     def transform(self, X: ArrayLike) -> np.ndarray:
-        """Represent each sample by few atoms, from all of its features.
-
-        Args:
-            X: (n_samples, n_features).
-
-        Returns:
-            Codes (n_samples, n_components).
-
-        Raises:
-            ValueError: if the data cannot be used.
-        """
+        """Return codes (n_samples, n_components): each sample as few atoms, from all features."""
         check_is_fitted(self)
         data = self._checked(X, reset=False)
         return orthogonal_matching_pursuit(data, *self._fitted(data))
 
     def inverse_transform(self, X: ArrayLike) -> np.ndarray:
-        """Combine the atoms.
-
-        Args:
-            X: codes, (n_samples, n_components).
-
-        Returns:
-            (n_samples, n_features).
-
-        Raises:
-            ValueError: if the codes are of another dictionary.
-        """
+        """Return samples (n_samples, n_features) from codes (n_samples, n_components)."""
         check_is_fitted(self)
         codes: Any = check_array(X, dtype=FLOATS)
         if codes.shape[1] != len(self.components_):
@@ -198,22 +175,12 @@ class MaskedDictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         return codes @ self.components_
 
     def score(self, X: ArrayLike, y: None = None) -> float:
-        """Return minus the squared error of features predicted from the others; higher is better.
+        """Return minus the mean squared error of predicting features from the others.
 
-        Each tenth of the features is hidden once. On samples that `fit` has not seen, this ranks
-        sparsities and numbers of atoms without clean data: for noise of variance s^2 that is
+        Higher is better. Each tenth of the features is hidden once. On samples that `fit` has not seen,
+        this ranks sparsities and numbers of atoms without clean data: for noise of variance s^2 that is
         independent from feature to feature, its expectation is minus the error against the clean
         samples, minus s^2. It does not depend on `mask_fraction` or `random_state`.
-
-        Args:
-            X: (n_samples, n_features).
-            y: ignored.
-
-        Returns:
-            Minus the mean over samples and features.
-
-        Raises:
-            ValueError: if the data cannot be used.
         """
         check_is_fitted(self)
         data = self._checked(X, reset=False)

@@ -72,9 +72,6 @@ def learn_dictionary(
         shuffle: draw the batches anew in each pass; otherwise they follow the given order.
         rng: source of the masks and batches.
 
-    Returns:
-        The dictionary and the losses.
-
     Raises:
         ValueError: if the shapes do not fit, a number is not allowed, or an entry is infinite or
             NaN.

@@ -111,13 +111,6 @@ def local_start(truth: np.ndarray, signals: np.ndarray) -> np.ndarray:
 
 
 def unit_columns(matrix: np.ndarray) -> np.ndarray:
-    """Divide every column by its norm.
-
-    Args:
-        matrix: (d, p).
-
-    Returns:
-        (d, p); columns of 0 stay 0.
-    """
+    """Divide every column by its norm; columns of 0 stay 0."""
     norms = np.linalg.norm(matrix, axis=0)
     return matrix / np.where(norms > 0, norms, 1)

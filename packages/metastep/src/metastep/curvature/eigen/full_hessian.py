@@ -50,9 +50,6 @@ def full_hessian_eigenpairs(
         weighted: the variant without Gram-Schmidt.
         batch_size: examples at a time; None for all at once.
 
-    Returns:
-        Values and vectors.
-
     Raises:
         ValueError: as `find_layers`; for a `k` that is not allowed; for a layer with several
             positions (a convolution).

@@ -39,10 +39,4 @@ class AbstractEigenMethod(eqx.Module):
 
     @abstractmethod
     def find(self, operator: AbstractOperator, k: int, start: Float[Array, "rows size"]) -> Found:
-        """Return k pairs; the arguments have been checked.
-
-        Args:
-            operator: the operator.
-            k: the number of pairs.
-            start: at least `starts(k)` start vectors.
-        """
+        """Return `k` pairs from at least `starts(k)` start vectors; arguments have been checked."""

@@ -66,9 +66,6 @@ def hutchinson_trace(
         samples: number of random vectors and of products, from 2.
         key: random key.
 
-    Returns:
-        The estimate.
-
     Raises:
         ValueError: for fewer than 2 samples.
 
@@ -208,9 +205,6 @@ def log_determinant(
         probes: random vectors, from 2.
         key: random key.
 
-    Returns:
-        The estimate.
-
     Raises:
         ValueError: for arguments that are not allowed.
     """
@@ -264,7 +258,6 @@ def _hutchpp(operator: AbstractOperator, third: int, key: RandomKey) -> tuple[Ar
 
 @compiled
 def _xtrace(operator: AbstractOperator, half: int, key: RandomKey) -> Array:
-    """Return the leave-one-out estimates."""
     leave_one_out = stochtrace.leave_one_out_xtrace(apply_resphering=False)
     return leave_one_out(operator.prepare().flat_mv, _signs(operator, half, key))
 
