@@ -58,9 +58,7 @@ def require_key(key: Any) -> None:
 def scalar(name: str, value: Any) -> Any:
     """Return a function's result if it is one real number; a Python number becomes an array.
 
-    Args:
-        name: of the function, for the message.
-        value: its result, or the shape and dtype of its result.
+    `value` is the result of the function `name`, or its shape and dtype.
 
     Raises:
         ValueError: with the result of the function and what to change.

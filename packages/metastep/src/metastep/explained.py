@@ -98,11 +98,7 @@ STEP_LOOP = (
 
 
 def check_optimizer_state(state: PyTree, trained: PyTree) -> None:
-    """Refuse optax optimizer states that do not fit the parameters.
-
-    Args:
-        state: what the optimizer's `init` returned.
-        trained: the parameters.
+    """Refuse optax optimizer states that do not fit the `trained` parameters.
 
     Raises:
         ValueError: for `optax.lookahead` without its pair of parameters, and for

@@ -56,11 +56,7 @@ def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], None]) -
 
 
 def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
-    """Read a file of limited size.
-
-    Args:
-        path: the file.
-        largest: the largest number of bytes.
+    """Return the content of a file of at most `largest` bytes.
 
     Raises:
         OSError: if it cannot be read.
@@ -136,14 +132,10 @@ def _check_parts(value: Any) -> None:
 
 
 def has_type(value: Any, kind: Any) -> bool:
-    """Whether a JSON value has the type of a field.
+    """Whether a result of `parse_json` has the type of a field.
 
-    Args:
-        value: a result of `parse_json`.
-        kind: an annotation: `bool`, `int`, `float`, `str`, None, a union, or a tuple of one type.
-
-    Returns:
-        True if the types match. An integer is accepted as a float, a boolean not as a number.
+    `kind` is `bool`, `int`, `float`, `str`, None, a union, or a tuple of one type. An integer is
+    accepted as a float, a boolean not as a number.
     """
     if get_origin(kind) in (Union, UnionType):
         return any(has_type(value, one) for one in get_args(kind))

@@ -107,13 +107,7 @@ def leaf_names(tree: PyTree) -> list[str]:
 
 
 def as_hyperparameters(outer: PyTree) -> PyTree:
-    """Return `outer` with every leaf as a floating-point array.
-
-    Args:
-        outer: a pytree of real floating-point arrays or Python floats.
-
-    Returns:
-        The same structure, with Python floats as arrays of the default precision.
+    """Return a pytree with every leaf, an array or a Python float, as a floating-point array.
 
     Raises:
         ValueError: if there is no leaf, or a leaf is not a real floating-point number.

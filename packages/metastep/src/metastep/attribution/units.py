@@ -48,14 +48,9 @@ class Units(eqx.Module):
         return jnp.where(gone, 0, self.weights)
 
     def predicted(self, scores: PyTree, left_out: np.ndarray) -> np.ndarray:
-        """Return the change of every query that the scores predict for removals.
+        """Return the change of every query that the scores predict for removals, in float64.
 
-        Args:
-            scores: of shape (queries, units), or like the weights with an additional first axis.
-            left_out: booleans, shape (removals, units).
-
-        Returns:
-            Minus the sum of the scores of the removed units, shape (removals, queries), float64.
+        It is minus the sum of the scores of the removed units, shape (removals, queries).
         """
         return -left_out.astype(np.float64) @ self.as_rows(scores).T
 

@@ -293,10 +293,7 @@ class Step(eqx.Module):
 def conclude(before: BilevelState, step: Step, trained: PyTree) -> tuple[Estimate, BilevelState]:
     """Assemble an outer step's estimate and state; a failed step only advances the counters.
 
-    Args:
-        before: the state before the step.
-        step: the computed results.
-        trained: the parts of the new state that descend an inner loss.
+    `trained` are the parts of the new state that descend an inner loss.
     """
     where, after = RESULTS.where, step.after
     inner_good = all_finite(trained)

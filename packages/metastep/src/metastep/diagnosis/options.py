@@ -120,17 +120,11 @@ def options(
     memory: int,
     chaotic: bool,
 ) -> tuple[Option, ...]:
-    """List the estimators.
+    """Return one row for each estimator.
 
-    Args:
-        costs: the costs for the problem.
-        rows: the windows of truncation; the last one is the horizon.
-        implicit: cosine and relative error of implicit differentiation.
-        memory: bytes that a hypergradient may use.
-        chaotic: whether exact gradients are meaningless.
-
-    Returns:
-        One row for each.
+    `rows` are the windows of truncation, the last of which is the horizon; `implicit` is the cosine
+    and the relative error of implicit differentiation; `memory` is the limit for a hypergradient in
+    bytes; `chaotic` says that exact gradients are meaningless.
     """
     sizes, forward, backward = costs.found.sizes, costs.forward, costs.backward
     truncated = [

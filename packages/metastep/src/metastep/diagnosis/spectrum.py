@@ -86,15 +86,8 @@ def step_spectrum(
     """Measure the step that would follow the end of a trajectory.
 
     Directions of the state that never affect the objective are not in the Krylov space, and not
-    measured. Time: `products` vector-Jacobian products of one step. Memory: as many inner states.
-
-
-    Args:
-        problem: the inner dynamics and the objective.
-        outer: the hyperparameters.
-        keys: of the trajectory.
-        end: the end of the trajectory.
-        products: the number of products, from 1 to the size of the state.
+    measured. Time: `products` vector-Jacobian products of one step, at most the size of the state.
+    Memory: as many inner states.
     """
     variables, restore = real_variables(end.inner)
     point, unflatten = ravel_pytree(variables)

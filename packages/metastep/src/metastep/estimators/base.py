@@ -175,10 +175,8 @@ def _depends(traced: Callable[..., list[Array]], leaves: list[Array], index: int
 def require_influence(function: Callable[[Outer], PyTree], outer: Outer, advice: str) -> None:
     """Refuse hyperparameters whose derivative would be a silent zero.
 
-    Args:
-        function: what the estimator differentiates.
-        outer: the hyperparameters.
-        advice: why this estimator may see no influence of a leaf, and what to do.
+    `function` is what the estimator differentiates; `advice` says why it may see no influence of a
+    leaf, and what to do.
 
     Raises:
         ValueError: naming every leaf without influence.
@@ -188,10 +186,6 @@ def require_influence(function: Callable[[Outer], PyTree], outer: Outer, advice:
 
 def require_dependence(function: Callable[[Outer], PyTree], outer: Outer) -> None:
     """Refuse hyperparameters without effect, for which sampling would return noise only.
-
-    Args:
-        function: what the estimator evaluates.
-        outer: the hyperparameters.
 
     Raises:
         ValueError: naming every leaf that `function` does not use.

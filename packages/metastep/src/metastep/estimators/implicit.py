@@ -59,15 +59,7 @@ class Neumann(AbstractSeries):
         require_count("terms", self.terms)
 
     def solve(self, operator: Callable[[Inner], Inner], vector: Inner) -> Inner:
-        """Sum the series.
-
-        Args:
-            operator: v -> A v.
-            vector: b.
-
-        Returns:
-            The sum, like `vector`. Cost: `terms` - 1 products.
-        """
+        """Sum the series, at the cost of `terms` - 1 products."""
         add = lambda x: jax.tree.map(jnp.add, vector, operator(x))
         return jax.lax.fori_loop(1, self.terms, lambda _, x: add(x), vector)
 

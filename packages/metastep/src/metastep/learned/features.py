@@ -43,16 +43,9 @@ def entry_features(
     """Return all features of each entry except the parameter, not normalized, and a row of ones.
 
     The order is: gradient, mean / sqrt(square) (5), mean (5), square (5), 1 / sqrt(square) (5),
-    with square roots of square + 1e-6; and 1, which multiplies the bias. The caller adds the
-    parameter, since in a first-order meta-gradient it alone carries a derivative.
-
-    Args:
-        grad: the gradient.
-        mean: as `update_moments` returns it, this gradient included.
-        square: likewise.
-
-    Returns:
-        One row for each feature.
+    with square roots of square + 1e-6; and 1, which multiplies the bias. The means include this
+    gradient. The caller adds the parameter, since in a first-order meta-gradient it alone carries a
+    derivative.
 
     Reference:
         Metz et al. (2019), Understanding and correcting pathologies in the training of learned

@@ -142,17 +142,10 @@ class CoordinatewiseLSTM(AbstractLearnedOptimizer):
 def logarithm_and_sign(
     grad: Float[Array, " entries"], precision: float
 ) -> Float[Array, "2 entries"]:
-    """Return two network inputs that represent a gradient of any magnitude.
+    """Return two network inputs that represent a gradient of any magnitude, p = `precision`.
 
     (log|g| / p, sign g) if |g| >= exp(-p), else (-1, exp(p) g): continuous, and about 1 in
     magnitude from exp(-p) up.
-
-    Args:
-        grad: gradients.
-        precision: p.
-
-    Returns:
-        Two rows.
 
     Reference:
         Andrychowicz et al. (2016), Appendix A.

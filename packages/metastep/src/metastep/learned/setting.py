@@ -22,10 +22,6 @@ class Unrolls:
     `count_mean`, and ends at `horizon` at the latest. With means of 0 both are fixed.
 
     Attributes:
-        length: see above.
-        length_mean: see above.
-        count: see above.
-        count_mean: see above.
         longest: the longest segment; memory grows with it.
         horizon: the longest trajectory.
         block: steps between two stored states; see `run_segment`.

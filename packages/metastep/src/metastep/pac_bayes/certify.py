@@ -194,17 +194,9 @@ def write_certificate(
 ) -> Certificate:
     """Assemble a certificate from a posterior and the errors of its draws, in float64.
 
-    Args:
-        optimized: the posterior.
-        prior: the prior's mean, floating-point leaves only.
-        settings: the confidence parameters.
-        risk: the training data.
-        errors: the result of `draw_errors` on the training data.
-        test_errors: the same on the held-out data, empty without them.
-        held_out: the held-out data, or None.
-
-    Returns:
-        The certificate for the better of the two prior variances next to the optimized one.
+    `prior` is the prior's mean, floating-point leaves only. `errors` and `test_errors` are results
+    of `draw_errors` on the training and on the held-out data, the latter empty without them. Of the
+    two prior variances next to the optimized one, the certificate takes the better.
     """
     posterior = optimized.posterior
     flat = lambda tree: np.concatenate(

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-PENALTIES = tuple(float(one) for one in np.logspace(1, -4, 11))  # times |W|^2 / 2, per mean loss
+PENALTIES = tuple(float(one) for one in np.logspace(1, -4, 11))  # factors of |W|^2 / 2
 PATIENCE = 2  # the number of worse penalties in a row that ends the search
 ENOUGH = 2000  # the number of held-out examples used to choose the penalty
 MOST_ITERATIONS = 200

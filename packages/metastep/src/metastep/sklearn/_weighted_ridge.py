@@ -2,7 +2,7 @@
 
 import numpy as np
 
-PENALTIES = tuple(float(one) for one in np.logspace(2, -4, 7))  # times |w|^2, per mean error
+PENALTIES = tuple(float(one) for one in np.logspace(2, -4, 7))  # factors of |w|^2
 UPDATES = 20
 SMALLEST_SCALE = 1e-9  # of the normal errors, relative to the range of the targets
 

@@ -25,7 +25,7 @@ from metastep.sklearn._softmax_regression import CrossFitting, fit_softmax
 from metastep.sklearn._weighted_training import Labelled, Settings, tune_weights
 from metastep.sklearn.label_ranking import rank_labels
 
-LARGE = 10**6  # entries from which on rows are kept in float32 and several threads are used
+LARGE = 10**6  # entries above which rows are kept in float32 and BLAS may use several threads
 
 
 class HypercleanedClassifier(LinearClassifier):

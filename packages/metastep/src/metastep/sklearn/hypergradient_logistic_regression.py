@@ -182,15 +182,10 @@ class Labelled(NamedTuple):
 def train_exactly(
     train: Labelled, alpha: np.ndarray, params: np.ndarray
 ) -> tuple[np.ndarray, tuple[np.ndarray, bool]]:
-    """Minimize the regularized cross-entropy by Newton's method with step halving.
+    """Minimize the regularized cross-entropy by Newton's method with step halving, from `params`.
 
     With a row for every class, adding a constant to all intercepts would change nothing. Half the
     squared sum of the intercepts, which is zero at the solution, makes the minimum unique.
-
-    Args:
-        train: the examples.
-        alpha: the regularization of every feature.
-        params: the initial parameters, (rows, features).
 
     Returns:
         The parameters, and the Cholesky factor of the Hessian there.

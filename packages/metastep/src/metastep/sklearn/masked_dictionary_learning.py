@@ -177,10 +177,10 @@ class MaskedDictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin
     def score(self, X: ArrayLike, y: None = None) -> float:
         """Return minus the mean squared error of predicting features from the others.
 
-        Higher is better. Each tenth of the features is hidden once. On samples that `fit` has not seen,
-        this ranks sparsities and numbers of atoms without clean data: for noise of variance s^2 that is
-        independent from feature to feature, its expectation is minus the error against the clean
-        samples, minus s^2. It does not depend on `mask_fraction` or `random_state`.
+        Higher is better. Each tenth of the features is hidden once. On samples that `fit` has not
+        seen, this ranks sparsities and numbers of atoms without clean data: for noise of variance
+        s^2 that is independent from feature to feature, its expectation is minus the error against
+        the clean samples, minus s^2. It does not depend on `mask_fraction` or `random_state`.
         """
         check_is_fitted(self)
         data = self._checked(X, reset=False)

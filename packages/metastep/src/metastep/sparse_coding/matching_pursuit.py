@@ -133,15 +133,10 @@ def pursue(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the choices of `orthogonal_matching_pursuit` for NumPy arrays.
 
-    Args:
-        signals: (n, d).
-        dictionary: (d, p).
-        n_nonzero: the number of rounds, from 1 to the smaller of d and p.
-
-    Returns:
-        The chosen atoms and their coefficients, both (n_nonzero, n). A signal may choose an atom
-        again, with the coefficient 0. An infinite or NaN entry of a signal or of an atom makes a
-        coefficient of every affected signal infinite or NaN.
+    These are the chosen atoms and their coefficients, both (n_nonzero, n); `n_nonzero` is at most
+    the smaller of d and p. A signal may choose an atom again, with the coefficient 0. An infinite
+    or NaN entry of a signal or of an atom makes a coefficient of every affected signal infinite or
+    NaN.
     """
     dtype = np.result_type(signals, dictionary, np.float32)
     signals, dictionary = signals.astype(dtype, copy=False), dictionary.astype(dtype, copy=False)
@@ -356,15 +351,9 @@ def _back_substitute(triangle: list[list], target: list) -> list:
 
 
 def weighted_rows(chosen: np.ndarray, weights: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Add rows of a matrix with weights, in one pass without temporary arrays.
+    """Return weighted sums of rows, (n, m), for choices and weights (k, n) and rows (p, m).
 
-    Args:
-        chosen: (k, n), the rows of each sum.
-        weights: (k, n).
-        rows: (p, m).
-
-    Returns:
-        (n, m).
+    One pass without temporary arrays.
     """
     return choices_as_matrix(chosen, weights, len(rows)) @ rows
 

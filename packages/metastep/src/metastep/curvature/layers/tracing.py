@@ -70,17 +70,10 @@ Taps = dict[int, Array]
 def evaluate(
     model: Callable[..., PyTree], leaves: Sequence[Array], example: PyTree, taps: Taps
 ) -> tuple[PyTree, Findings]:
-    """Evaluate the model for one input and record its layers.
+    """Evaluate `model(leaves, example)` for one input; return its output and its layers.
 
-    Args:
-        model: `(leaves, example) -> output`.
-        leaves: the parameters.
-        example: one input.
-        taps: by the index of a leaf or tap, the value to add to the output of its layer,
-            `[positions, out]`.
-
-    Returns:
-        The output, and the findings: the inputs of every layer are rows `[positions, in]`.
+    `taps` has, by the index of a leaf or tap, the value to add to the output of its layer,
+    `[positions, out]`. The recorded inputs of a layer are rows `[positions, in]`.
     """
     closed, shape = jax.make_jaxpr(model, return_shape=True)(list(leaves), example)
     origins = [Origin(i, np.arange(leaf.size).reshape(leaf.shape)) for i, leaf in enumerate(leaves)]
