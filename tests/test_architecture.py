@@ -73,6 +73,7 @@ LABORATORY = {
     "sweep": {"runs", "experiment", "configuration", "catalog", "report", "terminal", "errors"},
     "cleaning": {"runs", "report", "terminal", "errors", "tables"},
     "command_examples": set(),
+    "data_commands": {"data", "configuration", "terminal", "errors"},
     "doctor": {"data", "runs", "terminal", "errors"},
     **{paper: {*EXPERIMENTS, "figures", "data", "theory"} for paper in PAPERS},
     "cli": {
@@ -82,6 +83,7 @@ LABORATORY = {
         "report",
         "sweep",
         "cleaning",
+        "data_commands",
         "doctor",
         "terminal",
         "errors",

@@ -69,8 +69,8 @@ class Config:
     """
 
     dataset: Literal["digits", "wikitext2"] = "wikitext2"
-    train: Count = 8000
-    validation: Count = 2000
+    train: Count = 4000
+    validation: Count = 300
     corruption: Part = 0.4
     drop: Part = 0.4
     width: Count = 128
@@ -80,7 +80,7 @@ class Config:
     step_size: Positive = 0.003
     window: Count = 4
     runs: Count = 8
-    outer_steps: Count = 600
+    outer_steps: Count = 400
     outer_step_size: Positive = 0.001
     seeds: Count = 3
 
