@@ -73,7 +73,7 @@ class Costs:
 
     @property
     def backward(self) -> float:
-        """Seconds of one backward pass."""
+        """Seconds of one step of the backward pass."""
         return max(self.plain - self.forward, 0.0) / self.problem.horizon
 
     @property

@@ -49,7 +49,7 @@ class Standardization(NamedTuple):
         return np.insert(self.apply(rows), 0, 1.0, axis=1)
 
     def undo(self, params: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return coefficients and intercepts for the original columns; intercepts come first."""
+        """Return original coefficients and intercepts; in `params` intercepts come first."""
         slopes = params[..., 1:] / self.scales
         return slopes, params[..., 0] - slopes @ self.means
 
