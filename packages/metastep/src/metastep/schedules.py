@@ -106,6 +106,7 @@ def moves(steps: int, states: int, stored: list[int]) -> Iterator[Move]:
         The moves in order.
     """
     for last in reversed(range(stored[0], steps)):
+        # States beyond the next step backward are no longer needed.
         while stored[-1] > last:
             stored.pop()
         while len(stored) < states and stored[-1] < last:
@@ -152,6 +153,7 @@ def _repetitions(length: int, states: int) -> int:
 def _split(length: int, states: int) -> int:
     """Return after how many of `length` steps to store the next state; the choice is optimal."""
     r = _repetitions(length, states)
+    # Any split between these bounds leaves both parts within r repetitions; this is the least.
     smallest = comb(states + r - 2, states) if r >= 2 else 1
     return max(1, smallest, length - comb(states - 1 + r, states - 1))
 

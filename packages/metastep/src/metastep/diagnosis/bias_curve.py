@@ -100,7 +100,9 @@ def bias_curve(
     """
     horizon = problem.horizon
     slots = np.full(horizon, len(windows), np.int32)
+    # The first step of a window has the window's row, all other steps the row that is never read.
     slots[horizon - np.array(windows)] = np.arange(len(windows))
+    # Derivatives by `outer` reach the result through `records` only, except that of the start.
     constant = jax.lax.stop_gradient(outer)
     seed = jnp.asarray(rounding, jnp.int32)
 
@@ -183,6 +185,7 @@ def _scan(body: Body, carry: PyTree, xs: PyTree, stored: bool) -> tuple[PyTree, 
         return run(carry, xs)
     horizon = len(jax.tree.leaves(xs)[0])
     segments, remainder = divmod(horizon, isqrt(horizon))
+    # The remainder is run first, so that all segments of the scan have one length.
     again = jax.checkpoint(run)
     carry, first = again(carry, jax.tree.map(lambda x: x[:remainder], xs))
     xs = jax.tree.map(lambda x: x[remainder:].reshape(segments, -1), xs)
@@ -231,6 +234,7 @@ def _measure(residuals: tuple[Inner, Array], grad: Inner) -> tuple[Inner, Array,
     variables, size = residuals
     leaves = jax.tree.leaves(grad)
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0.0) for x in leaves]))
+    # The squares of a large cotangent would overflow, those of a small one underflow.
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
     scaled = jax.tree.map(lambda x: x / scale, grad)
     relative = jax.tree.map(jnp.multiply, variables, scaled)

@@ -107,6 +107,7 @@ def judge(
     values = np.array([np.nan]) if spectrum is None else spectrum.ritz_values()
     contraction = float(np.max(np.abs(values)))
     symmetric = spectrum is not None and spectrum.symmetric
+    # The Jacobian of gradient descent is I - gamma H.
     curvature = (1 - float(values.max().real), 1 - float(values.min().real))
     implicit = _Implicit.of(found)
     rows = _window_rows(found, contraction)

@@ -123,6 +123,7 @@ def measure(
     trained = bool(curve.end.first_nonfinite < 0) and bool(np.isfinite(host.value))
     finite = trained and bool(np.all(np.isfinite(_flat(host.exact))))
     moving = finite and bool(np.any(_flat(host.exact)))
+    # The relative error of a gradient that is zero or not finite is meaningless.
     rounding = [np.nan, np.nan]
     if moving and clock.allows(exact_seconds, "what rounding costs"):
         *rounding, exact_seconds = _rounding(exact, host.exact, exact_seconds, clock)
@@ -136,6 +137,7 @@ def measure(
         program = _spectrum(products), problem, outer, key, curve.end
         measured = compile_with(*program, optimised=exact_seconds > BRIEF)
         spectrum = jax.tree.map(np.asarray, measured.call())
+    # Recomputation adds one step to the three that reverse mode counts.
     again = 1 if stored else 4 / 3
     return Measurements(
         curve=host,

@@ -62,6 +62,7 @@ def _forward(
     step, outer, point = variables
     plan = schedule(steps, states)
     arrays, static = eqx.partition(point, eqx.is_array)
+    # The additional slot takes the states of moves that store nothing.
     room = lambda x: jnp.broadcast_to(x, (states + 1, *x.shape))
 
     def move(carry: tuple, action: tuple) -> tuple[tuple, None]:
@@ -92,6 +93,7 @@ def _backward(
     plan = schedule(steps, states)
     static = eqx.filter(initial, eqx.is_array, inverse=True)
     floats = eqx.filter(initial, eqx.is_inexact_array)
+    # A leaf that the objective does not use has no cotangent: zero.
     given = lambda x, g: jnp.zeros_like(x) if g is None and x is not None else g
     adjoint = jax.tree.map(given, floats, cotangent, is_leaf=lambda x: x is None)
     tuned, fixed = eqx.partition((step, outer), perturbed[:2])

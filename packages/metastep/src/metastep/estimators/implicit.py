@@ -131,6 +131,7 @@ class Implicit(AbstractEstimator):
         solution, linear_residual = self._solve(lambda v: pull_back(v)[0], adjoint)
         grad = jax.tree.map(jnp.add, direct, pull_back(solution)[1])
 
+        # Two early states, since a momentum that starts at zero has no effect on the first step.
         early = real_variables(advance(problem, outer, begin, keys, EARLY_STEPS).inner)[0]
         earlier = (real_variables(begin.inner)[0], early)
         move = subtract(after, point)
@@ -260,5 +261,6 @@ def _vanishes(here: Scalar, before: tuple[Scalar, ...], stationarity: Scalar) ->
     measured.
     """
     earlier = jnp.max(jnp.array(before))
+    # Below this floor the measured size of a step is rounding error.
     floor = 1e3 * jnp.finfo(here.dtype).eps
     return (earlier > 0) & (here <= UNSEEN_FACTOR * jnp.maximum(stationarity, floor) * earlier)

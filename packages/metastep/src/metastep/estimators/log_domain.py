@@ -79,7 +79,7 @@ class LogDomain(AbstractEstimator):
     estimator: AbstractEstimator = Reverse()
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> Any:
-        """Return what the wrapped estimator remembers."""
+        """Return the state of the wrapped estimator."""
         return self.estimator.init(_Rescaled(problem, jnp.zeros(())), outer, key)
 
     def estimate(
@@ -255,6 +255,7 @@ def _check(problem: AbstractProblem, outer: Outer, keys: Keys) -> _Premise:
     degree = logs[1] / PROBE
     nearest = jnp.round(degree)
     eps = jnp.finfo(values.dtype).eps
+    # Rounded to an integer if it is one up to rounding: the degree is multiplied by the exponent.
     degree = jnp.where(jnp.abs(degree - nearest) < 512 * eps, nearest, degree)
     degree_error = jnp.max(jnp.abs(logs - degree * shifts) / jnp.maximum(1, jnp.abs(shifts)))
     return _Premise(

@@ -133,7 +133,9 @@ class PersistentEvolutionStrategies(AbstractEstimator):
 
         points, values = eqx.filter_vmap(eqx.filter_vmap(run))(points, _sides(flat, now))
         total = now + jnp.where(fresh, 0, state.perturbations)
+        # The changes start at 0, so that over a trajectory they add up to the final objective.
         change = values - jnp.where(fresh, 0, state.values)
+        # A window is one of `windows` terms of a sum, which this factor estimates without bias.
         windows = problem.horizon // self.window
         slope = windows * (change[:, 0] - change[:, 1]) / (2 * self.sigma**2)
         grad, error = mean_and_error(slope[:, None] * total)

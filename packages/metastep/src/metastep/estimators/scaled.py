@@ -140,12 +140,14 @@ def _normalised(direction: PyTree, exponent: Int[Array, ""]) -> _Tangent:
     _, size = jnp.frexp(largest)
     usable = (largest > 0) & jnp.isfinite(largest)
     size = jnp.where(usable, size, 0).astype(jnp.int32)
+    # Zero gets the least exponent, so that it never determines that of a sum.
     exponent = jnp.where(largest > 0, exponent + size, NOTHING)
     return _Tangent(jax.tree.map(lambda x: _times_power(x, -size), direction), exponent)
 
 
 def _times_power(x: Array, exponent: Int[Array, "..."]) -> Array:
     """Multiply by 2^exponent in two halves, so that neither factor overflows."""
+    # Larger shifts also give 0 or infinity.
     exponent = jnp.clip(exponent, -2000, 2000)
     power = lambda by: jnp.ldexp(jnp.ones((), x.real.dtype), by)
     half = exponent // 2
@@ -192,6 +194,7 @@ def _derivative(
         step = lambda inner, outer: problem.step(inner, outer, t, keys.step(t))
         by_state = _pushed(lambda inner: step(inner, outer), inner, tangent.direction)
         by_outer = _pushed(lambda outer: step(inner, outer), outer, direction)
+        # Only the part through the state has been rescaled before; both get exponents of their own.
         tangent = _sum(_normalised(by_state, tangent.exponent), _normalised(by_outer, zero))
         after = step(inner, outer)
         if rounding is not None:

@@ -91,6 +91,7 @@ class TruncatedReverse(AbstractEstimator):
         def judged(outer: Outer, variables: Inner, constants: Inner) -> Scalar:
             return problem.objective(eqx.combine(variables, constants), outer, keys.objective)
 
+        # Tangents, which find influence, do not pass through every checkpointing: none is used.
         def ending(outer: Outer) -> Scalar:
             variables, (constants, _) = through(outer, cut_variables, None)
             return judged(outer, variables, constants)

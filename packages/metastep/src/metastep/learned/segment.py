@@ -160,6 +160,7 @@ def run_segment(
         block: steps in a block; static.
         blocks: the largest number of blocks; static.
     """
+    # The sum of the objective starts at zero, so that its end is that of the segment alone.
     state = eqx.tree_at(lambda state: state.total, state, jnp.zeros_like(state.total))
     state, static = eqx.partition(state, eqx.is_array)
     count = (length + block - 1) // block
@@ -173,6 +174,7 @@ def run_segment(
         return jax.lax.fori_loop(0, steps_of(index), lambda _, state: step(weights, state), state)
 
     last, starts = _record(advance, state, count - 1, blocks)
+    # The last block, the only one that may be shorter, is run when it is differentiated.
     starts = _put(starts, last, count - 1)
 
     def through_block(number: Array, carry: tuple[PyTree, PyTree, PyTree]) -> tuple:
@@ -195,6 +197,7 @@ def run_segment(
         return slope, start_slope, jax.lax.cond(number == 0, lambda: after, lambda: end)
 
     end_slope = jax.tree.map(jnp.zeros_like, differentiable(state)[0])
+    # The segment's objective depends on its final state through `total` only.
     end_slope = eqx.tree_at(lambda slope: slope.total, end_slope, jnp.ones_like(state.total))
     nothing = jax.tree.map(jnp.zeros_like, weights)
     slope, _, end = jax.lax.fori_loop(0, count, through_block, (nothing, end_slope, state))

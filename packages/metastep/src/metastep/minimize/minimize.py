@@ -290,6 +290,7 @@ def _restore(checkpoint: Checkpoint, carry: Carry) -> tuple[Carry, list[float]]:
     there = checkpoint.path.exists()
     if jax.process_count() > 1:
         sync_global_devices("every process has looked before the first one saves")
+    # A first file before the run shows a missing permission or a full disk at once.
     if not there:
         if jax.process_index() == 0:
             checkpoints.save(checkpoint.path, carry, {"seconds_per_step": []})
@@ -316,6 +317,7 @@ class _Pauses:
     show: Callable[[int, float], None]
 
     def next_stop(self, step: int, steps: int) -> int:
+        # Multiples of each period, not of the last stop: a resumed run pauses at the same steps.
         periods = [self.every] + ([self.checkpoint.every] if self.checkpoint else [])
         return min(steps, *(step + period - step % period for period in periods))
 

@@ -88,6 +88,7 @@ def _differentiate(primals: Sequence[Array], tangents: Sequence[Any], pair: _Pai
     constants, vectors = pair.split(primals)
     constant_changes, vector_changes = pair.split(tangents)
     changes = []
+    # The map is linear in its vectors, so it is its own derivative.
     if not all(isinstance(x, ad.Zero) for x in vector_changes):
         vector_changes = [ad.instantiate_zeros(x) for x in vector_changes]
         changes.append(_product.bind(*constants, *vector_changes, pair=pair))
@@ -111,6 +112,7 @@ def _transpose(cotangents: Sequence[Any], *arguments: Any, pair: _Pair) -> list[
     constants, vectors = pair.split(arguments)
     cotangents = [ad.instantiate_zeros(x) for x in cotangents]
     found = _product.bind(*constants, *cotangents, pair=pair.transposed)
+    # JAX expects a cotangent for exactly those inputs that it left undefined.
     asked = [ad.is_undefined_primal(x) for x in vectors]
     return [None] * len(constants) + [
         x if ask else None for x, ask in zip(found, asked, strict=True)
@@ -134,6 +136,7 @@ def _batch(axis: Any, arguments: Sequence[Any], axes: Sequence[int | None], pair
     constants, vectors = pair.split(arguments)
     constant_axes, vector_axes = pair.split(axes)
     vectors = [first(x, position) for x, position in zip(vectors, vector_axes, strict=True)]
+    # Vectors get the axis even if only the point is batched: the transpose must return it.
     larger = lambda types: tuple(unmapped_aval(axis.size, 0, x) for x in types)
     batched = _Pair(
         many(pair.forward), many(pair.backward), larger(pair.domain), larger(pair.codomain)

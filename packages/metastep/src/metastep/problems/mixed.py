@@ -132,6 +132,7 @@ def _mixed(
             return jax.jvp(slopes, (params,), (cotangent,))[1]
 
         along_gradient = partial(along, jax.grad(at))
+        # Each tangent is a linear map with a known transpose: reverse mode stores the primals only.
         changes = (
             linear_map(partial(along, at), from_value, primals, directions, value),
             linear_map(along_gradient, from_gradient, primals, directions, gradient),
