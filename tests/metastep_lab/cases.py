@@ -54,6 +54,7 @@ STEP_SIZES: dict[str, tuple[str, ...]] = {
     "truncation-toy": ("first_step",),
     "hypercleaning": ("step_size", "outer_step_size"),
     "task-interaction": ("step_size", "outer_step_size"),
+    "data-weights": ("step_size", "outer_step_size"),
     "one-shot": ("rate", "outer_step_size"),
     "sparse-coding": ("learning_rate",),
     "anchor-vectors": ("step_size",),

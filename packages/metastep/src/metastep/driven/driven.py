@@ -81,7 +81,7 @@ def driven_hypergradient(
         >>> key, outer = jax.random.key(0), {"step_size": 0.5}
         >>> estimate = ms.driven_hypergradient(problem, outer, ms.Reverse(), key=key)
         >>> round(float(estimate.grad["step_size"]), 4)
-        -0.0227
+        0.0795
 
     Args:
         problem: the inner dynamics and the objective. Batches from outside are its `Batches`.
