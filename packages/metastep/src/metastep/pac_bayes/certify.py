@@ -1,6 +1,5 @@
 """From a trained model to a certificate: the one call that a practitioner makes."""
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,6 +22,8 @@ from metastep.pac_bayes.bound import (
     require_probability,
 )
 from metastep.pac_bayes.certificate import Certificate, gaussian_kl, prior_variance
+from metastep.pac_bayes.examples import Data, digest, require_data, trivial_error
+from metastep.pac_bayes.learned_prior import LearnedPrior, write_rows
 from metastep.pac_bayes.optimize import (
     Error,
     Optimized,
@@ -33,7 +34,8 @@ from metastep.pac_bayes.optimize import (
 )
 from metastep.types import RandomKey
 
-Data = tuple[PyTree, PyTree]
+
+DEAL = 3  # folded into the key, beside the three that are split off it
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,8 @@ def certify(
     model: Callable[..., Any],
     data: Data,
     *,
-    params: PyTree,
-    prior: PyTree,
+    prior: PyTree | LearnedPrior,
+    params: PyTree | None = None,
     test: Data | None = None,
     key: RandomKey,
     settings: Settings | None = None,
@@ -115,8 +117,10 @@ def certify(
     Args:
         model: `(params, input) -> class scores`, for one input.
         data: `(inputs, targets)` that the model was trained on, examples first.
-        params: the trained parameters.
-        prior: parameters chosen without `data`, best the ones that training began with.
+        prior: parameters chosen without `data`, best the ones that training began with; or a
+            `LearnedPrior`, which takes a part of `data` for the prior and leaves the rest for the
+            bound: tighter in most cases.
+        params: the trained parameters; None for the mean of a `LearnedPrior`.
         test: `(inputs, targets)` held out, or None. They do not enter the bound; `check` holds the
             bound against the error on them.
         key: a random key.
@@ -130,24 +134,21 @@ def certify(
 
     Raises:
         ValueError: for data without examples, parameters or data that are not finite, a prior that
-            does not fit or equals `params`, a loss that is no finite scalar for one example, an
-            error outside [0, 1], or a model whose layers cannot be captured.
+            does not fit, equals `params`, or has seen examples of its own bound, a loss that is no
+            finite scalar for one example, an error outside [0, 1], or a model whose layers cannot
+            be captured.
 
     Reference:
         Dziugaite and Roy (2017), Computing nonvacuous generalization bounds for deep (stochastic)
         neural networks; Wu, Zhu, Wu, Wang, Ge (2020), Dissecting Hessian, Section 6.
     """
     settings = Settings() if settings is None else settings
-    _require_data("data", data)
+    require_data("data", data)
     if test is not None:
-        _require_data("test", test)
+        require_data("test", test)
+    data, params, prior, origin = _begin(data, params, prior, key)
     risk = mean_risk(model, loss, params, data)
     checked = checked_prior(prior, risk)
-    if eqx.tree_equal(checked, eqx.filter(risk.params, eqx.is_inexact_array)):
-        raise ValueError(
-            "prior equals params; allowed are parameters that were chosen without the training "
-            "data, such as the initialization."
-        )
     _require_finite_loss(risk)
     optimize_key, train_key, test_key = jax.random.split(key, 3)
     optimized = optimize(
@@ -168,20 +169,42 @@ def certify(
     certificate = write_certificate(
         optimized, checked, settings, risk, errors, test_errors, held_out
     )
-    certificate = replace(certificate, trivial_error=trivial_error(data[1], error))
+    certificate = replace(certificate, trivial_error=trivial_error(data[1], error), **origin)
     return Certified(certificate, optimized)
 
 
-def trivial_error(targets: PyTree, error: Error = misclassified) -> float:
-    """Return how often the most frequent class is wrong, for one label for each example.
+def _begin(
+    data: Data, params: PyTree | None, prior: PyTree | LearnedPrior, key: RandomKey
+) -> tuple[Data, PyTree, PyTree, dict[str, Any]]:
+    """Return the bound's data, where the posterior starts, the prior, and the prior's origin."""
+    if not isinstance(prior, LearnedPrior):
+        if params is None:
+            raise ValueError(
+                "params is None; allowed are the trained parameters. Only a LearnedPrior gives the "
+                "posterior a place to start from."
+            )
+        _require_different(prior, params)
+        return data, params, prior, {}
+    learned = prior.learn(data, jax.random.fold_in(key, DEAL))
+    origin = {
+        "prior_examples": int(np.sum(learned.rows)),
+        "prior_rows": write_rows(learned.rows),
+        "prior_repeats": learned.repeats,
+    }
+    if params is None:
+        return learned.data, learned.params, learned.params, origin
+    _require_different(learned.params, params)
+    return learned.data, params, learned.params, origin
 
-    For other targets, and for errors of another kind, no constant answer is known: 1.
-    """
-    leaves = jax.tree.leaves(targets)
-    if error is not misclassified or len(leaves) != 1 or np.ndim(leaves[0]) != 1:
-        return 1.0
-    counts = np.unique(leaves[0], return_counts=True)[1]
-    return float(1 - np.max(counts) / np.sum(counts))
+
+def _require_different(prior: PyTree, params: PyTree) -> None:
+    floating = lambda tree: jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array_like))
+    pairs = floating(prior), floating(params)
+    if len(pairs[0]) == len(pairs[1]) and all(map(np.array_equal, *pairs)):
+        raise ValueError(
+            "prior equals params; allowed are parameters that were chosen without the data of the "
+            "bound, such as the initialization, or those of a LearnedPrior with params left out."
+        )
 
 
 def write_certificate(
@@ -251,23 +274,6 @@ def write_certificate(
         test_error=float(np.mean(test_errors)) if test_errors.size else None,
         data_digest=digest(risk.data),
     )
-
-
-def digest(data: PyTree) -> str:
-    """Return the SHA-256 of dtypes, shapes and bytes of arrays."""
-    total = hashlib.sha256()
-    for leaf in map(np.asarray, jax.tree.leaves(data)):
-        total.update(f"{leaf.dtype.str}{leaf.shape}".encode())
-        total.update(np.ascontiguousarray(leaf).tobytes())
-    return total.hexdigest()
-
-
-def _require_data(name: str, data: Data) -> None:
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(data)]
-    if not leaves or any(leaf.ndim == 0 or len(leaf) == 0 for leaf in leaves):
-        raise ValueError(f"{name} has no examples; allowed are inputs and targets of at least one.")
-    if not all(np.all(np.isfinite(leaf)) for leaf in leaves):
-        raise ValueError(f"{name} has infinite or NaN entries; allowed are finite numbers.")
 
 
 def _require_finite_loss(risk: EmpiricalRisk) -> None:
