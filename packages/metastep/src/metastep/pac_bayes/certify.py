@@ -32,8 +32,8 @@ from metastep.pac_bayes.optimize import (
     misclassified,
     optimize,
 )
+from metastep.pac_bayes.posterior import initial_posterior, isotropic_posterior
 from metastep.types import RandomKey
-
 
 DEAL = 3  # folded into the key, beside the three that are split off it
 
@@ -87,6 +87,12 @@ def cross_entropy_bits(scores: Array, label: Array) -> Array:
     return optax.softmax_cross_entropy_with_integer_labels(scores, label) / jnp.log(2.0)
 
 
+def relative_cross_entropy(scores: Array, label: Array) -> Array:
+    """Return the cross-entropy of a softmax by that of a uniform guess; bits for two classes."""
+    entropy = optax.softmax_cross_entropy_with_integer_labels(scores, label)
+    return entropy / jnp.log(jnp.asarray(scores.shape[-1], entropy.dtype))
+
+
 def mean_risk(
     model: Callable[..., Any], loss: Callable[..., Any], params: PyTree, data: Data
 ) -> EmpiricalRisk:
@@ -104,7 +110,7 @@ def certify(
     test: Data | None = None,
     key: RandomKey,
     settings: Settings | None = None,
-    loss: Callable[..., Any] = cross_entropy_bits,
+    loss: Callable[..., Any] = relative_cross_entropy,
     error: Error = misclassified,
 ) -> Certified:
     """Bound the error of a (stochastic) model on examples that nobody has seen.
@@ -125,7 +131,8 @@ def certify(
             bound against the error on them.
         key: a random key.
         settings: how; None for the defaults.
-        loss: `(output, target) -> scalar`, a differentiable surrogate at least as large as `error`.
+        loss: `(output, target) -> scalar`, a differentiable surrogate of `error`, from 0. The bound
+            holds with any. A smaller multiple of it keeps the posterior nearer to the prior.
         error: `(output, target) -> number in [0, 1]`; the bound is for its mean.
 
     Returns:
@@ -160,6 +167,7 @@ def certify(
         batch_size=min(settings.batch_size, risk.examples),
         optimizer=settings.optimizer,
         delta=settings.delta,
+        begin=isotropic_posterior if origin else initial_posterior,
     )
     errors = draw_errors(risk, optimized, settings.draws, train_key, error)
     test_errors, held_out = np.zeros(0), None

@@ -60,6 +60,7 @@ def optimize(
     batch_size: int = 100,
     optimizer: optax.GradientTransformation | None = None,
     delta: float = 0.025,
+    begin: Callable[[EmpiricalRisk, Layout], Posterior] = initial_posterior,
 ) -> Optimized:
     """Minimize mean loss + sqrt(B_RE / 2) over the posterior's means, scales and prior variance.
 
@@ -77,6 +78,8 @@ def optimize(
         batch_size: examples in each step; a last, smaller batch is left out.
         optimizer: any optax transformation; None for Adam with a step size of 0.005.
         delta: the bound's confidence parameter, in (0, 1).
+        begin: the posterior before the first step: `initial_posterior` with the scales |w| of
+            Algorithm 4, or `isotropic_posterior` with those of the prior.
 
     Returns:
         The posterior, its basis and the history.
@@ -94,7 +97,7 @@ def optimize(
     prior = checked_prior(prior, risk)
     layout = find_layout(risk)
     optimizer = ADAM if optimizer is None else optimizer
-    posterior = initial_posterior(risk, layout)
+    posterior = begin(risk, layout)
     state = optimizer.init(eqx.filter(posterior, eqx.is_array))
     inputs, basis, rotated, history = first_inputs(risk, layout), ({}, {}), {}, []
     for epoch in range(epochs):
