@@ -1,11 +1,11 @@
 """Certificates of digits with ten classes: priors that have seen no data, and learned ones.
 
-`python benchmarks/learned_prior.py [--seeds 5] [--epochs 200] [--bits]` trains a network of 64-50-10
-units for each seed and certifies it twice from the same 1,500 digits: with the initialization as
-the prior, and with a prior that half of the digits trained, so that the bound is from the other
-half. The remaining 297 digits check both. Means and standard errors are over the seeds, each with
-its own split, initialization and draws. With `--bits` the surrogate of the error is the
-cross-entropy in bits, as for two classes, in place of that relative to a guess.
+`python benchmarks/learned_prior.py [--seeds 5] [--epochs 200] [--bits]` trains a network of
+64-50-10 units for each seed and certifies it twice from the same 1,500 digits: with the
+initialization as the prior, and with a prior that half of the digits trained, so that the bound is
+from the other half. The remaining 297 digits check both. Means and standard errors are over the
+seeds, each with its own split, initialization and draws. With `--bits` the surrogate of the error
+is the cross-entropy in bits, as for two classes, in place of that relative to a guess.
 """
 
 import argparse

@@ -197,6 +197,20 @@ def test_a_prior_trained_on_the_data_of_its_bound_is_refused():
         certify(LearnedPrior(lambda x, y: params), params=params)
 
 
+def test_held_out_data_show_a_prior_that_reads_the_bounds_examples_from_elsewhere():
+    """Labels by chance, and least squares with more weights than examples: all is memorized."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(600, 400)), rng.integers(0, 2, 600)
+    line = np.linalg.lstsq(x[:300], 2 * y[:300] - 1, rcond=None)[0]
+    leaked = {"W": np.stack([-9 * line, 9 * line]), "b": np.zeros(2)}
+    certificate = certify(
+        LearnedPrior(lambda x, y: leaked), (x[:300], y[:300]), test=(x[300:], y[300:])
+    ).certificate
+    assert certificate.bound < 0.35 < 0.4 < certificate.test_error
+    (reason,) = certificate.check().reasons
+    assert "the prior may have seen the training data" in reason
+
+
 @pytest.mark.parametrize(
     ("result", "message"),
     [
