@@ -3,8 +3,8 @@
 `python benchmarks/attribution.py [linear] [network]` trains the models of the experiment
 `data-attribution` on digits, retrains them without random shares of the examples, and holds the
 scores of every method against what happened. dattri (to be installed, with PyTorch) gets the
-trained parameters, so that no difference of the training is in the numbers. The seconds of dattri
-contain no compilation, and those of metastep are of the second call.
+trained parameters, so that no difference of the training is in the numbers. The seconds of metastep
+are those of a second call, without compilation.
 """
 
 import sys

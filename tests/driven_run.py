@@ -1,6 +1,7 @@
 """A driven run to be killed: `python -m tests.driven_run DIRECTORY` prints the bits it ends with.
 
-Every batch that is loaded is a line, so that whoever reads along knows where the run is.
+Every state and every adjoint that is saved is a line, so that whoever reads along knows where the
+run is.
 """
 
 import functools
@@ -12,14 +13,10 @@ import numpy as np
 import optax
 
 import metastep as ms
+from metastep import files
 
 HORIZON = 40
 EXAMPLES = np.random.default_rng(0).normal(size=(HORIZON, 4, 3))
-
-
-def load(t):
-    print(t, flush=True)
-    return EXAMPLES[t]
 
 
 def loss(w, outer, batch):
@@ -38,9 +35,13 @@ def problem(batch, horizon=HORIZON):
 
 
 @functools.cache
+def _problem(horizon, precision):
+    return problem(ms.Batches(EXAMPLES), horizon)
+
+
 def same_problem(horizon=HORIZON):
     """Return the problem on `EXAMPLES`; one and the same, which is compiled once."""
-    return problem(ms.Batches(EXAMPLES), horizon)
+    return _problem(horizon, jnp.result_type(float))
 
 
 OUTER = {"decay": 0.1, "step_size": 0.05}
@@ -52,9 +53,21 @@ def bits(estimate):
     return " ".join(np.asarray(x).tobytes().hex() for x in leaves)
 
 
+def telling(replace):
+    """Return `os.replace` that prints what it has put in its place."""
+
+    def told(source, target):
+        replace(source, target)
+        if not str(target).endswith("run"):
+            print(target, flush=True)
+
+    return told
+
+
 def main(directory):
+    files.os.replace = telling(files.os.replace)
     estimate = ms.driven_hypergradient(
-        problem(ms.Batches(load)),
+        same_problem(),
         OUTER,
         ms.Reverse(ms.Binomial(5)),
         key=jax.random.key(0),

@@ -131,7 +131,7 @@ DOUBTFUL = {
     "overflow in the check": (Ridge(1e3, 40), ms.Reverse(), "is left out by inf"),
     "divergence": (Ridge(1e3, 90), ms.Reverse(), "infinite or NaN"),
     "chaos": (chaotic, ms.Reverse(), "metasmoothness"),
-    "short window": (Ridge(0.05, 40), ms.TruncatedReverse(2), "Use an exact estimator"),
+    "short window": (Ridge(0.05, 40), ms.TruncatedReverse(2), "Their order may still be right"),
     "not converged": (Ridge(0.05, 5), ms.Implicit(), "needs the inner loop to have converged"),
 }
 

@@ -86,10 +86,21 @@ class Attribution(eqx.Module):
         if self.removal_error > CLOSE:
             return (
                 f"The scores miss what happens when a random share of the examples is left out by "
-                f"{self.removal_error:.0%}, and {CLOSE:.0%} is allowed. Use an exact estimator "
-                "such as Reverse(), or make training smoother: smaller steps, larger batches."
+                f"{self.removal_error:.0%}, and {CLOSE:.0%} is allowed. Their order may still be "
+                "right, which linear_datamodeling_score measures. Smoother training (smaller "
+                "steps, larger batches) brings them nearer, and so does an exact estimator such "
+                "as Reverse() where this one is not."
             )
         return ""
+
+    def __str__(self) -> str:
+        queries, shapes = len(self.values), [x.shape[1:] for x in jax.tree.leaves(self.scores)]
+        examples = sum(int(np.prod(shape)) for shape in shapes)
+        verdict = self.message or "Nothing speaks against them."
+        return (
+            f"Scores of {examples} examples for {queries} queries. {verdict} "
+            f"(metasmoothness {self.metasmoothness:.2f}, removal error {self.removal_error:.0%})"
+        )
 
 
 def attribute(

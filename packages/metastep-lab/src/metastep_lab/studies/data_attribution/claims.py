@@ -5,7 +5,16 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from metastep_lab.claims import Numbers, Statement, beyond, listed, mean_and_error, span, yes_or_no
+from metastep_lab.claims import (
+    Numbers,
+    Statement,
+    beyond,
+    lacking,
+    listed,
+    mean_and_error,
+    span,
+    yes_or_no,
+)
 from metastep_lab.tables import Frame, Record
 
 BARS = {"linear": 0.95, "network": 0.95, "transformer": 0.9}
@@ -129,10 +138,6 @@ def _pairs(rows: Frame) -> str:
     return "; ".join(parts)
 
 
-def _several(record: Record) -> str | None:
-    return None if record.config.seeds >= SEEDS else f"needs {SEEDS} seeds"
-
-
 CLAIMS = (
     *(
         Statement(
@@ -151,7 +156,7 @@ CLAIMS = (
         "exact-leads",
         "The LDS of exact scores is higher than that of truncated ones, of influence functions and "
         f"of gradient cosines. Here: by more than {CLEAR:g} standard errors for every model.",
-        lacks=_several,
+        lacks=lacking(f"needs {SEEDS} seeds", lambda record: record.config.seeds >= SEEDS),
         measure=_leads,
         verdict=lambda rows: beyond(rows["lead"], CLEAR * rows["error"]),
         evidence=_pairs,
@@ -160,7 +165,7 @@ CLAIMS = (
         "warned",
         f"Exact scores are not believed where they predict badly. Here: no run with an LDS below "
         f"{LOW:g} was believed, and none at its bar or above was warned of.",
-        lacks=lambda record: None if len(record.config.speeds) > 1 else "needs two speeds",
+        lacks=lacking("needs two speeds", lambda record: len(record.config.speeds) > 1),
         measure=_warnings,
         verdict=lambda found: found["missed"] == found["false"] == 0,
         evidence=_written,
@@ -170,7 +175,7 @@ CLAIMS = (
         "What is measured beforehand goes with the LDS. Here: over all runs the rank correlation "
         f"of the metasmoothness with it is above {RELATED:g}, and that of the error of one removal "
         f"below -{RELATED:g}.",
-        lacks=lambda record: None if len(record.config.speeds) > 1 else "needs two speeds",
+        lacks=lacking("needs two speeds", lambda record: len(record.config.speeds) > 1),
         measure=relation,
         verdict=lambda found: found["smoothness"] > RELATED and found["error"] < -RELATED,
         evidence="metasmoothness {smoothness:.2f}, error of one removal {error:.2f}, {runs} runs",
@@ -180,7 +185,7 @@ CLAIMS = (
         "Without the examples that exact scores call most helpful the loss of the queries rises "
         "more than without those of any other method. Here: by more than "
         f"{CLEAR:g} standard errors for every model, on average over the removed shares.",
-        lacks=_several,
+        lacks=lacking(f"needs {SEEDS} seeds", lambda record: record.config.seeds >= SEEDS),
         measure=_rises,
         verdict=lambda rows: beyond(rows["lead"], CLEAR * rows["error"]),
         evidence=_pairs,
@@ -189,7 +194,7 @@ CLAIMS = (
         "finds-spoilt",
         "The examples with the most harmful exact scores are spoilt ones. Here: of the spoilt "
         "ones at least three times as many are among them as by chance.",
-        lacks=lambda record: None if len(record.frames["recall"]) else "needs spoilt examples",
+        lacks=lacking("needs spoilt examples", lambda record: record.frames["recall"]),
         measure=lambda record: {
             "recall": found_spoilt(record)["exact"],
             "chance": record.frames["recall"]["checked"].iloc[
@@ -204,9 +209,9 @@ CLAIMS = (
 
 def answer(record: Record) -> str:
     """Say how well exact scores predict, and what is known beforehand."""
-    lacking = _too_small(record)
-    if lacking is not None:
-        return f"This run cannot tell: it {lacking}."
+    small = _too_small(record)
+    if small is not None:
+        return f"This run cannot tell: it {small}."
     models = list(record.config.models)
     exact = {model: _exact(record, model)["mean"] for model in models}
     opening = yes_or_no([exact[model] >= BARS[model] for model in models])
