@@ -88,7 +88,7 @@ def cross_entropy_bits(scores: Array, label: Array) -> Array:
 
 
 def relative_cross_entropy(scores: Array, label: Array) -> Array:
-    """Return the cross-entropy of a softmax by that of a uniform guess; bits for two classes."""
+    """Return the cross-entropy of a softmax over log(classes), that of a guess; bits for two."""
     entropy = optax.softmax_cross_entropy_with_integer_labels(scores, label)
     return entropy / jnp.log(jnp.asarray(scores.shape[-1], entropy.dtype))
 
