@@ -26,7 +26,7 @@ def exact(certificate, posterior, prior):
         pairs = zip(numbers(posterior.mean), numbers(prior), strict=True)
         distance = sum((a - b) ** 2 for a, b in pairs)
         variance = sum(mpmath.exp(2 * x) for x in scales)
-        width = mpmath.mpf("0.1") * mpmath.exp(-mpmath.mpf(certificate.j) / 100)
+        width = mpmath.mpf(certificate.prior_ceiling) * mpmath.exp(-mpmath.mpf(certificate.j) / 100)
         logs, count = 2 * sum(scales), len(scales)
         kl = ((variance + distance) / width - count + count * mpmath.log(width) - logs) / 2
         bounds = by_bisection(certificate, kl)

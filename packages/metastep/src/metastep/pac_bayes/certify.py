@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -153,6 +154,10 @@ def certify(
     require_data("data", data)
     if test is not None:
         require_data("test", test)
+    begin, ceiling = initial_posterior, PRIOR_CEILING
+    if isinstance(prior, LearnedPrior):
+        begin = partial(isotropic_posterior, log_scale=math.log(prior.scale))
+        ceiling = prior.ceiling
     data, params, prior, origin = _begin(data, params, prior, key)
     risk = mean_risk(model, loss, params, data)
     checked = checked_prior(prior, risk)
@@ -167,7 +172,8 @@ def certify(
         batch_size=min(settings.batch_size, risk.examples),
         optimizer=settings.optimizer,
         delta=settings.delta,
-        begin=isotropic_posterior if origin else initial_posterior,
+        begin=begin,
+        ceiling=ceiling,
     )
     errors = draw_errors(risk, optimized, settings.draws, train_key, error)
     test_errors, held_out = np.zeros(0), None
@@ -175,7 +181,7 @@ def certify(
         held_out = mean_risk(model, loss, params, test)
         test_errors = draw_errors(held_out, optimized, settings.draws, test_key, error)
     certificate = write_certificate(
-        optimized, checked, settings, risk, errors, test_errors, held_out
+        optimized, checked, settings, risk, errors, test_errors, held_out, ceiling
     )
     certificate = replace(certificate, trivial_error=trivial_error(data[1], error), **origin)
     return Certified(certificate, optimized)
@@ -223,6 +229,7 @@ def write_certificate(
     errors: np.ndarray,
     test_errors: np.ndarray,
     held_out: EmpiricalRisk | None,
+    ceiling: float = PRIOR_CEILING,
 ) -> Certificate:
     """Fill in a certificate from a posterior and the errors of its draws, in float64.
 
@@ -234,6 +241,7 @@ def write_certificate(
         errors: of `draw_errors` on the training data.
         test_errors: the same on the held-out data, empty without them.
         held_out: the held-out data, or None.
+        ceiling: c of `optimize`.
 
     Returns:
         The certificate with the better of the two prior variances next to the optimized one.
@@ -252,14 +260,14 @@ def write_certificate(
     error_sum = float(np.sum(errors))
 
     def at(j: int) -> tuple[Any, float]:
-        kl = gaussian_kl(**moments, variance=prior_variance(j))
+        kl = gaussian_kl(**moments, variance=prior_variance(j, ceiling))
         confidence = {"delta": settings.delta, "draw_delta": settings.draw_delta}
         found = bound(
             error_sum / errors.size, kl, risk.examples, j=j, draws=errors.size, **confidence
         )
         return found, kl
 
-    place = PRIOR_PRECISION * (math.log(PRIOR_CEILING) - 2 * float(posterior.log_prior_scale))
+    place = PRIOR_PRECISION * (math.log(ceiling) - 2 * float(posterior.log_prior_scale))
     candidates = {max(1, math.floor(place)), max(1, math.ceil(place))}
     j = min(candidates, key=lambda j: at(j)[0].value)
     found, kl = at(j)
@@ -275,7 +283,7 @@ def write_certificate(
         kl=kl,
         **moments,
         j=j,
-        prior_ceiling=PRIOR_CEILING,
+        prior_ceiling=ceiling,
         prior_precision=PRIOR_PRECISION,
         test_examples=0 if held_out is None else held_out.examples,
         test_draws=test_errors.size,

@@ -1,5 +1,6 @@
 """Priors that a part of the data trains, so that the bound is for the rest of the data alone."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, PyTree
 
+from metastep.pac_bayes.bound import PRIOR_PRECISION
 from metastep.pac_bayes.examples import Data, count, repeats, select
 from metastep.types import RandomKey
 
@@ -48,13 +50,17 @@ class LearnedPrior:
         rows: indices of the examples that train the prior, shape (n_prior,); None for a random
             choice.
         share: the share of the examples in that choice, in (0, 1).
+        scale: the largest standard deviation that the prior may have, and that of the posterior at
+            first. Like the mean, it must be chosen without the examples of the bound. The union
+            over the prior's variances begins at it: the nearer the posterior stays, the less it
+            costs.
         allow_repeats: whether an example of the prior may also be, bit by bit, an example of the
             bound. Equal examples are most often copies, and the bound would be for examples that
             the prior has seen. Where the values are discrete they can be separate draws, and only
             then this is right.
 
     Raises:
-        ValueError: for a share outside (0, 1).
+        ValueError: for a share outside (0, 1) or a scale that is not positive.
 
     Reference:
         Ambroladze, Parrado-Hernandez, Shawe-Taylor (2007), Tighter PAC-Bayes bounds, Section 3;
@@ -65,12 +71,20 @@ class LearnedPrior:
     train: Callable[[PyTree, PyTree], PyTree]
     rows: np.ndarray | None = None
     share: float = 0.5
+    scale: float = 0.03
     allow_repeats: bool = False
 
     def __post_init__(self):
-        """Refuse an impossible share."""
+        """Refuse an impossible share or scale."""
         if not 0 < self.share < 1:
             raise ValueError(f"share is {self.share}; allowed are numbers between 0 and 1.")
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"scale is {self.scale}; allowed are finite numbers above 0.")
+
+    @property
+    def ceiling(self) -> float:
+        """The c of the variances c exp(-j / b), of which the largest, at j = 1, is scale^2."""
+        return self.scale**2 * math.exp(1 / PRIOR_PRECISION)
 
     def learn(self, data: Data, key: RandomKey) -> Learned:
         """Divide the data, and train the prior on its part.
