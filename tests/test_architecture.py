@@ -273,6 +273,7 @@ TESTED_ELSEWHERE = {
     "minimize.loop": ("minimize/test_minimize.py", PRIVATE),
     "pac_bayes.basis": ("pac_bayes/test_posterior.py", "the coordinates of a posterior"),
     "pac_bayes.certify": ("pac_bayes/test_certificate.py", "it makes the certificate"),
+    "pac_bayes.examples": ("pac_bayes/test_certificate.py", "the data that it is from"),
     "pac_bayes.optimize": ("pac_bayes/test_posterior.py", "what it optimizes is the posterior"),
     "problems.averaged": ("problems/test_maml.py", "the average over tasks"),
     "problems.base": ("problems/test_training.py", TABLE),

@@ -34,6 +34,9 @@ CERTIFICATE = {
     **dict.fromkeys(("log_variance_sum", "prior_ceiling", "test_error"), 0.5),
     **dict.fromkeys(("prior_precision", "test_examples", "test_draws"), 3),
     "data_digest": "0",
+    "prior_examples": 3,
+    "prior_rows": "e0",
+    "prior_repeats": 3,
 }
 READERS = {
     "npz": (lambda path: read_npz(path, ("header",)), DataCorruptError),
@@ -157,7 +160,7 @@ def test_weights_that_this_precision_cannot_hold(tmp_path):
 def test_certificates(tmp_path, text):
     path = tmp_path / "certificate.json"
     for key in CERTIFICATE:
-        if (key, text) in {("data_digest", '"5"'), ("test_error", "null")}:
+        if (key, text) in {("data_digest", '"5"'), ("prior_rows", '"5"'), ("test_error", "null")}:
             continue
         path.write_text(replaced(CERTIFICATE, key, text))
         with pytest.raises(ValueError, match=r"certificate\.json"):
@@ -170,7 +173,7 @@ def test_certificates(tmp_path, text):
 def test_an_impossible_certificate_is_one_that_does_not_hold(tmp_path):
     path = tmp_path / "certificate.json"
     for value in (0, -1, 2**63, -(2**63), 1e308, -1e308, 1e-320):
-        for key in CERTIFICATE.keys() - {"schema", "data_digest"}:
+        for key in CERTIFICATE.keys() - {"schema", "data_digest", "prior_rows"}:
             path.write_text(json.dumps({**CERTIFICATE, key: value}))
             try:
                 certificate = Certificate.load(path)

@@ -5,14 +5,14 @@ from dataclasses import fields, replace
 
 import jax
 import jax.numpy as jnp
-import mpmath
 import numpy as np
 import optax
 import pytest
 
 from metastep import pac_bayes
-from metastep.pac_bayes.certify import digest, trivial_error
+from metastep.pac_bayes.examples import digest, trivial_error
 from metastep.pac_bayes.optimize import misclassified
+from tests.metastep.pac_bayes.exact import exact, moments_and_bounds
 
 KEY = jax.random.key(0)
 INPUTS = jax.random.normal(KEY, (1200, 3))
@@ -57,51 +57,11 @@ def test_the_certificate_is_that_of_the_posterior(certified):
 
 
 def test_the_certificate_is_computed_in_float64(certified):
-    """From the posterior as it is, in 40 digits: the moments, their KL and the bound."""
     certificate, posterior = certified.certificate, certified.optimized.posterior
-    numbers = lambda tree: [mpmath.mpf(float(x)) for x in np.ravel(tree)]
-    (mean,) = jax.tree.leaves(posterior.mean)
-    (scale,) = jax.tree.leaves(posterior.log_scale)
-    with mpmath.workdps(40):
-        pairs = zip(numbers(mean), numbers(PRIOR["W"]), strict=True)
-        distance = sum((a - b) ** 2 for a, b in pairs)
-        variance = sum(mpmath.exp(2 * x) for x in numbers(scale))
-        prior = mpmath.mpf("0.1") * mpmath.exp(-mpmath.mpf(certificate.j) / 100)
-        logs = 2 * sum(numbers(scale))
-        kl = ((variance + distance) / prior - 6 + 6 * mpmath.log(prior) - logs) / 2
-        bound = bound_by_bisection(certificate, kl)
-    found = (
-        certificate.distance_squared,
-        certificate.variance_sum,
-        certificate.log_variance_sum,
-        certificate.kl,
-        certificate.bound,
-        certificate.uncorrected,
-    )
-    expected = [float(x) for x in (distance, variance, logs, kl, *bound)]
     # A dozen roundings of float64; float32 would be off by 1e-7.
-    np.testing.assert_allclose(found, expected, rtol=1e-13)
-
-
-def bound_by_bisection(certificate, kl):
-    """The theorem with the share 6 / (pi j)^2 of delta, and Chernoff's limit for the draws."""
-    n, m = certificate.examples, certificate.draws
-    share = 6 * mpmath.mpf(certificate.delta) / (mpmath.pi * certificate.j) ** 2
-    complexity = (kl + mpmath.log(n / share)) / (n - 1)
-    measured = mpmath.mpf(certificate.error_sum) / m
-    limit = inverse(measured, mpmath.log(2 / mpmath.mpf(certificate.draw_delta)) / m)
-    return inverse(limit, complexity), inverse(measured, complexity)
-
-
-def inverse(q, c):
-    """The largest p with KL(q || p) <= c, by bisection."""
-    term = lambda a, b: a * mpmath.log(a / b) if a else mpmath.mpf(0)
-    low, high = q, mpmath.mpf(1)
-    for _ in range(120):
-        middle = (low + high) / 2
-        above = term(q, middle) + term(1 - q, 1 - middle) > c
-        low, high = (low, middle) if above else (middle, high)
-    return low
+    np.testing.assert_allclose(
+        moments_and_bounds(certificate), exact(certificate, posterior, PRIOR), rtol=1e-13
+    )
 
 
 EXTREME = {
@@ -144,26 +104,28 @@ OLDER = (
 ).split()
 
 
-def test_files_without_a_trivial_error_are_read(certified, tmp_path):
-    """As they were written before there was one; and those readers find all that they read."""
+NEWER = {"trivial_error": 1.0, "prior_examples": 0, "prior_rows": "", "prior_repeats": 0}
+
+
+def test_older_files_are_read(certified, tmp_path):
+    """Written before there were newer fields; and older readers find all that they read."""
     path = tmp_path / "certificate.json"
     certified.certificate.save(path)
     content = json.loads(path.read_text())
-    assert content.keys() == {"schema", *OLDER, "trivial_error"}
-    assert content.pop("trivial_error") == certified.certificate.trivial_error
-    path.write_text(json.dumps(content))
+    assert content.keys() == {"schema", *OLDER, *NEWER}
+    path.write_text(json.dumps({name: content[name] for name in ("schema", *OLDER)}))
     again = pac_bayes.Certificate.load(path)
-    assert again == replace(certified.certificate, trivial_error=1.0)
+    assert again == replace(certified.certificate, **NEWER)
     assert again.check().holds and not again.vacuous
 
 
-@pytest.mark.parametrize("name", [*OLDER, "trivial_error"])
+@pytest.mark.parametrize("name", [*OLDER, *NEWER])
 @pytest.mark.parametrize("value", ["text", True, [1], None])
 def test_every_field_has_its_type(certified, tmp_path, name, value):
     path = tmp_path / "certificate.json"
     certified.certificate.save(path)
     content = json.loads(path.read_text())
-    if name == "data_digest" and value == "text":
+    if name in ("data_digest", "prior_rows") and value == "text":
         value = 1
     path.write_text(json.dumps(content | {name: value}))
     if name == "test_error" and value is None:
@@ -227,6 +189,8 @@ def test_a_vacuous_bound_is_called_so(certified, untested):
         ({"test_error": None}, "impossible: test_error is None on 200"),
         ({"test_error": 0.9}, "contradicts a bound"),
         ({"trivial_error": 1.5}, "impossible: trivial_error is 1.5"),
+        ({"prior_examples": 3}, "impossible: prior_rows has 0 digits and prior_examples is 3"),
+        ({"prior_repeats": 1001}, "impossible: prior_repeats is 1001"),
     ],
 )
 def test_falsified(certified, changed, reason):
@@ -257,6 +221,7 @@ def test_damaged_files(tmp_path, content, message):
         ({"data": (INPUTS.at[3, 0].set(jnp.nan), LABELS)}, "data has infinite or NaN"),
         ({"params": {"W": jnp.full((2, 3), jnp.nan)}}, "infinite or NaN"),
         ({"prior": PARAMS}, "prior equals params"),
+        ({"params": None}, "params is None"),
         ({"data": (INPUTS, LABELS - 5)}, "loss has values"),
         ({"loss": lambda output, target: -jnp.ones(())}, "loss has values from -1"),
     ],

@@ -102,7 +102,7 @@ def test_the_gradient_is_that_of_formed_noise(risk, parts):
     layout, posterior, basis = parts
     prior = posterior.mean
     rotated = posteriors.rotate(posteriors.first_inputs(risk, layout), basis[1])
-    fixed = _Fixed(risk, prior, basis, rotated, jnp.asarray(0.025))
+    fixed = _Fixed(risk, prior, basis, rotated, jnp.asarray(0.025), jnp.log(0.1))
     rows = jnp.arange(risk.examples)
     first = lambda posterior: _objective(posterior, fixed, rows, KEY, layout)
     formed = lambda posterior: formed_loss(posterior, risk, layout, basis, KEY)

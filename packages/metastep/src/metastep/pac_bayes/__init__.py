@@ -1,8 +1,9 @@
 """PAC-Bayes bounds for networks, tighter in the eigenbasis of their layer-wise Hessians.
 
-`certify` computes a `Certificate` for a trained model. Its parts: `optimize` a posterior in a basis
-(`BASE`, `APPR`, `ITER`, `ITER_M`), measure its error by `draw_errors`, and `bound` the error.
-`kl_inverse` gives confidence limits for any error rate that is estimated from a sample.
+`certify` goes from a trained model to a `Certificate`, and a `LearnedPrior` makes its bound
+tighter. Its parts: `optimize` a posterior in a basis (`BASE`, `APPR`, `ITER`, `ITER_M`), measure
+its error by `draw_errors`, and `bound` it. `kl_inverse` is of use wherever an error rate has been
+estimated from a sample.
 """
 
 from metastep.pac_bayes.basis import APPR as APPR
@@ -22,6 +23,7 @@ from metastep.pac_bayes.certificate import prior_variance as prior_variance
 from metastep.pac_bayes.certify import Certified as Certified
 from metastep.pac_bayes.certify import Settings as Settings
 from metastep.pac_bayes.certify import certify as certify
+from metastep.pac_bayes.learned_prior import LearnedPrior as LearnedPrior
 from metastep.pac_bayes.optimize import Optimized as Optimized
 from metastep.pac_bayes.optimize import draw_errors as draw_errors
 from metastep.pac_bayes.optimize import optimize as optimize

@@ -14,8 +14,8 @@ from metastep.types import Scalar
 NEWTON_STEPS = 40  # a dozen suffice; the rest costs nothing that can be measured
 SERIES = tuple(1 / n for n in range(39, 1, -2))  # 1/39, ..., 1/3 of atanh, exact for |r| < 0.35
 PRIOR_CEILING = 0.1
+LOG_CEILING = math.log(PRIOR_CEILING)
 PRIOR_PRECISION = 100
-LARGEST_LOG_SCALE = (math.log(PRIOR_CEILING) - 1 / PRIOR_PRECISION) / 2  # of the prior, at j = 1
 
 
 def kl_bernoulli(q: ArrayLike, p: ArrayLike) -> Float[Array, "..."]:
@@ -134,7 +134,13 @@ def kl_divergence(
     return inside / 2 - total(log_scale)
 
 
-def penalty(kl: Scalar, log_prior_scale: Scalar, examples: Scalar, delta: Scalar) -> Scalar:
+def penalty(
+    kl: Scalar,
+    log_prior_scale: Scalar,
+    examples: Scalar,
+    delta: Scalar,
+    log_ceiling: ArrayLike = LOG_CEILING,
+) -> Scalar:
     """Return sqrt(B_RE / 2), the differentiable complexity term that training adds to its loss.
 
     B_RE = [KL + 2 log(b log(c / lambda)) + log(pi^2 n / (6 delta))] / (n - 1). b log(c / lambda)
@@ -143,7 +149,7 @@ def penalty(kl: Scalar, log_prior_scale: Scalar, examples: Scalar, delta: Scalar
     Reference:
         Dziugaite and Roy (2017), Equation (10); (C.270) of the thesis.
     """
-    j = jnp.maximum(PRIOR_PRECISION * (math.log(PRIOR_CEILING) - 2 * log_prior_scale), 1)
+    j = jnp.maximum(PRIOR_PRECISION * (log_ceiling - 2 * log_prior_scale), 1)
     weight = 2 * jnp.log(j) + jnp.log(math.pi**2 * examples / (6 * delta))
     return jnp.sqrt((kl + weight) / (2 * (examples - 1)))
 

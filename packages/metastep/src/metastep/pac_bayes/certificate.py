@@ -6,6 +6,10 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
 from metastep.files import has_type, parse_json, read_bytes, write_atomically
 from metastep.pac_bayes.bound import (
     PRIOR_CEILING,
@@ -14,11 +18,13 @@ from metastep.pac_bayes.bound import (
     bound,
     kl_inverse_lower,
 )
+from metastep.pac_bayes.examples import digest, select
+from metastep.pac_bayes.learned_prior import read_rows
 
 SCHEMA = "metastep certificate 1"
 CHANCE = 0.001  # of calling a true bound contradicted by its test error
 ROUNDING = 1e-9
-LARGEST_FILE = 2**16  # bytes
+LARGEST_FILE = 2**24  # bytes; four examples of `prior_rows` take one
 
 
 class Verdict(NamedTuple):
@@ -54,8 +60,8 @@ class Certificate:
             not guaranteed.
         confidence: 1 - delta - draw_delta.
         delta: probability that the PAC-Bayes theorem fails.
-        draw_delta: probability that the limit for the training error fails.
-        examples: training examples n.
+        draw_delta: probability that the estimate of the training error is too far off.
+        examples: examples n that the bound is from; those of a learned prior do not count.
         draws: independent pairs of weights and a training example.
         error_sum: sum of their errors.
         kl: KL(Q || P) in nats.
@@ -68,10 +74,14 @@ class Certificate:
         prior_precision: b.
         test_examples: held-out examples; 0 if none were given.
         test_draws: pairs of weights and a held-out example.
-        test_error: mean of their errors; None without held-out examples.
-        data_digest: SHA-256 of the training data.
-        trivial_error: the value from which on the bound is vacuous; 1 if the targets are not class
-            labels, or if a certificate was saved without it.
+        test_error: mean of their errors; None where there are none.
+        data_digest: SHA-256 of the examples that the bound is from.
+        trivial_error: from this value on the bound says nothing; 1 where the targets are not the
+            labels of classes, or where a certificate was saved without it.
+        prior_examples: examples that trained the prior's mean; 0 for a prior without data.
+        prior_rows: which of all `examples + prior_examples` these are: one bit each, first example
+            first, in hexadecimal digits; empty for a prior without data.
+        prior_repeats: examples of the bound that equal one that trained the prior.
     """
 
     bound: float
@@ -95,6 +105,9 @@ class Certificate:
     test_error: float | None
     data_digest: str
     trivial_error: float = 1.0
+    prior_examples: int = 0
+    prior_rows: str = ""
+    prior_repeats: int = 0
 
     def __str__(self) -> str:
         """Return the bound in a sentence, and what to do if it is vacuous."""
@@ -102,6 +115,11 @@ class Certificate:
             f"With probability {self.confidence:.4g}, models drawn from the posterior err on new "
             f"examples at a rate of at most {self.bound:.3f}."
         )
+        if self.prior_examples:
+            text += (
+                f" The bound is from {self.examples} examples; {self.prior_examples} others "
+                "trained its prior."
+            )
         if self.test_error is not None:
             text += f" On {self.test_examples} held-out examples the rate is {self.test_error:.3f}."
         if not self.vacuous:
@@ -109,7 +127,7 @@ class Certificate:
         return (
             f"{text} This bound is vacuous, because a trivial answer has the rate "
             f"{self.trivial_error:.3f}: optimize for more epochs, start the training from a prior "
-            "that is nearer to the parameters, or use more examples."
+            "that is nearer to the parameters (LearnedPrior), or use more examples."
         )
 
     @property
@@ -117,8 +135,12 @@ class Certificate:
         """Whether the bound is not below the error of a constant prediction."""
         return self.bound >= self.trivial_error - ROUNDING
 
-    def check(self) -> Verdict:
-        """Compute the bound again from the constants, and compare it with the test error.
+    def check(self, data: PyTree | None = None) -> Verdict:
+        """Compute the bound again from the constants, and hold it against the test error.
+
+        Args:
+            data: what `certify` was given as `data`, to find out whether the bound is from these,
+                and from the ones alone that did not train its prior; None to leave that out.
 
         Returns:
             Whether the certificate holds, and if not, why.
@@ -144,7 +166,19 @@ class Certificate:
                 f"which contradicts a bound of {self.bound:.4g}: the prior may have seen the "
                 "training data, or the held-out examples come from another distribution."
             )
+        if data is not None and not self._is_from(data):
+            reasons.append(
+                "The bound is from other data: data_digest is not that of the examples that did "
+                "not train the prior."
+            )
         return Verdict(not reasons, tuple(reasons))
+
+    def _is_from(self, data: PyTree) -> bool:
+        lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(data)}
+        if lengths != {(self.examples + self.prior_examples,)}:
+            return False
+        rows = read_rows(self.prior_rows, self.prior_examples, self.examples)
+        return digest(select(data, ~rows)) == self.data_digest
 
     def _lowest(self, test_error: float) -> float:
         return float(kl_inverse_lower(test_error, -math.log(CHANCE) / self.test_examples))
@@ -172,6 +206,12 @@ class Certificate:
             raise ValueError(
                 f"trivial_error is {self.trivial_error}; allowed are numbers in [0, 1]."
             )
+        if not 0 <= self.prior_repeats <= self.examples:
+            raise ValueError(
+                f"prior_repeats is {self.prior_repeats}; allowed are integers from 0 to examples."
+            )
+        if self.prior_examples or self.prior_rows:
+            read_rows(self.prior_rows, self.prior_examples, self.examples)
         return bound(
             self.error_sum / self.draws,
             self._kl(),

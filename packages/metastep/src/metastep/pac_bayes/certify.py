@@ -1,9 +1,9 @@
 """Computation of a certificate for a trained model."""
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -23,6 +23,8 @@ from metastep.pac_bayes.bound import (
     require_probability,
 )
 from metastep.pac_bayes.certificate import Certificate, gaussian_kl, prior_variance
+from metastep.pac_bayes.examples import Data, digest, require_data, trivial_error
+from metastep.pac_bayes.learned_prior import LearnedPrior, write_rows
 from metastep.pac_bayes.optimize import (
     Error,
     Optimized,
@@ -31,9 +33,10 @@ from metastep.pac_bayes.optimize import (
     misclassified,
     optimize,
 )
+from metastep.pac_bayes.posterior import initial_posterior, isotropic_posterior
 from metastep.types import RandomKey
 
-Data = tuple[PyTree, PyTree]
+DEAL = 3  # folded into the key, beside the three that are split off it
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,12 @@ def cross_entropy_bits(scores: Array, label: Array) -> Array:
     return optax.softmax_cross_entropy_with_integer_labels(scores, label) / jnp.log(2.0)
 
 
+def relative_cross_entropy(scores: Array, label: Array) -> Array:
+    """Return the cross-entropy of a softmax over log(classes), that of a guess; bits for two."""
+    entropy = optax.softmax_cross_entropy_with_integer_labels(scores, label)
+    return entropy / jnp.log(jnp.asarray(scores.shape[-1], entropy.dtype))
+
+
 def mean_risk(
     model: Callable[..., Any], loss: Callable[..., Any], params: PyTree, data: Data
 ) -> EmpiricalRisk:
@@ -96,12 +105,12 @@ def certify(
     model: Callable[..., Any],
     data: Data,
     *,
-    params: PyTree,
-    prior: PyTree,
+    prior: PyTree | LearnedPrior,
+    params: PyTree | None = None,
     test: Data | None = None,
     key: RandomKey,
     settings: Settings | None = None,
-    loss: Callable[..., Any] = cross_entropy_bits,
+    loss: Callable[..., Any] = relative_cross_entropy,
     error: Error = misclassified,
 ) -> Certified:
     """Bound the error of a (stochastic) model on new examples.
@@ -113,14 +122,17 @@ def certify(
 
     Args:
         model: `(params, input) -> class scores`, for one input.
-        data: `(inputs, targets)` on which the model was trained, examples first.
-        params: the trained parameters.
-        prior: parameters chosen without `data`, preferably the initial ones of training.
-        test: `(inputs, targets)` held out, or None. They do not enter the bound; `check` compares
-            the bound with the error on them.
+        data: `(inputs, targets)` that the model was trained on, examples first.
+        prior: parameters chosen without `data`, best the ones that training began with; or a
+            `LearnedPrior`, which takes a part of `data` for the prior and leaves the rest for the
+            bound: tighter in most cases.
+        params: the trained parameters; None for the mean of a `LearnedPrior`.
+        test: `(inputs, targets)` held out, or None. They do not enter the bound; `check` holds the
+            bound against the error on them.
         key: a random key.
-        settings: the options; None for the defaults.
-        loss: `(output, target) -> scalar`, a differentiable surrogate at least as large as `error`.
+        settings: how; None for the defaults.
+        loss: `(output, target) -> scalar`, a differentiable surrogate of `error`, from 0. The bound
+            holds with any. A smaller multiple of it keeps the posterior nearer to the prior.
         error: `(output, target) -> number in [0, 1]`; the bound is for its mean.
 
     Returns:
@@ -129,24 +141,25 @@ def certify(
 
     Raises:
         ValueError: for data without examples, parameters or data that are not finite, a prior that
-            does not fit or equals `params`, a loss that is not a finite scalar for one example, an
-            error outside [0, 1], or a model whose layers cannot be captured.
+            does not fit, equals `params`, or has seen examples of its own bound, a loss that is no
+            finite scalar for one example, an error outside [0, 1], or a model whose layers cannot
+            be captured.
 
     Reference:
         Dziugaite and Roy (2017), Computing nonvacuous generalization bounds for deep (stochastic)
         neural networks; Wu, Zhu, Wu, Wang, Ge (2020), Dissecting Hessian, Section 6.
     """
     settings = Settings() if settings is None else settings
-    _require_data("data", data)
+    require_data("data", data)
     if test is not None:
-        _require_data("test", test)
+        require_data("test", test)
+    begin, ceiling = initial_posterior, PRIOR_CEILING
+    if isinstance(prior, LearnedPrior):
+        begin = partial(isotropic_posterior, log_scale=math.log(prior.scale))
+        ceiling = prior.ceiling
+    data, params, prior, origin = _begin(data, params, prior, key)
     risk = mean_risk(model, loss, params, data)
     checked = checked_prior(prior, risk)
-    if eqx.tree_equal(checked, eqx.filter(risk.params, eqx.is_inexact_array)):
-        raise ValueError(
-            "prior equals params; allowed are parameters that were chosen without the training "
-            "data, such as the initialization."
-        )
     _require_finite_loss(risk)
     optimize_key, train_key, test_key = jax.random.split(key, 3)
     optimized = optimize(
@@ -158,6 +171,8 @@ def certify(
         batch_size=min(settings.batch_size, risk.examples),
         optimizer=settings.optimizer,
         delta=settings.delta,
+        begin=begin,
+        ceiling=ceiling,
     )
     errors = draw_errors(risk, optimized, settings.draws, train_key, error)
     test_errors, held_out = np.zeros(0), None
@@ -165,22 +180,44 @@ def certify(
         held_out = mean_risk(model, loss, params, test)
         test_errors = draw_errors(held_out, optimized, settings.draws, test_key, error)
     certificate = write_certificate(
-        optimized, checked, settings, risk, errors, test_errors, held_out
+        optimized, checked, settings, risk, errors, test_errors, held_out, ceiling
     )
-    certificate = replace(certificate, trivial_error=trivial_error(data[1], error))
+    certificate = replace(certificate, trivial_error=trivial_error(data[1], error), **origin)
     return Certified(certificate, optimized)
 
 
-def trivial_error(targets: PyTree, error: Error = misclassified) -> float:
-    """Return the error of always predicting the most frequent class.
+def _begin(
+    data: Data, params: PyTree | None, prior: PyTree | LearnedPrior, key: RandomKey
+) -> tuple[Data, PyTree, PyTree, dict[str, Any]]:
+    """Return the bound's data, where the posterior starts, the prior, and the prior's origin."""
+    if not isinstance(prior, LearnedPrior):
+        if params is None:
+            raise ValueError(
+                "params is None; allowed are the trained parameters. Only a LearnedPrior gives the "
+                "posterior a place to start from."
+            )
+        _require_different(prior, params)
+        return data, params, prior, {}
+    learned = prior.learn(data, jax.random.fold_in(key, DEAL))
+    origin = {
+        "prior_examples": int(np.sum(learned.rows)),
+        "prior_rows": write_rows(learned.rows),
+        "prior_repeats": learned.repeats,
+    }
+    if params is None:
+        return learned.data, learned.params, learned.params, origin
+    _require_different(learned.params, params)
+    return learned.data, params, learned.params, origin
 
-    It needs one label per example and the 0-1 error; otherwise it is 1.
-    """
-    leaves = jax.tree.leaves(targets)
-    if error is not misclassified or len(leaves) != 1 or np.ndim(leaves[0]) != 1:
-        return 1.0
-    counts = np.unique(leaves[0], return_counts=True)[1]
-    return float(1 - np.max(counts) / np.sum(counts))
+
+def _require_different(prior: PyTree, params: PyTree) -> None:
+    floating = lambda tree: jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array_like))
+    pairs = floating(prior), floating(params)
+    if len(pairs[0]) == len(pairs[1]) and all(map(np.array_equal, *pairs)):
+        raise ValueError(
+            "prior equals params; allowed are parameters that were chosen without the data of the "
+            "bound, such as the initialization, or those of a LearnedPrior with params left out."
+        )
 
 
 def write_certificate(
@@ -191,12 +228,22 @@ def write_certificate(
     errors: np.ndarray,
     test_errors: np.ndarray,
     held_out: EmpiricalRisk | None,
+    ceiling: float = PRIOR_CEILING,
 ) -> Certificate:
     """Assemble a certificate from a posterior and the errors of its draws, in float64.
 
-    `prior` is the prior's mean, floating-point leaves only. `errors` and `test_errors` are results
-    of `draw_errors` on the training and on the held-out data, the latter empty without them. Of the
-    two prior variances next to the optimized one, the certificate takes the better.
+    Args:
+        optimized: the posterior.
+        prior: the prior's mean, floating-point leaves only.
+        settings: the confidence parameters.
+        risk: the training data.
+        errors: of `draw_errors` on the training data.
+        test_errors: the same on the held-out data, empty without them.
+        held_out: the held-out data, or None.
+        ceiling: c of `optimize`.
+
+    Returns:
+        The certificate with the better of the two prior variances next to the optimized one.
     """
     posterior = optimized.posterior
     flat = lambda tree: np.concatenate(
@@ -212,14 +259,14 @@ def write_certificate(
     error_sum = float(np.sum(errors))
 
     def at(j: int) -> tuple[Any, float]:
-        kl = gaussian_kl(**moments, variance=prior_variance(j))
+        kl = gaussian_kl(**moments, variance=prior_variance(j, ceiling))
         confidence = {"delta": settings.delta, "draw_delta": settings.draw_delta}
         found = bound(
             error_sum / errors.size, kl, risk.examples, j=j, draws=errors.size, **confidence
         )
         return found, kl
 
-    place = PRIOR_PRECISION * (math.log(PRIOR_CEILING) - 2 * float(posterior.log_prior_scale))
+    place = PRIOR_PRECISION * (math.log(ceiling) - 2 * float(posterior.log_prior_scale))
     candidates = {max(1, math.floor(place)), max(1, math.ceil(place))}
     j = min(candidates, key=lambda j: at(j)[0].value)
     found, kl = at(j)
@@ -235,30 +282,13 @@ def write_certificate(
         kl=kl,
         **moments,
         j=j,
-        prior_ceiling=PRIOR_CEILING,
+        prior_ceiling=ceiling,
         prior_precision=PRIOR_PRECISION,
         test_examples=0 if held_out is None else held_out.examples,
         test_draws=test_errors.size,
         test_error=float(np.mean(test_errors)) if test_errors.size else None,
         data_digest=digest(risk.data),
     )
-
-
-def digest(data: PyTree) -> str:
-    """Return the SHA-256 of dtypes, shapes and bytes of arrays."""
-    total = hashlib.sha256()
-    for leaf in map(np.asarray, jax.tree.leaves(data)):
-        total.update(f"{leaf.dtype.str}{leaf.shape}".encode())
-        total.update(np.ascontiguousarray(leaf).tobytes())
-    return total.hexdigest()
-
-
-def _require_data(name: str, data: Data) -> None:
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(data)]
-    if not leaves or any(leaf.ndim == 0 or len(leaf) == 0 for leaf in leaves):
-        raise ValueError(f"{name} has no examples; allowed are inputs and targets of at least one.")
-    if not all(np.all(np.isfinite(leaf)) for leaf in leaves):
-        raise ValueError(f"{name} has infinite or NaN entries; allowed are finite numbers.")
 
 
 def _require_finite_loss(risk: EmpiricalRisk) -> None:

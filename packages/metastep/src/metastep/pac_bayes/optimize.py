@@ -1,5 +1,6 @@
 """Optimize a Gaussian posterior for its PAC-Bayes bound (Algorithm 4), and measure its error."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from metastep.compilation import compiled
 from metastep.curvature.operators.risk import EmpiricalRisk
 from metastep.pac_bayes.basis import ITER, Rotation
-from metastep.pac_bayes.bound import LARGEST_LOG_SCALE, penalty, require_probability
+from metastep.pac_bayes.bound import PRIOR_CEILING, PRIOR_PRECISION, penalty, require_probability
 from metastep.pac_bayes.posterior import (
     Basis,
     Layout,
@@ -60,6 +61,8 @@ def optimize(
     batch_size: int = 100,
     optimizer: optax.GradientTransformation | None = None,
     delta: float = 0.025,
+    begin: Callable[[EmpiricalRisk, Layout], Posterior] = initial_posterior,
+    ceiling: float = PRIOR_CEILING,
 ) -> Optimized:
     """Minimize mean loss + sqrt(B_RE / 2) over the posterior's means, scales and prior variance.
 
@@ -77,6 +80,9 @@ def optimize(
         batch_size: examples in each step; a last, smaller batch is omitted.
         optimizer: any optax transformation; None for Adam with a step size of 0.005.
         delta: the bound's confidence parameter, in (0, 1).
+        begin: the posterior before the first step: `initial_posterior` with the scales |w| of
+            Algorithm 4, or `isotropic_posterior` with those of the prior.
+        ceiling: c, above all variances c exp(-j / b) that the prior may have.
 
     Raises:
         ValueError: for an argument outside its range, a prior that differs in structure or is not
@@ -91,7 +97,7 @@ def optimize(
     prior = checked_prior(prior, risk)
     layout = find_layout(risk)
     optimizer = ADAM if optimizer is None else optimizer
-    posterior = initial_posterior(risk, layout)
+    posterior = begin(risk, layout)
     state = optimizer.init(eqx.filter(posterior, eqx.is_array))
     inputs, basis, rotated, history = first_inputs(risk, layout), ({}, {}), {}, []
     for epoch in range(epochs):
@@ -101,7 +107,7 @@ def optimize(
         posterior, state, summary = _epoch(
             posterior,
             state,
-            _Fixed(risk, prior, basis, rotated, jnp.asarray(delta)),
+            _Fixed(risk, prior, basis, rotated, jnp.asarray(delta), jnp.asarray(math.log(ceiling))),
             jax.random.fold_in(key, epoch),
             optimizer,
             layout,
@@ -153,6 +159,7 @@ class _Fixed(eqx.Module):
     basis: Basis
     rotated: Matrices
     delta: Array
+    log_ceiling: Array
 
 
 @compiled
@@ -171,13 +178,15 @@ def _epoch(
     order = jax.random.permutation(order_key, examples)[: steps * batch_size]
     objective = jax.value_and_grad(partial(_objective, layout=layout), has_aux=True)
 
+    largest = (fixed.log_ceiling - 1 / PRIOR_PRECISION) / 2  # at j = 1
+
     def step(carry: Any, now: tuple[Array, Array]) -> tuple[Any, Array]:
         posterior, state = carry
         (_, summary), gradient = objective(posterior, fixed, *now)
         updates, state = optimizer.update(gradient, state, posterior)
         posterior = eqx.apply_updates(posterior, updates)
         # KL falls beyond the largest variance that the union bound allows, and the bound does not.
-        allowed = jnp.minimum(posterior.log_prior_scale, LARGEST_LOG_SCALE)
+        allowed = jnp.minimum(posterior.log_prior_scale, largest)
         return (eqx.tree_at(_log_prior_scale, posterior, allowed), state), summary
 
     batches = order.reshape(steps, batch_size), jax.random.split(noise_key, steps)
@@ -206,7 +215,7 @@ def _objective(
     loss = jnp.mean(jax.vmap(risk.loss)(outputs, targets))
     kl = posterior.kl(fixed.prior)
     examples = jnp.asarray(risk.examples, kl.dtype)
-    complexity = penalty(kl, posterior.log_prior_scale, examples, fixed.delta)
+    complexity = penalty(kl, posterior.log_prior_scale, examples, fixed.delta, fixed.log_ceiling)
     return loss + complexity, jnp.stack([loss, complexity, kl])
 
 

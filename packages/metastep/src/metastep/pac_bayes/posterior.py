@@ -147,6 +147,14 @@ def initial_posterior(
     )
 
 
+def isotropic_posterior(risk: EmpiricalRisk, layout: Layout, log_scale: float = -3.0) -> Posterior:
+    """Return mean w and the scales of the prior: KL is 0 where w is the prior's mean."""
+    begin = initial_posterior(risk, layout, log_scale)
+    scales = lambda posterior: (posterior.log_scale, posterior.other_log_scale)
+    alike = lambda leaf: jnp.full_like(leaf, begin.log_prior_scale)
+    return eqx.tree_at(scales, begin, jax.tree.map(alike, scales(begin)))
+
+
 @compiled
 def first_inputs(risk: EmpiricalRisk, layout: Layout) -> Matrices:
     """Return, for each first layer, the inputs of all examples, with ones for the bias."""

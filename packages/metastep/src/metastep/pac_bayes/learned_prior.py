@@ -1,0 +1,163 @@
+"""Priors that a part of the data trains, so that the bound is for the rest of the data alone."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, PyTree
+
+from metastep.pac_bayes.bound import PRIOR_PRECISION
+from metastep.pac_bayes.examples import Data, count, repeats, select
+from metastep.types import RandomKey
+
+FEWEST = 2  # examples that a bound is for: it divides by n - 1
+
+
+class Learned(NamedTuple):
+    """What `LearnedPrior.learn` found.
+
+    Attributes:
+        params: the mean of the prior.
+        rows: which examples trained it; shape (examples,).
+        data: the other examples, for the bound.
+        repeats: how many of these are equal to one that trained the prior.
+    """
+
+    params: PyTree
+    rows: Bool[np.ndarray, " examples"]
+    data: Data
+    repeats: int
+
+
+@dataclass(frozen=True)
+class LearnedPrior:
+    """A prior whose mean is trained on a part of the data; the bound counts only the rest.
+
+    Given the examples of the prior, the others are still independent draws, and the prior does not
+    depend on them: the theorem holds as it does for a prior without data, with n - n_prior examples
+    in place of n. The posterior then has a shorter way to go, which is most often worth more than
+    the examples are. `certify` hands `train` the examples of the prior and no others. It cannot
+    see what else `train` reads: the examples of the bound must have no part in it, and none in the
+    choice of step sizes, of the number of epochs or of the model.
+
+    Attributes:
+        train: `(inputs, targets) -> params`, the mean of the prior. Any Python code: it is neither
+            compiled nor differentiated. For a prior that was trained before, give a function that
+            returns it, and `rows`.
+        rows: indices of the examples that train the prior, shape (n_prior,); None for a random
+            choice.
+        share: the share of the examples in that choice, in (0, 1).
+        scale: the largest standard deviation that the prior may have, and that of the posterior at
+            first. Like the mean, it must be chosen without the examples of the bound. The union
+            over the prior's variances begins at it: the nearer the posterior stays, the less it
+            costs.
+        allow_repeats: whether an example of the prior may also be, bit by bit, an example of the
+            bound. Equal examples are most often copies, and the bound would be for examples that
+            the prior has seen. Where the values are discrete they can be separate draws, and only
+            then this is right.
+
+    Raises:
+        ValueError: for a share outside (0, 1) or a scale that is not positive.
+
+    Reference:
+        Ambroladze, Parrado-Hernandez, Shawe-Taylor (2007), Tighter PAC-Bayes bounds, Section 3;
+        Perez-Ortiz, Rivasplata, Shawe-Taylor, Szepesvari (2021), Tighter risk certificates for
+        neural networks, Section 6.
+    """
+
+    train: Callable[[PyTree, PyTree], PyTree]
+    rows: np.ndarray | None = None
+    share: float = 0.5
+    scale: float = 0.03
+    allow_repeats: bool = False
+
+    def __post_init__(self):
+        """Refuse an impossible share or scale."""
+        if not 0 < self.share < 1:
+            raise ValueError(f"share is {self.share}; allowed are numbers between 0 and 1.")
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"scale is {self.scale}; allowed are finite numbers above 0.")
+
+    @property
+    def ceiling(self) -> float:
+        """The c of the variances c exp(-j / b), of which the largest, at j = 1, is scale^2."""
+        return self.scale**2 * math.exp(1 / PRIOR_PRECISION)
+
+    def learn(self, data: Data, key: RandomKey) -> Learned:
+        """Divide the data, and train the prior on its part.
+
+        Args:
+            data: `(inputs, targets)`, examples first.
+            key: a random key, for the choice of the examples; it does not depend on the data.
+
+        Raises:
+            ValueError: for rows that are not distinct indices of examples, for fewer than two
+                examples that remain for the bound, and for repeated examples.
+        """
+        rows = self._rows(count(data), key)
+        part, rest = select(data, rows), select(data, ~rows)
+        shared = repeats(rest, part)
+        if shared and not self.allow_repeats:
+            raise ValueError(
+                f"{shared} of the {count(rest)} examples of the bound also train the prior; "
+                "allowed are data that hold every example once, since a prior may not be trained "
+                "on the data of its own bound. Drop the copies, or set allow_repeats where equal "
+                "examples are separate draws."
+            )
+        return Learned(self.train(*part), rows, rest, shared)
+
+    def _rows(self, examples: int, key: RandomKey) -> Bool[np.ndarray, " examples"]:
+        if self.rows is None:
+            order = np.asarray(jax.random.permutation(key, examples))
+            rows = order[: int(self.share * examples)]
+        else:
+            rows = np.asarray(self.rows)
+            if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
+                raise ValueError(
+                    f"rows have the shape {rows.shape} and dtype {rows.dtype}; allowed is a list "
+                    "of integers."
+                )
+            if np.any((rows < 0) | (rows >= examples)) or len(np.unique(rows)) < len(rows):
+                raise ValueError(
+                    f"rows are not distinct integers from 0 to {examples - 1}, the indices of "
+                    "examples; no others are allowed."
+                )
+        if not 1 <= len(rows) <= examples - FEWEST:
+            raise ValueError(
+                f"the prior is trained on {len(rows)} of {examples} examples; allowed are from 1 "
+                f"to {examples - FEWEST}: the bound needs examples that have not trained its prior."
+            )
+        chosen = np.zeros(examples, bool)
+        chosen[rows] = True
+        return chosen
+
+
+def write_rows(rows: Bool[np.ndarray, " examples"]) -> str:
+    """Return one bit for each example, as hexadecimal digits; `read_rows` undoes it."""
+    return np.packbits(rows).tobytes().hex()
+
+
+def read_rows(text: str, trained: int, others: int) -> Bool[np.ndarray, " examples"]:
+    """Return what `write_rows` wrote: which of all examples are the `trained` ones of the prior.
+
+    Raises:
+        ValueError: for a text that does not say so.
+    """
+    examples = trained + others
+    if not trained and not text:
+        return np.zeros(examples, bool)
+    if trained < 1 or len(text) != 2 * -(-examples // 8):
+        raise ValueError(
+            f"prior_rows has {len(text)} digits and prior_examples is {trained}; allowed are two "
+            "digits for every eight of all examples, and none for a prior without data."
+        )
+    rows = np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))[:examples].astype(bool)
+    if np.sum(rows) != trained or write_rows(rows) != text:
+        raise ValueError(
+            f"prior_rows names {np.sum(rows)} examples; allowed are as many as prior_examples, "
+            f"{trained}."
+        )
+    return rows
