@@ -107,7 +107,7 @@ def recipes(draw, optimizer, precisions=("double", "double", "double", "single",
         pick("none", "random", "rows", "loaded"),
         pick("none", "none", "mean", "key"),
         wrap,
-        draw(st.integers(1, 6)),
+        pick(5, 4, 6, 3, 6, 4, 5, 2, 1),
     )
 
 
