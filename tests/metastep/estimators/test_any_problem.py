@@ -162,4 +162,4 @@ def test_problems():
 
 @pytest.mark.parametrize("name", any_optimizer.ROWS)
 def test_many_problems(name):
-    fuzz([name], MORE, 20)
+    fuzz([name], MORE, 40)
