@@ -3,10 +3,10 @@
 `METASTEP_FUZZ` in the environment multiplies the long form; see `make fuzz`.
 """
 
+import math
 import os
 import zlib
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
 import metastep as ms
+from metastep.compilation import compiled
 from metastep.problems.base import initial
 from tests import any_optimizer, any_problem
 from tests.helpers import problem_value
@@ -38,9 +39,12 @@ def driven(estimator):
     return lambda problem, outer, key: run(problem, outer, estimator, key=key)
 
 
+DRIVEN = 4  # problems of a recipe: Python takes half a second for each
+
+
 @st.composite
 def whole(draw, recipe):
-    """Draw an estimator that must give the gradient of `Reverse`."""
+    """Draw an estimator that must give the gradient of `Reverse`, and on how many problems."""
     steps = recipe.horizon
     window = lambda checkpoint, mixed: ms.TruncatedReverse(steps, checkpoint, mixed)
     modes = [ms.Reverse] if any_problem.tuned_start(recipe) else [ms.Reverse, window]
@@ -49,14 +53,14 @@ def whole(draw, recipe):
     mixed = st.sampled_from([None, True, True])
     kind = draw(st.sampled_from(["reverse", "reverse", "reverse", "forward", "chunk", "driven"]))
     return {
-        "reverse": lambda: estimated(reverse(draw(checkpoint), draw(mixed))),
-        "forward": lambda: estimated(ms.Forward()),
-        "chunk": lambda: estimated(ms.Forward(chunk=2)),
-        "driven": lambda: driven(reverse(draw(checkpoint), draw(mixed))),
+        "reverse": lambda: (estimated(reverse(draw(checkpoint), draw(mixed))), math.inf),
+        "forward": lambda: (estimated(ms.Forward()), math.inf),
+        "chunk": lambda: (estimated(ms.Forward(chunk=2)), math.inf),
+        "driven": lambda: (driven(reverse(draw(checkpoint), draw(mixed))), DRIVEN),
     }[kind]()
 
 
-@eqx.filter_jit
+@compiled
 def slopes(problem, outer, key):
     """Return central differences at two widths; they differ where the objective has a kink."""
     vector, unflatten = ravel_pytree(outer)
@@ -67,7 +71,7 @@ def slopes(problem, outer, key):
     return (4 * fine - coarse) / 3, rows(1e-6)
 
 
-@eqx.filter_jit
+@compiled
 def windows(problem, outer, key, window):
     """Return the gradients of `PersistentReverse` with one run, and the keys of the run."""
     estimator, grads = ms.PersistentReverse(window, runs=1), []
@@ -78,7 +82,7 @@ def windows(problem, outer, key, window):
     return grads, jax.tree.map(lambda x: x[0], state.keys)
 
 
-@eqx.filter_jit
+@compiled
 def windows_by_hand(problem, outer, keys, window):
     """Return the same by a plain loop over the steps."""
 
@@ -120,7 +124,9 @@ def check(recipe, others, window, count, number):
         key = jax.random.key(index)
         expected = ms.hypergradient(problem, outer, ms.Reverse(), key=key)
         assert expected.result == ms.RESULTS.successful
-        for other in others:
+        for other, most in others:
+            if index >= most:
+                continue
             found = other(problem, outer, key)
             assert found.result == expected.result
             assert distance(found.value, expected.value) < among
@@ -162,4 +168,4 @@ def test_problems():
 
 @pytest.mark.parametrize("name", any_optimizer.ROWS)
 def test_many_problems(name):
-    fuzz([name], MORE, 40)
+    fuzz([name], MORE, 60)

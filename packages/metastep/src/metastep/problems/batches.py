@@ -186,6 +186,11 @@ class _Given(eqx.Module):
         return self.batch
 
 
+def is_given(node: Any) -> bool:
+    """Whether a node of a problem is a batch that has been loaded (see `with_batch`)."""
+    return isinstance(node, _Given)
+
+
 def _is_source(node: Any) -> bool:
     return isinstance(node, Batches)
 
