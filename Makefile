@@ -71,7 +71,7 @@ test-slow: .venv/.tests-installed
 
 FUZZ ?= 1
 fuzz: .venv/.tests-installed
-	METASTEP_FUZZ=$(FUZZ) XLA_FLAGS="$(OLDER_EMITTERS) $$XLA_FLAGS" $(PYTEST) -m slow -k test_many \
+	METASTEP_FUZZ=$(FUZZ) $(PYTEST) -m slow -k test_many \
 	  tests/test_fuzz.py tests/test_fuzz_runs.py tests/metastep/estimators/test_any_problem.py
 
 docs: .venv/.tests-installed
