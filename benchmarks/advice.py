@@ -4,7 +4,10 @@ Prints the diagnosis at the start and at the end of tuning (step size, weight de
 smoothing of Adam with warm-up and cosine, 150 steps), the seconds of it and of the first exact
 hypergradient, and the exact derivatives beside central differences.
 
-    python benchmarks/advice.py [start|tuned] [horizon]
+    python benchmarks/advice.py [start|tuned] [relu] [horizon]
+
+With `relu` in the place of GELU the response has jumps: central differences at several distances
+contradict each other and the exact derivative, which is right between two jumps.
 """
 
 import sys
@@ -21,6 +24,7 @@ from metastep.types import Outer, RandomKey
 from metastep_lab import data
 
 TRAINED, BATCH = 1000, 64
+DISTANCES = (1e-1, 1e-2, 1e-3)
 START = {"step_size": -8.1117, "decay": -6.9078, "smoothing": -3.0}
 TUNED = {"step_size": -4.600, "decay": -10.392, "smoothing": -5.726}
 
@@ -33,11 +37,11 @@ class Network(eqx.Module):
     last: eqx.nn.Linear
     activation: Callable
 
-    def __init__(self, key: RandomKey):
+    def __init__(self, key: RandomKey, activation: Callable = jax.nn.gelu):
         keys = jax.random.split(key, 3)
         self.first = eqx.nn.Conv2d(1, 8, 3, padding=1, key=keys[0])
         self.second = eqx.nn.Conv2d(8, 16, 3, padding=1, key=keys[1])
-        self.activation = jax.nn.gelu
+        self.activation = activation
         self.last = eqx.nn.Linear(64, 10, key=keys[2])
 
     def __call__(self, image: jax.Array) -> jax.Array:
@@ -47,7 +51,7 @@ class Network(eqx.Module):
         return self.last(pool(self.activation(self.second(hidden))).ravel())
 
 
-def digits_problem(horizon: int = 150) -> ms.TrainingProblem:
+def digits_problem(horizon: int = 150, activation: Callable = jax.nn.gelu) -> ms.TrainingProblem:
     """Train the network on 1,000 digits and judge it on the others."""
     found = data.digits().arrays
     images = jnp.asarray(found["images"], jnp.float32)[:, None] / 16
@@ -74,7 +78,7 @@ def digits_problem(horizon: int = 150) -> ms.TrainingProblem:
     return ms.TrainingProblem(
         loss,
         objective,
-        lambda outer, key: Network(key),
+        lambda outer, key: Network(key, activation),
         optimizer,
         horizon,
         lambda t, key: jax.random.randint(key, (BATCH,), 0, TRAINED),
@@ -85,7 +89,9 @@ def main() -> None:
     """Print what is said and what is true."""
     at = TUNED if "tuned" in sys.argv else START
     horizon = next((int(x) for x in sys.argv[1:] if x.isdigit()), 150)
-    problem, outer, key = digits_problem(horizon), jax.tree.map(jnp.float32, at), jax.random.key(0)
+    activation = jax.nn.relu if "relu" in sys.argv else jax.nn.gelu
+    problem, outer = digits_problem(horizon, activation), jax.tree.map(jnp.float32, at)
+    key = jax.random.key(0)
     begin = process_time()
     exact = jax.block_until_ready(ms.hypergradient(problem, outer, ms.Reverse(), key=key))
     first = process_time() - begin
@@ -100,8 +106,9 @@ def main() -> None:
     )
     for name in outer:
         moved = lambda by, name=name: end(outer | {name: outer[name] + by})
-        slope = float((moved(1e-3) - moved(-1e-3)) / 2e-3)
-        print(f"{name}: exact {float(exact.grad[name]):.6f}, central differences {slope:.6f}")
+        slopes = [float((moved(by) - moved(-by)) / (2 * by)) for by in DISTANCES]
+        shown = ", ".join(f"{x:.6f} at {by:g}" for x, by in zip(slopes, DISTANCES, strict=True))
+        print(f"{name}: exact {float(exact.grad[name]):.6f}, central differences {shown}")
 
 
 if __name__ == "__main__":

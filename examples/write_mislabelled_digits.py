@@ -8,6 +8,7 @@ the true labels.
 import csv
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,7 +20,7 @@ WRONG = 160
 
 def main(folder: Path) -> None:
     """Write pictures and labels."""
-    digits: dict = load_digits()
+    digits: Any = load_digits()
     images, true = digits["images"][:COUNT], digits["target"][:COUNT]
     rng = np.random.default_rng(0)
     given, rows = true.copy(), rng.choice(COUNT, WRONG, replace=False)

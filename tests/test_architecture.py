@@ -14,7 +14,7 @@ from metastep_lab.experiment import load
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = (ROOT / "packages" / "metastep" / "src", ROOT / "packages" / "metastep-lab" / "src")
 FILES = sorted(path for source in SOURCES for path in source.rglob("*.py"))
-ROW = ("types", "trees", "results", "files", "compilation", "checks", "explained")
+ROW = ("types", "trees", "results", "files", "compilation", "checks", "explained", "rounding")
 BOTTOM = {f"metastep.{name}" for name in ROW}
 PAPERS = {"wang2021", "shaban2019", "bernacchia2021", "wu2022", "studies"}
 EXPERIMENTS = {"catalog", "experiment", "configuration", "tables", "claims"}
@@ -28,6 +28,7 @@ LIBRARY = {
     "files": set(),
     "compilation": set(),
     "explained": set(),
+    "rounding": set(),
     "step_sizes": set(),
     "saving": set(),
     "schedules": set(),
@@ -72,6 +73,7 @@ LABORATORY = {
     "sweep": {"runs", "experiment", "configuration", "catalog", "report", "terminal", "errors"},
     "cleaning": {"runs", "report", "terminal", "errors", "tables"},
     "command_examples": set(),
+    "data_commands": {"data", "configuration", "terminal", "errors"},
     "doctor": {"data", "runs", "terminal", "errors"},
     **{paper: {*EXPERIMENTS, "figures", "data", "theory"} for paper in PAPERS},
     "cli": {
@@ -81,6 +83,7 @@ LABORATORY = {
         "report",
         "sweep",
         "cleaning",
+        "data_commands",
         "doctor",
         "terminal",
         "errors",

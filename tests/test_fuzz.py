@@ -124,6 +124,10 @@ def table(path):
     return {name: column.tolist() for name, column in read_table(path).items()}
 
 
+def pickled(path):
+    return parse_pickle(path.read_bytes(), path, {"labels": 10})
+
+
 def same(content):
     return content
 
@@ -136,7 +140,7 @@ BYTES = {
     "features": ("a.npz", ARRAY, arrays, read_features, ValueError),
     "problem": ("a.npz", ARRAY, arrays, lambda path: load_problem(str(path)), ValueError),
     "optimizer": ("a.npz", optimizer_file(json.dumps(HEADER)), same, read, OptimizerFileError),
-    "pickle": ("a", batch(), same, lambda p: parse_pickle(p.read_bytes(), p), DataCorruptError),
+    "pickle": ("a", batch(), same, pickled, DataCorruptError),
     "tar": ("a", tar(), same, lambda path: read_tar(path, bool), DataCorruptError),
     "packed tar": ("a", tar(), gzip.compress, lambda p: read_tar(p, bool), DataCorruptError),
     "zip": ("a", archive(("a", b"12345")), same, lambda p: read_zip(p, bool), DataCorruptError),

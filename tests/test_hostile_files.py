@@ -248,7 +248,7 @@ BUILDS = {
 def test_a_pickle_can_set_nothing(content):
     before = {name: sorted(dir(allowed)) for name, allowed in ALLOWED.items()}
     with pytest.raises(DataCorruptError):
-        parse_pickle(content, Path("batch"))
+        parse_pickle(content, Path("batch"), {"labels": 10})
     assert before == {name: sorted(dir(allowed)) for name, allowed in ALLOWED.items()}
 
 

@@ -18,6 +18,7 @@ import metastep as ms
 from metastep_lab.catalog import CATALOG, listing
 from metastep_lab.cli import build_app
 from metastep_lab.configuration import parse_settings
+from metastep_lab.data.fetching import HOMES
 from metastep_lab.experiment import load
 from tests.docs.pages import GALLERY, PAGES, ROOT, blocks, gallery
 
@@ -137,15 +138,31 @@ def test_commands_exist(page):
                 assert (ROOT / file).exists(), file
 
 
+def test_the_page_of_data_sets_names_every_experiment_that_reads_one():
+    text = PAGES["docs/guides/data-sets.md"].read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \|(.*)$", text, flags=re.MULTILINE))
+    assert set(rows) == set(HOMES)
+    for one in CATALOG:
+        for preset in load(one).presets.values():
+            named = {getattr(preset, field, None) for field in ("dataset", "text")}
+            for name in named & set(rows):
+                assert f"`{one.name}`" in rows[name], (one.name, name)
+
+
 def check_command(application, command, arguments):
     """Parse a command line as typer does, without running it, and look at what it names."""
     assert command in application.commands
     if not arguments:  # prose names a command so
         return
+    if isinstance(application.commands[command], typer.core.TyperGroup):
+        check_command(application.commands[command], *arguments[:1], arguments[1:])
+        return
     found = application.commands[command].make_context(command, list(arguments))
     if command == "run":
         experiment = load(listing(found.params["name"]))
         parse_settings(experiment.presets[found.params["preset"]], found.params["settings"] or [])
+    if command == "fetch":
+        assert found.params["name"] in {*HOMES, "NAME"}
 
 
 def test_claims_that_are_named_exist():

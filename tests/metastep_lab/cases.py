@@ -41,7 +41,7 @@ TINY: dict[str, str] = {
     "hessian-two-layer": "units=20,30 classes=4 samples=200 hessian_samples=100 seeds=1",
     "pac-bayes": "hidden=4 train=1000 training_epochs=2 epochs=2 interval=1 draws=500 seeds=1 "
     "methods=base,iter labels=random",
-    "advisor": "problems=toy-100 repeats=1",
+    "advisor": "problems=toy-100 seeds=1 outer_steps=2",
 }
 
 STEP_SIZES: dict[str, tuple[str, ...]] = {

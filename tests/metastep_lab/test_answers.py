@@ -198,9 +198,11 @@ def hessian_structure(overlap, labels=("true",), models=2):
     return record(config, spectra=curves, overlaps=curves, layers=layers)
 
 
-def advisor(cosine, recommended="Reverse()"):
-    rows = [(recommended, cosine, 2.0), ("none", np.nan, 6.0)]
-    return record({}, advice=columns("recommended cosine cost", rows))
+def advisor(share, best=1.0):
+    rows = [("network", 0, 0, best), ("network", 0, 1, share * best)]
+    advice = columns("problem cost chaotic truly_chaotic", [("network", 2.0, 0, 0)])
+    outcomes = columns("problem seed recommended improvement", rows)
+    return record({}, advice=advice, outcomes=outcomes)
 
 
 def data_attribution(exact, seeds=3):
@@ -282,7 +284,7 @@ CASES = (
     ("hessian-structure", hessian_structure(0.8, labels=("random",)), UNKNOWN),
     ("advisor", advisor(0.99), "Yes."),
     ("advisor", advisor(0.1), "No."),
-    ("advisor", advisor(np.nan, recommended="none"), UNKNOWN),
+    ("advisor", advisor(1.0, best=0.0), UNKNOWN),
 )
 
 

@@ -12,8 +12,9 @@ import pytest
 
 import metastep as ms
 from metastep.diagnosis.bias_curve import bias_curve
+from metastep.diagnosis.clock import Clock
 from metastep.diagnosis.diagnose import judge
-from metastep.diagnosis.measure import Clock, measure
+from metastep.diagnosis.measure import measure
 from metastep.diagnosis.sizes import compiled_bytes
 from metastep.optimizers import adam
 from metastep.problems.base import split_keys
@@ -215,6 +216,15 @@ def test_a_leaf_that_nothing_uses_is_refused(key):
     problem, outer = PROBLEMS["sgd"]()
     with pytest.raises(ValueError, match=r"outer\['spare'\] cannot influence"):
         ms.diagnose(problem, outer | {"spare": 1.0}, key=key)
+
+
+@pytest.mark.parametrize(
+    ("outer", "said"), [({}, "has no leaves"), ({"spare": 1.0}, "cannot influence")]
+)
+def test_without_a_hyperparameter_that_matters_it_says_so(outer, said, key):
+    problem = training(lambda w, o, batch: jnp.sum((w - 1) ** 2), lambda w, o: jnp.sum(w))
+    with pytest.raises(ValueError, match=said):
+        ms.diagnose(problem, outer, key=key)
 
 
 def training(loss, objective, horizon=6, **options):

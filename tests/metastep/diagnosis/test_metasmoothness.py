@@ -1,5 +1,6 @@
 """Metasmoothness: closed forms, and a response that is anything but smooth."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,3 +67,29 @@ def test_wrong_use_is_named(options, message, key):
     )
     with pytest.raises(ValueError, match=message):
         ms.metasmoothness(problem, {"a": 1.0}, key=key, **options)
+
+
+class Jagged(ms.AbstractProblem):
+    """Every step moves every number up or down, by a sign that changes within 1e-5 of itself."""
+
+    height: float
+    horizon: int = eqx.field(static=True, default=3)
+
+    def init(self, outer, key):
+        return outer + jnp.linspace(0.0, 1.0, 50)
+
+    def step(self, inner, outer, t, key):
+        return inner + self.height * jnp.sign(jnp.sin(1e5 * inner))
+
+    def objective(self, inner, outer, key):
+        return jnp.mean(inner**2)
+
+
+@pytest.mark.parametrize(("height", "jumps"), [(0.3, True), (0.0, False)])
+def test_a_response_that_jumps_is_warned_of_although_its_derivative_is_exact(height, jumps, key):
+    """The slope between two jumps has all its digits; what lies beyond is another matter."""
+    found = ms.diagnose(Jagged(height), jnp.array(0.5), key=key)
+    kinds = {warning.kind for warning in found.warnings}
+    assert ("not-smooth" in kinds) == jumps and np.isnan(found.response.reach) == jumps
+    assert ("need not point downhill" in found.details().replace("\n", " ")) == jumps
+    assert "chaotic" not in kinds or jumps

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.metastep_lab.data.server import serving
+
 ROOT = Path(__file__).resolve().parents[3]
 CANDIDATES = [
     *([Path(os.environ["METASTEP_DATA"])] if os.environ.get("METASTEP_DATA") else []),
@@ -40,3 +42,11 @@ def real():
         pytest.skip(f"{name} is not on this machine")
 
     return folder_with
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server on this machine, of `server.py`."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with serving() as running:
+        yield running

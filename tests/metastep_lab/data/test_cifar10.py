@@ -119,9 +119,9 @@ def test_a_pickle_cannot_call_anything(place, function, tmp_path):
 GOOD = files("py")["data_batch_1"]
 BYTES = planes(IMAGES[0])
 DAMAGED_PICKLES = {
-    "empty": (b"", "damaged or not a CIFAR-10 batch"),
-    "text": (b"<html>not found</html>", "damaged or not a CIFAR-10 batch"),
-    "truncated": (GOOD[:-500], "damaged or not a CIFAR-10 batch"),
+    "empty": (b"", "damaged or not a CIFAR batch"),
+    "text": (b"<html>not found</html>", "damaged or not a CIFAR batch"),
+    "truncated": (GOOD[:-500], "damaged or not a CIFAR batch"),
     "list": (pickle.dumps([1, 2]), "holds no dict"),
     "no labels": (pickle.dumps({b"data": BYTES}, 2), "lacks the entry labels"),
     "no array": (pickle.dumps({b"data": [1], b"labels": [1]}), "no array under 'data'"),

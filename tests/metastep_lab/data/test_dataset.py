@@ -11,6 +11,7 @@ from metastep_lab.data import DataCorruptError, DataNotFoundError, Dataset
 LOADERS = {
     "mnist": data.mnist,
     "cifar10": data.cifar10,
+    "cifar100": data.cifar100,
     "omniglot": data.omniglot,
     "wikitext2": data.wikitext2,
 }
@@ -85,7 +86,7 @@ def test_available_lists_all_sets_and_reads_none(place):
     (place / "mnist-10k.npz").write_bytes(b"damaged")
     (place / "wiki.test.tokens").write_bytes(b"")
     found = dict(data.available(place))
-    assert list(found) == ["digits", "mnist", "cifar10", "omniglot", "wikitext2"]
+    assert list(found) == ["digits", "mnist", "cifar10", "cifar100", "omniglot", "wikitext2"]
     assert found["digits"] is not None and found["digits"].is_dir()
     assert found["mnist"] == place / "mnist-10k.npz"
     assert found["wikitext2"] == place / "wiki.test.tokens"

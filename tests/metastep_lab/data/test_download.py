@@ -1,101 +1,11 @@
-import hashlib
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import errno
+import os
+import resource
 
 import pytest
 
 from metastep_lab.data import DownloadError, download
-
-CONTENT = bytes(range(256)) * 8192 + b"the end"  # two chunks and a bit
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.server.requests.append(self.path)
-        getattr(self, f"answer_{self.path.strip('/')}")()
-
-    def begin(self, status=200, **headers):
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), str(value))
-        self.end_headers()
-
-    def answer_good(self):
-        self.begin(Content_Length=len(CONTENT))
-        self.wfile.write(CONTENT)
-
-    def answer_lengthless(self):
-        self.begin()
-        self.wfile.write(CONTENT)
-
-    def answer_redirected(self):
-        self.begin(302, Location="/good", Content_Length=0)
-
-    def answer_outside(self):
-        self.begin(302, Location="ftp://127.0.0.1/file", Content_Length=0)
-
-    def answer_local(self):
-        self.begin(302, Location="file:///etc/hostname", Content_Length=0)
-
-    def answer_bracket(self):
-        self.begin(302, Location="http://[::1/file", Content_Length=0)
-
-    def answer_port(self):
-        self.begin(302, Location="http://127.0.0.1:port/file", Content_Length=0)
-
-    def answer_accent(self):
-        self.begin(302, Location="http://caf\xe9.invalid/\xb2", Content_Length=0)
-
-    def answer_label(self):
-        self.begin(302, Location=f"http://{'a' * 70}.invalid/", Content_Length=0)
-
-    def answer_power(self):
-        self.begin(Content_Length="\xb2")
-        self.wfile.write(CONTENT)
-
-    def answer_lost(self):
-        self.send_error(404)
-
-    def answer_broken(self):
-        self.send_error(500)
-
-    def answer_other(self):
-        self.begin(Content_Length=5)
-        self.wfile.write(b"other")
-
-    def answer_truncated(self):
-        self.begin(Content_Length=len(CONTENT))
-        self.wfile.write(CONTENT[:-1])
-
-    def answer_chunked(self):
-        self.begin(Transfer_Encoding="chunked")
-        self.wfile.write(b"ff\r\nonly these")
-
-    def answer_slow(self):
-        self.begin(Content_Length=len(CONTENT))
-        self.wfile.flush()
-        time.sleep(0.6)
-
-    def log_message(self, *arguments):
-        del arguments
-
-
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        running.requests = []
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
-
-
-def address(server, path):
-    return f"http://127.0.0.1:{server.server_port}/{path}"
+from tests.metastep_lab.data.server import CONTENT, SHA256, address
 
 
 @pytest.mark.parametrize("path", ["good", "lengthless", "redirected"])
@@ -183,3 +93,130 @@ def test_more_than_the_limit_is_refused(server, place, monkeypatch):
     monkeypatch.setitem(download.__globals__, "LARGEST", 1000)
     with pytest.raises(DownloadError, match="more than 2 GiB"):
         download(address(server, "good"), place / "file", SHA256)
+
+
+def part_of(destination):
+    """What an interrupted call leaves."""
+    return destination.with_name(f".{destination.name}.{SHA256[:12]}.part")
+
+
+def test_what_broke_off_is_resumed(server, place):
+    destination = place / "file"
+    size = len(CONTENT)
+    with pytest.raises(DownloadError, match=f"broke off after {size // 2} of {size}"):
+        download(address(server, "halves"), destination, SHA256, resume=True)
+    assert [file.name for file in place.iterdir()] == [part_of(destination).name]
+    with pytest.raises(DownloadError, match=f"broke off after {3 * size // 4} of {size}"):
+        download(address(server, "halves"), destination, SHA256, resume=True)
+    seen = []
+    told = lambda *now: seen.append(now)
+    download(address(server, "ranged"), destination, SHA256, resume=True, progress=told)
+    assert destination.read_bytes() == CONTENT and list(place.iterdir()) == [destination]
+    assert server.ranges == [0, size // 2, 3 * size // 4]
+    assert seen[-1] == (size, size) and seen == sorted(seen) and seen[0][0] > 3 * size // 4
+
+
+ANSWERS = {
+    "ranged": [1000],
+    "whole": [1000],  # it sends everything, from the beginning
+    "elsewhere": [1000, 0],
+}
+
+
+@pytest.mark.parametrize(("path", "ranges"), ANSWERS.items(), ids=ANSWERS)
+def test_a_part_is_resumed_by_what_the_server_sends(server, place, path, ranges):
+    destination = place / "file"
+    part_of(destination).write_bytes(CONTENT[:1000])
+    download(address(server, path), destination, SHA256, resume=True)
+    assert destination.read_bytes() == CONTENT and list(place.iterdir()) == [destination]
+    assert server.ranges == ranges
+
+
+@pytest.mark.parametrize(
+    ("kept", "ranges"),
+    [
+        (CONTENT, [len(CONTENT)]),
+        (b"x" * 1000, [1000, 0]),
+        (b"x" * len(CONTENT), [len(CONTENT), 0]),
+        (CONTENT + b"x", [len(CONTENT) + 1, 0]),
+        (b"", [0]),
+    ],
+    ids=["whole", "of another file", "as long", "longer", "empty"],
+)
+def test_a_part_that_is_whole_or_wrong(server, place, kept, ranges):
+    destination = place / "file"
+    part_of(destination).write_bytes(kept)
+    download(address(server, "ranged"), destination, SHA256, resume=True)
+    assert destination.read_bytes() == CONTENT and list(place.iterdir()) == [destination]
+    assert server.ranges == ranges
+
+
+def test_without_resume_an_earlier_part_is_not_used(server, place):
+    part_of(place / "file").write_bytes(b"x" * 1000)
+    download(address(server, "ranged"), place / "file", SHA256)
+    assert server.ranges == [0]
+
+
+@pytest.mark.parametrize("path", ["lost", "broken"])
+def test_a_server_without_the_file_leaves_the_part(server, place, path):
+    part = part_of(place / "file")
+    part.write_bytes(CONTENT[:1000])
+    with pytest.raises(DownloadError, match="answers"):
+        download(address(server, path), place / "file", SHA256, resume=True)
+    assert part.read_bytes() == CONTENT[:1000]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("other", "has the SHA-256"), ("page", "sends a web page, not the file")],
+)
+def test_a_wrong_file_is_not_kept_for_later(server, place, path, message):
+    part_of(place / "file").write_bytes(CONTENT[:1000])
+    with pytest.raises(DownloadError, match=message):
+        download(address(server, path), place / "file", SHA256, resume=True)
+    assert list(place.iterdir()) == []
+
+
+def test_ctrl_c_keeps_what_arrived(server, place):
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    for resume in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            download(address(server, "ranged"), place / "file", SHA256, 60.0, resume, interrupt)
+        assert [file.stat().st_size for file in place.iterdir()] == [2**20] * resume
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_disk_without_room_is_seen_before_anything_is_written(server, place, resume, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    with pytest.raises(DownloadError, match=f"no room for .*: {len(CONTENT)} bytes, of 1000 free"):
+        download(address(server, "good"), place / "new" / "file", SHA256, resume=resume)
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["good", "lengthless"])
+def test_a_disk_that_fills_up_keeps_nothing(server, place, path):
+    """A limit on the size of files fails as a full disk does: in the middle of a write."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20 + 10, hard))
+    try:
+        with pytest.raises(DownloadError, match=f"cannot be written: {os.strerror(errno.EFBIG)}"):
+            download(address(server, path), place / "file", SHA256, resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(place.iterdir()) == []
+
+
+def test_two_processes_do_not_write_one_part(server, place):
+    """The second is a call while the first is under way, which the lock tells apart as well."""
+    refused = []
+
+    def second(done, total):
+        if not refused:
+            with pytest.raises(DownloadError, match="Another process is fetching") as caught:
+                download(address(server, "ranged"), place / "file", SHA256, resume=True)
+            refused.append(caught)
+
+    download(address(server, "ranged"), place / "file", SHA256, resume=True, progress=second)
+    assert refused and (place / "file").read_bytes() == CONTENT

@@ -133,3 +133,17 @@ def test_real_subset(real):
     dataset = mnist(real("mnist-10k.npz"))
     assert dataset.arrays["images"].shape == (10000, 28, 28)
     assert np.bincount(dataset.arrays["labels"]).min() == 892
+
+
+def test_a_data_set_that_took_over_the_file_names_is_refused(place):
+    """Fashion-MNIST and KMNIST have classes of equal sizes; those of MNIST differ."""
+    images = np.zeros((10_000, 28, 28), np.uint8)
+    images[0, 0, 0] = 1  # not all of one shade
+    (place / "t10k-images-idx3-ubyte").write_bytes(idx(images))
+    labels = (np.arange(10_000) % 10).astype(np.uint8)
+    (place / "t10k-labels-idx1-ubyte").write_bytes(idx(labels))
+    with pytest.raises(DataCorruptError, match=r"t10k-labels-idx1-ubyte .* Fashion-MNIST"):
+        mnist(place)
+    labels[0] = 1
+    (place / "t10k-labels-idx1-ubyte").write_bytes(idx(labels))
+    assert len(mnist(place).arrays["labels"]) == 10_000

@@ -83,3 +83,12 @@ def test_real_parts_have_the_customary_lengths(real):
     arrays = wikitext2(real("wikitext2-valid.txt")).arrays
     assert arrays["validation"].shape == (217646,)
     assert arrays["test"].shape == (245569,)
+
+
+def test_the_larger_wikitext_with_the_same_file_names_is_refused(place, monkeypatch):
+    monkeypatch.setitem(wikitext2.__globals__, "LARGEST", 3)
+    put_files(place, "wiki.{}.tokens", ["valid"])
+    assert len(wikitext2(place).arrays["validation"]) == 3
+    put_files(place, "wiki.{}.tokens", ["test"])
+    with pytest.raises(DataCorruptError, match=r"wiki\.test\.tokens has 4 words, .*WikiText-103"):
+        wikitext2(place)

@@ -10,7 +10,7 @@ import numpy as np
 
 from metastep.files import write_atomically
 from metastep_lab.catalog import Listing
-from metastep_lab.claims import Claim
+from metastep_lab.claims import Statement
 from metastep_lab.data import DataNotFoundError
 from metastep_lab.experiment import Experiment
 from metastep_lab.figures.style import Lines, line_figure
@@ -63,14 +63,31 @@ def run(config, context):
     return {"last": sums[-1], "nothing": float("nan")}
 
 
-def claims(record):
-    """Judge the table only."""
-    total = record.tables["sums"]["sum"]
-    return (
-        Claim("small", "The sum stays small.", np.all(np.abs(total) < 5), f"{total[-1]:.6g}"),
-        Claim("open", "Nobody <knows> & cares.", None, "needs the preset 'paper'"),
-        Claim("exact", "It ends at 0.", total[-1] == 0, f"ends at {total[-1]:.3g}"),
-    )
+sums = lambda record: record.frames["sums"]["sum"]
+CLAIMS = (
+    Statement(
+        "small",
+        "The sum stays small.",
+        measure=sums,
+        verdict=lambda total: (total.abs() < 5).all(),
+        evidence=lambda total: f"{total.iloc[-1]:.6g}",
+    ),
+    Statement(
+        "open",
+        "Nobody <knows> & cares.",
+        lacks=lambda record: "needs the preset 'paper'",
+        measure=sums,
+        verdict=lambda total: None,
+        evidence="",
+    ),
+    Statement(
+        "exact",
+        "It ends at 0.",
+        measure=lambda record: sums(record).iloc[-1],
+        verdict=lambda last: last == 0,
+        evidence="ends at {:.3g}",
+    ),
+)
 
 
 def figures(record):
@@ -94,7 +111,7 @@ EXPERIMENT = Experiment(
     config=Config,
     presets={"quick": Config(), "paper": Config(steps=50)},
     run=run,
-    claims=claims,
+    claims=CLAIMS,
     figures=figures,
     reproducible=frozenset({"small"}),
     answer=lambda record: f"It took {record.config.steps} steps & <stopped>.",

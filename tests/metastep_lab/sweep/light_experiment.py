@@ -14,7 +14,7 @@ import numpy as np
 
 from metastep import saving as checkpoint
 from metastep_lab.catalog import Listing
-from metastep_lab.claims import Claim
+from metastep_lab.claims import Statement
 from metastep_lab.data import DataNotFoundError
 from metastep_lab.experiment import Experiment
 
@@ -93,13 +93,22 @@ def _misbehave(mode, tried):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def claims(record):
-    """Judge the table."""
-    last = record.metrics["last"]
-    return (
-        Claim("small", "The walk stays near.", bool(abs(last) < 5), f"{last:.6g}"),
-        Claim("open", "Nobody knows.", None, "no run can decide"),
-    )
+CLAIMS = (
+    Statement(
+        "small",
+        "The walk stays near.",
+        measure=lambda record: record.metrics["last"],
+        verdict=lambda last: abs(last) < 5,
+        evidence="{:.6g}",
+    ),
+    Statement(
+        "open",
+        "Nobody knows.",
+        measure=lambda record: None,
+        verdict=lambda nothing: None,
+        evidence="no run can decide",
+    ),
+)
 
 
 def figures(record):
@@ -120,7 +129,7 @@ EXPERIMENT = Experiment(
     config=Config,
     presets={"quick": Config(), "long": Config(steps=40, pause=0.05)},
     run=run,
-    claims=claims,
+    claims=CLAIMS,
     figures=figures,
     reproducible=frozenset(),
 )

@@ -7,7 +7,7 @@ import pytest
 
 from metastep_lab.cli import invoke
 from metastep_lab.runs.running import read_record
-from metastep_lab.tables import Record, columns, select
+from metastep_lab.tables import Record, columns, where
 from metastep_lab.wang2021.mlp_optimizer import experiment as mlp_optimizer
 from metastep_lab.wang2021.mlp_optimizer import study as mlp_optimizer_study
 from tests.metastep_lab.doctored import changed, check_every_claim, verdicts
@@ -75,16 +75,16 @@ def test_interrupted_and_resumed(tmp_path, monkeypatch):
             assert np.array_equal(values.astype(str), whole.tables[name][column].astype(str))
     for name, columns_of in mlp_optimizer.COLUMNS.items():
         assert list(record.tables[name]) == columns_of.split()
-    accuracy = record.tables["accuracy"]
-    learned = select(accuracy, mode="train-by-validation", checkpoint="best", split="train")
-    assert learned["step"].tolist() == [0, 8, 16] * 2
-    row = select(
-        record.tables["summary"], mode="train-by-validation", checkpoint="best", split="train"
+    accuracy, summary = (
+        where(record.frames[name], mode="train-by-validation", checkpoint="best", split="train")
+        for name in ("accuracy", "summary")
     )
-    assert np.isclose(row["accuracy"][0], select(learned, step=16)["accuracy"].mean())
-    assert np.isclose(row["sd_tests"][0], select(learned, step=16)["accuracy"].std(ddof=1))
-    assert np.isnan(row["sd_meta_seeds"][0])
-    assert select(record.tables["monitor"], best=1)["update"].size == 1
+    assert accuracy["step"].tolist() == [0, 8, 16] * 2
+    row, last = summary.iloc[0], where(accuracy, step=16)["accuracy"]
+    assert np.isclose(row["accuracy"], last.mean())
+    assert np.isclose(row["sd_tests"], last.std(ddof=1))
+    assert np.isnan(row["sd_meta_seeds"])
+    assert len(where(record.frames["monitor"], best=1)) == 1
     assert len(record.arrays) == 4
     assert set(verdicts(EXPERIMENT, record).values()) == {None}
     assert set(EXPERIMENT.figures(record)) == {"accuracy-noise-20", "meta-training"}

@@ -259,7 +259,7 @@ CATALOG: tuple[Listing, ...] = (
             "metastep's own, with the bound (10) and the counter-example of Shaban et al. 2019"
         ),
         question="Is the estimator that the advisor recommends the right one, and at what price?",
-        minutes={"quick": 1.5, "paper": 3.0},
+        minutes={"quick": 2.0, "reduced": 25.0, "paper": 60.0},
         module="metastep_lab.studies.advisor.experiment",
     ),
 )

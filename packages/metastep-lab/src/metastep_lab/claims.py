@@ -59,8 +59,7 @@ class Statement:
     lacks: Callable[[Record], str | None] = lambda record: None
 
 
-# An experiment that is not converted yet returns claims.
-Statements = Sequence[Statement] | Callable[[Record], Sequence[Statement | Claim]]
+Statements = Sequence[Statement] | Callable[[Record], Sequence[Statement]]
 
 
 def evaluate(statements: Statements, record: Record) -> tuple[Claim, ...]:
@@ -74,7 +73,7 @@ def evaluate(statements: Statements, record: Record) -> tuple[Claim, ...]:
         One claim for each statement; undecided where the run lacks something.
     """
     rows = statements(record) if callable(statements) else statements
-    return tuple(row if isinstance(row, Claim) else _judge(row, record) for row in rows)
+    return tuple(_judge(row, record) for row in rows)
 
 
 def _judge(row: Statement, record: Record) -> Claim:

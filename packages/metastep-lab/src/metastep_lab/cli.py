@@ -1,4 +1,4 @@
-"""The command line: `metastep list`, `run`, `sweep`, `check`, `report`, `clean`, `doctor`.
+"""The command line: `metastep list, run, sweep, check, report, clean, data, doctor`.
 
 Exit status: 0 for success, 1 if a run failed or a claim that must hold does not, 2 for input that
 cannot be used (one line on standard error, nothing written), 130 after Ctrl-C.
@@ -145,6 +145,11 @@ def build_app(catalog: Sequence[Listing]) -> typer.Typer:
     app.command("report", epilog=EXAMPLES["report"])(report_command)
     app.command("sweep", epilog=EXAMPLES["sweep"])(sweep_command)
     app.command("clean", epilog=EXAMPLES["clean"])(clean_command)
+    data = typer.Typer()
+    data.callback(invoke_without_command=True)(data_help)
+    data.command("list", epilog=EXAMPLES["data list"])(data_list_command)
+    data.command("fetch", epilog=EXAMPLES["data fetch"])(data_fetch_command)
+    app.add_typer(data, name="data", epilog=EXAMPLES["data"])
     app.command("doctor", epilog=EXAMPLES["doctor"])(doctor_command)
     return app
 
@@ -280,6 +285,42 @@ def clean_command(
 
     directory = out or Path("cleaned") / file.stem
     return clean(Request(file, label, validation, model, directory, resume))
+
+
+def data_help(context: typer.Context) -> None:
+    """Say which data sets are there; fetch their original files."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def data_list_command(data: Data = None) -> None:
+    """Show where each data set was found, and what fetching it takes."""
+    from metastep_lab.data_commands import list_data
+
+    list_data(data)
+
+
+def data_fetch_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A data set; see `data list`.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            parser=as_path, help="Where the files go, else METASTEP_DATA or the user's cache."
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--from", metavar="URL", help="Of a mirror: a folder that has the files."),
+    ] = None,
+    sha256: Annotated[
+        str | None,
+        typer.Option(metavar="HEX", help="The checksum of a file that was packed anew."),
+    ] = None,
+) -> int:
+    """Fetch the original files of a data set; the same command resumes what broke off."""
+    from metastep_lab.data_commands import fetch_data
+
+    return fetch_data(name, data, address, sha256)
 
 
 def doctor_command(

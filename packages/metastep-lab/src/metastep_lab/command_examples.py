@@ -25,6 +25,12 @@ EXAMPLES = {
             "metastep clean photos --label species --model network --out checked",
         ),
         "sweep": ("metastep sweep hypercleaning --grid horizon=50,100 --seeds 0:3",),
+        "data": ("metastep data list", "metastep data fetch mnist"),
+        "data list": ("metastep data list", "metastep data list --data DATA"),
+        "data fetch": (
+            "metastep data fetch mnist",
+            "metastep data fetch cifar100 --data DATA --from http://mirror.local/sets/",
+        ),
         "doctor": ("metastep doctor", "metastep doctor --data DATA"),
     }.items()
 }

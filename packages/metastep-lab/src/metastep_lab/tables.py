@@ -44,20 +44,6 @@ def curves(rows: Frame, by: str, x: str, y: str) -> dict[str, tuple[Frame, Frame
     return {str(name): (part[x], part[y]) for name, part in parts}
 
 
-def select(table: Table, **conditions: object) -> dict[str, Column]:
-    """Return the rows of a table whose named columns equal the given values.
-
-    Args:
-        table: columns of equal length.
-        **conditions: column name to value.
-
-    Returns:
-        The same columns, shorter.
-    """
-    keep = np.all([np.asarray(table[name]) == value for name, value in conditions.items()], axis=0)
-    return {name: np.asarray(column)[keep] for name, column in table.items()}
-
-
 def where(rows: Frame, **equal: object) -> Frame:
     """Return the rows of a DataFrame whose named columns equal the given values.
 

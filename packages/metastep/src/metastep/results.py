@@ -61,10 +61,10 @@ class RESULTS(eqx.Enumeration):
         "positive, or use another estimator."
     )
     chaotic = (
-        "The hypergradient is representable and not meaningful: rounding errors grow faster than "
-        "the inner state does, and stats['digits_lost'] of them are lost over the horizon, more "
-        "than the precision has. Another compiler or another order of summation gives another "
-        "sign. Shorten the horizon, reduce the inner step size, or smooth the objective."
+        "The hypergradient is representable and not meaningful: fewer than one of its decimal "
+        "digits is left where states are rounded differently (`digits_lost`). Another compiler or "
+        "another order of summation gives another sign. Shorten the horizon, reduce the inner step "
+        "size, or smooth the objective."
     )
     unmoved = (
         "The inner state stood still: the steps that were differentiated returned it unchanged, as "

@@ -208,7 +208,8 @@ def _say(request: Request, file: LabelledFile, outcome: Outcome, display: termin
     else:
         share, precision = outcome.reliability.share, outcome.reliability.precision
         console.print(
-            f"estimated part of wrong labels: {share[0]:.1%} ({share[1]:.1%} to {share[2]:.1%}); "
+            f"wrong labels, if the model suits the data: {share[0]:.1%} ({share[1]:.1%} to "
+            f"{share[2]:.1%}); "
             f"of the suspects {precision[0]:.0%} are wrong",
             soft_wrap=True,
         )

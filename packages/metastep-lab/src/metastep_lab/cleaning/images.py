@@ -39,10 +39,10 @@ class Images:
         """
         picture = _open(self.paths[row])
         factor = max(1, SHOWN // max(picture.size))
-        size = tuple(min(SHOWN, factor * side) for side in picture.size)
+        width, height = (min(SHOWN, factor * side) for side in picture.size)
         resampling = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.BILINEAR
         buffer = io.BytesIO()
-        picture.resize(size, resampling).save(buffer, "PNG")
+        picture.resize((width, height), resampling).save(buffer, "PNG")
         return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -75,9 +75,9 @@ def read_images(folder: Path, table: Frame) -> Images:
     pictures = [_open(path) for path in paths]
     kind = "L" if all(picture.mode == "L" for picture in pictures) else "RGB"
     largest = max(max(picture.size) for picture in pictures)
-    size = (min(SIDE, largest),) * 2
+    side = min(SIDE, largest)
     pixels = [
-        np.asarray(picture.convert(kind).resize(size, Image.Resampling.BOX)).ravel()
+        np.asarray(picture.convert(kind).resize((side, side), Image.Resampling.BOX)).ravel()
         for picture in pictures
     ]
     return Images(paths, np.stack(pixels) / 255.0)

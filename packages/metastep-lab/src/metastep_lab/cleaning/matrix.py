@@ -89,7 +89,8 @@ def make_matrix(file: LabelledFile, validation: LabelledFile | None, dense: bool
     ]
     if dense and issparse(train):
         train, valid = _dense(train, valid)
-    return Matrix(*(csr_array(one) if issparse(one) else one for one in (train, valid)), notes)
+    sparse = lambda one: csr_array(one) if issparse(one) else one
+    return Matrix(sparse(train), sparse(valid), notes)
 
 
 def _dense(train: Any, valid: Any) -> tuple[np.ndarray, np.ndarray | None]:
@@ -135,7 +136,8 @@ def _numbers(series: Any) -> np.ndarray:
         return seconds.to_numpy(dtype=float)
     if pd.api.types.is_bool_dtype(series):
         return series.astype(float).to_numpy()
-    return pd.to_numeric(series, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    numbers: Any = pd.to_numeric(series, errors="coerce")
+    return numbers.to_numpy(dtype=float, na_value=np.nan)
 
 
 def _choose(kinds: Kinds, name: str, texts: Any, numbers: np.ndarray) -> None:

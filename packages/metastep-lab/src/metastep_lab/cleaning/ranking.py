@@ -48,8 +48,8 @@ def rank(
     Args:
         features: (examples, features).
         labels: classes from 0, (examples,).
-        trusted: checked examples, or None. The linear model tunes its weights on them, the others
-            train on them, too.
+        trusted: checked examples, or None. The linear model and the network tune their weights on
+            them; boosted trees train on them, too.
         model: what judges.
         progress: is told how many parts of how many are done.
 

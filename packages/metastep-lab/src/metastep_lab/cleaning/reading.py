@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -77,7 +78,7 @@ def read_labelled(path: Path, column: str) -> LabelledFile:
     if column not in table.columns:
         shown = ", ".join(map(str, list(table.columns)[:12]))
         raise RefusedError(f"--label is {column}, which {name} has no column for; it has {shown}")
-    labels = table[column]
+    labels: Any = table[column]
     missing = np.flatnonzero(labels.isna() | labels.astype(str).str.strip().isin(MISSING))
     if len(missing):
         raise RefusedError(

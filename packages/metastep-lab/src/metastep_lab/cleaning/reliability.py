@@ -1,7 +1,7 @@
 """How far a ranking can be trusted: wrong labels are planted, and it is counted which are found."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -81,18 +81,20 @@ def measure(
     flagged = draw(suspects, len(labels))
     share, precision = _solve(flagged, recall, false)
     point = _solve(suspects / len(labels), hits / count, alarms / max(len(others), 1))
-    ends = lambda values: (float(one) for one in np.quantile(values, (0.025, 0.975)))
+
+    def around(point: float, draws: np.ndarray) -> tuple[float, float, float]:
+        low, high = np.quantile(draws, (0.025, 0.975))
+        return float(point), float(low), float(high)
+
     return Reliability(
         planted=count,
-        recall=(float(hits / count), *ends(recall)),
-        precision=(float(point[1]), *ends(precision)),
-        share=(float(point[0]), *ends(share)),
+        recall=around(hits / count, recall),
+        precision=around(point[1], precision),
+        share=around(point[0], share),
     )
 
 
-def _solve(
-    flagged: np.ndarray, recall: np.ndarray, false: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _solve(flagged: Any, recall: Any, false: Any) -> tuple[Any, Any]:
     """Return the part of wrong labels, and the part of the suspects that is wrong."""
     share = np.clip((flagged - false) / np.maximum(recall - false, 1e-9), 0, 1)
     return share, np.clip(share * recall / np.maximum(flagged, 1e-9), 0, 1)

@@ -3,12 +3,13 @@
 Every loader looks in the folder it is given, then in the folder that the environment variable
 `METASTEP_DATA` names, then in the user's cache (`$XDG_CACHE_HOME/metastep` or `~/.cache/metastep`).
 A data set that is in none of them raises `DataNotFoundError` with one sentence that says how to get
-it; nothing is ever fetched or replaced by something else on its own.
+it; nothing is ever fetched or replaced by something else on its own. `fetch` gets the originals.
 """
 
 from pathlib import Path
 
 from metastep_lab.data.cifar10 import CIFAR10, cifar10
+from metastep_lab.data.cifar100 import CIFAR100, cifar100
 from metastep_lab.data.dataset import (
     DataCorruptError,
     DataError,
@@ -20,6 +21,7 @@ from metastep_lab.data.dataset import (
 )
 from metastep_lab.data.digits import digits, digits_path
 from metastep_lab.data.download import download
+from metastep_lab.data.fetching import fetch
 from metastep_lab.data.mnist import MNIST, mnist
 from metastep_lab.data.omniglot import OMNIGLOT, omniglot
 from metastep_lab.data.preparation import balanced_indices, corrupt_labels
@@ -35,13 +37,18 @@ __all__ = [
     "balanced_indices",
     "cache_folder",
     "cifar10",
+    "cifar100",
     "corrupt_labels",
     "digits",
     "download",
+    "fetch",
     "mnist",
     "omniglot",
     "wikitext2",
 ]
+
+
+RECIPES = (MNIST, CIFAR10, CIFAR100, OMNIGLOT, WIKITEXT2)
 
 
 def available(folder: Path | None = None) -> list[tuple[str, Path | None]]:
@@ -57,7 +64,7 @@ def available(folder: Path | None = None) -> list[tuple[str, Path | None]]:
         DataNotFoundError: if `folder` is given and does not exist.
     """
     found: list[tuple[str, Path | None]] = [("digits", digits_path())]
-    for recipe in (MNIST, CIFAR10, OMNIGLOT, WIKITEXT2):
+    for recipe in RECIPES:
         hit = find(recipe, folder)
         found.append((recipe.name, hit[1] if hit else None))
     return found

@@ -1,4 +1,4 @@
-"""The pickled batches of CIFAR-10, read without trusting them.
+"""The pickled batches of CIFAR-10 and CIFAR-100, read without trusting them.
 
 A pickle is a program that may call anything it can name. Here every name it may use stands for an
 inert object that only remembers its arguments; every other name is refused. The array is then built
@@ -8,6 +8,7 @@ from what was remembered, so nothing of NumPy is ever driven by the file.
 import io
 import pickle
 import pickletools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,34 +60,41 @@ class _Unpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"it asks for {name}, which no data needs") from None
 
 
-def parse_pickle(content: bytes, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels and labels of one batch of CIFAR-10's Python version.
+def parse_pickle(
+    content: bytes, path: Path, classes: Mapping[str, int]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The pixels and labels of one batch of the Python version.
 
     Args:
-        content: the pickle: a dict with `data`, uint8 of shape (n, 3072), and `labels`, a list.
+        content: the pickle: a dict with `data`, uint8 of shape (n, 3072), and lists of labels.
         path: its file, for messages.
+        classes: the entries that hold labels, each with the number of its classes: `{"labels": 10}`
+            for CIFAR-10.
 
     Returns:
-        The pixels, uint8 of shape (n, 3072), and the labels, uint8 of shape (n,).
+        The pixels, uint8 of shape (n, 3072), and the labels of each entry, uint8 of shape (n,).
 
     Raises:
         DataCorruptError: if the pickle is damaged, names anything but an array, or holds something
             else.
     """
-    with reading(path, "a CIFAR-10 batch"):
+    with reading(path, "a CIFAR batch"):
         _check_memo(content)
         batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
-        require(isinstance(batch, dict), path, "is not a CIFAR-10 batch: it holds no dict")
+        require(isinstance(batch, dict), path, "is not a CIFAR batch: it holds no dict")
         batch = {key.decode() if isinstance(key, bytes) else key: batch[key] for key in batch}
-        missing = {"data", "labels"} - batch.keys()
+        missing = {"data", *classes} - batch.keys()
         require(not missing, path, f"lacks the entry {', '.join(sorted(missing))}")
         pixels = _rebuild(batch["data"], path)
-        labels = np.asarray(batch["labels"])
-        require(
-            labels.dtype.kind == "i" and labels.ndim == 1, path, "has labels that are no integers"
-        )
-        require(bool(((labels >= 0) & (labels < 10)).all()), path, "has a label that is not 0 to 9")
-    return pixels, labels.astype(np.uint8)
+        return pixels, [_labels(batch[entry], count, path) for entry, count in classes.items()]
+
+
+def _labels(stored: Any, count: int, path: Path) -> np.ndarray:
+    labels = np.asarray(stored)
+    require(labels.dtype.kind == "i" and labels.ndim == 1, path, "has labels that are no integers")
+    wrong = f"has a label that is not 0 to {count - 1}"
+    require(bool(((labels >= 0) & (labels < count)).all()), path, wrong)
+    return labels.astype(np.uint8)
 
 
 def _check_memo(content: bytes) -> None:

@@ -93,7 +93,7 @@ class Recipe:
         license: the terms of use.
         source: origin and citation.
         originals: the original files accepted, as they read in a sentence.
-        subset: the subset's files, likewise.
+        subset: the subset's files, likewise; empty if there is none.
         forms: the forms, the most complete first.
     """
 
@@ -203,11 +203,12 @@ def _how_to_get(recipe: Recipe, folder: Path | None) -> str:
         str(place) if os.path.isdir(place) else f"{place} (no such folder)"
         for place in places(folder)
     ]
+    subset = f", or take {recipe.subset}" if recipe.subset else ""
     return (
         f"{recipe.title} was not found in {' or '.join(searched) or 'any folder'}: "
-        f"get {recipe.originals} from the home page named in "
-        f"help(metastep_lab.data.{recipe.name}), or take {recipe.subset}, and point --data or "
-        f"{VARIABLE} to the folder that holds it."
+        f"run metastep data fetch {recipe.name}, or get {recipe.originals} from the home page "
+        f"named in help(metastep_lab.data.{recipe.name}){subset}, and point --data or {VARIABLE} "
+        "to the folder that holds it."
     )
 
 

@@ -69,6 +69,7 @@ def _read_idx(place: Path) -> dict[str, np.ndarray]:
             )
         pair = _parse_idx(image_path, 3), _parse_idx(label_path, 1)
         check_labeled_images(*pair, SHAPE, image_path)
+        _check_counts(pair[1], label_path)
         images.append(pair[0])
         labels.append(pair[1])
         split += [part] * len(pair[0])
@@ -77,6 +78,13 @@ def _read_idx(place: Path) -> dict[str, np.ndarray]:
         "labels": np.concatenate(labels),
         "split": np.array(split, "<U5"),
     }
+
+
+def _check_counts(labels: np.ndarray, path: Path) -> None:
+    """Refuse the data sets that took over MNIST's file names: their classes have equal sizes."""
+    balanced = len(labels) >= 10_000 and np.ptp(np.bincount(labels, minlength=10)) == 0
+    wrong = "has as many labels of each class, as Fashion-MNIST and KMNIST have but MNIST has not"
+    require(not balanced, path, wrong)
 
 
 def _parse_idx(path: Path, rank: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from metastep_lab.data.reading import read_bytes, read_zip, require
 PARTS = (("train", "train"), ("validation", "valid"), ("test", "test"))
 ARCHIVE = "wikitext-2-v1.zip"
 END_OF_LINE = "<eos>"
+LARGEST = 2088628  # words of the largest part
 
 
 def wikitext2(folder: Path | None = None) -> Dataset:
@@ -37,8 +38,8 @@ def wikitext2(folder: Path | None = None) -> Dataset:
 
     Raises:
         DataNotFoundError: if it is in none of the places, or `folder` does not exist.
-        DataCorruptError: if a file is not UTF-8 text, is empty, or breaks off in the middle of a
-            line.
+        DataCorruptError: if a file is not UTF-8 text, is empty, breaks off in the middle of a
+            line, or has more words than WikiText-2: WikiText-103 has files of the same names.
 
     Reference:
         Merity, Xiong, Bradbury, Socher, 2016, "Pointer Sentinel Mixture Models".
@@ -78,7 +79,10 @@ def _words(content: bytes, path: Path) -> list[str]:
     require(bool(text.strip()), path, "is empty")
     require("\0" not in text, path, "is not a text file: it holds zero bytes")
     require(text.endswith("\n"), path, "is truncated: its last line has no end")
-    return text.replace("\n", f" {END_OF_LINE} ").split()
+    words = text.replace("\n", f" {END_OF_LINE} ").split()
+    wrong = f"has {len(words)} words, more than WikiText-2: it may be of WikiText-103"
+    require(len(words) <= LARGEST, path, wrong)
+    return words
 
 
 def _arrays(words: dict[str, list[str]]) -> dict[str, np.ndarray]:

@@ -6,13 +6,8 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from metastep.diagnosis.diagnosis import (
-    Diagnosis,
-    Option,
-    Recommendation,
-    Warning,
-    readable_bytes,
-)
+from metastep.diagnosis.diagnosis import Diagnosis, readable_bytes
+from metastep.diagnosis.rows import Option, Recommendation, Warning
 from metastep.estimators.evolution import EvolutionStrategies
 from metastep.estimators.implicit import Implicit
 from metastep.estimators.truncated import TruncatedReverse
@@ -72,10 +67,11 @@ def _not_smooth(d: Diagnosis) -> Warning | None:
     return Warning(
         "not-smooth",
         f"The trained state jumps as `outer` moves by {response.length:.1e} along the gradient "
-        f"(metasmoothness {response.score:.2f}): a step of any length may miss. Larger batches, "
-        "eps_root in Adam, smaller outputs of the last layer, clipped inner gradients, "
-        "normalisation before each layer, smooth activations and a smaller inner step size make a "
-        "run smoother.",
+        f"(metasmoothness {response.score:.2f}): the exact gradient is the slope between two jumps "
+        "and need not point downhill for any step. Smooth activations in the place of ReLU, larger "
+        "batches, eps_root in Adam, smaller outputs of the last layer, clipped inner gradients, "
+        "normalisation before each layer and a smaller inner step size make a run smoother; "
+        "EvolutionStrategies with a sigma beyond the jumps follow the trend.",
     )
 
 
@@ -208,9 +204,10 @@ def _recommend(d: Diagnosis) -> Recommendation:
             "An objective that depends on what was trained, or another starting point.",
         )
     fitting = [o for o in d.options if o.memory <= d.memory]
-    good = [o for o in fitting if _trusted(d, o)]
-    exact = min((o for o in good if not _may_err(o)), key=_seconds, default=None)
-    biased = min((o for o in good if _may_err(o)), key=_seconds, default=None)
+    good = [o for o in fitting if trusted(d, o)]
+    good = [o for o in good if not any(_dominates(other, o) for other in good)]
+    exact = min((o for o in good if not _may_err(o)), key=_price, default=None)
+    biased = min((o for o in good if _may_err(o)), key=_price, default=None)
     if exact is None and biased is None:
         return Recommendation(
             None,
@@ -234,7 +231,7 @@ def _alternatives(d: Diagnosis, exact: Option) -> str:
     parts = []
     leaner = [o for o in d.options if not _may_err(o) and o.memory < exact.memory]
     if leaner:
-        next_best = min(leaner, key=_seconds)
+        next_best = min(leaner, key=_price)
         parts.append(
             f"with less than {readable_bytes(exact.memory)}, {next_best.estimator} "
             f"({readable_bytes(next_best.memory)}, {next_best.seconds:.2g} s)"
@@ -243,7 +240,7 @@ def _alternatives(d: Diagnosis, exact: Option) -> str:
     return "; ".join(parts) + "."
 
 
-def _trusted(d: Diagnosis, option: Option) -> bool:
+def trusted(d: Diagnosis, option: Option) -> bool:
     """Whether direction and length are right, for a reason that lasts."""
     if isinstance(option.estimator, Implicit) and d.implicit_message:
         return False
@@ -259,8 +256,15 @@ def _may_err(option: Option) -> bool:
     return isinstance(option.estimator, TruncatedReverse | Implicit | EvolutionStrategies)
 
 
-def _seconds(option: Option) -> float:
-    return option.seconds
+def _dominates(one: Option, other: Option) -> bool:
+    """Whether one estimator is as good as another in all that is measured, and better in some."""
+    figures = lambda o: np.array([-o.cosine, o.relative_error, o.seconds, o.memory])
+    return bool(np.all(figures(one) <= figures(other)) and np.any(figures(one) < figures(other)))
+
+
+def _price(option: Option) -> tuple[float, float, float]:
+    """Return what to compare estimators by: time, then memory, then accuracy."""
+    return option.seconds, float(option.memory), option.relative_error
 
 
 def _biased(d: Diagnosis, option: Option, exact: Option | None) -> Recommendation:

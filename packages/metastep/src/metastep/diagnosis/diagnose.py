@@ -13,16 +13,17 @@ import numpy as np
 
 from metastep.checks import require_key
 from metastep.diagnosis.advise import advise
-from metastep.diagnosis.diagnosis import Diagnosis, Response, WindowRow
+from metastep.diagnosis.clock import Clock
+from metastep.diagnosis.diagnosis import Diagnosis
 from metastep.diagnosis.measure import (
     SMOOTH,
-    Clock,
     Measurements,
     measure,
     stationarity,
 )
 from metastep.diagnosis.metasmoothness import Metasmoothness
 from metastep.diagnosis.options import Costs, options
+from metastep.diagnosis.rows import Response, WindowRow
 from metastep.estimators.implicit import EARLY_STEPS, UNSEEN_FACTOR, Implicit
 from metastep.problems.base import AbstractProblem
 from metastep.results import RESULTS
@@ -110,8 +111,9 @@ def judge(
     implicit = _Implicit.of(found)
     rows = _window_rows(found, contraction)
     count = sum(x.size for x in jax.tree.leaves(outer))
-    lost = np.clip(np.log10(found.rounding_error) + found.digits, 0, found.digits)
     with np.errstate(all="ignore"):
+        # Where no digit differs, the logarithm is -inf, and none is lost.
+        lost = np.clip(np.log10(found.rounding_error) + found.digits, 0, found.digits)
         # The initial state is often zero; relative changes of it are none.
         before, after = curve.sensitivities[max(horizon - 1, 0)], curve.sensitivities[0]
         decay = float(np.divide(before, after)) if after else float("nan")

@@ -6,8 +6,7 @@ The third multiplies by the Jacobian of the last step. None is compiled twice.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from time import perf_counter
+from dataclasses import dataclass, replace
 
 import equinox as eqx
 import jax
@@ -17,6 +16,7 @@ from jaxtyping import Array, Int
 from numpy.typing import ArrayLike
 
 from metastep.diagnosis.bias_curve import BiasCurve, bias_curve
+from metastep.diagnosis.clock import BRIEF, GRADIENT_OF_RUN, Clock, fastest, require_budget
 from metastep.diagnosis.compare import Program, compile_with, timed
 from metastep.diagnosis.metasmoothness import Metasmoothness, default_length, smoothness
 from metastep.diagnosis.sizes import Sizes, sizes
@@ -38,9 +38,6 @@ PRODUCTS = 30
 DRAWS = 2
 """Exact hypergradients with states that are rounded differently."""
 
-BRIEF, REPEATS = 0.2, 3
-"""A call of fewer seconds is timed again, so often: loading the program counts in the first."""
-
 SMOOTH = 0.5
 """A score of metasmoothness below it means that the step was too long, or the run is not smooth."""
 
@@ -53,9 +50,6 @@ BESIDE = 1e-3
 
 PROMISED = 0.1
 """The first step promises to change the objective by this part of it, to first order."""
-
-GRADIENT_OF_RUN = 4.0
-"""Time of an exact hypergradient, and of compiling it, in those of a training run: a guess."""
 
 
 @dataclass(frozen=True)
@@ -109,33 +103,6 @@ class Measurements:
     left_out: tuple[str, ...]
 
 
-@dataclass
-class Clock:
-    """The time since the beginning, and what the budget did not allow.
-
-    Attributes:
-        budget: seconds; None is as many as it takes.
-        begin: when it began.
-        left_out: in words.
-    """
-
-    budget: float | None
-    begin: float = field(default_factory=perf_counter)
-    left_out: list[str] = field(default_factory=list)
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the beginning."""
-        return perf_counter() - self.begin
-
-    def allows(self, seconds: float, what: str) -> bool:
-        """Return whether so many more seconds fit; if not, note what is left out."""
-        if self.budget is None or self.seconds + seconds <= self.budget:
-            return True
-        self.left_out.append(what)
-        return False
-
-
 def measure(
     problem: AbstractProblem, outer: Outer, key: RandomKey, memory: int, clock: Clock
 ) -> Measurements:
@@ -147,11 +114,11 @@ def measure(
     """
     known, horizon = sizes(problem, outer, key), problem.horizon
     run, compiling = timed(lambda: compile_with(_run, problem, outer, key, jnp.int32(horizon)))
-    _require_budget(run, compiling, horizon, clock)
+    require_budget(run, compiling, horizon, clock)
     windows = windows_of(horizon)
     stored = known.reverse(horizon, run.temporary_bytes or 0) <= memory
     exact = compile_with(_exact(windows, stored), problem, outer, key, jnp.int32(0))
-    curve, exact_seconds = _timed(exact)
+    curve, exact_seconds = fastest(exact)
     host = jax.tree.map(np.asarray, replace(curve, end=None))
     trained = bool(curve.end.first_nonfinite < 0) and bool(np.isfinite(host.value))
     finite = trained and bool(np.all(np.isfinite(_flat(host.exact))))
@@ -165,7 +132,9 @@ def measure(
     refusal, spectrum = refusal_of(problem, outer, key), None
     products = min(PRODUCTS, max(2, horizon), known.variables)
     if clock.allows(2 * compiling, "implicit differentiation and the spectrum of the last step"):
-        measured = compile_with(_spectrum(products), problem, outer, key, curve.end)
+        # Not timed: where a run is brief, optimising the program would take longer than it saves.
+        program = _spectrum(products), problem, outer, key, curve.end
+        measured = compile_with(*program, optimised=exact_seconds > BRIEF)
         spectrum = jax.tree.map(np.asarray, measured.call())
     again = 1 if stored else 4 / 3
     return Measurements(
@@ -190,24 +159,6 @@ def measure(
         seconds=clock.seconds,
         left_out=tuple(clock.left_out),
     )
-
-
-def _require_budget(run: Program, compiling: float, horizon: int, clock: Clock) -> None:
-    """Refuse a budget that one exact hypergradient exceeds, judged by a few steps of training."""
-    if clock.budget is None:
-        return
-    few = min(horizon, 2)
-    arguments = (*run.arguments[:-1], jnp.int32(few))
-    _, seconds = _timed(replace(run, arguments=arguments))
-    predicted = GRADIENT_OF_RUN * (compiling + seconds * horizon / few)
-    if clock.seconds + predicted > clock.budget:
-        least = float(f"{1.5 * (clock.seconds + predicted):.1g}")
-        raise ValueError(
-            f"budget is {clock.budget:g} s; one exact hypergradient, which is what everything is "
-            f"held against, takes about {predicted:.2g} s with its compilation (an inner step "
-            f"takes {seconds / few:.1e} s, and there are {horizon}). Allowed here are budgets "
-            f"from about {least:g}, or None; or shorten the horizon."
-        )
 
 
 def windows_of(horizon: int) -> tuple[int, ...]:
@@ -281,13 +232,6 @@ def _spectrum(products: int) -> Callable[..., StepSpectrum]:
     return spectrum
 
 
-def _timed(program: Program) -> tuple:
-    """Return what a program returns, and its seconds without loading it if they are few."""
-    found, seconds = timed(program.call)
-    again = () if seconds > BRIEF else range(REPEATS)
-    return found, min([seconds, *(timed(program.call)[1] for _ in again)])
-
-
 def _rounding(
     exact: Program, grad: Outer, seconds: float, clock: Clock
 ) -> tuple[float, float, float]:
@@ -316,7 +260,7 @@ def _smooth(
 ) -> tuple[Metasmoothness | None, float]:
     """Train along the gradient, at shorter and shorter distances until the response is smooth."""
     problem, _, key, steps = run.arguments
-    (value, begin), seconds = _timed(run)
+    (value, begin), seconds = fastest(run)
     if not moving:
         return None, seconds
     size = float(np.linalg.norm(_flat(curve.exact)))

@@ -11,8 +11,9 @@ from typing import Any
 import lineax as lx
 import numpy as np
 
-from metastep.diagnosis.diagnosis import Option, WindowRow
-from metastep.diagnosis.measure import PRODUCTS, Clock, Measurements
+from metastep.diagnosis.clock import Clock
+from metastep.diagnosis.measure import PRODUCTS, Measurements
+from metastep.diagnosis.rows import Option, WindowRow
 from metastep.diagnosis.sizes import compiled_bytes
 from metastep.estimators.base import AbstractEstimator
 from metastep.estimators.evolution import EvolutionStrategies
@@ -30,6 +31,9 @@ NUMBERS = 10
 
 TANGENT = 2.0
 """Time of a tangent of training, in training runs: the derivative of a product has two terms."""
+
+NOT_ASKED = 2**20
+"""Bytes below which a guess will do: to compile for the figure would cost more than it is worth."""
 
 COMPETITIVE = 1.25
 """An estimator that takes so many times as long as `Reverse()` is no alternative to it."""
@@ -100,7 +104,11 @@ class Costs:
     ) -> float | int:
         """Return the compiler's figure if it matters, and `otherwise` where there is none."""
         what = f"the compiler's figure for {estimator}"
-        if not matters or not self.clock.allows(2 * self.found.exact_seconds, what):
+        if (
+            not matters
+            or otherwise < NOT_ASKED
+            or not self.clock.allows(2 * self.found.exact_seconds, what)
+        ):
             return otherwise
         return compiled_bytes(estimator, self.problem, self.outer, self.key) or otherwise
 

@@ -8,19 +8,16 @@ figure alone, the compiler is told not to optimise, which leaves the figure and 
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isqrt
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from metastep.compilation import compiler_options
+from metastep.diagnosis.compare import compile_with
 from metastep.estimators.base import USE_IT, AbstractEstimator, require_influence
 from metastep.problems.base import AbstractProblem, advance, split_keys, start
 from metastep.types import Outer, RandomKey
-
-UNOPTIMISED = {"xla_backend_optimization_level": "0"}
 
 
 @dataclass(frozen=True)
@@ -106,14 +103,10 @@ def compiled_bytes(
 ) -> int | None:
     """Return the compiler's figure for the memory of an estimate, beside inputs and outputs.
 
-    The program is compiled without optimising its machine code, in a third of the time; how
-    buffers share memory is decided before.
+    The program is compiled without optimising its machine code, in a third of the time.
     """
     run = lambda problem, outer, key: estimator.estimate(problem, outer, None, key)[0]
-    options: dict[str, Any] = {"compiler_options": compiler_options() | UNOPTIMISED}
-    lowered = eqx.filter_jit(run, **options).lower(problem, outer, key)  # pyright: ignore[reportFunctionMemberAccess]
     try:
-        analysis = lowered.compile().compiled.memory_analysis()
+        return compile_with(run, problem, outer, key, optimised=False).temporary_bytes
     except jax.errors.JaxRuntimeError:
         return None
-    return getattr(analysis, "temp_size_in_bytes", None)

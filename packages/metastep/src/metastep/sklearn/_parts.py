@@ -116,11 +116,14 @@ def check_number(
     check_scalar(getattr(estimator, name), name, Real, **bounds)
 
 
-def make_folds(cv: Any, labels: np.ndarray, random_state: Any) -> list[tuple[np.ndarray, ...]]:
+def make_folds(
+    cv: Any, labels: np.ndarray, random_state: Any
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the rows to train on and the rows held out for each fold; `cv` may be a number."""
     if isinstance(cv, Integral):
         return deal_folds(labels, int(cv), random_state)
-    folds: Any = list(check_cv(cv, labels, classifier=True).split(labels, labels))
+    splitter: Any = check_cv(cv, labels, classifier=True)
+    folds = list(splitter.split(labels, labels))
     held_out = np.concatenate([rows for _, rows in folds])
     if not np.array_equal(np.sort(held_out), np.arange(len(labels))):
         raise ValueError("cv does not hold out every example once, which the ranking needs")

@@ -5,14 +5,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
-from threadpoolctl import threadpool_limits
 
 PENALTIES = tuple(float(one) for one in np.logspace(1, -4, 11))  # of |W|^2 / 2 beside the mean loss
 PATIENCE = 2  # worse penalties in a row end the search
 ENOUGH = 2000  # held-out examples by which the penalty is chosen
 MOST_ITERATIONS = 200
 TOLERANCE = 1e-4
-SMALL = 10**7  # multiplications of a product for which one thread is enough
 
 
 class CrossFitted(NamedTuple):
@@ -54,11 +52,8 @@ def fit_softmax(
         value = np.vdot(params, shrunk) / 2 - shares @ logs[rows, labels]
         return value, (features.T @ residuals + shrunk).ravel()
 
-    # Threads make small products no faster, and far slower where other processes are busy.
-    threads = 1 if features.shape[0] * start.size < SMALL else None
     options = {"maxiter": MOST_ITERATIONS, "gtol": TOLERANCE, "ftol": 1e-7}
-    with threadpool_limits(threads, user_api="blas"):
-        found = minimize(objective, start.ravel(), method="L-BFGS-B", jac=True, options=options)
+    found = minimize(objective, start.ravel(), method="L-BFGS-B", jac=True, options=options)
     return found.x.reshape(start.shape)
 
 

@@ -65,7 +65,7 @@ def held_out_predictions(
     targets: np.ndarray,
     weights: np.ndarray,
     penalty: float,
-    folds: list[tuple[np.ndarray, ...]],
+    folds: list[tuple[np.ndarray, np.ndarray]],
 ) -> np.ndarray:
     """Predict every target by the model that was trained without its fold.
 
@@ -105,6 +105,7 @@ def outlier_probabilities(
     cumulated = np.cumsum(factors[order])
     median = errors[order][np.searchsorted(cumulated, cumulated[-1] / 2)]
     scale, part = max(1.4826 * median, SMALLEST_SCALE * width), 0.1
+    wrong = np.zeros(len(targets))
     for _ in range(UPDATES):
         normal = (1 - part) * np.exp(-0.5 * (errors / scale) ** 2) / (scale * np.sqrt(2 * np.pi))
         gross = part / width

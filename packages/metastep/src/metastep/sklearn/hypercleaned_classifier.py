@@ -8,6 +8,7 @@ from scipy.sparse import issparse
 from scipy.special import expit
 from sklearn.utils import check_scalar
 from sklearn.utils.validation import _check_sample_weight, validate_data
+from threadpoolctl import threadpool_limits
 
 from metastep.sklearn._linear_classifier import LinearClassifier
 from metastep.sklearn._parts import (
@@ -24,7 +25,7 @@ from metastep.sklearn._softmax_regression import CrossFitting, fit_softmax
 from metastep.sklearn._weighted_training import Labelled, Settings, tune_weights
 from metastep.sklearn.label_ranking import rank_labels
 
-LARGE = 10**6  # numbers that are kept in float32, for time and memory
+LARGE = 10**6  # numbers that are kept in float32 and multiplied by several threads
 
 
 class HypercleanedClassifier(LinearClassifier):
@@ -184,7 +185,10 @@ class HypercleanedClassifier(LinearClassifier):
             )
         standard = Standardization.of(features, factors)
         if given is None:
-            params, expected = self._cross_fit(standard.apply_with_ones(features), labels, factors)
+            rows = standard.apply_with_ones(features)
+            # Threads make small products no faster, and far slower beside other processes.
+            with threadpool_limits(1 if rows.size < LARGE else None, user_api="blas"):
+                params, expected = self._cross_fit(rows, labels, factors)
         else:
             valid = check_validation_set(self, features, *given)
             params = self._tune(standard, features, labels, factors, valid)

@@ -89,6 +89,7 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
         suggested_labels_: the most probable class of every row.
         suspects_: rows whose label is probably wrong; for a DataFrame one with its index.
         suspect_scores_: their scores.
+        n_iter_: how often the weights were set.
         n_features_in_: the number of columns.
         feature_names_in_: the names of the columns, where they have any.
 
@@ -189,7 +190,7 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
         rows: Array,
         labels: np.ndarray,
         factors: np.ndarray,
-        folds: list[tuple[np.ndarray, ...]],
+        folds: list[tuple[np.ndarray, np.ndarray]],
         key: RandomKey,
     ) -> np.ndarray:
         """Rank without a validation set; return which labels are suspect."""
@@ -209,6 +210,7 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
         ranking = rank_labels(predict, labels, rounds=self.rounds, factors=factors)
         self.label_scores_, self.sample_weight_ = expit(ranking.scores), ranking.weights
         self.suggested_labels_ = self.classes_[ranking.suggested]
+        self.n_iter_ = int(self.rounds) + 1
         return ranking.suspect
 
     def _tune(
@@ -247,7 +249,7 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
             progress=False,
         )
         self.sample_weight_ = expit(np.asarray(run.outer, np.float64))
-        self.label_scores_ = 1 - self.sample_weight_
+        self.label_scores_, self.n_iter_ = 1 - self.sample_weight_, self.max_iter
 
     def _check_parameters(self) -> None:
         check_counts(self, "steps", "window", "max_iter")
@@ -286,7 +288,8 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
         Raises:
             ValueError: if the data cannot be used.
         """
-        return self.classes_[np.argmax(self.predict_proba(X), axis=1)]
+        best = np.argmax(self.predict_proba(X), axis=1)
+        return self.classes_[best]
 
 
 def _loss(apply: Apply, params: PyTree, rows: Array, labels: Array, shares: Array) -> Scalar:

@@ -91,11 +91,10 @@ def rank_labels(
     """
     if rounds < 0:
         raise ValueError(f"rounds is {rounds}; allowed are integers from 0")
-    weights = np.ones(len(labels))
-    factors = weights if factors is None else factors
-    for number in range(rounds + 1):
-        ranking = _judge(predict(factors * weights, number), labels, factors)
-        weights = ranking.weights
+    factors = np.ones(len(labels)) if factors is None else factors
+    ranking = _judge(predict(factors, 0), labels, factors)
+    for number in range(1, rounds + 1):
+        ranking = _judge(predict(factors * ranking.weights, number), labels, factors)
     return ranking
 
 

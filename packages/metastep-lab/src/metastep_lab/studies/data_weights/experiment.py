@@ -33,6 +33,7 @@ from sklearn.metrics import roc_auc_score
 import metastep as ms
 from metastep.compilation import compiled
 from metastep.optimizers import adam
+from metastep.types import RandomKey, StepIndex
 from metastep_lab.catalog import listing
 from metastep_lab.configuration import Count, Positive, configuration
 from metastep_lab.experiment import Context, Experiment
@@ -68,8 +69,8 @@ class Config:
     """
 
     dataset: Literal["digits", "wikitext2"] = "wikitext2"
-    train: Count = 8000
-    validation: Count = 2000
+    train: Count = 4000
+    validation: Count = 300
     corruption: Part = 0.4
     drop: Part = 0.4
     width: Count = 128
@@ -79,7 +80,7 @@ class Config:
     step_size: Positive = 0.003
     window: Count = 4
     runs: Count = 8
-    outer_steps: Count = 600
+    outer_steps: Count = 400
     outer_step_size: Positive = 0.001
     seeds: Count = 3
 
@@ -97,12 +98,11 @@ class Batches(eqx.Module):
     examples: Examples
     size: int
 
-    def __call__(self, t: Array, key: Array) -> Examples:
+    def __call__(self, t: StepIndex, key: RandomKey) -> Examples:
         """Return batch `t`, which depends on the key alone."""
         del t
-        return self.examples.take(
-            jax.random.randint(key, (self.size,), 0, len(self.examples.inputs))
-        )
+        rows = jax.random.randint(key, (self.size,), 0, len(self.examples.inputs))
+        return self.examples.take(rows)
 
 
 class MeanLoss(eqx.Module):
@@ -165,8 +165,8 @@ def held_out_loss(
     examples = source.train.take(jnp.asarray(rows))
     problem = make_problem(source, config, plain_loss, examples, source.test, width)
     key = jax.random.fold_in(jax.random.key(seed), 2)
-    before, after = problem.init((), key), compiled(ms.unroll)(problem, (), key)
-    return tuple(float(problem.objective(state, (), key)) for state in (before, after))
+    judged = lambda state: float(problem.objective(state, (), key))
+    return judged(problem.init((), key)), judged(compiled(ms.unroll)(problem, (), key))
 
 
 def run(config: Config, context: Context) -> Mapping[str, float]:

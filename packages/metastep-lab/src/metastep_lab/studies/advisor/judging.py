@@ -1,0 +1,157 @@
+"""Hold one diagnosis against the truth: what it says, what it costs, what its advice is worth."""
+
+from dataclasses import dataclass, field
+from time import process_time
+from typing import Any
+
+import jax
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from metastep.diagnosis import Diagnosis, diagnose
+from metastep.diagnosis.compare import ready
+from metastep.diagnosis.sizes import compiled_bytes
+from metastep.estimators import AbstractEstimator, Implicit, Reverse, TruncatedReverse
+from metastep.problems.base import unroll
+from metastep.types import Outer, RandomKey
+from metastep_lab.studies.advisor.outer import Programs, candidates, race
+from metastep_lab.studies.advisor.problems.table import Case
+from metastep_lab.studies.advisor.truth import Truth, truth
+
+ADVICE = (
+    "problem seed horizon hyperparameters recommended cosine cosine_predicted implicit_error cost "
+    "work seconds contraction lyapunov_exponent digits_lost true_digits_lost chaotic truly_chaotic "
+    "disagreement kinks_at_01 kinks_at_1 metasmoothness warnings"
+)
+WINDOWS = "problem seed window cosine relative_error bound"
+SIZES = "problem what predicted true"
+OUTCOMES = "problem seed estimator recommended seconds steps improvement"
+
+
+@dataclass
+class Judged:
+    """Rows of the tables, without the problem in front.
+
+    Attributes:
+        advice: see `ADVICE`.
+        windows: see `WINDOWS`.
+        sizes: see `SIZES`.
+        outcomes: see `OUTCOMES`.
+    """
+
+    advice: list[tuple] = field(default_factory=list)
+    windows: list[tuple] = field(default_factory=list)
+    sizes: list[tuple] = field(default_factory=list)
+    outcomes: list[tuple] = field(default_factory=list)
+
+
+def judge(case: Case, seeds: range, steps: int) -> Judged:
+    """Diagnose a problem with every seed, and hold that against the truth.
+
+    Args:
+        case: makes the problem.
+        seeds: of the random keys.
+        steps: outer steps of the recommended estimator.
+
+    Returns:
+        Rows. Sizes do not depend on the seed and are compared for the first.
+    """
+    rows = Judged()
+    problem, outer = case()
+    programs = Programs(problem, outer, jax.random.key(seeds[0]))
+    for seed in seeds:
+        key = jax.random.key(seed)
+        # Not from `programs`: what is compared with the diagnosis is a first call.
+        begin = process_time()
+        jax.block_until_ready(ready(problem, outer, Reverse(), key).call())
+        between = process_time()
+        found = diagnose(problem, outer, key=key)
+        cost = (process_time() - between) / (between - begin)
+        true = truth(case, key)
+        rows.windows += [
+            (seed, row.window, row.cosine, row.relative_error, row.bound) for row in found.windows
+        ]
+        rows.advice.append((seed, *_advice(found, true, programs, key, cost)))
+        advised = _advised(found)
+        if advised is not None:
+            implicit = [o.estimator for o in found.options if isinstance(o.estimator, Implicit)]
+            named = candidates(problem, outer, [advised, *implicit])
+            rows.outcomes += [(seed, *row) for row in race(programs, named, advised, steps, key)]
+        if seed == seeds[0]:
+            rows.sizes = _sizes(found, programs, key)
+    return rows
+
+
+def _advised(found: Diagnosis) -> AbstractEstimator | None:
+    return found.recommendation.estimator if found.recommendation else None
+
+
+def _advice(
+    found: Diagnosis, true: Truth, programs: Programs, key: RandomKey, cost: float
+) -> tuple[Any, ...]:
+    estimator, angles = _advised(found), (np.nan, np.nan)
+    if estimator is not None:
+        gradient = programs.gradient(estimator, programs.outer, key)
+        angles = _cosine(gradient, true.gradient), found.option(estimator).cosine
+    implicit = [o.estimator for o in found.options if isinstance(o.estimator, Implicit)]
+    error = np.nan
+    if implicit:
+        gradient = programs.gradient(implicit[0], programs.outer, key)
+        apart = np.linalg.norm(_flat(gradient) - true.gradient)
+        error = float(apart / max(np.linalg.norm(true.gradient), 1e-300))
+    return (
+        found.horizon,
+        found.outer_size,
+        str(estimator or "none"),
+        *angles,
+        error,
+        cost,
+        found.work,
+        found.seconds,
+        found.contraction,
+        found.lyapunov_exponent,
+        found.digits_lost,
+        true.digits_lost,
+        int(found.chaotic),
+        int(true.chaotic),
+        true.disagreement,
+        *true.kinks,
+        found.response.score if found.response else np.nan,
+        " ".join(warning.kind for warning in found.warnings),
+    )
+
+
+def _flat(gradient: Outer) -> np.ndarray:
+    return np.asarray(ravel_pytree(gradient)[0], np.float64)
+
+
+def _cosine(gradient: Outer, true: np.ndarray) -> float:
+    flat = _flat(gradient)
+    with np.errstate(all="ignore"):
+        return float(flat @ true / (np.linalg.norm(flat) * np.linalg.norm(true)))
+
+
+def _sizes(found: Diagnosis, programs: Programs, key: RandomKey) -> list[tuple[str, float, float]]:
+    """Return what the diagnosis says of sizes beside what the compiler says, in bytes.
+
+    Of the windows of truncation those that take part in `race`.
+    """
+    problem, outer = programs.problem, programs.outer
+    end = [x for x in jax.tree.leaves(unroll(problem, outer, key)) if isinstance(x, jax.Array)]
+    state = sum(np.asarray(_data(x)).nbytes for x in end)
+    rows = [("inner state", float(found.state_bytes), float(state))]
+    for option in found.options:
+        truncated = isinstance(option.estimator, TruncatedReverse)
+        if option.estimator in programs:
+            true = programs[option.estimator].temporary_bytes
+        else:
+            true = None if truncated else compiled_bytes(option.estimator, problem, outer, key)
+        if true is not None:
+            name = str(option.estimator).partition("(solver")[0].replace("checkpoint=", "")
+            rows.append((name, float(option.memory), true))
+    return rows
+
+
+def _data(x: jax.Array) -> jax.Array:
+    is_key = jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(x) if is_key else x

@@ -1,0 +1,1 @@
+"""The problems on which the advisor is held against the truth."""

@@ -1,0 +1,66 @@
+"""The time that a diagnosis takes: a budget, and calls that are timed."""
+
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+
+import jax.numpy as jnp
+
+from metastep.diagnosis.compare import Program, timed
+
+BRIEF, REPEATS = 0.2, 3
+"""A call of fewer seconds is timed again, so often: loading the program counts in the first."""
+
+GRADIENT_OF_RUN = 4.0
+"""Time of an exact hypergradient, and of compiling it, in those of a training run: a guess."""
+
+
+@dataclass
+class Clock:
+    """The time since the beginning, and what the budget did not allow.
+
+    Attributes:
+        budget: seconds; None is as many as it takes.
+        begin: when it began.
+        left_out: in words.
+    """
+
+    budget: float | None
+    begin: float = field(default_factory=perf_counter)
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the beginning."""
+        return perf_counter() - self.begin
+
+    def allows(self, seconds: float, what: str) -> bool:
+        """Return whether so many more seconds fit; if not, note what is left out."""
+        if self.budget is None or self.seconds + seconds <= self.budget:
+            return True
+        self.left_out.append(what)
+        return False
+
+
+def require_budget(run: Program, compiling: float, horizon: int, clock: Clock) -> None:
+    """Refuse a budget that one exact hypergradient exceeds, judged by a few steps of training."""
+    if clock.budget is None:
+        return
+    few = min(horizon, 2)
+    arguments = (*run.arguments[:-1], jnp.int32(few))
+    _, seconds = fastest(replace(run, arguments=arguments))
+    predicted = GRADIENT_OF_RUN * (compiling + seconds * horizon / few)
+    if clock.seconds + predicted > clock.budget:
+        least = float(f"{1.5 * (clock.seconds + predicted):.1g}")
+        raise ValueError(
+            f"budget is {clock.budget:g} s; one exact hypergradient, which is what everything is "
+            f"held against, takes about {predicted:.2g} s with its compilation (an inner step "
+            f"takes {seconds / few:.1e} s, and there are {horizon}). Allowed here are budgets "
+            f"from about {least:g}, or None; or shorten the horizon."
+        )
+
+
+def fastest(program: Program) -> tuple:
+    """Return what a program returns, and its seconds without loading it if they are few."""
+    found, seconds = timed(program.call)
+    again = () if seconds > BRIEF else range(REPEATS)
+    return found, min([seconds, *(timed(program.call)[1] for _ in again)])
