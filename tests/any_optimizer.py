@@ -79,8 +79,9 @@ ROWS = {
     "lars": Row(lambda rate, beta: optax.lars(100 * rate, momentum=beta)),
     "fromage": Row(lambda rate, beta: optax.fromage(rate)),
     "novograd": Row(lambda rate, beta: optax.novograd(rate, b1=beta)),
-    "lion": Row(lambda rate, beta: optax.lion(rate, b1=beta, weight_decay=beta)),
-    "sign": Row(lambda rate, beta: optax.sign_sgd(rate)),
+    # JAX gives the sign of a complex number, z / |z|, the derivative 0.
+    "lion": Row(lambda rate, beta: optax.lion(rate, b1=beta, weight_decay=beta), complex=False),
+    "sign": Row(lambda rate, beta: optax.sign_sgd(rate), complex=False),
     "sm3": Row(lambda rate, beta: optax.flatten(optax.sm3(rate, momentum=0.5)), complex=False),
     "optimistic": Row(lambda rate, beta: optax.optimistic_gradient_descent(rate, alpha=beta)),
     "polyak": Row(lambda rate, beta: optax.polyak_sgd(rate)),
