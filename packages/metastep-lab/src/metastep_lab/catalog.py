@@ -1,7 +1,7 @@
 """The catalogue of experiments as plain data; it imports none of them.
 
 `metastep list`, the shell completion and the documentation read it. `metastep run` and the other
-commands import the one experiment that they are asked for.
+commands import only the experiment that they need.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,9 @@ class Listing:
     Attributes:
         name: as on the command line.
         source: the paper and its figure or table.
-        question: what it asks, in one sentence that a newcomer understands.
-        minutes: preset to the minutes that it takes on two cores.
-        module: the module whose `EXPERIMENT` it is.
+        question: the question of the experiment, in one sentence that a newcomer understands.
+        minutes: preset to its minutes on two cores.
+        module: the module that has it as `EXPERIMENT`.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The statements of a paper as rows, and what a finished run says to them."""
+"""The statements of a paper as rows, and their verdicts in a finished run."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ Numbers = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement of a paper held against one run.
+    """The verdict of one run on one statement of a paper.
 
     Attributes:
         id: short and stable, unique within the experiment, such as `bias-below-bound`.
         text: the statement in one sentence, with its place in the paper.
-        holds: True, False, or None where this run cannot decide; NumPy's booleans become Python's.
+        holds: True, False, or None if this run cannot decide; NumPy's booleans become Python's.
         evidence: the numbers that decide it, or why this run cannot.
     """
 
@@ -36,19 +36,20 @@ class Claim:
 
 @dataclass(frozen=True)
 class Statement:
-    """One statement of a paper, and how a run decides it.
+    """One statement of a paper, and the rule by which a run decides it.
 
     Attributes:
         id: short and stable, unique within the experiment, such as `bias-below-bound`.
         text: the statement in one sentence, with its place in the paper; a function of the record
             where it depends on the configuration.
-        measure: of the record: what decides the statement: a number, a column, or several by name,
-            which may be the columns of a DataFrame.
-        verdict: of these numbers: True, False, or None where they cannot decide.
+        measure: a function of the record that returns the numbers that decide it: one number,
+            a column, or several by name, which may be the columns of a DataFrame.
+        verdict: a function of these numbers: True, False, or None if they cannot decide.
         evidence: these numbers in words: a function of them, or a template such as
-            `"ratio {ratio:.2f} after {config.outer_steps} steps"`, with `{}` for what has no name.
-            Columns are written by `listed`.
-        lacks: what the run lacks to be measured, such as `needs two windows`, or None.
+            `"ratio {ratio:.2f} after {config.outer_steps} steps"`, with `{}` for
+            a number without a name. Columns are written by `listed`.
+        lacks: a function of the record that returns what is missing for the measurement, such as
+            `needs two windows`, or None.
     """
 
     id: str
@@ -63,14 +64,14 @@ Statements = Sequence[Statement] | Callable[[Record], Sequence[Statement]]
 
 
 def evaluate(statements: Statements, record: Record) -> tuple[Claim, ...]:
-    """Hold statements against a run.
+    """Decide statements by a run.
 
     Args:
         statements: as `Experiment.claims` has them.
         record: the run.
 
     Returns:
-        One claim for each statement; undecided where the run lacks something.
+        One claim for each statement; undecided if the run lacks what it needs.
     """
     rows = statements(record) if callable(statements) else statements
     return tuple(_judge(row, record) for row in rows)
@@ -100,7 +101,7 @@ class _Words(Formatter):
 
 
 def span(values: Column, form: str = ".3g") -> str:
-    """Write the smallest and the largest value, or one number where both read the same.
+    """Write the smallest and the largest value, or one number if both are written the same.
 
     Args:
         values: at least one.
@@ -114,11 +115,11 @@ def span(values: Column, form: str = ".3g") -> str:
 
 
 def yes_or_no(verdicts: Sequence[bool | None] | Column, yes: str = "Yes") -> str:
-    """Write the beginning of an answer that several verdicts decide.
+    """Write the first word of an answer from several verdicts.
 
     Args:
         verdicts: at least one; None counts as no.
-        yes: what stands for all of them.
+        yes: the text if all verdicts are true.
 
     Returns:
         `yes` if all are true, "Only in part" if some are, else "No".
@@ -129,12 +130,12 @@ def yes_or_no(verdicts: Sequence[bool | None] | Column, yes: str = "Yes") -> str
 
 
 def listed(values: Frame, form: str, between: str = ", ") -> str:
-    """Write the numbers of a column, each after its place in the index.
+    """Write the numbers of a column, each after its label in the index.
 
     Args:
         values: a Series, or a dictionary; of a DataFrame, the means of the columns are written.
         form: how a number is written.
-        between: what stands between two of them.
+        between: the separator.
 
     Returns:
         Such as `K=1 0.41, K=5 0.38` by window, or `full 0.41, untuned 0.38`.
@@ -153,8 +154,8 @@ def each(template: str, opening: str = "", between: str = "; ") -> Callable[[Fra
     Args:
         template: of a row, with the names of columns and of the index, such as
             `"K={window:g} {error:.2g}"`.
-        opening: what stands before the first row.
-        between: what stands between two rows.
+        opening: the text before the first row.
+        between: the separator of rows.
 
     Returns:
         DataFrame to text.
@@ -175,7 +176,7 @@ def lacking(words: str, found: Callable[[Record], Any]) -> Callable[[Record], st
         found: of the record: a truth value, or a table or list that may be empty.
 
     Returns:
-        Record to these words where nothing is found, else to None.
+        A function of the record: these words if nothing is found, else None.
     """
 
     def lacks(record: Record) -> str | None:
@@ -210,7 +211,7 @@ def every(condition: str) -> Callable[[Frame], bool | None]:
         condition: on the columns, as `DataFrame.eval` takes it, such as `"overlap > 0.6"`.
 
     Returns:
-        DataFrame to True or False, or None where it has no rows.
+        A function of a DataFrame: True or False, or None if it has no rows.
     """
     return lambda rows: rows.eval(condition).all() if len(rows) else None
 
@@ -219,8 +220,8 @@ def beyond(values: Column | float, margins: Column | float) -> bool | None:
     """Whether values are above zero by more than their margins.
 
     Args:
-        values: such as differences.
-        margins: such as two standard errors, of the same shape.
+        values: for instance differences.
+        margins: for instance two standard errors, of the same shape.
 
     Returns:
         True if all are, False if one is below zero by more than its margin, else None.

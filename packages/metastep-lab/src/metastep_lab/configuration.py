@@ -58,9 +58,9 @@ def configuration(cls: type[Config]) -> type[Config]:
     """Make a frozen dataclass that refuses impossible values with one line.
 
     Args:
-        cls: fields with annotations. A bound is an `Annotated` type such as `Count`; a text among
-            its marks says what is allowed where the bounds cannot. `__post_init__` refuses what
-            depends on several fields.
+        cls: fields with annotations. A bound is an `Annotated` type such as `Count`. A text in the
+            annotation describes the allowed values if the bounds do not. `__post_init__`
+            checks the conditions on several fields.
 
     Returns:
         The dataclass. It raises `ValueError` naming the field, the value and what is allowed.
@@ -92,7 +92,7 @@ def _line(error: Mapping[str, Any], config: type, values: Mapping[str, Any]) -> 
 
 
 def _bounded(kind: Any) -> str:
-    """Return what an annotation allows, such as `integers from 1` or `positive numbers`."""
+    """Describe the allowed values of an annotation, such as `integers from 1`."""
     bare, *marks = get_args(kind)
     texts = [mark for mark in marks if isinstance(mark, str)]
     what = "integers" if bare is int else "numbers"
@@ -140,19 +140,19 @@ def parse_settings(config: Any, settings: Sequence[str]) -> Any:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether a text can be written down; bytes of another encoding on the command line cannot."""
+    """Whether a text can be encoded; bytes of another encoding on the command line cannot."""
     return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """What the user may have meant, as a part of a sentence.
+    """Return a suggestion for a mistyped name, as a part of a sentence.
 
     Args:
         name: what the user typed.
-        names: what there is.
+        names: the names that exist.
 
     Returns:
-        `" (did you mean 'steps'?)"`, or nothing where no name is near.
+        `" (did you mean 'steps'?)"`, or an empty text if no name is similar.
     """
     near = get_close_matches(name, names, n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
@@ -208,7 +208,7 @@ def _one_of(text: str, choices: tuple[Any, ...]) -> str:
 
 
 def describe(kind: Any) -> str:
-    """What a field allows, in words.
+    """Describe the values that a field allows.
 
     Args:
         kind: the annotation.
@@ -228,7 +228,7 @@ def describe(kind: Any) -> str:
 
 
 def config_as_json(config: Any) -> dict[str, Any]:
-    """A configuration as `result.json` holds it: tuples become lists.
+    """Return a configuration in the form of `result.json`: tuples become lists.
 
     Args:
         config: a configuration dataclass.

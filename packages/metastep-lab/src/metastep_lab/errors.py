@@ -1,11 +1,11 @@
-"""What a command refuses, and how a run fails: errors whose message is one line for the user."""
+"""Errors of commands and runs, whose message is one line for the user."""
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C."""
 
 
 class RefusedError(ValueError):
-    """What was asked for cannot be done; nothing has been written. The message is one sentence."""
+    """The request cannot be carried out; nothing has been written. The message is one sentence."""
 
 
 class BusyError(RefusedError):

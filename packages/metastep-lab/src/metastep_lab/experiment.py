@@ -1,4 +1,4 @@
-"""What an experiment is: a configuration, a function that runs it, its figures and its claims.
+"""The parts of an experiment: a configuration, a function that runs it, figures and claims.
 
 An experiment reproduces one figure or table of a paper. It holds only configuration, calls and
 columns: mathematics lives in the packages below, drawing in `metastep_lab.figures`. `run` writes
@@ -24,7 +24,7 @@ from metastep_lab.tables import Record, Table
 
 
 class Context(Protocol):
-    """What a running experiment may use: its seed, its data, a place for tables and checkpoints."""
+    """What a running experiment uses: its seed, its data, places for tables and checkpoints."""
 
     seed: int
     data: Path | None
@@ -43,11 +43,11 @@ class Context(Protocol):
         ...
 
     def log(self, message: str) -> None:
-        """One line about what happens now, to the terminal or to a plain log."""
+        """Show one line about the current work, on the terminal or in a plain log."""
         ...
 
     def progress(self, done: int, total: int, what: str) -> None:
-        """Say how far one stage of the run is: a bar on a terminal, every tenth part elsewhere.
+        """Show the progress of one stage: a bar on a terminal, else a line for every tenth part.
 
         For loops of the experiment's own; `minimize` draws its own bar.
         """
@@ -68,10 +68,10 @@ class Experiment:
             configuration decides which there are.
         figures: file stem to (figure, alternative text that says what is to be seen).
         reproducible: ids of the claims that must hold; `metastep check` exits with 1 otherwise.
-        answer: what a finished run says to the question, in one or two sentences with its numbers;
-            None leaves it to the claims.
+        answer: the answer of a finished run to the question, in one or two sentences with numbers;
+            None if the claims are the answer.
         finite: columns, as `table.column`, that hold a finite number in every row of every table:
-            a run in which one does not has diverged, and says so.
+            otherwise the run has diverged, and reports it.
     """
 
     listing: Listing
@@ -90,7 +90,7 @@ class Experiment:
         return self.listing.name
 
     def __reduce__(self) -> tuple[Callable[[Listing], "Experiment"], tuple[Listing]]:
-        """Travel to another process by name: claims are functions, which cannot be pickled."""
+        """Pickle by name: claims are functions, which cannot be pickled."""
         return load, (self.listing,)
 
 

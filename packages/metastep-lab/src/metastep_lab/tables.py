@@ -33,12 +33,12 @@ def curves(rows: Frame, by: str, x: str, y: str) -> dict[str, tuple[Frame, Frame
 
     Args:
         rows: a DataFrame.
-        by: the column that tells the curves apart.
+        by: the column whose values distinguish the curves.
         x: the column of the horizontal axis.
         y: the column of the vertical axis.
 
     Returns:
-        Value to two columns, in the order in which the values come.
+        Value to two columns, in the order of the values in the table.
     """
     parts = rows.groupby(by, sort=False)
     return {str(name): (part[x], part[y]) for name, part in parts}

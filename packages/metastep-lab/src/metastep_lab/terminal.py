@@ -1,4 +1,4 @@
-"""What the command line shows: tables, verdicts, paragraphs, and how far a run is.
+"""The output of the command line: tables, verdicts, paragraphs, and the progress of a run.
 
 Colors and the bar are for terminals. Elsewhere, and with `NO_COLOR`, there are plain lines.
 """
@@ -26,10 +26,10 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def console() -> Console:
-    """The standard output, on which text from runs is shown as it is.
+    """Return a console for the standard output, without markup in texts of runs.
 
     Returns:
-        A console; without color where there is no terminal or `NO_COLOR` is set.
+        A console; without color if there is no terminal or `NO_COLOR` is set.
     """
     sizes = {"COLUMNS", "LINES"}
     known = {
@@ -47,7 +47,7 @@ def plain(text: str) -> str:
         text: what was read.
 
     Returns:
-        The same without control characters, which a terminal would obey.
+        The same without control characters.
     """
     return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
@@ -106,7 +106,7 @@ def counts(verdicts: Iterable[bool | None]) -> str:
 
 
 def paragraph(console: Console, text: str, look: str = "") -> None:
-    """Print indented text, without the blanks with which rich's own padding ends every line.
+    """Print indented text, without the trailing blanks of rich's own padding.
 
     Args:
         console: where.
@@ -125,16 +125,16 @@ def verdict(console: Console, holds: bool | None, name: str, remark: str = "") -
         console: where.
         holds: True, False, or None for undecided.
         name: the claim.
-        remark: what follows its name.
+        remark: the text after its name.
     """
     word, look = VERDICTS[holds]
     console.print(Text.assemble((f"{word:<14}", look), (name, "bold"), (remark, "dim")))
 
 
 class Display:
-    """Lines with the time that has passed, and on a terminal a bar below them.
+    """Lines with the elapsed time, and on a terminal a progress bar below them.
 
-    Both say how long a stage will still take if it goes on at its mean pace.
+    Both show the remaining time of a stage at its mean pace.
     """
 
     def __init__(self, console: Console):
@@ -142,7 +142,7 @@ class Display:
         self._begin = perf_counter()
         self._bar_shown = False
         self._last = ("", -1)
-        self._stage = ("", 0, 0.0)  # its name, how far it was when first seen, and when
+        self._stage = ("", 0, 0.0)  # its name, its progress when first seen, and the time
 
     def say(self, message: str) -> None:
         """Show one line.
@@ -155,7 +155,7 @@ class Display:
         self.console.print(Text.assemble(time, message), soft_wrap=True)
 
     def show(self, done: int, total: int, what: str) -> None:
-        """Show how far a stage is: a bar on a terminal, elsewhere a line for every tenth part.
+        """Show the progress of a stage: a bar on a terminal, else a line for every tenth part.
 
         Args:
             done: how many parts are done.

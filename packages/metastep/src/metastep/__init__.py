@@ -1,4 +1,4 @@
-"""Gradient-based tuning of training itself: every hypergradient, one interface."""
+"""Hypergradients: derivatives of a training outcome with respect to hyperparameters."""
 
 from importlib.metadata import version as _version
 

@@ -1,4 +1,4 @@
-"""Checks of arguments: one message for each kind of wrong use, naming argument and value."""
+"""Checks of arguments, with one message for each kind of wrong use."""
 
 import operator
 from typing import Any
@@ -9,9 +9,9 @@ import numpy as np
 
 
 def integer(value: Any) -> Any:
-    """Return an integer of any kind (NumPy's, a JAX scalar) as a Python int, all else as it is.
+    """Return an integer of any kind (NumPy's, a JAX scalar) as a Python int, other values as is.
 
-    The converter of fields that count: a Python int is static where a problem or an estimator is
+    It is the converter of integer fields: a Python int is static when a problem or an estimator is
     compiled, an integer array is not.
     """
     if isinstance(value, bool):
@@ -29,7 +29,7 @@ def is_count(value: object) -> bool:
 
 
 def require_count(name: str, value: object, none: str | None = None) -> None:
-    """Refuse everything but the integers from 1, and None where `none` says what it means.
+    """Refuse values other than integers from 1; None is allowed if `none` states its meaning.
 
     Raises:
         ValueError: naming the argument, its value and what is allowed.
@@ -42,7 +42,7 @@ def require_count(name: str, value: object, none: str | None = None) -> None:
 
 
 def require_key(key: Any) -> None:
-    """Refuse everything but a random key of JAX.
+    """Refuse anything but a JAX random key.
 
     Raises:
         ValueError: naming the argument, its value and what is allowed.
@@ -56,14 +56,12 @@ def require_key(key: Any) -> None:
 
 
 def scalar(name: str, value: Any) -> Any:
-    """Return what a function returned, if it is one real number; a Python number as an array.
+    """Return a function's result if it is one real number; a Python number becomes an array.
 
-    Args:
-        name: of the function, for the message.
-        value: what it returned, or the shape and dtype of that.
+    `value` is the result of the function `name`, or its shape and dtype.
 
     Raises:
-        ValueError: saying what the function returned, and what to do about it.
+        ValueError: with the result of the function and what to change.
     """
     if isinstance(value, tuple):
         raise ValueError(

@@ -1,9 +1,9 @@
-"""Compile with processor kernels that compute what was asked.
+"""Compilation without incorrect processor kernels.
 
-jaxlib 0.10 lets XLA replace chains of element-wise operations and sums by kernels of a library,
-and on processors with AVX-512 some of these kernels are wrong: second derivatives of a plain
-float32 log-sum-exp come out with a relative error above 1, without a NaN or a warning. Everything
-that metastep compiles itself leaves those kernels out and keeps the library's matrix products.
+In jaxlib 0.10 XLA may replace chains of element-wise operations and sums by library kernels. On
+processors with AVX-512 some of these are incorrect: second derivatives of a float32 log-sum-exp
+have a relative error above 1, without a NaN or a warning. Everything that metastep compiles
+excludes these kernels, and keeps the library's matrix products.
 """
 
 from collections.abc import Callable
@@ -22,15 +22,15 @@ Result = TypeVar("Result")
 _PRODUCTS_ONLY = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 
 FLAG = "XLA_FLAGS=" + "".join(f"--{name}={value}" for name, value in _PRODUCTS_ONLY.items())
-"""What to put into the environment to protect functions that are compiled elsewhere."""
+"""The environment setting that protects functions compiled elsewhere."""
 
 
 @cache
 def compiler_options() -> dict[str, str]:
-    """Return what to pass as `jax.jit(..., compiler_options=...)` for correct kernels.
+    """Return the value of `jax.jit(..., compiler_options=...)` for correct kernels.
 
-    JAX accepts the options of the outermost `jit` only. The numbers of other processors and of
-    accelerators are not affected.
+    JAX accepts options on the outermost `jit` only. Other processors and accelerators are not
+    affected.
 
     Example:
         >>> import jax, jax.numpy as jnp, metastep as ms
@@ -39,7 +39,7 @@ def compiler_options() -> dict[str, str]:
         6.0
 
     Returns:
-        Names and values of XLA options; empty where this version of XLA does not know them.
+        Names and values of XLA options; empty if this version of XLA does not support them.
     """
     try:
         jax.jit(lambda: jnp.zeros(()), compiler_options=_PRODUCTS_ONLY).lower().compile()
@@ -51,8 +51,8 @@ def compiler_options() -> dict[str, str]:
 def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Compile a function of pytrees as `equinox.filter_jit` does, with correct kernels.
 
-    Inside a function that is compiled by its caller, or differentiated without being compiled, JAX
-    takes no options: there the kernels are the choice of whoever compiles the outermost function.
+    JAX accepts no options inside a function that its caller compiles, or that is differentiated
+    without compilation. The outermost compilation then determines the kernels.
     """
     nested = eqx.filter_jit(function)
 
@@ -76,12 +76,12 @@ def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
 
 
 def error_of_default_kernels() -> float:
-    """Measure what a plain `jax.jit` gets wrong on this machine.
+    """Measure the error of a plain `jax.jit` on this machine.
 
     Returns:
         The relative error of a second derivative of a float32 log-sum-exp, forward over forward
-        with JAX's default kernels against its closed form in float64: about 1e-7 where they are
-        correct, above 0.01 where they are not.
+        with JAX's default kernels, against its closed form in float64: about 1e-7 if the kernels
+        are correct, above 0.01 if not.
     """
     examples, classes = np.random.default_rng(0).standard_normal((60, 23)), 10
     loss = lambda weights: jnp.sum(

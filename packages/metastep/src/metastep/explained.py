@@ -1,4 +1,4 @@
-"""What JAX and optax say when a program cannot be traced or differentiated, said in our terms."""
+"""Errors of JAX and optax, translated into the terms of this library."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,14 +17,9 @@ _NOT_REVERSIBLE = "Reverse-mode differentiation does not work for lax.while_loop
 
 @contextmanager
 def traced(what: str, advice: str) -> Iterator[None]:
-    """Explain that a function asked in Python for the value of a traced array.
+    """Explain by a ValueError that a function needs the concrete value of a traced array.
 
-    Args:
-        what: the function of the user.
-        advice: what to write instead.
-
-    Raises:
-        ValueError: in the place of JAX's error.
+    `what` names the user's function, `advice` says what to write instead.
     """
     try:
         yield
@@ -37,14 +32,9 @@ def traced(what: str, advice: str) -> Iterator[None]:
 
 @contextmanager
 def reversible(what: str, advice: str) -> Iterator[None]:
-    """Explain that a loop of unknown length cannot be gone back through.
+    """Explain by a ValueError that reverse mode cannot differentiate a loop of unknown length.
 
-    Args:
-        what: what contains the loop.
-        advice: what to do instead.
-
-    Raises:
-        ValueError: in the place of JAX's error.
+    `what` names the place of the loop, `advice` says what to do instead.
     """
     try:
         yield
@@ -59,11 +49,7 @@ def reversible(what: str, advice: str) -> Iterator[None]:
 
 @contextmanager
 def sharded() -> Iterator[None]:
-    """Explain that arrays lie on devices where a program cannot use them together.
-
-    Raises:
-        ValueError: in the place of JAX's errors.
-    """
+    """Explain by a ValueError that one program cannot use arrays on these devices together."""
     try:
         yield
     except Exception as error:
@@ -112,15 +98,11 @@ STEP_LOOP = (
 
 
 def check_optimizer_state(state: PyTree, trained: PyTree) -> None:
-    """Refuse optimizer states of optax that do not fit the parameters.
-
-    Args:
-        state: what the optimizer's `init` returned.
-        trained: the parameters.
+    """Refuse optax optimizer states that do not fit the `trained` parameters.
 
     Raises:
         ValueError: for `optax.lookahead` without its pair of parameters, and for
-            `optax.MultiSteps` that would add up gradients in a lower precision than theirs.
+            `optax.MultiSteps` that would accumulate gradients in a lower precision than theirs.
     """
     kinds = (optax.LookaheadState, optax.MultiStepsState)
     for node in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kinds)):

@@ -1,7 +1,7 @@
-"""Reading files that a stranger may have made, and writing files so that none is half-written.
+"""Safe reading of untrusted files, and atomic writing.
 
-Whatever is wrong with a file is a `ValueError` whose message says what; each reader makes its own
-documented error of it. Sizes are checked before anything is unpacked.
+Every defect of a file is a `ValueError` with the reason; each reader converts it into its own
+documented error. Sizes are checked before anything is decompressed.
 """
 
 import json
@@ -18,24 +18,24 @@ from typing import IO, Any, Union, get_args, get_origin
 
 import numpy as np
 
-LARGEST = 2**30  # bytes of one file, packed and unpacked
+LARGEST = 2**30  # bytes of one file, compressed and decompressed
 LARGEST_JSON = 2**26
 LARGEST_HEADER = 10_000
 DEEPEST = 64
 
 
 def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], None]) -> None:
-    """Write `content` to `path` so that a reader sees the old file or the new one, never a mixture.
+    """Write `content` to `path` atomically: a reader sees either the old file or the new one.
 
-    The bytes go to a temporary file in the same folder, are flushed to the disk, and take the name
-    `path` by one rename. A process killed at any moment leaves at worst a `.tmp` file behind.
+    The bytes go to a temporary file in the same folder, are flushed to the disk, and the file is
+    renamed to `path`. A process that is killed leaves at most a `.tmp` file behind.
 
     Args:
-        path: where the content goes; parent folders are made.
+        path: the file; parent folders are created.
         content: the whole file, or a function that writes it.
 
     Raises:
-        OSError: if the folder cannot be made or written to. Nothing has changed then.
+        OSError: if the folder cannot be created or written to. Nothing is changed then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with NamedTemporaryFile(
@@ -56,18 +56,11 @@ def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], None]) -
 
 
 def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
-    """Read a file that is no larger than expected.
-
-    Args:
-        path: the file.
-        largest: how many bytes it may have.
-
-    Returns:
-        Its content.
+    """Return the content of a file of at most `largest` bytes.
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it is larger, or a device or a pipe, which may have no end.
+        ValueError: if it is larger, or is a device or a pipe, whose size is unknown.
     """
     if not S_ISREG(os.stat(path).st_mode) and not path.is_dir():
         raise ValueError("it is a device or a pipe")
@@ -79,18 +72,18 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
 
 
 def parse_json(content: bytes | str, finite: bool = True) -> Any:
-    """Read JSON that every reader understands alike.
+    """Read JSON, restricted to what all readers interpret alike.
 
     Args:
-        content: the text, in UTF-8 if as bytes.
-        finite: whether NaN and infinities are refused, which JSON does not have and Python writes.
+        content: the text; bytes are UTF-8.
+        finite: whether to refuse NaN and infinities, which Python writes but JSON does not allow.
 
     Returns:
-        The value. Its integers fit 64 bits, its strings can be written as UTF-8, and it is at most
-        64 levels deep.
+        The value. Its integers fit 64 bits, its strings can be encoded as UTF-8, and its depth is
+        at most 64.
 
     Raises:
-        ValueError: if it is no such text.
+        ValueError: if the text is not of this form.
     """
     kinds: dict[str, Any] = {"parse_int": _integer}
     if finite:
@@ -108,7 +101,7 @@ def _no_number(text: str) -> None:
 
 
 def _integer(text: str) -> int:
-    # Python refuses to convert more than 4300 digits; the length comes first for a short message.
+    # Python refuses to convert more than 4300 digits; checking the length first gives our message.
     if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
         raise ValueError(f"the integer {text[:20]} of {len(text)} digits does not fit 64 bits")
     return int(text)
@@ -121,7 +114,7 @@ def _float(text: str) -> float:
 
 
 def _check_parts(value: Any) -> None:
-    """Refuse what is nested too deeply and strings that are not Unicode."""
+    """Refuse values that are nested too deeply, and strings that are not Unicode."""
     level, depth = [value], 0
     while level:
         depth += 1
@@ -139,14 +132,10 @@ def _check_parts(value: Any) -> None:
 
 
 def has_type(value: Any, kind: Any) -> bool:
-    """Whether a value of JSON is of the type of a field.
+    """Whether a result of `parse_json` has the type of a field.
 
-    Args:
-        value: what `parse_json` returned.
-        kind: an annotation: `bool`, `int`, `float`, `str`, None, a union, or a tuple of one type.
-
-    Returns:
-        No number stands for a truth and no text for a number; an integer is a float.
+    `kind` is `bool`, `int`, `float`, `str`, None, a union, or a tuple of one type. An integer is
+    accepted as a float, a boolean not as a number.
     """
     if get_origin(kind) in (Union, UnionType):
         return any(has_type(value, one) for one in get_args(kind))
@@ -160,19 +149,19 @@ def has_type(value: Any, kind: Any) -> bool:
 def parse_arrays(
     content: bytes | IO[bytes], names: Collection[str] | None = None, largest: int = LARGEST
 ) -> dict[str, np.ndarray]:
-    """Read an `.npz` archive without trusting it.
+    """Read an untrusted `.npz` archive.
 
     Args:
         content: the archive, or a file that ends with it.
-        names: the arrays wanted, None for all; what else there is stays packed.
-        largest: how many bytes the arrays wanted may have together.
+        names: the names of the arrays to read, None for all; other members are not decompressed.
+        largest: the largest total size of these arrays in bytes.
 
     Returns:
-        The arrays by name, of those wanted all that are there.
+        The arrays by name; missing ones are omitted.
 
     Raises:
-        ValueError: if it is damaged, holds a member that is not an array of numbers or of text, or
-            unpacks to more. Nothing larger than `largest` is ever unpacked.
+        ValueError: if the archive is damaged, has a member that is not an array of numbers or
+            text, or exceeds `largest`. Nothing larger than `largest` is ever decompressed.
     """
     try:
         with zipfile.ZipFile(
@@ -195,7 +184,7 @@ def parse_arrays(
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """Read one member; its header must promise the bytes that follow it."""
+    """Read one member; its size must be the one that its header states."""
     name = member.filename
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{name} is packed by a method that NumPy does not use")

@@ -1,4 +1,4 @@
-"""Adam and AdamW with the values of optax and a derivative wherever Adam has one."""
+"""Adam and AdamW with the values of optax, and a finite derivative wherever Adam has one."""
 
 from collections.abc import Callable
 from math import log
@@ -21,21 +21,21 @@ def scale_by_adam(
     *,
     nesterov: bool = False,
 ) -> optax.GradientTransformation:
-    """Rescale gradients as `optax.scale_by_adam` does, safely differentiable.
+    """Rescale gradients as `optax.scale_by_adam` does, with finite derivatives.
 
-    Where the second moment is exactly zero (a dead unit, an unused row of an embedding, a
-    parameter that starts at a stationary point), the square root in Adam's denominator has an
-    infinite derivative that meets a zero, and reverse mode through `optax.adam` is NaN. The usual
-    remedy, `eps_root > 0`, changes every step. Here the square root is not taken at zero: the
-    update there is first moment / eps, whose value and derivative are those of Adam's formula in
-    the limit. That derivative may be as large as 1 / eps.
+    If a second moment is exactly zero (a dead unit, an unused row of an embedding, a parameter that
+    starts at a stationary point), the square root in Adam's denominator has an infinite derivative,
+    which is multiplied by zero: reverse mode through `optax.adam` gives NaN. The usual remedy,
+    `eps_root > 0`, changes every step. Here the square root is not evaluated at zero: the update is
+    first moment / eps, with the value and the derivative of Adam's formula in the limit. This
+    derivative may be as large as 1 / eps.
 
-    Values agree with optax to rounding, and in float32 they are nearer to Adam's formula: 1 - b2^t
-    is computed without cancellation, which costs optax three of seven digits in the first steps.
-    They do not agree for parameters in float16: there squares of gradients below 0.008 and
-    `eps=1e-8` are zero, and optax divides by them. Here the moments of float16 are kept in float32,
-    and `eps` is at least 6.1e-5, the smallest normal number of float16: a derivative of 1 / eps is
-    then a number of float16, too.
+    Values agree with optax to rounding. In float32 they are closer to Adam's formula: 1 - b2^t is
+    computed without cancellation, which costs optax three of seven digits in the first steps.
+    Values differ for parameters in float16, where squares of gradients below 0.008 and `eps=1e-8`
+    are zero, and optax divides by them. Here the moments of float16 are kept in float32, and `eps`
+    is at least 6.1e-5, the smallest normal number of float16, so that a derivative of 1 / eps can
+    also be represented in float16.
 
     Args:
         b1: decay rate of the first moment.
@@ -45,7 +45,7 @@ def scale_by_adam(
         mu_dtype: dtype of the first moment; None for that of the parameters (float32 for float16).
         nesterov: whether the first moment looks one step ahead (NAdam).
 
-    All numbers may be traced, and thus tuned.
+    All numbers may be traced, so they can be tuned.
 
     Returns:
         A transformation whose state is `optax.ScaleByAdamState`.
@@ -83,7 +83,7 @@ def scale_by_adam(
             return (m / (root + jnp.maximum(eps, jnp.finfo(jnp.float16).tiny))).astype(given.dtype)
 
         rescaled = jax.tree.map(rescale, updates, mean_hat, square_hat)
-        # Decay rates that are traced may be more precise than the state, which keeps its dtypes.
+        # Traced decay rates may be more precise than the state, which keeps its dtypes.
         mean = optax.tree.cast_like(mean, state.mu)
         square = optax.tree.cast_like(square, state.nu)
         return rescaled, optax.ScaleByAdamState(count=count, mu=mean, nu=square)
@@ -100,7 +100,7 @@ def _corrected(moment: PyTree, decay: Number, count: Int[Array, ""]) -> PyTree:
 def _taken(decay: Number, count: Int[Array, ""]) -> Array:
     """Return 1 - decay^count without cancellation, for a decay rate from 0 below 1."""
     if not isinstance(decay, jax.Array):
-        # The logarithm of a Python number is taken in float64, whatever JAX computes in.
+        # The logarithm of a Python number is computed in float64, whatever precision JAX uses.
         return -jnp.expm1(count * log(decay)) if decay > 0 else 1 - decay**count
     positive = decay > 0
     logarithm = jnp.log1p(jnp.where(positive, decay, 0.5) - 1)
@@ -117,19 +117,16 @@ def adam(
     *,
     nesterov: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """Return a drop-in for `optax.adam` inside a problem that is differentiated through.
+    """Return a replacement for `optax.adam` in problems that are differentiated through.
 
     Args:
         learning_rate: a number, a traced scalar, or an optax schedule.
-        b1: as for `scale_by_adam`, like all that follow.
+        b1: as for `scale_by_adam`, like the following arguments.
         b2: decay rate of the second moment.
         eps: added to the root of the second moment.
         eps_root: added to the second moment.
         mu_dtype: dtype of the first moment.
         nesterov: whether the first moment looks one step ahead.
-
-    Returns:
-        The transformation.
 
     Example:
         The gradient of the second coordinate is always zero; `optax.adam` gives NaN here.
@@ -169,22 +166,19 @@ def adamw(
     *,
     nesterov: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """Return a drop-in for `optax.adamw` inside a problem that is differentiated through.
+    """Return a replacement for `optax.adamw` in problems that are differentiated through.
 
     Args:
         learning_rate: a number, a traced scalar, or an optax schedule.
-        b1: as for `scale_by_adam`, like all up to `mu_dtype`.
+        b1: as for `scale_by_adam`, like the following arguments up to `mu_dtype`.
         b2: decay rate of the second moment.
         eps: added to the root of the second moment.
         eps_root: added to the second moment.
         mu_dtype: dtype of the first moment.
         weight_decay: strength of the decay, a number or a schedule; `learning_rate` scales it.
-        mask: a pytree of booleans, or a function from parameters to one: what is decayed. None
-            for all.
+        mask: a pytree of booleans for the leaves to decay, or a function from parameters to one.
+            None for all.
         nesterov: whether the first moment looks one step ahead.
-
-    Returns:
-        The transformation.
 
     Reference:
         Loshchilov and Hutter (2019), Decoupled weight decay regularization.

@@ -1,8 +1,8 @@
-"""What can go wrong with the numbers: an enumeration whose messages say what to do.
+"""Numerical failures: an enumeration whose messages say what to do.
 
-Wrong use raises `ValueError` when a function is traced. Numbers gone wrong (a diverged inner loop,
-an unconverged linear solve) are a subject of this library and therefore values: `Estimate.result`
-holds one of the items below, `RESULTS[result]` is its message.
+Wrong use raises `ValueError` when a function is traced. Numerical failures (a diverged inner loop,
+an unconverged linear solve) are values: `Estimate.result` holds one of the items below, and
+`RESULTS[result]` is its message.
 """
 
 import equinox as eqx

@@ -1,8 +1,8 @@
-"""Other rounding errors: move every number of an inner state by as much as rounding would.
+"""Simulated rounding errors: a perturbation of every number of an inner state.
 
-How much a hypergradient differs then is what rounding costs it. Numbers move relative to themselves
-and to their update, so that small and large coordinates count alike. What is not seen are errors
-that all steps share, such as those of a constant.
+The resulting change of a hypergradient measures its rounding error. Numbers are perturbed relative
+to themselves and to their update, so that small and large coordinates count alike. Errors common to
+all steps, such as those of a constant, are not simulated.
 """
 
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ from jaxtyping import Array
 from metastep.types import Inner
 
 EXACT_INTEGERS = 2.0**20
-"""Integers below are stored exactly and stay as they are: counters, zeros, ones."""
+"""Smaller integers are stored exactly and not perturbed: counters, zeros, ones."""
 
 OPERATIONS = 4
-"""Operations that a number of the state goes through in a step, each of which rounds: a guess."""
+"""Assumed number of operations in a step on a number of the state, each of which rounds."""
 
 
 def _bits(leaves: Sequence[Array], seed: Array, t: Array) -> list[Array]:
-    """Return random integers for every number, by a hash (that of MurmurHash3).
+    """Return random integers for every number by a hash (that of MurmurHash3).
 
-    A generator of JAX would dominate the time to compile.
+    JAX's generators would dominate the compilation time.
     """
     mixed = seed.astype(jnp.uint32) * np.uint32(0x9E3779B9) + t.astype(jnp.uint32)
 
@@ -40,7 +40,7 @@ def _bits(leaves: Sequence[Array], seed: Array, t: Array) -> list[Array]:
 
 
 def _units(leaf: Array, bits: Array) -> tuple[Array, Array]:
-    """Return by which parts of itself and of its update each number moves."""
+    """Return each number's perturbation as fractions of itself and of its update."""
     eps = jnp.finfo(leaf.dtype).eps
     sign = jnp.where(bits % 2 == 0, eps, -eps).astype(leaf.dtype)
     stored = (bits >> 1) % 12 < OPERATIONS
@@ -49,10 +49,11 @@ def _units(leaf: Array, bits: Array) -> tuple[Array, Array]:
 
 @jax.custom_vjp
 def rounded(variables: Inner, before: Inner, seed: Array, t: Array) -> Inner:
-    """Move a state as other rounding errors would; not at all if `seed` is 0.
+    """Perturb a state by simulated rounding errors; a `seed` of 0 leaves it unchanged.
 
-    One unit in the last place up or down in `OPERATIONS` of twelve cases, whose variance is that of
-    so many roundings to the nearest; and as many units in the last place of the update.
+    A number moves one unit in the last place, up or down, with probability `OPERATIONS` / 12. This
+    has the variance of `OPERATIONS` roundings to the nearest. It also moves by `OPERATIONS` units
+    in the last place of its update.
     """
     leaves, treedef = jax.tree.flatten(variables)
 
@@ -68,7 +69,7 @@ def rounded(variables: Inner, before: Inner, seed: Array, t: Array) -> Inner:
 
 
 def _rounded_back(at: tuple[Array, Array], grad: Inner) -> tuple[Inner, Inner, None, None]:
-    """Return the derivatives of `rounded`, whose factors are drawn again and not stored."""
+    """Return the derivatives of `rounded`; its factors are drawn again instead of stored."""
     leaves, treedef = jax.tree.flatten(grad)
 
     def moved() -> tuple[list[Array], list[Array]]:

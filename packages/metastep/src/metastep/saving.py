@@ -1,8 +1,8 @@
-"""Saving a pytree of arrays so that it comes back to the same bits, or not at all.
+"""Checked files of pytrees: a tree is restored to the same bits, or the file is refused.
 
-A file is a line with the format and a checksum of the rest, a line of JSON (names, shapes and what
-the caller wants to know) and an `.npz` archive without pickles. It is written atomically, and
-refused when a byte of it has changed.
+A file consists of a line with the format and a checksum of the rest, a line of JSON (names, shapes
+and the caller's notes) and an `.npz` archive without pickles. It is written atomically, and refused
+if any byte has changed.
 """
 
 import hashlib
@@ -33,16 +33,16 @@ def save(path: Path, tree: PyTree, notes: Mapping[str, Any]) -> None:
     Args:
         path: the file.
         tree: any pytree; leaves that are not arrays are not saved.
-        notes: a JSON-compatible dictionary kept beside the arrays.
+        notes: a JSON-compatible dictionary stored beside the arrays.
 
     Raises:
-        OSError: if the file cannot be written. An older file at `path` is untouched then.
+        OSError: if the file cannot be written. An older file at `path` then remains.
     """
     leaves = jax.tree.leaves(eqx.filter(tree, _is_array))
     header = {"structure": _structure(tree), "notes": dict(notes)}
 
     def write(file: IO[bytes]) -> None:
-        # The seal comes first and is known last; nothing is copied in between.
+        # The checksum comes first but is known last, so its place is filled in at the end.
         file.write(_seal(hashlib.sha256().hexdigest()) + b"\n")
         sealed = _Sealed(file)
         sealed.write(json.dumps(header).encode() + b"\n")
@@ -57,7 +57,7 @@ def save(path: Path, tree: PyTree, notes: Mapping[str, Any]) -> None:
 
 
 class _Sealed:
-    """A file that is written from its beginning to its end, and its checksum."""
+    """A file that is written sequentially, and its checksum."""
 
     def __init__(self, file: IO[bytes]):
         self.file = file
@@ -72,12 +72,12 @@ class _Sealed:
 
 
 def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
-    """Read back what `save` wrote.
+    """Read a file of `save`.
 
     Args:
         path: the file.
         like: a tree of the same structure, shapes and dtypes, of arrays or `ShapeDtypeStruct`; its
-            leaves that are neither are kept.
+            other leaves are kept.
 
     Returns:
         The tree with the saved arrays, and the notes.
@@ -85,7 +85,7 @@ def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
     Raises:
         CheckpointError: if the file is damaged, of another format, or holds a tree of another
             structure, other shapes or other dtypes.
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if there is no file.
     """
     damaged = CheckpointError(
         f"{path} is damaged or not a checkpoint of this version; delete it to start this part of "
@@ -99,7 +99,7 @@ def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
         file.seek(len(seal))
         try:
             header = parse_json(file.readline(), finite=False)
-            # What `save` writes is not compressed: it unpacks to no more than it has.
+            # `save` does not compress, so the file cannot decompress to more than its size.
             saved = list(parse_arrays(file, largest=path.stat().st_size).values())
         except ValueError as error:
             raise damaged from error
@@ -136,7 +136,7 @@ def _data(leaf: Any) -> Any:
 
 
 def _plain(leaf: Array) -> np.ndarray:
-    """Return the bytes: NumPy's own format does not know bfloat16 and its kind."""
+    """Return the bits as a NumPy dtype: NumPy's format does not support bfloat16 and the like."""
     return np.ascontiguousarray(_data(leaf)).reshape(-1).view(np.uint8)
 
 
@@ -149,7 +149,7 @@ def _restore(value: np.ndarray, leaf: Array | jax.ShapeDtypeStruct) -> Array:
 
 
 def _structure(tree: PyTree) -> str:
-    """Return names, shapes and dtypes of the arrays, as text that can be compared."""
+    """Return names, shapes and dtypes of the arrays as a text for comparison."""
     leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, _is_array))
     return "; ".join(
         f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves

@@ -1,7 +1,7 @@
-"""Which states a reverse pass stores, and in which order it goes back over the steps.
+"""Checkpoint schedules: which states a reverse pass stores, and the order of its steps.
 
-A schedule is a list of moves that is known before anything runs. Whoever executes it decides what a
-step is: one inner step of a compiled program, or a segment of a run that is driven from outside.
+A schedule is a list of moves, known before anything runs. A step of the schedule may be an inner
+step of a compiled program or a segment of a driven run.
 """
 
 from collections.abc import Iterator
@@ -18,15 +18,16 @@ from metastep.checks import integer, is_count, require_count
 class Binomial(eqx.Module):
     """The optimal checkpoint schedule for a memory budget.
 
-    With s stored states and T <= C(s + r, s) steps, no step runs more than r + 1 times in all, and
-    the number of repeated steps is the smallest that s states allow.
+    With s stored states and T <= C(s + r, s) steps, no step runs more than r + 1 times, and the
+    number of repeated steps is minimal for s states.
 
     Reference:
         Griewank and Walther (2000), Algorithm 799: Revolve, Theorem 1.
 
     Attributes:
-        states: how many inner states may be stored at once, the initial one included, from 1. None
-            is 1 + log2(horizon): memory and time both grow by the logarithm of the horizon.
+        states: how many inner states may be stored at the same time, the initial one included,
+            from 1. None is 1 + log2(horizon): memory and time then grow as the logarithm of the
+            horizon.
 
     Raises:
         ValueError: on construction, for fewer states than 1.
@@ -46,7 +47,7 @@ Checkpoint = int | Literal["sqrt", "binomial"] | Binomial | None
 
 
 def segment_length(checkpoint: Checkpoint, steps: int) -> int:
-    """Return how many steps lie between two stored states.
+    """Return the number of steps between two stored states.
 
     Raises:
         ValueError: if `checkpoint` is neither "sqrt" nor an integer from 1.
@@ -63,27 +64,27 @@ def segment_length(checkpoint: Checkpoint, steps: int) -> int:
 
 
 def as_binomial(checkpoint: Checkpoint) -> Binomial | None:
-    """Return the binomial schedule that `checkpoint` stands for, None if it is of another kind."""
+    """Return the binomial schedule of `checkpoint`, None if it is of another kind."""
     if checkpoint == "binomial":
         return Binomial()
     return checkpoint if isinstance(checkpoint, Binomial) else None
 
 
 def stored_steps(checkpoint: Checkpoint, steps: int) -> int:
-    """Return for how many of `steps` steps the backward pass holds residuals at the same time."""
+    """Return for how many of `steps` steps the backward pass holds residuals at once."""
     if checkpoint is None:
         return steps
     return 1 if as_binomial(checkpoint) else segment_length(checkpoint, steps)
 
 
 class Move(NamedTuple):
-    """One move of a schedule: from the state that was stored last, forward.
+    """One move of a schedule: forward from the most recently stored state.
 
     Attributes:
-        source: the number of the step before which the state to start from was stored.
-        target: the number of the step to stop before.
-        slot: in which slot to store the state at `target`, behind those that are in use; None where
-            one step backward, over step `target`, follows instead.
+        source: the step before which the move starts.
+        target: the step before which it stops.
+        slot: the slot in which to store the state at `target`, after those in use; None if one
+            step backward, over step `target`, follows instead.
     """
 
     source: int
@@ -92,19 +93,20 @@ class Move(NamedTuple):
 
 
 def moves(steps: int, states: int, stored: list[int]) -> Iterator[Move]:
-    """Plan the way back over the steps from `stored[0]` to `steps`, with the fewest repetitions.
+    """Plan the backward pass from `steps` to `stored[0]` with the fewest repeated steps.
 
     Args:
-        steps: how many steps there are.
-        states: how many states may be stored at once, from 1.
-        stored: before which steps a state is stored already, in order; slot by slot. It is changed
-            as the plan goes on: what is beyond the next step backward is dropped, what a move
-            stores is appended.
+        steps: the number of steps.
+        states: how many states may be stored at the same time, from 1.
+        stored: the steps before which a state is already stored, in order, slot by slot. The list
+            is changed as the plan advances: states beyond the next step backward are removed,
+            states that a move stores are appended.
 
     Yields:
-        The moves in their order.
+        The moves in order.
     """
     for last in reversed(range(stored[0], steps)):
+        # States beyond the next step backward are no longer needed.
         while stored[-1] > last:
             stored.pop()
         while len(stored) < states and stored[-1] < last:
@@ -117,15 +119,15 @@ def moves(steps: int, states: int, stored: list[int]) -> Iterator[Move]:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Moves, one array entry each: from a stored state, by some steps, to another slot.
+    """Moves as arrays, one entry each: from a stored state, by some steps, to another slot.
 
     Attributes:
         source: int array, the slot of the state to start from.
-        count: int array, how many steps to take.
-        target: int array, the slot in which to store where they end; the slot behind the last one,
-            which is never read, where the move ends in a step backward instead.
+        count: int array, the number of steps to take.
+        target: int array, the slot in which to store the final state. For a move that ends with
+            a step backward it is the slot after the last one, which is never read.
         backward: bool array, whether one step backward follows.
-        descent: how many moves come before the first step backward: they are part of the forward
+        descent: the number of moves before the first step backward; they are part of the forward
             run.
     """
 
@@ -136,7 +138,7 @@ class Schedule:
     descent: int
 
     def moves(self, which: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return source, count, target and backward of some of the moves."""
+        """Return source, count, target and backward of a slice of the moves."""
         return self.source[which], self.count[which], self.target[which], self.backward[which]
 
 
@@ -149,8 +151,9 @@ def _repetitions(length: int, states: int) -> int:
 
 
 def _split(length: int, states: int) -> int:
-    """Return after how many of `length` steps the next state is stored (an optimal choice)."""
+    """Return after how many of `length` steps to store the next state; the choice is optimal."""
     r = _repetitions(length, states)
+    # Any split between these bounds leaves both parts within r repetitions; this is the least.
     smallest = comb(states + r - 2, states) if r >= 2 else 1
     return max(1, smallest, length - comb(states - 1 + r, states - 1))
 
@@ -159,7 +162,7 @@ def schedule(steps: int, states: int) -> Schedule:
     """Plan the reversal of `steps` steps with `states` stored states.
 
     Args:
-        steps: how many steps to go back over, from 1.
+        steps: the number of steps to reverse, from 1.
         states: how many states may be stored at once, from 1; the first is the initial state.
 
     Returns:
@@ -168,7 +171,7 @@ def schedule(steps: int, states: int) -> Schedule:
     stored, actions = [0], []
     for source, target, slot in moves(steps, states, stored):
         backward = slot is None
-        # Where a move that stores ends, the next one starts: in the slot that is filled last.
+        # A move starts from the slot that was filled last, where the last storing move ended.
         where = len(stored) - 1
         actions.append((where, target - source, states if backward else slot, backward))
     source, count, target, backward = zip(*actions, strict=True)

@@ -1,9 +1,9 @@
-"""Schedules of step sizes that may be tuned: optax's, without questions about their values.
+"""Tunable step size schedules: variants of optax's that do not branch on their values.
 
-Most schedules of optax take traced values, and can be tuned as they are: `cosine_decay_schedule`,
+Most schedules of optax accept traced values, and can be tuned directly: `cosine_decay_schedule`,
 `linear_schedule`, `polynomial_schedule`, `warmup_constant_schedule`, `sgdr_schedule` without peaks.
-The ones here have the names, the arguments and the values of those that do not. Lengths are
-integers and cannot be tuned; numbers may be traced.
+This module has the others, with the same names, arguments and values. Lengths are integers and
+cannot be tuned; numbers may be traced.
 """
 
 from collections.abc import Mapping
@@ -34,18 +34,18 @@ def warmup_cosine_decay_schedule(
         ... )
 
     Args:
-        init_value: where it begins.
-        peak_value: what it rises to; 0 is a value like any other.
+        init_value: the initial value.
+        peak_value: the value after the rise; 0 is allowed.
         warmup_steps: length of the rise.
         decay_steps: length of rise and fall together.
-        end_value: where it ends.
+        end_value: the final value.
         exponent: the power of the falling cosine.
 
     Returns:
-        A function of the step, with the values of optax's for a peak that is not 0.
+        A function of the step, equal to optax's for a peak other than 0.
 
     Raises:
-        ValueError: for a fall of no length.
+        ValueError: if the fall has no steps.
     """
     length = decay_steps - warmup_steps
     if length < 1:
@@ -67,18 +67,18 @@ def exponential_decay(
     staircase: bool = False,
     end_value: Number | None = None,
 ) -> optax.Schedule:
-    """Multiply by a rate at every so many steps, or evenly between them.
+    """Multiply by a rate once every `transition_steps` steps, or evenly between them.
 
     Args:
-        init_value: where it begins.
-        transition_steps: after how many steps it has been multiplied once, from 1.
+        init_value: the initial value.
+        transition_steps: the number of steps per multiplication, from 1.
         decay_rate: the factor, above 0.
-        transition_begin: the step at which it begins to change.
-        staircase: whether it changes at multiples of `transition_steps` only.
-        end_value: where it stops: a lower bound for rates below 1, else an upper bound.
+        transition_begin: the step at which the decay begins.
+        staircase: whether the value changes at multiples of `transition_steps` only.
+        end_value: the limit: a lower bound for rates below 1, otherwise an upper bound.
 
     Returns:
-        A function of the step, with the values of optax's.
+        A function of the step, equal to optax's.
 
     Raises:
         ValueError: for `transition_steps` below 1.
@@ -112,18 +112,18 @@ def warmup_exponential_decay_schedule(
     """Rise linearly to the peak, then decay exponentially.
 
     Args:
-        init_value: where it begins.
-        peak_value: what it rises to.
+        init_value: the initial value.
+        peak_value: the value after the rise.
         warmup_steps: length of the rise.
-        transition_steps: as for `exponential_decay`, as are the arguments after it, with steps
+        transition_steps: as for `exponential_decay`, like the following arguments, with steps
             counted from the peak.
         decay_rate: the factor.
-        transition_begin: the step at which it begins to fall.
-        staircase: whether it falls in steps.
-        end_value: where it stops.
+        transition_begin: the step at which the decay begins.
+        staircase: whether the value changes at multiples of `transition_steps` only.
+        end_value: the limit.
 
     Returns:
-        A function of the step, with the values of optax's.
+        A function of the step, equal to optax's.
 
     Raises:
         ValueError: for `transition_steps` below 1.
@@ -141,11 +141,11 @@ def piecewise_constant_schedule(
     """Multiply by a factor at each boundary.
 
     Args:
-        init_value: where it begins.
+        init_value: the initial value.
         boundaries_and_scales: the factor for every step at which the value changes.
 
     Returns:
-        A function of the step, with the values of optax's.
+        A function of the step, equal to optax's.
     """
     scales = dict(boundaries_and_scales or {})
 

@@ -1,4 +1,4 @@
-"""Pytree algebra on the floating-point leaves; every other leaf passes through untouched."""
+"""Pytree algebra on the floating-point leaves; every other leaf is left unchanged."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +16,7 @@ def differentiable(tree: PyTree) -> tuple[PyTree, PyTree]:
 
 
 def as_arrays(tree: PyTree) -> PyTree:
-    """Return `tree` with NumPy's arrays and scalars as arrays of JAX.
-
-    Everything else is left as it is: Python numbers, flags, strings and functions are no arrays.
-    """
+    """Return `tree` with NumPy arrays and scalars as JAX arrays; everything else is unchanged."""
     numeric = lambda x: (
         isinstance(x, np.ndarray | np.generic)
         and (jnp.issubdtype(x.dtype, jnp.number) or jnp.issubdtype(x.dtype, jnp.bool_))
@@ -28,12 +25,12 @@ def as_arrays(tree: PyTree) -> PyTree:
 
 
 def real_variables(tree: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
-    """Return the floating-point leaves as real arrays, and the function that puts them back.
+    """Return the floating-point leaves as real arrays, and the function that restores the tree.
 
-    A complex leaf becomes an array with its real and its imaginary parts along a new last axis. A
-    step is then a differentiable map between real vector spaces even where it is no holomorphic
-    function, and eigenvalues, transposes and linear systems mean what they should. Real leaves are
-    left as they are.
+    A complex leaf becomes an array with its real and its imaginary parts along a new last axis.
+    Every step is then a differentiable map between real vector spaces, even where it is not
+    holomorphic, and eigenvalues, transposes and linear systems are well defined. Real leaves are
+    unchanged.
     """
     floats, rest = differentiable(tree)
     is_complex = jax.tree.map(jnp.iscomplexobj, floats)
@@ -52,8 +49,8 @@ def _as_real(x: Array) -> Array:
 def ascent(gradients: PyTree) -> PyTree:
     """Return the direction of steepest ascent: gradients as optimizers expect them.
 
-    What JAX calls the gradient of a real function of complex numbers is the conjugate of that
-    direction. Real leaves are left as they are.
+    For complex arguments JAX's gradient of a real function is the conjugate of that direction.
+    Real leaves are unchanged.
     """
     return jax.tree.map(jnp.conj, gradients)
 
@@ -71,8 +68,8 @@ def inner_product(first: PyTree, second: PyTree) -> Float[Array, ""]:
 def norm(tree: PyTree) -> Float[Array, ""]:
     """Return the Euclidean norm of all floating-point leaves, safe from overflow.
 
-    The leaves are divided by their largest magnitude before they are squared, so that the norm of
-    a gradient of size 1e30 is finite in float32.
+    The leaves are divided by their largest magnitude before they are squared: in float32 the norm
+    of a gradient of size 1e30 is finite.
     """
     leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
     if not leaves:
@@ -110,17 +107,10 @@ def leaf_names(tree: PyTree) -> list[str]:
 
 
 def as_hyperparameters(outer: PyTree) -> PyTree:
-    """Return `outer` with every leaf as a floating-point array.
-
-    Args:
-        outer: a pytree of real floating-point arrays or Python floats.
-
-    Returns:
-        The same structure; Python floats have become arrays of the default precision.
+    """Return a pytree with every leaf, an array or a Python float, as a floating-point array.
 
     Raises:
-        ValueError: if there is no leaf, or a leaf is not a real floating-point number. A derivative
-            with respect to an integer does not exist.
+        ValueError: if there is no leaf, or a leaf is not a real floating-point number.
     """
     if not jax.tree.leaves(outer):
         raise ValueError(
@@ -145,12 +135,7 @@ def as_hyperparameters(outer: PyTree) -> PyTree:
 
 
 def same_structure(name: str, expected: PyTree, actual: PyTree) -> None:
-    """Check that two trees agree in structure, shapes and dtypes.
-
-    Args:
-        name: what produced `actual`, for the message.
-        expected: a tree of arrays or shape structures.
-        actual: the tree to hold against it.
+    """Check that two trees agree in structure, shapes and dtypes; `name` is what produced `actual`.
 
     Raises:
         ValueError: naming the first leaf that differs, and both shapes and dtypes.

@@ -27,9 +27,9 @@ def mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def jackknife(values: np.ndarray, statistic: Callable[[np.ndarray], float]) -> tuple[float, float]:
-    """Return a statistic of the mean over runs, and its error by the grouped jackknife.
+    """Return a statistic of the mean over runs, and its standard error by the grouped jackknife.
 
-    `values` has one row for each run, at least two; `statistic` is one of the mean row.
+    `values` has one row for each run, at least two; `statistic` is a function of the mean row.
     """
     parts = np.array_split(values, min(GROUPS, len(values)))
     total = values.sum(axis=0)
@@ -40,7 +40,7 @@ def jackknife(values: np.ndarray, statistic: Callable[[np.ndarray], float]) -> t
 
 
 def best_rate(rates: np.ndarray, losses: np.ndarray, largest: bool = False) -> float:
-    """Return where a curve over increasing rates is smallest, or largest, by a cubic spline.
+    """Return the rate at which a cubic spline through a curve is smallest, or largest.
 
     It is within the range of the rates.
     """

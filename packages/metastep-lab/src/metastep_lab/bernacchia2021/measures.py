@@ -1,4 +1,4 @@
-"""What the experiments on mixed linear regression say and draw in the same way."""
+"""Claims and panels that the experiments on mixed linear regression share."""
 
 from metastep_lab.claims import Statement
 from metastep_lab.figures.style import Lines
@@ -6,7 +6,7 @@ from metastep_lab.tables import Frame, Record
 
 
 def theory_errors(rows: Frame) -> Frame:
-    """Return how far the theory is above the simulation in rows of `loss`, in percent of it."""
+    """Return the theory minus the simulation in rows of `loss`, in percent of the simulation."""
     return 100 * (rows["theory"] / rows["simulated"] - 1)
 
 
@@ -34,7 +34,7 @@ def analytic_test_loss(equation: int, counted: str) -> Statement:
 
 
 def banded(rows: Frame, along: str, value: str = "simulated", errors: float = 2) -> tuple:
-    """Return a curve and its band of so many standard errors, as `Lines` takes them."""
+    """Return a curve and its band of some standard errors, as `Lines` takes them."""
     mean, error = rows[value], errors * rows["standard_error"]
     return (rows[along], mean), (mean - error, mean + error)
 

@@ -45,7 +45,7 @@ class MixedRegression(eqx.Module):
     covariance: Covariance = eqx.field(converter=_as_float, default=1.0)
 
     def __check_init__(self):
-        """Refuse negative noise, and covariances that are none."""
+        """Refuse negative noise and invalid covariances."""
         if not isinstance(self.noise, Tracer) and not self.noise >= 0:
             raise ValueError(f"noise is {self.noise}; allowed are numbers from 0.")
         dim = self.center.size
@@ -70,7 +70,7 @@ def _check_covariance(name: str, matrix: np.ndarray) -> None:
 
 
 class Design(NamedTuple):
-    """How many examples and tasks MAML sees.
+    """The numbers of examples and tasks.
 
     Attributes:
         train_samples: n_t, for the inner step during training.
@@ -146,7 +146,7 @@ def outer_solution(
     train_rate: Scalar | float,
     start: Float[Array, " dim"],
 ) -> Float[Array, " dim"]:
-    """Return where gradient descent on MAML's outer loss ends: omega*.
+    """Return omega*, the limit of gradient descent on MAML's outer loss.
 
     The outer loss is the mean of (1/2) |X_v theta - y_v|^2 over all validation examples, with
     theta = omega - (train_rate / train) X_t^T (X_t omega - y_t) in each task. With more parameters

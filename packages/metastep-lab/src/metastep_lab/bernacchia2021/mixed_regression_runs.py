@@ -77,8 +77,8 @@ def simulate(
         train_rates: alpha_t, inner step sizes during training, of any sign.
         test_rates: alpha_r, inner step sizes on new tasks.
         runs: independent repetitions, from 1.
-        start: omega_0; zeros for None. Plays no part with at least as many validation examples in
-            all tasks as parameters.
+        start: omega_0; zeros for None. No effect if all tasks have at
+            least as many validation examples as parameters.
         test_tasks: also measure the loss on this many drawn tasks in each run, from 0.
         test_samples: test examples of each of them, from 1.
 
@@ -109,13 +109,13 @@ def rows_on_drawn_tasks(
     test_tasks: int,
     test_samples: int,
 ) -> list[tuple[float, ...]]:
-    """Hold the analytic loss against that on drawn test tasks.
+    """Compare the analytic loss with that on drawn test tasks.
 
     The arguments are those of `simulate`, with the train rate and the test rates as a pair.
 
     Returns:
-        For each test rate: it, the analytic loss, the loss on drawn tasks, the difference of the
-        second to the first, taken run by run, and its standard error.
+        One row for each test rate: the rate, the analytic loss, the loss on drawn tasks, its
+        difference to the analytic one, taken run by run, and the standard error of that.
     """
     train_rates, test_rates = jnp.array(rates[:1]), jnp.array(rates[1])
     found = simulate(

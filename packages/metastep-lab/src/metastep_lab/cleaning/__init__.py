@@ -1,1 +1,1 @@
-"""`metastep clean`: which labels of a file are wrong."""
+"""`metastep clean`: find the wrong labels of a file."""

@@ -1,4 +1,4 @@
-"""`metastep clean`: read, rank, plant, and write what came out."""
+"""`metastep clean`: read the file, rank its labels, test the ranking, and write the results."""
 
 import hashlib
 import json
@@ -24,12 +24,12 @@ from metastep_lab.cleaning.writing import MARK, write_outcome, write_state
 from metastep_lab.errors import INTERRUPTED, RefusedError
 from metastep_lab.runs.directories import occupied, remove_leftovers
 
-SMALL = 3000  # rows for which one thread is enough
+SMALL = 3000  # largest number of rows for one thread
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be cleaned, and where to."""
+    """The file to clean, the options, and the output folder."""
 
     file: Path
     column: str
@@ -115,7 +115,7 @@ def _read_validation(request: Request, file: LabelledFile) -> LabelledFile | Non
 
 
 def _state(request: Request, file: LabelledFile, validation: LabelledFile | None) -> dict[str, Any]:
-    """Return what tells this work from other work."""
+    """Return the values that identify this call."""
     digest = hashlib.sha256(file.content)
     if file.images is not None:
         digest.update(file.images.pixels.tobytes())
@@ -132,7 +132,7 @@ def _state(request: Request, file: LabelledFile, validation: LabelledFile | None
 
 
 def _check_previous(request: Request, state: dict[str, Any]) -> bool:
-    """Refuse a folder with other work; say whether it holds this one, complete."""
+    """Refuse a folder of another call; return whether this call is already complete."""
     path = request.directory / MARK
     if not path.exists():
         return False
@@ -173,7 +173,7 @@ def _judge(
 
     def _rank(given: np.ndarray, stage: str) -> Ranking:
         progress = lambda done, total: display.show(done, total, stage)
-        # Threads that wait for each other make small data slow where other processes are busy.
+        # With small data on a busy machine, threads mostly wait for each other.
         with threadpool_limits(1 if len(given) < SMALL else None):
             return rank(matrix.train, given, trusted, request.model, progress)
 
@@ -187,7 +187,7 @@ def _judge(
 
 
 def _kept(path: Path, make: Callable[[], Ranking]) -> Ranking:
-    """Return what an interrupted call left, or make it and keep it."""
+    """Return the saved value of an interrupted call, or compute and save it."""
     if path.exists():
         try:
             return Ranking(*map(np.array, load(path, {})[1]["columns"]))
@@ -200,7 +200,7 @@ def _kept(path: Path, make: Callable[[], Ranking]) -> Ranking:
 
 
 def _say(request: Request, file: LabelledFile, outcome: Outcome, display: terminal.Display) -> None:
-    """Print what came out."""
+    """Print the results."""
     console, count = display.console, int(outcome.ranking.suspect.sum())
     console.print(f"{count} of {len(file.labels)} labels are suspect", soft_wrap=True)
     if outcome.reliability is None:

@@ -12,13 +12,13 @@ from PIL import Image, UnidentifiedImageError
 from metastep_lab.errors import RefusedError
 from metastep_lab.tables import Frame
 
-SIDE = 24  # pixels of a side that a model sees
+SIDE = 24  # pixels of a side for the model
 SHOWN = 96  # pixels of a side on the page
 
 
 @dataclass(frozen=True)
 class Images:
-    """Where they are and what a model sees of them.
+    """The paths of the images, and their pixels as the model takes them.
 
     Attributes:
         paths: one for each row of the table.
@@ -29,7 +29,7 @@ class Images:
     pixels: np.ndarray
 
     def as_data(self, row: int) -> str:
-        """Return an image, made small, as the source of an HTML picture.
+        """Return a reduced image as the source of an HTML picture.
 
         Args:
             row: its number from 0.
@@ -54,10 +54,10 @@ def read_images(folder: Path, table: Frame) -> Images:
         table: the columns without the labels.
 
     Returns:
-        The images in the order of the rows, gray where all of them are.
+        The images in the order of the rows, in gray if all of them are gray.
 
     Raises:
-        RefusedError: if no column names files of the folder, or a file is no image.
+        RefusedError: if no column names files of the folder, or a file is not an image.
     """
     named = None
     for column in table.columns:

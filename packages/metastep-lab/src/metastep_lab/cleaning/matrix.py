@@ -26,7 +26,7 @@ COMPONENTS = 100
 
 
 class Kinds(NamedTuple):
-    """The names of the columns by how they are used."""
+    """The names of the columns of each kind."""
 
     numeric: list[str]
     categorical: list[str]
@@ -35,7 +35,7 @@ class Kinds(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """Features of the file and of the validation file, and what was done with the columns."""
+    """Features of the file and of the validation file, and the use of each column."""
 
     train: Any
     validation: Any
@@ -105,7 +105,7 @@ def _array(matrix: Any) -> np.ndarray:
 
 
 def _prepare(inputs: Frame, file: LabelledFile, kinds: Kinds | None = None) -> tuple[Frame, Kinds]:
-    """Return columns of numbers and of texts, and which is which."""
+    """Return columns of numbers and of texts, and the kind of each column."""
     found = Kinds([], [], [], []) if kinds is None else kinds
     columns = {}
     for name in map(str, inputs.columns):
@@ -130,7 +130,7 @@ def _prepare(inputs: Frame, file: LabelledFile, kinds: Kinds | None = None) -> t
 
 
 def _numbers(series: Any) -> np.ndarray:
-    """Return the numbers of a column, NaN where there is none; times are seconds."""
+    """Return the numbers of a column, NaN in cells without a number; times are in seconds."""
     if pd.api.types.is_datetime64_any_dtype(series):
         seconds = (series - series.min()).dt.total_seconds()
         return seconds.to_numpy(dtype=float)
@@ -155,4 +155,4 @@ def _choose(kinds: Kinds, name: str, texts: Any, numbers: np.ndarray) -> None:
     elif different <= count / 2:
         kinds.categorical.append(name)
     else:
-        kinds.ignored.append(name)  # a name of each row says nothing about its label
+        kinds.ignored.append(name)  # names that differ in every row cannot predict a label

@@ -1,4 +1,4 @@
-"""The page of `metastep clean`: the suspects, how far to trust the ranking, what to do next."""
+"""The page of `metastep clean`: the suspects, the reliability of the ranking, what to do next."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,15 +18,15 @@ LONGEST = 80  # letters of a cell
 
 
 class Outcome(NamedTuple):
-    """What came out.
+    """The result of a cleaning.
 
     Attributes:
-        classes: the labels there are.
-        labels: the given one of every row, as a position in `classes`.
+        classes: the different labels.
+        labels: the given label of every row, as a position in `classes`.
         ranking: the verdict on every row.
-        reliability: what planted labels say, or None.
+        reliability: estimates from planted labels, or None.
         notes: how the columns were used.
-        model: what judged.
+        model: the kind of model.
         validated: whether there was a validation file.
     """
 
@@ -48,8 +48,8 @@ def build_page(file: LabelledFile, outcome: Outcome, command: str) -> str:
     """Build the page.
 
     Args:
-        file: what was cleaned.
-        outcome: what came out.
+        file: the cleaned file.
+        outcome: the result.
         command: the command line that made it.
 
     Returns:
@@ -80,7 +80,7 @@ def build_page(file: LabelledFile, outcome: Outcome, command: str) -> str:
 
 
 def _suspect(file: LabelledFile, outcome: Outcome, row: int) -> dict[str, Any]:
-    """Return what the page shows of a row: its labels, its score, its picture or its cells."""
+    """Return the labels, the score, and the picture or the cells of a row, for the page."""
     given, suggested = outcome.labels[row], outcome.ranking.suggested[row]
     cells = [] if file.images else [_short(cell) for cell in file.inputs.iloc[row, :CELLS]]
     return {

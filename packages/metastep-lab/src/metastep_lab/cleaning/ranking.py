@@ -50,8 +50,8 @@ def rank(
         labels: classes from 0, (examples,).
         trusted: checked examples, or None. The linear model and the network tune their weights on
             them; boosted trees train on them, too.
-        model: what judges.
-        progress: is told how many parts of how many are done.
+        model: the kind of model.
+        progress: called with the number of finished parts and their total.
 
     Returns:
         The verdict on every example.

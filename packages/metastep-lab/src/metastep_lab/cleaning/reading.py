@@ -1,6 +1,6 @@
 """Reading a labelled file: a CSV or Parquet table, or a folder of images with a CSV of labels.
 
-Whatever cannot be used is a `RefusedError` of one line, before anything is written.
+Unusable input raises a `RefusedError` of one line before anything is written.
 """
 
 import csv
@@ -39,8 +39,8 @@ class LabelledFile:
         table: all columns as they are in the file, texts as texts.
         inputs: the columns without the labels.
         labels: one text for each row.
-        images: where the path is a folder of images.
-        content: the bytes of the table, by which it is recognized.
+        images: if the path is a folder of images.
+        content: the bytes of the table, to recognize the file again.
         separator: between its cells, for writing it.
     """
 
@@ -94,13 +94,13 @@ def read_labelled(path: Path, column: str) -> LabelledFile:
 
 
 def check_classes(file: LabelledFile) -> None:
-    """Refuse labels that cannot be judged.
+    """Refuse labels that cannot be ranked.
 
     Args:
         file: the file to clean.
 
     Raises:
-        RefusedError: for a single class, a class of one example, or labels that are no classes.
+        RefusedError: for a single class, a class of one example, or labels that are not classes.
     """
     counts = Counter(file.labels.tolist())
     name, rows = f"{file.path}: the column {file.column}", len(file.labels)
@@ -148,10 +148,7 @@ def _content(path: Path) -> bytes:
 
 
 def _text(path: Path, content: bytes) -> tuple[Frame, str]:
-    """Read every cell as it is written, and tell the separator.
-
-    Which cells are numbers is for `matrix.py` to say.
-    """
+    """Return every cell as text, and the separator. `matrix.py` decides which are numbers."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""How far a ranking can be trusted: wrong labels are planted, and it is counted which are found."""
+"""The reliability of a ranking: plant wrong labels, and count how many of them it finds."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,13 +14,13 @@ LEAST_RATIO = 3  # how much rather planted labels must be suspect than others
 
 
 class Reliability(NamedTuple):
-    """What planted labels say; estimates with the ends of an interval of 95 %.
+    """Estimates from planted labels, with 95 % intervals.
 
     Attributes:
         planted: how many labels were made wrong.
-        recall: the part of them that was suspected: (estimate, low, high).
-        precision: the part of the suspects that is wrong.
-        share: the part of all labels that is wrong.
+        recall: the fraction of them that became suspect: (estimate, low, high).
+        precision: the fraction of the suspects that is wrong.
+        share: the fraction of all labels that is wrong.
     """
 
     planted: int
@@ -39,14 +39,14 @@ class Reliability(NamedTuple):
 def measure(
     labels: np.ndarray, ranking: Ranking, rank_again: Callable[[np.ndarray], Ranking]
 ) -> Reliability | None:
-    """Plant wrong labels among those that are not suspected, and rank once more.
+    """Plant wrong labels among those that are not suspect, and rank again.
 
-    A planted label is any other class, drawn by how often the classes occur. With r the part of the
-    planted labels and f the part of the others that become suspect, and s the part of all labels
-    that was suspect at first, the part w of wrong labels solves s = w r + (1 - w) f. The intervals
-    are those of binomial counts. Both assume that real mistakes are as easy to find as random ones,
-    and that what was not suspected at first is correct; mistakes between similar classes are harder
-    to find.
+    A planted label is any other class, drawn by how often the classes occur. Let r be
+    the fraction of the planted labels that become suspect, f that of the other labels, and s the
+    fraction of all labels that was suspect at first. The fraction w of wrong labels solves
+    s = w r + (1 - w) f. The intervals are those of binomial counts. Both assume that real mistakes
+    are as easy to find as random ones, and that labels that were not suspect at first are correct.
+    Mistakes between similar classes are harder to find.
 
     Args:
         labels: classes from 0.

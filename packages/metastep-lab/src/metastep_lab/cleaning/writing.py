@@ -1,4 +1,4 @@
-"""The files that `metastep clean` leaves: each whole or not there."""
+"""The files that `metastep clean` writes, each atomically."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ MARK = "cleaning.json"
 
 
 def write_state(directory: Path, state: Mapping[str, Any]) -> None:
-    """Write what the folder holds, and whether it is complete.
+    """Write the state of the folder: its contents, and whether it is complete.
 
     Args:
         directory: the folder.
@@ -38,10 +38,10 @@ def write_outcome(
 
     Args:
         directory: the folder.
-        file: what was cleaned.
-        outcome: what came out.
+        file: the cleaned file.
+        outcome: the result.
         page: HTML.
-        state: what `cleaning.json` says beside the numbers.
+        state: the content of `cleaning.json` besides the numbers.
     """
     ranking, rows = outcome.ranking, np.arange(len(file.labels)) + 1
     order = outcome.order()

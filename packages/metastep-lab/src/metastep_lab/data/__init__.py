@@ -1,9 +1,10 @@
 """Data sets as NumPy arrays with their license and checksum, and how to split and corrupt them.
 
-Every loader looks in the folder it is given, then in the folder that the environment variable
-`METASTEP_DATA` names, then in the user's cache (`$XDG_CACHE_HOME/metastep` or `~/.cache/metastep`).
+Every loader searches the given folder, then the folder that the environment variable
+`METASTEP_DATA` names, then the user's cache (`$XDG_CACHE_HOME/metastep` or `~/.cache/metastep`).
 A data set that is in none of them raises `DataNotFoundError` with one sentence that says how to get
-it; nothing is ever fetched or replaced by something else on its own. `fetch` gets the originals.
+it. Nothing is downloaded automatically, and no other data set is used in its place. `fetch` gets
+the originals.
 """
 
 from pathlib import Path
@@ -52,7 +53,7 @@ RECIPES = (MNIST, CIFAR10, CIFAR100, OMNIGLOT, WIKITEXT2)
 
 
 def available(folder: Path | None = None) -> list[tuple[str, Path | None]]:
-    """Which data sets are there, without reading them.
+    """List the data sets that can be found, without reading them.
 
     Args:
         folder: searched first, as by the loaders.

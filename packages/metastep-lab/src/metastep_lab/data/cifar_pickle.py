@@ -1,8 +1,8 @@
 """The pickled batches of CIFAR-10 and CIFAR-100, read without trusting them.
 
-A pickle is a program that may call anything it can name. Here every name it may use stands for an
-inert object that only remembers its arguments; every other name is refused. The array is then built
-from what was remembered, so nothing of NumPy is ever driven by the file.
+A pickle is a program that may call anything it can name. Here every allowed name stands for an
+object that only stores its arguments; every other name is refused. The array is then built from the
+stored arguments, so the file never calls a function of NumPy.
 """
 
 import io
@@ -19,7 +19,7 @@ from metastep_lab.data.reading import reading, require
 
 
 class _Remembered:
-    """Stands for an array, a dtype or a constructor: keeps what the pickle passes, does nothing."""
+    """A placeholder for an array, a dtype or a constructor; it only stores its arguments."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments
@@ -30,7 +30,7 @@ class _Remembered:
 
 
 class _Encode:
-    """How Python 3 writes bytes in old pickles. Nothing can be set on it, by BUILD or otherwise."""
+    """The form of Python 3's bytes in old pickles. BUILD cannot set anything on it."""
 
     __slots__ = ()
 
@@ -98,7 +98,7 @@ def _labels(stored: Any, count: int, path: Path) -> np.ndarray:
 
 
 def _check_memo(content: bytes) -> None:
-    """Refuse a place in the memo beyond the file: Python would reserve memory up to it."""
+    """Refuse a memo index beyond the size of the file: Python would reserve memory up to it."""
     for opcode, argument, _ in pickletools.genops(content):
         remembers = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
         if remembers and int(argument or 0) > len(content):

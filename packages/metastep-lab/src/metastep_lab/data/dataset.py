@@ -1,9 +1,8 @@
-"""What a loader returns, and the one search that all loaders share.
+"""The data set that a loader returns, and the search that all loaders share.
 
 A data set is described by a `Recipe`: its terms, and the forms in which it may lie in a folder.
 `load` goes through the folders in a fixed order and reads the first form that it finds. There is no
-fallback from one data set to another: what is not there is a `DataNotFoundError`, one sentence
-long.
+fallback from one data set to another: a missing one is a `DataNotFoundError` of one sentence.
 """
 
 import hashlib
@@ -19,7 +18,7 @@ VARIABLE = "METASTEP_DATA"
 
 
 class DataError(Exception):
-    """Anything that keeps data from being had; its message is one sentence for the user."""
+    """Data could not be loaded; the message is one sentence for the user."""
 
 
 class DataNotFoundError(DataError, FileNotFoundError):
@@ -27,11 +26,11 @@ class DataNotFoundError(DataError, FileNotFoundError):
 
 
 class DataCorruptError(DataError, ValueError):
-    """A file is there but does not hold what it should; the message names it and says why."""
+    """A file exists but its content is wrong; the message names the file and the reason."""
 
 
 class DownloadError(DataError, OSError):
-    """A file could not be fetched, or is not the one that was asked for."""
+    """A file could not be downloaded, or is not the expected one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +43,7 @@ class Dataset:
             read-only, so that they stay what `checksum` says; copy one to change it.
         license: the terms under which the data may be used.
         source: who made the data, and for a subset what was left out or changed.
-        path: the file or folder the arrays were read from; None if they came from nowhere on disk.
+        path: the file or folder the arrays were read from; None if they are not from a file.
     """
 
     name: str
@@ -85,14 +84,14 @@ class Form:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that tells one data set from another.
+    """The description of one data set.
 
     Attributes:
         name: the loader's name.
         title: the data set's own name, for sentences.
         license: the terms of use.
         source: origin and citation.
-        originals: the original files accepted, as they read in a sentence.
+        originals: the accepted original files, as text for a sentence.
         subset: the subset's files, likewise; empty if there is none.
         forms: the forms, the most complete first.
     """
@@ -180,8 +179,8 @@ def load(recipe: Recipe, folder: Path | None = None) -> Dataset:
 
     Raises:
         DataNotFoundError: if it is nowhere. A damaged file raises `DataCorruptError` instead, and
-            the search does not go on, so that a worse copy never takes the place of the one you
-            meant. Images that are all of one shade are damaged, too.
+            the search does not go on, so that a worse copy is never used in its
+            place. Images that are all of one shade are damaged, too.
     """
     found = find(recipe, folder)
     if found is None:

@@ -20,14 +20,13 @@ def digits_path() -> Path:
 
 
 def digits(folder: Path | None = None) -> Dataset:
-    """Handwritten digits of 8 x 8 pixels, the data set that is always there.
+    """Handwritten digits of 8 x 8 pixels, which come with scikit-learn.
 
     The arrays are `images`, uint8 of shape (1797, 8, 8) with values 0 to 16, and `labels`, uint8 of
     shape (1797,) with values 0 to 9.
 
     Args:
-        folder: not used, since scikit-learn holds the data; it is here so that all loaders look
-            alike.
+        folder: not used, since scikit-learn has the data; all loaders have this argument.
 
     Returns:
         The data set.
@@ -43,7 +42,7 @@ def digits(folder: Path | None = None) -> Dataset:
         >>> data.license
         'CC BY 4.0'
     """
-    # scikit-learn takes a second to import, which `metastep doctor` need not spend.
+    # Importing scikit-learn takes a second, which `metastep doctor` does not need.
     from sklearn.datasets import load_digits
 
     del folder

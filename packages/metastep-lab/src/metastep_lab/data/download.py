@@ -1,4 +1,4 @@
-"""Fetching one file, and keeping it only if it is the right one."""
+"""Downloading a file, and keeping it only if its checksum is right."""
 
 import hashlib
 import http.client
@@ -28,7 +28,7 @@ Progress = Callable[[int, int | None], None]
 
 
 class _Redirections(urllib.request.HTTPRedirectHandler):
-    """Follows redirections; one to an address that is none closes the connection all the same."""
+    """Follows redirections; closes the connection also for a redirection to an invalid address."""
 
     def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
         try:
@@ -53,7 +53,7 @@ HANDLERS = (
 
 
 class _UselessError(DownloadError):
-    """What has arrived cannot become the file."""
+    """The received part cannot be completed to the file."""
 
 
 def download(
@@ -67,19 +67,19 @@ def download(
     """Fetch a file over HTTP and keep it only if its checksum is the expected one.
 
     Nothing is fetched if `destination` has that checksum already. The file appears under its name
-    in one step after the checksum matched; on any failure whatever was at `destination` is
-    unchanged. Until then the content is in a hidden file in the same folder, `.NAME.SHA.part`,
-    which a failure removes unless `resume` is set. A file may have 2 GiB.
+    in one step after the checksum matched; on any failure `destination` is unchanged. Until then
+    the content is in a hidden file in the same folder, `.NAME.SHA.part`, which a failure removes
+    unless `resume` is set. A file may have up to 2 GiB.
 
     Args:
         url: an `http` or `https` address.
         destination: the file to write, not a folder; missing parent folders are made.
         sha256: the expected SHA-256 of the content, 64 hexadecimal digits.
         timeout: seconds without any answer from the server after which to give up.
-        resume: keep what has arrived when the connection breaks off or the process is interrupted,
-            and go on from what an earlier call kept. A server that cannot send a part of a file
-            sends all of it again.
-        progress: told how many bytes are there, and how many the file has.
+        resume: keep the received part if the connection breaks off or the process is interrupted,
+            and continue from the part of an earlier call. A server that cannot send a part of a
+            file sends all of it again.
+        progress: called with the number of received bytes, and the size of the file.
 
     Returns:
         `destination`.
@@ -102,7 +102,7 @@ def download(
         return destination
     part = destination.with_name(f".{destination.name}.{sha256[:12]}.part")
     kept = part.stat().st_size if resume and part.is_file() else 0
-    # Should the part be of another file, all of it is fetched anew.
+    # If the part belongs to another file, the whole file is fetched again.
     for begin in (kept, 0) if kept else (0,):
         if _fetch(url, part, begin, timeout, resume, progress) and sha256_of(part) == sha256:
             os.replace(part, destination)
@@ -214,7 +214,7 @@ def _check_room(part: Path, total: int, needed: int, url: str) -> None:
 
 @contextmanager
 def _opened(part: Path, begin: int, resume: bool) -> Iterator[BinaryIO]:
-    """The file for what arrives, cut to `begin` bytes; one process at a time may have it."""
+    """Open the file for received bytes, cut to `begin` bytes, for one process at a time."""
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
         file = part.open("ab", buffering=0)

@@ -1,8 +1,8 @@
-"""Where each data set is had: its public addresses and the checksums of its original files.
+"""The public addresses of each data set, and the checksums of its original files.
 
 The checksums and sizes are those that TensorFlow Datasets publishes for MNIST, CIFAR-10, CIFAR-100
-and Omniglot, and Hugging Face Datasets for WikiText-2. The addresses may move; the checksums do
-not, so that any mirror will do.
+and Omniglot, and Hugging Face Datasets for WikiText-2. The addresses may change; the
+checksums do not, so any mirror can be used.
 """
 
 import os

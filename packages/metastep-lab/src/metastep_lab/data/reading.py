@@ -1,4 +1,4 @@
-"""Reading files that may be damaged: whatever is wrong becomes one `DataCorruptError`.
+"""Reading files that may be damaged: every error becomes a `DataCorruptError`.
 
 The standard library and NumPy raise a dozen unrelated exceptions for a truncated or foreign file
 (`EOFError`, `zlib.error`, `BadZipFile`, `struct.error`, ...), hence the broad `except` below.
@@ -63,7 +63,7 @@ def require(condition: bool, path: Path, wrong: str) -> None:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file, unpacked if it is a gzip file, whatever its name says.
+    """Return the content of a file, unpacked if it is a gzip file, independently of its name.
 
     Args:
         path: the file.

@@ -1,4 +1,4 @@
-"""The figure of `compare`: what each estimator gives for its time and memory."""
+"""The figure of `compare`: the error of each estimator against its time and memory."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -12,7 +12,7 @@ FLOOR = 1e-8
 
 
 class Row(Protocol):
-    """What is drawn of a row: those of `Comparison.rows` have it."""
+    """The fields of a row that are drawn; the rows of `Comparison.rows` have them."""
 
     @property
     def estimator(self) -> object:

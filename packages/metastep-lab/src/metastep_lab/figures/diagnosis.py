@@ -1,4 +1,4 @@
-"""The figure of `diagnose`: accuracy of every estimator for its time and memory, and by window."""
+"""The figure of `diagnose`: the error of every estimator against time, memory and window."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -10,7 +10,7 @@ from metastep_lab.figures.style import MARKERS, TICK_SIZE, Figure, new_figure, s
 
 
 class Row(Protocol):
-    """What is drawn of an estimator: those of `Diagnosis.options` have it."""
+    """The fields of an estimator that are drawn; those of `Diagnosis.options` have them."""
 
     @property
     def estimator(self) -> object:
@@ -34,7 +34,7 @@ class Row(Protocol):
 
 
 class Window(Protocol):
-    """What is drawn of a window: those of `Diagnosis.windows` have it."""
+    """The fields of a window that are drawn; those of `Diagnosis.windows` have them."""
 
     @property
     def window(self) -> int:

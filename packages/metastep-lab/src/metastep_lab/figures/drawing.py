@@ -1,4 +1,4 @@
-"""The artists of a matplotlib figure drawn into a Bokeh plot, each as its counterpart there."""
+"""Conversion of the artists of a matplotlib figure to their counterparts in a Bokeh plot."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -41,11 +41,11 @@ MARKERS = {
 
 
 class NotConvertibleError(Exception):
-    """Something in the figure has no counterpart."""
+    """An artist of the figure has no counterpart."""
 
 
 def look_of(artist: Artist) -> dict[str, Any]:
-    """Return what a legend shows of an artist.
+    """Return the properties of an artist that a legend shows.
 
     Args:
         artist: of any kind.
@@ -72,7 +72,7 @@ def look_of(artist: Artist) -> dict[str, Any]:
 
 
 def _literally(text: str) -> str:
-    """Write a text in which Bokeh sees neither HTML nor names of columns."""
+    """Escape a text so that Bokeh reads neither HTML nor names of columns in it."""
     return escape(text).translate({ord(sign): f"&#{ord(sign)};" for sign in "@${}"})
 
 
@@ -82,7 +82,7 @@ def _first(colors: Any) -> str:
 
 
 def _dash(line: Line2D) -> list[int]:
-    # There is no public way to ask a line for dashes that were given as numbers.
+    # matplotlib has no public function for the dashes of a line that were given as numbers.
     pattern = line._dash_pattern[1]  # pyright: ignore[reportAttributeAccessIssue]
     return [max(1, round(float(length) * WIDER)) for length in pattern or ()]
 
@@ -93,8 +93,8 @@ class Drawing:
     Args:
         plot: where to draw.
         axes: what is drawn.
-        entries: of the legends that may show an artist.
-        words: the texts that stand for numbers on each axis.
+        entries: the entries of the legends that may show an artist.
+        words: the texts in place of numbers on each axis.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Drawing:
         self.boxes: dict[str, list[tuple[float, ...]]] = {}
 
     def draw(self, artist: Artist) -> None:
-        """Draw an artist, or leave out what the plot has of its own.
+        """Draw an artist; skip those that the Bokeh plot has already.
 
         Args:
             artist: a child of the axes.
@@ -166,7 +166,7 @@ class Drawing:
         return next(same, "")
 
     def _data(self, x: Any, y: Any) -> dict[str, Any]:
-        """Return coordinates; what a logarithmic axis cannot show becomes a gap."""
+        """Return coordinates; values that a logarithmic axis cannot show become gaps."""
         columns: dict[str, Any] = {}
         scales = self.axes.get_xscale(), self.axes.get_yscale()
         for axis, values, scale, words in zip(("x", "y"), (x, y), scales, self.words, strict=True):
@@ -315,7 +315,7 @@ class Drawing:
             self._collect(bar, named, (x, right, y, top))
 
     def _collect(self, patch: Patch, named: dict[str, str], box: tuple[float, ...]) -> None:
-        """Keep a box until all of its look are there: one renderer draws them."""
+        """Collect a box; one renderer draws all boxes of the same look."""
         if patch.get_data_transform() != self.axes.transData:
             raise NotConvertibleError
         color = look_of(patch)["color"]
@@ -329,7 +329,7 @@ class Drawing:
         self.boxes.setdefault(json.dumps(named | look), []).append(box)
 
     def boxes_drawn(self) -> None:
-        """Draw the boxes; the value of one is its end away from the base, its place the middle."""
+        """Draw the boxes, each with its value at the end opposite the base."""
         for look, boxes in self.boxes.items():
             left, right, bottom, top = np.array(boxes, float).T
             data = self._data((left + right) / 2, np.where(abs(top) >= abs(bottom), top, bottom))
@@ -342,7 +342,7 @@ class Drawing:
 
 
 def _short(numbers: np.ndarray) -> np.ndarray:
-    """Halve the size where seven digits are enough: everywhere but beyond single precision."""
+    """Use float32 for values within its range, which halves the size."""
     largest = np.nanmax(np.abs(numbers), initial=0.0, where=np.isfinite(numbers))
     smallest = np.nanmin(
         np.abs(numbers), initial=1.0, where=np.isfinite(numbers) & (numbers != 0)

@@ -1,7 +1,7 @@
-"""Figures to zoom into: what a matplotlib figure draws, as Bokeh plots in JSON.
+"""Interactive figures: the content of a matplotlib figure as Bokeh plots in JSON.
 
-Lines, markers, bands, error bars and bars are read off the figure's axes with their labels, scales,
-limits and looks. A figure with anything else, such as an image, stays a picture.
+Lines, markers, bands, error bars and bars are read from the figure's axes with their labels,
+scales, limits and styles. A figure with anything else, such as an image, stays a picture.
 """
 
 import json
@@ -36,14 +36,14 @@ SCALES: dict[str, Literal["linear", "log"]] = {"linear": "linear", "log": "log"}
 
 
 def save_interactive(figure: Figure, stem: Path) -> Path | None:
-    """Write what a figure draws beside its pictures, from where the report page takes it.
+    """Write the Bokeh plots of a figure next to its pictures, for the report page.
 
     Args:
         figure: the figure.
         stem: the path without suffix, as `figures.save` takes it.
 
     Returns:
-        The path, ending in `.json`; None where the figure stays a picture.
+        The path, ending in `.json`; None if the figure stays a picture.
 
     Raises:
         OSError: if the file cannot be written.
@@ -140,7 +140,7 @@ def _title(legends: Sequence[Legend]) -> str:
 
 
 def _ticks(axis: Axis, axes: Any) -> dict[float, str]:
-    """Take over ticks that were chosen by hand; return the words that stand for numbers."""
+    """Copy ticks that were set by hand; return the texts in place of numbers."""
     axes.major_label_policy = NoOverlap()
     locator, formatter = axis.get_major_locator(), axis.get_major_formatter()
     if not isinstance(locator, FixedLocator) and not hasattr(locator, "_units"):

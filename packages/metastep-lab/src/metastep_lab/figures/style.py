@@ -1,7 +1,7 @@
 """Figures in one style, without pyplot and without changing matplotlib's global settings.
 
-Colors are those of Okabe and Ito, which stay apart for color-blind readers; line styles and markers
-differ too, so that a figure can be read in black and white.
+Colors are those of Okabe and Ito, which color-blind readers can distinguish. Line styles and
+markers differ, too, so that a figure can be read in black and white.
 """
 
 import io
@@ -88,19 +88,19 @@ class Lines:
     """A panel of lines, one for each series, with markers where the points are few.
 
     Attributes:
-        series: label to (x, y). NaN leaves a gap, and so does what is not positive on a
-            logarithmic axis.
+        series: label to (x, y). NaN leaves a gap, and so do values on a
+            logarithmic axis that are not positive.
         x_label: what the horizontal axis shows, with its unit.
         y_label: what the vertical axis shows, with its unit.
         title: of the panel.
         x_log: logarithmic horizontal axis.
         y_log: logarithmic vertical axis.
-        legend_title: what the labels are values of. A single series with an empty label has no
-            legend.
+        legend_title: the quantity whose values the labels are. A single series with an empty
+            label has no legend.
         bands: label of a series to (lower, upper), shaded in its color.
         dashed: label of a series to another (x, y), drawn thin and dashed in its color, such as the
             theory for a measurement.
-        dashed_label: how the legend says so, after the label of the series.
+        dashed_label: the text for it in the legend, after the label of the series.
     """
 
     series: Series
@@ -160,7 +160,7 @@ def draw_lines(axes: Axes, panel: Lines) -> None:
             name = f"{label} ({panel.dashed_label})" if label else panel.dashed_label
             x, y = (np.asarray(part, float) for part in panel.dashed[label])
             axes.plot(x, y, label=name, color=look["color"], linestyle="--", linewidth=1.2)
-    # Without anything positive matplotlib would warn and draw a linear axis all the same.
+    # Without positive values matplotlib would warn and draw a linear axis.
     if panel.x_log and np.isfinite(axes.dataLim.minposx):
         axes.set_xscale("log", nonpositive="mask")
     if panel.y_log and np.isfinite(axes.dataLim.minposy):
@@ -225,7 +225,7 @@ def save(figure: Figure, stem: Path) -> tuple[Path, Path]:
     """
     _unify_text(figure)
     paths = stem.with_name(f"{stem.name}.svg"), stem.with_name(f"{stem.name}.png")
-    # Letters become paths: the picture is the same on every machine, whatever fonts it has.
+    # Letters become paths: the picture is the same on every machine, independently of its fonts.
     with matplotlib.rc_context({"svg.hashsalt": stem.name, "svg.fonttype": "path"}):
         for path in paths:
             kind = path.suffix[1:]
@@ -237,7 +237,7 @@ def save(figure: Figure, stem: Path) -> tuple[Path, Path]:
 
 
 def _unify_text(figure: Figure) -> None:
-    """Give titles and legends one look, except where a figure chose a size of its own."""
+    """Give titles and legends one style, except if a figure set its own size."""
     size = lambda name: FontProperties(size=matplotlib.rcParams[name]).get_size_in_points()
     for axes in figure.axes:
         if axes.title.get_fontsize() == size("axes.titlesize"):

@@ -1,1 +1,1 @@
-"""How finished runs are shown: the report page, its tables and pictures."""
+"""The report page about finished runs, its tables and pictures."""

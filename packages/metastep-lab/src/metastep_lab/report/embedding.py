@@ -1,7 +1,7 @@
-"""Interactive figures inside a page: their data, and Bokeh's script once, both compressed.
+"""Interactive figures in a page: the compressed data of each, and one compressed Bokeh script.
 
-A page with all experiments stays below 5 MB that way, and opens before the script is unpacked:
-`page.js` does so when the first figure comes near the window.
+So a page with all experiments stays below 5 MB. It opens before the script is unpacked: `page.js`
+unpacks it when the first figure is about to become visible.
 """
 
 import base64
@@ -20,15 +20,15 @@ SCRIPT = Path(__file__).with_name("page.js")
 
 
 def plot(path: Path, text: str) -> str:
-    """Write the place of an interactive figure.
+    """Write the HTML element of an interactive figure.
 
     Args:
         path: the file that `save_interactive` wrote.
         text: what is to be seen, for screen readers.
 
     Returns:
-        HTML. Nothing if there is no such file, it was written for another version of Bokeh, or it
-        holds anything that `save_interactive` does not write: the picture is shown then.
+        HTML. Empty if there is no such file, it was written for another version of Bokeh, or it
+        holds anything that `save_interactive` does not write; the page then shows the picture.
     """
     try:
         content = checked(read_bytes(path, LARGEST_JSON), version("bokeh"))
@@ -50,10 +50,10 @@ def scripts() -> str:
 
 @cache
 def sources() -> str:
-    """Name the two scripts by their content.
+    """Return the hashes of the two scripts for the page's policy.
 
     Returns:
-        What the page's policy says of scripts: no other runs, whatever the page holds.
+        The script sources of the policy: the browser runs no other script.
     """
     hashes = (base64.b64encode(sha256(script).digest()).decode() for script in _scripts())
     return " ".join(f"'sha256-{one}'" for one in hashes)
@@ -61,7 +61,7 @@ def sources() -> str:
 
 @cache
 def _scripts() -> tuple[bytes, bytes]:
-    """Return Bokeh and the page's own script, as the browser is given them."""
+    """Return Bokeh and the page's own script, as they are in the page."""
     library = files("bokeh").joinpath("server/static/js/bokeh.min.js").read_bytes()
     return library, f"\n{SCRIPT.read_text(encoding='utf-8')}".encode()
 

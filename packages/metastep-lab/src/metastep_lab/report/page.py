@@ -1,8 +1,8 @@
 """One self-contained HTML page about one or several runs: nothing is fetched.
 
-The page shows what the run directories hold; nothing is computed anew. Everything can be read
-without scripts; where they run, figures become plots to zoom into. `page.html` is its template,
-which escapes all that is not marked as HTML here.
+The page shows the content of the run directories; nothing is computed again. It can be read
+without scripts. With scripts, figures become interactive plots. Its template `page.html` escapes
+every text that is not marked as HTML here.
 """
 
 import re
@@ -41,7 +41,7 @@ def build_page(directories: Sequence[Path]) -> str:
         HTML.
 
     Raises:
-        RunDirectoryError: if one is no run directory, or a file in it is damaged.
+        RunDirectoryError: if one is not a run directory, or a file in it is damaged.
     """
     runs = [Run(path, number, read_result(path)) for number, path in enumerate(directories, 1)]
     pictures = Pictures()
@@ -67,7 +67,7 @@ def build_page(directories: Sequence[Path]) -> str:
 
 
 def _view(run: Run, pictures: Pictures) -> dict[str, Any]:
-    """Return what the template shows of a run beside its result."""
+    """Return the values for the template that are not in the result of a run."""
     result, tables = run.result, read_tables(run.directory)
     beside = {name: columns for name, columns in tables.items() if _has_paper(columns)}
     rest = {name: columns for name, columns in tables.items() if name not in beside}
@@ -87,7 +87,7 @@ def _view(run: Run, pictures: Pictures) -> dict[str, Any]:
 
 
 def _figure(run: Run, figure: Mapping[str, str], pictures: Pictures) -> dict[str, Any]:
-    """Return a figure's picture, and its plot where there is one; or what is wrong with it."""
+    """Return a figure's picture and its plot, if it has one; or an error message."""
     stem, name = run.directory / "figures" / figure["name"], _name(figure["name"])
     try:
         svg = read_bytes(stem.with_name(f"{stem.name}.svg"), LARGEST_PICTURE)
@@ -107,7 +107,7 @@ def _figure(run: Run, figure: Mapping[str, str], pictures: Pictures) -> dict[str
 
 
 def _texts(run: Run) -> list[str]:
-    """Return all that is said about a run."""
+    """Return all texts about a run."""
     said = [str(run.result.get(part) or "") for part in ("question", "answer", "source")]
     said += [claim[part] for claim in run.claims for part in ("text", "evidence")]
     return said + [figure["alt"] for figure in run.result.get("figures", [])]
@@ -125,7 +125,7 @@ def _has_paper(columns: Mapping[str, np.ndarray]) -> bool:
 
 
 def _facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return what repeats the run beside its configuration: seed, preset, machine, versions."""
+    """Return what is needed to repeat the run besides its configuration: seed, preset, machine."""
     environment, versions = result["environment"], result["environment"].get("versions")
     facts = [("seed", result["seed"])]
     facts += [("preset", result["preset"])] if result.get("preset") else []

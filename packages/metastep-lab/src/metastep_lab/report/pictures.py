@@ -1,7 +1,8 @@
-"""SVG files of matplotlib as pictures inside a page: small, and harmless whatever the file holds.
+"""SVG files of matplotlib as pictures in a page: small, and harmless for any content.
 
-The outlines of letters, most of such a file, are written once for the whole page; coordinates are
-rounded to a tenth of a point. Only the elements and attributes that matplotlib draws with are kept.
+The outlines of letters are most of such a file; they are written once for the whole page.
+Coordinates are rounded to a tenth of a point. Only the elements and attributes that matplotlib uses
+are kept.
 """
 
 import math
@@ -59,7 +60,7 @@ Element = ElementTree.Element
 
 
 class PictureError(ValueError):
-    """The file is no picture of matplotlib."""
+    """The file is not a picture of matplotlib."""
 
 
 class Pictures:
@@ -102,7 +103,7 @@ class Pictures:
         )
 
     def letters(self) -> str:
-        """Write the outlines of all letters used so far, as an element that takes no place."""
+        """Write the outlines of all letters used so far, as an element without size."""
         outlines = "".join(
             f'<path id="{name}" d="{escape(outline)}" transform="{LETTER}"/>'
             for outline, name in self._letters.items()
@@ -110,7 +111,7 @@ class Pictures:
         return f'<svg class="letters" aria-hidden="true"><defs>{outlines}</defs></svg>'
 
     def _names(self, root: Element) -> dict[str, str]:
-        """Give names that are unique on the page; take out the letters."""
+        """Make names unique on the page; take out the letters."""
         prefix = f"p{next(self._pictures)}-"
         names: dict[str, str] = {}
         for holder in list(root.iter(f"{SVG}defs")):
@@ -131,11 +132,11 @@ class Pictures:
 
 
 def _write(element: Element, names: dict[str, str], digits: int = 1) -> str:
-    """Write an element of a picture; an unknown one is left out with all that it holds."""
+    """Write an element of a picture; an unknown one is left out with its children."""
     kind = str(element.tag).removeprefix(SVG)
     if kind not in ELEMENTS:
         return ""
-    # What stands for itself at many places, such as a marker, is small: it needs more digits.
+    # Elements that are used at many places, such as markers, are small and need more digits.
     digits = 2 if kind == "defs" else digits
     if kind == "g":
         _lift_style(element)
@@ -147,7 +148,7 @@ def _write(element: Element, names: dict[str, str], digits: int = 1) -> str:
 
 
 def _lift_style(group: Element) -> None:
-    """Say once for a group what all of its marks have in common."""
+    """Move the style that all marks of a group share to the group."""
     styles = {part.get("style") for part in group}
     (style,) = styles if len(styles) == 1 else (None,)
     if style and "style" not in group.attrib and all(part.tag == f"{SVG}use" for part in group):
@@ -176,7 +177,7 @@ def _attributes(element: Element, names: dict[str, str], digits: int) -> str:
     for name in {"d", "x", "y"} & set(found):
         found[name] = _rounded(found[name], digits)
     if "d" in found:
-        # Behind a point of a line, L is understood.
+        # After a point of a line, the command L is implied.
         plain = " ".join(found["d"].split())
         found["d"] = LINES.sub(lambda line: line[0].replace(" L", ""), plain)
     for name in {"style", "clip-path"} & set(found):

@@ -1,4 +1,4 @@
-"""Checking an interactive figure before it comes into a page: only what `interactive` writes.
+"""Checking an interactive figure for a page: only the output of `interactive` is allowed.
 
 Bokeh's JSON can name models that hold HTML or JavaScript. Here a plot may hold the models that
 draw lines, areas and axes, each property a number, a color, a word, a text that is shown as text,
@@ -49,7 +49,7 @@ class PlotError(ValueError):
 
 
 def _number(value: Any) -> bool:
-    """Whether it is a number, also one that JSON cannot write."""
+    """Whether it is a number, including those that JSON cannot write."""
     if isinstance(value, dict):
         signs = ("nan", "inf", "-inf")
         return value.keys() == {"type", "value"} and value["type"] == "number" and (
@@ -143,7 +143,7 @@ def _packed(value: Any) -> bool:
 
 
 def _promised(value: Any) -> int:
-    """Return how many bytes the packed columns in a value say they unpack to."""
+    """Return the declared total size of the packed columns in a value, in bytes."""
     if isinstance(value, list):
         return sum(map(_promised, value))
     if not isinstance(value, dict):
@@ -257,11 +257,11 @@ def checked(content: bytes, version: str) -> bytes:
     """Check an interactive figure.
 
     Args:
-        content: what `interactive` wrote, or a stranger.
-        version: of Bokeh; a plot of another one may mean something else.
+        content: what `interactive` wrote, or an untrusted file.
+        version: of Bokeh; a plot of another version is refused.
 
     Returns:
-        The same plot, written anew: what is not checked cannot come through.
+        The same plot, rebuilt from its checked parts.
 
     Raises:
         PlotError: if it holds anything that `interactive` does not write.

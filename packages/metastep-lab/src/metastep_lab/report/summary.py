@@ -45,13 +45,13 @@ class Run:
 
     @property
     def variant(self) -> str:
-        """Which run of the experiment it is."""
+        """The preset, seed and settings that distinguish the run."""
         preset, seed = self.result.get("preset"), self.result["seed"]
         return f"{preset}, seed {seed}" if preset else f"seed {seed}"
 
 
 def counts(claims: Sequence[dict[str, Any]]) -> str:
-    """Return such as `12 hold, 1 does not, 2 undecided`, without what there is none of."""
+    """Return such as `12 hold, 1 does not, 2 undecided`, without counts of 0."""
     number = {holds: sum(claim["holds"] is holds for claim in claims) for holds in VERDICTS}
     words = {
         True: "holds" if number[True] == 1 else "hold",

@@ -40,7 +40,7 @@ def format_number(value: float | int | None) -> str:
 
 
 def data_table(name: str, columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return what the page shows of a table of a run: its head, and at most its first rows."""
+    """Return the header and the first rows of a table for the page."""
     number = len(next(iter(columns.values()), ()))
     numeric = {column: values.dtype.kind == "f" for column, values in columns.items()}
     shown = (
@@ -58,6 +58,6 @@ def data_table(name: str, columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def shortest_first(tables: Mapping[str, Mapping[str, np.ndarray]]) -> list[dict[str, Any]]:
-    """Return what the page shows of tables, the short ones first: they are the summaries."""
+    """Return tables for the page, the short ones first, since these are the summaries."""
     length = lambda table: max((len(column) for column in table[1].values()), default=0)
     return [data_table(*table) for table in sorted(tables.items(), key=length)]

@@ -1,4 +1,4 @@
-"""Jinja2 templates of the pages, which escape all that is not marked as HTML."""
+"""Jinja2 templates of the pages, which escape every text that is not marked as HTML."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def _breakable(name: str) -> Markup:
 def template(path: Path) -> Template:
     """Return a template, which may extend `document.html` and import from `parts.html`.
 
-    `document.html` asks for `title`, `policy` and `style`: see `frame`.
+    `document.html` needs `title`, `policy` and `style`: see `frame`.
     """
     environment = Environment(
         loader=FileSystemLoader([path.parent, FOLDER]),
@@ -40,6 +40,6 @@ def template(path: Path) -> Template:
 
 
 def frame(title: str, scripts: str = "'none'") -> dict[str, str]:
-    """Return what `document.html` asks for; `scripts` is what the policy says of scripts."""
+    """Return the values that `document.html` needs; `scripts` are the allowed script sources."""
     style = (FOLDER / "page.css").read_text(encoding="utf-8")
     return {"title": title, "policy": Markup(POLICY.format(scripts)), "style": Markup(style)}

@@ -1,1 +1,1 @@
-"""Run directories: what a run leaves behind, and how it is carried out, read and resumed."""
+"""Run directories: carrying out a run, and reading and resuming it."""

@@ -1,4 +1,4 @@
-"""What a user names on the command line: an experiment, a preset of it, changes to the preset."""
+"""From the command line to an experiment, one of its presets, and changes to the preset."""
 
 import os
 from collections.abc import Sequence
@@ -60,13 +60,13 @@ def configure(experiment: Experiment, preset: str, settings: Sequence[str]) -> A
 
 
 def check_data(data: Path | None) -> None:
-    """Refuse a data folder that is not there.
+    """Refuse a data folder that does not exist.
 
     Args:
         data: the folder, or None.
 
     Raises:
-        RefusedError: if it is no folder.
+        RefusedError: if it is not a folder.
     """
     if data is not None and not os.path.isdir(data):
         raise RefusedError(f"--data is {data}, which is no folder")

@@ -1,4 +1,4 @@
-"""`metastep run` and `metastep check`: a run, and the claims held against it."""
+"""`metastep run` and `metastep check`: carry out a run, and check the claims by it."""
 
 import shlex
 import sys
@@ -24,12 +24,12 @@ def run_experiment(
     data: Path | None,
     resume: bool,
 ) -> int:
-    """Run an experiment into a run directory, and say what came out.
+    """Run an experiment into a run directory, and print the result.
 
     Args:
         catalog: the experiments there are.
         name: of the experiment.
-        preset: what its configuration begins from.
+        preset: the preset that is changed.
         settings: changes, as texts `field=value`.
         seed: the random seed.
         out: the run directory, else `runs/NAME`.
@@ -75,7 +75,7 @@ def run_experiment(
 
 
 def check_run(catalog: Sequence[Listing], directory: Path) -> int:
-    """Hold the paper's claims against a run, with the numbers.
+    """Check the paper's claims by a run, and print the numbers.
 
     Args:
         catalog: the experiments there are.

@@ -1,4 +1,4 @@
-"""Where a command may write, and a run directory: locked while a run is in it."""
+"""Checks of output paths, and the lock of a run directory."""
 
 import os
 import sys
@@ -32,12 +32,12 @@ PAGE = b"<!DOCTYPE html>"
 
 
 def check_output(out: Path, inputs: Iterable[Path], page: bool = False) -> None:
-    """Refuse to write where anything but an earlier output could be lost.
+    """Refuse an output path where anything but an earlier output could be lost.
 
     Args:
         out: a folder for a run or a sweep, or a page.
         inputs: what the command reads.
-        page: whether `out` is a page, which takes the place of an earlier page and of nothing else.
+        page: whether `out` is a page, which may replace an earlier page only.
 
     Raises:
         RefusedError: if `out` is a file of a run or a sweep or lies in a folder of such files, is
@@ -72,11 +72,11 @@ def _is_page(path: Path) -> bool:
 def occupied(
     directory: Path, mark: str = "result.json", inputs: Iterable[Path] = ()
 ) -> Iterator[None]:
-    """Make a run directory where there is none, and keep other processes out of it.
+    """Make a run directory if there is none, and lock it against other processes.
 
     Args:
         directory: the run directory: new, empty, or with a run in it.
-        mark: the file that tells such a directory from others.
+        mark: the file that identifies such a directory.
         inputs: what the command reads.
 
     Yields:
@@ -121,7 +121,7 @@ def _make(directory: Path, mark: str) -> list[Path]:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Hold the lock of the directory; it dies with the process."""
+    """Hold the lock of the directory; the system releases it when the process ends."""
     path = directory / ".lock"
     busy = BusyError(f"another process is running in {directory}; wait, or end it")
     try:
@@ -129,10 +129,10 @@ def _locked(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise RefusedError(f"{directory} cannot be written to: {error.strerror}") from error
     with handle:
-        if fcntl is not None:  # on Windows two processes are not kept apart
+        if fcntl is not None:  # there is no lock on Windows
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # The process before us may have removed the file after we opened it.
+                # The previous process may have removed the file after this one opened it.
                 if os.fstat(handle.fileno()).st_ino != os.stat(path).st_ino:
                     raise busy
             except OSError:
@@ -150,7 +150,7 @@ def held(directory: Path) -> bool:
         directory: the run directory, or none.
 
     Returns:
-        False also where the system cannot tell.
+        False also if the system cannot tell.
     """
     try:
         with open(directory / ".lock", "rb") as handle:

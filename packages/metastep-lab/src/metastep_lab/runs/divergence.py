@@ -1,4 +1,4 @@
-"""Numbers of a run that left the range of floating point: who notices, and what the user reads."""
+"""Detection of runs that left the range of floating point, and the messages about it."""
 
 import math
 import re
@@ -22,7 +22,7 @@ def noted_warnings(say: Callable[[str], None]) -> Iterator[list[str]]:
         say: shows one line.
 
     Yields:
-        What NumPy said about numbers that overflow; it grows while the body runs.
+        The list of NumPy's overflow warnings, which grows while the body runs.
     """
     overflows: list[str] = []
 
@@ -41,12 +41,12 @@ def noted_warnings(say: Callable[[str], None]) -> Iterator[list[str]]:
 
 
 def failure(error: Exception, overflows: Sequence[str], refused: bool) -> str:
-    """Say why a run failed, with advice where its numbers had left the range of floating point.
+    """Say why a run failed, with advice if its numbers left the range of floating point.
 
     Args:
         error: what it raised.
-        overflows: what NumPy said while it ran.
-        refused: whether it refused its data or configuration, of which the error then speaks.
+        overflows: NumPy's warnings during the run.
+        refused: whether the run refused its data or configuration.
 
     Returns:
         One line, empty for an error without a message.
@@ -65,13 +65,13 @@ def divergence(
     """Say whether a finished run diverged.
 
     Args:
-        metrics: what it returned. NaN is no divergence: not every configuration measures all.
+        metrics: what it returned. NaN is allowed: not every configuration measures all metrics.
         tables: what it wrote.
         finite: the columns, as `table.column`, that hold a finite number in every row.
         overflows: what NumPy said while it ran.
 
     Returns:
-        One sentence that names what is not finite; empty where the run did not diverge.
+        One sentence that names what is not finite; empty if the run did not diverge.
     """
     wrong = [name for name, value in metrics.items() if math.isinf(value)]
     for name in finite:

@@ -1,4 +1,4 @@
-"""What a run was computed with: versions and devices."""
+"""Versions and devices of a run."""
 
 import os
 import platform
@@ -29,7 +29,7 @@ def versions() -> dict[str, str]:
 
 
 def check_devices() -> None:
-    """Refuse to go on where JAX has nothing to compute on.
+    """Refuse a run if JAX has no device.
 
     Raises:
         RefusedError: if JAX finds no device, such as for an unknown `JAX_PLATFORMS`.
@@ -56,7 +56,7 @@ def devices() -> list[str]:
 
 
 def default_precision() -> str:
-    """The float type that JAX uses now where none is asked for.
+    """Return JAX's current default float type.
 
     Returns:
         `"float32"` or `"float64"`.
@@ -65,7 +65,7 @@ def default_precision() -> str:
 
 
 def environment(precision: str) -> dict[str, Any]:
-    """What `result.json` says about the machine.
+    """Return the entry of `result.json` about the machine.
 
     Args:
         precision: the float types that the run used.

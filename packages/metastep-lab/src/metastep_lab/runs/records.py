@@ -39,7 +39,7 @@ def write_result(directory: Path, result: Mapping[str, Any]) -> None:
 
 
 def finite(value: Any) -> Any:
-    """Prepare a value for JSON: NumPy numbers become Python's, what is not finite becomes None.
+    """Prepare a value for JSON: NumPy numbers become Python's, non-finite numbers become None.
 
     Args:
         value: dictionaries, lists, tuples and scalars, nested.
@@ -80,7 +80,7 @@ def read_result(directory: Path) -> dict[str, Any]:
 
 
 def check_name(kind: str, name: str) -> str:
-    """Refuse a name that is no plain file name.
+    """Refuse a name that is not a plain file name.
 
     Args:
         kind: what it names, for the message.
@@ -129,7 +129,7 @@ def write_table(directory: Path, name: str, columns: Mapping[str, Any]) -> None:
 
 
 def _plain(values: Any) -> np.ndarray:
-    """Return an array that NumPy's own formats know: bfloat16 and its kind as float32, exactly."""
+    """Return an array of a NumPy type: bfloat16 and similar types become float32, exactly."""
     array = np.asarray(values)
     foreign = array.dtype.kind == "V" and array.dtype.type is not np.void
     return array.astype(np.float32) if foreign else array

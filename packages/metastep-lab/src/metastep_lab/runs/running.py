@@ -1,7 +1,7 @@
 """Carrying out an experiment into a run directory, so that it can be interrupted and resumed.
 
-The directory says `"interrupted"` from the first moment until something else is true: whatever ends
-the process, what is left can be resumed.
+The status is `"interrupted"` from the start until the run has another result. So the run can be
+resumed after any end of the process.
 """
 
 import inspect
@@ -80,7 +80,7 @@ class RunContext:
         directory: the run directory.
         say: shows one line.
         show: shows progress: done, total, what.
-        untouched: whether the experiment has neither written nor asked where to.
+        untouched: whether the experiment has neither written a file nor requested a path.
         precisions: JAX's default float types seen when the experiment called.
     """
 
@@ -123,7 +123,7 @@ class RunContext:
         self.show(done, total, what)
 
     def _note(self, untouched: bool = True) -> None:
-        # Experiments choose the precision inside `run`, so that only these calls can see it.
+        # Experiments choose the precision inside `run`, so it can be seen only in these calls.
         self.precisions.add(default_precision())
         self.untouched = self.untouched and untouched
 
@@ -133,7 +133,7 @@ def execute(
     say: Callable[[str], None] = lambda message: None,
     show: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> dict[str, Any]:
-    """Run an experiment, or continue it, or find that it is complete.
+    """Run an experiment, or continue it; a complete run is returned as it is.
 
     Args:
         request: what to run, and where.
@@ -146,7 +146,7 @@ def execute(
     Raises:
         RefusedError: if JAX has no device, the directory cannot be used, a checkpoint to resume
             from is damaged, or the experiment refused its data or configuration before it wrote
-            anything. The disk is as it was then.
+            anything. The disk is then unchanged.
         RunDirectoryError: if the directory holds a damaged run.
         RunFailedError: if the experiment failed later.
         KeyboardInterrupt: after an interruption; the directory can be resumed.
@@ -168,7 +168,7 @@ def execute(
 
 
 def _previous(request: Request) -> dict[str, Any] | None:
-    """Return the run that the directory holds, if it is the one asked for."""
+    """Return the run that the directory holds, if it is the requested one."""
     directory = request.directory
     if not (directory / "result.json").exists():
         return None
@@ -213,7 +213,7 @@ def _empty_result(request: Request) -> dict[str, Any]:
 def _run(
     request: Request, context: RunContext, result: dict[str, Any], previous: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Run the experiment and write what it says; result.json tells the truth at every moment."""
+    """Run the experiment and write its results; `result.json` is valid at every moment."""
     directory = request.directory
     earlier = (previous or {}).get("timing", {})
     started = earlier.get("started") or datetime.now(UTC).isoformat(timespec="seconds")
@@ -251,7 +251,7 @@ def _run(
 
 
 def _undo(directory: Path, previous: dict[str, Any] | None) -> None:
-    """Put back the directory as it was before this process."""
+    """Restore the directory to its state before this process."""
     if previous is None:
         (directory / "result.json").unlink()
     else:
@@ -259,8 +259,8 @@ def _undo(directory: Path, previous: dict[str, Any] | None) -> None:
 
 
 def _conclude(request: Request, result: dict[str, Any], overflows: list[str]) -> None:
-    """Hold the claims against what is on the disk, as `check` will, and draw the figures."""
-    # Bokeh takes a second to import, which only a run that ends needs to spend.
+    """Check the claims by the files on the disk, as `check` does, and draw the figures."""
+    # Importing Bokeh takes a second, which only a finished run needs.
     from metastep_lab.figures.interactive import save_interactive
 
     record = _record(request.directory, request.config, result)
@@ -285,7 +285,7 @@ def read_record(directory: Path, experiment: Experiment) -> Record:
         experiment: the experiment that was run there.
 
     Returns:
-        The record; of a run that is not complete, what there is of it.
+        The record; that of an incomplete run has only the existing parts.
 
     Raises:
         RunDirectoryError: if a file is damaged, or of another version or experiment.

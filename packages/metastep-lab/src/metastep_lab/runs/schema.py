@@ -1,4 +1,4 @@
-"""What `result.json` and `sweep.json` hold, checked once where they are read."""
+"""The schemas of `result.json` and `sweep.json`, checked once when they are read."""
 
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -14,13 +14,13 @@ Scalar = str | bool | int | float | None
 
 
 class Checked(BaseModel):
-    """Values of the types that JSON has: no text stands for a number, no number for a truth."""
+    """Values of the types of JSON: no text for a number, no number for a boolean."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
 
 class ClaimPart(Checked):
-    """A claim of a paper, and whether a run bears it out."""
+    """A claim of a paper, and its verdict in a run."""
 
     id: str
     text: str
@@ -29,7 +29,7 @@ class ClaimPart(Checked):
 
 
 class FigurePart(Checked):
-    """A figure: its file under `figures/` without the ending, and what is to be seen."""
+    """A figure: its file under `figures/` without the suffix, and its description."""
 
     name: Name
     alt: str
@@ -44,7 +44,7 @@ class TimingPart(Checked):
 
 
 class ResultFile(Checked):
-    """`result.json`; parts that it does not name are left as they are."""
+    """`result.json`; other fields are left unchanged."""
 
     status: Literal["complete", "interrupted", "failed"]
     experiment: str
@@ -92,7 +92,7 @@ def read_checked(content: bytes, kind: type[Model], schema: int) -> tuple[Model,
         schema: the number that its `schema` should be.
 
     Returns:
-        What it holds, and the same as JSON gives it, with the parts that `kind` does not name.
+        The content as `kind`, and as plain JSON with the fields that `kind` does not name.
 
     Raises:
         ValueError: if it holds anything else; the message is the predicate of a sentence.

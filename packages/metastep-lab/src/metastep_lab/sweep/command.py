@@ -33,7 +33,7 @@ Outcomes = Generator[tuple[str, Outcome], None, None]
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep runs, and how.
+    """The runs of a sweep, and the way to carry them out.
 
     Attributes:
         experiment: the experiment.
@@ -60,7 +60,7 @@ class Sweep:
     retries: int
 
     def job(self, cell: Cell) -> Job:
-        """What the worker of one run is told."""
+        """Return the job of one run, for its worker."""
         key, out = cell.entry.key, self.out.absolute()
         where = run_directory(out, key)
         what = (self.experiment, cell.config, self.preset, cell.settings, cell.entry.seed)
@@ -137,8 +137,8 @@ def run_sweep(
 def share_cores(runs: int, jobs: int | None, cpus: int | None) -> tuple[int, int]:
     """Share the cores of this machine fairly.
 
-    The number of threads can change the last bits of a sum, so that a sweep that is continued must
-    share the cores as it did before: the shares depend on nothing else.
+    The number of threads can change the last bits of a sum. A resumed sweep must therefore share
+    the cores as before, so the shares depend on these arguments alone.
 
     Args:
         runs: all runs of the sweep, those that are complete included.
@@ -167,7 +167,7 @@ def _cores() -> int:
 
 
 def _drive(sweep: Sweep, console: Console) -> int:
-    """Do what is missing; return the exit status."""
+    """Carry out the missing runs; return the exit status."""
     name, out = sweep.experiment.name, sweep.out
     if (out / "sweep.json").exists():
         earlier, _ = read_list(out)
@@ -202,7 +202,7 @@ def _start(sweep: Sweep, missing: Sequence[Cell], stack: ExitStack) -> Outcomes:
 
 
 def _follow(sweep: Sweep, outcomes: Outcomes, monitor: Monitor) -> dict[str, str]:
-    """Note how runs end, and keep the table up to date; return why runs failed."""
+    """Record how runs end, and update the table; return the reasons of failed runs."""
     failures: dict[str, str] = {}
     due = monotonic() + TABLE_EVERY
     try:

@@ -1,4 +1,4 @@
-"""What a sweep shows: on a terminal a live table, elsewhere a line for each run that ends."""
+"""The display of a sweep: a live table on a terminal, else a line for each finished run."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +31,7 @@ FAILURES = 20
 
 
 class Monitor:
-    """The states of the runs while they are worked on.
+    """The states of the runs during the sweep.
 
     Args:
         console: where.
@@ -86,7 +86,7 @@ class Monitor:
         self.console.print(Text.assemble(time, *words, reason, so_far), soft_wrap=True)
 
     def _time_left(self) -> str:
-        """Return what the pace of this session promises."""
+        """Return the remaining time at the mean pace of this session."""
         here, rest = len(self._ended) - self._before, len(self.entries) - len(self._ended)
         if not here or not rest:
             return ""
@@ -114,7 +114,7 @@ def _counts(states: Iterable[str]) -> str:
 
 
 def picture(states: dict[str, str], messages: Mapping[str, str], longest: int) -> Table:
-    """The runs that are most worth seeing.
+    """Return a table of the most important runs: running and failed ones first.
 
     Args:
         states: key to state.

@@ -128,7 +128,7 @@ def _axis(text: str) -> tuple[str, list[str]]:
 
 
 def _place(experiment: Experiment, name: str) -> int:
-    """Return the field's place in the configuration: the order of `--grid`s changes no name."""
+    """Return the field's position in the configuration: the order of `--grid`s changes no name."""
     names = [field.name for field in fields(experiment.config)]
     return names.index(name) if name in names else len(names)
 

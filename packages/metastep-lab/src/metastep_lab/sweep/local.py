@@ -1,8 +1,8 @@
 """The runs of a sweep as processes of this machine, each new and on a share of the cores.
 
-On Linux the processes are forked from a server that has imported metastep and has neither used JAX
-nor started a thread of Python: a run starts in a fraction of a second, and a process that dies
-takes only its own run with it.
+On Linux the processes are forked from a server that has imported metastep, but has neither used JAX
+nor started a thread of Python. A run starts in a fraction of a second, and a process that dies ends
+only its own run.
 """
 
 import multiprocessing
@@ -128,7 +128,7 @@ def _start(context: Any, job: Job, devices: tuple[str, ...]) -> tuple[Connection
 
 @contextmanager
 def _no_interruption() -> Iterator[None]:
-    """Hold Ctrl-C back; the new process begins with it held back too."""
+    """Block Ctrl-C; the new process starts with it blocked, too."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

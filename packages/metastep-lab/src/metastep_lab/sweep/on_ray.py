@@ -1,4 +1,4 @@
-"""The runs of a sweep as tasks of Ray, on this machine or on a cluster that is there.
+"""The runs of a sweep as tasks of Ray, on this machine or on an existing cluster.
 
 Ray places the tasks by the resources they declare and repeats them when a worker or a node dies.
 Every node must see the folder of the sweep under the same path, and have metastep installed.
@@ -24,7 +24,7 @@ SETTINGS = 4
 
 @dataclass(frozen=True)
 class Resources:
-    """What one run takes.
+    """The resources of one run.
 
     Attributes:
         cpus: processor cores.
@@ -88,7 +88,7 @@ def _import_ray() -> Any:
 
 
 def _require_answer(address: str) -> None:
-    """Refuse an address where no cluster answers, before Ray waits for it for minutes.
+    """Refuse an address without a cluster at once; Ray would wait for minutes.
 
     The head of a cluster speaks gRPC, hence HTTP/2: it answers a client's first bytes by a frame
     with its settings.

@@ -1,4 +1,4 @@
-"""`metastep doctor --plan`: what a run or a sweep will take, from a few short runs."""
+"""`metastep doctor --plan`: predict the time and memory of a run or a sweep from short runs."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -35,7 +35,7 @@ CLEAR_SECONDS, CLEAR_SHARE = 5.0, 1.0
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run takes.
+    """The cost of a run.
 
     Attributes:
         seconds: wall time, without the import of the package.
@@ -55,8 +55,8 @@ class Prediction:
     Attributes:
         field: the field; None if the run was measured as it is.
         probes: value of the field and what was measured there.
-        whole: what the whole run takes.
-        unit: what one more of the field takes.
+        whole: the cost of the whole run.
+        unit: the cost of increasing the field by one.
     """
 
     field: str | None
@@ -156,7 +156,7 @@ def length_field(config: Any, along: str | None) -> str | None:
 def predict(config: Any, field: str | None, measured: Measure) -> Prediction:
     """Measure two or more short runs and extrapolate in a straight line.
 
-    The longer one grows until the difference stands out from the noise, up to half of the run.
+    The longer one is lengthened until the difference exceeds the noise, up to half of the run.
 
     Args:
         config: the configuration.

@@ -1,4 +1,4 @@
-"""What a sweep leaves on the disk: `sweep.json`, and what its run directories say."""
+"""The files of a sweep: `sweep.json`, and the states of its run directories."""
 
 import json
 from collections.abc import Sequence
@@ -100,7 +100,7 @@ def read_list(out: Path) -> tuple[str, tuple[Entry, ...]]:
 
 
 def is_complete(out: Path, cell: Cell, experiment: str) -> bool:
-    """Whether there is nothing left to do for a run.
+    """Whether a run is complete.
 
     Args:
         out: the folder of the sweep.
@@ -109,7 +109,7 @@ def is_complete(out: Path, cell: Cell, experiment: str) -> bool:
 
     Returns:
         False also for a damaged run, one of another configuration, and one whose process was killed
-        before it tidied up.
+        before it removed its temporary files.
     """
     directory = run_directory(out, cell.entry.key)
     try:

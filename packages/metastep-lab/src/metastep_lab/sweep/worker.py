@@ -20,7 +20,7 @@ PATIENCE = 120.0
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is told.
+    """The order for a worker.
 
     Attributes:
         key: the run's name in the sweep.
@@ -51,8 +51,8 @@ class Outcome:
 def carry_out(job: Job) -> Outcome:
     """Carry out one run, from where an earlier attempt left it.
 
-    An attempt that was killed may still hold the run directory for a moment: it is waited for. If
-    what an earlier attempt left is damaged, the run starts afresh.
+    A killed attempt may hold the lock of the run directory for a moment; this function waits.
+    If the files of an earlier attempt are damaged, the run starts from the beginning.
 
     Args:
         job: what to do.

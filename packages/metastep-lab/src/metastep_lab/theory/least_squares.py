@@ -4,8 +4,8 @@ Setting: w* uniform on the unit sphere in d dimensions, n examples x ~ N(0, I_d)
 with xi ~ N(0, sigma^2); T steps of gradient descent from 0 on |X w - y|^2 / (2 n). As d and n grow
 with d / n fixed, the eigenvalues of X^T X / n follow the Marchenko-Pastur law, and averages over
 tasks become integrals. They are exact in this limit; at d = 1000 they are within the noise of 300
-simulated tasks. Runs that diverge are not truncated here: step sizes above 2 / lambda_+ describe
-the paper's objectives no longer. Everything is NumPy in float64; step sizes may have any shape.
+simulated tasks. Runs that diverge are not truncated here: above 2 / lambda_+, these objectives
+are not those of the paper. Everything is NumPy in float64; step sizes may have any shape.
 
 Reference:
     Wang, Yuan, Wu and Ge (2021), Guarantees for tuning the step size using a learning-to-learn
@@ -52,7 +52,7 @@ def marchenko_pastur(ratio: float, nodes: int = NODES) -> tuple[FloatArray, Floa
     eigenvalues = 1 + ratio + 2 * np.sqrt(ratio) * np.cos(angles)
     weights = 2 * np.sin(angles) ** 2 / (nodes * eigenvalues)
     atom, missing = max(0.0, 1 - 1 / ratio), 1 - weights.sum()
-    # Without rounding where nothing is to be corrected: the training loss cancels the atom.
+    # No rounding errors if nothing is to be corrected: the training loss cancels the atom.
     atom = atom if abs(missing - atom) < 1e-12 else missing
     return np.append(eigenvalues, 0.0), np.append(weights, atom)
 
@@ -101,7 +101,7 @@ def train_by_validation(
 
     Args:
         step_size: eta, any shape, from 0.
-        ratio: dim / n_1, the training examples; the number of validation examples plays no part.
+        ratio: dim / n_1, the training examples; the number of validation examples has no effect.
         noise: sigma, from 0.
         horizon: T, from 1.
 
@@ -149,7 +149,7 @@ def optimal_step_size(
 
     Train-by-train ends near 2 / (lambda_+ + lambda_-) = 1 / (1 + ratio), train-by-validation near
     c / T with noise (Theorem 5). With many examples the train-by-train objective is flat to 1e-8
-    over a factor of three, and the minimiser says little.
+    over a factor of three, and the minimiser is badly determined.
 
     Example:
         >>> from metastep_lab.theory import least_squares
@@ -184,7 +184,7 @@ def optimal_step_size(
 
 
 def least_squares_error(*, dim: int, samples: int, noise: float) -> float:
-    """Return E |w_min - w*|^2 of the least-squares solution, where Theorem 6 goes to.
+    """Return E |w_min - w*|^2 of the least-squares solution, the limit of Theorem 6.
 
     sigma^2 d / (n - d - 1), exact for every n > d + 1: d sigma^2 / n times a factor that tends to
     one as n / d grows.

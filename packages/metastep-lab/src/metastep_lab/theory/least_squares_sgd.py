@@ -14,7 +14,7 @@ So E s_t = (1 - eta S^2 / n)^t s_0, and M = E s s^T obeys a linear recursion,
 which is self-adjoint for the inner product tr(A B): in orthonormal coordinates of the symmetric
 matrices, n (n + 1) / 2 in number, it is 1 - eta (D - eta C), D diagonal and C of rank n. One
 eigenvalue decomposition per step size then gives every horizon, at a cost that does not depend on
-how long it is. Everything is NumPy in float64.
+its length. Everything is NumPy in float64.
 
 Reference:
     Wang, Yuan, Wu and Ge (2021), Guarantees for tuning the step size using a learning-to-learn
@@ -57,7 +57,7 @@ def expected_losses(
 ) -> ExpectedLosses:
     """Return the expected training loss and distance to the truth after t steps from w = 0.
 
-    The expectation is exact; nothing is truncated where the weights grow (as in Theorem 9; the
+    The expectation is exact; large weights are not truncated (as in Theorem 9; the
     paper's Theorem 10 truncates at |w| = 40 sigma, whose effect is not measured). For
     n examples each step size costs the eigenvalues of a matrix with n (n + 1) / 2 rows; all
     horizons together cost little more than one.
@@ -120,7 +120,7 @@ def divergence_step_size(inputs: ArrayLike) -> float:
     Raises:
         ValueError: if `inputs` is no such matrix.
 
-    Source: the recursion in the description of this module; the paper asks for 1 / (2 L^3 d).
+    Source: the recursion in the description of this module; the paper requires 1 / (2 L^3 d).
     """
     left, singular, _ = _decompose(inputs)
     drift, noise = _recursion(left, singular)
@@ -185,7 +185,7 @@ def _coordinates(symmetric: Matrix) -> Matrix:
 def _apply(weights: Matrix, rates: Vector, horizons: NDArray[np.int64]) -> Matrix:
     """Return sum_k weights_k (1 - rates_k)^t for each row and horizon, infinite on overflow.
 
-    Through logarithms: 1 - rate loses the digits of a small rate, which a long horizon needs.
+    Computed by logarithms: 1 - rate loses the digits of a small rate, which a long horizon needs.
     """
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         small = np.log1p(-np.minimum(rates, 0.5))

@@ -10,8 +10,8 @@ Two steps: `meta_parameter_variance` gives V = E|omega* - w_0|^2 to leading orde
 given V is exact. At train rate 0 the loss and its slope are known exactly for finite sizes.
 Everything is NumPy in float64; rates may have any sign and broadcast against each other.
 
-How far the leading order is off (theory minus simulation, over train rates up to 2.1 in size, 0.7
-in Figure 3; test rate 0.2):
+The error of the leading order (theory minus simulation, over train rates up to 2.1 in size, 0.7 in
+Figure 3; test rate 0.2):
 
     p  N     n_t  noise  variability  error of the loss
     60 6     30   1      0.5          -1.6 % to -0.5 % (Figure 2)
@@ -85,7 +85,7 @@ def expected_test_loss(
         tasks: m.
         noise: sigma, from 0.
         variability: nu, from 0: the tasks' coefficients have the covariance nu^2 / p.
-        init_distance: Euclidean norm of omega_0 - w_0; plays no part with p < N.
+        init_distance: Euclidean norm of omega_0 - w_0; no effect for p < N.
 
     Returns:
         (1/2) E (y - <theta, x>)^2, shape of the broadcast rates.
@@ -129,7 +129,7 @@ def meta_parameter_variance(
     variability: float,
     init_distance: float = 0.0,
 ) -> FloatArray:
-    """Return V = E|omega* - w_0|^2, how far MAML's optimum is from the center of the tasks.
+    """Return V = E|omega* - w_0|^2, the squared distance of MAML's optimum from the tasks' center.
 
     Leading order: with sizes growing in proportion, the error falls as their inverse square for
     p > N and as the inverse square of the number of tasks for p < N. The part that comes from
@@ -170,8 +170,8 @@ def _polynomials(a: FloatArray, mu: GramMoments) -> tuple[FloatArray, ...]:
 def optimal_train_rates(dim: int, train_samples: int) -> tuple[float, float]:
     """Return the train rates of the smallest and of the largest loss by Theorem 1 (p > N).
 
-    The roots of p a^2 + (n_t + 1) a - n_t: the best is always negative. They depend on nothing
-    else. Leading order: at p = 60 and N = 6 the simulated optimum agrees within a few percent, at
+    The roots of p a^2 + (n_t + 1) a - n_t: the best is always negative. They depend on p and n_t
+    only. Leading order: at p = 60 and N = 6 the simulated optimum agrees within a few percent, at
     p = 50 and N = 25 (-1.39) the simulation has its minimum near -1.56.
 
     Example:

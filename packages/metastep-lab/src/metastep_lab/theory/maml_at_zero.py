@@ -64,7 +64,7 @@ def loss_at_zero(
         tasks: m.
         noise: sigma, from 0.
         variability: nu, from 0.
-        init_distance: Euclidean norm of omega_0 - w_0; plays no part with p < N.
+        init_distance: Euclidean norm of omega_0 - w_0; no effect for p < N.
 
     Returns:
         The loss, shape of `test_rate`.

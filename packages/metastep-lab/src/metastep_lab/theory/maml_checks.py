@@ -1,4 +1,4 @@
-"""Arguments of the theory of MAML: what is allowed, and what is said otherwise."""
+"""Checks of the arguments of the theory of MAML."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -7,7 +7,7 @@ FloatArray = NDArray[np.float64]
 
 
 def check_counts(**counts: int) -> None:
-    """Refuse numbers of examples, tasks or dimensions that are no integers from 1.
+    """Refuse numbers of examples, tasks or dimensions that are not integers from 1.
 
     Args:
         **counts: name of the argument to its value.
@@ -23,7 +23,7 @@ def check_counts(**counts: int) -> None:
 def checked_covariance(
     name: str, matrix: ArrayLike, shape: tuple[int, ...] | None = None
 ) -> FloatArray:
-    """Return a symmetric positive semi-definite matrix, or refuse what is none.
+    """Return a matrix in float64, or refuse it if it is not symmetric positive semi-definite.
 
     Args:
         name: of the argument.
@@ -53,7 +53,7 @@ def checked_covariance(
 
 
 def equations_of(dim: int, validation_samples: int, tasks: int) -> int:
-    """Return N = validation_samples * tasks, the equations that the outer problem has.
+    """Return N = validation_samples * tasks, the number of equations of the outer problem.
 
     Args:
         dim: p.
@@ -91,7 +91,7 @@ def check_scales(**scales: float) -> None:
 
 
 def checked_rates(name: str, rate: ArrayLike) -> FloatArray:
-    """Return learning rates of any sign and shape, or refuse what is not finite.
+    """Return learning rates of any sign and shape, or refuse them if they are not finite.
 
     Args:
         name: of the argument.

@@ -61,7 +61,7 @@ def optimal_test_rate(
 
     Returns:
         alpha_r, shape of `variance`, between 0 and 1 / (1 + (p + 1) / n_r); NaN where noise,
-        variability and V are all 0 and nothing is left to learn.
+        variability and V are all 0.
 
     Reference:
         The minimum of Bernacchia (2021), Eq. 65.

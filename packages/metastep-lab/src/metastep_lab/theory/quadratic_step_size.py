@@ -20,7 +20,7 @@ FloatArray = NDArray[np.float64]
 
 
 def spectrum(hessian: ArrayLike, start: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Return the eigenvalues of H and the coordinates of w_0, and refuse what the theory excludes.
+    """Return the eigenvalues of H and the coordinates of w_0; refuse problems outside the theory.
 
     Args:
         hessian: H, shape (dim, dim).
@@ -209,7 +209,7 @@ def log_plain_gradient_bound(
     """Return the logarithm of Theorem 3's bound on |d f(w_T) / d eta|.
 
     For eta < 2 / L it is an upper bound that vanishes with T, for eta > 2 / L a lower bound that
-    explodes; -inf where the lower bound is not positive and says nothing, NaN at 2 / L. Arguments
+    explodes; -inf where the lower bound is not positive and hence trivial, NaN at 2 / L. Arguments
     and errors are those of `meta_objective`.
 
     Returns:

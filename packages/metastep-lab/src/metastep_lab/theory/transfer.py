@@ -2,7 +2,7 @@ r"""Closed forms of performance transfer: the two counter-examples, the lemma an
 
 A teacher p* and a student p are log-linear models of the next word. epsilon_KL is the mean of
 KL(p* || p) over pre-training inputs, epsilon_CLS the share of downstream inputs on which a head of
-k words decides otherwise for the student than for the teacher. With anchors that are right up to
+k words decides differently for student and teacher. With anchors that are right up to
 anchor_error eps_b and thresholds of at least eps_b - log(4 k), Theorem 3.5.7 says
 
     epsilon_CLS <= C epsilon_KL / (overlap p_b^2 Gamma^2)     if 8 eps_b < Gamma < 6,
@@ -82,11 +82,11 @@ def transfer_bound(
         divergence: epsilon_KL, from 0, in nats.
         overlap: mu, in [0, 1]; the bound is infinite at 0.
         bulk_probability: p_b, in [0, 1].
-        normalized_margin: Gamma, from 0. What is above 6 counts as 6: a smaller margin is one, too.
+        normalized_margin: Gamma, from 0. Values above 6 count as 6: a smaller margin is allowed.
         constant: `PROVEN_CONSTANT`, `PRINTED_CONSTANT` or `EXACT_CONSTANT`.
 
     Returns:
-        The bound; it says something where it is below 1.
+        The bound; it is trivial from 1 on.
 
     Raises:
         ValueError: for an argument outside its range.
@@ -112,8 +112,8 @@ def flip_divergence(
 
     Half the square of the minimum over eps >= 0 of
     1 - e^-eps + k e^(b - eps_b - eps) (e^max(0, Gamma / 2 - 2 eps_b - eps) - 1), which bounds
-    sum |p* - p| / p_b. The minimum is exact: the terms are a parabola in e^-eps. There are no
-    conditions on the threshold b and on Gamma, which Theorem 3.5.7 has.
+    sum |p* - p| / p_b. The minimum is exact: the terms are a parabola in e^-eps. Unlike
+    Theorem 3.5.7, it has no conditions on the threshold b and on Gamma.
 
     Args:
         normalized_margin: Gamma, from 0.

@@ -54,7 +54,7 @@ def final_state(
 ) -> Vector:
     """Return w_T = C w_0 + (I - C) H^{-1} J lambda with C = (I - gamma H)^T.
 
-    The T of this C is the power: the paper's text reads as a transpose.
+    The T in this C is the power; the paper prints it like a transpose.
 
     Args:
         hessian: H, shape (dim, dim).
@@ -109,7 +109,7 @@ def bias_bound(
     """Bound |h_{T-K} - d_lambda f| by (1 - gamma alpha)^K / (gamma alpha) |d_w f| M_B (Eq. 10).
 
     Holds for gradient descent with gamma at most 1 / smoothness on a globally alpha-strongly convex
-    inner loss. (Eq. 9, for the nonconvex case, grows as 2^{T-K+1} and says nothing.)
+    inner loss. (Eq. 9, for the nonconvex case, grows as 2^{T-K+1} and is trivial.)
 
     Args:
         window: K, a number or an array.
@@ -144,7 +144,7 @@ def descent_ratio_bounds(
 def interference_limits(
     window: ArrayLike, *, step_size: float, horizon: int, start: float, target: float
 ) -> tuple[Vector, float]:
-    """Return where K-RMD ends in the scalar counter-example of Theorem 3.5, and where it should.
+    """Return the limit of K-RMD in the scalar counter-example of Theorem 3.5, and the true minimum.
 
     g = (w - lambda)^2 / 2 and f = w_T^2 / 2 + (lambda - target)^2 / 2: the direct derivative of f
     interferes with the back-propagated one, and truncation moves the stationary point. (The

@@ -1,8 +1,8 @@
 """Small language models with tied embeddings, and one compiled loop that trains them.
 
 A model reads tokens from left to right and predicts the next one: its logits are the inner products
-of the hidden state with every row of the embedding. A model of another kind needs an `embedding`
-and `hidden_states`; training and evaluation know nothing else.
+of the hidden state with every row of the embedding. Another kind of model needs an `embedding`
+and `hidden_states`; training and evaluation use nothing else.
 """
 
 import abc
@@ -35,8 +35,8 @@ class AbstractLanguageModel(eqx.Module):
         """Return what the last layer multiplies with the embedding, for each position.
 
         Args:
-            tokens: positions in the vocabulary. The state of a position depends on it and on what
-                stands before it only.
+            tokens: positions in the vocabulary. The state of a position depends only on the
+                tokens up to it.
         """
 
 
@@ -162,7 +162,7 @@ def next_token_loss(model: AbstractLanguageModel, tokens: Int[Array, " time"]) -
 
 
 class Recipe(eqx.Module):
-    """How a model is trained: Adam, the step size warmed up and then lowered along a cosine.
+    """The training of a model: Adam, with a warm-up of the step size and a cosine decay.
 
     Attributes:
         steps: of training in total.
@@ -177,7 +177,7 @@ class Recipe(eqx.Module):
     step_size: float = eqx.field(static=True, default=3e-3)
 
     def __check_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
+        """Check the values of the fields."""
         for name in ("steps", "batch", "context"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed are integers from 1")
@@ -194,7 +194,7 @@ class Recipe(eqx.Module):
 
 
 class Training(eqx.Module):
-    """Everything that training carries on: saved and loaded, it continues to the same bits.
+    """The state of training: saved and loaded, it continues bitwise as if uninterrupted.
 
     Attributes:
         model: as trained so far.
@@ -230,11 +230,11 @@ def train(
         True
 
     Args:
-        training: where to go on from.
-        recipe: the one that it began with.
+        training: the state to continue from.
+        recipe: the recipe of that state.
         tokens: the text, longer than a context.
-        count: how many steps; the same number compiles once. Any split of the steps leads to the
-            same bits.
+        count: how many steps; the same number compiles once. Any split of the steps gives
+            bitwise the same result.
 
     Returns:
         The state afterwards, and the loss of each step before its update, in nats for each token.

@@ -1,9 +1,9 @@
-"""Anchor vectors of language models: can a downstream task trust the representation?
+"""Anchor vectors of language models: whether downstream tasks can rely on the representation.
 
 A language model whose last layer is log-linear predicts word j with probability
-exp(<h, v_j>) / Z. An anchor vector v0 is one with <h, v0> close to log Z_bulk for every hidden
-state h, where the bulk leaves out the most probable words: it pins down the logits, which the
-softmax leaves free up to a shift. Everything here takes arrays; `hugging_face` reads models.
+exp(<h, v_j>) / Z. An anchor vector v0 has <h, v0> close to log Z_bulk for every hidden state h,
+where the bulk excludes the most probable words. It fixes the shift of the logits, which the softmax
+leaves undetermined. All functions take arrays; `hugging_face` reads models.
 """
 
 from metastep.anchors.bulk import least_squares_anchor as least_squares_anchor

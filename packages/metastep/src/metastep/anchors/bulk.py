@@ -1,7 +1,7 @@
 """Bulks that a teacher and its student share, and the anchors that fit them best.
 
-The theory compares two models on one bulk B(x): here all words but the words of interest and the
-most probable words of the teacher. `metastep.anchors.fit_anchor` leaves out each model's own.
+The theory compares two models on one bulk B(x): here all words except the words of interest and the
+most probable words of the teacher. `metastep.anchors.fit_anchor` uses each model's own words.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def log_bulk(
     words: Sequence[int] | np.ndarray,
     top: int = 0,
 ) -> np.ndarray:
-    """Compute log Z_bulk of a model, on the bulk that its teacher has at each state.
+    """Compute log Z_bulk of a model, on its teacher's bulk at each state.
 
     Example:
         >>> model = LogLinearModel(np.ones((1, 1)), np.log([[1.0], [2.0], [3.0], [4.0]]))
@@ -33,16 +33,16 @@ def log_bulk(
         array([5.])
 
     Args:
-        teacher: decides which words are the most probable ones.
-        model: whose partition function it is: the teacher itself or a student.
-        words: the words of interest, in no bulk (Assumption 3.5.3).
-        top: how many of the teacher's most probable words are in no bulk either.
+        teacher: the model that determines the most probable words.
+        model: the model of the partition function: the teacher itself or a student.
+        words: the words of interest, excluded from the bulk (Assumption 3.5.3).
+        top: the number of the teacher's most probable words that are also excluded.
 
     Returns:
         Shape (states,), in nats. Exact: a sum over the bulk, not a difference of sums.
 
     Raises:
-        ValueError: for models of other inputs, words that there are not, or a bulk without words.
+        ValueError: for models of other inputs, words outside the dictionary, or an empty bulk.
     """
     check_same_inputs(teacher, model)
     vocabulary = len(teacher.unembedding)
@@ -62,25 +62,25 @@ def log_bulk(
 
 
 def least_squares_anchor(model: LogLinearModel, values: np.ndarray) -> np.ndarray:
-    """Fit v0 = argmin sum_i (<h_i, v0> - values_i)^2, the shortest where several do.
+    """Fit v0 = argmin sum_i (<h_i, v0> - values_i)^2, the shortest minimiser.
 
     Args:
-        model: whose states.
+        model: the model of the states h_i.
         values: such as `log_bulk`, shape (states,).
 
     Returns:
         Shape (hidden,). Exact (QR, then a singular value decomposition).
     """
-    # The triangle of the long matrix has the same solutions, at a tenth of the time.
+    # The triangular factor of the tall matrix has the same solutions, in a tenth of the time.
     factor = np.asarray(np.linalg.qr(np.column_stack([model.states, values]), mode="r"))
     tolerance = np.finfo(np.float64).eps * max(model.states.shape)
     return np.linalg.lstsq(factor[:, :-1], factor[:, -1], rcond=tolerance)[0]
 
 
 def minimax_anchor(model: LogLinearModel, values: np.ndarray) -> np.ndarray:
-    """Fit v0 = argmin max_i |<h_i, v0> - values_i|: the anchor with the least eps_b that there is.
+    """Fit v0 = argmin max_i |<h_i, v0> - values_i|: the anchor with the least possible eps_b.
 
-    Theorem 3.5.7 asks for an anchor that is right at every input, and this linear program decides
+    Theorem 3.5.7 needs an anchor that is accurate at every input. This linear program decides
     whether there is one.
 
     Example:
@@ -89,14 +89,14 @@ def minimax_anchor(model: LogLinearModel, values: np.ndarray) -> np.ndarray:
         array([2.])
 
     Args:
-        model: whose states.
+        model: the model of the states h_i.
         values: such as `log_bulk`, shape (states,).
 
     Returns:
         Shape (hidden,). Exact up to the tolerance of the solver, 1e-7.
 
     Raises:
-        RuntimeError: if the solver gives up.
+        RuntimeError: if the solver fails.
 
     Reference:
         Assumption 3.5.5 of Wu's thesis.

@@ -1,4 +1,4 @@
-"""What the functions of this package refuse, in one place and in the same words."""
+"""Checks of the arguments of this package."""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,19 +6,7 @@ import numpy as np
 
 
 def checked_matrix(name: str, values: np.ndarray, axes: str) -> np.ndarray:
-    """Return a matrix of finite numbers.
-
-    Args:
-        name: the argument, for the message.
-        values: what the user gave.
-        axes: what its two axes are, for the message.
-
-    Returns:
-        It as a NumPy array.
-
-    Raises:
-        ValueError: for another number of axes, an empty one, or numbers that are not finite.
-    """
+    """Return a finite matrix as a NumPy array; a ValueError names the argument and its `axes`."""
     matrix = np.asarray(values)
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise ValueError(f"{name} has shape {matrix.shape}; allowed: ({axes}), none of them 0")
@@ -28,18 +16,7 @@ def checked_matrix(name: str, values: np.ndarray, axes: str) -> np.ndarray:
 
 
 def checked_states(batches: Iterable[np.ndarray], hidden: int) -> Iterator[np.ndarray]:
-    """Pass on batches of hidden states after checking each of them.
-
-    Args:
-        batches: what the user gave.
-        hidden: the size of a state.
-
-    Yields:
-        The batches as NumPy arrays.
-
-    Raises:
-        ValueError: for another shape, or numbers that are not finite.
-    """
+    """Yield batches of hidden states as NumPy arrays after checking their shape and values."""
     count = 0
     for number, batch in enumerate(batches):
         states = np.asarray(batch)

@@ -1,4 +1,4 @@
-"""Two clusters of the partition function, and one anchor vector for each group of tokens."""
+"""Two clusters of log partition functions, and one anchor vector for each group of tokens."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from metastep.anchors.fit import AnchorFit, AnchorRegression
 from metastep.anchors.streaming import even_blocks
 
 SEPARATION = 5.0
-"""Two halves of one normal, uniform or exponential distribution are 2.7, 3.5 and 3.4 apart."""
+"""Least separation. Halves of one normal, uniform or exponential distribution have 2.7 to 3.5."""
 
 SMALLEST_SHARE = 0.01
 
@@ -23,7 +23,7 @@ class Clusters:
         labels: 0 for tokens of the lower cluster and 1 for the higher one, shape (tokens,).
         centers: the two means, in nats.
         shares: of the tokens.
-        separation: the distance of the means over the standard deviation within the clusters.
+        separation: the distance of the means, divided by the standard deviation within clusters.
     """
 
     labels: np.ndarray
@@ -33,7 +33,7 @@ class Clusters:
 
 
 def find_clusters(values: np.ndarray) -> Clusters | None:
-    """Split values in two where that leaves the least variance, if the parts are far apart.
+    """Split values in two with the least variance within parts, if the parts are well separated.
 
     Exact (all splits of the sorted values are compared); time n log n.
 
@@ -47,11 +47,11 @@ def find_clusters(values: np.ndarray) -> Clusters | None:
         values: log partition functions in nats, shape (tokens,), at least two.
 
     Returns:
-        The clusters; None where the means are less than five standard deviations within the parts
-        from each other, or one part has less than 1% of the values: then there is one cluster.
+        The clusters; None, for a single cluster, if the distance of the means is less than five
+        standard deviations within the parts, or one part has less than 1% of the values.
 
     Raises:
-        ValueError: for values that are no finite vector of at least two.
+        ValueError: for values that are not a finite vector of at least two.
 
     Reference:
         Wu, Lee and Ge (2023); thesis of Wu, Appendix B.3, on GPT-2 with 124M parameters.
@@ -79,22 +79,22 @@ def find_clusters(values: np.ndarray) -> Clusters | None:
 def fit_groups(
     batches: Iterable[np.ndarray], fit: AnchorFit, labels: np.ndarray, block: int = 512
 ) -> tuple[AnchorFit, ...]:
-    """Fit one anchor for each group of tokens and bulk size, such as for each cluster.
+    """Fit one anchor for each bulk size and group of tokens, for instance each cluster.
 
     Args:
-        batches: the hidden states that `fit` was made of, in the same order. They are read once
-            more; the logits are not computed again.
-        fit: of all tokens.
+        batches: the hidden states from which `fit` was computed, in the same order. They are read
+            once; the logits are not computed again.
+        fit: the fit of all tokens.
         labels: the group of each token, 0, 1, ..., shape (tokens,); tokens with a negative label
-            are in none.
-        block: how many tokens are worked on together.
+            belong to no group.
+        block: how many tokens are processed together.
 
     Returns:
-        The fit of each group, with or without an intercept as `fit` has it. Exactness and held-out
-        tokens as in `fit_anchor`.
+        The fit of each group, with an intercept if `fit` has one. Exactness and held-out tokens as
+        in `fit_anchor`.
 
     Raises:
-        ValueError: if there are other tokens than those of `fit`, or a group has fewer tokens than
+        ValueError: if the tokens are not those of `fit`, or a group has fewer tokens than
             unknowns.
     """
     hidden, known = fit.anchors.shape[1], len(fit.log_partitions)

@@ -1,8 +1,8 @@
-"""Two students that predict the next word as well as their teacher and whose logits are useless.
+"""Two students that predict the next word like their teacher, but whose logits are useless.
 
-Both are log-linear models themselves: one more coordinate of the hidden states and of the
-dictionary does it. With the anchor (v0, 1) the second student has the anchored logits that the
-teacher has with v0, and with (v0, 0) the first one does but for the lowered words.
+Both are log-linear models with one more coordinate of the hidden states and of the dictionary. With
+the anchor (v0, 1) the second student has the anchored logits that the teacher has with v0. With
+(v0, 0) so has the first one, except for the lowered words.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ def silence_words(
 ) -> LogLinearModel:
     """Lower the logits of some words by the same amount at every state.
 
-    KL(p* || p) at a state is log(1 - p + p e^-s) + s p with the probability p of these words
-    together, at most s p: nothing for improbable words, however large s is. A head that is linear
-    in the logits changes by -s c for a word with coefficient c; a threshold above the word's logit
-    makes it ignore the change.
+    KL(p* || p) at a state is log(1 - p + p e^-s) + s p, where p is the total probability of these
+    words. It is at most s p: close to 0 for improbable words, however large s is. A head that is
+    linear in the logits changes by -s c for a word with coefficient c. With a threshold above the
+    word's logit it does not change.
 
     Example:
         >>> model = LogLinearModel(np.eye(2), np.zeros((3, 2)))
@@ -31,14 +31,14 @@ def silence_words(
 
     Args:
         model: the teacher.
-        words: their rows in the dictionary.
+        words: the words to lower, as rows of the dictionary.
         shift: s, in nats, from 0.
 
     Returns:
         The student: states (h, 1), rows (v, -s) for these words and (v, 0) for the others. Exact.
 
     Raises:
-        ValueError: for words that there are not, or a negative shift.
+        ValueError: for words outside the dictionary, or a negative shift.
 
     Reference:
         Theorem 3.3.1 of Wu's thesis, for one word.
@@ -52,7 +52,7 @@ def silence_words(
 
 
 def shift_logits(model: LogLinearModel, shift: ArrayLike) -> LogLinearModel:
-    """Add a number to all logits of a state, which no probability notices.
+    """Add a number to all logits of a state, which changes no probability.
 
     Example:
         >>> model = LogLinearModel(np.eye(2), np.zeros((3, 2)))
@@ -84,7 +84,7 @@ def shift_logits(model: LogLinearModel, shift: ArrayLike) -> LogLinearModel:
 
 
 def useless_shift(model: LogLinearModel, thresholds: ArrayLike) -> float:
-    """Find a shift of all logits after which every thresholded word is inactive.
+    """Return a shift of all logits after which every thresholded word is inactive.
 
     Args:
         model: the teacher.
@@ -94,7 +94,7 @@ def useless_shift(model: LogLinearModel, thresholds: ArrayLike) -> float:
         One nat below min b - max z: with it, the head of the student is exactly 0 everywhere.
 
     Raises:
-        ValueError: for no threshold, or one that is not finite.
+        ValueError: for an empty or non-finite set of thresholds.
 
     Reference:
         The proof of Theorem 3.3.2 of Wu's thesis.
@@ -107,7 +107,7 @@ def useless_shift(model: LogLinearModel, thresholds: ArrayLike) -> float:
 
 
 def _extend(model: LogLinearModel, states: np.ndarray, words: np.ndarray) -> LogLinearModel:
-    """Give every state and every word one more coordinate."""
+    """Append one coordinate to every state and every word."""
     return LogLinearModel(
         np.column_stack([model.states, states]), np.column_stack([model.unembedding, words])
     )

@@ -1,4 +1,4 @@
-"""Are the words of a dictionary spread evenly over a sphere?"""
+"""The geometry of a dictionary: singular values, norms and cosines of its words."""
 
 from dataclasses import dataclass
 
@@ -12,10 +12,10 @@ ROWS_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class DictionaryStatistics:
-    """The geometry of a dictionary.
+    """Statistics of a dictionary.
 
     Attributes:
-        singular_values: from the largest down, as many as the smaller side of the matrix.
+        singular_values: in descending order, as many as the smaller side of the matrix.
         norms: Euclidean norm of each word, shape (vocabulary,).
         cosines: of random pairs of different words, shape (pairs,).
         mean_cosine: over all pairs of different words, exact.
@@ -34,8 +34,8 @@ def dictionary_statistics(
 ) -> DictionaryStatistics:
     """Measure singular values, norms and cosines of a dictionary (Figures 3.2, B.1, B.2).
 
-    Words that are uniform on a sphere have equal singular values (nearly), equal norms, cosines
-    with mean zero, and a stable rank near the dimension.
+    Words that are uniform on a sphere have nearly equal singular values, equal norms, cosines with
+    mean zero, and a stable rank near the dimension.
 
     Example:
         >>> found = dictionary_statistics(np.array([[3.0, 0.0], [0.0, 4.0]]))
@@ -44,16 +44,16 @@ def dictionary_statistics(
 
     Args:
         unembedding: one row for each word, shape (vocabulary, hidden).
-        pairs: how many random pairs give the distribution of the cosine.
-        seed: of their choice.
+        pairs: the number of random pairs for the distribution of the cosine.
+        seed: the seed of their choice.
 
     Returns:
-        The statistics, in float64. Words that are zero (padding) have no cosine and are left out
-        of it. Time of order vocabulary x hidden^2.
+        The statistics, in float64. Words that are zero (padding) have no cosine and are not
+        included in it. Time of order vocabulary x hidden^2.
 
     Raises:
-        ValueError: for a dictionary that is no finite matrix or has fewer than two words that are
-            not zero, or fewer than one pair.
+        ValueError: for a dictionary that is not a finite matrix or has fewer than two words that
+            are not zero, or fewer than one pair.
 
     Reference:
         Wu, Lee and Ge (2023); thesis of Wu, section 3.4.3 and Appendix B.3.
@@ -91,5 +91,5 @@ def dictionary_statistics(
 
 
 def _units(rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Scale rows to length one; rows of zeros stay."""
+    """Scale rows to length one; rows of zeros are unchanged."""
     return rows / np.where(lengths > 0, lengths, 1.0)[:, None]

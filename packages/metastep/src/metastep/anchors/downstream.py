@@ -17,13 +17,13 @@ def word_logits(
     Args:
         model: the model.
         words: rows of its dictionary.
-        anchor: v0, shape (hidden,); none for raw logits.
+        anchor: v0, shape (hidden,); None for raw logits.
 
     Returns:
         <h, v_j - v0>, shape (states, words), float64.
 
     Raises:
-        ValueError: for words that there are not, or an anchor of another shape.
+        ValueError: for words outside the dictionary, or an anchor of another shape.
     """
     chosen = check_words(words, len(model.unembedding))
     hidden = model.states.shape[1]
@@ -65,25 +65,25 @@ class DownstreamHead:
 
         Args:
             model: the teacher, or the student with its own anchor.
-            anchor: v0, shape (hidden,); none for raw logits (Eq. 3.5).
+            anchor: v0, shape (hidden,); None for raw logits (Eq. 3.5).
 
         Returns:
             Shape (states,).
 
         Raises:
-            ValueError: for words that there are not, or an anchor of another shape.
+            ValueError: for words outside the dictionary, or an anchor of another shape.
         """
         active = np.maximum(word_logits(model, self.words, anchor) - self.thresholds, 0.0)
         return active @ self.coefficients
 
     def normalized_margin(self, margin: float) -> float:
-        """Return Gamma = margin / (k max |a_j|), which no scaling or duplicated word changes.
+        """Return Gamma = margin / (k max |a_j|), invariant to scaling and duplicated words.
 
         Args:
             margin: gamma, the least score times its class.
 
         Returns:
-            Gamma in nats; 0 where every coefficient is zero.
+            Gamma in nats; 0 if every coefficient is zero.
 
         Reference:
             Definition 3.5.6.
@@ -103,9 +103,9 @@ def downstream_head(
 ) -> DownstreamHead:
     """Fit a head to labeled states of a model.
 
-    The threshold of a word is a quantile of its logits over the states, so that the head ignores
-    how improbable an improbable word is; the coefficients are those of a logistic regression on
-    what exceeds it, without an intercept, as the theory has none.
+    The threshold of a word is a quantile of its logits over the states, so the head ignores how
+    improbable an improbable word is. The coefficients are those of a logistic regression on the
+    excess over the threshold, without an intercept, as in the theory.
 
     Example:
         >>> states, words = np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([[1.0], [-1.0]])
@@ -119,15 +119,15 @@ def downstream_head(
         model: the teacher.
         labels: the class of every state, 1 or -1, shape (states,).
         words: the words of interest, rows of the dictionary.
-        anchor: v0, shape (hidden,); none for raw logits.
-        quantile: of each word's logits that becomes its threshold, in [0, 1).
-        penalty: on half the sum of squared coefficients, beside the sum of losses; above 0.
+        anchor: v0, shape (hidden,); None for raw logits.
+        quantile: the quantile of each word's logits that becomes its threshold, in [0, 1).
+        penalty: factor of half the sum of squared coefficients, beside the sum of losses; above 0.
 
     Returns:
         The head. Its coefficients are exact up to the tolerance of the solver (Newton, convex).
 
     Raises:
-        ValueError: for labels of another shape or other values, one class only, or an argument
+        ValueError: for labels of another shape or with other values, a single class, or an argument
             outside its range.
     """
     if labels.shape != (len(model.states),) or set(np.unique(labels)) != {-1, 1}:

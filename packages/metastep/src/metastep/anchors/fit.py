@@ -1,4 +1,4 @@
-"""Anchor vectors: log partition functions as inner products with the hidden state."""
+"""Anchor vectors: least-squares fits of log partition functions by the hidden states."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ from metastep.anchors.streaming import Triangle, even_blocks
 
 @dataclass(frozen=True)
 class AnchorFit:
-    """Anchor vectors of one model, one for each bulk size k, and how well they fit.
+    """Anchor vectors of one model, one for each bulk size k, and the quality of their fit.
 
-    Every array's first axis is that of `top`, but that of `log_partitions` is the tokens.
+    The first axis of every array is that of `top`; for `log_partitions` it is the tokens.
 
     Attributes:
-        top: the numbers k of most probable words that the bulk leaves out; 0 stands for log Z.
+        top: the numbers k of most probable words that the bulk excludes; 0 stands for log Z.
         anchors: shape (bulk sizes, hidden), float64.
-        intercepts: zero where none was fitted.
+        intercepts: zero if none was fitted.
         mse: mean over tokens of (<h, anchor> + intercept - log Z_bulk)^2, in nats squared.
         variance: of log Z_bulk over the tokens, in nats squared.
-        r2: 1 - mse / variance. Without an intercept it may be negative: a constant is not linear.
-        held_out_mse: of anchors fitted on one half of the tokens, over the other half; NaN where a
-            half has no more tokens than unknowns.
-        rank: the numerical rank of the hidden states (with the constant where there is an
-            intercept).
+        r2: 1 - mse / variance. It may be negative without an intercept, since a constant is then
+            not in the model.
+        held_out_mse: mean squared error, on one half of the tokens, of anchors fitted on the other
+            half; NaN if a half has no more tokens than unknowns.
+        rank: the numerical rank of the hidden states (and the constant, with an intercept).
         unknowns: the coordinates of an anchor and its intercept, if any.
         log_partitions: log Z_bulk of every token, shape (tokens, bulk sizes), float64.
     """
@@ -44,7 +44,7 @@ class AnchorFit:
 
     @property
     def rank_deficient(self) -> bool:
-        """Whether the hidden states leave directions open; the anchors are the shortest then."""
+        """Whether the hidden states do not determine the anchors, which are then the shortest."""
         return self.rank < self.unknowns
 
 
@@ -57,8 +57,8 @@ def fit_anchor(
 ) -> AnchorFit:
     """Fit v0 = argmin sum_i (<h_i, v0> - log Z_bulk,i)^2 for several bulk sizes in one pass.
 
-    The logits are <h_i, v_j>, and Z_bulk,i is the sum of exp over all words j but those with the k
-    largest logits of token i.
+    The logits are <h_i, v_j>, and Z_bulk,i is the sum of exp over all words j except those with the
+    k largest logits of token i.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -71,20 +71,20 @@ def fit_anchor(
         True
 
     Args:
-        batches: hidden states exactly as the unembedding multiplies them, arrays of shape (any
-            number of tokens, hidden); read once. Half precision is computed in float32.
+        batches: hidden states as the unembedding multiplies them, arrays of shape (any number of
+            tokens, hidden); read once. Half precision is computed in float32.
         unembedding: the dictionary, one row for each word, shape (vocabulary, hidden).
         top: the bulk sizes k, each below the vocabulary.
-        intercept: fit a constant, too. The thesis does not; with one, a model whose partition
-            function is constant would count as perfectly anchored.
-        block: tokens whose logits exist at the same time.
+        intercept: whether to fit a constant, too. The thesis does not, since a model with a
+            constant partition function would then count as perfectly anchored.
+        block: the number of tokens whose logits exist at the same time.
 
     Returns:
-        The anchors and what they are worth. Exact least squares (QR in float64, no normal
-        equations); the shortest solution where the hidden states are rank-deficient, as they are
-        after a normalization without a learned shift. The result is the same to the bit for every
-        way to cut the tokens into batches, and the same up to rounding for every `block`, which
-        also says what is held out: the second half of every block.
+        The anchors and the quality of the fit. Exact least squares (QR in float64, no normal
+        equations). For rank-deficient hidden states, as after a normalization without a learned
+        shift, it is the shortest solution. The result is identical to the bit for every division
+        of the tokens into batches, and the same up to rounding for every `block`. `block` also
+        determines the held-out tokens: the second half of every block.
 
         Memory: block x vocabulary logits, a few (hidden + bulk sizes)^2 float64, and 8 bytes for
         each token and bulk size. Time: the product of the states with the dictionary dominates.
@@ -113,7 +113,7 @@ def fit_anchor(
 
 
 class AnchorRegression:
-    """The least-squares problem of all bulk sizes, taken in batch by batch.
+    """The least-squares problem of all bulk sizes, accumulated batch by batch.
 
     Attributes:
         hidden: the size of a hidden state.
@@ -129,7 +129,7 @@ class AnchorRegression:
         self._rounding = 0.0
 
     def add(self, states: np.ndarray, values: np.ndarray) -> None:
-        """Take in hidden states and their log bulk partition functions; hold out the second half.
+        """Add hidden states and their log bulk partition functions; hold out the second half.
 
         Args:
             states: shape (tokens, hidden).
@@ -139,14 +139,14 @@ class AnchorRegression:
         rounding = np.finfo(np.result_type(states, np.float32)).eps
         self._rounding = max(self._rounding, float(rounding))
         # The constant stands between states and values, so that the first rows of the triangle
-        # solve either problem, with or without an intercept.
+        # solve the problem both with and without an intercept.
         rows = np.concatenate([states, np.ones((len(states), 1)), values], axis=1, dtype=np.float64)
         first = (len(rows) + 1) // 2
         self._halves[0].add(rows[:first])
         self._halves[1].add(rows[first:])
 
     def solve(self) -> AnchorFit:
-        """Return the anchors of everything taken in so far.
+        """Return the anchors of all data added so far.
 
         Raises:
             ValueError: for fewer tokens than unknowns.
@@ -189,7 +189,7 @@ class AnchorRegression:
 
     def _least_squares(self, factor: np.ndarray) -> tuple[np.ndarray, int]:
         unknowns = self.hidden + self.intercept
-        # Columns that are dependent are so up to the rounding of the hidden states, not of float64.
+        # Columns are dependent up to the rounding of the hidden states, not of float64.
         tolerance = max(self._rounding * unknowns**0.5, np.finfo(np.float64).eps * unknowns)
         design, values = factor[:unknowns, :unknowns], factor[:unknowns, self.hidden + 1 :]
         solution, _, rank, _ = np.linalg.lstsq(design, values, rcond=tolerance)

@@ -1,6 +1,6 @@
 """Causal language models of the Hugging Face library as a source of hidden states.
 
-Nothing is ever downloaded: a model is a local directory, or one that is in the library's cache.
+Nothing is downloaded: a model is a local directory, or is in the library's cache.
 Needs the extra `metastep[language]`.
 """
 
@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 
 LONGEST_CONTEXT = 1024
-CAUSAL = 1e-5  # relative change of a state by what follows it; rounding only in a causal model
-LINEAR = 1e-3  # relative difference of logits and inner products; rounding only where they are
+CAUSAL = 1e-5  # relative change of a state by later tokens; only rounding in a causal model
+LINEAR = 1e-3  # relative difference of logits and inner products; only rounding if they are equal
 
 
 @dataclass(frozen=True)
 class CausalModel:
-    """A causal language model, opened at its last layer.
+    """A causal language model with access to the input of its last layer.
 
     Attributes:
-        source: where it was read from.
+        source: the directory or name of the model.
         unembedding: the dictionary, one row for each word, shape (vocabulary, hidden), float32.
-        context: the most tokens it reads at once.
-        parameters: their number, tied ones counted once.
+        context: the largest number of tokens of an input.
+        parameters: the number of parameters, tied ones counted once.
         network: the torch module.
     """
 
@@ -47,7 +47,7 @@ class CausalModel:
             Positions in the vocabulary, shape (tokens,).
 
         Raises:
-            ValueError: if there is no tokenizer beside the model.
+            ValueError: if the model has no tokenizer.
         """
         _, transformers = _libraries()
         with _quiet(transformers):
@@ -57,7 +57,7 @@ class CausalModel:
                 )
             except Exception as error:
                 raise ValueError(f"{self.source} holds no tokenizer: {_reason(error)}") from error
-        if len(tokenizer) < 2:  # the library invents an empty one where there is none
+        if len(tokenizer) < 2:  # without a tokenizer the library creates an empty one
             raise ValueError(f"{self.source} holds no tokenizer")
         encoded = tokenizer(text, add_special_tokens=False, verbose=False)
         return np.array(encoded["input_ids"], np.int64)
@@ -65,22 +65,21 @@ class CausalModel:
     def hidden_states(
         self, tokens: Sequence[int] | np.ndarray, context: int | None = None
     ) -> Iterator[np.ndarray]:
-        """Read a text in windows and yield the states exactly as the unembedding sees them.
+        """Read a text in windows and yield the states that the unembedding multiplies.
 
-        The states times the unembedding are the model's logits; `load_causal_model` has checked it.
+        The states times the unembedding are the model's logits, as `load_causal_model` has checked.
         The state of a token predicts the token after it.
 
         Args:
             tokens: positions in the vocabulary, shape (tokens,).
-            context: tokens in a window; the model's own, where not given. Each window is read from
-                its beginning, the last one may be shorter.
+            context: tokens in a window; None for the model's own. Each window is read without the
+                preceding ones; the last one may be shorter.
 
         Yields:
             For each window float32 of shape (tokens in it, hidden).
 
         Raises:
-            ValueError: for tokens that are not in the vocabulary, or a longer context than the
-                model's.
+            ValueError: for tokens outside the vocabulary, or a longer context than the model's.
         """
         torch, _ = _libraries()
         ids = np.asarray(tokens)
@@ -94,12 +93,12 @@ class CausalModel:
             raise ValueError(f"context is {width}; allowed are integers from 1 to {self.context}")
         for start in range(0, len(ids), width):
             window = torch.from_numpy(ids[start : start + width].astype(np.int64))
-            # The last layer needs to see one position only: its product would be thrown away.
+            # The logits are not used, so the last layer gets a single position.
             yield _forward(torch, self.network, window[None], positions=1)[0][0]
 
 
 def load_causal_model(source: str | PathLike[str]) -> CausalModel:
-    """Open a causal language model, such as GPT-2 or OPT.
+    """Load a causal language model, such as GPT-2 or OPT.
 
     Args:
         source: a local directory, or the name of a model that is in the cache.
@@ -109,8 +108,8 @@ def load_causal_model(source: str | PathLike[str]) -> CausalModel:
 
     Raises:
         ImportError: without the extra `language`.
-        ValueError: if there is no causal language model there: no model at all, weights that are
-            missing, an encoder (its states know what follows), or a last layer whose logits are not
+        ValueError: if it is not a causal language model: no model at all, missing weights, an
+            encoder (whose states depend on later tokens), or a last layer whose logits are not
             inner products with a dictionary (a bias, a cap).
     """
     torch, transformers = _libraries()
@@ -151,7 +150,7 @@ def load_causal_model(source: str | PathLike[str]) -> CausalModel:
 def _forward(
     torch: ModuleType, network: Any, windows: Any, positions: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return what reaches the last layer, and the logits of the last `positions` or all of them."""
+    """Return the input of the last layer, and the logits of the last `positions` or of all."""
     seen = []
 
     def shorten(layer: Any, inputs: tuple[Any, ...]) -> Any:
@@ -172,7 +171,7 @@ def _close(left: np.ndarray, right: np.ndarray, tolerance: float) -> bool:
 
 
 def _libraries() -> tuple[ModuleType, ModuleType]:
-    """Import what only this file needs."""
+    """Import the optional libraries."""
     try:
         import torch
         import transformers
@@ -185,7 +184,7 @@ def _libraries() -> tuple[ModuleType, ModuleType]:
 
 @contextmanager
 def _quiet(transformers: ModuleType) -> Iterator[None]:
-    """Keep the library's bars and warnings off the terminal while it loads."""
+    """Suppress the library's progress bars and warnings while it loads."""
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -199,6 +198,6 @@ def _quiet(transformers: ModuleType) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the first sentence of what the library said."""
+    """Return the first sentence of the library's error."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Log-linear models of the next word, as arrays, and the exact divergence between two of them."""
+"""Log-linear models of the next word as arrays, and the exact divergence of two of them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ ROWS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class LogLinearModel:
-    """Word j follows state h with probability exp(<h, v_j>) / Z; kept and computed in float64.
+    """Word j follows state h with probability exp(<h, v_j>) / Z; computed in float64.
 
     Attributes:
         states: hidden states, shape (states, hidden).
@@ -30,7 +30,6 @@ class LogLinearModel:
     unembedding: np.ndarray
 
     def __post_init__(self):
-        """Check and convert the arrays."""
         states = checked_matrix("states", self.states, "states, hidden")
         words = checked_matrix("unembedding", self.unembedding, "vocabulary, hidden")
         if states.shape[1] != words.shape[1]:
@@ -61,15 +60,7 @@ def blocks(count: int) -> Iterator[slice]:
 
 
 def check_same_inputs(teacher: LogLinearModel, student: LogLinearModel) -> None:
-    """Refuse two models that were not given the same inputs and words.
-
-    Args:
-        teacher: one model.
-        student: the other; its hidden size may differ.
-
-    Raises:
-        ValueError: for another number of states or words.
-    """
+    """Refuse two models with different numbers of states or words."""
     for name, axis in (("states", 0), ("unembedding", 0)):
         expected, found = (getattr(model, name).shape[axis] for model in (teacher, student))
         if expected != found:
@@ -80,18 +71,7 @@ def check_same_inputs(teacher: LogLinearModel, student: LogLinearModel) -> None:
 
 
 def check_words(words: Sequence[int] | np.ndarray, vocabulary: int) -> np.ndarray:
-    """Return the words as an array after checking them.
-
-    Args:
-        words: rows of a dictionary.
-        vocabulary: its rows.
-
-    Returns:
-        Shape (words,).
-
-    Raises:
-        ValueError: for none, one twice, or one outside the dictionary.
-    """
+    """Return rows of a dictionary as an array; refuse none, repeated ones and ones outside it."""
     chosen = np.asarray(words)
     whole = chosen.ndim == 1 and chosen.size and np.issubdtype(chosen.dtype, np.integer)
     different = np.unique(chosen).size == chosen.size
@@ -106,9 +86,9 @@ def check_words(words: Sequence[int] | np.ndarray, vocabulary: int) -> np.ndarra
 def divergences(teacher: LogLinearModel, student: LogLinearModel) -> np.ndarray:
     """Compute KL(teacher || student) of the next word at every state.
 
-    Where logits differ by delta with mean 0 under the teacher, it is
-    log(1 + E[e^delta - 1 - delta]): a sum of nothing but positive terms. So a shift of all logits,
-    which the softmax ignores, costs nothing, and tiny divergences keep their digits.
+    If logits differ by delta with mean 0 under the teacher, the divergence is
+    log(1 + E[e^delta - 1 - delta]), a sum of positive terms only. A shift of all logits, which the
+    softmax ignores, therefore gives exactly 0, and small divergences keep their digits.
 
     Example:
         >>> teacher = LogLinearModel(np.eye(2), np.log([[1.0, 2.0], [3.0, 2.0]]))
@@ -117,8 +97,8 @@ def divergences(teacher: LogLinearModel, student: LogLinearModel) -> np.ndarray:
         array([0.130812, 0.      ])
 
     Args:
-        teacher: whose probabilities weigh.
-        student: of the same states and words; its hidden size may differ.
+        teacher: the model that weights the words.
+        student: a model of the same states and words; its hidden size may differ.
 
     Returns:
         Shape (states,), in nats, never negative. Exact up to the rounding of the logits.

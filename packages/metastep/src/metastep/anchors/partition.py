@@ -5,22 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ROWS_AT_ONCE = 64  # rows whose largest logits are sorted together: bounds the memory for large k
+ROWS_AT_ONCE = 64  # rows whose largest logits are sorted together, which bounds the memory
 
 
 def check_top(top: Sequence[int], vocabulary: int) -> tuple[int, ...]:
-    """Check the numbers of words that are left out.
-
-    Args:
-        top: integers from 0, different ones.
-        vocabulary: the number of words, more than each of them.
-
-    Returns:
-        A tuple of them.
-
-    Raises:
-        ValueError: if they are not as described.
-    """
+    """Return the numbers of excluded words as a tuple: distinct, from 0, below the vocabulary."""
     checked = tuple(top)
     whole = all(isinstance(k, int | np.integer) and k >= 0 for k in checked)
     if not checked or not whole or len(set(checked)) != len(checked):
@@ -36,10 +25,9 @@ def check_top(top: Sequence[int], vocabulary: int) -> tuple[int, ...]:
 def log_bulk_partitions(logits: np.ndarray, top: Sequence[int]) -> np.ndarray:
     """Compute log sum exp of each row of logits without its k largest, for several k at once.
 
-    The sum starts from the bulk without the largest `max(top)` logits, and the parts between one
-    bulk size and the next are added from the smallest up, each scaled by its own maximum. It is
-    never the difference of two sums, which loses every digit where a few words have all the
-    probability.
+    The sum starts from the bulk without the largest `max(top)` logits. The parts between one bulk
+    size and the next are added in ascending order, each scaled by its own maximum. A difference of
+    two sums is never formed: it would lose every digit if a few words have all the probability.
 
     Exact up to rounding: each exponential in the dtype of the logits, every sum in float64. Time
     linear in the vocabulary.
@@ -51,23 +39,23 @@ def log_bulk_partitions(logits: np.ndarray, top: Sequence[int]) -> np.ndarray:
 
     Args:
         logits: shape (tokens, vocabulary), float32 or float64. Overwritten: pass a copy to keep it.
-        top: the numbers k of largest logits left out, each below the vocabulary; 0 gives log Z.
+        top: the numbers k of largest logits to exclude, each below the vocabulary; 0 gives log Z.
 
     Returns:
         Shape (tokens, len(top)), float64, the columns in the order of `top`.
 
     Raises:
-        ValueError: for logits that are no matrix, or a `top` that does not fit.
+        ValueError: for logits that are not a matrix, or a `top` that does not fit.
 
     Reference:
-        Wu, Lee and Ge (2023); thesis of Wu, Definition 3.4.1, with the bulk of all words but those
-        with the k largest probabilities.
+        Wu, Lee and Ge (2023); thesis of Wu, Definition 3.4.1, with the bulk of all words except
+        the k most probable ones.
     """
     if logits.ndim != 2:
         raise ValueError(f"logits has shape {logits.shape}; allowed: (tokens, vocabulary)")
     top = check_top(top, logits.shape[1])
     descending = np.argsort(top)[::-1]
-    starts = logits.shape[1] - np.array(top)[descending]  # where each next part of the sum begins
+    starts = logits.shape[1] - np.array(top)[descending]  # the first index of each next part
     found = np.empty((len(logits), len(top)))
     for start in range(0, len(logits), ROWS_AT_ONCE):
         rows = logits[start : start + ROWS_AT_ONCE]
@@ -104,17 +92,17 @@ class Histograms:
 
 
 def partition_histograms(log_partitions: np.ndarray, bins: int = 60) -> Histograms:
-    """Count how often each bulk size has which log partition function (Figure 3.3).
+    """Return histograms of the log partition function for each bulk size (Figure 3.3).
 
     Args:
         log_partitions: shape (tokens, bulk sizes), such as `AnchorFit.log_partitions`.
-        bins: the number of bins of equal width, from the least to the greatest of all values.
+        bins: the number of bins of equal width, from the smallest to the largest of all values.
 
     Returns:
         One histogram for each bulk size, over the same edges.
 
     Raises:
-        ValueError: for values that are no finite matrix with a row, or fewer than one bin.
+        ValueError: for values that are not a finite, non-empty matrix, or fewer than one bin.
     """
     if log_partitions.ndim != 2 or log_partitions.size == 0:
         shape = log_partitions.shape

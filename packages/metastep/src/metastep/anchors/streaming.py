@@ -1,4 +1,4 @@
-"""Rows of a long matrix that come in batches: cut them evenly, and keep only a triangle of them."""
+"""Streams of matrix rows: division into equal blocks, and accumulation of a triangular factor."""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,15 +6,15 @@ import numpy as np
 import scipy.linalg
 from threadpoolctl import threadpool_limits
 
-FEWEST_ROWS = 2048  # that are reduced together: many small factorizations cost more than one
+FEWEST_ROWS = 2048  # reduced together, since many small factorizations cost more than one
 
 
 def even_blocks(batches: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
-    """Cut a stream of rows into blocks of one size, however it was cut before.
+    """Divide a stream of rows into blocks of one size, whatever its own division.
 
     Args:
         batches: arrays of shape (any number of rows, columns).
-        rows: rows of every block but the last one, which may have fewer.
+        rows: rows of every block except the last, which may have fewer.
 
     Yields:
         The same rows in the same order.
@@ -34,13 +34,13 @@ def even_blocks(batches: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray
 
 
 class Triangle:
-    """The triangular factor R of a matrix A = Q R whose rows come one batch after another.
+    """The triangular factor R of a matrix A = Q R whose rows arrive in batches.
 
-    R has the same inner products of columns as A, R^T R = A^T A, so that every least-squares
-    problem among the columns of A can be solved on R: without the squared condition number of the
-    normal equations, and with the residuals as vectors, not as differences of large numbers.
+    R has the same inner products of columns as A, R^T R = A^T A, so every least-squares problem
+    among the columns of A can be solved with R. This avoids the squared condition number of the
+    normal equations, and gives the residuals as vectors instead of differences of large numbers.
 
-    The bits of R depend on the rows and their order, not on how they were cut into batches. Float64
+    The bits of R depend on the rows and their order, not on the division into batches. Float64
     throughout; memory 3 columns^2 (at least 2048 columns), time about 2.7 columns^2 for each row.
 
     Attributes:
@@ -55,7 +55,7 @@ class Triangle:
         self._buffer = np.zeros((rows, columns), order="F")
 
     def add(self, rows: np.ndarray) -> None:
-        """Take in rows of shape (any number, columns)."""
+        """Add rows of shape (any number, columns)."""
         self.count += len(rows)
         while len(rows):
             taken = rows[: len(self._buffer) - self._filled]
@@ -74,8 +74,8 @@ class Triangle:
         if self._filled == self._columns:
             return
         rows = self._buffer[: self._filled]
-        # Threads wait for each other in the many small steps of a tall factorization: with them it
-        # takes longer, many times so on a busy machine, and its bits depend on their number.
+        # One thread: in the many small steps of a tall factorization threads wait for each other.
+        # More take longer, much longer on a busy machine, and change the bits of the result.
         with threadpool_limits(1, user_api="blas"):
             factor = scipy.linalg.qr(rows, mode="r", overwrite_a=True, check_finite=False)[0]
         self._buffer[: self._columns] = np.asarray(factor)[: self._columns]

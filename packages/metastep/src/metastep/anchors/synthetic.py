@@ -1,4 +1,4 @@
-"""Log-linear teachers that have an anchor and a downstream task, drawn at random."""
+"""Random log-linear teachers with an anchor and a downstream task."""
 
 from dataclasses import dataclass
 
@@ -9,17 +9,17 @@ from metastep.anchors.log_linear import LogLinearModel
 from metastep.anchors.transfer import Population
 
 STRENGTH = 1.0  # standard deviation of an anchored logit of interest, in nats
-ABOVE_LEAST = 0.1  # nats between the thresholds and the least that the theorem allows
+ABOVE_LEAST = 0.1  # nats between the thresholds and the least value that the theorem allows
 
 
 @dataclass(frozen=True)
 class SyntheticTask:
-    """A teacher with words of interest 0 to k - 1, its head, and what the task is.
+    """A teacher with words of interest 0 to k - 1, its head and its anchor.
 
     Attributes:
-        teacher: its states begin with a constant coordinate.
-        head: coefficients 1 and -1 in turn, one threshold for all words.
-        anchor: v0, close to the best one.
+        teacher: a model whose states begin with a constant coordinate.
+        head: alternating coefficients 1 and -1, one threshold for all words.
+        anchor: v0, close to the optimal one.
     """
 
     teacher: LogLinearModel
@@ -27,10 +27,10 @@ class SyntheticTask:
     anchor: np.ndarray
 
     def population(self, margin_quantile: float) -> Population:
-        """Make the states of largest margin the task, all of them equally likely.
+        """Return the population whose task is the states of largest margin, with equal weights.
 
         Args:
-            margin_quantile: the part of the states that is left out, in [0, 1).
+            margin_quantile: the fraction of the states that is excluded, in [0, 1).
 
         Returns:
             Pre-training is uniform over all states; the classes are those of the teacher's head.
@@ -45,12 +45,12 @@ class SyntheticTask:
 def confident_population(
     scores: np.ndarray, pretraining: np.ndarray, margin_quantile: float
 ) -> Population:
-    """Make the task of the states that a teacher is most sure about.
+    """Return the population whose task is the states of which a teacher is most certain.
 
     Args:
         scores: of the teacher's head, shape (states,); NaN for states that cannot be in the task.
         pretraining: probability of each state in pre-training.
-        margin_quantile: the part of the other states that is left out, in [0, 1).
+        margin_quantile: the fraction of the other states that is excluded, in [0, 1).
 
     Returns:
         The task is uniform over the states; the classes are the signs of the scores.
@@ -74,11 +74,11 @@ def synthetic_task(
     words: int = 2,
     spread: float = 0.05,
 ) -> SyntheticTask:
-    """Draw a teacher that fulfills the assumptions of Theorem 3.5.7 for a small spread.
+    """Draw a teacher that satisfies the assumptions of Theorem 3.5.7 for a small spread.
 
-    All words share a direction u of norm 1, so that log Z moves with the state; the words of the
-    bulk differ from it by `spread`, so that <x, u> is their log partition function up to the
-    square of it; the words of interest by a standard normal logit.
+    All words share a direction u of norm 1, so log Z varies with the state. The words of the bulk
+    differ from u by `spread`, so <x, u> is their log partition function up to spread^2. The words
+    of interest differ from it by a standard normal logit.
 
     Example:
         >>> task = synthetic_task(np.random.default_rng(0), states=50)
@@ -87,14 +87,11 @@ def synthetic_task(
 
     Args:
         rng: random numbers.
-        states: hidden states (1, x) with x standard normal.
+        states: the number of hidden states (1, x) with x standard normal.
         hidden: their size, from 2.
-        bulk_words: words of the bulk.
-        words: words of interest k.
+        bulk_words: the number of words of the bulk.
+        words: the number k of words of interest.
         spread: standard deviation in nats of the logits within the bulk at a typical state.
-
-    Returns:
-        The task.
 
     Raises:
         ValueError: for an argument outside its range.
@@ -115,7 +112,7 @@ def synthetic_task(
     common /= np.linalg.norm(common)
     interest = common + STRENGTH * rng.normal(size=(words, dim)) / dim**0.5
     bulk = common + spread * rng.normal(size=(bulk_words, dim)) / dim**0.5
-    # The bulk has total weight 1 against 1 / k for each word of interest, at x = 0.
+    # At x = 0 the bulk has total weight 1, and each word of interest 1 / k.
     offsets = np.append(np.full(words, -np.log(words)), np.full(bulk_words, -np.log(bulk_words)))
     unembedding = np.column_stack([offsets, np.concatenate([interest, bulk])])
     coefficients = np.where(np.arange(words) % 2 == 0, 1.0, -1.0)
@@ -134,12 +131,9 @@ def perturbed(
 
     Args:
         model: the teacher.
-        strength: standard deviation of the noise over the root mean square of the entries.
+        strength: standard deviation of the noise, relative to the root mean square of the entries.
         rng: random numbers.
-        words: rows of the dictionary that get the noise; all of them where not given.
-
-    Returns:
-        The student.
+        words: the rows of the dictionary to perturb; None for all.
     """
     noise = rng.normal(size=model.unembedding.shape)
     if words is not None:

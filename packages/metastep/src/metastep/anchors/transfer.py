@@ -1,8 +1,8 @@
-"""Does Theorem 3.5.7 apply to a teacher and its student? Measure every assumption.
+"""Measurement of every assumption of Theorem 3.5.7 for a teacher and its student.
 
-The theorem bounds how often a head disagrees between the two. What it asks for can be measured on
-given models, and usually something fails; `measure_transfer` says what, with the numbers. The bound
-itself is `metastep_lab.theory.transfer.transfer_bound`.
+The theorem bounds how often a head disagrees between the two models. Its assumptions can be
+measured for given models, and usually some fail: `measure_transfer` names them, with the numbers.
+The bound itself is `metastep_lab.theory.transfer.transfer_bound`.
 """
 
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ LARGEST_MARGIN = 6.0
 
 @dataclass(frozen=True)
 class Population:
-    """The inputs of pre-training and of the downstream task: one list of states, two weights.
+    """The distributions of pre-training and of the downstream task over one list of states.
 
     Attributes:
         pretraining: probability of each state in pre-training, shape (states,).
         downstream: probability of each state in the downstream task, shape (states,).
-        labels: the class of each state, 1 or -1; anything where `downstream` is 0.
+        labels: the class of each state, 1 or -1; ignored where `downstream` is 0.
     """
 
     pretraining: np.ndarray
@@ -31,7 +31,7 @@ class Population:
     labels: np.ndarray
 
     def __post_init__(self):
-        """Check that these are two distributions, and classes where there is a task."""
+        """Check that both are distributions, and that the states of the task have classes."""
         for name in ("pretraining", "downstream"):
             values = getattr(self, name)
             if not (values.min() >= 0 and abs(values.sum() - 1) < 1e-9):
@@ -49,7 +49,7 @@ class Population:
 
     @property
     def task(self) -> np.ndarray:
-        """The mask of the states that the downstream task can meet."""
+        """The mask of the states with positive probability in the downstream task."""
         return self.downstream > 0
 
     @property
@@ -60,14 +60,14 @@ class Population:
 
 @dataclass(frozen=True)
 class Assumption:
-    """One assumption of the theorem held against two models.
+    """One assumption of the theorem, checked for two models.
 
     Attributes:
         name: short and stable.
-        holds: whether it does.
-        value: what was measured.
-        limit: what it is compared with.
-        sentence: what that means, with the numbers.
+        holds: whether it holds.
+        value: the measured value.
+        limit: the value it is compared with.
+        sentence: the meaning of the result, with the numbers.
     """
 
     name: str
@@ -79,12 +79,12 @@ class Assumption:
 
 @dataclass(frozen=True)
 class TransferReport:
-    """What Theorem 3.5.7 speaks about, measured.
+    """The measured quantities of Theorem 3.5.7.
 
     Attributes:
         divergence: epsilon_KL, the mean KL(teacher || student) in pre-training, in nats.
-        error: epsilon_CLS, the share of the downstream task where the student's score has not the
-            sign of the teacher's. A score of exactly 0 counts as wrong, as the proof allows.
+        error: epsilon_CLS, the share of the downstream task in which the signs of the student's and
+            the teacher's scores differ. A score of exactly 0 counts as wrong, as the proof allows.
         overlap: mu.
         bulk_probability: p_b, the teacher's least bulk probability in the downstream task.
         margin: gamma, the teacher's least score times the class.
@@ -108,7 +108,7 @@ class TransferReport:
 
     @property
     def failing(self) -> tuple[Assumption, ...]:
-        """The assumptions that do not hold; none where the theorem applies."""
+        """The assumptions that do not hold; empty if the theorem applies."""
         return tuple(assumption for assumption in self.assumptions if not assumption.holds)
 
 
@@ -121,25 +121,26 @@ def measure_transfer(
     top: int = 0,
     divergence: float | None = None,
 ) -> TransferReport:
-    """Measure every assumption of Theorem 3.5.7, and what it bounds.
+    """Measure every assumption of Theorem 3.5.7, and the quantities that it bounds.
 
     The head has the same coefficients and thresholds for both models, each with its own anchor, as
-    in the proof. The bulk at a state is all words but the words of interest and the teacher's `top`
-    most probable ones, so that Assumption 3.5.3 holds by construction. The assumptions about single
-    inputs are measured on the inputs of the task, where the proof uses them.
+    in the proof. The bulk at a state is all words except the words of interest and the teacher's
+    `top` most probable ones, so Assumption 3.5.3 holds by construction. The assumptions about
+    single inputs are measured on the inputs of the task, where the proof uses them.
 
     Args:
         teacher: p*.
         student: p, on the same inputs and words.
         head: the classifier f*.
-        population: how likely the inputs are in pre-training and in the task, and their classes.
+        population: the probabilities of the inputs in pre-training and in the task, and their
+            classes.
         anchors: v0 of the teacher and of the student; `minimax_anchor` gives the least error.
-        top: how many of the teacher's most probable words are not in the bulk.
-        divergence: epsilon_KL, where it is known already; most of the time goes into it.
+        top: the number of the teacher's most probable words that the bulk excludes.
+        divergence: epsilon_KL, if it is known already; most of the time is spent on it.
 
     Returns:
-        The numbers, and a sentence for each assumption. Exact for the given inputs; about the
-        distribution that they were drawn from, minima and maxima are too favorable.
+        The numbers, and a sentence for each assumption. Exact for the given inputs. As estimates
+        for the distribution of the inputs, minima and maxima are too favorable.
 
     Raises:
         ValueError: for models of other inputs, a population of another size, or anchors, words or

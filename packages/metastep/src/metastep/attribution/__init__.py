@@ -1,4 +1,4 @@
-"""Which training examples made a model do what it does, and whether to believe the answer."""
+"""Attribution: scores of training examples for a model's predictions, and their validation."""
 
 from metastep.attribution.attribute import Attribution as Attribution
 from metastep.attribution.attribute import attribute as attribute

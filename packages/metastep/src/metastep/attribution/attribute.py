@@ -1,9 +1,9 @@
-"""Scores of training examples by any estimator of the hypergradient, and whether to believe them.
+"""Scores of training examples by any estimator of the hypergradient, with a check of the scores.
 
-The weights of the examples are the hyperparameters. The derivative of a query by them says what a
-little more of each example would have done; a straight line through it says what training without
-the example does (Ilyas and Engstrom 2025). A straight line may be a bad guess, and an estimator may
-fail: both are measured.
+The weights of the examples are the hyperparameters. The derivative of a query with respect to them
+is its response to a small change of weight; linear extrapolation predicts training without the
+example (Ilyas and Engstrom 2025). The extrapolation may be poor, and an estimator may fail: both
+are measured.
 """
 
 from typing import Any
@@ -34,29 +34,29 @@ from metastep.trees import subtract
 from metastep.types import RandomKey, Scalar
 
 SMOOTH = 0.7
-"""Metasmoothness below which the scores are not to be believed."""
+"""Metasmoothness below which the scores are not trusted."""
 
 CLOSE = 0.5
-"""Relative error of the predicted effect of a removal above which they are not."""
+"""Relative error of the predicted effect of a removal above which the scores are not trusted."""
 
 REMOVAL = 10
 
 
 class Attribution(eqx.Module):
-    """How much every training example did for every query, and what speaks against it.
+    """The effect of every training example on every query, and the checks of it.
 
     Attributes:
         scores: the derivative of each query by each weight: an array of shape (queries, examples),
             a tree like the weights whose leaves have a first axis for the queries, or an array of
-            shape (queries, groups). For a query that is a loss, a negative score is that of an
-            example that helps. Minus the score predicts the change when the example is left out.
+            shape (queries, groups). If the query is a loss, helpful examples have negative scores.
+            Minus the score predicts the change when the example is left out.
         standard_errors: of the mean over keys, like `scores`; None for one key.
         values: each query after training with all examples, shape (queries,); means over keys.
-        result: of the first estimate that failed; `successful` if none did.
-        metasmoothness: between -1 and 1: whether the trained state moves along a straight line
+        result: that of the first failed estimate; `successful` if none failed.
+        metasmoothness: between -1 and 1; near 1 if the trained state moves along a straight line
             while a random share of the examples loses its weight. NaN if not checked.
-        removal_error: how far the scores are off when that share is left out and the model trained
-            again: |predicted - true| / |true| over the queries. NaN if not checked.
+        removal_error: error of the scores' prediction for training without that share:
+            |predicted - true| / |true| over the queries. NaN if not checked.
     """
 
     scores: PyTree[Array]
@@ -68,12 +68,12 @@ class Attribution(eqx.Module):
 
     @property
     def trustworthy(self) -> bool:
-        """Whether nothing speaks against the scores; see `message`."""
+        """Whether all checks passed; see `message`."""
         return not self.message
 
     @property
     def message(self) -> str:
-        """What speaks against the scores and what to do, or nothing."""
+        """The failed checks and what to do; empty if there are none."""
         if self.result != RESULTS.successful:
             return f"The estimator failed: {RESULTS[self.result]}"
         if self.metasmoothness < SMOOTH:
@@ -115,11 +115,11 @@ def attribute(
     batch_size: int = 16,
     share: float | None = 0.05,
 ) -> Attribution:
-    """Compute how much each training example did for each query.
+    """Compute the effect of each training example on each query.
 
     Example:
-        A mean of three numbers, found by gradient descent. The query asks for its square; a number
-        below the mean lowers it.
+        A mean of three numbers, found by gradient descent. The query is the square of the mean;
+        a number below the mean lowers it.
 
         >>> import jax, jax.numpy as jnp, optax, metastep as ms
         >>> from metastep.attribution import attribute
@@ -137,28 +137,28 @@ def attribute(
         [[-4.0, -2.0, 6.0]]
 
     Args:
-        problem: a function from a query to a problem, all of them the same but for the objective;
-            or one problem, whose objective is the only query. The hyperparameters of the problem
-            are the weights: its loss multiplies the loss of each example by its weight, and divides
-            by the number of examples, not by the sum of weights.
-        examples: how many training examples there are, all with weight 1; or the weights, an array
-            of any shape (one for each token of each text, say) or a tree of such arrays.
+        problem: a function from a query to a problem, where the problems differ in their objective
+            only; or one problem, whose objective is the only query. The hyperparameters of the
+            problem are the weights: its loss multiplies the loss of each example by its weight,
+            and divides by the number of examples, not by the sum of weights.
+        examples: the number of training examples, all with weight 1; or the weights, an array of
+            any shape (for instance one for each token of each text) or a tree of such arrays.
         queries: arrays with one row for each query.
         estimator: how to differentiate; None is `Reverse()`, exact. `Implicit()` gives influence
             functions, for training that has converged.
         key: determines initialisation and batches.
-        groups: the number of the group of each weight, for scores of whole groups, from 0 without
-            a gap; an array that begins with the axes of the weights.
-        repeats: over how many keys to average; from 2 on there are standard errors. The first of
-            them is `key`.
+        groups: the group number of each weight, to score whole groups: integers from 0 without
+            gaps, in an array that begins with the axes of the weights.
+        repeats: the number of keys to average over, `key` first; from 2 on there are standard
+            errors.
         batch_size: how many queries are differentiated at the same time. Training runs forward once
-            for each batch; memory beside it grows with `batch_size`.
+            for each batch; the additional memory grows with `batch_size`.
         share: the share of the examples that is left out to check the scores, between 0 and 1;
-            None leaves the check out. It costs four trainings, without derivatives.
+            None omits the check. It costs four trainings, without derivatives.
 
     Returns:
-        Scores, values, and whether to believe them. Exact, biased or noisy as the estimator is.
-        Not for use inside `jit`.
+        Scores, values and checks. Exact, biased or noisy as the estimator is. Not for use inside
+        `jit`.
 
     Raises:
         ValueError: for weights that do not reach the loss, queries without a derivative, and

@@ -1,4 +1,4 @@
-"""The linear datamodelling score: do scores of examples predict what leaving them out does?"""
+"""The linear datamodelling score: rank correlation of predicted and true effects of removals."""
 
 from typing import Any
 
@@ -20,15 +20,15 @@ FEWEST = 3
 
 
 class DatamodelingScore(eqx.Module):
-    """How well predicted changes agree with true ones, in rank, over random removals.
+    """Rank correlation of predicted and true changes over random removals.
 
     Attributes:
         mean: over the queries; 1 is perfect, 0 is chance.
-        standard_error: of the mean, over queries; NaN for one query. The queries share their
-            removals, so that it is no error over new removals.
-        per_query: Spearman's correlation for each query, shape (queries,); NaN for a query that
-            no removal changed, or whose scores are constant, which is not in the mean.
-        removals: what happened, for other scores to be held against.
+        standard_error: of the mean, over queries; NaN for one query. All queries share the
+            removals, so this is not the error for new removals.
+        per_query: Spearman's correlation for each query, shape (queries,). NaN, and not in the
+            mean, for a query that no removal changed or whose scores are constant.
+        removals: the retrainings, for the comparison of other scores.
     """
 
     mean: float
@@ -38,11 +38,11 @@ class DatamodelingScore(eqx.Module):
 
 
 def datamodeling_score(scores: Attribution | PyTree, removals: Removals) -> DatamodelingScore:
-    """Hold scores of any method against retrainings that were made before.
+    """Compare the scores of any method with existing retrainings.
 
     Args:
-        scores: an `Attribution`, or its `scores`; negative where an example lowers the query.
-        removals: what `leave_out` returned for at least three random removals.
+        scores: an `Attribution`, or its `scores`; negative if an example lowers the query.
+        removals: the result of `leave_out` for at least three random removals.
 
     Returns:
         Spearman's correlation between the predicted and the true changes of each query.
@@ -87,11 +87,11 @@ def linear_datamodeling_score(
     batch_size: int = 8,
     checkpoint: Checkpoint | None = None,
 ) -> DatamodelingScore:
-    """Leave out random shares of the examples, train again, and compare with what scores predict.
+    """Train again without random shares of the examples, and compare with the scores' predictions.
 
     Example:
-        The sum of the scores of what is left out is exact where the outcome is linear in the
-        weights: one step of gradient descent on a quadratic.
+        The sum of the scores of the removed examples is exact if the outcome is linear in the
+        weights, as after one step of gradient descent on a quadratic.
 
         >>> import jax, jax.numpy as jnp, optax, metastep as ms
         >>> from metastep.attribution import attribute, linear_datamodeling_score
@@ -113,11 +113,11 @@ def linear_datamodeling_score(
         problem: as for `attribute`.
         examples: as for `attribute`.
         queries: as for `attribute`.
-        scores: what is judged: an `Attribution`, or scores of any other method.
-        key: the one that `attribute` was given; it also draws the subsets.
+        scores: an `Attribution`, or the scores of any other method.
+        key: the key that was given to `attribute`; it also draws the subsets.
         share: the share of the examples that is left out, between 0 and 1.
-        subsets: how many random removals, from 3.
-        groups: as for `attribute`; whole groups are left out then.
+        subsets: the number of random removals, from 3.
+        groups: as for `attribute`; whole groups are then left out.
         batch_size: as for `leave_out`.
         checkpoint: as for `leave_out`.
 

@@ -1,4 +1,4 @@
-"""Train again without some of the examples: what really happens, for as many removals as asked."""
+"""Training again without some of the examples: the true effect of removals."""
 
 import hashlib
 from typing import Any
@@ -19,13 +19,13 @@ from metastep.types import RandomKey
 
 
 class Removals(eqx.Module):
-    """What became of the queries when units were left out and the model was trained again.
+    """The queries after training again without some units.
 
     Attributes:
         left_out: booleans, shape (removals, units); a unit is an example, a weight or a group.
         values: every query after training without them, shape (removals, queries).
         baseline: every query after training with all, shape (queries,).
-        units: the weights, and their groups.
+        units: the weights and their groups.
     """
 
     left_out: Bool[np.ndarray, "removals units"]
@@ -35,17 +35,17 @@ class Removals(eqx.Module):
 
     @property
     def changes(self) -> Float[np.ndarray, "removals queries"]:
-        """By how much each query changed."""
+        """The change of each query."""
         return self.values - self.baseline
 
     def predicted(self, scores: PyTree) -> Float[np.ndarray, "removals queries"]:
-        """Return the change of each query that scores predict.
+        """Return the change of each query that the scores predict.
 
         Args:
             scores: as `Attribution.scores`, of the same units, by any method.
 
         Raises:
-            ValueError: if they are not of the same queries and units.
+            ValueError: if the queries or units differ.
         """
         predicted = self.units.predicted(scores, self.left_out)
         if predicted.shape != self.values.shape:
@@ -62,14 +62,14 @@ def random_removals(
     """Draw random sets of units to leave out.
 
     Args:
-        units: how many there are.
-        share: the share of the units that each set has, between 0 and 1; at least one unit and not
-            all of them.
-        count: how many sets.
-        key: determines them.
+        units: the number of units.
+        share: the share of the units in each set, between 0 and 1; each set has at least one unit,
+            and not all of them.
+        count: the number of sets.
+        key: determines the sets.
 
     Returns:
-        Booleans, shape (count, units), the same number of them true in every row.
+        Booleans, shape (count, units), with the same number of True in every row.
 
     Raises:
         ValueError: for a share that is not between 0 and 1, and fewer than two units or one set.
@@ -100,10 +100,10 @@ def leave_out(
     batch_size: int = 8,
     checkpoint: Checkpoint | None = None,
 ) -> Removals:
-    """Train again without the chosen examples, all else the same, and ask the queries.
+    """Train again without the chosen examples, everything else equal, and evaluate the queries.
 
     Example:
-        The mean of three numbers, without the last.
+        The mean of three numbers without the last one.
 
         >>> import jax, jax.numpy as jnp, optax, metastep as ms
         >>> from metastep.attribution import leave_out
@@ -121,15 +121,16 @@ def leave_out(
 
     Args:
         problem: as for `attribute`.
-        examples: as for `attribute`. What is left out has weight 0.
+        examples: as for `attribute`. Examples that are left out have weight 0.
         queries: as for `attribute`.
         left_out: one removal in each row: an array of indices of units, or booleans of shape
-            (removals, units). Of a tree of weights, units are the weights of all leaves in order.
-        key: determines initialisation and batches; give the one that `attribute` was given.
-        groups: as for `attribute`; units are groups then.
+            (removals, units). For a tree of weights, the units are the weights of all leaves in
+            order.
+        key: determines initialisation and batches; use the key that was given to `attribute`.
+        groups: as for `attribute`; the units are then groups.
         batch_size: how many trainings run at the same time under `vmap`.
-        checkpoint: where to keep what is done, and whether to go on from there. Its `every` counts
-            removals. A run that went on ends with the same bits.
+        checkpoint: where to store finished removals, and whether to continue from the file. Its
+            `every` counts removals. A continued run ends with the same bits.
 
     Returns:
         The queries after each removal. Time: one training for each. Exact.
@@ -137,7 +138,7 @@ def leave_out(
     Raises:
         ValueError: for arguments that are not allowed, naming them; for a checkpoint of another
             run (`saving.CheckpointError`).
-        FileExistsError: if the file of the checkpoint is there and `resume` is not set.
+        FileExistsError: if the checkpoint file exists and `resume` is not set.
     """
     require_key(key)
     require_count("batch_size", batch_size)
@@ -174,14 +175,14 @@ def _retrain(
 
 
 class _Progress:
-    """What is done, in a file."""
+    """The finished rows, stored in a file."""
 
     def __init__(self, checkpoint: Checkpoint | None, digest: str):
         self.checkpoint = checkpoint
         self.digest = digest
 
     def begin(self, values: np.ndarray) -> tuple[np.ndarray, int]:
-        """Return the values of the file and how many rows they are, or what was given and 0."""
+        """Return the stored values and the number of their rows, or the given values and 0."""
         if self.checkpoint is None:
             return values, 0
         require_count("checkpoint.every", self.checkpoint.every)
@@ -203,7 +204,7 @@ class _Progress:
         return np.array(restored), min(max(done, 0), len(values))
 
     def save(self, values: np.ndarray, before: int, done: int) -> None:
-        """Write the file if it is time, or all is done."""
+        """Write the file if `every` rows are done since the last time, or all are."""
         if self.checkpoint is not None:
             every = self.checkpoint.every
             if done == len(values) or done // every > before // every:
@@ -216,7 +217,7 @@ class _Progress:
 
 
 def _digest(*parts: Any) -> str:
-    """Return a checksum of all arrays of a tree, and of numbers."""
+    """Return a checksum of all arrays and numbers of a tree."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(parts):
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):

@@ -1,4 +1,4 @@
-"""One problem for each query: the same training, judged by another objective."""
+"""One problem per query: the same training with another objective."""
 
 from collections.abc import Callable
 
@@ -17,11 +17,11 @@ Asked = AbstractProblem | Callable[[PyTree], AbstractProblem]
 
 
 def as_queries(problem: Asked, queries: PyTree) -> PyTree[Array]:
-    """Return queries as arrays with one row for each; for a plain problem, a single empty row.
+    """Return queries as arrays with one row each; a plain problem has one empty row.
 
     Raises:
         ValueError: if a function is given without queries or a problem with some, or if there is
-            no query, a leaf that is no array, or leaves of different lengths.
+            no query, a leaf is not an array, or leaves differ in length.
     """
     if isinstance(problem, AbstractProblem):
         if queries is not None:
@@ -55,7 +55,7 @@ def problem_of(problem: Asked, query: PyTree) -> AbstractProblem:
     """Return the problem of one query.
 
     Raises:
-        ValueError: if the function returns something else than a problem.
+        ValueError: if the function does not return a problem.
     """
     if isinstance(problem, AbstractProblem):
         return problem
@@ -69,7 +69,7 @@ def problem_of(problem: Asked, query: PyTree) -> AbstractProblem:
 
 
 class Question(AbstractProblem):
-    """The problem of one query, with the query as a leaf: what is compiled serves every query.
+    """The problem of one query. The query is a leaf, so one compiled program serves all.
 
     Attributes:
         problem: a problem, or a function from a query to one.
@@ -95,7 +95,7 @@ class Question(AbstractProblem):
         return problem_of(self.problem, self.query).step(inner, outer, t, key)
 
     def objective(self, inner: Inner, outer: Outer, key: RandomKey) -> Scalar:
-        """Ask the query."""
+        """Return the objective of the query."""
         return problem_of(self.problem, self.query).objective(inner, outer, key)
 
 
@@ -104,7 +104,7 @@ def outcomes(
 ) -> Float[Array, " queries"]:
     """Train with these weights and return the objective of every query.
 
-    Training does not depend on the query, so that it is not repeated under `vmap`.
+    Training does not depend on the query, so it is not repeated under `vmap`.
     """
 
     def outcome(query: PyTree) -> Array:
@@ -116,7 +116,7 @@ def outcomes(
 
 
 def require_connected(problem: AbstractProblem, weights: Outer, key: RandomKey) -> None:
-    """Refuse weights that training does not see, and queries without a derivative.
+    """Refuse weights that training does not use, and queries without a derivative.
 
     Costs a few traces and no computation.
 

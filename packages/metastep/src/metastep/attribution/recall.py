@@ -1,4 +1,4 @@
-"""How many of the examples that were planted are among those with the highest scores?"""
+"""Recall of planted examples among those with the highest scores."""
 
 import numpy as np
 from jaxtyping import Float
@@ -14,12 +14,12 @@ def recall_at(scores: ArrayLike, planted: ArrayLike, counts: ArrayLike) -> Float
         [0.5, 0.5, 1.0]
 
     Args:
-        scores: one number for each example, shape (examples,), or also for each query, shape
-            (queries, examples). The highest come first: for queries that are losses, those that
-            harm; give minus the scores for those that help. Equal scores are in the order of
-            the examples.
+        scores: one number for each example, shape (examples,), or for each query and example,
+            shape (queries, examples). The highest come first. If queries are losses, these are the
+            harmful examples; negate the scores for the helpful ones. Ties keep the order of the
+            examples.
         planted: booleans of the shape of `scores`, or (examples,) for all queries.
-        counts: how many of the highest scores are looked at, integers from 1.
+        counts: the numbers of highest scores to consider, integers from 1.
 
     Returns:
         Shape (counts,), or (queries, counts).

@@ -1,4 +1,4 @@
-"""What a score belongs to: a weight, or a group of weights that come and go together."""
+"""The units that are scored: single weights, or groups of weights."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,17 +14,17 @@ from metastep.checks import integer, is_count
 from metastep.types import Outer
 
 Chosen = Sequence[Any] | np.ndarray | Array
-"""Which units: rows of booleans, or one array of indices for each removal."""
+"""The units to leave out: rows of booleans, or one array of indices for each removal."""
 
 
 class Units(eqx.Module):
-    """Weights of training examples, and how they are put into groups.
+    """Weights of training examples, and their groups.
 
     Attributes:
         weights: the weights at which scores are taken, a tree of arrays.
-        groups: for every weight the number of its group, an array that begins with the axes of
-            the weights; None if each weight stands for itself.
-        count: the number of units; with trees, those of all leaves.
+        groups: the group number of every weight, an array that begins with the axes of the
+            weights; None if each weight is a unit.
+        count: the number of units; for trees, those of all leaves.
     """
 
     weights: Outer
@@ -32,22 +32,14 @@ class Units(eqx.Module):
     count: int = eqx.field(static=True)
 
     def collect(self, grad: Outer) -> PyTree[Array]:
-        """Return the derivative by the units: by the weights, or by a factor for each group.
-
-        Args:
-            grad: the derivative by the weights.
-        """
+        """Return the derivative by the units: by the weights, or by a factor for each group."""
         if self.groups is None:
             return grad
         products = (grad * self.weights).reshape(*self.groups.shape, -1).sum(axis=-1)
         return jnp.zeros(self.count, products.dtype).at[self.groups].add(products)
 
     def without(self, left_out: Bool[Array, " units"]) -> Outer:
-        """Return the weights with those of some units at zero.
-
-        Args:
-            left_out: the units that go.
-        """
+        """Return the weights with those of the given units set to zero."""
         if self.groups is None:
             flat, unflatten = ravel_pytree(self.weights)
             return unflatten(jnp.where(left_out, 0, flat))
@@ -56,14 +48,9 @@ class Units(eqx.Module):
         return jnp.where(gone, 0, self.weights)
 
     def predicted(self, scores: PyTree, left_out: np.ndarray) -> np.ndarray:
-        """Return how scores say that every query changes if units are left out.
+        """Return the change of every query that the scores predict for removals, in float64.
 
-        Args:
-            scores: of shape (queries, units), or like the weights with a first axis more.
-            left_out: booleans, shape (removals, units).
-
-        Returns:
-            Minus the sum of the scores of what is left out, shape (removals, queries), float64.
+        It is minus the sum of the scores of the removed units, shape (removals, queries).
         """
         return -left_out.astype(np.float64) @ self.as_rows(scores).T
 
@@ -71,7 +58,7 @@ class Units(eqx.Module):
         """Return the effect of each whole unit on each query, shape (queries, units), float64.
 
         Raises:
-            ValueError: if the scores are of other units.
+            ValueError: if the scores belong to other units.
         """
         leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(scores)]
         flat = [leaf.reshape(len(leaf), -1) for leaf in leaves if leaf.ndim]

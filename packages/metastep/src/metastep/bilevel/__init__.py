@@ -1,8 +1,8 @@
-"""Single-loop stochastic bilevel solvers: hypergradients that never unroll a training run.
+"""Single-loop stochastic bilevel solvers: hypergradients without unrolled training runs.
 
-They follow the minimum of the inner loss while the hyperparameters move, one or a few steps per
-outer step, and so fit problems where a full training run per hypergradient is too much. To the rest
-of the library they are estimators with a memory: `minimize` drives them like any other.
+They follow the minimum of the inner loss while the hyperparameters move, by one or a few steps per
+outer step, where a full training run per hypergradient would be too expensive. They are estimators
+with a state, and `minimize` drives them like any other estimator.
 """
 
 from metastep.bilevel.amigo import AmIGO as AmIGO

@@ -1,4 +1,4 @@
-"""AmIGO and, without its warm start, StocBiO: a few steps for each of the two inner problems."""
+"""AmIGO and, without its warm start, StocBiO: a few steps on each of the two inner problems."""
 
 from dataclasses import replace
 from typing import Any
@@ -26,26 +26,26 @@ from metastep.types import Outer, RandomKey
 
 
 class AmIGO(AbstractEstimator):
-    r"""Amortized implicit gradients: both inner problems go on from where they were.
+    r"""Amortized implicit gradients: both inner problems continue from their last solutions.
 
-    Every outer step takes `inner_steps` steps of the inner optimizer; then, at the new z,
+    Every outer step takes `inner_steps` steps of the inner optimizer. At the new z it then takes
     `linear_steps` steps of `linear_optimizer` along (d_zz g) v + d_z f, each with a new inner batch
-    and all with the same outer batch; and returns d_x f + (d_xz g) v on one more inner batch.
+    and all with the same outer batch. It returns d_x f + (d_xz g) v on one more inner batch.
 
-    With `warm_start=False` it is StocBiO: v begins anew at -eta d_z f, and with `optax.sgd(eta)`
+    With `warm_start=False` it is StocBiO: v starts anew at -eta d_z f, and with `optax.sgd(eta)`
     becomes the Neumann sum -eta (1 + ... + (1 - eta H)^n) d_z f over n = `linear_steps` batches
     (the paper multiplies them in another order; they are independent).
 
-    Biased as a hypergradient by how far z and v are from their limits: after a warm start by what
-    the last outer step moved, shrunk by both loops; without one also by the missing tail of the
-    series. Unbiased for its own expectation in every batch but those of z.
+    Biased as a hypergradient by the distances of z and v from their limits. With a warm start these
+    are the changes by the last outer step, reduced by both loops; without it the tail of the series
+    is also missing. Unbiased for its own expectation in every batch but those of z.
 
     Cost of an outer step: `inner_steps` gradients of g, `linear_steps` Hessian products, one cross
     product, one gradient of f. Memory: two copies of the parameters and the optimizer states.
 
     `stats` adds `adjoint` (v), `linear_residual` (relative, before the last linear step and on its
     batch), `inner_gradient_norm` (before the last inner step) and `calls`. The state holds z and v.
-    A meta-batch of tasks that are drawn anew makes no sense: z would be that of another task.
+    It cannot be used with a meta-batch of newly drawn tasks: z would belong to another task.
 
     Reference:
         Arbel and Mairal (2022), Amortized implicit differentiation for stochastic bilevel
@@ -54,15 +54,15 @@ class AmIGO(AbstractEstimator):
 
     Attributes:
         linear_optimizer: an optax transformation that moves v, for instance `optax.sgd` with the
-            step size of the inner optimizer: both face the Hessian of g.
+            step size of the inner optimizer, since both depend on the Hessian of g.
         inner_steps: steps on z per outer step, from 1.
         linear_steps: Hessian products per outer step, from 1.
         warm_start: whether v and the state of its optimizer are kept from one outer step to the
             next.
 
     Raises:
-        ValueError: on construction, for values that are not allowed; when it meets a problem, as
-            `SOBA` does.
+        ValueError: on construction, for values that are not allowed; when used, for problems that
+            `SOBA` refuses.
     """
 
     linear_optimizer: optax.GradientTransformation
@@ -82,7 +82,7 @@ class AmIGO(AbstractEstimator):
     def estimate(
         self, problem: AbstractProblem, outer: Outer, state: BilevelState, key: RandomKey
     ) -> tuple[Estimate, BilevelState]:
-        """Follow z, then v, then differentiate. See the class for what `stats` adds."""
+        """Update z, then v, then differentiate. See the class for what `stats` adds."""
         oracles = Oracles(problem, outer, state, key)
         (params, params_optimizer), gradient = self._follow_minimum(oracles, state)
         judged, (right, direct) = oracles.outer_gradient(params, oracles.outer_batch(0))

@@ -1,4 +1,4 @@
-"""What the bilevel solvers share: oracles and what they cost, the state, the checks.
+"""Common parts of the bilevel solvers: oracles and their costs, the state, the checks.
 
 Symbols: g(z, x) is the inner loss, f(z, x) the outer one, z the parameters, x the hyperparameters.
 The derivative of f(z*(x), x) is d_x f + (d_xz g) v, where v solves (d_zz g) v + d_z f = 0 at z*.
@@ -29,17 +29,17 @@ BETTER_UNROLL = (
 
 
 class OracleCalls(eqx.Module):
-    """How often a solver has asked for what: the cost by which solvers are compared.
+    """The numbers of oracle calls, the cost by which solvers are compared.
 
     One call is one evaluation on one batch, at one point, with respect to one or both arguments.
 
     Attributes:
-        inner_gradients: of g.
-        hessian_products: (d_zz g) v.
-        cross_products: (d_xz g) v.
-        outer_gradients: of f.
-        inner_batches: drawn for any of the first three; several share a batch.
-        outer_batches: drawn for gradients of f.
+        inner_gradients: gradients of g.
+        hessian_products: products (d_zz g) v.
+        cross_products: products (d_xz g) v.
+        outer_gradients: gradients of f.
+        inner_batches: batches drawn for any of the first three; several share a batch.
+        outer_batches: batches drawn for gradients of f.
     """
 
     inner_gradients: Int[Array, ""] | int = 0
@@ -50,28 +50,27 @@ class OracleCalls(eqx.Module):
     outer_batches: Int[Array, ""] | int = 0
 
     def __add__(self, other: "OracleCalls") -> "OracleCalls":
-        """Return the calls of both."""
         return jax.tree.map(lambda a, b: a + b, self, other)
 
     @property
     def total(self) -> Int[Array, ""] | int:
-        """Gradients and products together, each counted as one, as in Dagréou et al. (2022)."""
+        """The number of gradients and products, each counted as one (Dagréou et al. 2022)."""
         products = self.hessian_products + self.cross_products
         return self.inner_gradients + products + self.outer_gradients
 
 
 class BilevelState(eqx.Module):
-    """What a bilevel solver remembers between outer steps.
+    """The state of a bilevel solver between outer steps.
 
     Attributes:
         params: z, the trained (floating-point) leaves of the inner parameters; None elsewhere.
         params_optimizer: the state of the inner optimizer.
-        companion: a second tree like `params`: v of SOBA and AmIGO; F2SA's parameters y, which the
-            penalized outer loss pulls away from z.
+        companion: a second tree like `params`: v of SOBA and AmIGO; for F2SA the parameters y,
+            which the penalized outer loss moves away from z.
         companion_optimizer: the state of the optimizer that moves it.
         fixed: the arrays among the inner parameters that are not trained.
         step: int32 scalar, outer steps taken.
-        calls: what they cost so far.
+        calls: the oracle calls so far.
     """
 
     params: PyTree
@@ -84,11 +83,10 @@ class BilevelState(eqx.Module):
 
 
 class Oracles:
-    """The two losses as functions of the trained parameters, and their batches in one outer step.
+    """The two losses as functions of the trained parameters, and the batches of one outer step.
 
-    Derivatives by z are directions of ascent: conjugated where z is complex (see `ascent`).
-
-    Lives only while an outer step is traced.
+    Derivatives by z are directions of ascent: conjugated if z is complex (see `ascent`). An
+    instance exists only while an outer step is traced.
     """
 
     def __init__(self, problem: AbstractProblem, outer: Outer, state: BilevelState, key: RandomKey):
@@ -99,7 +97,7 @@ class Oracles:
         self._keys = jax.random.split(key)
         self.outer = outer
         initial = problem.init(outer, key).params
-        # Functions among the parameters cannot be carried by a compiled loop.
+        # A compiled loop cannot carry functions among the parameters.
         functions = eqx.filter(initial, eqx.is_array, inverse=True)
         self._rest = eqx.combine(state.fixed, functions)
 
@@ -140,10 +138,10 @@ class Oracles:
     def products(
         self, params: PyTree, direction: PyTree, batch: Any
     ) -> tuple[tuple[Scalar, PyTree], PyTree, Outer]:
-        """Return (g, d_z g), (d_zz g) v and (d_xz g) v, v the direction: all in one pass.
+        """Return (g, d_z g), (d_zz g) v and (d_xz g) v for the direction v, all in one pass.
 
         The products are the derivative along v of both gradients of g: forward over reverse mode,
-        which stores nothing. What the caller does not use is not computed.
+        which stores nothing. Unused results are not computed.
         """
         loss = jax.value_and_grad(self.inner_loss, argnums=(0, 1))
         along = jax.jvp(lambda params: loss(params, self.outer, batch), (params,), (direction,))
@@ -155,8 +153,8 @@ class Oracles:
     ) -> tuple[PyTree, Any]:
         """Take one step of the inner optimizer; return the parameters and its state.
 
-        `slope` is the value and the gradient of the loss at `params`: some optimizers ask for the
-        value, and for the loss itself.
+        `slope` is the value and the gradient of the loss at `params`; some optimizers need the
+        value, and the loss itself.
         """
         value, gradient = slope
         value_fn = lambda params: loss(params, self.outer, batch)
@@ -170,7 +168,7 @@ def training_of(problem: AbstractProblem) -> TrainingProblem:
     """Return the inner problem.
 
     Raises:
-        ValueError: for a problem of which only the steps are known, or with buffers.
+        ValueError: for a problem without an inner loss, or with buffers.
     """
     if isinstance(problem, BilevelProblem | TrainingProblem):
         training = problem if isinstance(problem, TrainingProblem) else problem.training
@@ -215,8 +213,8 @@ def begin(problem: AbstractProblem, outer: Outer, key: RandomKey) -> BilevelStat
     """Check the problem, and return its initial parameters with an empty companion.
 
     Raises:
-        ValueError: if the problem does not fit, or a leaf of `outer` is without influence on the
-            minimum of the inner loss and on the outer loss.
+        ValueError: if the problem does not fit, or a leaf of `outer` influences neither the
+            minimum of the inner loss nor the outer loss.
     """
     optimizer_of(training_of(problem))
     inner = start(problem, outer, split_keys(key)).inner
@@ -247,14 +245,14 @@ def begin_with_adjoint(
     key: RandomKey,
     linear_optimizer: optax.GradientTransformation,
 ) -> BilevelState:
-    """Return the state of a solver whose companion is v, which begins at zero."""
+    """Return the initial state of a solver whose companion is v = 0."""
     state = begin(problem, outer, key)
     adjoint = jax.tree.map(jnp.zeros_like, state.params)
     return _with_companion(state, adjoint, linear_optimizer.init(adjoint))
 
 
 def begin_with_copy(problem: AbstractProblem, outer: Outer, key: RandomKey) -> BilevelState:
-    """Return the state of a solver whose companion is a second copy of the parameters."""
+    """Return the initial state of a solver whose companion is a copy of the parameters."""
     state = begin(problem, outer, key)
     return _with_companion(state, state.params, state.params_optimizer)
 
@@ -265,20 +263,20 @@ def _with_companion(state: BilevelState, companion: PyTree, optimizer: Any) -> B
 
 
 def relative_norm(residual: PyTree, right: PyTree) -> Float[Array, ""]:
-    """Return |residual| / |right|; 0 / 0 is 0: nothing is left of nothing."""
+    """Return |residual| / |right|, with 0 / 0 = 0."""
     numerator = norm(residual)
     return jnp.where(numerator == 0, 0.0, numerator / norm(right))
 
 
 class Step(eqx.Module):
-    """What a solver has computed in one outer step.
+    """The computed results of one outer step.
 
     Attributes:
-        after: the state that the step leads to; `step` and `calls` are still those before it.
-        calls: what the step cost.
+        after: the next state, with `step` and `calls` not yet updated.
+        calls: the oracle calls of the step.
         value: f.
         direction: the estimate of the hypergradient.
-        adjoint: the v that `direction` was computed with.
+        adjoint: the v with which `direction` was computed.
         linear_residual: |(d_zz g) v + d_z f| / |d_z f|.
         inner_gradient: d_z g.
     """
@@ -293,12 +291,9 @@ class Step(eqx.Module):
 
 
 def conclude(before: BilevelState, step: Step, trained: PyTree) -> tuple[Estimate, BilevelState]:
-    """Judge an outer step; where it went wrong, only counters move on, to other batches.
+    """Assemble an outer step's estimate and state; a failed step only advances the counters.
 
-    Args:
-        before: the state before the step.
-        step: what was computed.
-        trained: the parts of the new state that descend an inner loss.
+    `trained` are the parts of the new state that descend an inner loss.
     """
     where, after = RESULTS.where, step.after
     inner_good = all_finite(trained)

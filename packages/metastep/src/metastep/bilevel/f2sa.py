@@ -27,17 +27,17 @@ from metastep.types import Outer, RandomKey, Scalar
 
 
 class F2SA(AbstractEstimator):
-    """The fully first-order stochastic approximation: two trainings, and a difference.
+    """The fully first-order stochastic approximation: a difference between two trainings.
 
     z descends g; a second copy y of the parameters descends g + f / lambda. Every outer step takes
     `inner_steps` steps of the inner optimizer with each, and returns
     d_x f(y) + lambda (d_x g(y) - d_x g(z)) on a further pair of batches. The inner optimizer can
     keep its step size while lambda grows; in the paper's notation alpha = gamma / lambda.
 
-    Biased by O(1 / lambda) at the minima of the two, exact in the limit. As lambda grows, what z
-    and y lack to their minima counts lambda times, and so does rounding: in float32 about 1e-4 of
-    the gradients of g at lambda = 1000. Both copies always see the same batch, so that most of the
-    noise of z and y cancels in the difference (the paper draws independent ones).
+    Biased by O(1 / lambda) at the minima of the two, exact in the limit. The distances of z and y
+    from their minima are multiplied by lambda, and so is rounding: in float32 it is about 1e-4 of
+    the gradients of g at lambda = 1000. Both copies see the same batches, so most of the noise of
+    z and y cancels in the difference (the paper draws independent batches).
 
     Cost of an outer step with n = `inner_steps`: 2 n + 2 gradients of g, n + 1 of f, no second
     derivative. Memory: three copies of the parameters and two optimizer states.
@@ -45,7 +45,7 @@ class F2SA(AbstractEstimator):
     `stats` adds `adjoint`, lambda (y - z), which tends to the v of the other solvers;
     `linear_residual`, relative, with the Hessian product replaced by a difference of gradients;
     `inner_gradient_norm` (at z), `penalty` (lambda) and `calls`. The state holds z and, as its
-    companion, y. A meta-batch of tasks that are drawn anew makes no sense: z would be that of
+    companion, y. It cannot be used with a meta-batch of newly drawn tasks: z would belong to
     another task.
 
     Reference:
@@ -58,8 +58,8 @@ class F2SA(AbstractEstimator):
         inner_steps: steps on z and on y per outer step, from 1.
 
     Raises:
-        ValueError: on construction, for values that are not allowed; when it meets a problem, as
-            `SOBA` does.
+        ValueError: on construction, for values that are not allowed; when used, for problems that
+            `SOBA` refuses.
     """
 
     penalty: float | Callable[[Int[Array, ""]], Any]
@@ -79,7 +79,7 @@ class F2SA(AbstractEstimator):
     def estimate(
         self, problem: AbstractProblem, outer: Outer, state: BilevelState, key: RandomKey
     ) -> tuple[Estimate, BilevelState]:
-        """Train both copies on, and compare them. See the class for what `stats` adds."""
+        """Train both copies, and compare them. See the class for what `stats` adds."""
         oracles = Oracles(problem, outer, state, key)
         penalty = jnp.asarray(self.penalty(state.step) if callable(self.penalty) else self.penalty)
         after = self._train(oracles, state, penalty)

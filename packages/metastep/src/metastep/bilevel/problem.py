@@ -1,4 +1,4 @@
-"""A training problem whose objective, too, is estimated on batches."""
+"""A training problem whose objective is also estimated on batches."""
 
 from collections.abc import Callable
 from typing import Any, SupportsIndex
@@ -19,9 +19,9 @@ Loss = Callable[[PyTree, Outer, Any], Scalar]
 class BilevelProblem(AbstractProblem):
     """Minimize f(z*(outer), outer), where z*(outer) minimizes g(z, outer); both seen in batches.
 
-    g is `loss`, f is `objective`. Without outer batches this is `TrainingProblem`, which every
-    bilevel solver takes as well. The estimators that unroll take this problem, too, and then judge
-    a training run on one outer batch.
+    g is `loss`, f is `objective`. Without outer batches this is `TrainingProblem`, which bilevel
+    solvers also accept. Estimators that unroll accept this problem, too; they judge a training run
+    on one outer batch.
 
     Example:
         One weight per training example: the batches carry the indices of their examples.
@@ -50,24 +50,24 @@ class BilevelProblem(AbstractProblem):
         True
 
     Attributes:
-        training: the inner problem, as the estimators that unroll see it.
+        training: the inner problem, as unrolling estimators use it.
         outer_loss: `outer_loss(params, outer, batch) -> scalar`, f.
         outer_batch: a function `(t, key) -> batch`, or None: `outer_loss` then receives None.
         horizon: the inner steps of one training run.
 
     Args:
-        loss: `loss(params, outer, batch) -> scalar`, g; strongly convex in `params` near its
-            minimum, or z* is not a differentiable function of `outer`.
+        loss: `loss(params, outer, batch) -> scalar`, g. It must be strongly convex in `params`
+            near its minimum; otherwise z* is not a differentiable function of `outer`.
         objective: `objective(params, outer, batch) -> scalar`, f.
         init_params: a pytree, or a function `(outer, key) -> pytree`.
         optimizer: an optax transformation that descends the inner loss. A function
-            `outer -> transformation` is for the estimators that unroll: bilevel solvers refuse it.
-        horizon: the inner steps T of an unrolled training run, at least 1. Bilevel solvers go on
-            from where they are and do not look at it.
+            `outer -> transformation` is for unrolling estimators: bilevel solvers refuse it.
+        horizon: the inner steps T of an unrolled training run, at least 1. Bilevel solvers do not
+            use it.
         inner_batch: None for full batches, or a function `(t, key) -> batch` with t = 0, 1, 2, ...
-            over all batches that are drawn, whatever for.
-        outer_batch: the same for the batches of `objective`. The estimators that unroll draw one
-            batch per run, with t = 0 and the key of the run.
+            over all batches drawn, for whatever purpose.
+        outer_batch: the same for the batches of `objective`. Unrolling estimators draw one batch
+            per run, with t = 0 and the key of the run.
 
     Raises:
         ValueError: on construction, for a horizon below 1.

@@ -1,4 +1,4 @@
-"""SOBA: one step for the parameters, the linear system and the hyperparameters at a time."""
+"""SOBA: one step at a time on the parameters, the linear system and the hyperparameters."""
 
 from dataclasses import replace
 
@@ -22,30 +22,31 @@ from metastep.types import Outer, RandomKey
 
 
 class SOBA(AbstractEstimator):
-    """The stochastic bilevel algorithm: a single loop in which everything moves at once.
+    """The stochastic bilevel algorithm: a single loop that updates all variables together.
 
     Every outer step draws one inner and one outer batch. From the same point (z, v, outer) it takes
     one step of the inner optimizer along d_z g, one step of `linear_optimizer` along
     (d_zz g) v + d_z f, and returns d_x f + (d_xz g) v.
 
-    Each of the three directions is unbiased at that point; as a hypergradient the last is biased
-    until z and v have converged, and follows them when the outer steps are small beside the inner
-    ones. With constant step sizes and batches the iterates settle in a neighborhood whose size is
-    that of the steps; let all three decrease, as 1 / sqrt(t), to converge.
+    The three directions are unbiased for that point. As a hypergradient, the last is biased until z
+    and v have converged; they follow if the outer steps are small compared with the inner ones.
+    With constant step sizes and batches the iterates stay in a neighborhood whose size is
+    proportional to the steps; to converge, let all three decrease as 1 / sqrt(t).
 
-    What the steps themselves do is not differentiated: a hyperparameter that makes the inner steps
-    unstable (a growing regularizer) is not held back. Bound it by `project` of `minimize`.
+    The effect of the hyperparameters on the steps themselves is not differentiated. A growing
+    regularizer, for instance, can make the inner steps unstable: bound it by `project` of
+    `minimize`.
 
     Cost of an outer step: one gradient of g, one Hessian and one cross product on the same batch
     in one pass, one gradient of f. Memory: two copies of the parameters and the optimizer states,
     whatever the horizon.
 
-    Momentum in the optimizer of `minimize` makes it FSLA (Li, Gu and Huang 2022) with one batch
+    With momentum in the optimizer of `minimize` it is FSLA (Li, Gu and Huang 2022) with one batch
     per step.
 
     `stats` adds `adjoint` (v), `linear_residual` (relative, on this step's batches),
-    `inner_gradient_norm` and `calls`. The state holds z and v. A meta-batch of tasks that are drawn
-    anew makes no sense: z would be that of another task.
+    `inner_gradient_norm` and `calls`. The state holds z and v. It cannot be used with a meta-batch
+    of newly drawn tasks: z would belong to another task.
 
     Reference:
         Dagréou, Ablin, Vaiter and Moreau (2022), A framework for bilevel optimization that enables
@@ -53,10 +54,10 @@ class SOBA(AbstractEstimator):
 
     Attributes:
         linear_optimizer: an optax transformation that moves v, for instance `optax.sgd` with the
-            step size of the inner optimizer: both face the Hessian of g.
+            step size of the inner optimizer, since both depend on the Hessian of g.
 
     Raises:
-        ValueError: when it meets a problem without an inner loss, an inner optimizer that depends
+        ValueError: when used, for a problem without an inner loss, an inner optimizer that depends
             on the hyperparameters, or hyperparameters that act through the optimizer or the
             initial parameters alone.
     """
@@ -73,7 +74,7 @@ class SOBA(AbstractEstimator):
     def estimate(
         self, problem: AbstractProblem, outer: Outer, state: BilevelState, key: RandomKey
     ) -> tuple[Estimate, BilevelState]:
-        """Take one step with everything. See the class for what `stats` adds."""
+        """Take one step of all variables. See the class for what `stats` adds."""
         oracles = Oracles(problem, outer, state, key)
         params, adjoint, batch = state.params, state.companion, oracles.inner_batch(0)
         slope, hessian_product, cross = oracles.products(params, adjoint, batch)

@@ -1,4 +1,4 @@
-"""Curvature: Hessians and their relatives as operators, layer by layer, and their spectra."""
+"""Curvature: Hessians and related operators, of whole models and of layers, and their spectra."""
 
 from metastep.curvature.eigen.dual import Dual as Dual
 from metastep.curvature.eigen.eigenpairs import EigenPairs as EigenPairs

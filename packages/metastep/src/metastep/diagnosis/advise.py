@@ -1,4 +1,4 @@
-"""From measurements to warnings and one recommendation, in words."""
+"""Derive warnings and one recommendation from measurements."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,10 +14,10 @@ from metastep.estimators.truncated import TruncatedReverse
 
 GOOD_COSINE = 0.95
 GOOD_ERROR = 0.5
-"""A biased gradient is recommended when its direction and its length are about right."""
+"""Least cosine and largest relative error at which a biased gradient is recommended."""
 
 WORTHWHILE = 0.8
-"""A biased gradient must take less than this part of an exact one's time."""
+"""Largest time of a biased gradient, relative to an exact one, at which it is recommended."""
 
 VANISHING = 1e-6
 EXPLODING = 1e6
@@ -170,7 +170,7 @@ def _listed(windows: list[int]) -> str:
 
 
 def _cost(d: Diagnosis) -> str:
-    """Say what rounding costs."""
+    """Describe the loss of digits by rounding."""
     if not d.finite:
         return "The exact gradient overflows although training does not"
     return f"Rounding costs the exact gradient {d.digits_lost:.0f} of {d.digits:.0f} decimal digits"
@@ -182,7 +182,7 @@ def _vanished(d: Diagnosis) -> bool:
 
 
 def _recommend(d: Diagnosis) -> Recommendation:
-    """Choose the fastest estimator that fits into memory and points the right way."""
+    """Choose the fastest estimator that fits into memory and has the right direction."""
     if d.chaotic:
         smoothed = next(o for o in d.options if isinstance(o.estimator, EvolutionStrategies))
         return Recommendation(
@@ -227,7 +227,7 @@ def _recommend(d: Diagnosis) -> Recommendation:
 
 
 def _alternatives(d: Diagnosis, exact: Option) -> str:
-    """Say how far the runners-up are from being recommended."""
+    """Describe how the next-best estimators fall short of a recommendation."""
     parts = []
     leaner = [o for o in d.options if not _may_err(o) and o.memory < exact.memory]
     if leaner:
@@ -241,12 +241,12 @@ def _alternatives(d: Diagnosis, exact: Option) -> str:
 
 
 def trusted(d: Diagnosis, option: Option) -> bool:
-    """Whether direction and length are right, for a reason that lasts."""
+    """Whether direction and length are right, and are likely to stay so."""
     if isinstance(option.estimator, Implicit) and d.implicit_message:
         return False
     if isinstance(option.estimator, TruncatedReverse):
         (row,) = (row for row in d.windows if row.window == option.estimator.window)
-        # Where influence grows towards the start, what is cut off may take over at any moment.
+        # If influence grows towards the start, the part cut off may dominate at other values.
         if not row.adjoint < 1:
             return False
     return option.cosine >= GOOD_COSINE and option.relative_error <= GOOD_ERROR
@@ -257,13 +257,13 @@ def _may_err(option: Option) -> bool:
 
 
 def _dominates(one: Option, other: Option) -> bool:
-    """Whether one estimator is as good as another in all that is measured, and better in some."""
+    """Whether one estimator is no worse in any measured respect, and better in one."""
     figures = lambda o: np.array([-o.cosine, o.relative_error, o.seconds, o.memory])
     return bool(np.all(figures(one) <= figures(other)) and np.any(figures(one) < figures(other)))
 
 
 def _price(option: Option) -> tuple[float, float, float]:
-    """Return what to compare estimators by: time, then memory, then accuracy."""
+    """Return the key for comparisons: time, then memory, then accuracy."""
     return option.seconds, float(option.memory), option.relative_error
 
 

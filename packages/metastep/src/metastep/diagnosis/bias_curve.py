@@ -1,13 +1,12 @@
-"""What truncation would do to a hypergradient, for every window, in one backward pass.
+"""The bias of truncation for every window, computed in one backward pass.
 
-The backward pass of the exact hypergradient adds up the contributions of the inner steps from the
-last to the first. Stopped after K steps it holds K-step truncated back-propagation; continued to
-the first step it ends with the exact gradient. One pass therefore shows both: custom derivative
-rules, which are identities in the forward pass, store the partial sums and the norms of the
-cotangents that reach them.
+The backward pass of the exact hypergradient sums the contributions of the inner steps from the
+last to the first. After K steps the sum is K-step truncated back-propagation; after all steps it is
+the exact gradient. Functions that are the identity in the forward pass have custom derivative rules
+that store these partial sums and the norms of the cotangents.
 
-The same pass with `rounding` switched on moves every number of the inner state as rounding errors
-would, relative to itself and to its update. How much the gradient differs then is what they do.
+With `rounding` switched on, the same pass perturbs every number of the inner state, relative to the
+number and to its update, as rounding errors would. The change of the gradient is their effect.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,15 +32,15 @@ class BiasCurve(eqx.Module):
     Attributes:
         value: scalar, the objective at the end of the horizon.
         exact: the derivative of `value`, initial state included; a tree like `outer`.
-        truncated: the estimates of `TruncatedReverse` for the windows asked for, stacked in front.
+        truncated: the estimates of `TruncatedReverse` for the given windows, stacked in front.
         adjoint_norms: shape (T + 1,), the norm of the derivative of the objective with respect to
             the inner state t steps before the end.
         sensitivities: shape (T + 1,), the same with respect to relative changes of the state: each
             derivative is multiplied by the coordinate itself.
-        contributions: a tree like `outer` with shape (T,) in every leaf, the norm of what the step
-            t + 1 steps before the end adds to that leaf of the gradient.
+        contributions: a tree like `outer` with shape (T,) in every leaf: the norm of the
+            contribution to that leaf of the gradient of the step t + 1 steps before the end.
         moves: shape (T,), the size of each inner step, from the first to the last.
-        end: the end of the trajectory; None where only the numbers above are kept.
+        end: the end of the trajectory; None if only the numbers above are kept.
     """
 
     value: Scalar
@@ -55,11 +54,11 @@ class BiasCurve(eqx.Module):
 
 
 class _Records(eqx.Module):
-    """Zeros, whose cotangents are the records of the backward pass.
+    """Arrays of zeros. The backward pass returns its records as their cotangents.
 
     Attributes:
         total: like `outer`, the sum of the contributions so far.
-        rows: like `outer` with the windows in front, and one row more that nobody reads.
+        rows: like `outer` with the windows in front, and one more row that is never read.
     """
 
     total: Outer
@@ -67,7 +66,7 @@ class _Records(eqx.Module):
 
 
 class _Sizes(eqx.Module):
-    """Zeros for one step, whose cotangents are norms: see the fields of the same name above."""
+    """Zeros for one step. Their cotangents are the norms that `BiasCurve` describes."""
 
     adjoint: Array
     sensitivity: Array
@@ -83,7 +82,7 @@ def bias_curve(
     stored: bool = False,
     rounding: Int[Array, ""] | int = 0,
 ) -> BiasCurve:
-    """Compute the exact hypergradient, and on the way every truncation that is asked for.
+    """Compute the exact hypergradient and the given truncations of it.
 
     Args:
         problem: the inner dynamics and the objective.
@@ -92,8 +91,8 @@ def bias_curve(
         windows: increasing integers from 1 to the horizon.
         stored: whether the residuals of every step are stored, as `Reverse()` does; otherwise the
             state every sqrt(T) steps, as `Reverse("sqrt")` does.
-        rounding: 0, or a seed: then every number of the state, except small integers, moves as by
-            other rounding errors after each step. May be traced.
+        rounding: 0, or a seed: then every number of the state, except small integers, is perturbed
+            after each step by a different rounding error. May be traced.
 
     Returns:
         The curve. Exact. Time: that of reverse mode. Memory: that of reverse mode, and N numbers
@@ -101,7 +100,9 @@ def bias_curve(
     """
     horizon = problem.horizon
     slots = np.full(horizon, len(windows), np.int32)
+    # The first step of a window has the window's row, all other steps the row that is never read.
     slots[horizon - np.array(windows)] = np.arange(len(windows))
+    # Derivatives by `outer` reach the result through `records` only, except that of the start.
     constant = jax.lax.stop_gradient(outer)
     seed = jnp.asarray(rounding, jnp.int32)
 
@@ -154,7 +155,7 @@ def _step(
     static: PyTree,
     seed: Array,
 ) -> Body:
-    """Return one inner step whose derivatives are recorded, and which returns its own size."""
+    """Return one inner step that returns its own size and whose derivatives are recorded."""
 
     def body(carry: PyTree, at: tuple[Array, _Sizes]) -> tuple[PyTree, Scalar]:
         arrays, records = carry
@@ -184,6 +185,7 @@ def _scan(body: Body, carry: PyTree, xs: PyTree, stored: bool) -> tuple[PyTree, 
         return run(carry, xs)
     horizon = len(jax.tree.leaves(xs)[0])
     segments, remainder = divmod(horizon, isqrt(horizon))
+    # The remainder is run first, so that all segments of the scan have one length.
     again = jax.checkpoint(run)
     carry, first = again(carry, jax.tree.map(lambda x: x[:remainder], xs))
     xs = jax.tree.map(lambda x: x[remainder:].reshape(segments, -1), xs)
@@ -232,6 +234,7 @@ def _measure(residuals: tuple[Inner, Array], grad: Inner) -> tuple[Inner, Array,
     variables, size = residuals
     leaves = jax.tree.leaves(grad)
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0.0) for x in leaves]))
+    # The squares of a large cotangent would overflow, those of a small one underflow.
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
     scaled = jax.tree.map(lambda x: x / scale, grad)
     relative = jax.tree.map(jnp.multiply, variables, scaled)

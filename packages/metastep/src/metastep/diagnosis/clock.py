@@ -1,4 +1,4 @@
-"""The time that a diagnosis takes: a budget, and calls that are timed."""
+"""The time of a diagnosis: its budget and its timed calls."""
 
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -8,20 +8,20 @@ import jax.numpy as jnp
 from metastep.diagnosis.compare import Program, timed
 
 BRIEF, REPEATS = 0.2, 3
-"""A call of fewer seconds is timed again, so often: loading the program counts in the first."""
+"""A call below this many seconds is repeated this often: the first call loads the program."""
 
 GRADIENT_OF_RUN = 4.0
-"""Time of an exact hypergradient, and of compiling it, in those of a training run: a guess."""
+"""Time of an exact hypergradient, and of compiling it, in multiples of a training run (assumed)."""
 
 
 @dataclass
 class Clock:
-    """The time since the beginning, and what the budget did not allow.
+    """The time since the start, and the measurements that the budget excluded.
 
     Attributes:
-        budget: seconds; None is as many as it takes.
-        begin: when it began.
-        left_out: in words.
+        budget: seconds; None for no limit.
+        begin: the time of the start.
+        left_out: descriptions of the excluded measurements.
     """
 
     budget: float | None
@@ -30,11 +30,11 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """Seconds since the beginning."""
+        """Seconds since the start."""
         return perf_counter() - self.begin
 
     def allows(self, seconds: float, what: str) -> bool:
-        """Return whether so many more seconds fit; if not, note what is left out."""
+        """Return whether the budget allows that many more seconds; if not, record `what`."""
         if self.budget is None or self.seconds + seconds <= self.budget:
             return True
         self.left_out.append(what)
@@ -60,7 +60,7 @@ def require_budget(run: Program, compiling: float, horizon: int, clock: Clock) -
 
 
 def fastest(program: Program) -> tuple:
-    """Return what a program returns, and its seconds without loading it if they are few."""
+    """Return a program's result and its seconds; short calls are timed without loading it."""
     found, seconds = timed(program.call)
     again = () if seconds > BRIEF else range(REPEATS)
     return found, min([seconds, *(timed(program.call)[1] for _ in again)])

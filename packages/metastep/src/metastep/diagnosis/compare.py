@@ -1,4 +1,4 @@
-"""Hold estimators against the truth: direction, size, time and memory."""
+"""Compare estimators with a reference: direction, size, time and memory."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,18 +27,18 @@ COLUMNS = ("estimator", "relative error", "cosine", "norm", "seconds", "memory (
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One estimator against the reference.
+    """One estimator compared with the reference.
 
     Attributes:
         estimator: the estimator.
-        estimate: what it returned.
+        estimate: its estimate.
         relative_error: |grad - reference| / |reference|, in the directions of the reference.
         cosine: of the angle between grad and reference, in the directions of the reference; NaN if
             either is zero.
         seconds: wall time of one call after compilation, median.
-        temporary_bytes: memory that the compiled program needs beside its inputs and outputs; None
-            where the backend does not report it.
-        message: the message of `estimate.result`, empty if all is well.
+        temporary_bytes: memory of the compiled program beyond its inputs and outputs; None if the
+            backend does not report it.
+        message: the message of `estimate.result`, empty if it is `successful`.
     """
 
     estimator: AbstractEstimator
@@ -52,11 +52,11 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found: `rows` for code, `str()` for people.
+    """The result of `compare`: `rows` for code, `str()` for people.
 
     Attributes:
-        reference_estimator: what the rows were held against.
-        reference: what it returned; central differences say in `stats` how sharp they are.
+        reference_estimator: the estimator with which the others were compared.
+        reference: its estimate; the `stats` of central differences give their precision.
         rows: one for each estimator.
     """
 
@@ -65,7 +65,7 @@ class Comparison:
     rows: tuple[ComparisonRow, ...]
 
     def __str__(self) -> str:
-        """Lay the rows out as a table of plain text."""
+        """Format the rows as a table of plain text."""
         cells = [COLUMNS] + [_cells(row) for row in self.rows]
         widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS) - 1)]
         lines = []
@@ -105,13 +105,13 @@ def compare(
     repeats: SupportsIndex = 3,
     memory: int = 2**30,
 ) -> Comparison:
-    """Compute one hypergradient by several estimators and hold each against an exact one.
+    """Compute one hypergradient by several estimators and compare each with an exact one.
 
-    Where plain reverse mode does not fit into memory, they are held against central differences
-    along random directions: relative error and cosine are then those in the subspace of these.
+    If plain reverse mode does not fit into memory, the reference is central differences along
+    random directions, and relative error and cosine are those in the subspace of the directions.
 
     Example:
-        One of ten steps of gradient descent on w^2 / 2 keeps a tenth of the target's influence.
+        The last of ten steps of gradient descent on w^2 / 2 has a tenth of the target's influence.
 
         >>> import jax, jax.numpy as jnp, optax, metastep as ms
         >>> problem = ms.TrainingProblem(
@@ -132,10 +132,10 @@ def compare(
         problem: the inner dynamics and the objective.
         outer: the hyperparameters.
         estimators: what to compare, at least one.
-        key: a random key; all estimators walk the same trajectory.
-        reference: what to trust, an exact estimator or `CentralDifferences`; None is `Reverse()` if
-            it fits into `memory`, else `CentralDifferences()`.
-        repeats: timed calls per estimator, from 1; the estimators take turns.
+        key: a random key; it gives all estimators the same trajectory.
+        reference: an exact estimator or `CentralDifferences`; None is `Reverse()` if it fits into
+            `memory`, else `CentralDifferences()`.
+        repeats: timed calls per estimator, from 1; the estimators alternate.
         memory: bytes that the reference may use; 1 GiB by default.
 
     Returns:
@@ -182,7 +182,7 @@ def _reference(
     chosen: AbstractEstimator | None,
     memory: int,
 ) -> tuple[AbstractEstimator, Estimate, Callable[[Outer], Outer | Float[Array, " directions"]]]:
-    """Return the reference, its estimate, and what is looked at of a gradient."""
+    """Return the reference, its estimate, and the function that maps gradients for comparison."""
     judge = chosen or Reverse()
     program = ready(problem, outer, judge, key)
     if chosen is None and (program.temporary_bytes or 0) > memory:
@@ -200,9 +200,9 @@ class Program:
 
     Attributes:
         function: the function.
-        arguments: what it is called with; others must have the same shapes and dtypes.
-        temporary_bytes: memory that it needs beside its inputs and outputs; None where the backend
-            does not report it.
+        arguments: its arguments; others must have the same shapes and dtypes.
+        temporary_bytes: memory beyond its inputs and outputs; None if the backend does not report
+            it.
     """
 
     function: Callable[..., Any]
@@ -215,7 +215,7 @@ class Program:
 
 
 UNOPTIMISED = {"xla_backend_optimization_level": "0"}
-"""Machine code in a third of the time; how buffers share memory is decided before."""
+"""Compiler options that save two thirds of the time; buffer sharing is decided before them."""
 
 
 def compile_with(function: Callable[..., Any], *arguments: Any, optimised: bool = True) -> Program:
@@ -243,7 +243,7 @@ def ready(
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    """Return what a call returns and its seconds."""
+    """Return the result of a call and its seconds."""
     begin = perf_counter()
     found = jax.block_until_ready(call())
     return found, perf_counter() - begin

@@ -1,7 +1,7 @@
-"""Measure a problem's inner dynamics, and say which estimator serves it.
+"""Measure the inner dynamics of a problem, and recommend an estimator.
 
-`measurements` holds what is measured, for about four exact hypergradients; `advice` turns it into
-warnings and a recommendation.
+`measure` takes the measurements, at the cost of about four exact hypergradients. `advise` turns
+them into warnings and a recommendation.
 """
 
 from math import inf
@@ -33,7 +33,7 @@ from metastep.types import Outer, RandomKey
 DEFAULT_MEMORY = 2**30
 
 OFF = 0.1
-"""A relative error of implicit differentiation that deserves a warning."""
+"""The relative error of implicit differentiation above which a warning is given."""
 
 NOT_THERE = (
     "Inner steps have become small, and yet the inner loop is not at its fixed point, or a "
@@ -49,12 +49,12 @@ def diagnose(
     memory: int = DEFAULT_MEMORY,
     budget: float | None = None,
 ) -> Diagnosis:
-    """Say which estimator to use for a problem, why, and what would change the answer.
+    """Recommend an estimator for a problem, with the reasons and what would change the answer.
 
-    Everything is measured at these hyperparameters and for this key; elsewhere it may differ.
+    All measurements are made at these hyperparameters and for this key; elsewhere they may differ.
 
     Example:
-        Fifty steps of gradient descent that contract by a tenth: the last steps tell it all.
+        Fifty steps of gradient descent that contract by a tenth: one last step suffices.
 
         >>> import jax, jax.numpy as jnp, optax, metastep as ms
         >>> problem = ms.TrainingProblem(
@@ -73,18 +73,18 @@ def diagnose(
         outer: the hyperparameters, a pytree of floating-point arrays or floats.
         key: a random key.
         memory: bytes that a hypergradient may use; 1 GiB by default.
-        budget: seconds that the diagnosis may take, compilation included; what does not fit is left
-            out, and `left_out` names it. None measures everything.
+        budget: seconds that the diagnosis may take, compilation included. Measurements that exceed
+            it are omitted and named in `left_out`. None measures everything.
 
     Returns:
-        The diagnosis: `str()` in at most 30 lines, `details()` at length, `to_dict()` and fields
-        for programs. Time: that of three exact hypergradients and three training runs, and to
-        compile them once each. Memory: that of `Reverse()` if it fits into `memory`, else that of
+        The diagnosis: `str()` in at most 30 lines, `details()` in full, `to_dict()` and fields for
+        programs. Time: three exact hypergradients and three training runs, and one compilation of
+        each. Memory: that of `Reverse()` if it fits into `memory`, else that of
         `Reverse("sqrt")`, and some 30 inner states.
 
     Raises:
-        ValueError: wrong use, as `hypergradient` does; a budget that is not positive, or less than
-            one exact hypergradient takes.
+        ValueError: wrong use, as in `hypergradient`; a budget that is not positive or too short for
+            one exact hypergradient.
     """
     require_key(key)
     if budget is not None and not budget > 0:
@@ -107,14 +107,15 @@ def judge(
     values = np.array([np.nan]) if spectrum is None else spectrum.ritz_values()
     contraction = float(np.max(np.abs(values)))
     symmetric = spectrum is not None and spectrum.symmetric
+    # The Jacobian of gradient descent is I - gamma H.
     curvature = (1 - float(values.max().real), 1 - float(values.min().real))
     implicit = _Implicit.of(found)
     rows = _window_rows(found, contraction)
     count = sum(x.size for x in jax.tree.leaves(outer))
     with np.errstate(all="ignore"):
-        # Where no digit differs, the logarithm is -inf, and none is lost.
+        # If no digit differs, the logarithm is -inf, and no digit is lost.
         lost = np.clip(np.log10(found.rounding_error) + found.digits, 0, found.digits)
-        # The initial state is often zero; relative changes of it are none.
+        # The initial state is often zero, and then has no relative changes.
         before, after = curve.sensitivities[max(horizon - 1, 0)], curve.sensitivities[0]
         decay = float(np.divide(before, after)) if after else float("nan")
     steps = max(horizon - 1, 1)
@@ -154,9 +155,9 @@ def judge(
 
 
 def _overflown(found: Measurements) -> bool:
-    """Whether the gradient overflows although training does not, by growing step by step.
+    """Whether the gradient overflows by growth from step to step, although training does not.
 
-    A derivative that does not exist somewhere turns NaN at once.
+    A derivative that does not exist becomes NaN in a single step instead.
     """
     sizes = found.curve.sensitivities
     if not found.bounded or not np.isfinite(sizes[0]):
@@ -165,13 +166,13 @@ def _overflown(found: Measurements) -> bool:
 
 
 def _window_rows(found: Measurements, contraction: float) -> tuple[WindowRow, ...]:
-    """Hold every truncation against the exact gradient, and the paper's bound beside it."""
+    """Compare every truncation with the exact gradient, and add the bound of the paper."""
     curve = found.curve
     exact, truncated = _matrix(curve.exact, 0)[0], _matrix(curve.truncated, 1)
     size, end = np.linalg.norm(exact), curve.adjoint_norms[0]
     with np.errstate(all="ignore"):
-        # What a step adds to the gradient is at most the norm of B = d step / d outer times that of
-        # the adjoint: the largest ratio on this trajectory bounds all that is left out of it.
+        # The contribution of a step is at most |B| |adjoint| with B = d step / d outer, so the
+        # largest ratio on this trajectory bounds the sum of all that truncation leaves out.
         added = np.stack(jax.tree.leaves(curve.contributions))
         ratios = np.linalg.norm(added, axis=0) / curve.adjoint_norms[:-1]
         response = np.max(ratios[np.isfinite(ratios)], initial=0.0)
@@ -191,16 +192,16 @@ def _window_rows(found: Measurements, contraction: float) -> tuple[WindowRow, ..
 
 
 def _matrix(tree: Outer, leading: int) -> np.ndarray:
-    """Join the leaves of a tree into rows, one for each entry of the leading axis if there is."""
+    """Join the leaves of a tree into rows, one for each entry of the leading axis, if any."""
     leaves = [np.asarray(x, np.float64) for x in jax.tree.leaves(tree)]
     return np.hstack([x.reshape(x.shape[0] if leading else 1, -1) for x in leaves])
 
 
 def _response(smooth: Metasmoothness | None, grad: Outer, count: int) -> Response | None:
-    """Say how far a step against the gradient may go.
+    """Estimate how far a step against the gradient may go.
 
-    The parabola through the value, the slope and the value at 2 h tells where the objective stops
-    falling; beyond 2 h nothing is known.
+    The parabola through the value, the slope and the value at 2 h has its minimum where the
+    objective stops falling. Beyond 2 h nothing was measured.
     """
     if smooth is None:
         return None
@@ -215,7 +216,7 @@ def _response(smooth: Metasmoothness | None, grad: Outer, count: int) -> Respons
 
 
 class _Implicit(NamedTuple):
-    """What implicit differentiation would give."""
+    """The predicted result of implicit differentiation."""
 
     message: str
     cosine: float
@@ -223,7 +224,7 @@ class _Implicit(NamedTuple):
 
     @classmethod
     def of(cls, found: Measurements) -> "_Implicit":
-        """Hold it against the exact gradient; say why it is not to be trusted."""
+        """Compare it with the exact gradient, and find the reason against its use."""
         nothing = float("nan")
         if found.refusal or found.spectrum is None:
             return cls(found.refusal, nothing, nothing)
@@ -250,9 +251,9 @@ class _Implicit(NamedTuple):
 
 
 def _unseen(found: Measurements) -> bool:
-    """Whether `Implicit` takes a hyperparameter for one that acts on the path alone.
+    """Whether `Implicit` would classify a hyperparameter as one without effect on the fixed point.
 
-    What a step adds to its gradient has then died away as fast as the steps themselves.
+    The contributions of the steps to its gradient then decay as fast as the steps themselves.
     """
     curve, eps = found.curve, 10.0**-found.digits
     small = UNSEEN_FACTOR * max(stationarity(curve.moves), 1e3 * eps)

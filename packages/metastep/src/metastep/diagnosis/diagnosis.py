@@ -1,4 +1,4 @@
-"""What a diagnosis holds, and how it reads."""
+"""The result of `diagnose`, and its text."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -20,9 +20,9 @@ LINES = 30
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `diagnose` measured, and what follows: `str()` for people, fields for code.
+    """Measurements of `diagnose` and the advice: `str()` for people, fields for code.
 
-    What was left out for want of budget is NaN or None.
+    Measurements that the budget excluded are NaN or None.
 
     Attributes:
         horizon: the number T of inner steps.
@@ -32,31 +32,32 @@ class Diagnosis:
         value: the objective.
         exact: the exact hypergradient, a tree like `outer`.
         finite: whether the run, the objective and the exact hypergradient are finite.
-        contraction: the largest |eigenvalue| of the last step's Jacobian that the objective sees
-            (approximately, from below); below 1 the inner dynamics settle.
+        contraction: the largest |eigenvalue| of the last step's Jacobian among the directions that
+            affect the objective (approximate, from below); below 1 the inner dynamics converge.
         symmetric: whether that Jacobian is symmetric, as that of gradient descent is.
         inner_curvature: smallest and largest eigenvalue of step size times Hessian (gamma alpha,
             gamma beta: strong convexity and smoothness); None if the Jacobian is not symmetric.
-        lyapunov_exponent: growth of the influence of relative changes of the state on the
-            objective, from the end of the run to its first step, nats per step. An explanation
+        lyapunov_exponent: growth rate, from the end of the run to its first step, of the influence
+            of relative changes of the state on the objective, in nats per step. For explanation
             only: `chaotic` does not depend on it.
         digits: decimal digits of the precision of the inner state.
-        digits_lost: how many of them rounding costs the exact hypergradient: measured by computing
+        digits_lost: how many of them rounding costs the exact hypergradient, measured by computing
             it again with states that are rounded differently.
         chaotic: whether fewer than one digit is left.
-        adjoint_decay: influence of relative changes of the first state over that of the last.
+        adjoint_decay: influence of relative changes of the first state, divided by that of the
+            last.
         stationarity: size of the last step relative to the first ones.
-        implicit_message: why the implicit gradient is not to be trusted; empty if it is.
-        response: how far a step against the gradient can be trusted; None where there is none.
+        implicit_message: the reason against the implicit gradient; empty if there is none.
+        response: how far a step against the gradient can be trusted; None if not measured.
         windows: truncated back-propagation by window; the last window is the horizon.
         options: every estimator.
         memory: bytes that a hypergradient may use.
-        work: inner steps and products with their Jacobians that the measurements took at most, in
-            those of an exact hypergradient (three for every inner step).
-        seconds: what the measurements took, compilation included.
-        left_out: what the budget did not allow, in words.
-        warnings: what will go wrong with estimators that fit badly.
-        recommendation: which one to use.
+        work: the largest number of inner steps and Jacobian products that the measurements took,
+            as a multiple of those of an exact hypergradient (three for every inner step).
+        seconds: the time of the measurements, compilation included.
+        left_out: the measurements that the budget excluded.
+        warnings: the failures to expect from unsuitable estimators.
+        recommendation: the estimator to use.
     """
 
     horizon: int
@@ -98,7 +99,7 @@ class Diagnosis:
         raise KeyError(str(estimator))
 
     def __str__(self) -> str:
-        """Say what to do, and show what it follows from, in at most 30 lines of 100 characters."""
+        """Return the recommendation and its evidence, at most 30 lines of 100 characters."""
         lines = [*_advice(self), "", *_facts(self), "", *_options(_chosen(self))]
         more = ["", "details() has every window, every number and the warnings in full."]
         room = LINES - len(lines) - len(more) - 1
@@ -112,7 +113,7 @@ class Diagnosis:
         return "\n".join([*lines, *([""] if warnings else []), *warnings, *more])
 
     def details(self) -> str:
-        """Lay everything out as plain text."""
+        """Return everything as plain text."""
         windows = [("window", "cosine", "relative error", "bound", "adjoint at cut")]
         windows += [
             (
@@ -135,7 +136,7 @@ class Diagnosis:
 
 
 def readable_bytes(count: float | int) -> str:
-    """Write a number of bytes with its unit."""
+    """Format a number of bytes with its unit."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.3g} {unit}"
@@ -167,7 +168,7 @@ def _advice(d: Diagnosis) -> list[str]:
 
 
 def _facts(d: Diagnosis) -> list[str]:
-    """Return the facts that everybody needs, a line each."""
+    """Return the facts of general interest, one line each."""
     facts = [
         f"{d.outer_size} hyperparameters, {d.horizon} inner steps; inner state "
         f"{readable_bytes(d.state_bytes)}, {readable_bytes(d.residual_bytes)} more for each step"
@@ -201,7 +202,7 @@ def _explanations(d: Diagnosis) -> list[str]:
 
 
 def _chosen(d: Diagnosis) -> list[Option]:
-    """Return all options but of truncation the recommended one, or the most accurate one."""
+    """Return every option except truncation, of which only the recommended or most accurate."""
     truncated = [o for o in d.options if isinstance(o.estimator, TruncatedReverse)]
     advised = d.recommendation.estimator if d.recommendation else None
     best = [o for o in truncated if o.estimator == advised]

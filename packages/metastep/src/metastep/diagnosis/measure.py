@@ -1,8 +1,8 @@
-"""What `diagnose` measures, by three programs: training, the exact hypergradient, and one step.
+"""The measurements of `diagnose`, made by three programs.
 
-The first trains, at the hyperparameters and at two points along the gradient. The second computes
-the exact hypergradient with every truncation of it, again with states that are rounded differently.
-The third multiplies by the Jacobian of the last step. None is compiled twice.
+The first program trains, at the hyperparameters and at two points along the gradient. The second
+computes the exact hypergradient with all truncations, and again with states that are rounded
+differently. The third multiplies by the Jacobian of the last step. Each is compiled once.
 """
 
 from collections.abc import Callable
@@ -33,52 +33,52 @@ from metastep.trees import differentiable, real_variables
 from metastep.types import Inner, Outer, RandomKey, Scalar
 
 PRODUCTS = 30
-"""Products with the Jacobian of the last step."""
+"""The number of products with the Jacobian of the last step."""
 
 DRAWS = 2
-"""Exact hypergradients with states that are rounded differently."""
+"""The number of exact hypergradients with states that are rounded differently."""
 
 SMOOTH = 0.5
-"""A score of metasmoothness below it means that the step was too long, or the run is not smooth."""
+"""The metasmoothness below which the step was too long or the run is not smooth."""
 
 TRIALS = 3
 SHORTER = 0.2
-"""How often a step is shortened, and to which part of its length, until the response is smooth."""
+"""How often a step is shortened until the response is smooth, and by which factor."""
 
 BESIDE = 1e-3
-"""The relative distance of hyperparameters beside others."""
+"""The relative distance to neighbouring hyperparameters."""
 
 PROMISED = 0.1
-"""The first step promises to change the objective by this part of it, to first order."""
+"""The predicted relative change of the objective by the first step, to first order."""
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """What was measured.
+    """The measurements of one problem.
 
     Attributes:
         curve: the exact hypergradient and its truncations, on the host, without `end`.
-        windows: those of the truncations.
+        windows: the windows of the truncations.
         trained: whether the run and the objective are finite.
-        finite: whether the exact hypergradient is, too.
-        bounded: whether a run beside it is finite where the exact hypergradient is not.
-        rounding_error: |g' - g| / |g| for the exact hypergradients g and g' of states that are
-            rounded differently, root mean square; 1 where g' is not finite; NaN where left out.
-        repeatability: the mean cosine of the angle between g and g'; NaN where left out.
+        finite: whether the exact hypergradient is finite, too.
+        bounded: whether a run at neighbouring hyperparameters is finite, for an exact
+            hypergradient that is not.
+        rounding_error: root mean square of |g' - g| / |g| for exact hypergradients g and g' whose
+            states are rounded differently; 1 if g' is not finite; NaN if not measured.
+        repeatability: the mean cosine of the angle between g and g'; NaN if not measured.
         digits: decimal digits of the precision of the inner state.
-        smooth: the response along the gradient; None where left out.
-        spectrum: of the last step; None where left out.
+        smooth: the response along the gradient; None if not measured.
+        spectrum: that of the last step; None if not measured.
         refusal: why `Implicit` refuses the problem; empty if it does not.
         sizes: bytes that are known without compiling.
         stored: whether the exact hypergradient stored all residuals, as `Reverse()` does.
-        forward_seconds: of a training run.
-        exact_seconds: of an exact hypergradient.
-        forward_bytes: the compiler's figure for a training run, beside inputs and outputs.
-        exact_bytes: the same for the exact hypergradient; None where the backend reports none.
-        work: inner steps and products with their Jacobians, in those of an exact hypergradient
-            (three for every inner step).
-        seconds: since the beginning, compilation included.
-        left_out: what the budget did not allow.
+        forward_seconds: time of a training run.
+        exact_seconds: time of an exact hypergradient.
+        forward_bytes: the compiler's figure for a training run, without inputs and outputs.
+        exact_bytes: the same for the exact hypergradient; None if the backend reports none.
+        work: as in `Diagnosis`.
+        seconds: time since the start, compilation included.
+        left_out: the measurements that the budget excluded.
     """
 
     curve: BiasCurve
@@ -109,8 +109,8 @@ def measure(
     """Measure the inner dynamics and the exact hypergradient of a problem.
 
     Raises:
-        ValueError: wrong use, as `hypergradient` does; a budget that one exact hypergradient
-            exceeds.
+        ValueError: wrong use, as in `hypergradient`; a budget too short for one exact
+            hypergradient.
     """
     known, horizon = sizes(problem, outer, key), problem.horizon
     run, compiling = timed(lambda: compile_with(_run, problem, outer, key, jnp.int32(horizon)))
@@ -123,6 +123,7 @@ def measure(
     trained = bool(curve.end.first_nonfinite < 0) and bool(np.isfinite(host.value))
     finite = trained and bool(np.all(np.isfinite(_flat(host.exact))))
     moving = finite and bool(np.any(_flat(host.exact)))
+    # The relative error of a gradient that is zero or not finite is meaningless.
     rounding = [np.nan, np.nan]
     if moving and clock.allows(exact_seconds, "what rounding costs"):
         *rounding, exact_seconds = _rounding(exact, host.exact, exact_seconds, clock)
@@ -132,10 +133,11 @@ def measure(
     refusal, spectrum = refusal_of(problem, outer, key), None
     products = min(PRODUCTS, max(2, horizon), known.variables)
     if clock.allows(2 * compiling, "implicit differentiation and the spectrum of the last step"):
-        # Not timed: where a run is brief, optimising the program would take longer than it saves.
+        # Not timed. For a brief run, optimising the program would take longer than it saves.
         program = _spectrum(products), problem, outer, key, curve.end
         measured = compile_with(*program, optimised=exact_seconds > BRIEF)
         spectrum = jax.tree.map(np.asarray, measured.call())
+    # Recomputation adds one step to the three that reverse mode counts.
     again = 1 if stored else 4 / 3
     return Measurements(
         curve=host,
@@ -197,7 +199,7 @@ def stationarity(moves: ArrayLike) -> float:
 def _run(
     problem: AbstractProblem, outer: Outer, key: RandomKey, steps: Int[Array, ""]
 ) -> tuple[Scalar, Inner]:
-    """Train for a number of steps that is known at run time only."""
+    """Train for a number of steps that may be traced."""
     keys = split_keys(key)
     arrays, static = eqx.partition(start(problem, outer, keys), eqx.is_array)
 

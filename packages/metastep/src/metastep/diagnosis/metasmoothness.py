@@ -1,8 +1,8 @@
-"""How far a step of the hyperparameters can be trusted: is the response of training smooth?
+"""Metasmoothness: whether training responds smoothly to a step of the hyperparameters.
 
-A hypergradient may be exact and of no use: if the trained parameters jump back and forth as a
-hyperparameter moves, the slope at one point says nothing about the next. Three runs along a line
-show it, without a derivative.
+An exact hypergradient may be useless: if the trained parameters jump as a hyperparameter moves,
+the slope at one point predicts nothing about the next. Three runs along a line measure this
+without derivatives.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from metastep.trees import as_hyperparameters, norm, real_variables
 from metastep.types import Inner, Outer, RandomKey, Scalar
 
 PART = 0.1
-"""The default length: this part of the size of the hyperparameters."""
+"""The default length, relative to the size of the hyperparameters."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Metasmoothness:
     """The response of training along a line in the hyperparameters.
 
     Attributes:
-        score: between -1 and 1. Near 1 the trained state moves on in the direction in which it
-            began to move; near 0 its moves have nothing to do with each other.
+        score: between -1 and 1. Near 1 the trained state continues in the direction of its first
+            move; near 0 its two moves are unrelated.
         length: h, the distance between the three points.
         values: the objective at 0, h and 2 h.
     """
@@ -53,7 +53,7 @@ def metasmoothness(
     sum_i d_i / |d|_1 sign(w_1 - w_0)_i sign(w_2 - w_1)_i.
 
     Example:
-        The end of gradient descent moves in proportion to its target.
+        The end of gradient descent depends linearly on its target.
 
         >>> import jax, jax.numpy as jnp, optax, metastep as ms
         >>> problem = ms.TrainingProblem(
@@ -69,10 +69,10 @@ def metasmoothness(
     Args:
         problem: the inner dynamics and the objective.
         outer: the hyperparameters.
-        key: determines the trajectory, and the direction where none is given.
-        direction: a tree like `outer`, of any size but zero; None draws one at random.
+        key: determines the trajectory, and the direction if none is given.
+        direction: a tree like `outer` of any size but zero; None draws one at random.
         length: h, positive, in the units of `outer`; None is a tenth of the size of `outer`, or of
-            a vector of ones where `outer` is zero.
+            a vector of ones if `outer` is zero.
 
     Returns:
         The score and the three values. Time: three forward runs. Memory: three inner states.

@@ -1,7 +1,7 @@
-"""Every estimator for a problem that has been measured: accuracy, time and memory.
+"""Accuracy, time and memory of every estimator, from the measurements of a problem.
 
-One exact hypergradient and training runs are timed; the other times follow from these. Memory
-follows from what reverse mode stores for a step and from the compiler's figures.
+One exact hypergradient and training runs are timed; the other times are derived from these. Memory
+is derived from the residuals of a step and the compiler's figures.
 """
 
 from dataclasses import dataclass
@@ -27,28 +27,28 @@ from metastep.types import Outer, RandomKey
 
 PAIRS = 16
 NUMBERS = 10
-"""Bytes of the numbers that the measuring program keeps for each step."""
+"""Bytes per step of the numbers that the measuring program keeps."""
 
 TANGENT = 2.0
 """Time of a tangent of training, in training runs: the derivative of a product has two terms."""
 
 NOT_ASKED = 2**20
-"""Bytes below which a guess will do: to compile for the figure would cost more than it is worth."""
+"""Bytes below which an estimate suffices: compiling for the exact figure would cost more."""
 
 COMPETITIVE = 1.25
-"""An estimator that takes so many times as long as `Reverse()` is no alternative to it."""
+"""The time, in multiples of `Reverse()`, above which an estimator is not an alternative."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What the estimators of one problem cost.
+    """The costs of the estimators for one problem.
 
     Attributes:
         found: the measurements.
-        problem: what was measured.
+        problem: the problem.
         outer: the hyperparameters.
         key: the random key.
-        clock: says whether there is time to ask the compiler.
+        clock: decides whether there is time to ask the compiler.
         count: the number N of hyperparameters.
     """
 
@@ -67,13 +67,13 @@ class Costs:
 
     @property
     def plain(self) -> float:
-        """Seconds of `Reverse()`: measured, or without the second training run of "sqrt"."""
+        """Seconds of `Reverse()`: measured, or that of "sqrt" minus its second training run."""
         exact = self.found.exact_seconds
         return exact if self.found.stored else max(exact - self.forward, self.forward)
 
     @property
     def backward(self) -> float:
-        """Seconds of one step back."""
+        """Seconds of one step of the backward pass."""
         return max(self.plain - self.forward, 0.0) / self.problem.horizon
 
     @property
@@ -83,10 +83,10 @@ class Costs:
 
     @property
     def workspace(self) -> float:
-        """Memory of reverse mode beside what it stores for the steps."""
+        """Memory of reverse mode beyond the residuals and states of the steps."""
         found, horizon, sizes = self.found, self.problem.horizon, self.found.sizes
-        # The measuring program also stores a gradient for each window, the state that a
-        # sensitivity is relative to, and a few numbers for each step.
+        # The measuring program also stores a gradient for each window, the state to which a
+        # sensitivity is relative, and a few numbers for each step.
         beside = (len(found.windows) + 1) * sizes.outer + NUMBERS * horizon
         beside += sizes.floating * (horizon if found.stored else isqrt(horizon))
         stored = (sizes.reverse if found.stored else sizes.segments)(horizon, 0)
@@ -95,14 +95,14 @@ class Costs:
     def option(
         self, estimator: AbstractEstimator, seconds: float, memory: float | int, **more: Any
     ) -> Option:
-        """Return a row; without `measured` its time is predicted."""
+        """Return a row; unless `measured` is given, its time counts as predicted."""
         fields = {"measured": False} | more
         return Option(estimator, seconds=float(seconds), memory=round(memory), **fields)
 
     def compiled(
         self, estimator: AbstractEstimator, matters: bool, otherwise: float | int
     ) -> float | int:
-        """Return the compiler's figure if it matters, and `otherwise` where there is none."""
+        """Return the compiler's figure if it matters and exists, else `otherwise`."""
         what = f"the compiler's figure for {estimator}"
         if (
             not matters
@@ -120,17 +120,11 @@ def options(
     memory: int,
     chaotic: bool,
 ) -> tuple[Option, ...]:
-    """List the estimators.
+    """Return one row for each estimator.
 
-    Args:
-        costs: of the problem.
-        rows: the windows of truncation; the last one is the horizon.
-        implicit: cosine and relative error of implicit differentiation.
-        memory: bytes that a hypergradient may use.
-        chaotic: whether exact gradients are not meaningful.
-
-    Returns:
-        A row for each.
+    `rows` are the windows of truncation, the last of which is the horizon; `implicit` is the cosine
+    and the relative error of implicit differentiation; `memory` is the limit for a hypergradient in
+    bytes; `chaotic` says that exact gradients are meaningless.
     """
     sizes, forward, backward = costs.found.sizes, costs.forward, costs.backward
     truncated = [
@@ -158,7 +152,7 @@ def options(
 
 
 def _exact(costs: Costs, memory: int) -> tuple[Option, ...]:
-    """List the exact estimators, whose numbers differ by rounding alone."""
+    """List the exact estimators, whose results differ by rounding only."""
     found, horizon, sizes = costs.found, costs.problem.horizon, costs.found.sizes
     forward, plain, workspace = costs.forward, costs.plain, costs.workspace
     known = np.isfinite(found.rounding_error)
@@ -217,10 +211,10 @@ def _implicit(costs: Costs, cosine: float, error: float) -> Option:
 
 
 def implicit_solver(symmetric: bool, horizon: int) -> lx.CG | lx.GMRES:
-    """Return a solver that makes at most as many products as were measured."""
+    """Return a solver with at most as many products as were measured."""
     products = min(PRODUCTS, max(2, horizon))
     tolerance: dict[str, Any] = {"rtol": 1e-4, "atol": 0.0}
     if symmetric:
         return lx.CG(**tolerance, max_steps=products)
-    # The first of the steps that lineax counts makes no products.
+    # The first of the steps that lineax counts computes no products.
     return lx.GMRES(**tolerance, max_steps=2, restart=products)

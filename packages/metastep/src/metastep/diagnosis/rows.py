@@ -1,4 +1,4 @@
-"""What a diagnosis is made of: windows, options, warnings, one recommendation, the response."""
+"""The parts of a diagnosis: windows, options, warnings, recommendation and response."""
 
 from dataclasses import dataclass
 
@@ -11,11 +11,11 @@ class WindowRow:
 
     Attributes:
         window: K.
-        cosine: of the angle to the exact gradient; NaN if one of them is zero.
+        cosine: of the angle to the exact gradient; NaN if either is zero.
         relative_error: |truncated - exact| / |exact|.
-        bound: the bound (10) of Shaban et al. (2019), relative to |exact|; infinite where the inner
+        bound: the bound (10) of Shaban et al. (2019), relative to |exact|; infinite if the inner
             steps do not contract.
-        adjoint: what reaches back to the cut, relative to the end of the horizon.
+        adjoint: the norm of the adjoint at the cut, relative to that at the end of the horizon.
     """
 
     window: int
@@ -31,12 +31,13 @@ class Option:
 
     Attributes:
         estimator: the estimator.
-        cosine: of the angle to the exact gradient: measured; expected where random; for exact
-            estimators that to the exact gradient of a run that is rounded differently.
+        cosine: of the angle to the exact gradient, measured; the expected value for a random
+            estimator; for an exact estimator, that to the exact gradient of a run that is rounded
+            differently.
         relative_error: likewise.
         seconds: for one hypergradient, without compilation.
-        memory: bytes beside inputs and outputs, as the compiler counts them.
-        measured: whether `seconds` was measured; otherwise it follows from those that were.
+        memory: bytes beyond inputs and outputs, as the compiler counts them.
+        measured: whether `seconds` was measured; otherwise it is derived from measured times.
     """
 
     estimator: AbstractEstimator
@@ -49,11 +50,11 @@ class Option:
 
 @dataclass(frozen=True)
 class Warning:
-    """What will go wrong, before it does.
+    """A failure to expect.
 
     Attributes:
         kind: short and stable, such as `neumann-diverges`.
-        text: what it means and what to do.
+        text: its meaning and the remedy.
     """
 
     kind: str
@@ -62,7 +63,7 @@ class Warning:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Which estimator to use.
+    """The estimator to use.
 
     Attributes:
         estimator: None if no estimator can be recommended.
@@ -81,11 +82,11 @@ class Response:
 
     Attributes:
         score: metasmoothness along the gradient, between -1 and 1; near 1 the response is smooth.
-        length: the distance in `outer` at which it was measured, and twice which it reached.
+        length: the distance h in `outer` at which it was measured; the runs reached 2 h.
         reach: the distance at which the objective is expected to stop falling, at most twice
-            `length`; NaN where the response is not smooth.
-        descent_step_size: the step size of gradient descent on `outer` that goes so far.
-        adam_step_size: the step size of Adam on `outer` whose first step goes so far.
+            `length`; NaN if the response is not smooth.
+        descent_step_size: the step size of gradient descent on `outer` that reaches it.
+        adam_step_size: the step size of Adam on `outer` whose first step reaches it.
     """
 
     score: float

@@ -1,8 +1,8 @@
-"""How much memory a hypergradient takes, before it runs.
+"""The memory of a hypergradient, computed before it runs.
 
-What reverse mode stores for every step is read off the traced program, which costs no compilation.
-What a program needs beside is the compiler's own figure; where a program is compiled for this
-figure alone, the compiler is told not to optimise, which leaves the figure and saves the time.
+The residuals of a step follow from the traced program, without compilation. The memory that a
+program needs beyond them is the compiler's figure. A program that is compiled for this figure alone
+is compiled without optimisation, which is faster and leaves the figure unchanged.
 """
 
 from collections.abc import Callable
@@ -22,15 +22,15 @@ from metastep.types import Outer, RandomKey
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of what a hypergradient holds.
+    """Sizes in bytes of the parts of a hypergradient's memory.
 
     Attributes:
         state: the inner state: parameters, optimizer state, counters and keys.
-        variables: how many floating-point numbers it has; a complex one counts twice.
-        floating: their bytes.
+        variables: the number of its floating-point numbers; a complex one counts twice.
+        floating: the bytes of these numbers.
         outer: the hyperparameters.
-        residual: what reverse mode stores for one inner step.
-        constant: what it stores once for all steps.
+        residual: the residuals of reverse mode for one inner step.
+        constant: the values that reverse mode stores once for all steps.
     """
 
     state: int
@@ -41,7 +41,7 @@ class Sizes:
     constant: int
 
     def reverse(self, steps: int, workspace: float | int) -> float:
-        """Return the memory of reverse mode over so many steps, with all residuals stored."""
+        """Return the memory of reverse mode over `steps` steps, with all residuals stored."""
         return steps * self.residual + workspace
 
     def segments(self, horizon: int, workspace: float | int) -> float:
@@ -57,7 +57,7 @@ class Sizes:
 
 
 def sizes(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Sizes:
-    """Trace a problem for the sizes of what its differentiation stores.
+    """Trace a problem for the sizes of its state, residuals and constants.
 
     Raises:
         ValueError: wrong use, as `hypergradient` does.

@@ -1,8 +1,8 @@
-"""What the last inner step does to small changes: eigenvalues of its Jacobian, its fixed point.
+"""The eigenvalues of the last inner step's Jacobian, and the gradient at its fixed point.
 
-One Krylov space of the transposed Jacobian A^T, begun at the derivative of the objective, answers
-both questions: its projection has the extreme eigenvalues, and the best solution of
-(I - A^T) x = d objective / d state in it is that of GMRES, which implicit differentiation needs.
+One Krylov space of the transposed Jacobian A^T, started at the derivative of the objective, gives
+both. Its projection has the extreme eigenvalues. The best solution in it of
+(I - A^T) x = d objective / d state is that of GMRES, as used by implicit differentiation.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,11 @@ from metastep.trees import norm, real_variables
 from metastep.types import Outer, Scalar
 
 SYMMETRIC = 1e-3
-"""Relative asymmetry of the projected Jacobian that counts as rounding."""
+"""Relative asymmetry of the projected Jacobian that is attributed to rounding."""
 
 
 class StepSpectrum(eqx.Module):
-    """Eigenvalues of the last inner step, and the gradient that its fixed point would have.
+    """Eigenvalues of the last inner step, and the gradient at its fixed point.
 
     Attributes:
         projected: shape (k + 1, k), the Jacobian A = d step / d state, transposed and projected on
@@ -40,10 +40,10 @@ class StepSpectrum(eqx.Module):
     size: Scalar
 
     def fixed_point(self) -> tuple[Outer, float]:
-        """Return the gradient of a fixed point, and the residual of the linear system.
+        """Return the gradient at a fixed point, and the residual of the linear system.
 
-        That is d_outer f + B^T x with the x of the Krylov space that solves (I - A^T) x = d_state f
-        best, and |(I - A^T) x - d_state f| / |d_state f|; NaN if a number is not finite.
+        The gradient is d_outer f + B^T x, where x in the Krylov space minimises the residual of
+        (I - A^T) x = d_state f. The residual is relative to |d_state f|; NaN if not finite.
         """
         projected, size = np.asarray(self.projected, np.float64), float(self.size)
         count = projected.shape[1]
@@ -66,9 +66,9 @@ class StepSpectrum(eqx.Module):
         return bool(asymmetry < SYMMETRIC)
 
     def ritz_values(self) -> np.ndarray:
-        """Return approximate eigenvalues of A; the extreme ones are the best.
+        """Return approximate eigenvalues of A; the extreme ones are the most accurate.
 
-        Real and from within the spectrum where A is symmetric. Complex otherwise.
+        They are real and within the spectrum if A is symmetric, and complex otherwise.
         """
         matrix = np.asarray(self.projected[:-1], np.float64)
         if not np.all(np.isfinite(matrix)):
@@ -85,16 +85,9 @@ def step_spectrum(
 ) -> StepSpectrum:
     """Measure the step that would follow the end of a trajectory.
 
-    Only what the objective can see is measured: a direction of the state that never reaches it has
-    no place in the Krylov space. Time: `products` vector-Jacobian products of one step. Memory: as
-    many inner states.
-
-    Args:
-        problem: the inner dynamics and the objective.
-        outer: the hyperparameters.
-        keys: of the trajectory.
-        end: the end of the trajectory.
-        products: how many, from 1 to the size of the state.
+    Directions of the state that never affect the objective are not in the Krylov space, and not
+    measured. Time: `products` vector-Jacobian products of one step, at most the size of the state.
+    Memory: as many inner states.
     """
     variables, restore = real_variables(end.inner)
     point, unflatten = ravel_pytree(variables)

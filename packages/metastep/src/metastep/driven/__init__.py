@@ -1,4 +1,4 @@
-"""Reverse mode over training runs that Python drives, step by step."""
+"""Reverse mode over long training runs whose steps are called from Python."""
 
 from metastep.driven.driven import driven_hypergradient as driven_hypergradient
 from metastep.driven.plan import Plan as Plan

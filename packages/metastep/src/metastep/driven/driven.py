@@ -1,4 +1,4 @@
-"""The hypergradient of a run that Python drives: forward, then backward segment by segment."""
+"""The hypergradient of a run whose steps are called from Python, segment by segment."""
 
 import os
 from dataclasses import replace
@@ -47,25 +47,25 @@ def driven_hypergradient(
     save_every: float = 60.0,
     progress: bool | None = None,
 ) -> Estimate:
-    """Compute a hypergradient by reverse mode over a run that no single program holds.
+    """Compute a hypergradient by reverse mode over a run that is too long for one program.
 
-    The same number as `hypergradient` with the same estimator, to rounding. The loop over the steps
-    is one of Python: batches are loaded as they are needed (see `Batches`), states are stored in
-    the memory of the host or on disk, and one compiled function goes back over one segment after
-    the other. With a directory a run that was interrupted or killed, in either pass, goes on when
-    the function is called again with the same arguments, and ends with the same bits.
+    The result equals that of `hypergradient` with the same estimator, to rounding. A Python loop
+    calls the steps: batches are loaded when they are needed (see `Batches`), states are stored in
+    host memory or on disk, and one compiled function differentiates one segment after another. With
+    a directory, a run that was interrupted or killed in either pass continues when the function is
+    called again with the same arguments, and ends with the same bits.
 
-    What `checkpoint` of the estimator means here, for T steps, states of size M and residuals of
-    size R for each step:
+    `checkpoint` of the estimator has the following meaning, for T steps, states of size M and
+    residuals of size R per step:
 
     - None: the state at every step is stored. T M of storage, R on the device.
     - an integer s, or "sqrt": one state every s steps. T M / s of storage, s R on the device.
     - `Binomial(n)`, "binomial": n states. n M of storage, R on the device; fewer than T steps are
       repeated for T <= (n + 1)(n + 2) / 2.
 
-    On the device there are besides a few states. `mixed` of the estimator is as ever, and makes R
-    the parameters of a step. Time: the two passes of `Reverse`, one forward pass more, what is
-    repeated, and what Python takes for each segment.
+    The device also holds a few states. `mixed` of the estimator keeps its meaning: with it, R is
+    the size of the parameters of a step. Time: the two passes of `Reverse`, one more forward pass,
+    the repeated steps, and Python's overhead per segment.
 
     Example:
         >>> import jax, jax.numpy as jnp, numpy as np, optax, metastep as ms
@@ -84,32 +84,32 @@ def driven_hypergradient(
         -0.0227
 
     Args:
-        problem: the inner dynamics and the objective. A batch from outside is its `Batches`.
+        problem: the inner dynamics and the objective. Batches from outside are its `Batches`.
         outer: the hyperparameters, a pytree of floating-point arrays or floats.
         estimator: `Reverse` or `TruncatedReverse`.
         key: a random key; the trajectory is that of `hypergradient` with this key.
-        directory: where states go that are not kept in memory, one directory for each run. None
-            keeps all states in memory; an interruption then loses them. While the run goes on, what
-            is no longer needed is deleted; in the end the estimate is left, which a further call
-            with the same arguments returns.
-        memory: how many bytes of states to keep in memory; those stored last are, which change most
-            often. None: all of them without a directory, none of them with one.
-        save_every: seconds between two savings to go on from, beside the states of the schedule: so
-            much work an interruption loses, and the states in memory. 0 saves at every segment.
-        progress: whether to show a progress bar for each pass, and before them what will be stored;
-            None does so on a terminal. `driven_plan` tells the latter alone.
+        directory: where states that are not kept in memory are stored, one directory per run. None
+            keeps all states in memory; an interruption then loses them. Files that are no longer
+            needed are deleted during the run. The estimate remains, and a further call with the
+            same arguments returns it.
+        memory: how many bytes of states to keep in memory. The most recent states are kept, since
+            they change most often. None: all states without a directory, no states with one.
+        save_every: seconds between two saved points beside the states of the schedule. An
+            interruption loses at most that much work, and the states in memory. 0 saves at every
+            segment.
+        progress: whether to print the plan (see `driven_plan`) and show a progress bar for each
+            pass; None does so on a terminal.
 
     Returns:
-        The estimate, as that of `hypergradient`. Where training has diverged, nothing is gone back
-        over, and the gradient is NaN.
+        The estimate, as that of `hypergradient`. If training diverges, the backward pass is not
+        run, and the gradient is NaN.
 
     Raises:
-        ValueError: for wrong use, as `hypergradient`; for a batch that is missing, has another
-            shape than the first, or is another one when it is asked for again. What was saved
-            before stays.
+        ValueError: for wrong use, as in `hypergradient`; for a batch that is missing, has another
+            shape than the first, or changes between two requests. Saved files remain.
         CheckpointError: if the directory belongs to another run, or a file in it is damaged; a
-            `ValueError`, too.
-        OSError: if the disk is full, before or during the run. What was saved before stays.
+            subclass of `ValueError`.
+        OSError: if the disk is full, before or during the run. Saved files remain.
     """
     require_key(key)
     if not save_every >= 0:
@@ -136,7 +136,7 @@ def _prepare(
     folder: Path | None,
     memory: int | None,
 ) -> tuple[Run, Plan, Feed, Records, Adjoint, Trajectory]:
-    """Check what can be checked before a step is taken; return the arguments of `Driver`."""
+    """Check the arguments before the first step; return the arguments of `Driver`."""
     reverse = require_reverse(estimator)
     feed = Feed(source_of(problem), problem.horizon)
     first = feed.load(0, 1)
@@ -158,17 +158,12 @@ def _prepare(
 
 
 def placed(run: Run, feed: Feed, count: int) -> tuple[Run, Trajectory]:
-    """Return the run with all that it consists of on the devices of its states, and its start.
+    """Return the run with all its arrays on the devices of its states, and its first point.
 
-    States that are spread over devices make every segment a program for these devices; what is not
-    spread is copied to all of them once, instead of anew for each segment. An optimizer begins with
-    zeros, which lie nowhere in particular: they go where the first segment leaves what becomes of
-    them.
-
-    Args:
-        run: the run.
-        feed: its batches.
-        count: the length of the first segment.
+    If states are spread over devices, every segment is a program for these devices. Arrays that
+    are not spread are copied to all devices once, instead of for each segment. An optimizer's
+    initial zeros have no placement; they are put where the first segment, of `count` steps, leaves
+    their successors.
     """
     point = begin(run)
     spread = [place for place in places_of(point) if isinstance(place, NamedSharding)]
@@ -186,7 +181,7 @@ def placed(run: Run, feed: Feed, count: int) -> tuple[Run, Trajectory]:
 
 
 def _require_influence(run: Run, point: Trajectory, batch: Any, plan: Plan) -> None:
-    """Refuse hyperparameters that cannot influence what is differentiated."""
+    """Refuse hyperparameters that have no influence on what is differentiated."""
     problem = with_batch(run.problem, batch)
 
     def ending(outer: Outer) -> Scalar:

@@ -1,4 +1,4 @@
-"""The loop of a driven run: where it is, what it stores, and when it saves."""
+"""The loop of a driven run: its position, its stored states, and when it saves."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -21,11 +21,11 @@ from metastep.schedules import moves
 
 
 class Driver:
-    """One run, from wherever its files say that it is.
+    """One run, continued from the point that its files hold.
 
-    A point of the trajectory is determined by the state before the first step, whatever was stored
-    on the way: every segment is the same compiled program wherever its first state came from. A run
-    that was killed therefore goes on with the states that are left, and ends with the same bits.
+    Every point of the trajectory is determined by the initial state, whatever was stored: each
+    segment is the same compiled program, wherever its first state came from. A killed run can
+    therefore continue from the remaining states, and ends with the same bits.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Driver:
         self._adjoint: Adjoint | None = None
 
     def drive(self) -> Estimate:
-        """Walk what is left of both passes, and return the estimate."""
+        """Run the rest of both passes, and return the estimate."""
         like = eqx.filter_eval_shape(conclude, self.run, self._like)
         estimate = self.records.load("estimate", like)
         if estimate is None:
@@ -82,7 +82,7 @@ class Driver:
         return self._back(adjoint)
 
     def _stored(self, before: int) -> list[int]:
-        """Return at which cuts of the window before a step states are stored; the first is."""
+        """Return the cuts of the window before a step with stored states; the first has one."""
         first = self.plan.first
         if self.states.nearest(first) != first:
             self._put(first, self._go(first), 0)
@@ -90,7 +90,7 @@ class Driver:
         return [number[step] for step in self.states.steps(before) if step >= first]
 
     def _store_on_the_way(self) -> None:
-        """Walk forward as far as the schedule stores states before its first step backward."""
+        """Run forward as far as states are stored before the first step backward."""
         stored = self._stored(self.plan.steps)
         for move in moves(len(self._window) - 1, self.plan.states, stored):
             if move.slot is None:
@@ -99,7 +99,7 @@ class Driver:
             self._put(step, self._go(step), move.slot)
 
     def _back(self, adjoint: Adjoint) -> Adjoint:
-        """Walk back to where the backward pass ends."""
+        """Run the backward pass to its end."""
         last = int(adjoint.step)
         if last == self.plan.first:
             return adjoint
@@ -127,15 +127,15 @@ class Driver:
         return self.feed.load(step, end), end - step
 
     def _go(self, target: int) -> Trajectory:
-        """Return the point before a step, from the nearest one that is known."""
+        """Return the point before a step, computed from the nearest known point."""
         known = self.states.nearest(target)
         if self._point is None or not (known or 0) <= self._point[0] <= target:
-            self._point = None  # not two of them at the same time
+            self._point = None  # frees its memory before the next point is loaded
             self._point = (0, begin(self.run)) if known is None else (known, self.states.get(known))
         step, point = self._point
         while step < target:
             self._save_if_due()
-            # Loaded while the segment before is computed; no more than one of them waits.
+            # Loaded during the computation of the preceding segment; at most one load waits.
             batches, count = self._batches(step)
             point = forward(self.run, jax.block_until_ready(point), batches, count)
             step += count
@@ -145,14 +145,14 @@ class Driver:
         return point
 
     def _put(self, step: int, point: Trajectory, slot: int) -> None:
-        """Store a state where its slot is: the youngest in memory."""
+        """Store a state in memory or on disk, by its slot; the most recent stay in memory."""
         in_memory = slot >= self.plan.states - self.plan.in_memory
         if not in_memory and self._is_stale():
             self._save()
         self.states.put(step, point, in_memory)
 
     def _is_stale(self) -> bool:
-        """Whether there are files of states that the backward pass is done with."""
+        """Whether there are files of states that the backward pass no longer needs."""
         return self._adjoint is not None and self.states.on_disk_from(int(self._adjoint.step))
 
     def _save_if_due(self) -> None:
@@ -160,7 +160,7 @@ class Driver:
             self._save()
 
     def _save(self) -> None:
-        """Save what is needed to go on from here, and delete what is not."""
+        """Save the current point, and delete files that are no longer needed."""
         if self._adjoint is not None:
             self.records.save("adjoint", self._adjoint, self._like)
             self.states.drop_from_disk(int(self._adjoint.step))

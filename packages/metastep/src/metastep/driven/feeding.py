@@ -1,4 +1,4 @@
-"""Batches for a driven run: loaded in Python, the same whenever they are asked for again."""
+"""Batches for a driven run, loaded in Python and checked to be the same at every request."""
 
 import hashlib
 from typing import Any
@@ -15,11 +15,11 @@ DIGEST_BYTES = 16
 
 
 class Feed:
-    """The batches of a run, and a digest of every one that has been seen.
+    """The batches of a run, and a digest of every batch that was loaded.
 
     Args:
-        source: the batches; None for a problem that needs none from outside.
-        horizon: how many steps there are.
+        source: the batches; None for a problem without batches from outside.
+        horizon: the number of steps.
 
     Raises:
         ValueError: for a source that is known to have fewer batches.
@@ -40,8 +40,8 @@ class Feed:
         """Return the batches of steps `begin` to `end` - 1, stacked; None if there is no source.
 
         Raises:
-            ValueError: for a batch that is missing, has other shapes than the first, or is not the
-                one that its step has seen before.
+            ValueError: for a batch that is missing, has other shapes than the first, or differs
+                from the batch that its step received before.
         """
         if self._source is None:
             return None

@@ -1,4 +1,4 @@
-"""Telling one run from another by what determines its numbers."""
+"""A digest that identifies a run by what determines its numbers."""
 
 import hashlib
 from collections.abc import Iterator
@@ -18,15 +18,9 @@ from metastep.problems.batches import with_batch
 def identity(run: Run, point: Trajectory, batch: Any, segment: int) -> str:
     """Return a digest of a run: of its program, its data outside of batches, and its arguments.
 
-    Args:
-        run: the run.
-        point: the point before the first step.
-        batch: one batch; its values do not matter.
-        segment: the number of steps of a segment.
-
-    Returns:
-        A text. Another loss, optimizer, constant, key, start or hyperparameter gives another one.
-        What a program prints beside its operations (addresses, names of functions) has no part.
+    The values of `batch` do not matter, and `segment` is the number of steps of a segment. The
+    digest changes with the loss, optimizer, constants, key, start and hyperparameters, but not with
+    what a printed program contains beside its operations (addresses, names).
     """
     arrays, static = eqx.partition(point, eqx.is_array)
 
@@ -49,7 +43,7 @@ def identity(run: Run, point: Trajectory, batch: Any, segment: int) -> str:
 
 
 def _sketch(jaxpr: Any) -> Iterator[str]:
-    """Yield what each operation of a program is, what it returns, and its literal arguments."""
+    """Yield the name, the result types and the literal arguments of each operation."""
     for equation in jaxpr.eqns:
         literals = [str(x.val) for x in equation.invars if isinstance(x, jax.extend.core.Literal)]
         yield f"{equation.primitive.name} {[str(x.aval) for x in equation.outvars]} {literals}\n"

@@ -1,7 +1,7 @@
-"""The compiled parts of a driven run: a segment forward, the same segment backward, both ends.
+"""The compiled parts of a driven run: a segment forward, a segment backward, and both ends.
 
-Each is compiled once and called for every segment. Batches are arguments. What they return lies on
-the devices where the state before the first step lies, so that no call sees another placement.
+Each is compiled once and called for every segment, with batches as arguments. Results are placed
+on the devices of the initial state, so that all calls have the same placement.
 """
 
 from dataclasses import replace
@@ -24,14 +24,14 @@ Places = tuple[jax.sharding.Sharding | None, ...]
 
 
 class Adjoint(eqx.Module):
-    """Where the backward pass is, and all that it needs to go on.
+    """The position of the backward pass, and what it needs to continue.
 
     Attributes:
-        step: int32 scalar, the number of the step that was gone back over last.
+        step: int32 scalar, the number of the step that was differentiated last.
         of_state: the derivative of the objective with respect to the state before that step.
-        of_outer: the derivative with respect to the hyperparameters by what comes from there on.
-        still: whether every segment so far was the identity as far as the objective can tell; False
-            where nobody asks.
+        of_outer: the contribution of that step and the later ones to the hypergradient.
+        still: whether the objective cannot tell any segment so far from the identity; False if
+            this is not checked.
         value: the objective.
         first_nonfinite: as for `Trajectory`, at the end of the horizon.
     """
@@ -45,14 +45,14 @@ class Adjoint(eqx.Module):
 
 
 class Run(eqx.Module):
-    """What stays the same from segment to segment.
+    """The constants of a run.
 
     Attributes:
-        problem: the problem, its choice of mixed mode made.
+        problem: the problem, with its mode of differentiation chosen.
         outer: the hyperparameters.
         keys: the keys of the trajectory.
-        places: where the arrays of a point on the trajectory lie, in the order of its leaves; None
-            for those on one device. Empty: wherever they happen to be.
+        places: the placement of the arrays of a point, in the order of its leaves; None for those
+            on one device. Empty: unspecified.
         outer_places: the same for the hyperparameters.
         truncated: whether the state at the end of the backward pass counts as a constant.
     """
@@ -66,7 +66,7 @@ class Run(eqx.Module):
 
 
 def places_of(tree: PyTree) -> Places:
-    """Return where the arrays of a tree lie; None for those on one device."""
+    """Return the placement of the arrays of a tree; None for those on one device."""
     several = lambda x: x.sharding if len(x.sharding.device_set) > 1 else None
     return tuple(map(several, jax.tree.leaves(eqx.filter(tree, eqx.is_array))))
 
@@ -95,9 +95,9 @@ def _steps(run: Run, outer: Outer, point: Trajectory, batches: PyTree, count: in
 
 
 def _placed(run: Run, point: Trajectory, adjoint: Adjoint) -> Adjoint:
-    """Put an adjoint where the state and the hyperparameters are.
+    """Place an adjoint like the state and the hyperparameters.
 
-    The arrays of the state come first in a point; behind them are scalars.
+    In a point the arrays of the state come first, followed by scalars.
     """
     if not any(run.places):
         return adjoint
@@ -122,7 +122,7 @@ def forward(run: Run, point: Trajectory, batches: PyTree, count: int) -> Traject
 
 @compiled
 def judge(run: Run, end: Trajectory) -> Adjoint:
-    """Evaluate the objective, and begin the way back."""
+    """Evaluate the objective, and return the adjoint at the end of the horizon."""
     floats, rest = differentiable(end.inner)
 
     def objective(outer: Outer, floats: Inner) -> Scalar:
@@ -137,7 +137,7 @@ def judge(run: Run, end: Trajectory) -> Adjoint:
 
 @compiled
 def back(run: Run, point: Trajectory, batches: PyTree, count: int, adjoint: Adjoint) -> Adjoint:
-    """Go back over the `count` steps that begin at `point`."""
+    """Differentiate the `count` steps that begin at `point`."""
     before, rest = differentiable(point.inner)
 
     def through(outer: Outer, floats: Inner) -> Inner:
@@ -157,7 +157,7 @@ def back(run: Run, point: Trajectory, batches: PyTree, count: int, adjoint: Adjo
 
 @compiled
 def conclude(run: Run, adjoint: Adjoint) -> Estimate:
-    """Return the estimate: that of the steps, and of the state before the first if it belongs."""
+    """Return the estimate: the steps' part, plus that of the initial state unless truncated."""
     value, first_nonfinite = adjoint.value, adjoint.first_nonfinite
     if run.truncated:
         stats = {"adjoint_at_cut": norm(adjoint.of_state)}

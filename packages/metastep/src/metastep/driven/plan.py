@@ -1,4 +1,4 @@
-"""What a driven run will store and repeat, known before it begins."""
+"""The storage and the repeated steps of a driven run, known before it begins."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,18 +20,18 @@ from metastep.types import Outer, RandomKey
 
 @dataclass(frozen=True)
 class Plan:
-    """What a driven run stores and repeats.
+    """Storage and repeated steps of a driven run.
 
     Attributes:
         steps: the horizon.
-        cuts: the steps at which segments begin, and the horizon. Before the window of a truncated
-            estimator, segments end where the window begins.
-        first: the step at which the backward pass ends: 0, or where the window begins.
-        states: how many states are stored at once.
-        in_memory: how many of them in memory.
+        cuts: the steps at which segments begin, and the horizon. For a truncated estimator one
+            cut is the beginning of the window.
+        first: the step at which the backward pass ends: 0, or the beginning of the window.
+        states: the largest number of states stored at the same time.
+        in_memory: how many of them are kept in memory.
         state_bytes: the size of a state.
-        on_disk: whether states that are not in memory go to disk, and the run can go on after an
-            interruption.
+        on_disk: whether states that are not in memory are stored on disk, so that the run can
+            continue after an interruption.
     """
 
     steps: int
@@ -44,21 +44,21 @@ class Plan:
 
     @property
     def memory_bytes(self) -> int:
-        """The largest size of all states in memory together; not counting those at work."""
+        """The largest total size of the stored states in memory."""
         return self.in_memory * self.state_bytes
 
     @property
     def disk_bytes(self) -> int:
-        """The largest size of all files together: states, one more to go on from, and an adjoint.
+        """The largest total size of all files: states, one saved point, and an adjoint.
 
-        While a file is written the one that it replaces is still there: one size more.
+        A file is replaced only after its successor is written: one more state.
         """
         files = self.states - self.in_memory + 3
         return files * self.state_bytes if self.on_disk else 0
 
     @cached_property
     def repeated_steps(self) -> int:
-        """How many steps run forward again, on the way to the segments that are gone back over."""
+        """The number of steps that are run forward again for the backward pass."""
         window = self.cuts[self.cuts.index(self.first) :]
         plan = list(moves(len(window) - 1, self.states, [0]))
         descent = next(i for i, move in enumerate(plan) if move.slot is None)
@@ -89,10 +89,10 @@ def _cuts(begin: int, end: int, segment: int) -> list[int]:
 
 
 def require_reverse(estimator: AbstractEstimator) -> Reverse | TruncatedReverse:
-    """Return the estimator if it goes back over steps.
+    """Return the estimator if it is a reverse-mode estimator.
 
     Raises:
-        ValueError: if it does not.
+        ValueError: if it is not.
     """
     if isinstance(estimator, Reverse | TruncatedReverse):
         return estimator
@@ -150,21 +150,10 @@ def driven_plan(
     memory: int | None = None,
     on_disk: bool = False,
 ) -> Plan:
-    """Return what `driven_hypergradient` would store and repeat. Computes nothing but shapes.
+    """Return what `driven_hypergradient` would store and repeat. Only shapes are computed.
 
-    Args:
-        problem: as for `driven_hypergradient`.
-        outer: as for `driven_hypergradient`.
-        estimator: as for `driven_hypergradient`.
-        key: as for `driven_hypergradient`.
-        memory: as for `driven_hypergradient`.
-        on_disk: whether there will be a directory.
-
-    Returns:
-        The plan; `print` shows it in a line.
-
-    Raises:
-        ValueError: as `driven_hypergradient`.
+    The arguments are those of `driven_hypergradient`; `on_disk` says whether a directory will be
+    given. `print` shows the plan in one line.
     """
     outer, keys, source = as_hyperparameters(outer), split_keys(key), source_of(problem)
     if source is not None:

@@ -10,10 +10,10 @@ Show = Callable[[str, int], None]
 
 @contextmanager
 def progress_of(shown: bool | None, totals: dict[str, int], plan: object) -> Iterator[Show]:
-    """Print the plan and show one bar for each pass; `shown=None` asks whether there is a terminal.
+    """Print the plan and show one bar for each pass; `shown=None` does so on a terminal.
 
     Yields:
-        A function of the name of a pass and how many of its steps are done.
+        A function of the name of a pass and the number of its steps that are done.
     """
     columns = (
         TextColumn("{task.description}"),

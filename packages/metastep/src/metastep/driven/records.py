@@ -1,7 +1,7 @@
-"""What a driven run keeps in its directory beside its states.
+"""The files of a driven run beside its states.
 
-`run` tells whose directory it is and which batches were seen, `adjoint` where the backward pass
-is, `estimate` what came out. All are checked files (`metastep.saving`).
+`run` identifies the run and the batches that were loaded, `adjoint` is the position of the backward
+pass, and `estimate` is the result. All are checked files (`metastep.saving`).
 """
 
 import errno
@@ -22,16 +22,16 @@ OURS = ("run", "adjoint", "estimate", f"{PREFIX}*", f"{PASSING}*")
 
 
 class Records:
-    """The files of a run; without a directory nothing is kept.
+    """The files of a run; without a directory nothing is stored.
 
     Args:
-        directory: the directory, made if it is not there; or None.
-        identity: of the run.
+        directory: the directory, created if it does not exist; or None.
+        identity: the digest of the run.
         feed: the batches, whose digests are part of `run`.
 
     Raises:
         CheckpointError: if the directory belongs to another run, or a file in it is damaged.
-        OSError: if it cannot be made or written to.
+        OSError: if it cannot be created or written to.
     """
 
     def __init__(self, directory: Path | None, identity: str, feed: Feed):
@@ -47,7 +47,7 @@ class Records:
             self._read(directory / "run")
         elif there:
             raise CheckpointError(f"{directory} has {there[0].name} of a run, and no file 'run'.")
-        # Only after the check: these are what a killed process of this very run was writing.
+        # Deleted only after the check that these temporary files are this run's own.
         for pattern in OURS:
             for path in directory.glob(f".{pattern}.*.tmp"):
                 path.unlink(missing_ok=True)
@@ -71,7 +71,7 @@ class Records:
         self._feed.seen[:] = seen
 
     def save_seen(self) -> None:
-        """Write which batches were seen; before every state that depends on them."""
+        """Write the digests of the loaded batches; called before states that depend on them."""
         if self.directory is not None and not self._seen_saved:
             seen = self._feed.seen
             save(self.directory / "run", jnp.asarray(seen), {"identity": self._identity})
@@ -89,15 +89,15 @@ class Records:
         return join(load(self.directory / name, split_like(like))[0], like)
 
     def delete(self, name: str) -> None:
-        """Delete the file `name` if it is there."""
+        """Delete the file `name` if it exists."""
         if self.directory is not None:
             (self.directory / name).unlink(missing_ok=True)
 
     def require_room(self, plan: Plan) -> None:
-        """Refuse a run whose files would not fit onto the disk.
+        """Refuse a run whose files would exceed the free space of the disk.
 
         Raises:
-            OSError: saying how much is needed and how much there is.
+            OSError: with the required and the free space.
         """
         if self.directory is None:
             return

@@ -1,8 +1,8 @@
-"""The states of a driven run, by the number of the step before which they are.
+"""The stored states of a driven run, addressed by the number of the step that follows.
 
-In memory they are arrays of the host; on disk each is one checked file (`metastep.saving`), written
-under another name and renamed. An array that is spread over devices is kept as its parts, and comes
-back to where it was.
+States in memory are host arrays. On disk each state is one checked file (`metastep.saving`),
+written under a temporary name and renamed. An array that is spread over devices is stored as its
+parts, and restored to its placement.
 """
 
 from bisect import bisect_right, insort
@@ -26,7 +26,7 @@ def _is_key(x: Any) -> bool:
 
 
 def described(tree: PyTree) -> PyTree:
-    """Return shapes, dtypes and places in the place of the arrays of a tree, its keys excepted."""
+    """Return a tree of shapes, dtypes and placements, with only the keys left as arrays."""
     describe = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
     kept = lambda x: not eqx.is_array(x) or _is_key(x)
     return jax.tree.map(lambda x: x if kept(x) else describe(x), tree)
@@ -37,7 +37,7 @@ def _where(index: Any, shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
 
 
 def _places(like: jax.ShapeDtypeStruct) -> list[tuple[tuple[int, int], ...]]:
-    """Return which parts of an array the devices of this process hold, each once."""
+    """Return the distinct parts of an array that the devices of this process hold."""
     indices = like.sharding.addressable_devices_indices_map(like.shape).values()
     return sorted({_where(index, like.shape) for index in indices})
 
@@ -49,7 +49,7 @@ def _spread(like: Any) -> bool:
 
 
 def split(tree: PyTree, like: PyTree) -> PyTree:
-    """Return the parts of every array that is spread over devices, in the place of the array."""
+    """Replace every array that is spread over devices by its parts."""
 
     def parts(x: Any, one: Any) -> Any:
         if not _spread(one):
@@ -61,7 +61,7 @@ def split(tree: PyTree, like: PyTree) -> PyTree:
 
 
 def split_like(like: PyTree) -> PyTree:
-    """Return shapes and dtypes of what `split` returns."""
+    """Return the shapes and dtypes of the result of `split`."""
 
     def parts(one: Any) -> Any:
         if not _spread(one):
@@ -73,7 +73,7 @@ def split_like(like: PyTree) -> PyTree:
 
 
 def join(parts: PyTree, like: PyTree) -> PyTree:
-    """Return the arrays on the devices where they were."""
+    """Return the arrays on their original devices."""
 
     def whole(one: Any, x: Any) -> Any:
         if isinstance(one, jax.ShapeDtypeStruct) and not _spread(one):
@@ -88,7 +88,7 @@ def join(parts: PyTree, like: PyTree) -> PyTree:
 
 
 def _to_host(tree: PyTree) -> PyTree:
-    """Return the arrays in the memory of the host; on a CPU they are there already."""
+    """Return the arrays in host memory; on a CPU nothing is copied."""
     on_host = lambda x: not eqx.is_array(x) or _is_key(x) or jax.default_backend() == "cpu"
     return jax.tree.map(lambda x: x if on_host(x) else np.asarray(x), tree)
 
@@ -97,8 +97,8 @@ class States:
     """The stored points of a trajectory.
 
     Args:
-        directory: where files go; None keeps all in memory.
-        like: a point, as `described`.
+        directory: where files are stored; None keeps all states in memory.
+        like: a point, as `described` returns it.
         before_saving: called before a state is written to disk.
     """
 
@@ -111,7 +111,7 @@ class States:
         self._on_disk = self._found(PREFIX)
         self._passing = max(self._found(PASSING), default=None)
         for step in self._found(PASSING):
-            # A crash may have left two of them, or one beside a state.
+            # A crash may have left two passing states, or one beside a stored state.
             if step != self._passing or step in self._on_disk:
                 self._path(step, PASSING).unlink()
         if self._passing in self._on_disk:
@@ -124,12 +124,12 @@ class States:
         return sorted(int(path.name.removeprefix(prefix)) for path in paths)
 
     def steps(self, below: int) -> list[int]:
-        """Return before which steps below one the schedule has stored a state, in order."""
+        """Return the steps below `below` before which the schedule stored a state, in order."""
         found = {*self._in_memory, *self._on_disk} - {self._passing}
         return sorted(step for step in found if step < below)
 
     def nearest(self, step: int) -> int | None:
-        """Return the last step up to `step` before which a state is stored; None without one."""
+        """Return the last step up to `step` before which a state is stored, or None."""
         last = lambda steps: steps[: bisect_right(steps, step)][-1:]
         return max(last(self._in_memory) + last(self._on_disk), default=None)
 
@@ -142,7 +142,7 @@ class States:
         return self.directory / f"{prefix}{step:09}"
 
     def put(self, step: int, point: PyTree, in_memory: bool) -> None:
-        """Store a state that the schedule asks for."""
+        """Store a state of the schedule."""
         if self.directory is not None and not in_memory:
             self._save(step, point, PREFIX)
         elif step not in self._kept:
@@ -150,7 +150,7 @@ class States:
             self._kept[step] = _to_host(split(point, self._like))
 
     def put_in_passing(self, step: int, point: PyTree) -> None:
-        """Store a state to go on from after an interruption, until the next one is stored."""
+        """Store a state for resumption; it replaces the last such state."""
         if self.directory is not None and step not in self._on_disk:
             self._save(step, point, PASSING)
             self._passing = step
@@ -182,7 +182,7 @@ class States:
         return join(load(path, split_like(self._like))[0], self._like)
 
     def drop_from_memory(self, step: int) -> None:
-        """Forget the states in memory at and after a step."""
+        """Remove the states in memory at and after a step."""
         while self._in_memory and self._in_memory[-1] >= step:
             del self._kept[self._in_memory.pop()]
 

@@ -1,8 +1,7 @@
-"""What an estimator is, and the checks that every estimator shares.
+"""The interface of an estimator, and the checks that all estimators share.
 
-An estimator computes the derivative of `objective(w_T(outer), outer)` with respect to `outer`. All
-of them walk the same trajectory for the same key: changing the estimator never changes what is
-differentiated, only how.
+An estimator computes the derivative of `objective(w_T(outer), outer)` with respect to `outer`. For
+the same key all estimators differentiate the same trajectory.
 """
 
 import abc
@@ -29,11 +28,11 @@ USE_IT = (
     "Use it in `init`, `step` or `objective`, undo the stop_gradient or rounding in its way, or "
     "take it out of `outer`."
 )
-"""Advice for a leaf without influence on what a whole trajectory ends with."""
+"""Advice for a leaf that has no influence on the end of the whole trajectory."""
 
 
 class Estimate(eqx.Module):
-    """A hypergradient and what makes it trustworthy.
+    """A hypergradient, its objective value and the evidence for its quality.
 
     Attributes:
         value: scalar, the objective at the end of the horizon.
@@ -53,13 +52,13 @@ class Estimate(eqx.Module):
 class AbstractEstimator(eqx.Module):
     """A way to compute or estimate a hypergradient.
 
-    An estimator holds its own choices and nothing else: no key, no verbosity, no device. It is
-    pure, works under `jit` and `vmap`, and never sees more of a problem than its interface.
+    An estimator holds its own options only: no key, no verbosity, no device. It is pure, works
+    under `jit` and `vmap`, and uses a problem through its interface alone.
     """
 
     @abc.abstractmethod
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> Any:
-        """Return what the estimator remembers between outer steps: None for most."""
+        """Return the estimator's state before the first outer step: None for most."""
 
     @abc.abstractmethod
     def estimate(
@@ -84,9 +83,9 @@ class AbstractEstimator(eqx.Module):
 
 
 def outcome(value: Scalar, grad: Outer, first_nonfinite: Array, result: RESULTS) -> RESULTS:
-    """Return `result`, unless a number is infinite or NaN; then the earliest cause.
+    """Return `result`; if a number is infinite or NaN, return the earliest cause instead.
 
-    The inner state comes before the objective, the objective before the gradient.
+    The order of causes is inner state, objective, gradient.
     """
     where = RESULTS.where
     result = where(all_finite(grad), result, RESULTS.nonfinite_gradient)
@@ -97,7 +96,7 @@ def outcome(value: Scalar, grad: Outer, first_nonfinite: Array, result: RESULTS)
 def finish(
     value: Scalar, grad: Outer, first_nonfinite: Array, stats: Mapping[str, PyTree[Array]]
 ) -> Estimate:
-    """Assemble an estimate that is good unless a number is infinite or NaN."""
+    """Assemble an estimate; its result is `successful` if every number is finite."""
     result = outcome(value, grad, first_nonfinite, RESULTS.successful)
     return Estimate(value, grad, result, common_stats(grad, first_nonfinite) | dict(stats))
 
@@ -110,10 +109,10 @@ def common_stats(grad: Outer, first_nonfinite: Array) -> dict[str, PyTree[Array]
 def influences(function: Callable[[Outer], PyTree], outer: Outer) -> list[bool]:
     """Return for every leaf of `outer` whether a derivative can flow from it to `function(outer)`.
 
-    The answer is structural, not numerical: the function is traced once, and each leaf in turn is
-    given a tangent that JAX propagates symbolically. A leaf that is unused, cut off by
-    `stop_gradient` or only compared or rounded has no influence; a leaf whose derivative happens to
-    be zero has. Costs one trace and no computation.
+    The answer is structural: the function is traced once, and JAX propagates a symbolic tangent
+    from each leaf in turn. A leaf that is unused, cut off by `stop_gradient`, or only compared or
+    rounded has no influence. A leaf whose derivative happens to be zero has influence. Costs one
+    trace and no computation.
     """
     leaves, treedef = jax.tree.flatten(outer)
     flat_function = lambda *flat: jax.tree.leaves(function(jax.tree.unflatten(treedef, flat)))
@@ -144,8 +143,8 @@ def _influences(traced: Callable[..., list[Array]], leaves: list[Array], index: 
 def dependencies(function: Callable[[Outer], PyTree], outer: Outer) -> list[bool]:
     """Return for every leaf of `outer` whether data flow from it to `function(outer)`.
 
-    Weaker than influence: rounding, comparisons and `stop_gradient` let data through and no
-    derivative. Each leaf in turn is given a batch axis that JAX carries along. Costs one trace.
+    Dependence is weaker than influence: rounding, comparisons and `stop_gradient` pass data but no
+    derivative. JAX propagates a batch axis from each leaf in turn. Costs one trace.
     """
     leaves, treedef = jax.tree.flatten(outer)
     flat_function = lambda *flat: jax.tree.leaves(function(jax.tree.unflatten(treedef, flat)))
@@ -176,10 +175,8 @@ def _depends(traced: Callable[..., list[Array]], leaves: list[Array], index: int
 def require_influence(function: Callable[[Outer], PyTree], outer: Outer, advice: str) -> None:
     """Refuse hyperparameters whose derivative would be a silent zero.
 
-    Args:
-        function: what the estimator differentiates.
-        outer: the hyperparameters.
-        advice: how a leaf may have been lost with this estimator, and what to do.
+    `function` is what the estimator differentiates; `advice` says why it may see no influence of a
+    leaf, and what to do.
 
     Raises:
         ValueError: naming every leaf without influence.
@@ -188,11 +185,7 @@ def require_influence(function: Callable[[Outer], PyTree], outer: Outer, advice:
 
 
 def require_dependence(function: Callable[[Outer], PyTree], outer: Outer) -> None:
-    """Refuse hyperparameters that an estimator without derivatives would answer with pure noise.
-
-    Args:
-        function: what the estimator evaluates.
-        outer: the hyperparameters.
+    """Refuse hyperparameters without effect, for which sampling would return noise only.
 
     Raises:
         ValueError: naming every leaf that `function` does not use.
@@ -211,7 +204,7 @@ def _refuse_lost(reached: list[bool], outer: Outer, what: str, advice: str) -> N
 
 
 def require_estimator(estimator: object) -> None:
-    """Refuse what is no instance of an estimator, its class above all."""
+    """Refuse anything but an instance of an estimator; an estimator class is a common mistake."""
     if not isinstance(estimator, AbstractEstimator):
         raise ValueError(
             f"estimator is {estimator!r}; allowed are instances of estimators, such as "
@@ -230,10 +223,10 @@ def _estimate(
 def hypergradient(
     problem: AbstractProblem, outer: Outer, estimator: AbstractEstimator, *, key: RandomKey
 ) -> Estimate:
-    """Compute the derivative of how well training ended with respect to what shaped it.
+    """Compute the derivative of the objective after training with respect to the hyperparameters.
 
-    Compiled on the first call for a problem, an estimator and shapes; later calls reuse it as long
-    as the problem holds the same functions.
+    The first call for a problem, an estimator and shapes compiles. Later calls reuse the program
+    as long as the problem holds the same functions.
 
     Example:
         Three steps of gradient descent on w^2 / 2 from w = 1 end at (1 - s)^3.
@@ -255,10 +248,10 @@ def hypergradient(
         problem: the inner dynamics and the objective.
         outer: the hyperparameters, a pytree of floating-point arrays or floats.
         estimator: how to differentiate; see each estimator for exactness, bias and cost.
-        key: a random key; the same key gives every estimator the same trajectory.
+        key: a random key; for the same key all estimators differentiate the same trajectory.
 
     Returns:
-        The estimate. Check `result`: numbers gone wrong are values, not exceptions.
+        The estimate. Check `result`: numerical failures are values, not exceptions.
 
     Raises:
         ValueError: wrong use, naming what is wrong and what is allowed (see

@@ -1,8 +1,8 @@
-"""Execute a binomial schedule inside one compiled program.
+"""Execute a binomial checkpointing schedule inside one compiled program.
 
-Executing it is one `lax.scan` whose moves advance by a number of steps that is data, so that the
-compiled program stays as small for a million steps as for ten. JAX's own `checkpoint` cannot
-express it: its nesting is part of the program.
+One `lax.scan` executes all moves, and the number of steps of a move is data. The compiled program
+is therefore as small for a million steps as for ten. With `jax.checkpoint` the nesting would be
+part of the program.
 """
 
 from collections.abc import Callable
@@ -28,19 +28,19 @@ def advance_binomial(
     steps: int,
     states: int,
 ) -> Trajectory:
-    """Take `steps` further steps that store at most `states` states for the way back.
+    """Take `steps` further steps that store at most `states` states for the backward pass.
 
-    Differentiable once, in reverse mode only. Under `vmap` the schedule is shared.
+    Differentiable once, in reverse mode only. Under `vmap` all rows share the schedule.
     """
     one_step = lambda point, outer: take_step(problem, outer, point, keys)
-    # What `one_step` closes over may belong to an enclosing vmap or grad; made explicit, it may be
-    # batched and differentiated like everything else.
+    # What `one_step` captures may belong to an enclosing vmap or grad. As explicit arguments, the
+    # captured values can be batched and differentiated.
     step = eqx.filter_closure_convert(one_step, trajectory, outer)
     return _advance((step, outer, trajectory), steps, states)
 
 
 def _by(step: Step, outer: Outer, point: Trajectory, count: Int[Array, ""] | int) -> Trajectory:
-    """Take `count` steps, a number that need not be known when this is compiled."""
+    """Take `count` steps; `count` may be traced."""
     arrays, static = eqx.partition(point, eqx.is_array)
     body = lambda _, arrays: eqx.filter(step(eqx.combine(arrays, static), outer), eqx.is_array)
     return eqx.combine(jax.lax.fori_loop(0, count, body, arrays), static)
@@ -57,11 +57,12 @@ def _advance(variables: tuple[Step, Outer, Trajectory], steps: int, states: int)
 def _forward(
     perturbed: PyTree[bool], variables: tuple[Step, Outer, Trajectory], steps: int, states: int
 ) -> tuple[Trajectory, PyTree[Array]]:
-    """Run forward, storing what the first descent of the schedule stores."""
+    """Run forward, storing the states of the first descent of the schedule."""
     del perturbed
     step, outer, point = variables
     plan = schedule(steps, states)
     arrays, static = eqx.partition(point, eqx.is_array)
+    # The additional slot takes the states of moves that store nothing.
     room = lambda x: jnp.broadcast_to(x, (states + 1, *x.shape))
 
     def move(carry: tuple, action: tuple) -> tuple[tuple, None]:
@@ -92,6 +93,7 @@ def _backward(
     plan = schedule(steps, states)
     static = eqx.filter(initial, eqx.is_array, inverse=True)
     floats = eqx.filter(initial, eqx.is_inexact_array)
+    # A leaf that the objective does not use has no cotangent: zero.
     given = lambda x, g: jnp.zeros_like(x) if g is None and x is not None else g
     adjoint = jax.tree.map(given, floats, cotangent, is_leaf=lambda x: x is None)
     tuned, fixed = eqx.partition((step, outer), perturbed[:2])

@@ -1,4 +1,4 @@
-"""Central differences: a reference that needs nothing but values of the objective."""
+"""Central differences: a reference that needs values of the objective only."""
 
 from typing import Any
 
@@ -24,24 +24,24 @@ from metastep.types import Outer, RandomKey, Scalar
 class CentralDifferences(AbstractEstimator):
     """Slopes by central differences of fourth order, along orthonormal directions.
 
-    For N hyperparameters and at least N directions these are the coordinates, and `grad` is the
-    gradient. For fewer directions they span a random subspace, and `grad` is the projection of the
-    gradient onto it: shorter than the gradient by about sqrt(directions / N), and good for holding
-    other estimates against it in that subspace, as `compare` does.
+    With at least as many directions as hyperparameters (N), the directions are the coordinates and
+    `grad` is the gradient. With fewer they span a random subspace, and `grad` is the projection of
+    the gradient onto it. The projection is shorter than the gradient by about
+    sqrt(directions / N); use it to check other estimates in that subspace, as `compare` does.
 
-    Exact up to O(step^4) and rounding, which `uncertainty` in `stats` measures: the norm of the
-    difference between the slopes for `step` and `step / 2`, relative to their norm. Above a few
-    percent there is no slope to be found at this scale: try another step, or the objective is not
-    smooth.
+    Exact up to O(step^4) and rounding. `uncertainty` in `stats` measures this error: the norm of
+    the difference between the slopes for `step` and `step / 2`, relative to their norm. If it
+    exceeds a few percent, try another step; if that does not help, the objective is not smooth.
 
     Time: 4 directions + 1 forward runs. Memory: O(M) for an inner state of size M, independent of
-    the horizon, and the directions.
+    the horizon, plus the directions.
+
 
     Attributes:
-        directions: how many at most, from 1.
-        step: the larger of the two steps, in the units of `outer`, positive; None is eps^(1/5) (the
-            best for fourth order) times the size of what is moved: |outer_i| for a coordinate, the
-            root mean square of `outer` for other directions and for coordinates that are 0.
+        directions: the largest number of directions, from 1.
+        step: the larger of the two steps, in the units of `outer`, positive. None is eps^(1/5),
+            the best for fourth order, times the size of what is moved: |outer_i| for a coordinate,
+            the root mean square of `outer` for other directions and coordinates that are 0.
 
     Raises:
         ValueError: on construction, for values that are not allowed.
@@ -56,10 +56,10 @@ class CentralDifferences(AbstractEstimator):
             raise ValueError(f"step is {self.step!r}; allowed are None and positive numbers.")
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> None:
-        """Return None: nothing is remembered."""
+        """Return None: this estimator has no state."""
 
     def basis(self, outer: Outer, key: RandomKey) -> Float[Array, "directions N"]:
-        """Return the directions as rows: the coordinates if there are enough, else random ones."""
+        """Return the directions as rows: the coordinates if there are enough, else random."""
         flat, _ = ravel_pytree(outer)
         if self.directions >= flat.size:
             return jnp.eye(flat.size, dtype=flat.dtype)

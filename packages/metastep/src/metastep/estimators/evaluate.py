@@ -1,4 +1,4 @@
-"""Training and its judgement as one function of the hyperparameters."""
+"""Training and its objective as one function of the hyperparameters."""
 
 from jaxtyping import Array, Int
 

@@ -20,7 +20,7 @@ from metastep.problems.base import AbstractProblem, split_keys
 from metastep.types import Outer, RandomKey
 
 PERTURBATIONS = 3
-"""What the key of the perturbations is folded with; `split_keys` makes three keys of its own."""
+"""Folded into the key of the perturbations, to keep it apart from the keys of `split_keys`."""
 
 
 class EvolutionStrategies(AbstractEstimator):
@@ -29,11 +29,11 @@ class EvolutionStrategies(AbstractEstimator):
     With n pairs of e ~ N(0, sigma^2 I): mean of (f(outer + e) - f(outer - e)) e / (2 sigma^2).
     Every run uses the same random key.
 
-    Unbiased for the gradient of the smoothed objective E f(outer + e), whatever f is: it needs no
-    derivative, and smooths one that is chaotic. Biased for the gradient of f itself by
-    O(sigma^2), with a standard error that grows with the number N of hyperparameters and falls as
-    1 / sqrt(n). For a quadratic f the smoothed and the true gradient are equal. `value` is f(outer)
-    without perturbation.
+    Unbiased for the gradient of the smoothed objective E f(outer + e); f need not be
+    differentiable, and may be chaotic. Biased for the gradient of f itself by O(sigma^2). The
+    standard error grows with the number N of hyperparameters and falls as 1 / sqrt(n). For a
+    quadratic f the smoothed and the true gradient are equal. `value` is f(outer) without
+    perturbation.
 
     Time: 2 n + 1 forward runs. Memory: O(2 M chunk) for an inner state of size M.
 
@@ -46,8 +46,8 @@ class EvolutionStrategies(AbstractEstimator):
 
     Attributes:
         sigma: the standard deviation of the perturbations, in the units of `outer`, positive.
-        pairs: how many antithetic pairs, from 1.
-        chunk: how many pairs advance together, from 1; None takes all of them.
+        pairs: the number n of antithetic pairs, from 1.
+        chunk: how many pairs are run at the same time, from 1; None runs all of them.
 
     Raises:
         ValueError: on construction, for values that are not allowed.
@@ -62,7 +62,7 @@ class EvolutionStrategies(AbstractEstimator):
         require_count("chunk", self.chunk, none="all pairs at once")
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> None:
-        """Return None: nothing is remembered."""
+        """Return None: this estimator has no state."""
 
     def estimate(
         self, problem: AbstractProblem, outer: Outer, state: Any, key: RandomKey
@@ -93,7 +93,7 @@ class EvolutionStrategies(AbstractEstimator):
 
 
 def check_sampling(sigma: float, pairs: int) -> None:
-    """Refuse a perturbation that is not positive, and fewer pairs than one."""
+    """Refuse a `sigma` that is not positive and a number of pairs below 1."""
     if not sigma > 0 or sigma == float("inf"):
         raise ValueError(f"sigma is {sigma!r}; allowed are positive finite numbers.")
     require_count("pairs", pairs)

@@ -24,9 +24,9 @@ from metastep.types import Outer, RandomKey, Scalar
 class Forward(AbstractEstimator):
     """Forward-mode differentiation: one tangent of the inner state per hyperparameter.
 
-    Exact. Time: with N hyperparameters, N tangents of the forward run, `chunk` of them at once (the
-    undifferentiated run itself is repeated once per chunk). Memory: O(M chunk) for an inner state
-    of size M, independent of the horizon.
+    Exact. Time: N tangents of the forward run for N hyperparameters, `chunk` at a time; each chunk
+    repeats the undifferentiated run once. Memory: O(M chunk) for an inner state of size M,
+    independent of the horizon.
 
     Use it for few hyperparameters and long horizons, and as an independent check of `Reverse`.
 
@@ -35,13 +35,13 @@ class Forward(AbstractEstimator):
         Shaban et al. (2019), Eq. 7.
 
     Attributes:
-        chunk: how many coordinates advance together, from 1; None takes all of them.
+        chunk: how many coordinates are run at the same time, from 1; None runs all of them.
     """
 
     chunk: int | None = eqx.field(default=None, converter=integer)
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> None:
-        """Return None: nothing is remembered."""
+        """Return None: this estimator has no state."""
 
     def estimate(
         self, problem: AbstractProblem, outer: Outer, state: Any, key: RandomKey

@@ -32,7 +32,7 @@ UNSEEN_FACTOR = 5.0
 
 
 class AbstractSeries(eqx.Module):
-    """A way to solve (I - A) x = b by products with A alone, beside the solvers of lineax."""
+    """A method for (I - A) x = b that needs products with A only; lineax solvers also work."""
 
     @abc.abstractmethod
     def solve(self, operator: Callable[[Inner], Inner], vector: Inner) -> Inner:
@@ -42,9 +42,9 @@ class AbstractSeries(eqx.Module):
 class Neumann(AbstractSeries):
     """Solve (I - A) x = b by the first `terms` terms of the series b + A b + A^2 b + ...
 
-    Needs products only. Converges when the spectral radius of A is below one, with relative error
-    |A|^terms; diverges otherwise. At a fixed point, `Implicit(Neumann(K))` is K-step truncated
-    back-propagation (Shaban et al. 2019, Proposition 3.6).
+    Converges with relative error |A|^terms if the spectral radius of A is below one, and diverges
+    otherwise. At a fixed point, `Implicit(Neumann(K))` is K-step truncated back-propagation
+    (Shaban et al. 2019, Proposition 3.6).
 
     Attributes:
         terms: the number of terms, from 1.
@@ -59,15 +59,7 @@ class Neumann(AbstractSeries):
         require_count("terms", self.terms)
 
     def solve(self, operator: Callable[[Inner], Inner], vector: Inner) -> Inner:
-        """Sum the series.
-
-        Args:
-            operator: v -> A v.
-            vector: b.
-
-        Returns:
-            The sum, like `vector`. Cost: `terms` - 1 products.
-        """
+        """Sum the series, at the cost of `terms` - 1 products."""
         add = lambda x: jax.tree.map(jnp.add, vector, operator(x))
         return jax.lax.fori_loop(1, self.terms, lambda _, x: add(x), vector)
 
@@ -78,20 +70,19 @@ class Implicit(AbstractEstimator):
     With A = d step / d w and B = d step / d outer at w_T, the estimate is
     d_outer f + B^T (I - A^T)^{-1} d_w f.
 
-    Exact when w_T is a fixed point of `step`, and then independent of the path: memory does not
-    grow with the horizon. Where the loop has not converged the number is wrong in an uncontrolled
-    way, so `result` says so. Hyperparameters that change the path and not the fixed point (a step
-    size, a momentum) are detected numerically and get NaN. The random key and step index are held
-    at those of step T: a loop with stochastic batches has no fixed point. Nor has a loop that has
-    stopped early, whose steps return any state unchanged: `result` is `unmoved`.
+    Exact if w_T is a fixed point of `step`, and then independent of the path: memory does not grow
+    with the horizon. If the loop has not converged, the error is uncontrolled, and `result` says
+    so. Hyperparameters that change the path but not the fixed point (a step size, a momentum) are
+    detected numerically, and their derivative is NaN. The random key and step index are those of
+    step T: a loop with stochastic batches has no fixed point. If the loop has stopped early and
+    its steps return any state unchanged, `result` is `unmoved`.
 
     Time: T forward steps, then one vector-Jacobian product of `step` per solver iteration. Memory:
     a few inner states.
 
-    `stats` adds `stationarity`, the norm of the next step relative to that of the first ones;
-    `linear_residual`, relative; `objective_gap`, the first-order estimate of how much the objective
-    would still change if the inner loop ran to convergence; `unseen`, a tree of booleans like
-    `outer`.
+    `stats` adds `stationarity`, the size of the next step relative to the first ones;
+    `linear_residual`, relative; `objective_gap`, to first order the change of the objective if the
+    inner loop ran to convergence; and `unseen`, a tree of booleans like `outer`.
 
     Reference:
         Pedregosa (2016), Hyperparameter optimization with approximate gradient; Shaban et al.
@@ -99,11 +90,11 @@ class Implicit(AbstractEstimator):
 
     Attributes:
         solver: a lineax solver or `Neumann(terms)`. None is conjugate gradients to a relative
-            tolerance of eps^(3/4), right for gradient descent, whose I - A is symmetric and
-            positive definite near a minimum. With momentum or Adam it is neither: use
+            tolerance of eps^(3/4). That suits gradient descent, whose I - A is symmetric and
+            positive definite near a minimum. With momentum or Adam it is not: use
             `lineax.GMRES`, or `lineax.LU` for small states.
-        stationarity_tolerance: above it the result is `not_stationary`.
-        linear_tolerance: above it the result is `linear_solve_failed`.
+        stationarity_tolerance: the `stationarity` above which the result is `not_stationary`.
+        linear_tolerance: the `linear_residual` above which it is `linear_solve_failed`.
     """
 
     solver: lx.AbstractLinearSolver | AbstractSeries | None = None
@@ -111,7 +102,7 @@ class Implicit(AbstractEstimator):
     linear_tolerance: float = 1e-3
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> None:
-        """Return None: nothing is remembered."""
+        """Return None: this estimator has no state."""
 
     def estimate(
         self, problem: AbstractProblem, outer: Outer, state: Any, key: RandomKey
@@ -130,7 +121,7 @@ class Implicit(AbstractEstimator):
         begin: Trajectory,
         end: Trajectory,
     ) -> Estimate:
-        """Return the estimate for a trajectory that has been walked: `begin` and `end` are its."""
+        """Return the estimate for a trajectory from `begin` to `end` that has been run before."""
         require_visible(problem, outer, keys, end)
         point, restore = real_variables(end.inner)
         fixed_point_map = _map_at(problem, end, keys, restore)
@@ -140,6 +131,7 @@ class Implicit(AbstractEstimator):
         solution, linear_residual = self._solve(lambda v: pull_back(v)[0], adjoint)
         grad = jax.tree.map(jnp.add, direct, pull_back(solution)[1])
 
+        # Two early states, since a momentum that starts at zero has no effect on the first step.
         early = real_variables(advance(problem, outer, begin, keys, EARLY_STEPS).inner)[0]
         earlier = (real_variables(begin.inner)[0], early)
         move = subtract(after, point)
@@ -157,7 +149,7 @@ class Implicit(AbstractEstimator):
             "objective_gap": inner_product(solution, move),
             "unseen": unseen,
         }
-        # Nothing is solved where I - A^T is zero in the one direction that counts.
+        # The residual cannot show that I - A^T is zero on the adjoint: nothing is solved then.
         left = norm(subtract(adjoint, pull_back(adjoint)[0]))
         stands_still = (norm(move) == 0) & (norm(adjoint) > 0) & (left == 0)
         judgement = RESULTS.where(stands_still, RESULTS.unmoved, self._judge(stats))
@@ -167,7 +159,7 @@ class Implicit(AbstractEstimator):
         return Estimate(value, grad, result, stats)
 
     def _solve(self, transposed: Callable[[Inner], Inner], vector: Inner) -> tuple[Inner, Scalar]:
-        """Solve (I - A^T) x = vector; return x and the relative residual, measured afresh."""
+        """Solve (I - A^T) x = vector; return x and the relative residual, computed from x."""
         residual = lambda x: _ratio(
             norm(subtract(vector, subtract(x, transposed(x)))), norm(vector)
         )
@@ -182,7 +174,7 @@ class Implicit(AbstractEstimator):
         return solution, residual(solution)
 
     def _judge(self, stats: dict[str, PyTree[Array]]) -> RESULTS:
-        """Return what the measurements say; the reason that spoils every leaf comes first."""
+        """Return the result of the measurements; a cause that affects every leaf comes first."""
         where = RESULTS.where
         hidden = jnp.any(jnp.array(jax.tree.leaves(stats["unseen"])))
         result = where(hidden, RESULTS.unseen_by_implicit, RESULTS.successful)
@@ -195,9 +187,9 @@ class Implicit(AbstractEstimator):
 def solve_with(
     solver: lx.AbstractLinearSolver, operator: Callable[[Inner], Inner], vector: Inner
 ) -> Inner:
-    """Solve (I - A) x = b by a solver of lineax, for `operator`: v -> A v and `vector`: b."""
-    # Conjugate gradients refuse an operator that is not promised to be definite; a broken promise
-    # shows in the residual.
+    """Solve (I - A) x = b by a lineax solver; `operator` is v -> A v and `vector` is b."""
+    # Conjugate gradients accept only operators that are tagged as definite. If the tag is wrong,
+    # the residual shows it.
     tags = lx.positive_semidefinite_tag if isinstance(solver, lx.CG) else ()
     structure = jax.eval_shape(lambda: vector)
     remainder = lx.FunctionLinearOperator(lambda v: subtract(v, operator(v)), structure, tags)
@@ -246,14 +238,14 @@ def _map_at(
 
 
 def _ratio(numerator: Scalar, denominator: Scalar) -> Scalar:
-    """Divide two norms; 0 / 0 is 0: nothing is left of nothing."""
+    """Divide two norms, with 0 / 0 = 0."""
     return jnp.where(numerator == 0, 0.0, numerator / denominator)
 
 
 def _responses(fixed_point_map: Map, point: Inner, outer: Outer, key: RandomKey) -> PyTree[Scalar]:
     """Estimate the Frobenius norm of d step / d leaf at a state, for every leaf of `outer`.
 
-    Random cotangents are used, since the objective's own may happen to be orthogonal.
+    The cotangents are random, since the objective's own cotangent may be orthogonal by accident.
     """
     flat, unflatten = ravel_pytree(point)
     probes = jax.random.normal(key, (PROBES, flat.size), flat.dtype)
@@ -262,11 +254,13 @@ def _responses(fixed_point_map: Map, point: Inner, outer: Outer, key: RandomKey)
 
 
 def _vanishes(here: Scalar, before: tuple[Scalar, ...], stationarity: Scalar) -> Bool[Array, ""]:
-    """Whether a response has died away on the path as fast as the steps themselves.
+    """Whether a response decays along the path as fast as the steps themselves.
 
-    That of a step size does: it multiplies what vanishes at the fixed point. That of a regulariser
-    stays. Rounding sets a floor to how small a step is seen to become.
+    The response to a step size does, since it multiplies a vector that vanishes at the fixed
+    point. The response to a regulariser does not. Rounding limits how small a step can be
+    measured.
     """
     earlier = jnp.max(jnp.array(before))
+    # Below this floor the measured size of a step is rounding error.
     floor = 1e3 * jnp.finfo(here.dtype).eps
     return (earlier > 0) & (here <= UNSEEN_FACTOR * jnp.maximum(stationarity, floor) * earlier)

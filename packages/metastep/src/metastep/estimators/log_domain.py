@@ -1,9 +1,9 @@
-"""Value and gradient of (1/T) log objective, finite for every horizon: the state is rescaled.
+"""Value and gradient of (1/T) log objective, finite for every horizon, by rescaling the state.
 
-For a step that is positively homogeneous of degree one in the state and an objective that is
-homogeneous of degree p, dividing the state by any constants n_k changes nothing but a known sum:
+Let `step` be positively homogeneous of degree one in the state and the objective homogeneous of
+degree p. Dividing the state by constants n_k then changes the logarithm by a known sum:
 (1/T) log f(w_T) = (1/T) (p sum_k log n_k + log f(w~_T)). With n_k a power of two near the size of
-the state, no number overflows or underflows, and no digit is lost by the division.
+the state, no number overflows or underflows, and the division is exact.
 """
 
 from typing import Any
@@ -29,22 +29,23 @@ from metastep.trees import differentiable
 from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
 
 PROBE = 3
-"""A state of about its true size is held against one 2^3 times as large."""
+"""A state of about its true size is compared with one 2^3 times as large."""
 
 
 class LogDomain(AbstractEstimator):
     """The gradient of (1/T) log f(w_T), T the horizon, for dynamics that scale with their state.
 
-    Exact where its premise holds, and NaN with a result that says so where it does not: `step` must
-    be positively homogeneous of degree one in the inner state (gradient descent, with momentum,
-    preconditioned or scheduled, on a quadratic whose minimiser is 0; residuals of least squares;
-    anything linear), and the objective positive and homogeneous of some degree. The premise is
-    checked at every step, on the state at its true size as far as the precision can represent it
-    (within 2^24 in float32, 2^200 in float64). The error that it lets pass is that of rounding.
+    Exact where the premise holds; elsewhere NaN, with a result that says so. The premise: `step` is
+    positively homogeneous of degree one in the inner state, and the objective is positive and
+    homogeneous of some degree. It holds for anything linear, for the residuals of least squares,
+    and for gradient descent (with momentum, preconditioned or scheduled) on a quadratic whose
+    minimiser is 0. The premise is checked at every step, on the state at its true size as far as
+    the precision can represent it (within 2^24 in float32, 2^200 in float64). The check tolerates
+    errors of the size of rounding.
 
     Time: that of `estimator`, plus two forward runs for the check. Memory: that of `estimator`;
-    with `Forward()` independent of the horizon. The step itself must not overflow on a state of
-    size one, nor the objective.
+    with `Forward()` independent of the horizon. Neither the step nor the objective may overflow on
+    a state of size one.
 
     Adds to `stats`: `homogeneity_error`, the largest relative difference found between a step of
     the scaled state and the scaled step; `degree`, that of the objective; `degree_error`.
@@ -78,13 +79,13 @@ class LogDomain(AbstractEstimator):
     estimator: AbstractEstimator = Reverse()
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> Any:
-        """Return what the wrapped estimator remembers."""
+        """Return the state of the wrapped estimator."""
         return self.estimator.init(_Rescaled(problem, jnp.zeros(())), outer, key)
 
     def estimate(
         self, problem: AbstractProblem, outer: Outer, state: Any, key: RandomKey
     ) -> tuple[Estimate, Any]:
-        """Differentiate (1/T) log f(w_T), and check that this means what it should."""
+        """Differentiate (1/T) log f(w_T), and check the premise."""
         premise = _check(problem, jax.lax.stop_gradient(outer), split_keys(key))
         rescaled = _Rescaled(problem, premise.degree)
         found, state = self.estimator.estimate(rescaled, outer, state, key)
@@ -105,16 +106,16 @@ class LogDomain(AbstractEstimator):
 
 
 class _Scaled(eqx.Module):
-    """A state divided by 2^exponent, so that its largest entry is below 1 and at least 1/2."""
+    """A state divided by 2^exponent, so that its largest entry lies in [1/2, 1)."""
 
     inner: Inner
     exponent: Int[Array, ""]
 
 
 def _shift(inner: Inner, exponent: Int[Array, ""]) -> Inner:
-    """Multiply the floating-point leaves by 2^exponent, in two halves that are representable.
+    """Multiply the floating-point leaves by 2^exponent, in two factors that are representable.
 
-    `ldexp` and not `exp2`, which is not exact at integers on every processor.
+    This uses `ldexp`, since `exp2` is not exact at integers on every processor.
     """
     floats, rest = differentiable(inner)
     half = exponent // 2
@@ -141,8 +142,8 @@ def _rescale(inner: Inner, exponent: Int[Array, ""]) -> _Scaled:
 class _Rescaled(AbstractProblem):
     """The problem whose state is rescaled after every step, and whose objective is (1/T) log f.
 
-    The exponents are integers and carry no derivative, which is what makes the gradient exact:
-    it does not depend on the constants by which the state is divided.
+    The exponents are integers and carry no derivative. The gradient stays exact, because it does
+    not depend on the constants by which the state is divided.
     """
 
     problem: AbstractProblem
@@ -176,7 +177,7 @@ class _Premise(eqx.Module):
 
 
 class _Probed(AbstractProblem):
-    """The rescaled problem that also measures, at every step, how far from homogeneous it is."""
+    """The rescaled problem, which also measures its deviation from homogeneity at every step."""
 
     rescaled: _Rescaled
     horizon: int = eqx.field(static=True)
@@ -194,7 +195,7 @@ class _Probed(AbstractProblem):
     ) -> tuple[_Scaled, Float[Array, ""]]:
         scaled, worst = inner
         shifts = jnp.stack([jnp.zeros((), jnp.int32), _probe(scaled)])
-        # One compiled body for both, so that powers of two change no bit of a linear step.
+        # One compiled body for both calls, so that a linear step agrees in every bit.
         arrays, static = eqx.partition(scaled.inner, eqx.is_array)
 
         def stepped(shift: Int[Array, ""]) -> PyTree:
@@ -213,16 +214,17 @@ class _Probed(AbstractProblem):
 
 
 def _probe(scaled: _Scaled) -> Int[Array, ""]:
-    """Return the exponent to hold the state against: its true size, or a little beyond."""
+    """Return the exponent of the state to compare with: its true size, or slightly larger."""
     limit = 200 if _largest(scaled.inner).dtype == jnp.float64 else 24
     true = jnp.clip(scaled.exponent, -limit, limit)
     return jnp.where(jnp.abs(true) < PROBE, PROBE, true)
 
 
 def _difference(first: PyTree, second: PyTree) -> Float[Array, ""]:
-    """Return the largest difference relative to the largest entry; 1 if it is no number.
+    """Return the largest difference relative to the largest entry; 1 if it is not finite.
 
-    Also 1 if a count or a flag differs: a state that was clipped or stopped at one size only.
+    Also 1 if a count or a flag differs, since the state was then clipped or stopped at one size
+    only.
     """
     floats, rest = differentiable(first)
     other_floats, other_rest = differentiable(second)
@@ -253,6 +255,7 @@ def _check(problem: AbstractProblem, outer: Outer, keys: Keys) -> _Premise:
     degree = logs[1] / PROBE
     nearest = jnp.round(degree)
     eps = jnp.finfo(values.dtype).eps
+    # Rounded to an integer if it is one up to rounding: the degree is multiplied by the exponent.
     degree = jnp.where(jnp.abs(degree - nearest) < 512 * eps, nearest, degree)
     degree_error = jnp.max(jnp.abs(logs - degree * shifts) / jnp.maximum(1, jnp.abs(shifts)))
     return _Premise(

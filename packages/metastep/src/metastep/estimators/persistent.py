@@ -1,4 +1,4 @@
-"""Persistent evolution strategies: unbiased although each estimate runs one window only."""
+"""Persistent evolution strategies: unbiased estimates, each from one window only."""
 
 from typing import Any
 
@@ -28,13 +28,13 @@ from metastep.types import Outer, RandomKey, Scalar
 
 
 class Particles(eqx.Module):
-    """What persistent evolution strategies remember between two windows.
+    """The state of persistent evolution strategies between two windows.
 
     Attributes:
         points: the trajectories, with axes (pairs, 2) in front of every array.
         perturbations: shape (pairs, N), the sum of a pair's perturbations so far.
         values: shape (pairs, 2), the objective at the end of the last window.
-        keys: of the trajectories.
+        keys: the keys of the trajectories.
         steps: int32 scalar, inner steps taken since the trajectories began.
     """
 
@@ -48,22 +48,22 @@ class Particles(eqx.Module):
 class PersistentEvolutionStrategies(AbstractEstimator):
     """Antithetic evolution strategies over windows, with perturbations that are remembered.
 
-    Pairs of trajectories are carried over from one estimate to the next. Each estimate draws new
-    perturbations, runs `window` steps, and credits the change of the objective over the window to
-    the sum of all perturbations since the trajectory began. At the horizon new trajectories begin.
+    Pairs of trajectories continue from one estimate to the next. Each estimate draws new
+    perturbations, runs `window` steps, and multiplies the change of the objective over the window
+    by the sum of all perturbations since the trajectory began. At the horizon new trajectories
+    begin.
 
-    Unbiased, on average over the T / K windows of a trajectory, for the gradient of the objective
-    smoothed by an independent perturbation of size sigma in every window; the changes over the
-    windows add up to the objective at the horizon. A single window's estimate is not unbiased
-    alone. While `outer` moves, the trajectory is one that no fixed `outer` would have made.
+    The average over the T / K windows of a trajectory is unbiased for the gradient of the
+    objective smoothed by an independent perturbation of size sigma in every window. A single
+    window's estimate is biased. While `outer` moves, the trajectory belongs to no fixed `outer`.
     `value` is the mean objective of the perturbed trajectories at the end of this window, not at
     the horizon.
 
     Time: 2 n K inner steps with n pairs and K = `window`, whatever the horizon. Memory: O(2 n M)
     for an inner state of size M, between estimates too.
 
-    `stats` adds `standard_error`, a tree like `outer` (NaN for one pair), and `steps`, how far the
-    trajectories have come.
+    `stats` adds `standard_error`, a tree like `outer` (NaN for one pair), and `steps`, the inner
+    steps that the trajectories have taken.
 
     Reference:
         Vicol, Metz and Sohl-Dickstein (2021), Unbiased gradient estimation in unrolled computation
@@ -72,11 +72,11 @@ class PersistentEvolutionStrategies(AbstractEstimator):
     Attributes:
         window: inner steps per estimate; a divisor of the horizon.
         sigma: the standard deviation of the perturbations, in the units of `outer`, positive.
-        pairs: how many antithetic pairs, from 1.
+        pairs: the number n of antithetic pairs, from 1.
 
     Raises:
-        ValueError: on construction, for values that are not allowed; when it meets a problem whose
-            horizon is no multiple of `window`.
+        ValueError: on construction, for values that are not allowed; when used, for a problem
+            whose horizon is not a multiple of `window`.
     """
 
     window: int = eqx.field(converter=integer)
@@ -133,7 +133,9 @@ class PersistentEvolutionStrategies(AbstractEstimator):
 
         points, values = eqx.filter_vmap(eqx.filter_vmap(run))(points, _sides(flat, now))
         total = now + jnp.where(fresh, 0, state.perturbations)
+        # The changes start at 0, so that over a trajectory they add up to the final objective.
         change = values - jnp.where(fresh, 0, state.values)
+        # A window is one of `windows` terms of a sum, which this factor estimates without bias.
         windows = problem.horizon // self.window
         slope = windows * (change[:, 0] - change[:, 1]) / (2 * self.sigma**2)
         grad, error = mean_and_error(slope[:, None] * total)

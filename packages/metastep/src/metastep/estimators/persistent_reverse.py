@@ -1,4 +1,4 @@
-"""Truncated reverse mode over training runs that are carried on from one estimate to the next."""
+"""Truncated reverse mode over training runs that continue from one estimate to the next."""
 
 from typing import Any
 
@@ -18,12 +18,12 @@ from metastep.types import Outer, RandomKey, Scalar
 
 
 class Population(eqx.Module):
-    """Training runs of different ages, as `PersistentReverse` remembers them.
+    """The training runs of `PersistentReverse`, each of a different age.
 
     Attributes:
-        points: where the runs stand, with an axis (runs,) in front of every array.
-        keys: of the runs, with the same axis.
-        left: int32, shape (runs,), windows before a run is replaced by a new one.
+        points: the states of the runs, with an axis (runs,) in front of every array.
+        keys: the keys of the runs, with the same axis.
+        left: int32, shape (runs,), the windows before a new run replaces this one.
     """
 
     points: Trajectory
@@ -32,21 +32,21 @@ class Population(eqx.Module):
 
 
 class PersistentReverse(AbstractEstimator):
-    """Reverse mode over the next K steps of a population of runs, which then go on from there.
+    """Reverse mode over the next K steps of a population of runs, which then continue.
 
-    An outer step costs K inner steps for each run instead of a whole training. Runs end by turns:
-    of the n first ones the i-th is replaced after i / n of the horizon, and the population has all
-    ages from then on. Each run begins with a key of its own, so that a problem that draws its
-    task or its data in `init` sees many of them.
+    An outer step costs K inner steps for each run instead of a whole training. Replacement is
+    staggered: the i-th of the n first runs is replaced after i / n of the horizon, and the
+    population then has all ages. Each run begins with its own key, so a problem that draws its
+    task or its data in `init` is sampled anew.
 
-    Biased: what the hyperparameters did before a window counts as given, as in `TruncatedReverse`,
-    and while `outer` moves the runs are those that earlier hyperparameters have made. Exact for
-    what is left: the mean over the runs of the derivative of the objective after this window.
-    `value` is that mean, over ages from K to the horizon, not the objective at the horizon. A
-    hyperparameter that acts through `init` alone is refused.
+    Biased in two ways. The effect of the hyperparameters before a window is ignored, as in
+    `TruncatedReverse`. And while `outer` moves, the runs were made by earlier hyperparameters. The
+    rest is exact: the mean over the runs of the derivative of the objective after this window.
+    `value` is the mean objective, over ages from K to the horizon, not the objective at the
+    horizon. A hyperparameter that acts through `init` alone is refused.
 
     Time: n K forward steps and as many backward, whatever the horizon. Memory: O(n K R) for
-    residuals of size R per step where the runs advance together; n inner states between estimates.
+    residuals of size R per step if all runs advance together; n inner states between estimates.
 
     `stats` adds `values` and `ages` (inner steps), each of shape (runs,). A run whose state is no
     longer finite is replaced before the next estimate.
@@ -57,14 +57,14 @@ class PersistentReverse(AbstractEstimator):
 
     Attributes:
         window: inner steps K per estimate; a divisor of the horizon.
-        runs: how many runs are carried along, from 1.
+        runs: the number n of runs, from 1.
         together: how many of them advance at the same time, from 1; None for all.
         checkpoint: within the window, as for `Reverse`.
         mixed: as for `Reverse`.
 
     Raises:
-        ValueError: on construction, for values that are not allowed; when it meets a problem whose
-            horizon is no multiple of `window`.
+        ValueError: on construction, for values that are not allowed; when used, for a problem
+            whose horizon is not a multiple of `window`.
     """
 
     window: int = eqx.field(converter=integer)
@@ -79,7 +79,7 @@ class PersistentReverse(AbstractEstimator):
         require_count("together", self.together, none="all runs at once")
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> Population:
-        """Return runs that have not begun, to be replaced by turns."""
+        """Return runs that have not begun; they are replaced in a staggered order."""
         windows, remainder = divmod(problem.horizon, self.window)
         if remainder:
             raise ValueError(
@@ -127,7 +127,7 @@ class PersistentReverse(AbstractEstimator):
     def _window(
         self, problem: AbstractProblem, outer: Outer, point: Trajectory, keys: Keys
     ) -> tuple[Scalar, Any]:
-        """Return the objective after a window, and the arrays of where the run then stands."""
+        """Return the objective after a window, and the arrays of the run's state there."""
         problem = choose_mixed(problem, self.mixed, stored_steps(self.checkpoint, self.window))
         end = advance_for_reverse(problem, outer, point, keys, self.window, self.checkpoint)
         value = problem.objective(end.inner, outer, keys.objective)
@@ -136,7 +136,7 @@ class PersistentReverse(AbstractEstimator):
     def _begin(
         self, problem: AbstractProblem, outer: Outer, key: RandomKey
     ) -> tuple[Trajectory, Keys]:
-        """Return as many runs before their first steps."""
+        """Return all runs before their first steps."""
         keys = jax.vmap(split_keys)(jax.random.split(key, self.runs))
         return eqx.filter_vmap(lambda keys: start(problem, outer, keys))(keys), keys
 

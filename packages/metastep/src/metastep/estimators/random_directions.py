@@ -25,8 +25,8 @@ class RandomDirections(AbstractEstimator):
     """The forward gradient: the mean of (d . v) v over directions v ~ N(0, I).
 
     Unbiased, since the derivative d . v along each direction is exact (one tangent of the forward
-    run). The variance of a coordinate is (|d|^2 + d_i^2) / n with n directions: useful when there
-    are too many hyperparameters for `Forward` and too long a horizon for `Reverse`.
+    run). The variance of a coordinate is (|d|^2 + d_i^2) / n with n directions. Use it with too
+    many hyperparameters for `Forward` and too long a horizon for `Reverse`.
 
     Time: n tangents of the forward run. Memory: O(M chunk) for an inner state of size M,
     independent of the horizon.
@@ -36,8 +36,8 @@ class RandomDirections(AbstractEstimator):
     Reference:
         Silver et al. (2021), Learning by directional gradient descent; Baydin et al. (2022),
         Gradients without backpropagation.
-
-    Attributes:
+        directions: the number n of directions, from 1.
+        chunk: how many of them are run at the same time, from 1; None runs all of them.
         directions: how many, from 1.
         chunk: how many of them advance together, from 1; None takes all of them.
 
@@ -53,7 +53,7 @@ class RandomDirections(AbstractEstimator):
         require_count("chunk", self.chunk, none="all directions at once")
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> None:
-        """Return None: nothing is remembered."""
+        """Return None: this estimator has no state."""
 
     def estimate(
         self, problem: AbstractProblem, outer: Outer, state: Any, key: RandomKey

@@ -39,10 +39,10 @@ def advance_for_reverse(
     steps: int,
     checkpoint: Checkpoint,
 ) -> Trajectory:
-    """Take `steps` steps whose backward pass stores what `checkpoint` says.
+    """Take `steps` steps, with the residuals stored for the backward pass as `checkpoint` says.
 
     Raises:
-        ValueError: if `checkpoint` is none of those that `Reverse` names.
+        ValueError: if `checkpoint` is not one of the values that `Reverse` lists.
     """
     if checkpoint is None:
         return advance(problem, outer, trajectory, keys, steps)
@@ -56,10 +56,10 @@ def advance_for_reverse(
 class Reverse(AbstractEstimator):
     """Reverse-mode differentiation of the whole trajectory, initial state included.
 
-    Exact. Time: a small multiple of the forward run, whatever the number of hyperparameters.
-    Memory, with T steps, an inner state of size M and residuals of size R per step: O(T R) without
-    checkpointing; O(T M / s + s R) with a stored state every s steps, for one more forward run;
-    O(M n + R) with a binomial schedule of n states, for r more where T <= C(n + r, n).
+    Exact. Time: a small multiple of the forward run, for any number of hyperparameters. Memory,
+    for T steps, an inner state of size M and residuals of size R per step: O(T R) without
+    checkpointing; O(T M / s + s R) with a stored state every s steps and one more forward run;
+    O(M n + R) with a binomial schedule of n states and r more forward runs, T <= C(n + r, n).
 
     Reference:
         Maclaurin, Duvenaud and Adams (2015), Gradient-based hyperparameter optimization through
@@ -67,17 +67,19 @@ class Reverse(AbstractEstimator):
         optimization, Eq. 6; for the binomial schedule Griewank and Walther (2000), Revolve.
 
     Attributes:
-        checkpoint: None stores the residuals of every step; an integer s stores the state every s
-            steps and recomputes between; "sqrt" takes the integer square root of the horizon;
-            `Binomial(states)` repeats as few steps as that many stored states allow, and "binomial"
-            is `Binomial()`, whose memory grows by the logarithm of the horizon. Estimates with a
-            binomial schedule cannot be differentiated again.
+        checkpoint: None stores the residuals of every step. An integer s stores the state every s
+            steps and recomputes the steps between; "sqrt" sets s to the integer square root of the
+            horizon. `Binomial(states)` repeats as few steps as that many stored states allow;
+            "binomial" is `Binomial()`, whose memory grows as the logarithm of the horizon. A
+            binomial schedule allows no second derivatives.
         mixed: True stores the parameters of each step instead of the activations of the inner
-            loss, and computes them anew on the way back (Kemaev et al. 2025). Memory: M per step in
-            the place of R. Time: up to 1.25 times that of False where arithmetic decides, less
-            where memory traffic does, as in deep networks. None takes it where the activations
-            of an inner gradient outweigh the parameters and, over the steps that are stored at
-            the same time, 64 MiB; with many tasks under `vmap`, each counts for itself. The number
+            loss, and recomputes the activations in the backward pass (Kemaev et al. 2025). Memory:
+            M per step in place of R. Time: up to 1.25 times that of False if arithmetic limits
+            speed, less if memory traffic does, as in deep networks. None chooses True if the
+            activations of an inner gradient exceed the parameters and, over the steps stored at
+            the same time, 64 MiB; under `vmap` each task is judged alone. The result is the same
+            to rounding.
+
             is the same to rounding.
     """
 
@@ -85,7 +87,7 @@ class Reverse(AbstractEstimator):
     mixed: bool | None = None
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> None:
-        """Return None: nothing is remembered."""
+        """Return None: this estimator has no state."""
 
     def estimate(
         self, problem: AbstractProblem, outer: Outer, state: Any, key: RandomKey
@@ -100,8 +102,8 @@ class Reverse(AbstractEstimator):
             end = advance_for_reverse(problem, outer, begin, keys, problem.horizon, self.checkpoint)
             return problem.objective(end.inner, outer, keys.objective), end.first_nonfinite
 
-        # Influence does not depend on what is stored, and is found by tangents, which a binomial
-        # schedule does not have.
+        # Influence does not depend on the checkpointing, and is found by tangents, for which a
+        # binomial schedule has no rule.
         require_influence(lambda outer: evaluate(problem, outer, keys)[0], outer, USE_IT)
         with reversible("problem", STEP_LOOP):
             (value, first_nonfinite), grad = jax.value_and_grad(ending, has_aux=True)(outer)

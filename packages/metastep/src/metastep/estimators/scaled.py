@@ -1,9 +1,9 @@
-"""Hypergradients as sign and log magnitude, for any problem: representable where floats are not.
+"""Hypergradients as sign and log magnitude, which floats could not represent.
 
-Tangents obey a linear recursion, so they may be divided by powers of two on the way whatever the
-inner dynamics are. This keeps a derivative of 1e300 in float32; it does not make it meaningful. To
-see whether rounding errors have swallowed it, a derivative is computed again along trajectories
-whose states are rounded differently, as `diagnose` does.
+Tangents obey a linear recursion, so they may be divided by powers of two at any step, whatever the
+inner dynamics. In float32 a derivative of 1e300 can then be represented; it need not be meaningful.
+To measure the effect of rounding errors, the derivative is computed again along trajectories whose
+states are rounded differently, as in `diagnose`.
 """
 
 from collections.abc import Callable
@@ -27,25 +27,26 @@ from metastep.trees import as_hyperparameters, differentiable, norm, real_variab
 from metastep.types import Inner, Outer, RandomKey, Scalar
 
 DRAWS = 2
-"""Trajectories whose states are rounded differently."""
+"""The number of trajectories whose states are rounded differently."""
 
 NOTHING = -(2**30)
-"""The exponent of a tangent that is zero so far."""
+"""The exponent of a tangent that is zero."""
 
 
 class ScaledEstimate(eqx.Module):
-    """A hypergradient that no float could hold, and what it is worth.
+    """A hypergradient as sign and log magnitude, with its loss of precision.
 
     Attributes:
         value: scalar, the objective at the end of the horizon.
         sign: -1, 0 or 1; the structure and shapes of `outer`.
         log_magnitude: natural logarithm of the magnitude; -inf where the sign is 0.
         lyapunov_exponent: scalar, nats per inner step: the growth rate of a random tangent of the
-            inner state over the horizon. An explanation only: it depends on the units of the state.
-        digits_lost: scalar, from 0: decimal digits that rounding costs the derivative along a
-            random direction of `outer`, at most those of the precision: float32 has 7, float64 16.
-        result: `chaotic` when fewer than one digit is left, `nonfinite_inner` or `nonfinite_value`
-            where the run itself failed; `RESULTS[result]` is the message.
+            inner state over the horizon. For explanation only, since it depends on the units.
+        digits_lost: scalar, from 0: decimal digits of the derivative along a random direction of
+            `outer` that rounding costs. At most the digits of the precision: 7 in float32, 16 in
+            float64.
+        result: `chaotic` if fewer than one digit is left, `nonfinite_inner` or `nonfinite_value`
+            if the run itself failed; `RESULTS[result]` is the message.
     """
 
     value: Scalar
@@ -57,7 +58,7 @@ class ScaledEstimate(eqx.Module):
 
 
 class _Tangent(eqx.Module):
-    """The tangent `direction * 2^exponent` of an inner state, with entries below 1."""
+    """The tangent `direction * 2^exponent` of an inner state; entries of `direction` below 1."""
 
     direction: PyTree
     exponent: Int[Array, ""]
@@ -68,12 +69,12 @@ def scaled_hypergradient(
 ) -> ScaledEstimate:
     """Compute sign and log magnitude of every derivative by rescaled forward-mode tangents.
 
-    Exact to rounding where `digits_lost` is small. It cures overflow and underflow of tangents
-    only: not an inner state that overflows (use `LogDomain` where the dynamics scale), not the
-    rounding floor of an objective near its minimum, and not chaos, which it measures.
+    Exact to rounding where `digits_lost` is small. Rescaling prevents overflow and underflow of
+    tangents only. It does not help against an inner state that overflows (use `LogDomain` if the
+    dynamics are homogeneous), rounding of an objective near its minimum, or chaos.
 
     Example:
-        One step size for 200 steps of w <- w - s w.
+        Gradient descent with one step size: 200 steps of w <- w - s w.
 
         >>> import jax, jax.numpy as jnp, optax, metastep as ms
         >>> problem = ms.TrainingProblem(
@@ -91,7 +92,7 @@ def scaled_hypergradient(
         problem: the inner dynamics and the objective.
         outer: the hyperparameters, N numbers in all.
         key: determines the trajectory.
-        chunk: how many of the N advance together; None takes all of them.
+        chunk: how many of the N are run at the same time; None runs all of them.
 
     Returns:
         The estimate. Time: N + 4 tangents of the forward run. Memory: O(M chunk) for an inner state
@@ -133,18 +134,20 @@ def _estimate(
 
 
 def _normalised(direction: PyTree, exponent: Int[Array, ""]) -> _Tangent:
-    """Move the size of a direction into its exponent."""
+    """Normalise a direction by moving its size into the exponent."""
     leaves = jax.tree.leaves(direction)
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0.0) for x in leaves]))
     _, size = jnp.frexp(largest)
     usable = (largest > 0) & jnp.isfinite(largest)
     size = jnp.where(usable, size, 0).astype(jnp.int32)
+    # Zero gets the least exponent, so that it never determines that of a sum.
     exponent = jnp.where(largest > 0, exponent + size, NOTHING)
     return _Tangent(jax.tree.map(lambda x: _times_power(x, -size), direction), exponent)
 
 
 def _times_power(x: Array, exponent: Int[Array, "..."]) -> Array:
     """Multiply by 2^exponent in two halves, so that neither factor overflows."""
+    # Larger shifts also give 0 or infinity.
     exponent = jnp.clip(exponent, -2000, 2000)
     power = lambda by: jnp.ldexp(jnp.ones((), x.real.dtype), by)
     half = exponent // 2
@@ -152,7 +155,7 @@ def _times_power(x: Array, exponent: Int[Array, "..."]) -> Array:
 
 
 def _sum(first: _Tangent, second: _Tangent) -> _Tangent:
-    """Add two tangents: the smaller one is shifted down and may vanish, as in any addition."""
+    """Add two tangents; the smaller one is shifted down and may vanish, as in any addition."""
     exponent = jnp.maximum(first.exponent, second.exponent)
     add = lambda a, b: (
         _times_power(a, first.exponent - exponent) + _times_power(b, second.exponent - exponent)
@@ -176,7 +179,7 @@ def _derivative(
 ) -> _Tangent:
     """Return the derivative of the objective along one direction.
 
-    With a seed other than 0 for `rounding`, states are rounded differently.
+    If `rounding` is a seed other than 0, states are rounded differently.
     """
     zero = jnp.zeros((), jnp.int32)
     inner = start(problem, outer, keys).inner
@@ -191,6 +194,7 @@ def _derivative(
         step = lambda inner, outer: problem.step(inner, outer, t, keys.step(t))
         by_state = _pushed(lambda inner: step(inner, outer), inner, tangent.direction)
         by_outer = _pushed(lambda outer: step(inner, outer), outer, direction)
+        # Only the part through the state has been rescaled before; both get exponents of their own.
         tangent = _sum(_normalised(by_state, tangent.exponent), _normalised(by_outer, zero))
         after = step(inner, outer)
         if rounding is not None:
@@ -217,7 +221,7 @@ def _sign_and_magnitude(total: _Tangent) -> tuple[Scalar, Scalar]:
 
 
 def _digits_lost(problem: AbstractProblem, outer: Outer, keys: Keys) -> tuple[Scalar, float]:
-    """Return the digits that rounding costs the derivative along a random direction, and all."""
+    """Return the digits of a random directional derivative lost to rounding, and all digits."""
     flat, unflatten = ravel_pytree(outer)
     line = unflatten(jax.random.normal(jax.random.fold_in(keys.init, 5), flat.shape, flat.dtype))
     inner = eqx.filter_eval_shape(lambda: start(problem, outer, keys).inner)
@@ -225,7 +229,7 @@ def _digits_lost(problem: AbstractProblem, outer: Outer, keys: Keys) -> tuple[Sc
     eps = max((float(jnp.finfo(kind).eps) for kind in kinds), default=float(jnp.finfo(flat).eps))
     along = lambda seed: _derivative(problem, outer, line, keys, seed)
     found = jax.lax.map(along, jnp.arange(1 + DRAWS))
-    # Not by logarithms, whose own rounding is relative to them.
+    # Logarithms would add a rounding error relative to themselves.
     shared = jnp.maximum(found.exponent[0], found.exponent[1:])
     first = _times_power(found.direction[0], found.exponent[0] - shared)
     others = _times_power(found.direction[1:], found.exponent[1:] - shared)
@@ -241,13 +245,13 @@ def random_change(inner: Inner, keys: Keys) -> PyTree:
     """Return a small change of an inner state, of norm 1."""
     variables, restore = real_variables(inner)
     flat, unflatten = ravel_pytree(variables)
-    # A fixed draw, unrelated to the run's own randomness: any generic direction will do.
+    # Any generic direction will do, so the draw is fixed and independent of the run's randomness.
     random = jax.random.normal(jax.random.fold_in(keys.init, 7), flat.shape, flat.dtype)
     return differentiable(restore(unflatten(random / norm(random))))[0]
 
 
 def changed(change: PyTree, step: Callable[[Inner], Inner], inner: Inner) -> tuple[PyTree, Scalar]:
-    """Take a change of `inner` through one step; return it with entries up to 1, and the factor.
+    """Push a change of `inner` through one step; return it with entries up to 1, and the factor.
 
     Time: one Jacobian-vector product.
     """
@@ -259,7 +263,7 @@ def changed(change: PyTree, step: Callable[[Inner], Inner], inner: Inner) -> tup
 
 
 def growth_rate(change: PyTree, factors: Float[Array, " T"]) -> Scalar:
-    """Return how fast a change of norm 1 became `change` times the product of the factors."""
+    """Return the growth rate at which a change of norm 1 became `change` times the factors."""
     return (jnp.sum(jnp.log(factors)) + jnp.log(norm(change))) / factors.size
 
 

@@ -23,32 +23,32 @@ ONLY_BY_START = (
     "With TruncatedReverse the initial state is a constant: a leaf that acts through `init` alone "
     "needs Reverse. Otherwise use it in `step` or `objective`, or take it out of `outer`."
 )
-"""Advice for a leaf without influence on what a window ends with."""
+"""Advice for a leaf that has no influence on the end of a window."""
 
 
 class TruncatedReverse(AbstractEstimator):
     r"""Reverse-mode differentiation of the last K of T steps.
 
     The first T - K steps run without derivatives, the state w_{T-K} counts as a constant, and the
-    rest is differentiated exactly. Nothing is reset or re-drawn at the cut: parameters,
-    momentum, step index and random key go on as they are.
+    rest is differentiated exactly. Parameters, momentum, step index and random key continue
+    unchanged at the cut.
 
-    Biased: h_{T-K} = d_outer f + sum_{t=T-K+1}^{T} B_t A_{t+1} ... A_T d_w f. What it leaves out is
-    bounded, for gradient descent with step size gamma on an inner loss that is alpha-strongly
-    convex, by (1 - gamma alpha)^K / (gamma alpha) |d_w f| max_t |B_t| (Eq. 10;
-    `metastep_lab.theory.truncation.bias_bound`). It need not be a descent direction, whatever the
-    paper's Lemma 3.2 says (`metastep run truncation-toy` shows a counter-example). The derivative
-    of the initial state belongs to no window: K = T equals `Reverse` exactly when `init` does not
-    depend on `outer`.
+    Biased: h_{T-K} = d_outer f + sum_{t=T-K+1}^{T} B_t A_{t+1} ... A_T d_w f. For gradient descent
+    with step size gamma on an alpha-strongly convex inner loss, the bias is at most
+    (1 - gamma alpha)^K / (gamma alpha) |d_w f| max_t |B_t| (Eq. 10;
+    `metastep_lab.theory.truncation.bias_bound`). The estimate need not be a descent direction,
+    contrary to the paper's Lemma 3.2 (`metastep run truncation-toy` shows a counter-example). The
+    derivative of the initial state is not included: K = T equals `Reverse` exactly if `init` does
+    not depend on `outer`.
 
     Time: T forward steps and K backward. Memory: O(K R) for residuals of size R per step.
 
-    Where an inner loop has stopped before the window begins (it returns its state unchanged from
-    then on), the window sees nothing of what came before, and `result` is `unmoved`.
+    If the inner loop stops before the window begins (it then returns its state unchanged), no
+    derivative reaches the steps before, and `result` is `unmoved`.
 
     `stats` adds `adjoint_at_cut`, the norm of the derivative of the objective with respect to
-    w_{T-K}. It is what truncation throws away: near zero, the window was long enough; large, the
-    steps before the cut still matter.
+    w_{T-K}, which truncation discards. If it is near zero, the window is long enough; if it is
+    large, the steps before the cut still matter.
 
     Reference:
         Shaban, Cheng, Hatch and Boots (2019), Truncated back-propagation for bilevel optimization,
@@ -65,7 +65,7 @@ class TruncatedReverse(AbstractEstimator):
     mixed: bool | None = None
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> None:
-        """Return None: nothing is remembered."""
+        """Return None: this estimator has no state."""
 
     def estimate(
         self, problem: AbstractProblem, outer: Outer, state: Any, key: RandomKey
@@ -91,6 +91,7 @@ class TruncatedReverse(AbstractEstimator):
         def judged(outer: Outer, variables: Inner, constants: Inner) -> Scalar:
             return problem.objective(eqx.combine(variables, constants), outer, keys.objective)
 
+        # Tangents, which find influence, do not pass through every checkpointing: none is used.
         def ending(outer: Outer) -> Scalar:
             variables, (constants, _) = through(outer, cut_variables, None)
             return judged(outer, variables, constants)
@@ -117,11 +118,11 @@ class TruncatedReverse(AbstractEstimator):
 def stands_still(
     cut: tuple[Inner, Inner], end: tuple[Inner, Inner], by_steps: Outer
 ) -> Bool[Array, ""]:
-    """Whether the window is the identity as far as the objective can tell.
+    """Whether the objective cannot tell the window from the identity.
 
-    Where the objective has a derivative by the state, the state is the same at both ends, that
-    derivative comes through unchanged, and the hyperparameters have no part in it. A state at rest
-    in a minimum differs: its steps contract what passes through them.
+    It cannot if, wherever the objective has a derivative by the state, the state is the same at
+    both ends, that derivative passes through unchanged, and the hyperparameters do not contribute.
+    At rest in a minimum the steps contract the derivative instead.
     """
 
     def same(before: Array, after: Array, adjoint: Array, adjoint_at_end: Array) -> Array:
@@ -135,7 +136,7 @@ def stands_still(
 
 
 def check_window(window: int, horizon: int) -> None:
-    """Refuse a window that is no integer from 1 to the horizon, as a ValueError."""
+    """Refuse a window that is not an integer from 1 to the horizon."""
     if not is_count(window) or window > horizon:
         raise ValueError(
             f"window is {window!r}; allowed are the integers from 1 to the horizon, {horizon}. "

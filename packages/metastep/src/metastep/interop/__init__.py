@@ -1,3 +1,3 @@
-"""Models of other frameworks as functions of JAX. Those of flax are such functions already."""
+"""Models of other frameworks as JAX functions. Flax models need no conversion."""
 
 from metastep.interop.pytorch import from_torch as from_torch

@@ -18,7 +18,7 @@ Tensors = dict[str, Array]
 
 MISSING = 'from_torch needs {}: pip install "metastep[torch]".'
 
-# torchax 0.0.13 names operators for tensors with named axes, which PyTorch 2.13 no longer has.
+# torchax 0.0.13 refers to operators for tensors with named axes, which PyTorch 2.13 has removed.
 NAMED_AXES = {
     "all": ("dimname", "dimname_out"),
     "index_add": ("dimname",),
@@ -39,9 +39,9 @@ def from_torch(
 ) -> tuple[Tensors, Tensors, Callable[..., tuple[Any, Tensors]]]:
     """Return the parameters and buffers of a PyTorch module, and its forward pass in JAX.
 
-    The module's own operations run on arrays of JAX (through torchax), so that the result can be
-    compiled, batched and differentiated in every mode and order. Set the module to `train()` or
-    `eval()` before: the forward pass is that of the mode at the time of a call.
+    The module's own operations run on JAX arrays (through torchax), so the result can be compiled,
+    batched and differentiated in every mode and order. Call the module's `train()` or `eval()`
+    before: the forward pass uses the mode at the time of the call.
 
     Example:
         >>> import jax.numpy as jnp, torch  # doctest: +SKIP
@@ -49,13 +49,13 @@ def from_torch(
         >>> predictions, buffers = apply(params, buffers, jnp.ones((5, 3)))  # doctest: +SKIP
 
     Args:
-        module: any module. Parameters that require a gradient become parameters, one entry for
-            those that share their memory. All else (buffers, frozen parameters) becomes buffers.
+        module: any module. Parameters that require a gradient become parameters; those that share
+            their memory become one entry. Buffers and frozen parameters become buffers.
 
     Returns:
         `params`, `buffers`: dictionaries of arrays by name, copies. `apply(params, buffers,
-        *arguments, key=None, **keywords) -> (output, buffers)`: arguments are arrays, the buffers
-        that come out are those after the call (running statistics in training). `key` is for
+        *arguments, key=None, **keywords) -> (output, buffers)`: arguments are arrays, and the
+        returned buffers are those after the call (running statistics in training). `key` is for
         dropout and other random numbers; the same key gives the same numbers. Outputs of
         Hugging Face models keep their names; a compiled function returns `output.logits`.
 
@@ -63,7 +63,7 @@ def from_torch(
         ImportError: if torch or torchax is missing (`pip install "metastep[torch]"`).
         ValueError: for a module without a floating-point parameter that requires a gradient, or
             with the running statistics of an instance normalization; on a call, for a module that
-            keeps what it computed in an attribute, or changes a parameter.
+            stores a computed value in an attribute, or changes a parameter.
     """
     environment = _torchax()[0]
     import torch
@@ -99,9 +99,9 @@ def from_torch(
 
 @functools.cache
 def _torchax() -> tuple[Any, Any]:
-    """Import torchax, whose tables need names that newer versions of PyTorch have dropped.
+    """Import torchax; its tables refer to names that newer versions of PyTorch have removed.
 
-    The names last as long as the library that defines them, which therefore is returned, too.
+    The names exist as long as the library that defines them, so that is returned, too.
     """
     try:
         import torch
@@ -130,7 +130,7 @@ def _batch_norm(
     momentum: float,
     eps: float,
 ) -> tuple[Any, Any, Any]:
-    """Normalize as PyTorch does. That of torchax leaves the running statistics as they are."""
+    """Normalize as PyTorch does; torchax's own does not update the running statistics."""
     import torch
 
     axes = [axis for axis in range(inputs.ndim) if axis != 1]
@@ -154,7 +154,7 @@ def _batch_norm(
 
 
 def _check_module(module: "torch.nn.Module") -> None:
-    """Refuse a module that cannot be trained, and one whose statistics torchax would not update."""
+    """Refuse modules that cannot be trained or whose statistics torchax would not update."""
     if not any(p.requires_grad for p in module.parameters()):
         raise ValueError(
             f"module is a {type(module).__name__} without a parameter that requires a gradient: "
@@ -180,7 +180,7 @@ def _attributes(module: "torch.nn.Module") -> dict[tuple[str, str], Any]:
 
 
 def _check_functional(module: "torch.nn.Module", before: dict[tuple[str, str], Any]) -> None:
-    """Refuse a module whose forward pass has set an attribute: it would be set once, in tracing."""
+    """Refuse a module whose forward pass sets an attribute; it would be set during tracing only."""
     for (part, name), value in _attributes(module).items():
         if (part, name) not in before or value is not before[part, name]:
             where = f"{part}.{name}" if part else name

@@ -1,9 +1,9 @@
-"""The 31 features that the MLP optimizer sees of every parameter.
+"""The 31 input features of the MLP optimizer for every parameter.
 
 The matrix of the network has one row for each, in the order of the published code: gradient,
-mean / sqrt(square) (5), the parameter itself, mean (5), square (5), 1 / sqrt(square) (5), and the
-nine of time. Those of an entry are kept feature-major, shape (features, entries): a row is
-contiguous, and one small matrix times all entries of a tensor is a single product.
+mean / sqrt(square) (5), the parameter itself, mean (5), square (5), 1 / sqrt(square) (5), and nine
+of time. Those of a tensor's entries are stored as (features, entries): rows are contiguous, and one
+small matrix times all entries of a tensor is a single product.
 """
 
 import jax
@@ -28,17 +28,9 @@ def update_moments(
 ) -> tuple[Float[Array, "5 entries"], Float[Array, "5 entries"]]:
     """Return the running means of a gradient and of its square at the five `DECAYS`.
 
-    They start at zero and are not corrected for that.
-
-    Args:
-        mean: of the gradients before this one.
-        square: of their squares.
-        grad: the gradient of this step.
-
-    Returns:
-        Both with `grad` taken in.
+    The means start at zero and are not corrected for this.
     """
-    # Subtracted in double precision: in single, 1 - 0.9999 is off by 3e-4 of itself.
+    # Subtracted in double precision: in single precision 1 - 0.9999 has a relative error of 3e-4.
     decay, rest = (jnp.asarray(one, grad.dtype)[:, None] for one in (DECAYS, 1 - np.array(DECAYS)))
     return decay * mean + rest * grad, decay * square + rest * grad**2
 
@@ -48,19 +40,12 @@ def entry_features(
     mean: Float[Array, "5 entries"],
     square: Float[Array, "5 entries"],
 ) -> Float[Array, "22 entries"]:
-    """Return the features of each entry but the parameter, not yet normalized, and a row of ones.
+    """Return all features of each entry except the parameter, not normalized, and a row of ones.
 
-    In this order: gradient, mean / sqrt(square) (5), mean (5), square (5), 1 / sqrt(square) (5),
-    where the square roots are of square + 1e-6, and 1, which goes with the bias. The parameter is
-    left to the caller since in a first-order meta-gradient it alone carries a derivative.
-
-    Args:
-        grad: the gradient.
-        mean: as `update_moments` returns it, with this gradient in it.
-        square: likewise.
-
-    Returns:
-        One row for each feature.
+    The order is: gradient, mean / sqrt(square) (5), mean (5), square (5), 1 / sqrt(square) (5),
+    with square roots of square + 1e-6; and 1, which multiplies the bias. The means include this
+    gradient. The caller adds the parameter, since in a first-order meta-gradient it alone carries a
+    derivative.
 
     Reference:
         Metz et al. (2019), Understanding and correcting pathologies in the training of learned
@@ -78,15 +63,9 @@ def time_features(step: Int[Array, ""], dtype: jnp.dtype) -> Float[Array, " 9"]:
 
 
 def scale_of_tensor(features: Float[Array, "rows entries"]) -> Float[Array, " rows"]:
-    """Return what the features of one tensor are multiplied by: 1 / sqrt(1e-5 + mean square).
+    """Return the factors that normalize the features of one tensor: 1 / sqrt(1e-5 + mean square).
 
-    The authors' code: not centered, each tensor by itself.
-
-    Args:
-        features: of all entries of the tensor.
-
-    Returns:
-        One factor for each feature.
+    As in the authors' code, features are not centered, and each tensor is normalized alone.
     """
     mean_square = _sum_of_squares(features) / max(features.shape[1], 1)
     return jax.lax.rsqrt(NORMALIZER_OFFSET + mean_square)
@@ -94,7 +73,7 @@ def scale_of_tensor(features: Float[Array, "rows entries"]) -> Float[Array, " ro
 
 @jax.custom_jvp
 def _sum_of_squares(rows: Float[Array, "rows entries"]) -> Float[Array, " rows"]:
-    # XLA adds along a row one number after another; adding pieces of it is five times as fast.
+    # XLA adds the numbers of a row in sequence; adding pieces of it is five times as fast.
     width = rows.shape[1] // PIECES
     pieces = [rows[:, at * width : (at + 1) * width] ** 2 for at in range(PIECES)]
     rest = rows[:, PIECES * width :] ** 2
@@ -109,13 +88,7 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 def standardized(tensors: list[Array]) -> list[Array]:
     """Return features with mean 0 and standard deviation 1 over the entries of all tensors.
 
-    The paper's text. The variance has 1e-5 added to it, as in the authors' code.
-
-    Args:
-        tensors: features of shape (features, entries) for every tensor.
-
-    Returns:
-        The same shapes.
+    As in the text of the paper. The variance has 1e-5 added to it, as in the authors' code.
     """
     entries = max(sum(one.shape[1] for one in tensors), 1)
     dtype = jnp.result_type(*tensors)

@@ -1,7 +1,7 @@
-"""Ordinary optimizers whose hyperparameters are the weights: SGD, Adam, and a schedule.
+"""Ordinary optimizers with learned hyperparameters: SGD, Adam, and a step size schedule.
 
-Positive hyperparameters are kept as logarithms and decay rates as logits, so that any real weights
-are allowed.
+The weights are logarithms of positive hyperparameters and logits of decay rates, so every real
+value is allowed.
 """
 
 from collections.abc import Callable
@@ -22,14 +22,13 @@ Transform = Callable[[dict[str, Array]], optax.GradientTransformation]
 
 
 class LearnedSGD(AbstractLearnedOptimizer):
-    """Gradient descent with learned step size and momentum, one for all or one for each tensor.
+    """Gradient descent with learned step size and momentum, global or per tensor.
 
     Attributes:
         step_size: the initial step size, positive.
-        momentum: the initial momentum, at least 0 and below 1; 0 means that there is none and none
-            is learned.
-        layers: None for one step size and momentum, or the number of arrays in the parameters, in
-            the order of `jax.tree.leaves`, for one each.
+        momentum: the initial momentum, at least 0 and below 1; with 0 no momentum is learned.
+        layers: None for one step size and momentum; or the number of arrays in the parameters, in
+            the order of `jax.tree.leaves`, for one pair each.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -53,7 +52,7 @@ class LearnedSGD(AbstractLearnedOptimizer):
 
     @property
     def state_depends_on_weights(self) -> bool:
-        """It does."""
+        """True."""
         return True
 
     def initial_weights(self, key: RandomKey) -> dict[str, Any]:
@@ -77,13 +76,13 @@ class LearnedSGD(AbstractLearnedOptimizer):
 
 
 class LearnedAdam(AbstractLearnedOptimizer):
-    """Adam with learned step size, decay rates and epsilon, for all or for each tensor.
+    """Adam with learned step size, decay rates and epsilon, global or per tensor.
 
     Attributes:
         step_size: the initial step size, positive.
         b1: initial decay rate of the first moment, between 0 and 1.
         b2: of the second moment.
-        eps: initially added to the root of the second moment, positive.
+        eps: initial value of the number added to the root of the second moment, positive.
         layers: as for `LearnedSGD`.
 
     Example:
@@ -114,7 +113,7 @@ class LearnedAdam(AbstractLearnedOptimizer):
 
     @property
     def state_depends_on_weights(self) -> bool:
-        """It does."""
+        """True."""
         return True
 
     def initial_weights(self, key: RandomKey) -> dict[str, Any]:
@@ -140,13 +139,13 @@ class LearnedAdam(AbstractLearnedOptimizer):
 
 
 class LearnedSchedule(AbstractLearnedOptimizer):
-    """A learned step size for every time: piecewise linear in its logarithm between knots.
+    """A learned step size schedule: the logarithm is piecewise linear between knots.
 
     Attributes:
         knots: increasing step numbers from 0; the step size is constant after the last.
         step_size: the initial step size at every knot, positive.
-        direction: what is multiplied by minus the step size, such as `optax.trace(0.9)` or
-            `scale_by_adam()`; None for the gradient itself.
+        direction: the transformation whose output is multiplied by minus the step size, such as
+            `optax.trace(0.9)` or `scale_by_adam()`; None for the gradient itself.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -174,7 +173,7 @@ class LearnedSchedule(AbstractLearnedOptimizer):
 
     @property
     def state_depends_on_weights(self) -> bool:
-        """It does."""
+        """True."""
         return True
 
     def initial_weights(self, key: RandomKey) -> dict[str, Any]:

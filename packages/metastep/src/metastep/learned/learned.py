@@ -1,4 +1,4 @@
-"""What a learned optimizer is: weights, and a function from weights to an optax transformation."""
+"""The interface of a learned optimizer: weights, and a map from weights to a transformation."""
 
 import abc
 from typing import Any
@@ -15,41 +15,30 @@ from metastep.types import RandomKey
 class AbstractLearnedOptimizer(eqx.Module):
     """A family of optax transformations, one for each value of the weights theta.
 
-    An instance holds what is not learned. `optimizer(weights)` is an optax transformation, so that
-    any training loop can use it, and `TrainingProblem(optimizer=optimizer, ...)` takes the family
-    as it is: the weights are then the hyperparameters `outer`, for every estimator.
+    An instance holds what is not learned. `optimizer(weights)` is an optax transformation for any
+    training loop. `TrainingProblem(optimizer=optimizer, ...)` takes the family itself: the weights
+    are then the hyperparameters `outer`, for every estimator.
     """
 
     @property
     @abc.abstractmethod
     def state_depends_on_weights(self) -> bool:
-        """Whether the state depends on the weights where the gradients it is given do not.
+        """Whether the state depends on the weights for gradients that do not.
 
-        Where it does not, a first-order meta-gradient needs no derivative of the state.
+        If not, a first-order meta-gradient needs no derivative of the state.
         """
 
     @abc.abstractmethod
     def initial_weights(self, key: RandomKey) -> dict[str, Any]:
-        """Return weights to start meta-training from: nested dictionaries of float arrays."""
+        """Return initial weights for meta-training: nested dictionaries of float arrays."""
 
     @abc.abstractmethod
     def __call__(self, weights: PyTree) -> optax.GradientTransformation:
-        """Return the transformation that these weights make.
-
-        Args:
-            weights: as from `initial_weights`; they may be traced.
-        """
+        """Return the transformation for these weights, which may be traced."""
 
 
 def check_params(params: PyTree) -> None:
-    """Refuse parameters that no learned optimizer can train.
-
-    Args:
-        params: a pytree of real floating-point arrays.
-
-    Raises:
-        ValueError: if there is no leaf, or one is not a real floating-point array.
-    """
+    """Refuse parameters without leaves, and leaves that are not real floating-point arrays."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise ValueError(f"params has no leaves (it is {params!r}); allowed: at least one array.")
@@ -64,11 +53,7 @@ def check_params(params: PyTree) -> None:
 
 
 def require_params(params: PyTree | None) -> PyTree:
-    """Return the parameters that `update` was given.
-
-    Raises:
-        ValueError: if it was given none.
-    """
+    """Return the parameters that `update` received; a ValueError if it received none."""
     if params is None:
         raise ValueError("params is None; update(grads, state, params) needs the parameters.")
     return params

@@ -1,4 +1,4 @@
-"""The learned optimizer that is a small recurrent network applied to every parameter alike."""
+"""A learned optimizer that applies one small recurrent network to every parameter."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ GATES = 4
 
 
 class LSTMState(eqx.Module):
-    """What the optimizer remembers.
+    """The state of the optimizer.
 
     Attributes:
         hidden: the structure of the parameters; outputs of the layers, shape (layers, units, size).
@@ -28,7 +28,7 @@ class LSTMState(eqx.Module):
 
 
 class CoordinatewiseLSTM(AbstractLearnedOptimizer):
-    """Feed the gradient of each parameter to an LSTM of its own state; its output is the step.
+    """Feed each parameter's gradient to an LSTM with its own state; the output is the step.
 
     All parameters share the weights. The state holds 2 layers * units numbers per parameter, and
     depends on the weights even where the gradients do not.
@@ -47,11 +47,11 @@ class CoordinatewiseLSTM(AbstractLearnedOptimizer):
         section 2.1 and Appendix A.
 
     Attributes:
-        units: of each layer.
+        units: the size of each layer.
         layers: the number of LSTM layers.
-        output_scale: the output is multiplied by it.
-        precision: p of the preprocessing: gradients below exp(-p) are taken linearly, larger ones
-            by logarithm and sign.
+        output_scale: the factor of the output.
+        precision: p of the preprocessing: gradients below exp(-p) enter linearly, larger ones by
+            logarithm and sign.
     """
 
     units: int = eqx.field(static=True, default=20)
@@ -67,11 +67,11 @@ class CoordinatewiseLSTM(AbstractLearnedOptimizer):
 
     @property
     def state_depends_on_weights(self) -> bool:
-        """It does."""
+        """True."""
         return True
 
     def initial_weights(self, key: RandomKey) -> dict[str, Any]:
-        """Return normally distributed matrices of variance 1 / inputs; forget gates start open."""
+        """Return normally distributed matrices of variance 1 / inputs, with forget gates open."""
         weights: dict[str, Any] = {}
         for index, layer_key in enumerate(jax.random.split(key, self.layers + 1)):
             last = index == self.layers
@@ -87,7 +87,7 @@ class CoordinatewiseLSTM(AbstractLearnedOptimizer):
         return weights
 
     def __call__(self, weights: PyTree) -> optax.GradientTransformation:
-        """Return the transformation; it does not look at the parameters."""
+        """Return the transformation; it does not use the parameters."""
 
         def init(params: Any) -> Any:
             check_params(params)
@@ -142,17 +142,10 @@ class CoordinatewiseLSTM(AbstractLearnedOptimizer):
 def logarithm_and_sign(
     grad: Float[Array, " entries"], precision: float
 ) -> Float[Array, "2 entries"]:
-    """Return the two inputs that stand for a gradient of any magnitude.
+    """Return two network inputs that represent a gradient of any magnitude, p = `precision`.
 
-    (log|g| / p, sign g) where |g| >= exp(-p), else (-1, exp(p) g): about the size of 1 from
-    exp(-p) up, and continuous.
-
-    Args:
-        grad: gradients.
-        precision: p.
-
-    Returns:
-        Two rows.
+    (log|g| / p, sign g) if |g| >= exp(-p), else (-1, exp(p) g): continuous, and about 1 in
+    magnitude from exp(-p) up.
 
     Reference:
         Andrychowicz et al. (2016), Appendix A.

@@ -1,9 +1,9 @@
-"""Meta-training a learned optimizer by partial unrolls of trajectories that take turns.
+"""Meta-training of a learned optimizer by partial unrolls of several trajectories in turn.
 
 Each update of the weights continues one trajectory by one segment. Trajectories end at different
-times, so that the weights always see early and late steps. The mean objective of the segments is
-no safe monitor, since trajectories continue from states that older weights have made: fresh runs
-from scratch say how good the weights are, and those that did best are kept.
+times, so the weights always see early and late steps. The mean objective of the segments is
+biased, since trajectories continue from states of earlier weights. Fresh runs from scratch
+therefore measure the weights, and those with the lowest objective are kept.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,7 @@ LOST = (1, 2)  # the outcomes after which a trajectory is given up
 
 
 class _Place(NamedTuple):
-    """Where a trajectory stands: its number over all, segments left, steps taken."""
+    """The position of a trajectory: its number over all, segments left, steps taken."""
 
     number: int
     segments: int
@@ -56,7 +56,7 @@ class _Place(NamedTuple):
 
 
 class _Arrays(NamedTuple):
-    """What is on the device."""
+    """The state on the device."""
 
     weights: Any
     meta_state: Any
@@ -65,7 +65,7 @@ class _Arrays(NamedTuple):
 
 
 class _State(NamedTuple):
-    """Everything between two updates; `log` and `monitored` may be longer than `updates` says."""
+    """The state between two updates; `log` and `monitored` may exceed `updates` entries."""
 
     arrays: _Arrays
     places: tuple[_Place, ...]
@@ -87,14 +87,14 @@ def meta_train(
     """Meta-train a learned optimizer.
 
     Everything random follows from `key` and the numbers of updates and trajectories: a run that was
-    stopped and resumed ends with the same bits as one that was not. One function is compiled for
-    segments of every length.
+    stopped and resumed ends with the same bits as an uninterrupted one. One compiled function
+    serves segments of every length.
 
     Args:
-        setting: what to do.
+        setting: the options.
         key: a random key.
-        weights: where to start; None asks the family.
-        checkpoint: where and how often to save; None does not.
+        weights: the initial weights; None for those of the family.
+        checkpoint: where and how often to save; None does not save.
         callback: called with the number of updates and the history after each of them.
 
     Returns:
@@ -118,7 +118,7 @@ def meta_train(
             if callback is not None:
                 callback(state.updates, _history(state))
     finally:
-        # Also after Ctrl-C: `state` is always one that stands between two updates.
+        # Also after Ctrl-C, since `state` is always complete between two updates.
         if checkpoint is not None:
             _save(checkpoint, state)
     judged, arrays = setting.monitor is not None, state.arrays
@@ -142,10 +142,10 @@ def _stream(key: RandomKey, stream: int, number: int) -> RandomKey:
 
 
 def _begin(setting: MetaTraining, key: RandomKey, weights: Any) -> _State:
-    """Start all trajectories; the first of each turn are shorter, so that they end by turns."""
+    """Start all trajectories; the first ones are shortened, so that they end at different times."""
     if weights is None:
         weights = setting.optimizer.initial_weights(_stream(key, WEIGHTS, 0))
-    # Without Python's weak types, which an update would lose: the first segment compiles for all.
+    # Without Python's weak types, which an update removes, so that one compilation serves all.
     weights = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), weights)
     places, trajectories = [], []
     for number in range(setting.trajectories):
@@ -168,7 +168,7 @@ def _start(
 
 
 class _Updated(NamedTuple):
-    """What one update of the weights gives; `outcome` is a position in `OUTCOMES`."""
+    """The result of one update of the weights; `outcome` is an index into `OUTCOMES`."""
 
     weights: Outer
     meta_state: Any
@@ -185,7 +185,7 @@ def _apply(
     meta_state: Any,
     segment: Segment,
 ) -> _Updated:
-    """Clean the gradient and take one step; a gradient without a finite entry changes nothing."""
+    """Clean the gradient and take one step; a gradient without a finite entry has no effect."""
     bad = jax.tree.map(lambda leaf: ~jnp.isfinite(leaf), segment.grad)
     count = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(bad))
     entries = sum(leaf.size for leaf in jax.tree.leaves(bad))
@@ -205,7 +205,7 @@ def _apply(
 
 
 def _update(setting: MetaTraining, key: RandomKey, state: _State, tasks: dict[int, Task]) -> _State:
-    """Continue the trajectory whose turn it is by one segment and update the weights."""
+    """Continue the next trajectory in turn by one segment, and update the weights."""
     unrolls, arrays = setting.unrolls, state.arrays
     turn = state.updates % setting.trajectories
     place, trajectory = state.places[turn], arrays.trajectories[turn]
@@ -254,7 +254,7 @@ def _update(setting: MetaTraining, key: RandomKey, state: _State, tasks: dict[in
 
 
 def _judge(setting: MetaTraining, key: RandomKey, state: _State) -> _State:
-    """Run from scratch with the weights as they are, and keep them if they are the best yet."""
+    """Run from scratch with the current weights, and keep them if they are the best so far."""
     monitor = setting.monitor
     if monitor is None:
         return state
@@ -300,7 +300,7 @@ def _save(checkpoint: Checkpoint, state: _State) -> None:
 
 
 def _restore(checkpoint: Checkpoint, state: _State) -> _State:
-    """Return the saved state where there is one, and make sure early that saving is possible."""
+    """Return the saved state, if any, and check before the run that saving is possible."""
     if checkpoint.every < 1:
         raise ValueError(f"checkpoint.every is {checkpoint.every}; allowed are integers from 1")
     if not checkpoint.path.exists():

@@ -1,4 +1,4 @@
-"""The learned optimizer that is a small network applied to every parameter alike."""
+"""A learned optimizer that applies one small feed-forward network to every parameter."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ OUTPUT_SCALE = 0.001
 
 
 class MLPOptimizerState(eqx.Module):
-    """What the optimizer remembers.
+    """The state of the optimizer.
 
     Attributes:
         count: int32 scalar, the number of steps taken.
@@ -39,9 +39,9 @@ class MLPOptimizer(AbstractLearnedOptimizer):
     """Feed 31 features of each parameter through a 31-32-2 ReLU network; the outputs are the step.
 
     With outputs (direction, magnitude) a parameter changes by
-    -0.001 direction exp(0.001 magnitude). All parameters share the weights, so that an optimizer
-    trained on one network can be applied to any other. An application costs about 1800
-    multiplications and 22 numbers of memory per parameter; the state holds ten numbers each.
+    -0.001 direction exp(0.001 magnitude). All parameters share the weights, so an optimizer
+    trained on one network can be applied to any other. Cost per parameter: about 1800
+    multiplications and 22 numbers of memory in a step; ten numbers of state.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -59,12 +59,12 @@ class MLPOptimizer(AbstractLearnedOptimizer):
 
     Attributes:
         hidden: units of the hidden layer.
-        standardize: how the features of a step are normalized. False, as the authors' code does:
-            divided by their root mean square over each tensor. True, as the papers' text says: to
-            mean 0 and standard deviation 1 over all parameters together; then every tensor is
-            touched twice, and the update of one depends on the entries of the others.
+        standardize: how the features of a step are normalized. False, as in the authors' code:
+            divided by their root mean square over each tensor. True, as in the papers' text: to
+            mean 0 and standard deviation 1 over all parameters together. Every tensor is then
+            read twice, and its update depends on the entries of the others.
         fan_in: initial weights have variance 1 / inputs. False gives the variance 1 of the
-            authors' code, from which a small budget does not get away.
+            authors' code, from which a short meta-training does not recover.
     """
 
     hidden: int = eqx.field(static=True, default=32, converter=integer)
@@ -76,7 +76,7 @@ class MLPOptimizer(AbstractLearnedOptimizer):
 
     @property
     def state_depends_on_weights(self) -> bool:
-        """The state holds moments of gradients only."""
+        """False: the state holds moments of gradients only."""
         return False
 
     def initial_weights(self, key: RandomKey) -> dict[str, Any]:
@@ -146,9 +146,9 @@ def _apply(
 ) -> Float[Array, " entries"]:
     """Run the network on all entries of a tensor.
 
-    The normalizer is folded into the first matrix, and the time features, which all entries share,
-    into its bias: no row is touched before the product. The matrix is transposed before it is
-    scaled, because the library that multiplies is slower where it transposes itself.
+    The normalizer is merged into the first matrix, and the time features, which all entries share,
+    into its bias: no row is read before the product. The matrix is transposed before it is scaled,
+    since the library's product is slower on a transposed matrix.
     """
     hidden, output = weights["hidden"], weights["output"]
     ends = [feature.PARAMETER, feature.PARAMETER + 1, feature.PER_ENTRY]

@@ -1,4 +1,4 @@
-"""Trained optimizers in files: an `.npz` archive of arrays and a description, without pickles."""
+"""Trained optimizers as files: `.npz` archives of arrays with a description, without pickles."""
 
 import json
 import warnings
@@ -24,7 +24,7 @@ from metastep.learned.mlp_optimizer import MLPOptimizer
 
 SCHEMA = "metastep learned optimizer 1"
 HEADER = "header"
-LARGEST_FILE = 2**28  # bytes, packed and unpacked
+LARGEST_FILE = 2**28  # bytes, compressed and uncompressed
 LARGEST_HORIZON = 2**31 - 1
 FLOATS = (np.float16, np.float32, np.float64)
 FAMILIES = {
@@ -34,22 +34,22 @@ FAMILIES = {
 
 
 class OptimizerFileError(ValueError):
-    """A file that holds no usable optimizer: damaged, of another schema, or of other shapes."""
+    """A file without a usable optimizer: damaged, of another schema, or of other shapes."""
 
 
 class HorizonWarning(UserWarning):
-    """A learned optimizer has taken more steps than any trajectory it was meta-trained on."""
+    """A learned optimizer took more steps than any trajectory of its meta-training."""
 
 
 class TrainedOptimizer(eqx.Module):
-    """A learned optimizer with its weights, and how far it can be trusted.
+    """A learned optimizer with its weights and the range of its meta-training.
 
     Attributes:
         optimizer: the family.
         weights: its weights.
         horizon: the steps of the longest trajectory of meta-training. Beyond it a learned
-            optimizer may undo all it has done.
-        description: what it was meta-trained on, in words.
+            optimizer may increase the loss again.
+        description: a description of the meta-training.
     """
 
     optimizer: AbstractLearnedOptimizer
@@ -64,12 +64,12 @@ class TrainedOptimizer(eqx.Module):
         """Return the optax transformation.
 
         Args:
-            steps: how many steps you will take, if you know. Then nothing is counted at run time.
+            steps: the number of steps you will take, if known. Steps are then not counted.
 
         Returns:
-            The transformation. Where `steps` is None, a `HorizonWarning` is issued, also from
-            compiled code, when it takes its first step beyond the horizon; under `vmap` this asks
-            Python at every step, which is slow, so give `steps` there.
+            The transformation. If `steps` is None, a `HorizonWarning` is issued at the first step
+            beyond the horizon, also from compiled code. Under `vmap` this calls Python at every
+            step, which is slow, so give `steps` there.
 
         Raises:
             ValueError: if `steps` is not from 1 to the horizon.
@@ -113,13 +113,13 @@ def save(path: Path, trained: TrainedOptimizer) -> None:
     """Write a trained optimizer, atomically.
 
     Args:
-        path: the file, by custom ending in `.npz`.
-        trained: what to write.
+        path: the file, usually ending in `.npz`.
+        trained: the optimizer to write.
 
     Raises:
-        ValueError: if the family cannot be written, as a `LearnedSchedule` with a direction, which
-            is a function.
-        OSError: if the file cannot be written. An older file at `path` is untouched then.
+        ValueError: if the family cannot be written, such as a `LearnedSchedule` with a direction,
+            which is a function.
+        OSError: if the file cannot be written. An older file at `path` then remains.
     """
     name = type(trained.optimizer).__name__
     if FAMILIES.get(name) is not type(trained.optimizer):
@@ -128,7 +128,7 @@ def save(path: Path, trained: TrainedOptimizer) -> None:
     if settings.get("direction") is not None:
         raise ValueError("direction is a function, which no file can hold; allowed is None.")
     weights = _named(trained.weights)
-    # NumPy's format does not know bfloat16, whose numbers are all float32.
+    # NumPy's format does not support bfloat16; float32 holds all its numbers.
     narrow = [name for name, leaf in weights.items() if leaf.dtype == jnp.bfloat16]
     header = {
         "schema": SCHEMA,
@@ -147,18 +147,18 @@ def save(path: Path, trained: TrainedOptimizer) -> None:
 
 
 def read(path: Path) -> TrainedOptimizer:
-    """Read back what `save` wrote.
+    """Read a file of `save`.
 
     Args:
         path: the file.
 
     Returns:
-        The optimizer, its weights in the precision they were saved in where JAX allows it.
+        The optimizer, with its weights in the saved precision if JAX allows it.
 
     Raises:
         OptimizerFileError: if the file is truncated or damaged, of another schema, or its arrays
             have other names or shapes than the optimizer needs, or are not finite.
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if there is no file.
     """
     try:
         arrays = parse_arrays(read_bytes(path, LARGEST_FILE), largest=LARGEST_FILE)
@@ -184,7 +184,7 @@ def read(path: Path) -> TrainedOptimizer:
         if array.dtype not in FLOATS or not np.all(np.isfinite(array)):
             raise OptimizerFileError(f"{path}: the array {name!r} is not of finite floats.")
     dtype = lambda name: jnp.bfloat16 if name in narrow else None
-    with np.errstate(over="ignore"):  # it is an error of its own below
+    with np.errstate(over="ignore"):  # an overflow is refused below
         leaves = [jnp.asarray(arrays[name], dtype(name)) for name in expected]
     if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves):
         raise OptimizerFileError(f"{path} holds weights beyond float32; allow JAX float64.")
@@ -193,14 +193,11 @@ def read(path: Path) -> TrainedOptimizer:
 
 
 def load(path: Path, steps: int | None = None) -> optax.GradientTransformation:
-    """Return the optax transformation that a file holds.
+    """Return the optax transformation in a file.
 
     Args:
-        path: what `save` wrote.
-        steps: how many steps you will take; see `TrainedOptimizer.transformation`.
-
-    Returns:
-        The transformation.
+        path: a file of `save`.
+        steps: the number of steps you will take; see `TrainedOptimizer.transformation`.
 
     Raises:
         OptimizerFileError: see `read`.
@@ -213,7 +210,7 @@ def load(path: Path, steps: int | None = None) -> optax.GradientTransformation:
 def pretrained() -> TrainedOptimizer:
     """Return the learned optimizer that ships with this package.
 
-    A `MLPOptimizer`; its `description` says what it was meta-trained on and by which command.
+    An `MLPOptimizer`; its `description` states its meta-training and the command for it.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -228,9 +225,6 @@ def pretrained() -> TrainedOptimizer:
         >>> (w, _), _ = jax.lax.scan(step, (w, optimizer.init(w)), length=100)
         >>> bool(loss(w) < 0.1 * loss(jnp.zeros(3)))
         True
-
-    Returns:
-        The optimizer.
     """
     return read(Path(str(files("metastep.learned") / "pretrained.npz")))
 
@@ -255,7 +249,7 @@ def _header(path: Path, array: np.ndarray | None) -> dict[str, Any]:
 
 
 def _check_header(header: dict[str, Any], family: Any, entries: int) -> None:
-    """Check types and bounds of what a header says, before anything is made of it."""
+    """Check types and bounds of a header before it is used."""
     horizon, description = header["horizon"], header["description"]
     if not has_type(horizon, int) or not 1 <= horizon <= LARGEST_HORIZON:
         raise ValueError(f"horizon is {horizon!r}; allowed are integers from 1")
@@ -267,6 +261,6 @@ def _check_header(header: dict[str, Any], family: Any, entries: int) -> None:
     for name, value in header["settings"].items():
         if name not in kinds or not has_type(value, kinds[name]):
             raise ValueError(f"{name} is {value!r}, which is no setting of {family.__name__}")
-        # Every unit and every layer has a weight, so that a small file describes a small optimizer.
+        # Every unit and every layer has a weight, so sizes above `entries` are impossible.
         if has_type(value, int) and value > entries:
             raise ValueError(f"{name} is {value}; the file has {entries} weights")

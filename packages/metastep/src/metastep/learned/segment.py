@@ -1,4 +1,4 @@
-"""Training with a learned optimizer as a problem, and the gradient of one segment of it."""
+"""Training with a learned optimizer as a problem, and the gradient of one of its segments."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -20,7 +20,7 @@ from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
 
 @runtime_checkable
 class Task(Protocol):
-    """What a model is trained on: a pytree with an initialization and an inner loss."""
+    """A training task: a pytree with an initialization and an inner loss."""
 
     def init(self, key: RandomKey) -> PyTree:
         """Return random parameters."""
@@ -32,18 +32,18 @@ class Task(Protocol):
 
 
 Objective = Callable[[Any, PyTree, RandomKey], Scalar]
-"""`(task, params, key) -> loss`: what a learned optimizer is judged by, on training data
-(train-by-train) or on validation data (train-by-validation). `key` draws examples, if it likes."""
+"""`(task, params, key) -> loss`: the objective of a learned optimizer, on training data
+(train-by-train) or on validation data (train-by-validation). `key` may draw examples."""
 
 
 class LearnedTrainingState(eqx.Module):
     """A point on the trajectory of a training run.
 
     Attributes:
-        params: the parameters; what is trained are their floating-point arrays.
-        optimizer_state: what the learned optimizer remembers.
+        params: the parameters; their floating-point arrays are trained.
+        optimizer_state: the state of the learned optimizer.
         step: int32 scalar, the number of steps taken.
-        key: of the run.
+        key: the key of the run.
         total: the sum of the objective over the steps taken, each at the parameters before it.
     """
 
@@ -57,18 +57,18 @@ class LearnedTrainingState(eqx.Module):
 class LearnedTraining(AbstractProblem):
     """Train on one task with a learned optimizer; the outer loss is the mean objective on the way.
 
-    The weights of the learned optimizer are the hyperparameters `outer`, so that every estimator
-    of `metastep.estimators` applies; `PersistentEvolutionStrategies` needs nothing else for
-    partial unrolls, since the objective of the windows adds up.
+    The weights of the learned optimizer are the hyperparameters `outer`, for every estimator of
+    `metastep.estimators`. `PersistentEvolutionStrategies` gives partial unrolls, since the
+    objectives of the windows add up.
 
     Attributes:
-        task: what is trained.
+        task: the task.
         optimizer: the family of optimizers.
         measure: the objective of a step.
         horizon: the number of steps.
-        first_order: whether the inner gradients count as constants (the authors' code). Then the
-            weights act through the parameters only: a biased meta-gradient that needs no second
-            derivatives of the loss. False differentiates through everything.
+        first_order: whether inner gradients count as constants, as in the authors' code. The
+            weights then act through the parameters only: a biased meta-gradient without second
+            derivatives of the loss. False differentiates everything.
     """
 
     task: Task
@@ -91,7 +91,7 @@ class LearnedTraining(AbstractProblem):
         return LearnedTrainingState(params, state, jnp.zeros((), jnp.int32), run_key, total)
 
     def step(self, inner: Inner, outer: Outer, t: StepIndex, key: RandomKey) -> Inner:
-        """Measure the objective, then apply one update; the state carries its step and key."""
+        """Measure the objective, then apply one update; the state holds its step and key."""
         del t, key
         step_key = jax.random.fold_in(inner.key, inner.step)
         total = inner.total + self.measure(self.task, inner.params, step_key)
@@ -115,12 +115,12 @@ class LearnedTraining(AbstractProblem):
 
 
 class Segment(eqx.Module):
-    """What one segment of a trajectory gives.
+    """The result of one segment of a trajectory.
 
     Attributes:
         value: the mean objective over its steps.
-        grad: the derivative of `value` with respect to the weights, the state at the beginning of
-            the segment taken as given.
+        grad: the derivative of `value` with respect to the weights, for a constant initial state
+            of the segment.
         state: the trajectory after the segment.
     """
 
@@ -131,7 +131,7 @@ class Segment(eqx.Module):
 
 @compiled
 def first_state(problem: LearnedTraining, weights: Outer, key: RandomKey) -> LearnedTrainingState:
-    """Return the beginning of a trajectory, compiled."""
+    """Return the compiled start of a trajectory."""
     return problem.init(weights, key)
 
 
@@ -146,23 +146,21 @@ def run_segment(
 ) -> Segment:
     """Continue a trajectory by `length` steps and differentiate their mean objective.
 
-    Reverse mode over blocks of `block` steps: one state is stored for each block on the way
-    forward, one for each step of the block being differentiated, and all else is computed anew.
-    The length is traced, so that any segment runs the same compiled code. Exact for the segment;
-    biased for the whole trajectory, as partial unrolls are. Time: 3 forward steps and a backward
-    one per step, one forward step less in the last block.
+    Reverse mode over blocks of `block` steps: the forward pass stores one state per block, and one
+    per step of the block that is being differentiated; everything else is recomputed. The length is
+    traced, so every segment runs the same compiled code. Exact for the segment; biased for the
+    whole trajectory, as partial unrolls are. Time: 3 forward steps and a backward one per step, one
+    forward step less in the last block.
 
     Args:
         problem: the training run.
-        weights: of the learned optimizer.
-        state: where the segment begins.
+        weights: those of the learned optimizer.
+        state: the initial state of the segment.
         length: int32 scalar, from 1 to `block * blocks`.
         block: steps in a block; static.
-        blocks: room for so many; static.
-
-    Returns:
-        Value, gradient and the state at the end.
+        blocks: the largest number of blocks; static.
     """
+    # The sum of the objective starts at zero, so that its end is that of the segment alone.
     state = eqx.tree_at(lambda state: state.total, state, jnp.zeros_like(state.total))
     state, static = eqx.partition(state, eqx.is_array)
     count = (length + block - 1) // block
@@ -176,6 +174,7 @@ def run_segment(
         return jax.lax.fori_loop(0, steps_of(index), lambda _, state: step(weights, state), state)
 
     last, starts = _record(advance, state, count - 1, blocks)
+    # The last block, the only one that may be shorter, is run when it is differentiated.
     starts = _put(starts, last, count - 1)
 
     def through_block(number: Array, carry: tuple[PyTree, PyTree, PyTree]) -> tuple:
@@ -198,6 +197,7 @@ def run_segment(
         return slope, start_slope, jax.lax.cond(number == 0, lambda: after, lambda: end)
 
     end_slope = jax.tree.map(jnp.zeros_like, differentiable(state)[0])
+    # The segment's objective depends on its final state through `total` only.
     end_slope = eqx.tree_at(lambda slope: slope.total, end_slope, jnp.ones_like(state.total))
     nothing = jax.tree.map(jnp.zeros_like, weights)
     slope, _, end = jax.lax.fori_loop(0, count, through_block, (nothing, end_slope, state))
@@ -211,7 +211,7 @@ def run_segment(
 def _record(
     advance: Callable[[Array, PyTree], PyTree], state: PyTree, count: Array, room: int
 ) -> tuple[PyTree, PyTree]:
-    """Advance `count` times; return the end and, in `room` rows, the state before each time."""
+    """Advance `count` times; return the end and, in `room` rows, the state before each step."""
 
     def body(index: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         state, rows = carry
@@ -235,18 +235,18 @@ def _row(rows: PyTree, index: Array) -> PyTree:
 def train_from_scratch(
     problem: LearnedTraining, weights: Outer, key: RandomKey, record: Callable, every: int
 ) -> PyTree:
-    """Train over the whole horizon and look at the parameters now and then.
+    """Train over the whole horizon and record the parameters at regular intervals.
 
     Args:
         problem: the training run.
-        weights: of the learned optimizer.
-        key: of the run.
+        weights: those of the learned optimizer.
+        key: the key of the run.
         record: `(task, params, key) -> pytree`, called before the first step and after every
             `every` of them; static, as `every` is.
         every: a divisor of the horizon.
 
     Returns:
-        What `record` returned, stacked, and the mean objective over the horizon.
+        The stacked results of `record`, and the mean objective over the horizon.
 
     Raises:
         ValueError: if `every` does not divide the horizon.

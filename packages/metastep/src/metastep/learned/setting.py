@@ -1,4 +1,4 @@
-"""What meta-training is told, and what it returns."""
+"""The options and the result of meta-training."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,17 +15,13 @@ from metastep.types import Outer, RandomKey
 
 @dataclass(frozen=True)
 class Unrolls:
-    """How trajectories are cut into segments.
+    """The division of trajectories into segments.
 
     A segment has `length` plus an exponentially distributed number of steps with mean
-    `length_mean`, at most `longest`; a trajectory has `count` segments plus such a number with mean
-    `count_mean`, and ends in any case at `horizon`. Means of 0 make both fixed.
+    `length_mean`, at most `longest`. A trajectory has `count` segments plus such a number with mean
+    `count_mean`, and ends at `horizon` at the latest. With means of 0 both are fixed.
 
     Attributes:
-        length: see above.
-        length_mean: see above.
-        count: see above.
-        count_mean: see above.
         longest: the longest segment; memory grows with it.
         horizon: the longest trajectory.
         block: steps between two stored states; see `run_segment`.
@@ -40,7 +36,6 @@ class Unrolls:
     block: int = 50
 
     def __post_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
         for name in ("length", "count", "longest", "horizon", "block"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed are integers from 1")
@@ -62,13 +57,13 @@ class Unrolls:
 
 @dataclass(frozen=True)
 class Monitor:
-    """Fresh runs from scratch that judge the weights.
+    """Fresh runs from scratch that measure the weights.
 
     Attributes:
-        tasks: what is trained on, each once; never the test data.
-        every: updates between two judgements, from 1; there is one after the last update as well.
-        steps: of each run.
-        objective: what counts, averaged over the steps of the runs; None for the objective of
+        tasks: the tasks, one run on each; never the test data.
+        every: updates between two measurements, from 1; there is one after the last update as well.
+        steps: the steps of each run.
+        objective: the criterion, averaged over the steps of the runs; None for the objective of
             meta-training.
     """
 
@@ -79,12 +74,12 @@ class Monitor:
 
 
 class MetaHistory(NamedTuple):
-    """What happened, one entry per update.
+    """Measurements of every update.
 
     Attributes:
         value: the mean objective of the segment.
         gradient_norm: the norm of its gradient after clipping.
-        nonfinite: how many entries of the gradient were not finite, and were set to zero.
+        nonfinite: the number of gradient entries that were not finite and were set to zero.
         result: an item of `RESULTS` each.
         monitored: pairs (updates, mean objective of the fresh runs).
     """
@@ -97,14 +92,14 @@ class MetaHistory(NamedTuple):
 
 
 class MetaRun(NamedTuple):
-    """What `meta_train` returns.
+    """The result of `meta_train`.
 
     Attributes:
-        weights: after the last update.
-        best_weights: those that the monitor liked best; the last ones without a monitor.
-        best_update: after how many updates they were found.
+        weights: the weights after the last update.
+        best_weights: those with the lowest monitored objective; the last ones without a monitor.
+        best_update: the number of updates that led to them.
         horizon: the steps of the longest trajectory seen; do not test beyond it.
-        history: what happened.
+        history: one entry per update.
     """
 
     weights: Outer
@@ -116,7 +111,7 @@ class MetaRun(NamedTuple):
 
 @dataclass(frozen=True)
 class MetaTraining:
-    """How a learned optimizer is meta-trained.
+    """The options of meta-training.
 
     Attributes:
         tasks: `number -> task`, a distribution of tasks; trajectory `number` (0, 1, ...) is run on
@@ -125,12 +120,12 @@ class MetaTraining:
         optimizer: the family of optimizers.
         objective: `(task, params, key) -> loss`: on training data, or on validation data.
         meta_optimizer: an optax transformation for the weights.
-        updates: how many there will be.
-        unrolls: how trajectories are cut.
-        trajectories: how many take turns.
+        updates: the number of updates.
+        unrolls: the division of trajectories into segments.
+        trajectories: the number of trajectories that are continued in turn.
         first_order: see `LearnedTraining`.
         clip: entries of the gradient are clipped to this magnitude.
-        monitor: how weights are judged; None does not.
+        monitor: how the weights are measured; None for no monitor.
     """
 
     tasks: Callable[[int], Task]
@@ -145,7 +140,6 @@ class MetaTraining:
     monitor: Monitor | None = None
 
     def __post_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
         for name in ("updates", "trajectories"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed are integers from 1")

@@ -25,13 +25,13 @@ Recorder = Callable[[Int[Array, ""], Outer, Estimate], PyTree[Array]]
 
 
 class History(eqx.Module):
-    """One entry per outer step, measured at the hyperparameters before the update.
+    """Measurements of every outer step, at the hyperparameters before the update.
 
     Attributes:
         value: the objective; the mean over a meta-batch.
         gradient_norm: the Euclidean norm of the (averaged) hypergradient.
         result: an array of items of `RESULTS`; `RESULTS[history.result]` gives the messages.
-        recorded: what the `record` function returned, stacked; None without one.
+        recorded: the results of the `record` function, stacked; None without one.
     """
 
     value: Float[Array, "*steps"]
@@ -41,7 +41,7 @@ class History(eqx.Module):
 
 
 class Carry(eqx.Module):
-    """The state of the loop: what a checkpoint holds."""
+    """The state of the loop, as a checkpoint stores it."""
 
     outer: Outer
     optimizer_state: Any
@@ -52,7 +52,7 @@ class Carry(eqx.Module):
 
 
 class Loop(eqx.Module):
-    """Everything that stays the same from step to step."""
+    """Everything that is the same at every step."""
 
     problem: Problem
     estimator: AbstractEstimator
@@ -79,7 +79,7 @@ class Loop(eqx.Module):
     def _estimates(
         self, sampler: Sampler, outer: Outer, keys: RandomKeys, state: Any
     ) -> tuple[Estimate, Any]:
-        """Estimate the hypergradient of one task for each key, stacked."""
+        """Estimate the hypergradient of one task per key; return them stacked."""
 
         def one(task: tuple[RandomKey, Any]) -> tuple[Estimate, Any]:
             task_key, key = jax.random.split(task[0])
@@ -90,21 +90,22 @@ class Loop(eqx.Module):
     def _sharded(
         self, sampler: Sampler, mesh: Mesh, outer: Outer, keys: RandomKeys, state: Any
     ) -> Estimate:
-        """Do the same with an equal share of the tasks on every device of the mesh.
+        """Estimate an equal share of the tasks on every device of the mesh.
 
-        One all-reduce of the value and the hypergradient, one gathering of numbers for each task.
+        Communication: one all-reduce of value and hypergradient, and one gather of a few numbers
+        per task.
         """
         axes = mesh.axis_names
 
         def share(outer: Outer, keys: RandomKeys) -> Estimate:
-            # A distribution of problems carries no estimator state: `begin` has seen to that.
+            # A distribution of problems has no estimator state: `begin` refuses it.
             tasks, _ = self._estimates(sampler, outer, keys, state)
             value, grad = jax.lax.pmean(_mean((tasks.value, tasks.grad)), axes)
             result, stats = jax.lax.all_gather((tasks.result, tasks.stats), axes, tiled=True)
             return _combine(value, grad, result, stats)
 
         everywhere = PartitionSpec()
-        # Varying axes are not checked: a scan that starts from constants would be refused.
+        # Without the check of varying axes: it would refuse a scan that starts from constants.
         spread = jax.shard_map(
             share,
             mesh=mesh,
@@ -115,7 +116,7 @@ class Loop(eqx.Module):
         return spread(outer, keys)
 
     def body(self, carry: Carry) -> Carry:
-        """Take one outer step; keep everything but the history where the estimate failed."""
+        """Take one outer step; if the estimate failed, update the history only."""
         estimate, estimator_state = self.estimate(carry.outer, carry.estimator_state, carry.step)
         good = estimate.result == RESULTS.successful
         updates, optimizer_state = optax.with_extra_args_support(self.optimizer).update(
@@ -157,12 +158,11 @@ def _mean(tree: PyTree[Array]) -> PyTree[Array]:
 
 
 def _average(tasks: Estimate) -> Estimate:
-    """Average the stacked estimates of a meta-batch."""
     return _combine(_mean(tasks.value), _mean(tasks.grad), tasks.result, tasks.stats)
 
 
 def _combine(value: Array, grad: Outer, result: RESULTS, stats: Mapping[str, Any]) -> Estimate:
-    """Return the estimate of a meta-batch; its result is that of the first task that failed."""
+    """Return the estimate of a meta-batch; its result is that of the first failed task."""
     first_bad = jnp.argmax(result != RESULTS.successful)
     result = jax.tree.map(lambda x: x[first_bad], result)
     return Estimate(value, grad, result, {"gradient_norm": norm(grad), "tasks": stats})
@@ -170,13 +170,13 @@ def _combine(value: Array, grad: Outer, result: RESULTS, stats: Mapping[str, Any
 
 @compiled
 def advance(loop: Loop, carry: Carry, stop: Int[Array, ""]) -> Carry:
-    """Take outer steps up to number `stop`, or to the first failure if the loop halts there."""
+    """Take outer steps up to number `stop`, or to the first failure if the loop halts on it."""
 
     def going_on(carry: Carry) -> Bool[Array, ""]:
         halted = carry.failed if loop.halt_on_failure else False
         return (carry.step < stop) & jnp.logical_not(halted)
 
-    # An estimator may carry trajectories, whose states may hold functions and flags.
+    # An estimator's state may hold trajectories, and their states functions and flags.
     arrays, static = eqx.partition(carry, eqx.is_array)
     body = lambda arrays: eqx.filter(loop.body(eqx.combine(arrays, static)), eqx.is_array)
     arrays = jax.lax.while_loop(lambda arrays: going_on(eqx.combine(arrays, static)), body, arrays)
@@ -185,7 +185,7 @@ def advance(loop: Loop, carry: Carry, stop: Int[Array, ""]) -> Carry:
 
 @compiled
 def begin(loop: Loop, outer: Outer, steps: int) -> Carry:
-    """Return the state before the first step, with room for the whole history."""
+    """Return the state before the first step, with memory for the whole history."""
     key = jax.random.fold_in(loop.key, BEFORE_THE_FIRST_STEP)
     if isinstance(loop.problem, AbstractProblem):
         estimator_state = loop.estimator.init(loop.problem, outer, key)

@@ -1,8 +1,8 @@
-"""The only outer loop: estimate a hypergradient, update the hyperparameters, repeat.
+"""The outer loop: estimate a hypergradient, update the hyperparameters, repeat.
 
-The loop runs inside one compiled function. Python regains control every `every` steps, for the
-progress bar, the callback and the checkpoint; the number of steps in between is an argument of the
-compiled function, so nothing recompiles.
+The loop runs inside one compiled function, which returns to Python every `every` steps for the
+progress bar, the callback and the checkpoint. The number of steps in between is an argument of
+that function, so nothing recompiles.
 """
 
 from collections.abc import Callable, Iterator
@@ -46,9 +46,9 @@ class Checkpoint:
 
     Attributes:
         path: the file; written atomically.
-        every: outer steps between two savings, from 1. The last state is always saved, and so is
-            the state at an interruption by Ctrl-C.
-        resume: continue from the file if it is there; otherwise an existing file is an error.
+        every: outer steps between two writes, from 1. The last state is always written, also at an
+            interruption by Ctrl-C.
+        resume: whether to continue from an existing file; without it an existing file is an error.
     """
 
     path: Path
@@ -57,18 +57,18 @@ class Checkpoint:
 
 
 class Run(eqx.Module):
-    """What `minimize` returns.
+    """The result of `minimize`.
 
     Attributes:
-        outer: the hyperparameters at the end.
+        outer: the hyperparameters after the last step.
         history: one entry per step taken.
         result: that of the first failed step; `successful` if none failed.
-        estimator_state: what the estimator remembers at the end; None for most. That of
-            `metastep.bilevel` solvers holds the inner parameters and the oracle calls.
+        estimator_state: the final state of the estimator; None for most. For `metastep.bilevel`
+            solvers it holds the inner parameters and the number of oracle calls.
         skipped: the number of steps whose update was skipped because their hypergradient failed.
-        tasks_at_once: how many tasks of a meta-batch advanced together; 1 without one.
-        seconds_per_step: wall time of an outer step, median, without compilation where there was
-            more than one stretch between two returns to Python.
+        tasks_at_once: how many tasks of a meta-batch were run together; 1 without a meta-batch.
+        seconds_per_step: median wall time of an outer step. Compilation is excluded if compiled
+            code returned to Python more than once.
     """
 
     outer: Outer
@@ -82,11 +82,11 @@ class Run(eqx.Module):
 
 @dataclass(frozen=True)
 class Report:
-    """What a callback sees.
+    """The argument of a callback.
 
     Attributes:
         step: the number of outer steps taken.
-        steps: how many there will be.
+        steps: the number of outer steps of the whole run.
         outer: the hyperparameters after `step` steps.
         value: the objective at the last estimate, before its update.
         gradient_norm: the norm of the last hypergradient.
@@ -102,11 +102,11 @@ class Report:
 
 
 def _default_tasks_at_once(problem: Problem, outer: Outer, meta_batch: int | None) -> int:
-    """Choose how many tasks of a meta-batch advance together.
+    """Choose how many tasks of a meta-batch are run together.
 
-    On accelerators all of them. On a CPU, tasks whose inner state is small waste most of their time
-    on dispatch and gain from `vmap`; large ones run faster one at a time, when their residuals stay
-    in the cache (measured by `benchmarks/run.py meta-batch`).
+    On accelerators all of them. On a CPU, dispatch dominates the time of tasks with a small inner
+    state, and `vmap` helps. Tasks with a large state are faster one at a time, while their
+    residuals fit into the cache (measured by `benchmarks/run.py meta-batch`).
     """
     if meta_batch is None or isinstance(problem, AbstractProblem):
         return 1
@@ -127,7 +127,7 @@ def _require(condition: bool, name: str, value: object, allowed: str) -> None:
 
 @contextmanager
 def _progress_bar(shown: bool | None, steps: int) -> Iterator[Callable[[int, float], None]]:
-    """Show a bar with the objective on a terminal; `shown=None` asks whether there is one."""
+    """Show a bar with the objective; `shown=None` shows it on a terminal only."""
     columns = (
         TextColumn("outer steps"),
         BarColumn(),
@@ -163,13 +163,13 @@ def minimize(
     checkpoint: Checkpoint | None = None,
     progress: bool | None = None,
 ) -> Run:
-    """Tune hyperparameters by gradient descent on how well training ends.
+    """Tune hyperparameters by gradient descent on the objective after training.
 
-    Outer step number t uses the random key `fold_in(key, t)`; a run that was stopped and resumed
-    therefore ends with the same bits as one that was not.
+    Outer step t uses the random key `fold_in(key, t)`: a run that was stopped and resumed ends
+    with the same bits as an uninterrupted one.
 
     Example:
-        Find the step size with which three steps of gradient descent on w^2 / 2 end nearest to 0.
+        Find the step size that brings three steps of gradient descent on w^2 / 2 nearest to 0.
 
         >>> import jax, jax.numpy as jnp, optax, metastep as ms
         >>> problem = ms.TrainingProblem(
@@ -191,36 +191,37 @@ def minimize(
         (True, 0.9)
 
     Args:
-        problem: a problem, the same at every outer step, or a distribution of problems: a function
-            `key -> problem` from which each outer step draws `meta_batch` of them.
-        outer: the hyperparameters to start from.
+        problem: a problem, the same at every outer step; or a distribution of problems, which is a
+            function `key -> problem` from which each outer step draws `meta_batch` problems.
+        outer: the initial hyperparameters.
         estimator: how hypergradients are computed.
-        optimizer: an optax transformation for `outer`. It is told the objective as `value` and the
-            hypergradient as `grad` (`optax.polyak_sgd` asks for them). One that searches along a
-            line would train anew for every point that it tries, and is refused.
+        optimizer: an optax transformation for `outer`. It receives the objective as `value` and
+            the hypergradient as `grad`, which `optax.polyak_sgd` needs. A line search is refused,
+            since it would train anew for every point that it tries.
         steps: the number of outer steps, at least 1.
         key: a random key.
-        meta_batch: problems per outer step; needed exactly for a distribution of problems.
-        tasks_at_once: how many of them advance together under `vmap`, the rest one batch after the
-            other; memory grows with it. None: all of them on an accelerator or when the inner
-            state of one is at most 64 KiB, else one (see `Run.tasks_at_once`).
-        mesh: devices over which the tasks of a meta-batch are spread in equal shares, those of
-            other processes after `jax.distributed.initialize` included; `jax.make_mesh((8,),
-            ("tasks",))` takes eight. Hypergradients are averaged with one all-reduce in each outer
-            step, everything else is the same on all devices. `tasks_at_once` then counts the tasks
-            of one device. Every process calls `minimize` with the same arguments, and sees the
-            same checkpoint file, which the first one writes. None: one device.
-        project: maps the updated hyperparameters back to where they are allowed, for instance with
+        meta_batch: problems per outer step; required for a distribution of problems, and refused
+            otherwise.
+        tasks_at_once: how many problems of a meta-batch are run together under `vmap`; the batches
+            follow one another. Memory grows with it. None: all of them on an accelerator or if the
+            inner state of one is at most 64 KiB, else one (see `Run.tasks_at_once`).
+        mesh: devices over which the tasks of a meta-batch are spread in equal shares, for example
+            `jax.make_mesh((8,), ("tasks",))` for eight. Devices of other processes are included
+            after `jax.distributed.initialize`. Each outer step averages hypergradients with one
+            all-reduce; everything else is replicated. `tasks_at_once` then counts the tasks of one
+            device. Every process calls `minimize` with the same arguments and reads the same
+            checkpoint file, which the first process writes. None: one device.
+        project: maps the updated hyperparameters back into their feasible set, for instance with
             `optax.projections`.
-        record: `(step, outer, estimate) -> pytree of arrays`, run inside the compiled loop, before
-            the update; stacked in `history.recorded` and part of the checkpoint.
+        record: `(step, outer, estimate) -> pytree of arrays`, called inside the compiled loop
+            before the update; stacked in `history.recorded` and part of the checkpoint.
         callback: called with a `Report` every `every` steps; returning True stops the run.
         every: outer steps between two returns from compiled code. Larger is faster for cheap
-            steps, smaller is livelier.
+            steps; smaller updates the progress bar more often.
         on_failure: what to do when a hypergradient's result is not `successful`. "skip" leaves
-            hyperparameters and optimizer state as they are and goes on; "raise" stops.
-        checkpoint: where and how often to save; None does not.
-        progress: whether to show a progress bar; None does so on a terminal.
+            hyperparameters and optimizer state unchanged and continues; "raise" stops.
+        checkpoint: where and how often to save; None does not save.
+        progress: whether to show a progress bar; None shows it on a terminal only.
 
     Returns:
         The run. If a step was skipped, `run.result` is not `successful`.
@@ -250,7 +251,7 @@ def minimize(
         _require(tasks is not None, "mesh", mesh, "None for a single problem")
         allowed = f"multiples of the {mesh.size} devices of the mesh"
         _require((tasks or 0) % mesh.size == 0, "meta_batch", meta_batch, allowed)
-        # Explicit axes, the default of jax.make_mesh, would ask every operation for its sharding.
+        # Under explicit axes, the default of jax.make_mesh, every operation would need a sharding.
         mesh = Mesh(mesh.devices, mesh.axis_names)
     halt = on_failure == "raise"
     loop = Loop(
@@ -265,7 +266,7 @@ def minimize(
         record,
         halt,
     )
-    # A Python float has a weak type, an updated one has not: the loop would be compiled twice.
+    # A Python float is weakly typed, its update is not: the loop would be compiled twice.
     outer = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), outer)
     loop, outer = _placed(mesh, (loop, outer))
     carry, seconds = begin_loop(loop, outer, total), []
@@ -279,16 +280,17 @@ def minimize(
 
 
 def _placed(mesh: Mesh | None, tree: T) -> T:
-    """Give every device of the mesh, those of other processes included, a copy."""
+    """Replicate a tree on every device of the mesh, including those of other processes."""
     return tree if mesh is None else eqx.filter_shard(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def _restore(checkpoint: Checkpoint, carry: Carry) -> tuple[Carry, list[float]]:
-    """Return the saved state where there is one, and make sure early that saving is possible."""
+    """Return the saved state, if any, and check before the run that saving is possible."""
     _require(is_count(checkpoint.every), "checkpoint.every", checkpoint.every, "integers from 1")
     there = checkpoint.path.exists()
     if jax.process_count() > 1:
         sync_global_devices("every process has looked before the first one saves")
+    # A first file before the run shows a missing permission or a full disk at once.
     if not there:
         if jax.process_index() == 0:
             checkpoints.save(checkpoint.path, carry, {"seconds_per_step": []})
@@ -307,7 +309,7 @@ def _restore(checkpoint: Checkpoint, carry: Carry) -> tuple[Carry, list[float]]:
 
 @dataclass(frozen=True)
 class _Pauses:
-    """What happens when Python regains control."""
+    """The actions between two stretches of compiled steps."""
 
     every: int
     checkpoint: Checkpoint | None
@@ -315,11 +317,12 @@ class _Pauses:
     show: Callable[[int, float], None]
 
     def next_stop(self, step: int, steps: int) -> int:
+        # Multiples of each period, not of the last stop: a resumed run pauses at the same steps.
         periods = [self.every] + ([self.checkpoint.every] if self.checkpoint else [])
         return min(steps, *(step + period - step % period for period in periods))
 
     def save(self, carry: Carry, seconds: list[float]) -> None:
-        # Of several processes, which all hold the same state, the first writes.
+        # All processes hold the same state, and the first one writes it.
         if self.checkpoint is not None and jax.process_index() == 0:
             checkpoints.save(self.checkpoint.path, carry, {"seconds_per_step": seconds})
 
@@ -329,7 +332,7 @@ class _Pauses:
 
 
 def _drive(loop: Loop, carry: Carry, seconds: list[float], steps: int, pauses: _Pauses) -> Carry:
-    """Advance stretch by stretch; append the seconds per step of each to `seconds`."""
+    """Run stretch by stretch; append the seconds per step of each stretch to `seconds`."""
     step = int(carry.step)
     try:
         while step < steps:

@@ -1,8 +1,8 @@
 """PAC-Bayes bounds for networks, tighter in the eigenbasis of their layer-wise Hessians.
 
-`certify` goes from a trained model to a `Certificate`. Its parts: `optimize` a posterior in a basis
-(`BASE`, `APPR`, `ITER`, `ITER_M`), measure its error by `draw_errors`, and `bound` it. `kl_inverse`
-is of use wherever an error rate has been estimated from a sample.
+`certify` computes a `Certificate` for a trained model. Its parts: `optimize` a posterior in a basis
+(`BASE`, `APPR`, `ITER`, `ITER_M`), measure its error by `draw_errors`, and `bound` the error.
+`kl_inverse` gives confidence limits for any error rate that is estimated from a sample.
 """
 
 from metastep.pac_bayes.basis import APPR as APPR

@@ -1,4 +1,4 @@
-"""The bases in which a posterior is diagonal, and when they are computed."""
+"""The bases in which a posterior is diagonal, and the times of their computation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ def standard_basis(risk: EmpiricalRisk, layout: Layout) -> Basis:
 
 
 def kronecker_basis(risk: EmpiricalRisk, layout: Layout) -> Basis:
-    """Return the eigenvectors of E[M] and E[x x^T], by falling eigenvalue.
+    """Return the eigenvectors of E[M] and E[x x^T], by descending eigenvalue.
 
     Reference:
         (C.272) and (C.273) of the thesis; `KroneckerHessian`.
@@ -39,14 +39,14 @@ def kronecker_basis(risk: EmpiricalRisk, layout: Layout) -> Basis:
 
 
 def chain_basis(risk: EmpiricalRisk, layout: Layout) -> Basis:
-    """Return eigenvectors of S^T E[A] S in place of E[M], S being the product of the weights above.
+    """Return eigenvectors of S^T E[A] S instead of E[M], with S the product of the weights above.
 
     A is the Hessian of the loss with respect to the output. The factor 1/4 for each layer of
-    rectified units (C.265) changes no eigenvector.
+    rectified units (C.265) does not change the eigenvectors.
 
     Raises:
-        ValueError: unless the layers are fully connected, each on top of the one before in the
-            order of the parameters.
+        ValueError: unless the layers are fully connected and form a chain in the order of the
+            parameters.
     """
     layers = find_layers(risk, layout.names, layout.bias)
     chain = list(layers.values())
@@ -80,7 +80,7 @@ def output_curvature(risk: EmpiricalRisk) -> Float[Array, "classes classes"]:
 
 @dataclass(frozen=True)
 class Rotation:
-    """How the posterior's basis is computed, and how often.
+    """The choice of the posterior's basis, and how often it is computed.
 
     Attributes:
         basis: `(risk, layout) -> (left, right)`, orthogonal matrices for each layer.
@@ -92,7 +92,6 @@ class Rotation:
     every: int | None = None
 
     def __post_init__(self):
-        """Refuse an impossible interval."""
         if self.every is not None and self.every < 1:
             raise ValueError(f"every is {self.every}; allowed are None and integers from 1.")
 
@@ -101,7 +100,7 @@ class Rotation:
         return epoch == 0 if self.every is None else epoch % self.every == 0
 
     def repeated(self, every: int) -> "Rotation":
-        """Return the same basis, computed anew every so many epochs."""
+        """Return the same basis, computed again after every `every` epochs."""
         return replace(self, every=every)
 
 
@@ -115,4 +114,4 @@ ITER = Rotation(kronecker_basis, every=10)
 """Eigenvectors of the layer-wise Hessians, every ten epochs."""
 
 ITER_M = Rotation(chain_basis, every=10)
-"""The same with the output Hessian approximated from the weights."""
+"""As `ITER`, with the output Hessian approximated from the weights."""

@@ -19,9 +19,9 @@ LARGEST_LOG_SCALE = (math.log(PRIOR_CEILING) - 1 / PRIOR_PRECISION) / 2  # of th
 
 
 def kl_bernoulli(q: ArrayLike, p: ArrayLike) -> Float[Array, "..."]:
-    """Return KL(q || p) = q log(q / p) + (1 - q) log((1 - q) / (1 - p)) of two coins.
+    """Return KL(q || p) = q log(q / p) + (1 - q) log((1 - q) / (1 - p)) of two Bernoulli variables.
 
-    Accurate relative to its value also where p is near q. Element-wise, jittable; NaN outside
+    Small relative error, also for p near q. Element-wise, jittable; NaN outside [0, 1].
     [0, 1].
 
     Args:
@@ -35,15 +35,15 @@ def kl_bernoulli(q: ArrayLike, p: ArrayLike) -> Float[Array, "..."]:
 def kl_inverse(q: ArrayLike, c: ArrayLike) -> Float[Array, "..."]:
     """Return the largest p with KL(q || p) <= c: an upper confidence limit for an error rate q.
 
-    Newton's method from above on a convex function, which cannot overshoot; exact to rounding of
-    the precision of the arguments, relative to p also near 0. Element-wise, jittable.
+    Newton's method on a convex function, started from above so that it cannot overshoot. Exact to
+    rounding relative to p, also near 0. Element-wise, jittable.
 
     Args:
         q: observed rates in [0, 1], any shape.
         c: bounds on the divergence, from 0, a shape that broadcasts with that of `q`.
 
     Returns:
-        p in [q, 1]; NaN where `q` is outside [0, 1] or `c` is negative or NaN.
+        p in [q, 1]; NaN if `q` is outside [0, 1] or `c` is negative or NaN.
 
     Reference:
         Langford and Seeger (2001), Bounds for averaging classifiers; Dziugaite and Roy (2017),
@@ -61,7 +61,8 @@ def kl_inverse(q: ArrayLike, c: ArrayLike) -> Float[Array, "..."]:
 def kl_inverse_lower(q: ArrayLike, c: ArrayLike) -> Float[Array, "..."]:
     """Return the smallest p with KL(q || p) <= c: a lower confidence limit for an error rate q.
 
-    The twin of `kl_inverse` below q, with the same arguments; exact to rounding relative to q.
+    The counterpart of `kl_inverse` below q, with the same arguments. Exact to rounding, relative
+    to q.
     """
     q, c = jnp.broadcast_arrays(jnp.asarray(q, float), jnp.asarray(c, float))
     return q - _gap(1 - q, q, c)
@@ -89,7 +90,7 @@ def _gap(q: Array, rest: Array, c: Array) -> Array:
 
 
 def _divergence(q: Array, rest: Array, t: Array) -> Array:
-    """Return KL(q || q + t) as a sum of two terms of one sign, so that nothing cancels."""
+    """Return KL(q || q + t) as a sum of two terms of one sign, to avoid cancellation."""
     above = jnp.where(q > 0, q * _curved(t / jnp.where(q > 0, q, 1)), t)
     below = jnp.where(rest > 0, rest * _curved(-t / jnp.where(rest > 0, rest, 1)), -t)
     return above + below
@@ -112,8 +113,8 @@ def kl_divergence(
 ) -> Scalar:
     """Return KL(Q || P) of Q = N(mean, diag(exp(2 log_scale))) and P = N(prior_mean, lambda I).
 
-    Here lambda = exp(2 log_prior_scale). As P is isotropic, the value does not change when the
-    variances refer to another orthonormal basis than the means do. Exact; linear cost.
+    Here lambda = exp(2 log_prior_scale). Since P is isotropic, the variances may refer to another
+    orthonormal basis than the means. Exact; linear cost.
 
     Args:
         mean: a pytree of floating-point arrays.
@@ -136,8 +137,8 @@ def kl_divergence(
 def penalty(kl: Scalar, log_prior_scale: Scalar, examples: Scalar, delta: Scalar) -> Scalar:
     """Return sqrt(B_RE / 2), the differentiable complexity term that training adds to its loss.
 
-    B_RE = [KL + 2 log(b log(c / lambda)) + log(pi^2 n / (6 delta))] / (n - 1), with b log(c/lambda)
-    kept from 1 up: below, the weight of the union bound would turn negative.
+    B_RE = [KL + 2 log(b log(c / lambda)) + log(pi^2 n / (6 delta))] / (n - 1). b log(c / lambda)
+    is kept at 1 or above; below 1 the weight in the union bound would be negative.
 
     Reference:
         Dziugaite and Roy (2017), Equation (10); (C.270) of the thesis.
@@ -149,13 +150,13 @@ def penalty(kl: Scalar, log_prior_scale: Scalar, examples: Scalar, delta: Scalar
 
 @dataclass(frozen=True)
 class Bound:
-    """An upper bound on the error of a posterior over new examples, and what it is made of.
+    """An upper bound on the error of a posterior on new examples, and its parts.
 
     Attributes:
-        value: holds with probability `confidence`.
-        confidence: 1 - delta, less the probability that the Monte Carlo estimate is off.
-        uncorrected: the bound if the estimate of the training error were exact, as the literature
-            prints it; holds with probability 1 - delta only where it is.
+        value: the bound, which holds with probability `confidence`.
+        confidence: 1 - delta, minus the probability that the Monte Carlo estimate fails.
+        uncorrected: the bound for an exact estimate of the training error, as in the literature.
+            It holds with probability 1 - delta only if the estimate is exact.
         training_error: upper limit of the posterior's training error, from `draws` draws.
         complexity: [KL + 2 log j + log(pi^2 n / (6 delta))] / (n - 1).
     """
@@ -179,24 +180,24 @@ def bound(
 ) -> Bound:
     """Bound the error of a Gaussian posterior by the PAC-Bayes theorem, in float64.
 
-    The prior's variance is one of lambda = c exp(-j / b), j = 1, 2, ..., fixed before the data:
-    a union bound gives the j-th the share 6 / (pi^2 j^2) of `delta`. The training error is a mean
-    over draws, each an independent pair of weights and a training example (or any number of
-    examples, the same for each); a Chernoff bound turns it into an upper limit that fails with
+    The prior's variance is one of lambda = c exp(-j / b), j = 1, 2, ..., fixed before the data are
+    seen. A union bound gives the j-th the share 6 / (pi^2 j^2) of `delta`. The training error is a
+    mean over draws, each an independent pair of weights and a training example (or any number of
+    examples, the same for each). A Chernoff bound turns it into an upper limit that fails with
     probability `draw_delta`.
 
     Args:
         error: mean error of the draws, in [0, 1].
         kl: KL(Q || P) with the variance of the j-th prior, from 0.
         examples: training examples n, from 2.
-        j: place of the prior's variance, from 1.
+        j: index of the prior's variance, from 1.
         delta: probability that the theorem fails, in (0, 1).
-        draws: independent draws; None where `error` is exact, which needs no correction.
+        draws: independent draws; None if `error` is exact, which needs no correction.
         draw_delta: probability that the limit for the training error fails, in (0, 1).
 
     Returns:
-        Both figures, with and without the correction. A value of 1 says nothing, and for two
-        classes so does one above 0.5.
+        The bound with and without the correction. A value of 1 is vacuous, and for two balanced
+        classes so is a value of 0.5 or more.
 
     Raises:
         ValueError: for an argument outside its range.

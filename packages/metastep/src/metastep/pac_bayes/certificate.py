@@ -1,4 +1,4 @@
-"""A PAC-Bayes bound on paper: every constant that went into it, saved and checked again."""
+"""A PAC-Bayes bound with all constants of its computation, which can be saved and checked."""
 
 import json
 import math
@@ -22,11 +22,11 @@ LARGEST_FILE = 2**16  # bytes
 
 
 class Verdict(NamedTuple):
-    """What `Certificate.check` found.
+    """The result of `Certificate.check`.
 
     Attributes:
-        holds: whether the numbers follow from each other and no test error contradicts them.
-        reasons: why not, one sentence each; empty where it holds.
+        holds: whether the numbers are consistent and no test error contradicts them.
+        reasons: why not, one sentence each; empty if it holds.
     """
 
     holds: bool
@@ -35,25 +35,26 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Certificate:
-    """An upper bound on the error of a stochastic model, with what is needed to compute it again.
+    """An upper bound on the error of a stochastic model, with everything needed to recompute it.
 
-    With probability `confidence` over the training examples and the draws, a model drawn from the
-    posterior anew for each prediction errs on new examples at a rate of at most `bound`. That is
-    so if the examples are independent draws from one distribution and the prior's mean was chosen
-    without them. What `check` cannot know is whether these two are true, and whether the moments
-    of the posterior are those of the model in use.
+    Let each prediction use a model newly drawn from the posterior. With probability `confidence`
+    over the training examples and the draws, the error rate on new examples is at most `bound`.
+    This requires that the examples are independent draws from one distribution, and that the
+    prior's mean was chosen without them. `check` cannot verify these two conditions, or that the
+    moments of the posterior are those of the model in use.
 
-    The bound is vacuous where it is not below `trivial_error`, that of a classifier that always
-    answers the most frequent class of the training examples. For k classes of equal size that is
-    1 - 1/k, as for a guess. `str` says the bound in a sentence, and what to do where it is vacuous.
+    The bound is vacuous unless it is below `trivial_error`, the error of the classifier that always
+    predicts the most frequent class of the training examples. For k classes of equal size this is
+    1 - 1/k, the error of a random guess. `str` states the bound in a sentence, and what to do if it
+    is vacuous.
 
     Attributes:
         bound: the upper limit.
-        uncorrected: the same if the measured training error were exact, for comparison with the
-            literature; not guaranteed.
+        uncorrected: the limit for an exact training error, for comparison with the literature;
+            not guaranteed.
         confidence: 1 - delta - draw_delta.
         delta: probability that the PAC-Bayes theorem fails.
-        draw_delta: probability that the estimate of the training error is too far off.
+        draw_delta: probability that the limit for the training error fails.
         examples: training examples n.
         draws: independent pairs of weights and a training example.
         error_sum: sum of their errors.
@@ -61,16 +62,16 @@ class Certificate:
         parameters: number of weights P.
         distance_squared: |mean of Q - mean of P|^2.
         variance_sum: sum of the variances of Q.
-        log_variance_sum: sum of their logarithms.
+        log_variance_sum: sum of the logarithms of the variances of Q.
         j: the prior's variance is c exp(-j / b).
         prior_ceiling: c.
         prior_precision: b.
-        test_examples: held-out examples; 0 where none were given.
+        test_examples: held-out examples; 0 if none were given.
         test_draws: pairs of weights and a held-out example.
-        test_error: mean of their errors; None where there are none.
+        test_error: mean of their errors; None without held-out examples.
         data_digest: SHA-256 of the training data.
-        trivial_error: from this value on the bound says nothing; 1 where the targets are not the
-            labels of classes, or where a certificate was saved without it.
+        trivial_error: the value from which on the bound is vacuous; 1 if the targets are not class
+            labels, or if a certificate was saved without it.
     """
 
     bound: float
@@ -96,7 +97,7 @@ class Certificate:
     trivial_error: float = 1.0
 
     def __str__(self) -> str:
-        """Return the bound in a sentence, and what to do where it is vacuous."""
+        """Return the bound in a sentence, and what to do if it is vacuous."""
         text = (
             f"With probability {self.confidence:.4g}, models drawn from the posterior err on new "
             f"examples at a rate of at most {self.bound:.3f}."
@@ -113,14 +114,14 @@ class Certificate:
 
     @property
     def vacuous(self) -> bool:
-        """Whether the bound is not below the error of a trivial answer."""
+        """Whether the bound is not below the error of a constant prediction."""
         return self.bound >= self.trivial_error - ROUNDING
 
     def check(self) -> Verdict:
-        """Compute the bound again from the constants, and hold it against the test error.
+        """Compute the bound again from the constants, and compare it with the test error.
 
         Returns:
-            Whether it holds up, and if not, why.
+            Whether the certificate holds, and if not, why.
         """
         try:
             again = self._again()
@@ -192,11 +193,11 @@ class Certificate:
 
     @classmethod
     def load(cls, path: Path | str) -> "Certificate":
-        """Read back what `save` wrote; `check` says whether it holds up.
+        """Read a file of `save`; `check` verifies the certificate.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is no certificate of this version.
+            ValueError: if it is not a certificate of this version.
         """
         try:
             content = parse_json(read_bytes(Path(path), LARGEST_FILE))

@@ -1,4 +1,4 @@
-"""From a trained model to a certificate: the one call that a practitioner makes."""
+"""Computation of a certificate for a trained model."""
 
 import hashlib
 import math
@@ -38,16 +38,16 @@ Data = tuple[PyTree, PyTree]
 
 @dataclass(frozen=True)
 class Settings:
-    """How a certificate is made.
+    """The options of a certificate.
 
     Attributes:
         rotation: the basis of the posterior.
         epochs: passes over the training data; more give a tighter bound.
         batch_size: examples in each step.
         optimizer: any optax transformation; None for Adam with a step size of 0.005.
-        draws: pairs of weights and an example that measure the error, on each data set.
+        draws: pairs of weights and an example for measuring the error, on each data set.
         delta: probability that the PAC-Bayes theorem fails.
-        draw_delta: probability that the measured training error is too far off.
+        draw_delta: probability that the limit for the training error fails.
     """
 
     rotation: Rotation = ITER
@@ -59,7 +59,6 @@ class Settings:
     draw_delta: float = 0.01
 
     def __post_init__(self):
-        """Refuse impossible values."""
         require_probability("delta", self.delta)
         require_probability("draw_delta", self.draw_delta)
         require_probability("delta + draw_delta", self.delta + self.draw_delta)
@@ -69,7 +68,7 @@ class Settings:
 
 
 class Certified(NamedTuple):
-    """A certificate, and the stochastic model that it is about.
+    """A certificate, and the stochastic model that it describes.
 
     Attributes:
         certificate: the bound with its constants.
@@ -81,7 +80,7 @@ class Certified(NamedTuple):
 
 
 def cross_entropy_bits(scores: Array, label: Array) -> Array:
-    """Return the cross-entropy of a softmax in bits, never below the 0-1 error."""
+    """Return the cross-entropy of a softmax in bits, which is at least the 0-1 error."""
     return optax.softmax_cross_entropy_with_integer_labels(scores, label) / jnp.log(2.0)
 
 
@@ -105,32 +104,32 @@ def certify(
     loss: Callable[..., Any] = cross_entropy_bits,
     error: Error = misclassified,
 ) -> Certified:
-    """Bound the error of a (stochastic) model on examples that nobody has seen.
+    """Bound the error of a (stochastic) model on new examples.
 
     A Gaussian posterior around the trained parameters is optimized for its PAC-Bayes bound, and
-    its error is measured by independent draws. `examples/certify_digits.py` does it for a network
-    of 64-50-2 units. The bound is exact in the sense of its theorem; its cost is that of
-    `optimize` plus about `draws` evaluations of the model for each data set.
+    its error is measured by independent draws. `examples/certify_digits.py` shows this for a
+    network of 64-50-2 units. The bound is exact in the sense of its theorem. Cost: that of
+    `optimize`, plus about `draws` evaluations of the model for each data set.
 
     Args:
         model: `(params, input) -> class scores`, for one input.
-        data: `(inputs, targets)` that the model was trained on, examples first.
+        data: `(inputs, targets)` on which the model was trained, examples first.
         params: the trained parameters.
-        prior: parameters chosen without `data`, best the ones that training began with.
-        test: `(inputs, targets)` held out, or None. They do not enter the bound; `check` holds the
-            bound against the error on them.
+        prior: parameters chosen without `data`, preferably the initial ones of training.
+        test: `(inputs, targets)` held out, or None. They do not enter the bound; `check` compares
+            the bound with the error on them.
         key: a random key.
-        settings: how; None for the defaults.
+        settings: the options; None for the defaults.
         loss: `(output, target) -> scalar`, a differentiable surrogate at least as large as `error`.
         error: `(output, target) -> number in [0, 1]`; the bound is for its mean.
 
     Returns:
-        The certificate and the posterior that it is about. `Certificate.vacuous` says whether the
-        bound is below the error of a trivial classifier.
+        The certificate and the posterior that it describes. `Certificate.vacuous` says whether the
+        bound is at or above the error of a trivial classifier.
 
     Raises:
         ValueError: for data without examples, parameters or data that are not finite, a prior that
-            does not fit or equals `params`, a loss that is no finite scalar for one example, an
+            does not fit or equals `params`, a loss that is not a finite scalar for one example, an
             error outside [0, 1], or a model whose layers cannot be captured.
 
     Reference:
@@ -173,9 +172,9 @@ def certify(
 
 
 def trivial_error(targets: PyTree, error: Error = misclassified) -> float:
-    """Return how often the most frequent class is wrong, for one label for each example.
+    """Return the error of always predicting the most frequent class.
 
-    For other targets, and for errors of another kind, no constant answer is known: 1.
+    It needs one label per example and the 0-1 error; otherwise it is 1.
     """
     leaves = jax.tree.leaves(targets)
     if error is not misclassified or len(leaves) != 1 or np.ndim(leaves[0]) != 1:
@@ -193,19 +192,11 @@ def write_certificate(
     test_errors: np.ndarray,
     held_out: EmpiricalRisk | None,
 ) -> Certificate:
-    """Fill in a certificate from a posterior and the errors of its draws, in float64.
+    """Assemble a certificate from a posterior and the errors of its draws, in float64.
 
-    Args:
-        optimized: the posterior.
-        prior: the prior's mean, floating-point leaves only.
-        settings: the confidence parameters.
-        risk: the training data.
-        errors: of `draw_errors` on the training data.
-        test_errors: the same on the held-out data, empty without them.
-        held_out: the held-out data, or None.
-
-    Returns:
-        The certificate with the better of the two prior variances next to the optimized one.
+    `prior` is the prior's mean, floating-point leaves only. `errors` and `test_errors` are results
+    of `draw_errors` on the training and on the held-out data, the latter empty without them. Of the
+    two prior variances next to the optimized one, the certificate takes the better.
     """
     posterior = optimized.posterior
     flat = lambda tree: np.concatenate(

@@ -35,7 +35,7 @@ PAIRS = 500  # draws at a time, which bounds the memory
 
 
 class Optimized(NamedTuple):
-    """A posterior with the basis that its scales refer to.
+    """A posterior with the basis to which its scales refer.
 
     Attributes:
         posterior: means, scales, and the prior's scale.
@@ -63,23 +63,20 @@ def optimize(
 ) -> Optimized:
     """Minimize mean loss + sqrt(B_RE / 2) over the posterior's means, scales and prior variance.
 
-    The gradient is unbiased: one weight draw and one batch of examples for each step. For a layer
-    that sees the data, a step costs about twice its share of plain training; for a layer
-    `[m, n]` further up, m n (m + n) multiplications more. One compiled scan for each epoch.
+    The gradient is unbiased: each step uses one draw of the weights and one batch of examples. For
+    a layer whose input is the data, a step costs about twice its share of plain training; for
+    other layers `[m, n]`, m n (m + n) more multiplications. Each epoch is one compiled scan.
 
     Args:
-        risk: model, data, trained parameters, and a loss that is a differentiable surrogate of the
-            error, at least as large, such as cross-entropy / log 2.
+        risk: model, data, trained parameters, and a differentiable surrogate loss that is at least
+            the error, such as cross-entropy / log 2.
         prior: parameters like those of `risk`, chosen without its data: the initialization.
-        rotation: the basis of the posterior: `BASE`, `APPR`, `ITER`, `ITER_M`, or your own.
+        rotation: the basis of the posterior: `BASE`, `APPR`, `ITER`, `ITER_M`, or a `Rotation`.
         key: a random key.
         epochs: passes over the data.
-        batch_size: examples in each step; a last, smaller batch is left out.
+        batch_size: examples in each step; a last, smaller batch is omitted.
         optimizer: any optax transformation; None for Adam with a step size of 0.005.
         delta: the bound's confidence parameter, in (0, 1).
-
-    Returns:
-        The posterior, its basis and the history.
 
     Raises:
         ValueError: for an argument outside its range, a prior that differs in structure or is not
@@ -149,7 +146,7 @@ def at(risk: EmpiricalRisk, posterior: Posterior) -> EmpiricalRisk:
 
 
 class _Fixed(eqx.Module):
-    """What does not change within an epoch."""
+    """The constants of an epoch."""
 
     risk: EmpiricalRisk
     prior: PyTree
@@ -217,7 +214,7 @@ Error = Callable[[Any, Any], Any]
 
 
 def misclassified(output: Float[Array, " classes"], target: Array) -> Array:
-    """Return whether the largest of the scores is not the one of the label: the 0-1 error."""
+    """Return whether the largest score belongs to another class than the label: the 0-1 error."""
     return jnp.argmax(output) != target
 
 
@@ -230,19 +227,16 @@ def draw_errors(
 ) -> Float[np.ndarray, " draws"]:
     """Return the errors of independent draws, each a pair of weights and a random example.
 
-    Their mean estimates the posterior's error on the data of `risk` without bias. In the first
-    layers the output is drawn, not the weights: given the input it is Gaussian, so that a draw
-    costs about one evaluation of the model.
+    Their mean is an unbiased estimate of the posterior's error on the data of `risk`. In layers
+    whose input is the data, the output is drawn instead of the weights, since it is Gaussian for a
+    given input. A draw then costs about one evaluation of the model.
 
     Args:
-        risk: the model with the data on which the error is wanted.
+        risk: the model with the data on which to measure the error.
         optimized: the posterior and its basis.
-        draws: how many.
+        draws: the number of draws.
         key: a random key.
         error: `(output, target) -> number in [0, 1]` for one example.
-
-    Returns:
-        The errors.
 
     Raises:
         ValueError: for `draws` below 1, or an error outside [0, 1].

@@ -1,9 +1,9 @@
 """A Gaussian posterior over the weights of a model, diagonal in a basis of each layer.
 
-A layer's matrix W (with its bias as the last column where there is one) has the random part
-U Z V^T with independent entries of Z. For a layer that sees the data itself this matrix is never
-formed: its effect on the output is (x V) Z^T U^T, and x V is computed once. Parameters that belong
-to no layer have independent entries.
+A layer's matrix W (including its bias, if any, as the last column) has the random part U Z V^T with
+independent entries of Z. For a layer whose input is the data, this matrix is never formed: its
+effect on the output is (x V) Z^T U^T, and x V is computed once. Parameters outside layers have
+independent entries.
 """
 
 from typing import NamedTuple
@@ -29,13 +29,13 @@ SMALLEST_SCALE = 1e-4  # of a weight that is zero, as biases may be
 
 
 class Layout(NamedTuple):
-    """Which parameters belong to layers; hashable.
+    """The assignment of parameters to layers; hashable.
 
     Attributes:
         names: the layers, by the path of their weight.
         bias: whether the bias is part of each layer's matrix.
         first: the layers with one position whose input does not depend on the parameters.
-        owned: indices of the leaves (of the floating-point parameters) that layers own.
+        owned: indices of the floating-point leaves that belong to layers.
     """
 
     names: tuple[str, ...]
@@ -110,12 +110,12 @@ def _independent_inputs(risk: EmpiricalRisk) -> set[int]:
 
 
 class Posterior(eqx.Module):
-    """Q = N(mean, ...), diagonal in a basis of each layer, and the isotropic prior it is held to.
+    """Q = N(mean, ...), diagonal in a basis of each layer, with the scale of its isotropic prior.
 
     Attributes:
         mean: the parameters' floating-point leaves; None elsewhere.
-        log_scale: of each layer, logarithms of standard deviations of Z in W + U Z V^T.
-        other_log_scale: the same for the leaves that belong to no layer, in their order.
+        log_scale: for each layer, logarithms of the standard deviations of Z in W + U Z V^T.
+        other_log_scale: the same for the leaves outside layers, in their order.
         log_prior_scale: logarithm of the prior's standard deviation, 1/2 log lambda.
     """
 
@@ -125,7 +125,7 @@ class Posterior(eqx.Module):
     log_prior_scale: Scalar
 
     def kl(self, prior: PyTree) -> Scalar:
-        """Return KL(Q || N(prior, lambda I)), which no basis changes."""
+        """Return KL(Q || N(prior, lambda I)), which does not depend on the basis."""
         scales = (self.log_scale, self.other_log_scale)
         return kl_divergence(self.mean, scales, prior, self.log_prior_scale)
 
@@ -174,14 +174,14 @@ def draw(risk: EmpiricalRisk, layout: Layout, posterior: Posterior, basis: Basis
 
     Args:
         risk: model and shapes of the parameters.
-        layout: as of `find_layout(risk)`.
+        layout: the result of `find_layout(risk)`.
         posterior: the distribution.
-        basis: the basis that its scales refer to.
+        basis: the basis to which its scales refer.
         key: a random key.
 
     Returns:
         A pytree like `risk.params`. One draw gives the predictions of the stochastic model; the
-        bound is for a new draw for each prediction.
+        bound requires a new draw for each prediction.
     """
     noise, other = draw_noise(posterior, key)
     return perturb(risk, layout, posterior, basis, noise, other, layout.names)
@@ -222,13 +222,13 @@ def perturb(
 
 
 def to_standard(basis: Basis, vector: Matrices) -> Matrices:
-    """Return U Z V^T of each layer in `vector` (C.273); `to_eigenbasis` undoes it."""
+    """Return U Z V^T for each layer of `vector` (C.273), the inverse of `to_eigenbasis`."""
     left, right = basis
     return {name: left[name] @ matrix @ right[name].T for name, matrix in vector.items()}
 
 
 def to_eigenbasis(basis: Basis, vector: Matrices) -> Matrices:
-    """Return U^T W V of each layer in `vector` (C.272)."""
+    """Return U^T W V for each layer of `vector` (C.272)."""
     left, right = basis
     return {name: left[name].T @ matrix @ right[name] for name, matrix in vector.items()}
 

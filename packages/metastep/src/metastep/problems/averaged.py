@@ -1,4 +1,4 @@
-"""A fixed set of problems with the same hyperparameters, as one problem."""
+"""Several problems with the same hyperparameters, averaged into one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +16,8 @@ from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
 class Averaged(AbstractProblem):
     """Run a stack of problems side by side; the objective is the mean of theirs.
 
-    For a fixed set of tasks that are all used at every outer step. Tasks that are drawn anew, or
-    too many to be held at once, are a function `key -> problem` for `minimize`.
+    Use it for a fixed set of tasks, all of them used at every outer step. For tasks that are drawn
+    at random, or do not fit into memory together, give `minimize` a function `key -> problem`.
 
     Example:
         >>> import equinox as eqx, jax, jax.numpy as jnp, metastep as ms
@@ -29,12 +29,11 @@ class Averaged(AbstractProblem):
         1.25
 
     Attributes:
-        problems: one problem whose arrays have a leading axis, as `equinox.filter_vmap` of a
-            function that makes one returns it.
+        problems: one problem whose arrays have a leading axis, such as `equinox.filter_vmap` of a
+            function that returns a problem makes.
 
     Raises:
-        ValueError: on construction, if there is no such axis or its length is not the same
-            everywhere.
+        ValueError: on construction, if the arrays have no leading axis or its lengths differ.
     """
 
     problems: AbstractProblem

@@ -1,9 +1,9 @@
-"""What a problem is, and the one function that runs it forward.
+"""The interface of a problem, and the functions that run it forward.
 
-A problem is a dynamical system that depends on hyperparameters, and a number that says how well it
-ended. `init` gives the state w_0, `step` maps w_t to w_{t+1}, `objective` judges w_T. Everything
-that an inner algorithm remembers (parameters, momentum, batch index, random key) is part of its
-state, so that a trajectory can be cut anywhere and continued to the same bits.
+A problem is a dynamical system that depends on hyperparameters, with an objective that judges its
+final state. `init` returns the state w_0, `step` maps w_t to w_{t+1}, `objective` maps w_T to a
+number. The state holds everything that the inner algorithm remembers (parameters, momentum, batch
+index, random key). A trajectory can therefore be cut anywhere and continued to the same bits.
 """
 
 import abc
@@ -21,8 +21,8 @@ from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
 class AbstractProblem(eqx.Module):
     """Inner dynamics and an outer objective. A pytree: batch problems with `jax.vmap`.
 
-    Most users need `TrainingProblem`. Write a subclass when the inner algorithm is not a training
-    loop: three methods and a horizon.
+    Most users need `TrainingProblem`. If the inner algorithm is not a training loop, write a
+    subclass with these three methods and a horizon.
 
     Attributes:
         horizon: the number T of inner steps, at least 1; a Python int. Declare it
@@ -37,7 +37,7 @@ class AbstractProblem(eqx.Module):
 
         Args:
             outer: the hyperparameters.
-            key: a random key, the same for every estimator of one and the same estimate.
+            key: a random key; it does not depend on the estimator.
         """
 
     @abc.abstractmethod
@@ -48,8 +48,7 @@ class AbstractProblem(eqx.Module):
             inner: the state after `t` steps.
             outer: the hyperparameters.
             t: the index of this step, 0 for the first.
-            key: a random key for this step alone; it depends on `t` and on the key of the
-                estimate, never on the estimator.
+            key: a random key of this step; it depends on `t` and the key of the estimate only.
 
         Returns:
             A state with the structure, shapes and dtypes of `inner`.
@@ -68,15 +67,15 @@ class Keys(eqx.Module):
     objective: RandomKey
 
     def step(self, t: StepIndex) -> RandomKey:
-        """Return the key of step `t`: the same wherever the trajectory was cut."""
+        """Return the key of step `t`; it does not depend on where the trajectory was cut."""
         return jax.random.fold_in(self.steps, t)
 
 
 def split_keys(key: RandomKey) -> Keys:
-    """Derive the keys of a trajectory; all estimators do it here and see the same randomness.
+    """Derive the keys of a trajectory. Every estimator derives them here, so all see the same.
 
     Raises:
-        ValueError: if `key` is no random key.
+        ValueError: if `key` is not a random key.
     """
     require_key(key)
     init, steps, objective = jax.random.split(key, 3)
@@ -84,15 +83,15 @@ def split_keys(key: RandomKey) -> Keys:
 
 
 class Trajectory(eqx.Module):
-    """A point on a trajectory: the state, and what was noticed on the way.
+    """A point on a trajectory: the state, the step count and the first non-finite step.
 
     Attributes:
         inner: the state after `steps` steps.
         steps: int32 scalar, the number of steps taken.
         first_nonfinite: int32 scalar, the number of steps after which the state was first infinite
             or NaN; -1 if it never was.
-        watched: one boolean per floating-point leaf of the state. A leaf that begins with an
-            infinity on purpose (the best loss so far) is not watched.
+        watched: one boolean per floating-point leaf of the state. A leaf that is infinite from the
+            beginning (such as the best loss so far) is not watched.
     """
 
     inner: Inner
@@ -106,7 +105,7 @@ def _float_leaves(inner: Inner) -> list[Array]:
 
 
 def _is_bad(inner: Inner, watched: tuple[Bool[Array, ""], ...]) -> Bool[Array, ""]:
-    """Whether a watched leaf holds NaN or infinity: one pass, since `0 * x` sums to NaN then."""
+    """Whether a watched leaf holds NaN or infinity. `0 * x` is NaN for both: one pass suffices."""
     bad = [
         watch & jnp.isnan(jnp.sum(0 * leaf))
         for watch, leaf in zip(watched, _float_leaves(inner), strict=True)
@@ -133,18 +132,18 @@ def start(problem: AbstractProblem, outer: Outer, keys: Keys) -> Trajectory:
 def initial(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Inner:
     """Return the state before the first step, with an array for every leaf that a step changes.
 
-    A Python number that a step returns unchanged is a constant of the problem (the rate of a
-    dropout layer) and stays what it is. One that a step changes is part of the state, and becomes
-    an array. NumPy's arrays become arrays of JAX.
+    A Python number that a step returns unchanged is a constant of the problem (such as the rate of
+    a dropout layer) and is left as it is. A number that a step changes becomes an array, and NumPy
+    arrays become JAX arrays.
 
     Raises:
-        ValueError: if `step` changes the structure, a shape, a dtype, or a leaf that is no array
-            and no number.
+        ValueError: if `step` changes the structure, a shape, a dtype, or a leaf that is neither an
+            array nor a number.
     """
     inner = as_arrays(problem.init(outer, key))
     index = jax.ShapeDtypeStruct((), jnp.int32)
     while True:
-        # Shapes alone: nothing is computed, and the key only has to be one.
+        # Only shapes are traced, so any valid key will do.
         after = eqx.filter_eval_shape(problem.step, inner, outer, index, key)
         inner, changed = _with_arrays(inner, after)
         if not changed:
@@ -155,7 +154,7 @@ def initial(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Inner:
 
 
 def _with_arrays(inner: Inner, after: Inner) -> tuple[Inner, bool]:
-    """Make arrays of the numbers that differ in `after`; return whether there are any."""
+    """Turn the numbers that differ in `after` into arrays; return whether there are any."""
     leaves, treedef = jax.tree_util.tree_flatten_with_path(inner)
     if jax.tree.structure(after) != treedef:
         return inner, False
@@ -186,8 +185,7 @@ def advance(
 ) -> Trajectory:
     """Take `steps` further inner steps by one `lax.scan`.
 
-    Reverse-mode differentiation stores every residual of these steps; `advance_checkpointed` does
-    with less.
+    Reverse mode stores the residuals of every step; `advance_checkpointed` needs less memory.
     """
     arrays, static = eqx.partition(trajectory, eqx.is_array)
 
@@ -209,9 +207,9 @@ def advance_checkpointed(
 ) -> Trajectory:
     """Take `steps` further steps so that reverse mode stores one state per segment.
 
-    Between two stored states the `segment` steps are run again when the backward pass needs them:
-    memory falls from `steps` residuals to `steps / segment` states and `segment` residuals, at the
-    cost of one more forward run. A remainder comes first, as a segment of its own.
+    The backward pass runs the `segment` steps between two stored states again. Memory falls from
+    the residuals of `steps` steps to `steps / segment` states and the residuals of `segment`
+    steps, at the cost of one more forward run. A remainder is run first, as its own segment.
     """
     run = lambda point, length: advance(problem, outer, point, keys, length)
     segments, remainder = divmod(steps, segment)
@@ -245,7 +243,7 @@ def unroll(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Inner:
     Args:
         problem: the inner dynamics.
         outer: the hyperparameters.
-        key: a random key; the estimators walk the same trajectory for the same key.
+        key: a random key; an estimator with the same key runs the same trajectory.
 
     Returns:
         The state after `problem.horizon` steps. Differentiable in both modes; reverse mode stores

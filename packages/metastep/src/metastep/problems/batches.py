@@ -1,8 +1,8 @@
-"""Batches that come from outside of the compiled program, one for each step, by its index.
+"""Batches from outside the compiled program, addressed by the index of the step.
 
-A function of the step index that is traced needs its data as JAX arrays, which become part of the
-program or lie on the device as a whole. `Batches` keeps them where they are and hands out batch t
-when it is asked for, as often as it is asked for: a backward pass asks again.
+A traced function of the step index needs its data as JAX arrays, which become constants of the
+program or occupy the device as a whole. `Batches` leaves the data where they are and returns
+batch t on request. A backward pass may request the same batch again.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,11 +20,11 @@ from metastep.types import RandomKey, StepIndex
 
 
 class Batches(eqx.Module):
-    """What to give `TrainingProblem` as `batch` where the data do not belong into the program.
+    """The argument `batch` of `TrainingProblem` for data that stay outside the program.
 
     `driven_hypergradient` loads each batch in Python, passes it to the compiled step as an
-    argument, and checks that the backward pass sees the same one. Every other estimator asks for it
-    by a callback from within its program (`jax.pure_callback`): the same numbers, for short runs.
+    argument, and checks that the backward pass receives the same batch. Every other estimator
+    loads it by a callback (`jax.pure_callback`): the same numbers, but slow for long runs.
 
     Example:
         >>> import numpy as np, metastep as ms
@@ -33,19 +33,19 @@ class Batches(eqx.Module):
         [8.0, 9.0, 0.0, 1.0]
 
     Args:
-        source: where batches come from. A function `t -> batch` of a Python integer. Or NumPy
-            arrays, one or a dictionary or a tuple of them, which have an entry for each batch (or
-            each example, with `size`) along their first axis. Or anything else that has
-            `source[t]`: a list of batches, a Grain `MapDataset`, a data set of Hugging Face. A
-            batch is a pytree of arrays of the same shapes at every step. A function that is called
-            from within a program must not compute with JAX.
-        size: None if `source` gives batches. If it gives examples, how many make a batch: batch t
-            consists of examples t * size, ..., t * size + size - 1, counted on from the first after
-            the last. `source[rows]` must then accept a list. Shuffle before, or by a function.
+        source: where batches come from. One of: a function `t -> batch` of a Python integer; NumPy
+            arrays (one, or a dictionary or tuple of them) with one entry per batch (with `size`:
+            per example) along the first axis; anything else with `source[t]`, such as a list of
+            batches, a Grain `MapDataset` or a Hugging Face data set. A batch is a pytree of arrays
+            whose shapes are the same at every step. A function that is called from within a
+            program must not compute with JAX.
+        size: None if `source` returns batches. If it returns examples, the number per batch: batch
+            t holds examples t * size, ..., t * size + size - 1, modulo their number.
+            `source[rows]` must then accept a list. Shuffle beforehand, or in a function.
 
     Raises:
-        ValueError: for a source that has no batch t, for arrays of different lengths; when used,
-            for a batch that is missing, or holds what is no array of numbers.
+        ValueError: for a source that has no batch t or arrays of different lengths; when used, for
+            a batch that is missing or is not made of arrays of numbers.
     """
 
     load: Callable[[int], PyTree] = eqx.field(static=True)
@@ -57,10 +57,10 @@ class Batches(eqx.Module):
         self.count = count
 
     def at(self, t: int) -> PyTree:
-        """Return batch `t` with NumPy's or JAX's arrays as leaves.
+        """Return batch `t` with NumPy or JAX arrays as leaves.
 
         Raises:
-            ValueError: if there is none, or if it holds what is no array of numbers.
+            ValueError: if there is no such batch, or a leaf is not an array of numbers.
         """
         missing = f"batch {t} is missing"
         try:
@@ -118,7 +118,7 @@ _ASKED = (
 
 
 def _loader(source: Any, size: int | None) -> tuple[Callable[[int], PyTree], int | None]:
-    """Return the function that loads a batch, and how many there are where that is known."""
+    """Return the function that loads a batch, and the number of batches if it is known."""
     indexed = getattr(source, "__getitem__", None)
     if callable(source) and indexed is None:
         if size is not None:
@@ -155,7 +155,7 @@ def _entry_of_arrays(arrays: PyTree) -> tuple[Callable[[Any], PyTree], int]:
 
 
 def _with_arrays(batch: Any) -> Any:
-    """Return what a data set gave, with an array for each column that is a list."""
+    """Return a batch of a data set, with each column that is a list turned into an array."""
     if isinstance(batch, Mapping):
         return {
             name: np.asarray(column) if isinstance(column, list) else column
@@ -177,7 +177,7 @@ def _as_array(name: str, leaf: Any) -> Any:
 
 
 class _Given(eqx.Module):
-    """A batch that has been loaded, in the place of what loads it."""
+    """A loaded batch in place of its `Batches`."""
 
     batch: PyTree
 
@@ -209,6 +209,6 @@ def source_of(problem: AbstractProblem) -> Batches | None:
 
 
 def with_batch(problem: AbstractProblem, batch: PyTree) -> AbstractProblem:
-    """Return the problem with a batch that has been loaded in the place of its `Batches`."""
+    """Return the problem with a loaded batch in place of its `Batches`."""
     give = lambda node: _Given(batch) if _is_source(node) else node
     return jax.tree.map(give, problem, is_leaf=_is_source)

@@ -1,4 +1,4 @@
-"""Declare an inner run that leaves a ball diverged: the truncation of the step-size paper."""
+"""Inner runs that count as diverged once their parameters leave a ball."""
 
 from collections.abc import Callable
 
@@ -31,13 +31,13 @@ class BoundedState(eqx.Module):
 
 
 class Bounded(AbstractProblem):
-    """Any problem, stopped at the first step after which its parameters are too long.
+    """A problem that stops at the first step after which its parameters are too long.
 
-    A run with |params| >= radius after some step stays, for the rest of the horizon, at
-    radius * u with the unit vector u of equal entries, so that a step size that is too large is
-    judged by a high and finite loss instead of an infinite one. A step that gives NaN or infinity
-    leaves the ball, too. The loss of a stopped run does not depend on the hyperparameters: its
-    gradient is zero, and a search by gradient has to start where runs do not stop.
+    A run with |params| >= radius after some step is set, for the rest of the horizon, to
+    radius * u, where the unit vector u has equal entries. A step size that is too large then has a
+    high, finite loss. A step that returns NaN or infinity counts as leaving the ball. The loss of
+    a stopped run does not depend on the hyperparameters, so its gradient is zero: start a search
+    by gradients where runs do not stop.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, metastep as ms
@@ -50,11 +50,11 @@ class Bounded(AbstractProblem):
         [0.0, 1.0, 1.0]
 
     Attributes:
-        problem: what to run.
-        radius: the norm from which on a run has diverged, above 0; the paper's is 40 times the
+        problem: the problem to run.
+        radius: the norm at which a run counts as diverged, above 0; the paper uses 40 times the
             noise level.
         params: `params(inner) -> pytree`, the part of the inner state that is measured and
-            replaced; the field `params` of a `TrainingProblem`'s state by default.
+            replaced; by default the field `params` of a `TrainingProblem`'s state.
 
     Raises:
         ValueError: on construction, for a radius that is not positive.
@@ -82,11 +82,11 @@ class Bounded(AbstractProblem):
         self.horizon = problem.horizon
 
     def init(self, outer: Outer, key: RandomKey) -> BoundedState:
-        """Return the start of the wrapped problem, which counts as inside."""
+        """Return the initial state of the wrapped problem, which counts as inside the ball."""
         return BoundedState(self.problem.init(outer, key), jnp.array(False))
 
     def step(self, inner: BoundedState, outer: Outer, t: StepIndex, key: RandomKey) -> BoundedState:
-        """Take a step, and go back for good if it leaves the ball."""
+        """Take a step; a step that leaves the ball is undone, and the run stays stopped."""
         after = self.problem.step(inner.inner, outer, t, key)
         inside = norm(self.params(after)) < self.radius
         stopped = inner.stopped | ~inside
@@ -94,7 +94,7 @@ class Bounded(AbstractProblem):
         return BoundedState(jax.tree.map(keep, inner.inner, after), stopped)
 
     def objective(self, inner: BoundedState, outer: Outer, key: RandomKey) -> Scalar:
-        """Judge the end of the run, or the point radius * u if it was stopped."""
+        """Return the objective of the final state, or of radius * u if the run was stopped."""
         params = self.params(inner.inner)
         floats, rest = differentiable(params)
         entries = sum(x.size for x in jax.tree.leaves(floats))

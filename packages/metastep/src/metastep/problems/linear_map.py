@@ -1,9 +1,9 @@
 """Linear maps that carry their own transpose.
 
-JAX transposes a Jacobian-vector product by going back through its operations, and stores what they
-need. Where a formula for the transpose is known, as for the symmetric second derivatives of a
-function, it can be evaluated from the point alone. Only a primitive can tell JAX so:
-`jax.custom_vjp` forbids forward mode, `jax.custom_jvp` has no place for a transpose.
+JAX transposes a Jacobian-vector product by reversing its operations, and stores their residuals.
+If a formula for the transpose is known, as for the symmetric second derivatives of a function, the
+point alone suffices. Only a primitive can declare this: `jax.custom_vjp` forbids forward mode, and
+`jax.custom_jvp` cannot state a transpose.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,15 +28,15 @@ def linear_map(
 ) -> PyTree:
     """Return `forward(at, vector)`; its transpose is `backward(at, cotangent)`.
 
-    Reverse mode stores `at` and nothing else. Works under every transformation: `vmap`, both modes
-    of differentiation and derivatives of every order. Derivatives with respect to `at` are those
-    that JAX finds in `forward` and `backward`.
+    Reverse mode stores `at` only. Works under `vmap`, both modes of differentiation and
+    derivatives of every order. Derivatives with respect to `at` are JAX's derivatives of
+    `forward` and `backward`.
 
     Args:
-        forward: `(at, vector) -> result`, linear in `vector`. Closes over no traced value.
+        forward: `(at, vector) -> result`, linear in `vector`. Must not close over traced values.
         backward: `(at, cotangent) -> vector`, the transpose of `forward` for the same `at`.
-        at: the point at which the map is taken, a pytree of arrays of any type.
-        vector: the vector that is multiplied, a pytree of floating-point arrays.
+        at: the point of the map, a pytree of arrays of any type.
+        vector: the vector to multiply, a pytree of floating-point arrays.
         like: a pytree with the structure, shapes and dtypes of the result.
 
     Returns:
@@ -84,10 +84,11 @@ def _run(*arguments: Array, pair: _Pair) -> list[Array]:
 
 
 def _differentiate(primals: Sequence[Array], tangents: Sequence[Any], pair: _Pair) -> tuple:
-    """Apply the product rule: the map itself to vectors that change, JAX's rules to constants."""
+    """Apply the product rule: the map itself to vector tangents, JAX's rules to constants."""
     constants, vectors = pair.split(primals)
     constant_changes, vector_changes = pair.split(tangents)
     changes = []
+    # The map is linear in its vectors, so it is its own derivative.
     if not all(isinstance(x, ad.Zero) for x in vector_changes):
         vector_changes = [ad.instantiate_zeros(x) for x in vector_changes]
         changes.append(_product.bind(*constants, *vector_changes, pair=pair))
@@ -111,6 +112,7 @@ def _transpose(cotangents: Sequence[Any], *arguments: Any, pair: _Pair) -> list[
     constants, vectors = pair.split(arguments)
     cotangents = [ad.instantiate_zeros(x) for x in cotangents]
     found = _product.bind(*constants, *cotangents, pair=pair.transposed)
+    # JAX expects a cotangent for exactly those inputs that it left undefined.
     asked = [ad.is_undefined_primal(x) for x in vectors]
     return [None] * len(constants) + [
         x if ask else None for x, ask in zip(found, asked, strict=True)
@@ -134,6 +136,7 @@ def _batch(axis: Any, arguments: Sequence[Any], axes: Sequence[int | None], pair
     constants, vectors = pair.split(arguments)
     constant_axes, vector_axes = pair.split(axes)
     vectors = [first(x, position) for x, position in zip(vectors, vector_axes, strict=True)]
+    # Vectors get the axis even if only the point is batched: the transpose must return it.
     larger = lambda types: tuple(unmapped_aval(axis.size, 0, x) for x in types)
     batched = _Pair(
         many(pair.forward), many(pair.backward), larger(pair.domain), larger(pair.codomain)

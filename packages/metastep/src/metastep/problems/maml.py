@@ -1,6 +1,6 @@
-"""MAML and its relatives: tune the parameters from which a few steps suffice on a new task.
+"""MAML and its relatives: tune the parameters from which adaptation to a new task starts.
 
-One class covers the family; what differs is which argument is given, or which estimator is used:
+An argument or the choice of the estimator selects the method:
 
     MAML           MAMLProblem(..., rate=0.01)                 rate of any sign, any horizon
     first-order    MAMLProblem(..., first_order=True)
@@ -10,9 +10,9 @@ One class covers the family; what differs is which argument is given, or which e
     truncated      the estimator TruncatedReverse(window)
     Reptile        Reptile(MAMLProblem(...)), a baseline that follows no gradient
 
-The inner state is how far the adapted leaves have moved, not where they are. Each step then sees
-`outer` itself: estimators that cut the trajectory, or look at its end alone, keep the derivative
-with respect to the start.
+The inner state is the displacement of the adapted leaves from `outer`. Each step therefore uses
+`outer` directly, and estimators that cut the trajectory, or use its end alone, keep the derivative
+with respect to the initialization.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ Rate = PyTree[Array | float]
 
 
 class MetaSGD(eqx.Module):
-    """What Meta-SGD tunes: where adaptation starts, and how far each parameter moves.
+    """The hyperparameters of Meta-SGD: an initialization and the inner rates.
 
     Attributes:
         params: the initialization, any pytree of floating-point arrays.
@@ -61,10 +61,10 @@ class MAMLProblem(AbstractProblem):
     loss(theta_T, validation). The hyperparameter `outer` is omega itself. A distribution of tasks
     is a function `key -> MAMLProblem`; `minimize` draws a meta-batch from it and vmaps over it.
 
-    `Reverse` and `Forward` are exact. `TruncatedReverse(K)` multiplies the last K of the factors
-    I - rate * Hessian: between the first-order gradient and the exact one. `Implicit` needs
-    `proximal` above 0, without which the end of a converged adaptation does not depend on omega,
-    and a horizon that reaches the minimum. `LogDomain` does not apply: nothing here scales. For
+    `Reverse` and `Forward` are exact. `TruncatedReverse(K)` keeps the last K of the factors
+    I - rate * Hessian, between the first-order gradient and the exact one. `Implicit` needs a
+    horizon that reaches the minimum, and `proximal` above 0: without it the minimum does not
+    depend on omega. `LogDomain` does not apply, since these dynamics are not homogeneous. For
     another inner optimizer use `TrainingProblem` with `init_params=lambda outer, key: outer`.
 
     Example:
@@ -91,26 +91,26 @@ class MAMLProblem(AbstractProblem):
 
     Attributes:
         loss: `loss(params, outer, batch) -> scalar`, called with the training and the validation
-            examples. Static parts of a model stay outside: tune the first half of
-            `equinox.partition(model, equinox.is_inexact_array)`, combine in the loss. Every number
-            in `outer` is tuned, a Python float too.
+            examples. To leave static parts of a model out, tune the first half of
+            `equinox.partition(model, equinox.is_inexact_array)` and combine in the loss. Every
+            number in `outer` is tuned, Python floats included.
         training: the examples that adaptation sees (support set), any pytree.
-        validation: the examples that judge the adapted parameters (query set), any pytree.
+        validation: the examples on which the adapted parameters are judged (query set), any pytree.
         horizon: the number T of inner steps, at least 1.
         rate: the inner rate, of any sign: a number, or a tree like the adapted leaves of numbers
             or arrays that broadcast to them. None takes it from `outer`, a `MetaSGD`.
         where: `where(params)` returns the leaves or subtrees that are adapted, as for
-            `equinox.tree_at` (ANIL); the others are tuned and stay as they are in the inner loop.
-            None adapts all.
+            `equinox.tree_at` (ANIL). The others are tuned and constant in the inner loop. None
+            adapts all.
         first_order: treat every inner gradient as a constant. The gradient by `omega` is then
-            d loss(theta_T, validation) / d theta: biased, by O(rate), and as cheap as T + 1
-            ordinary gradients. The value is unchanged.
+            d loss(theta_T, validation) / d theta: biased by O(rate), at the cost of T + 1 ordinary
+            gradients. The value is unchanged.
         proximal: lambda, from 0, of lambda / 2 |theta - omega|^2 in the inner loss.
 
     Raises:
         ValueError: on construction, for a horizon below 1, a rate that is not finite, a negative
             proximal; when used, for a rate that does not fit the adapted leaves, a `where` that
-            selects nothing, leaves of `outer` that are not floating-point.
+            selects nothing, or leaves of `outer` that are not floating-point.
 
     Reference:
         Finn, Abbeel and Levine (2017), Model-agnostic meta-learning for fast adaptation of deep
@@ -138,7 +138,7 @@ class MAMLProblem(AbstractProblem):
             raise ValueError(f"proximal is {self.proximal}; allowed are finite numbers from 0.")
 
     def init(self, outer: Outer, key: RandomKey) -> Inner:
-        """Return zeros: nothing has moved."""
+        """Return zeros, the displacement of the adapted leaves."""
         del key
         start = _initialization(as_hyperparameters(outer))
         adapted = self._adapted(start)
@@ -164,7 +164,7 @@ class MAMLProblem(AbstractProblem):
         return scalar("loss", self.loss(self.params_at(inner, outer), outer, self.validation))
 
     def params_at(self, inner: Inner, outer: Outer) -> PyTree:
-        """Return the parameters of an inner state: the initialization, moved."""
+        """Return the initialization plus the displacement in an inner state."""
         start = _initialization(outer)
         moved = jax.tree.map(jnp.add, self._adapted(start), inner)
         return moved if self.where is None else eqx.tree_at(self.where, start, moved)
@@ -172,9 +172,9 @@ class MAMLProblem(AbstractProblem):
     def adapt(self, outer: Outer) -> PyTree:
         """Return the parameters after the inner steps.
 
-        At test time another rate or number of steps often serves better:
-        `dataclasses.replace(problem, rate=0.02, horizon=10).adapt(outer)`; a given rate takes the
-        place of the learned ones of a `MetaSGD`.
+        At test time another rate or number of steps is often better:
+        `dataclasses.replace(problem, rate=0.02, horizon=10).adapt(outer)`. A given rate replaces
+        the learned ones of a `MetaSGD`.
 
         Args:
             outer: the hyperparameters.
@@ -182,9 +182,6 @@ class MAMLProblem(AbstractProblem):
         Returns:
             The adapted parameters, of the structure of the initialization. Differentiable, and
             compiled on the first call.
-
-        Raises:
-            ValueError: wrong use (see the class).
         """
         return _adapt(self, as_hyperparameters(outer))
 
@@ -244,14 +241,13 @@ def _adapt(problem: MAMLProblem, outer: Outer) -> PyTree:
 
 
 class Reptile(AbstractProblem):
-    """Reptile as a baseline: its update in the place of a gradient.
+    """Reptile as a baseline: its update in place of a gradient.
 
-    Reptile moves omega towards the adapted parameters, by omega - theta_T times the outer
-    optimizer's rate. That is the gradient of no objective that training could be judged by: the
-    value of this problem, |omega - theta_T|^2 / 2, is a distance, and the "gradient" treats
-    theta_T as a constant. Compare with other methods by the loss after adaptation, never by the
-    value. Cost: T ordinary gradients. The validation examples are not used; Reptile is usually
-    given all examples for training.
+    Reptile moves omega by (theta_T - omega) times the outer optimizer's rate. This update is not
+    the gradient of an objective by which training could be judged: the value of this problem is
+    |omega - theta_T|^2 / 2, and its "gradient" treats theta_T as a constant. Compare with other
+    methods by the loss after adaptation, not by the value. Cost: T ordinary gradients. The
+    validation examples are not used; Reptile is usually given all examples for training.
 
     Example:
         >>> import jax, jax.numpy as jnp, metastep as ms
@@ -262,11 +258,11 @@ class Reptile(AbstractProblem):
         -0.75
 
     Attributes:
-        problem: how parameters are adapted: with a given rate, and all of them.
+        problem: the adaptation, with a given rate and every leaf adapted.
 
     Raises:
-        ValueError: on construction, for a problem that adapts some leaves only or has no rate:
-            the others would not move.
+        ValueError: on construction, for a problem that adapts some leaves only or has no rate,
+            since the other leaves or rates would not move.
 
     Reference:
         Nichol, Achiam and Schulman (2018), On first-order meta-learning algorithms, Algorithm 2.
@@ -285,11 +281,11 @@ class Reptile(AbstractProblem):
         self.horizon = problem.horizon
 
     def init(self, outer: Outer, key: RandomKey) -> Inner:
-        """Return zeros: nothing has moved."""
+        """Return zeros, the displacement of the parameters."""
         return self.problem.init(outer, key)
 
     def step(self, inner: Inner, outer: Outer, t: StepIndex, key: RandomKey) -> Inner:
-        """Take one step of the wrapped problem, as a constant."""
+        """Take one step of the wrapped problem without derivatives."""
         return self.problem.step(inner, jax.lax.stop_gradient(outer), t, key)
 
     def objective(self, inner: Inner, outer: Outer, key: RandomKey) -> Scalar:

@@ -1,9 +1,9 @@
 """The gradient inside a step, and how reverse mode differentiates through it.
 
-A step of training contains g(w, x) = d_w L(w, x), where x is all else that the inner loss L uses:
-hyperparameters, examples, whatever it closes over. Reverse mode over reverse mode stores what the
-backward pass of g needs, the activations of L. Mixed mode stores w and x alone. For a cotangent v
-of g, one forward derivative of one backward pass gives both products that are asked for:
+A step of training contains g(w, x) = d_w L(w, x), where x is everything else that the inner loss L
+uses: hyperparameters, examples and captured values. Reverse mode over reverse mode stores the
+activations of L for the backward pass of g. Mixed mode stores w and x alone. For a cotangent v of
+g, one forward derivative of one backward pass returns both products:
 
     d/de grad_{(w, x)} L(w + e v, x)  at e = 0   =   (d_ww L v, d_xw L v).
 
@@ -26,15 +26,15 @@ from metastep.problems.linear_map import linear_map
 from metastep.types import Scalar
 
 ROOM = 2**26
-"""Bytes of activations that reverse mode stores before mixed mode is chosen unasked."""
+"""Size of the stored activations in bytes above which mixed mode is chosen automatically."""
 
 
 class InnerGradient(eqx.Module):
     """The gradient of an inner loss; an estimator may choose how it is differentiated again.
 
-    A problem that keeps one as a field and calls it in `step` offers mixed mode: `Reverse` and
-    `TruncatedReverse` replace it by one of their choice. The numbers are the same to rounding, in
-    both modes of differentiation and in every order.
+    A problem offers mixed mode if it keeps an `InnerGradient` as a field and calls it in `step`:
+    `Reverse` and `TruncatedReverse` replace it according to their option `mixed`. The numbers are
+    the same to rounding, in both modes of differentiation and in every order.
 
     Example:
         >>> import jax.numpy as jnp
@@ -44,9 +44,9 @@ class InnerGradient(eqx.Module):
         (5.0, [2.0, 4.0])
 
     Attributes:
-        mixed: whether reverse mode stores the parameters and computes the activations anew; None
-            decides by sizes, as `Reverse` says. A problem leaves it as it is: False. Where the loss
-            has complex numbers, activations are stored in any case.
+        mixed: whether reverse mode stores the parameters and recomputes the activations; None
+            decides by sizes, as `Reverse` says. A problem leaves it False. If the loss contains
+            complex numbers, activations are always stored.
         stored_steps: the number of steps whose activations would be stored at the same time.
     """
 
@@ -54,18 +54,10 @@ class InnerGradient(eqx.Module):
     stored_steps: int = eqx.field(static=True, default=1)
 
     def __call__(self, loss: Callable[[Any], Scalar], params: PyTree) -> tuple[Scalar, PyTree]:
-        """Return value and gradient of a loss.
-
-        Args:
-            loss: `params -> scalar`. It may close over traced values.
-            params: a pytree of floating-point arrays.
-
-        Returns:
-            The value, and the gradient in the structure of `params`.
-        """
+        """Return the value and the gradient of `loss`, which may close over traced values."""
         if self.mixed is False:
             return jax.value_and_grad(loss)(params)
-        # Values that the loss closes over become arguments: they may be traced, and differentiated.
+        # Captured values may be traced and differentiated, so they become arguments.
         pure = eqx.filter_closure_convert(lambda params: loss(params), params)
         captured, static = eqx.partition(pure, eqx.is_array)
         if any(map(jnp.iscomplexobj, jax.tree.leaves((params, captured)))):
@@ -82,16 +74,11 @@ class InnerGradient(eqx.Module):
 def choose_mixed(
     problem: AbstractProblem, mixed: bool | None, stored_steps: int
 ) -> AbstractProblem:
-    """Return the problem with every `InnerGradient` in it replaced by the one that is asked for.
-
-    Args:
-        problem: any problem.
-        mixed: as for `InnerGradient`.
-        stored_steps: as for `InnerGradient`.
+    """Return the problem with the given options in every `InnerGradient` that it contains.
 
     Raises:
-        ValueError: if `mixed` is not one of True, False and None; if it is True and the problem
-            has no `InnerGradient`.
+        ValueError: if `mixed` is not True, False or None, or is True for a problem without an
+            `InnerGradient`.
     """
     if not (mixed is None or isinstance(mixed, bool)):
         raise ValueError(f"mixed is {mixed!r}; allowed are True, False and None (by sizes).")
@@ -108,7 +95,7 @@ def choose_mixed(
 
 
 def _bytes(tree: PyTree, beside: PyTree = ()) -> int:
-    """Return the size of the arrays of a tree without those that `beside` holds, too."""
+    """Return the size of the arrays of a tree, without those that `beside` also holds."""
     held = {id(x) for x in jax.tree.leaves(beside)}
     arrays = jax.tree.leaves(eqx.filter(tree, eqx.is_array))
     return sum(x.nbytes for x in arrays if id(x) not in held)
@@ -117,7 +104,7 @@ def _bytes(tree: PyTree, beside: PyTree = ()) -> int:
 def _mixed(
     at: Callable[[PyTree, PyTree], Scalar], params: PyTree, captured: PyTree
 ) -> tuple[Scalar, PyTree]:
-    """Return value and gradient of `at` by its first argument, with mixed mode on the way back."""
+    """Return value and gradient of `at` by its first argument, with a mixed-mode derivative."""
 
     @jax.custom_jvp
     def value_and_gradient(params: PyTree, captured: PyTree) -> tuple[Scalar, PyTree]:
@@ -145,6 +132,7 @@ def _mixed(
             return jax.jvp(slopes, (params,), (cotangent,))[1]
 
         along_gradient = partial(along, jax.grad(at))
+        # Each tangent is a linear map with a known transpose: reverse mode stores the primals only.
         changes = (
             linear_map(partial(along, at), from_value, primals, directions, value),
             linear_map(along_gradient, from_gradient, primals, directions, gradient),
@@ -155,11 +143,11 @@ def _mixed(
 
 
 def _batched_with(inputs: PyTree, outputs: PyTree) -> PyTree:
-    """Add nothing to every output, so that under `vmap` it is batched if any input is.
+    """Add zero to every output, so that under `vmap` it is batched if any input is.
 
-    A sum over a named axis is not batched, and its tangent is: JAX would take such a tangent for
-    one that all rows share. Inputs that vary over the devices of a `shard_map` stay out, since
-    outputs may not begin to vary.
+    A sum over a named axis is not batched, but its tangent is, and JAX would treat that tangent as
+    shared by all rows. Inputs that vary over the devices of a `shard_map` are left out, since
+    outputs must not become varying.
     """
     nothing = jnp.zeros((), jnp.float16)
     for x in jax.tree.leaves(inputs):

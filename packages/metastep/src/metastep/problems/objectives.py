@@ -1,7 +1,7 @@
-"""Outer objectives as plain functions: what the end of training is judged on.
+"""Outer objectives as plain functions.
 
-An objective of `TrainingProblem` has the signature `(params, outer) -> scalar`; of any other
-problem, that of its method. Which data judge is one argument:
+An objective of `TrainingProblem` has the signature `(params, outer) -> scalar`. The data on which
+training is judged are one argument:
 
     objective = train_by_train(loss, training)             # overfits where examples are few
     objective = train_by_validation(loss, validation)      # generalises
@@ -21,7 +21,7 @@ Objective = Callable[[PyTree, Outer], Scalar]
 
 
 def train_by_train(loss: Loss, training: Any) -> Objective:
-    """Judge training by its own loss on the examples that it was trained on.
+    """Return the inner loss on the training examples as the objective.
 
     Example:
         >>> from metastep.problems.objectives import train_by_train
@@ -30,8 +30,8 @@ def train_by_train(loss: Loss, training: Any) -> Objective:
         4.0
 
     Args:
-        loss: `loss(params, outer, batch)`, the inner loss. A regulariser that it contains is part
-            of the objective: leave it out if it is what you tune.
+        loss: `loss(params, outer, batch)`, the inner loss. The objective includes its regulariser;
+            leave the regulariser out of `loss` here if it is what you tune.
         training: the batch of all training examples.
 
     Returns:
@@ -44,11 +44,11 @@ def train_by_train(loss: Loss, training: Any) -> Objective:
 
 
 def train_by_validation(loss: Loss, validation: Any) -> Objective:
-    """Judge training by the loss on examples that it has not seen.
+    """Return the loss on examples that training has not seen as the objective.
 
     Args:
         loss: `loss(params, outer, batch)`.
-        validation: the batch of all validation examples, drawn apart from the training examples.
+        validation: the batch of all validation examples, disjoint from the training examples.
 
     Returns:
         `objective(params, outer)`.
@@ -64,9 +64,9 @@ def log_transformed(
 ) -> Callable[..., Scalar]:
     """Return (1/T) log of an objective: its gradient neither explodes nor vanishes with T.
 
-    In exact arithmetic; back-propagation computes it as the ratio of two numbers that do (Corollary
-    1), and so it fails in floating point where they overflow or underflow. `LogDomain` takes the
-    plain objective and does both, the logarithm and the division.
+    This holds in exact arithmetic. Back-propagation computes the gradient as a ratio of two
+    numbers that do explode or vanish (Corollary 1), and fails where they overflow or underflow.
+    `LogDomain` takes the plain objective and applies the logarithm and the division itself.
 
     Args:
         objective: a positive objective, with any arguments.

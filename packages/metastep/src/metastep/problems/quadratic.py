@@ -1,4 +1,4 @@
-"""Gradient descent on a quadratic inner loss: small enough to check against closed forms."""
+"""Gradient descent on a quadratic inner loss, with closed forms to check estimators against."""
 
 from collections.abc import Callable
 

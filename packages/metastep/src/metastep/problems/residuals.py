@@ -1,4 +1,4 @@
-"""Gradient descent on least squares, written in its residuals: dynamics that scale."""
+"""Gradient descent on least squares in terms of its residuals: homogeneous dynamics."""
 
 from collections.abc import Callable
 from typing import SupportsIndex
@@ -17,15 +17,15 @@ def _step_size(outer: Outer) -> Scalar:
 
 
 class ResidualProblem(AbstractProblem):
-    """Gradient descent from w_0 = 0 on |X w - y|^2 / (2 n), in a state that scales with its error.
+    """Gradient descent from w_0 = 0 on |X w - y|^2 / (2 n), with the residual as its state.
 
-    The state is the residual r = y - X w, which a step maps to r - eta X X^T r / n: homogeneous of
-    degree one, so that `LogDomain` applies, and free of the rounding floor that w itself has near
-    the minimiser. The objective is the training loss |r|^2 / (2 n).
+    A step maps the residual r = y - X w to r - eta X X^T r / n. This map is homogeneous of degree
+    one, so `LogDomain` applies; and r does not have the rounding error that w itself has near the
+    minimiser. The objective is the training loss |r|^2 / (2 n).
 
-    Where there are more examples than coefficients the minimum of that loss is positive, and the
-    gradient of its logarithm vanishes with the horizon. `excess=True` subtracts the minimum. The
-    state is then e = w - w_min, with e <- e - eta X^T X e / n, and the objective |X e|^2 / (2 n).
+    With more examples than coefficients the minimum of that loss is positive, and the gradient of
+    its logarithm vanishes with the horizon. `excess=True` subtracts the minimum: the state is then
+    e = w - w_min, with e <- e - eta X^T X e / n, and the objective is |X e|^2 / (2 n).
 
     Attributes:
         inputs: X, shape (samples, dim).
@@ -77,7 +77,7 @@ class ResidualProblem(AbstractProblem):
         return inner - self.step_size(outer) * force
 
     def objective(self, inner: Inner, outer: Outer, key: RandomKey) -> Scalar:
-        """Return the training loss, above its minimum if that was asked for."""
+        """Return the training loss, minus its minimum if `excess` was set."""
         del outer, key
         residuals = self.inputs @ inner if self.in_weights else inner
         return residuals @ residuals / (2 * self.inputs.shape[0])

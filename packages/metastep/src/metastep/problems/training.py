@@ -1,4 +1,4 @@
-"""The problem that most users need: train a model with an optax optimizer, then judge it."""
+"""Training with an optax optimizer as a problem."""
 
 from collections.abc import Callable
 from typing import Any, SupportsIndex
@@ -24,9 +24,9 @@ class TrainingState(eqx.Module):
     """The inner state of a training run: everything needed to continue it to the same bits.
 
     Attributes:
-        params: the parameters, any pytree; what is trained are its floating-point arrays.
-        optimizer_state: what the optimizer remembers.
-        buffers: what training changes and the optimizer does not; None where there is nothing.
+        params: the parameters, any pytree; its floating-point arrays are trained.
+        optimizer_state: the state of the optax optimizer.
+        buffers: arrays that training changes but the optimizer does not; None without buffers.
         step: int32 scalar, the number of steps taken; it selects the batch.
         key: the random key of the run; batch `t` is drawn with `fold_in(key, t)`.
     """
@@ -64,29 +64,29 @@ class TrainingProblem(AbstractProblem):
     Attributes:
         loss: `loss(params, outer, batch) -> scalar`, the inner loss that the optimizer descends.
         objective: `objective(params, outer) -> scalar`, the outer loss of the trained parameters.
-        init_params: a pytree, or a function `(outer, key) -> pytree`: an initialisation may itself
-            be tuned, or drawn at random. Its arrays of floating-point or complex numbers are
-            trained, NumPy's too, as `equinox.filter_grad` has it. Everything else is left as it is:
-            integer arrays, keys, functions, Python numbers (the rate of a dropout layer; write
-            `jnp.array(0.5)` for a parameter).
+        init_params: a pytree, or a function `(outer, key) -> pytree` for an initialisation that is
+            tuned or random. Floating-point and complex arrays are trained, NumPy's included, as in
+            `equinox.filter_grad`. Everything else is left as it is: integer arrays, keys,
+            functions and Python numbers, such as the rate of a dropout layer. Write
+            `jnp.array(0.5)` for a scalar parameter.
         optimizer: an optax transformation, or a function `outer -> transformation` whose
             hyperparameters are entries of `outer`. Its state is part of the inner state and is
-            differentiated through like everything else.
+            differentiated through.
         horizon: the number T of steps, at least 1.
         batch: None for full-batch training (`loss` then receives None), or a function
             `(t, key) -> batch`; `t` is an int32 scalar that may be traced, `key` belongs to step
             `t`. Every estimator sees the same batches.
-        buffers: what training changes beside the parameters, at the beginning, a pytree of arrays:
-            running statistics of batch normalization, counters, a key. None for nothing. With
-            buffers the two functions take them as their last argument, and the loss returns their
-            next values: `loss(params, outer, batch, buffers) -> (scalar, buffers)`,
-            `objective(params, outer, buffers) -> scalar`. They are differentiated through like
-            the parameters.
+        buffers: the initial values of what training changes beside the parameters, a pytree of
+            arrays: running statistics of batch normalization, counters, a key. None without
+            buffers. With buffers both functions take them as their last argument, and the loss
+            also returns their next values: `loss(params, outer, batch, buffers) -> (scalar,
+            buffers)`, `objective(params, outer, buffers) -> scalar`. They are differentiated
+            through like the parameters.
 
     Raises:
         ValueError: on construction, for a horizon below 1; when used, for parameters without a
             floating-point array, a loss or objective that is not one real number, or a loss that
-            returns other buffers than it was given.
+            changes the structure of the buffers.
     """
 
     loss: Callable[..., Any]
@@ -148,12 +148,12 @@ class TrainingProblem(AbstractProblem):
         return TrainingState(params, state, buffers, jnp.zeros((), jnp.int32), run_key)
 
     def step(self, inner: Inner, outer: Outer, t: StepIndex, key: RandomKey) -> Inner:
-        """Draw the batch of the state's own step index and key, and apply one optimizer update."""
-        del t, key  # the state carries both, so that a cut trajectory goes on unchanged
+        """Draw the batch by the step index and key in the state; apply one optimizer update."""
+        del t, key  # the state holds both, so a trajectory that was cut continues unchanged
         trained, fixed = differentiable(inner.params)
 
         def loss_and_buffers(trained: PyTree) -> tuple[Scalar, PyTree]:
-            # Drawn here, so that a backward pass draws it again instead of storing it.
+            # Drawn inside the loss, so that a backward pass draws it again instead of storing it.
             batch = None
             if self.batch is not None:
                 with explained.traced("batch", explained.BATCH):
@@ -166,7 +166,7 @@ class TrainingProblem(AbstractProblem):
             value, gradients = self.gradient(loss, trained)
         buffers = inner.buffers
         if buffers is not None:
-            # Going forward, the compiler finds most of this in the loss; going back repeats it.
+            # In the forward pass the compiler merges this with the loss; the backward pass repeats.
             after_loss = lambda trained: loss_and_buffers(trained)[1]
             buffers = eqx.filter_checkpoint(after_loss, prevent_cse=False)(trained)
         gradients = ascent(gradients)
@@ -180,7 +180,7 @@ class TrainingProblem(AbstractProblem):
                 updates, state = optimizer.update(gradients, state, trained, **extra)
             return optax.apply_updates(trained, updates), state
 
-        # A few operations per parameter: to repeat them costs less than to store what they made.
+        # A few operations per parameter: recomputing them costs less than storing their results.
         repeated = eqx.filter_checkpoint(update, prevent_cse=False)
         after, state = repeated(gradients, inner.optimizer_state, value)
         params = eqx.combine(after, fixed)
@@ -192,7 +192,7 @@ class TrainingProblem(AbstractProblem):
         """Return the inner loss, and the buffers after it."""
         if self.buffers is None:
             return scalar("loss", self.loss(params, outer, batch)), None
-        # A copy of the containers: equinox's State may be used once.
+        # A copy of the containers, since an equinox State may be used only once.
         given = jax.tree.map(lambda x: x, buffers)
         found = self.loss(params, outer, batch, given)
         if not (isinstance(found, tuple) and len(found) == 2):
@@ -212,6 +212,6 @@ class TrainingProblem(AbstractProblem):
 
 
 def _is_function(init_params: Any) -> bool:
-    """Tell an initialiser from parameters: a callable equinox model is parameters."""
+    """Tell an initialiser from parameters: a callable equinox model counts as parameters."""
     is_model = isinstance(init_params, eqx.Module) and not hasattr(init_params, "__func__")
     return callable(init_params) and not is_model

@@ -1,7 +1,7 @@
-"""Estimators for scikit-learn, for people who only want `fit` and `predict`.
+"""Estimators for scikit-learn.
 
-They clone, pickle and work in pipelines and grid searches like scikit-learn's own; inputs and
-outputs are NumPy arrays.
+They can be cloned, pickled and used in pipelines and grid searches like scikit-learn's own. Inputs
+and outputs are NumPy arrays.
 """
 
 from metastep.sklearn._same_features import (

@@ -1,4 +1,4 @@
-"""How a fitted linear classifier predicts."""
+"""Prediction by a fitted linear classifier."""
 
 from typing import Any
 
@@ -20,16 +20,9 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     intercept_: np.ndarray
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Return the scores of the classes.
+        """Return class scores, (n_samples, n_classes), for X of shape (n_samples, n_features).
 
-        Args:
-            X: (n_samples, n_features).
-
-        Returns:
-            (n_samples, n_classes); for two classes (n_samples,), positive for the second class.
-
-        Raises:
-            ValueError: if the data cannot be used.
+        For two classes the shape is (n_samples,), and a positive score is for the second class.
         """
         check_is_fitted(self)
         tags = get_tags(self).input_tags
@@ -40,34 +33,14 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return the probabilities of the classes.
-
-        Args:
-            X: (n_samples, n_features).
-
-        Returns:
-            (n_samples, n_classes), rows that sum to 1.
-
-        Raises:
-            ValueError: if the data cannot be used.
-        """
+        """Return class probabilities, (n_samples, n_classes); rows sum to 1."""
         scores = self.decision_function(X)
         if scores.ndim == 1:
             return expit(np.stack([-scores, scores], axis=1))
         return softmax(scores, axis=1)
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the most probable class.
-
-        Args:
-            X: (n_samples, n_features).
-
-        Returns:
-            Class labels (n_samples,).
-
-        Raises:
-            ValueError: if the data cannot be used.
-        """
+        """Return the most probable class of each row, (n_samples,)."""
         scores = self.decision_function(X)
         best = (scores > 0).astype(int) if scores.ndim == 1 else np.argmax(scores, axis=1)
         return self.classes_[best]

@@ -1,4 +1,4 @@
-"""What the estimators share: how they look at labels, validation sets and parameters."""
+"""Common parts of the estimators: standardization, labels, validation sets and parameter checks."""
 
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from metastep.sklearn.label_ranking import deal_folds
 class Standardization(NamedTuple):
     """The means and the standard deviations of columns; 1 for a constant column.
 
-    Sparse columns are not centered, which would fill them: their means count as 0.
+    Sparse columns are not centered, which would make them dense: their means count as 0.
     """
 
     means: np.ndarray
@@ -43,19 +43,19 @@ class Standardization(NamedTuple):
         return (rows - self.means) / self.scales
 
     def apply_with_ones(self, rows: Any) -> Any:
-        """Return standardized rows behind a column of ones."""
+        """Return standardized rows with a column of ones in front."""
         if issparse(rows):
             return hstack([np.ones((rows.shape[0], 1)), rows @ diags_array(1 / self.scales)], "csr")
         return np.insert(self.apply(rows), 0, 1.0, axis=1)
 
     def undo(self, params: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return coefficients and intercepts for the original columns; `params` has these first."""
+        """Return original coefficients and intercepts; in `params` intercepts come first."""
         slopes = params[..., 1:] / self.scales
         return slopes, params[..., 0] - slopes @ self.means
 
 
 def encode_labels(y: Any, estimator: BaseEstimator) -> tuple[np.ndarray, np.ndarray]:
-    """Return the classes and the position of every label among them; refuse a single class."""
+    """Return the classes and each label's position among them; refuse a single class."""
     check_classification_targets(y)
     classes, codes = np.unique(y, return_inverse=True)
     if classes.size < 2:
@@ -69,9 +69,9 @@ def encode_labels(y: Any, estimator: BaseEstimator) -> tuple[np.ndarray, np.ndar
 def check_validation_set(
     estimator: BaseEstimator, train: np.ndarray, features: Any, targets: Any
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return a given validation set as arrays, or None where none was given.
+    """Return the given validation set as arrays, or None if there is none.
 
-    Called by `fit`, whose caller a warning names: the features may differ from those of `train`.
+    Called by `fit`, so that a warning about features unlike those of `train` names its caller.
     """
     if features is None and targets is None:
         return None
@@ -86,7 +86,7 @@ def check_validation_set(
 
 
 def encode_validation_labels(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return the labels of a validation set as positions in `classes`; it must have all of them."""
+    """Return validation labels as positions in `classes`; every class must occur among them."""
     present = set(np.unique(labels).tolist())
     if unseen := present - set(classes.tolist()):
         raise ValueError(f"y_valid contains previously unseen labels: {sorted(unseen)}")
@@ -99,7 +99,7 @@ def encode_validation_labels(labels: np.ndarray, classes: np.ndarray) -> np.ndar
 
 
 def check_counts(estimator: BaseEstimator, *names: str) -> None:
-    """Refuse parameters that are no integers from 1."""
+    """Refuse parameters that are not integers from 1."""
     for name in names:
         check_scalar(getattr(estimator, name), name, Integral, min_val=1)
 
@@ -111,7 +111,7 @@ def check_number(
     most: float | None = None,
     boundaries: str = "left",
 ) -> None:
-    """Refuse a parameter that is no number of an interval, with the boundaries that it includes."""
+    """Refuse a parameter that is not a number in an interval with the given closed boundaries."""
     bounds: dict[str, Any] = {"min_val": least, "max_val": most, "include_boundaries": boundaries}
     check_scalar(getattr(estimator, name), name, Real, **bounds)
 
@@ -119,7 +119,7 @@ def check_number(
 def make_folds(
     cv: Any, labels: np.ndarray, random_state: Any
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the rows to train on and the rows held out for each fold; `cv` may be a number."""
+    """Return the training and the held-out rows of each fold; `cv` may be a number."""
     if isinstance(cv, Integral):
         return deal_folds(labels, int(cv), random_state)
     splitter: Any = check_cv(cv, labels, classifier=True)
@@ -131,17 +131,8 @@ def make_folds(
 
 
 def named_rows(X: Any, rows: np.ndarray, **columns: np.ndarray) -> Any:
-    """Return rows under the names that X has for them.
-
-    Args:
-        X: what the user gave.
-        rows: positions in it.
-        **columns: what to put beside the names.
-
-    Returns:
-        For a pandas DataFrame one with its index and the columns; else the positions.
-    """
+    """Return row positions; for a DataFrame X, a DataFrame with its index and `columns`."""
     if not (hasattr(X, "iloc") and hasattr(X, "assign")):
         return rows
-    # X brings pandas along: nothing else needs it.
+    # pandas is not a dependency; X itself provides its methods.
     return X.iloc[rows, []].assign(**columns)

@@ -13,8 +13,8 @@ Fold = Callable[[np.ndarray], tuple[float, np.ndarray]]
 examples, and its derivative with respect to that regularization."""
 
 SMALLEST = 0.1
-LARGEST = 1e6  # times the number of training examples: nothing is left of a coefficient
-# Also times that number; far below, log alpha has no influence and descent no direction.
+LARGEST = 1e6  # times the number of training examples: a coefficient is then practically zero
+# Also times that number. At far smaller values log alpha has no influence, and its gradient is 0.
 STARTS = (0.01, 0.1, 1.0, 10.0)
 
 
@@ -26,7 +26,7 @@ class Tuned(NamedTuple):
 
 
 def encode_groups(groups: Any, features: int) -> np.ndarray:
-    """Return the number of each feature's group, (features,); None is a group for each."""
+    """Return the group number of each feature, (features,); None gives each its own group."""
     if groups is None:
         return np.arange(features)
     labels = column_or_1d(groups, input_name="groups")
@@ -54,7 +54,7 @@ def tune_regularization(
 ) -> Tuned:
     """Minimize the mean validation loss over the logarithm of each group's regularization.
 
-    Starts L-BFGS-B from the best of a few values that all groups share, and stays within bounds.
+    L-BFGS-B starts from the best of a few values common to all groups, and stays within bounds.
 
     Args:
         folds: training runs.
@@ -62,10 +62,7 @@ def tune_regularization(
         samples: training examples, which set the scale of the regularization.
         held_out: examples in the held-out parts of all folds.
         max_iter: iterations of L-BFGS-B.
-        tol: of the projected gradient, for losses divided by that at the start.
-
-    Returns:
-        What was found.
+        tol: for the projected gradient of the loss, divided by the loss at the start.
     """
     count = int(groups.max()) + 1
 

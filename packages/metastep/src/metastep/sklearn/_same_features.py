@@ -1,4 +1,4 @@
-"""Whether the features of a validation set are those of the training set, in the same units."""
+"""A check that a validation set has the features of the training set, in the same units."""
 
 import warnings
 from typing import Any
@@ -7,43 +7,41 @@ import numpy as np
 from scipy.stats import ks_2samp
 
 DISTANCE = 0.7
-"""A smaller difference between two distribution functions is not called plain: a balanced
-validation set for a training set in which a class is rare may make one of 0.5."""
+"""The least distance between two distribution functions that counts as different. A balanced
+validation set may have a distance of 0.5 from a training set in which a class is rare."""
 
 LEVEL = 1e-5
-"""The largest share of random divisions that may be called different."""
+"""The largest share of random divisions that may be classified as different."""
 
 COMPARED = 200
-"""Rows of each set that are compared: enough to tell, at a cost that does not grow."""
+"""The number of rows of each set that are compared, which bounds the cost."""
 
 ROUNDING = 1e-6
-"""A column is constant where all of its values agree to this part of the largest."""
+"""A column counts as constant if its values agree to this fraction of the largest."""
 
 
 class DifferentFeaturesWarning(UserWarning):
-    """A column of `X_valid` plainly differs from that of `X` in location or in scale.
+    """A column of `X_valid` clearly differs from that of `X` in location or in scale.
 
-    The weights or the regularization are then tuned on other data than the model is meant for. The
-    usual reason is a `Pipeline` that transforms `X` and hands `X_valid` on as it is.
+    The weights or the regularization are then tuned on other data than the model is used on. The
+    usual reason is a `Pipeline` that transforms `X` but not `X_valid`.
 
-    Two distances are computed for every column, the statistic of Kolmogorov and Smirnov for its
-    values, and for their distances from the median of both sets. The warning is given where one of
-    them is at least 0.7, and where so large a distance occurs in fewer than one of 100,000 random
-    divisions of the same rows (an exact probability times the number of distances). Fewer than
-    about five validation examples are often too few to tell. Constant columns are not compared.
+    Two Kolmogorov-Smirnov statistics are computed for every column: one for its values, one for
+    their distances from the median of both sets. The warning is given if one of them is at least
+    0.7, and so large a distance occurs in fewer than one of 100,000 random divisions of the same
+    rows (an exact probability times the number of distances). Fewer than about five validation
+    examples are often too few for a warning. Constant columns are not compared.
 
-    Where the sets differ on purpose:
+    To silence it for sets that differ on purpose:
     `warnings.simplefilter("ignore", DifferentFeaturesWarning)`.
     """
 
 
 def warn_if_different(train: np.ndarray, validation: np.ndarray, stacklevel: int) -> None:
-    """Warn of the column that differs most, where it plainly differs.
+    """Warn about the column that differs most, if it clearly differs.
 
-    Args:
-        train: (n, features).
-        validation: (m, features).
-        stacklevel: of the line that is blamed, as in `warnings.warn` from the caller.
+    Both sets have shape (examples, features). `stacklevel` selects the line that the warning names,
+    as for `warnings.warn` in the caller.
     """
     parts = [rows[_spread(len(rows))] for rows in (train, validation)]
     pooled, count = np.concatenate(parts), len(parts[0])
@@ -52,7 +50,7 @@ def warn_if_different(train: np.ndarray, validation: np.ndarray, stacklevel: int
     if not columns.size:
         return
     pooled = pooled[:, columns]
-    # Under exchangeable rows the pooled median is no more typical of one set than of the other.
+    # The pooled median treats both sets alike, as the exact probability requires.
     kinds = [pooled, np.abs(pooled - np.median(pooled, axis=0))]
     distances = np.stack([_distances(values, count) for values in kinds])
     kind, place = np.unravel_index(np.argmax(distances), distances.shape)
@@ -67,16 +65,16 @@ def warn_if_different(train: np.ndarray, validation: np.ndarray, stacklevel: int
 
 
 def _spread(count: int) -> np.ndarray:
-    """Return the numbers of rows that are compared, evenly spread."""
+    """Return the indices of the rows to compare, evenly spaced."""
     return np.linspace(0, count - 1, min(count, COMPARED)).astype(int)
 
 
 def _distances(pooled: np.ndarray, count: int) -> np.ndarray:
-    """Return the Kolmogorov-Smirnov distance of every column: the first `count` rows, the rest."""
+    """Return each column's Kolmogorov-Smirnov distance: first `count` rows against the rest."""
     order = np.argsort(pooled, axis=0)
     gaps = np.cumsum(np.where(order < count, 1 / count, -1 / (len(pooled) - count)), axis=0)
     ordered = np.take_along_axis(pooled, order, axis=0)
-    # Equal values make one step of a distribution function.
+    # Equal values are a single step of a distribution function.
     return np.max(np.abs(gaps[:-1]) * (ordered[1:] != ordered[:-1]), axis=0, initial=0)
 
 

@@ -6,15 +6,15 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-PENALTIES = tuple(float(one) for one in np.logspace(1, -4, 11))  # of |W|^2 / 2 beside the mean loss
-PATIENCE = 2  # worse penalties in a row end the search
-ENOUGH = 2000  # held-out examples by which the penalty is chosen
+PENALTIES = tuple(float(one) for one in np.logspace(1, -4, 11))  # factors of |W|^2 / 2
+PATIENCE = 2  # the number of worse penalties in a row that ends the search
+ENOUGH = 2000  # the number of held-out examples used to choose the penalty
 MOST_ITERATIONS = 200
 TOLERANCE = 1e-4
 
 
 class CrossFitted(NamedTuple):
-    """The model of each fold, (folds, features, classes), and what they say of held-out rows."""
+    """The parameters of each fold's model and its log probabilities for the held-out rows."""
 
     params: np.ndarray
     log_probabilities: np.ndarray
@@ -29,15 +29,8 @@ def fit_softmax(
 ) -> np.ndarray:
     """Minimize the weighted mean cross-entropy plus the penalty of all but the first row.
 
-    Args:
-        features: (examples, features), the first column ones; an array or a sparse matrix.
-        labels: integers from 0, (examples,).
-        weights: not negative, (examples,).
-        penalty: the factor of half the squared coefficients.
-        start: where the search begins, (features, classes).
-
-    Returns:
-        Parameters, (features, classes).
+    `features` has a first column of ones, and `labels` are integers from 0. `penalty` is the factor
+    of half the squared coefficients. The parameters have the shape of `start`: (features, classes).
     """
     rows, shares = np.arange(len(labels)), weights / weights.sum()
 
@@ -58,10 +51,10 @@ def fit_softmax(
 
 
 class CrossFitting:
-    """Softmax regressions, each trained on all folds but one; warm-started from call to call.
+    """Softmax regressions, each trained on all folds but one; later calls start warm.
 
     Attributes:
-        penalty: the one in use.
+        penalty: the penalty in use.
         params: of the models, (folds, features, classes).
     """
 
@@ -82,7 +75,7 @@ class CrossFitting:
         """Train the first `count` folds, or all; return the log probabilities of held-out rows."""
         logs, params = np.zeros((len(self.labels), self.params.shape[2])), self.params.copy()
         for index, (train, held_out) in enumerate(self.folds[:count]):
-            # A weight of zero costs less than a copy of the other rows.
+            # Zero weights cost less than a copy of the other rows.
             seen = np.zeros(len(weights))
             seen[train] = weights[train]
             if seen.any():
@@ -93,9 +86,10 @@ class CrossFitting:
         return CrossFitted(params, logs)
 
     def tune(self, weights: np.ndarray) -> None:
-        """Choose the penalty by the weighted loss of held-out rows, of which `ENOUGH` decide.
+        """Choose the penalty by the weighted loss of at most about `ENOUGH` held-out rows.
 
-        From the largest penalty down, until the loss rises: small ones take longest.
+        The search goes from large penalties to small ones, whose training takes longest, until the
+        loss rises.
         """
         sizes = np.cumsum([len(rows) for _, rows in self.folds])
         count = int(np.searchsorted(sizes, min(ENOUGH, sizes[-1]))) + 1
@@ -114,9 +108,9 @@ class CrossFitting:
         self.params[count:] = best[:count].mean(axis=0)
 
     def predict(self, weights: np.ndarray, number: int) -> np.ndarray:
-        """Train for a round of `rank_labels`; the first chooses the penalty.
+        """Train for a round of `rank_labels`; the first round chooses the penalty.
 
-        Chosen anew for the weighted examples it would fall, and heavy noise be memorized.
+        Chosen again on weighted examples, it would fall, and the models would memorize noise.
         """
         if number == 0 and len(self.candidates) > 1:
             self.tune(weights)

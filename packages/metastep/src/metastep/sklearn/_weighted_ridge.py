@@ -1,8 +1,8 @@
-"""Ridge regression on weighted examples: held-out predictions, outliers, and a hypergradient."""
+"""Ridge regression on weighted examples: held-out predictions, outliers and hypergradients."""
 
 import numpy as np
 
-PENALTIES = tuple(float(one) for one in np.logspace(2, -4, 7))  # of |w|^2 beside the mean error
+PENALTIES = tuple(float(one) for one in np.logspace(2, -4, 7))  # factors of |w|^2
 UPDATES = 20
 SMALLEST_SCALE = 1e-9  # of the normal errors, relative to the range of the targets
 
@@ -12,14 +12,7 @@ def fit_ridge(
 ) -> np.ndarray:
     """Minimize the weighted mean squared error plus the penalty of all but the first coefficient.
 
-    Args:
-        rows: (examples, features), the first column ones.
-        targets: (examples,).
-        weights: not negative, (examples,).
-        penalty: the factor of the squared coefficients.
-
-    Returns:
-        Coefficients, (features,).
+    `rows` has a first column of ones, and `penalty` is the factor of the squared coefficients.
     """
     return np.linalg.lstsq(_matrix(rows, weights, penalty), rows.T @ (weights * targets))[0]
 
@@ -35,18 +28,8 @@ def error_slopes(
     """Differentiate the mean squared error of a validation set with respect to the weights.
 
     At w = A^{-1} X^T S y with A = X^T S X + P, where the penalty P = p diag(0, 1, ..., 1) sum(s)
-    depends on s as well: dw/ds_i = A^{-1} (x_i (y_i - x_i w) - p (0, w_2, ...)).
-
-    Args:
-        rows: (examples, features), the first column ones.
-        targets: (examples,).
-        weights: (examples,).
-        penalty: the factor of the squared coefficients.
-        judges: (validation, features).
-        truth: (validation,).
-
-    Returns:
-        (examples,).
+    depends on s as well: dw/ds_i = A^{-1} (x_i (y_i - x_i w) - p (0, w_2, ...)). `judges` and
+    `truth` are the rows and targets of the validation set.
     """
     matrix = _matrix(rows, weights, penalty)
     params = np.linalg.lstsq(matrix, rows.T @ (weights * targets))[0]
@@ -67,18 +50,7 @@ def held_out_predictions(
     penalty: float,
     folds: list[tuple[np.ndarray, np.ndarray]],
 ) -> np.ndarray:
-    """Predict every target by the model that was trained without its fold.
-
-    Args:
-        rows: (examples, features), the first column ones.
-        targets: (examples,).
-        weights: (examples,).
-        penalty: the factor of the squared coefficients.
-        folds: rows to train on and rows to predict.
-
-    Returns:
-        (examples,).
-    """
+    """Predict every target by the model trained without its fold."""
     found = np.zeros(len(targets))
     for train, held_out in folds:
         params = fit_ridge(rows[train], targets[train], weights[train], penalty)
@@ -89,15 +61,10 @@ def held_out_predictions(
 def outlier_probabilities(
     targets: np.ndarray, predictions: np.ndarray, factors: np.ndarray
 ) -> np.ndarray:
-    """Fit a normal distribution and a uniform one, over the targets' range, to the errors.
+    """Return the probability of each error under the uniform part of a mixture.
 
-    Args:
-        targets: (examples,).
-        predictions: (examples,).
-        factors: how often each example counts, (examples,).
-
-    Returns:
-        The probability that an error is of the uniform kind, (examples,).
+    The mixture of a normal distribution and a uniform one, over the range of the targets, is fitted
+    to the errors. `factors` is the multiplicity of each example.
     """
     seen, errors = factors > 0, np.abs(targets - predictions)
     width = float(np.ptp(targets[seen])) or 1.0

@@ -1,4 +1,4 @@
-"""Weights of training examples tuned by K-RMD, padded so that few shapes are ever compiled."""
+"""Tuning of example weights by K-RMD, with padding that limits the number of compiled shapes."""
 
 from functools import cache
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ BARRED = -1e9  # a score whose softmax is exactly zero
 class Labelled(NamedTuple):
     """Examples with a first column of ones, shape (examples, features), and labels from 0.
 
-    `shares` of the mean training loss sum to 1; those of None are equal.
+    `shares`, the weights of the mean training loss, sum to 1; None gives equal shares.
     """
 
     features: np.ndarray
@@ -37,7 +37,7 @@ class Labelled(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """How the weights are tuned; the fields mean what they mean in `HypercleanedClassifier`."""
+    """The options of the tuning, as in `HypercleanedClassifier`."""
 
     classes: int
     regularization: float
@@ -56,10 +56,10 @@ class Tuned(NamedTuple):
 
 
 class PaddedClassification(eqx.Module):
-    """Softmax regression on weighted examples, with padding that changes nothing.
+    """Softmax regression on weighted examples, with padding that has no effect.
 
-    A row of zeros has no gradient, a column of zeros leaves its parameters at zero, and a class
-    that `offsets` bars has probability zero. `shares` sum to 1, and are zero for padding.
+    A row of zeros has no gradient, a column of zeros leaves its parameters at zero, and `offsets`
+    give a padded class the probability zero. `shares` sum to 1, and are zero for padding.
     """
 
     features: StoredTwice
@@ -94,18 +94,17 @@ class PaddedClassification(eqx.Module):
 
 
 class Descent(eqx.Module):
-    """Gradient descent whose step size is an argument of what is compiled, not a part of it."""
+    """Gradient descent whose step size is an argument of the compiled program."""
 
     step_size: Scalar
 
     def __call__(self, outer: Outer) -> optax.GradientTransformation:
-        """Return the optimizer."""
         del outer
         return optax.sgd(self.step_size)
 
 
 def make_problem(train: Labelled, validation: Labelled, settings: Settings) -> TrainingProblem:
-    """Train by gradient descent with a step size that no weights can make unstable."""
+    """Return training by gradient descent with a step size that is stable for all weights."""
     rows = _padded_size(len(train.labels), ROWS)
     held_out = _padded_size(len(validation.labels), ROWS)
     columns = _padded_size(train.features.shape[1], COLUMNS)
@@ -162,9 +161,10 @@ _train = compiled(unroll)
 
 @cache
 def scaled_descent(learning_rate: float) -> optax.GradientTransformation:
-    """Gradient descent in units of the first gradient's typical size, whatever its padding.
+    """Gradient descent in units of the first gradient's typical size, which ignores padding.
 
-    Adam would move all weights alike, however little an example matters, and spoil their ranking.
+    Adam would move all weights equally, whatever the influence of an example, and spoil the
+    ranking.
     """
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Array, Array]:
@@ -175,7 +175,7 @@ def scaled_descent(learning_rate: float) -> optax.GradientTransformation:
         unit = jnp.where(state > 0, state, typical)
         return -learning_rate * updates / jnp.where(unit > 0, unit, 1), unit
 
-    # A new transformation would be new functions, and compiled again: hence the cache.
+    # Cached, since a new transformation would have new functions and be compiled again.
     return optax.GradientTransformation(lambda params: jnp.zeros(()), update)
 
 

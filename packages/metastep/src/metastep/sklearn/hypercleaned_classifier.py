@@ -1,4 +1,4 @@
-"""A classifier that finds the wrong labels among its own training examples."""
+"""A classifier that detects wrong labels among its own training examples."""
 
 from numbers import Integral
 from typing import Any, Self
@@ -25,31 +25,31 @@ from metastep.sklearn._softmax_regression import CrossFitting, fit_softmax
 from metastep.sklearn._weighted_training import Labelled, Settings, tune_weights
 from metastep.sklearn.label_ranking import rank_labels
 
-LARGE = 10**6  # numbers that are kept in float32 and multiplied by several threads
+LARGE = 10**6  # entries above which rows are kept in float32 and BLAS may use several threads
 
 
 class HypercleanedClassifier(LinearClassifier):
-    """Multinomial logistic regression that learns how far to trust each training example.
+    """Multinomial logistic regression that learns a weight for each training example.
 
     **Without a validation set**, `fit(X, y)` ranks all examples. It deals them into `cv` folds,
-    trains a model for each fold on the others, and weights every example by what the model that did
-    not see it says of its label, `rounds` times (see `rank_labels`). No label has to be right. The
-    regularization is chosen by cross-validation on the labels as given.
+    trains a model for each fold on the others, and weights every example by the probability of its
+    label under the model that did not train on it, `rounds` times (see `rank_labels`). No label is
+    assumed to be right. Cross-validation on the given labels chooses the regularization.
 
-    **With a validation set**, whose labels somebody has checked, every weight is tuned by the
-    hypergradient of the validation loss, truncated to the last steps of training (K-RMD). The
-    validation set decides what counts as correct: its labels must be right, and it must look like
-    the data the model is meant for. Weights overfit a small one. `metastep run label-noise` and
-    `docs/guides/clean-a-file.md` say with numbers when it is worth having.
+    **With a validation set** of checked labels, every weight is tuned by the hypergradient of the
+    validation loss, truncated to the last steps of training (K-RMD). The validation set defines
+    what is correct: its labels must be right, and its distribution must be that of the data on
+    which the model is used. Weights overfit a small validation set. `metastep run label-noise` and
+    `docs/guides/clean-a-file.md` measure when a validation set is worth having.
 
-    Inputs are standardized inside, column by column; sparse columns are scaled and not centered.
-    With a validation set the gradients are those of float32, and biased as truncation makes them
+    Inputs are standardized inside, column by column; sparse columns are scaled but not centered.
+    With a validation set the gradients are computed in float32, and biased by truncation
     (see `metastep.TruncatedReverse`). Cost: about `12 + rounds` logistic regressions for each fold
     without a validation set, `max_iter` training runs of `horizon` steps with one.
 
-    In a `Pipeline` the steps before this one transform `X` alone, unless scikit-learn's metadata
-    routing asks them to transform `X_valid` too, as in the last example. Where it does not, or
-    where the two sets differ for another reason, `fit` gives a `DifferentFeaturesWarning`.
+    In a `Pipeline` the preceding steps transform `X` but not `X_valid`, unless scikit-learn's
+    metadata routing is set up as in the last example. If `X_valid` clearly differs from `X`, `fit`
+    gives a `DifferentFeaturesWarning`.
 
     Example:
         >>> import numpy as np
@@ -85,21 +85,23 @@ class HypercleanedClassifier(LinearClassifier):
 
     Args:
         regularization: factor of the squared coefficients of the standardized columns in the mean
-            training loss. None is the choice of cross-validation, and 0.01 with a validation set.
-            The more labels are wrong, the larger it should be, lest the model memorize them.
-        cv: folds, where `fit` gets no validation set: their number, or what else scikit-learn
-            takes for `cv` and holds out every example once.
-        rounds: of weighting, where `fit` gets no validation set; 0 ranks by cross-validated
+            training loss. None chooses it by cross-validation; with a validation set it is 0.01.
+            The more labels are wrong, the larger it should be, so that the model does not memorize
+            them.
+        cv: folds, without a validation set: their number, or another value that scikit-learn
+            accepts for `cv` and that holds out every example once.
+        rounds: rounds of weighting, without a validation set; 0 ranks by cross-validated
             predictions alone.
         horizon: steps of gradient descent in one training run, with a validation set.
-        window: the number K of last steps through which the hypergradient goes back, at most
+        window: the number K of last steps through which the hypergradient is computed, at most
             `horizon`.
         learning_rate: of gradient descent for the logits of the weights, in units of the first
-            hypergradient's typical size: how far the first update moves a typical logit.
+            hypergradient's typical size: the first update of a typical logit.
         max_iter: updates of the weights. Many of them overfit a small validation set.
-        threshold: examples with a label score above it are suspects. None is 0.75 with a validation
-            set (the weight has fallen to half), and without one the estimate of `rank_labels` of
-            how many labels are wrong; at 0.5 another class is more probable than the given one.
+        threshold: the label score above which an example is a suspect. None is 0.75 with a
+            validation set (the weight has fallen to half); without one it is set by the estimate
+            of `rank_labels` for the number of wrong labels. Above 0.5 another class is more
+            probable than the given one.
         random_state: deals the folds.
 
     Attributes:
@@ -109,17 +111,17 @@ class HypercleanedClassifier(LinearClassifier):
         label_scores_: from 0 to 1 for every row of `X`, larger for more suspicious labels: the
             logistic function of the log odds of the most probable other class against the given
             one; with a validation set one minus the tuned weight.
-        sample_weight_: what the final model is trained with, from 0 to 1 for every row of `X`.
+        sample_weight_: the weights of the final training, from 0 to 1 for every row of `X`.
         suggested_labels_: the most probable class of every row of `X`.
-        suspects_: rows of `X` whose label is probably wrong, the most suspicious first. Where `X`
-            is a pandas DataFrame, a DataFrame with its index and the columns given, suggested and
+        suspects_: rows of `X` whose label is probably wrong, the most suspicious first. If `X` is
+            a pandas DataFrame, a DataFrame with its index and the columns given, suggested and
             score.
         suspect_scores_: the label score of each suspect, from large to small.
         validation_loss_curve_: mean cross-entropy of the validation set before each update; empty
             without one.
         n_iter_: the number of updates, or of rounds.
         n_features_in_: the number of columns.
-        feature_names_in_: the names of the columns, where they have any.
+        feature_names_in_: the names of the columns, if they have names.
 
     Raises:
         ValueError: from `fit`, for NaN, a single class, a validation set without some class or with
@@ -157,21 +159,15 @@ class HypercleanedClassifier(LinearClassifier):
     def fit(
         self, X: Any, y: Any, X_valid: Any = None, y_valid: Any = None, sample_weight: Any = None
     ) -> Self:
-        """Rank the labels, and train with the weights that follow.
+        """Rank the labels, and train with the resulting weights.
 
         Args:
             X: (n_samples, n_features), an array, a DataFrame or a sparse matrix.
             y: labels (n_samples,), some of which may be wrong.
-            X_valid: (n_validation, n_features), the examples that decide, in the units of `X`.
+            X_valid: (n_validation, n_features), the validation examples, in the units of `X`.
             y_valid: their labels (n_validation,), every class of `y` among them.
             sample_weight: factors of the examples' losses, (n_samples,); an example of weight 0
-                trains nothing and is ranked.
-
-        Returns:
-            The fitted classifier.
-
-        Raises:
-            ValueError: see the class.
+                is not trained on but is ranked.
         """
         checked: Any = validate_data(self, X, y, dtype=np.float64, accept_sparse="csr")
         self._check_parameters()
@@ -186,7 +182,7 @@ class HypercleanedClassifier(LinearClassifier):
         standard = Standardization.of(features, factors)
         if given is None:
             rows = standard.apply_with_ones(features)
-            # Threads make small products no faster, and far slower beside other processes.
+            # More threads do not speed up small products, and slow them down on a busy machine.
             with threadpool_limits(1 if rows.size < LARGE else None, user_api="blas"):
                 params, expected = self._cross_fit(rows, labels, factors)
         else:

@@ -1,4 +1,4 @@
-"""Any differentiable classifier, with weights of its training examples that find wrong labels."""
+"""Detection of wrong labels with any differentiable classifier, by weights of its examples."""
 
 from collections.abc import Callable
 from typing import Any, Self
@@ -32,24 +32,24 @@ from metastep.sklearn.label_ranking import rank_labels
 from metastep.types import RandomKey, Scalar
 
 Init = Callable[[RandomKey, int, int], PyTree]
-"""From a random key and the numbers of features and classes to parameters."""
+"""A function from a random key and the numbers of features and classes to parameters."""
 
 Apply = Callable[[PyTree, Float[Array, "examples features"]], Float[Array, "examples classes"]]
-"""From parameters and examples to the scores of the classes, whose softmax are probabilities."""
+"""A function from parameters and examples to class scores, the logits of a softmax."""
 
 
 class HypercleanedModel(ClassifierMixin, BaseEstimator):
-    """A model of your own, trained by Adam on weighted examples, that finds wrong labels.
+    """A user-defined model, trained by Adam on weighted examples, that detects wrong labels.
 
-    It does with any `(init, apply)` what `HypercleanedClassifier` does with logistic regression:
-    without a validation set `rank_labels`, all folds in one compiled program; with one, truncated
-    hypergradients of its loss. Each step sees all examples: for more than some ten thousand, call
-    `rank_labels` with a training loop of your own.
+    It applies the methods of `HypercleanedClassifier` to any `(init, apply)`: `rank_labels`
+    without a validation set, with all folds in one compiled program; truncated hypergradients of
+    the validation loss with one. Each step uses all examples: for more than some ten thousand,
+    call `rank_labels` with your own training loop.
 
-    A network can memorize wrong labels. `steps` and `weight_decay` keep it from that; choose them
-    as you would on clean data, by cross-validation on the labels as given.
+    A network can memorize wrong labels. `steps` and `weight_decay` prevent this; choose them as
+    for clean data, by cross-validation on the given labels.
 
-    Inputs are standardized inside, column by column, and given to `apply` in float32. Images are
+    Inputs are standardized inside, column by column, and passed to `apply` in float32. Images are
     rows of pixels, which `apply` reshapes.
 
     Example:
@@ -71,12 +71,12 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
     Args:
         init: see `Init`.
         apply: see `Apply`.
-        steps: of Adam in one training run.
+        steps: steps of Adam in one training run.
         learning_rate: of Adam.
         weight_decay: of AdamW.
         cv: as in `HypercleanedClassifier`.
-        rounds: of weighting, without a validation set.
-        window: last steps through which hypergradients go back, with a validation set.
+        rounds: rounds of weighting, without a validation set.
+        window: last steps through which hypergradients are computed, with a validation set.
         max_iter: updates of the weights, with a validation set.
         threshold: as in `HypercleanedClassifier`.
         random_state: deals the folds and draws the first parameters.
@@ -85,16 +85,16 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
         params_: the parameters of the final model.
         classes_: the class labels.
         label_scores_: as in `HypercleanedClassifier`, as are the next ones.
-        sample_weight_: what the final model is trained with.
+        sample_weight_: the weights of the final training.
         suggested_labels_: the most probable class of every row.
         suspects_: rows whose label is probably wrong; for a DataFrame one with its index.
         suspect_scores_: their scores.
         n_iter_: how often the weights were set.
         n_features_in_: the number of columns.
-        feature_names_in_: the names of the columns, where they have any.
+        feature_names_in_: the names of the columns, if they have names.
 
     Raises:
-        ValueError: from `fit`, for data or settings that cannot be used, or where `apply` returns
+        ValueError: from `fit`, for data or settings that cannot be used, or if `apply` returns
             another shape or NaN.
     """
 
@@ -128,7 +128,7 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
     def fit(
         self, X: Any, y: Any, X_valid: Any = None, y_valid: Any = None, sample_weight: Any = None
     ) -> Self:
-        """Rank the labels, and train with the weights that follow.
+        """Rank the labels, and train with the resulting weights.
 
         Args:
             X: (n_samples, n_features).
@@ -136,12 +136,6 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
             X_valid: (n_validation, n_features), in the units of `X`.
             y_valid: their checked labels (n_validation,), every class of `y` among them.
             sample_weight: factors of the examples' losses, (n_samples,).
-
-        Returns:
-            The fitted classifier.
-
-        Raises:
-            ValueError: see the class.
         """
         checked: Any = validate_data(self, X, y, dtype=np.float64)
         self._check_parameters()
@@ -161,7 +155,7 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
             self._tune(rows, labels, factors, judges, truth, key)
             suspect = self.label_scores_ > 0.75
         weights = (factors * self.sample_weight_)[None]
-        # The final training is that of a single fold, which holds nothing out.
+        # The final training uses the fold program with one fold that holds nothing out.
         params, _ = _train_folds(self._program(), rows, jnp.asarray(labels), weights, key)
         self.params_ = jax.tree.map(lambda leaf: leaf[0], params)
         if valid is not None:
@@ -181,7 +175,7 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
         return self
 
     def _program(self) -> tuple[Any, ...]:
-        """Return what is compiled for: the model, and how it is trained."""
+        """Return the static arguments of the compiled program: the model and its training."""
         rates = self.learning_rate, self.weight_decay
         return self.init, self.apply, int(self.steps), *rates, len(self.classes_)
 
@@ -222,7 +216,6 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
         truth: np.ndarray,
         key: RandomKey,
     ) -> None:
-        """Tune the weights on a validation set."""
         init, apply, steps, rate, decay, classes = self._program()
         given, shares = jnp.asarray(labels), jnp.asarray(factors / factors.sum(), jnp.float32)
         expected = jnp.asarray(truth)
@@ -260,34 +253,14 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
             check_number(self, "threshold", 0, 1, boundaries="both")
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return the probabilities of the classes.
-
-        Args:
-            X: (n_samples, n_features).
-
-        Returns:
-            (n_samples, n_classes), rows that sum to 1.
-
-        Raises:
-            ValueError: if the data cannot be used.
-        """
+        """Return class probabilities, (n_samples, n_classes); rows sum to 1."""
         check_is_fitted(self)
         features: Any = validate_data(self, X, reset=False, dtype=np.float64)
         rows = jnp.asarray(self._standard.apply(features), jnp.float32)
         return softmax(np.asarray(self.apply(self.params_, rows), np.float64), axis=1)
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the most probable class.
-
-        Args:
-            X: (n_samples, n_features).
-
-        Returns:
-            Class labels (n_samples,).
-
-        Raises:
-            ValueError: if the data cannot be used.
-        """
+        """Return the most probable class of each row, (n_samples,)."""
         best = np.argmax(self.predict_proba(X), axis=1)
         return self.classes_[best]
 

@@ -1,4 +1,4 @@
-"""A regressor that finds the wrong targets among its own training examples."""
+"""A regressor that detects wrong targets among its own training examples."""
 
 from typing import Any, Self
 
@@ -26,16 +26,16 @@ from metastep.sklearn._weighted_ridge import (
 
 
 class HypercleanedRegressor(RegressorMixin, BaseEstimator):
-    """Ridge regression that learns how far to trust the target of each training example.
+    """Ridge regression that learns a weight for each training example.
 
-    **Without a validation set**, `fit(X, y)` predicts every target by a model that was trained on
-    the other folds, and holds the errors for a mixture of normal ones and of gross ones, which are
-    uniform over the range of `y`. An example is weighted by the probability that its error is
-    normal, and everything is repeated `rounds` times. Targets with heavy-tailed noise look like
-    mistakes: choose a larger `threshold` for them.
+    **Without a validation set**, `fit(X, y)` predicts every target by a model trained on the other
+    folds. The errors are modelled as a mixture of normal errors and gross ones, which are uniform
+    over the range of `y`. An example is weighted by the probability that its error is normal. This
+    is repeated `rounds` times. Targets with heavy-tailed noise look like mistakes: choose a larger
+    `threshold` for them.
 
-    **With a validation set**, whose targets somebody has checked, the weights are tuned by the
-    exact hypergradient of the mean squared validation error.
+    **With a validation set** of checked targets, the weights are tuned by the exact hypergradient
+    of the mean squared validation error.
 
     Inputs are standardized inside, column by column. Cost: a few ridge regressions for each fold.
 
@@ -51,13 +51,13 @@ class HypercleanedRegressor(RegressorMixin, BaseEstimator):
 
     Args:
         regularization: factor of the squared coefficients of the standardized columns in the mean
-            squared error. None is the choice of cross-validation, and 0.01 with a validation set.
+            squared error. None chooses it by cross-validation; with a validation set it is 0.01.
         cv: as in `HypercleanedClassifier`.
-        rounds: of weighting, where `fit` gets no validation set.
+        rounds: rounds of weighting, without a validation set.
         learning_rate: of gradient descent for the logits of the weights, in units of the first
             hypergradient's typical size, with a validation set.
         max_iter: updates of the weights, with a validation set.
-        threshold: examples with a score above it are suspects. None is 0.5, and 0.75 with a
+        threshold: the score above which an example is a suspect. None is 0.5, and 0.75 with a
             validation set (the weight has fallen to half).
         random_state: deals the folds.
 
@@ -66,15 +66,15 @@ class HypercleanedRegressor(RegressorMixin, BaseEstimator):
         intercept_: scalar.
         label_scores_: the probability that a target is wrong, (n_samples,); with a validation set
             one minus the tuned weight.
-        sample_weight_: what the final model is trained with, from 0 to 1.
-        suggested_targets_: what the model of the other folds predicts, or with a validation set
-            the final model.
+        sample_weight_: the weights of the final training, from 0 to 1.
+        suggested_targets_: the prediction of the model of the other folds; with a validation set,
+            of the final model.
         suspects_: rows of `X` with a wrong target, the most suspicious first; for a DataFrame one
             with its index and the columns given, suggested and score.
         suspect_scores_: their scores.
         n_iter_: how often the weights were set.
         n_features_in_: the number of columns.
-        feature_names_in_: the names of the columns, where they have any.
+        feature_names_in_: the names of the columns, if they have names.
 
     Raises:
         ValueError: from `fit`, for NaN or impossible settings, in scikit-learn's words.
@@ -102,7 +102,7 @@ class HypercleanedRegressor(RegressorMixin, BaseEstimator):
     def fit(
         self, X: Any, y: Any, X_valid: Any = None, y_valid: Any = None, sample_weight: Any = None
     ) -> Self:
-        """Rank the targets, and train with the weights that follow.
+        """Rank the targets, and train with the resulting weights.
 
         Args:
             X: (n_samples, n_features).
@@ -110,12 +110,6 @@ class HypercleanedRegressor(RegressorMixin, BaseEstimator):
             X_valid: (n_validation, n_features), in the units of `X`.
             y_valid: their checked targets (n_validation,).
             sample_weight: factors of the examples' errors, (n_samples,).
-
-        Returns:
-            The fitted regressor.
-
-        Raises:
-            ValueError: see the class.
         """
         checked: Any = validate_data(
             self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2
@@ -173,7 +167,6 @@ class HypercleanedRegressor(RegressorMixin, BaseEstimator):
         standard: Standardization,
         valid: tuple[np.ndarray, np.ndarray],
     ) -> None:
-        """Tune the weights on a validation set."""
         judges = standard.apply_with_ones(valid[0])
         kind: Any = np.float64
         truth: Any = check_array(valid[1], dtype=kind, ensure_2d=False, input_name="y_valid")
@@ -198,17 +191,7 @@ class HypercleanedRegressor(RegressorMixin, BaseEstimator):
             check_number(self, "threshold", 0, 1, boundaries="both")
 
     def predict(self, X: Any) -> np.ndarray:
-        """Predict the targets.
-
-        Args:
-            X: (n_samples, n_features).
-
-        Returns:
-            (n_samples,).
-
-        Raises:
-            ValueError: if the data cannot be used.
-        """
+        """Return the predicted target of each row, (n_samples,)."""
         check_is_fitted(self)
         features: Any = validate_data(self, X, reset=False, dtype=np.float64)
         return features @ self.coef_ + self.intercept_

@@ -19,23 +19,23 @@ from metastep.sklearn._parts import (
 from metastep.sklearn._regularization import Fold, encode_groups, split, tune_regularization
 
 NEWTON_STEPS = 100
-NEWTON_DECREMENT = 1e-20  # per example; what the next step would change is below rounding
+NEWTON_DECREMENT = 1e-20  # per example; the next step changes less than rounding does
 ROUNDING = 1e-12  # of a sum of losses, relative
 SMALLEST_STEP = 1e-9
 
 
 class HypergradientLogisticRegression(LinearClassifier):
-    """Logistic regression with a regularization of its own for every feature or group of features.
+    """Logistic regression with a separate regularization for each feature or group of features.
 
     Minimizes the sum of the cross-entropies plus sum_j alpha_j |w_j|^2 / 2 over the columns of X,
     standardized inside; with equal alphas this is `sklearn.linear_model.LogisticRegression` with
     C = 1 / alpha, multinomial for three classes or more. The alphas minimize the mean cross-entropy
     of held-out examples: L-BFGS on log alpha, with the exact hypergradient by implicit
-    differentiation at the solution that Newton's method finds. What only adds noise gets a large
-    alpha and drops out.
+    differentiation at the solution of Newton's method. Features that only add noise get a large
+    alpha, which removes them.
 
-    One alpha per feature overfits the held-out examples where these are few, and often predicts
-    worse than one for all; alphas for `groups` of which some hardly matter predict better
+    With few held-out examples, one alpha per feature overfits them, and often predicts worse than
+    one for all. Alphas for `groups`, some of which hardly matter, predict better
     (`examples/one_regularization_per_feature.py` measures both).
 
     Cost: a few Cholesky decompositions of (features x classes) squared for each fold and
@@ -53,12 +53,12 @@ class HypergradientLogisticRegression(LinearClassifier):
 
     Args:
         groups: a label for each feature, (n_features,); features of one label share their alpha.
-            None is an alpha for each.
-        cv: folds of the cross-validation whose loss is minimized where `fit` gets no validation
-            set; the model is then refitted on all examples. A class that one fold holds out
-            entirely is in its training part too.
+            None gives each its own.
+        cv: folds of the cross-validation whose loss is minimized if `fit` gets no validation
+            set; the model is then refitted on all examples. If a fold holds out every example of
+            a class, they are also used for training.
         max_iter: iterations of L-BFGS.
-        tol: of the gradient with respect to log alpha, relative to the loss.
+        tol: for the gradient with respect to log alpha, relative to the loss.
         random_state: shuffles the folds.
 
     Attributes:
@@ -68,11 +68,11 @@ class HypergradientLogisticRegression(LinearClassifier):
         coef_: (n_classes, n_features), or (1, n_features) for two classes; for the columns as
             given.
         intercept_: (n_classes,), or (1,).
-        validation_loss_curve_: mean cross-entropy of the held-out examples by iteration, the first
-            with the best alpha that all features share.
+        validation_loss_curve_: mean cross-entropy of the held-out examples by iteration; the first
+            is that of the best alpha common to all features.
         n_iter_: the number of iterations.
         n_features_in_: the number of columns.
-        feature_names_in_: the names of the columns, where they have any.
+        feature_names_in_: the names of the columns, if they have names.
 
     Raises:
         ValueError: from `fit`, for NaN, a single class, a validation set without some class or with
@@ -105,14 +105,8 @@ class HypergradientLogisticRegression(LinearClassifier):
             y: labels (n_samples,).
             X_valid: (n_validation, n_features), in the units of `X`; None for cross-validation.
                 `HypercleanedClassifier` shows how a `Pipeline` transforms it. A
-                `DifferentFeaturesWarning` is given where it plainly differs from `X`.
+                `DifferentFeaturesWarning` is given if it clearly differs from `X`.
             y_valid: their labels (n_validation,), every class of `y` among them.
-
-        Returns:
-            The fitted classifier.
-
-        Raises:
-            ValueError: see the class.
         """
         checked: Any = validate_data(self, X, y, dtype=np.float64)
         check_counts(self, "cv", "max_iter")
@@ -151,7 +145,7 @@ class HypergradientLogisticRegression(LinearClassifier):
 
 
 def _complete(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Add to the rows all examples of classes that they have none of."""
+    """Add to the rows all examples of the classes that they lack."""
     absent = ~np.isin(labels, labels[rows])
     return np.union1d(rows, np.flatnonzero(absent))
 
@@ -167,7 +161,7 @@ class Labelled(NamedTuple):
         return Labelled(self.features[rows], self.targets[rows])
 
     def start(self) -> np.ndarray:
-        """Return parameters of zero: a row for every class, or for the second one alone of two."""
+        """Return zero parameters: one row per class; for two classes, only the second one's."""
         classes = self.targets.shape[1]
         return np.zeros((1 if classes == 2 else classes, self.features.shape[1]))
 
@@ -188,15 +182,10 @@ class Labelled(NamedTuple):
 def train_exactly(
     train: Labelled, alpha: np.ndarray, params: np.ndarray
 ) -> tuple[np.ndarray, tuple[np.ndarray, bool]]:
-    """Minimize the regularized cross-entropy by Newton's method with step halving.
+    """Minimize the regularized cross-entropy by Newton's method with step halving, from `params`.
 
-    With a row for every class, a constant added to all intercepts would change nothing; half the
-    squared sum of the intercepts, which is zero at the solution, settles that.
-
-    Args:
-        train: the examples.
-        alpha: the regularization of every feature.
-        params: where to start, (rows, features).
+    With a row for every class, adding a constant to all intercepts would change nothing. Half the
+    squared sum of the intercepts, which is zero at the solution, makes the minimum unique.
 
     Returns:
         The parameters, and the Cholesky factor of the Hessian there.
@@ -224,7 +213,7 @@ def _halved(
     step: np.ndarray,
     decrement: float,
 ) -> float:
-    """Return the largest of 1, 1/2, 1/4, ... that makes the objective fall as it should."""
+    """Return the largest of 1, 1/2, 1/4, ... that decreases the objective sufficiently."""
     size, value = 1.0, objective(params)
     value += ROUNDING * abs(value)
     while size > SMALLEST_STEP:
@@ -252,7 +241,7 @@ def logistic_fold(train: Labelled, held_out: Labelled) -> Fold:
     """Return the cross-entropies of held-out examples as a function of the regularization.
 
     With the Hessian H of the training loss, the derivative is -sum_r w_rj (H^{-1} d_w f)_rj. Each
-    training run starts where the one before ended.
+    training run starts from the previous solution.
     """
     last = train.start()
 

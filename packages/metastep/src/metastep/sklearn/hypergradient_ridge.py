@@ -18,15 +18,15 @@ from metastep.sklearn._regularization import Fold, encode_groups, split, tune_re
 
 
 class HypergradientRidge(RegressorMixin, BaseEstimator):
-    """Ridge regression with a regularization of its own for every feature or group of features.
+    """Ridge regression with a separate regularization for each feature or group of features.
 
     Minimizes |y - X w - b|^2 + sum_j alpha_j w_j^2 over the columns of X, standardized inside; with
     equal alphas this is `sklearn.linear_model.Ridge`. The alphas minimize the mean squared error of
     held-out examples: L-BFGS on log alpha, with the exact hypergradient by implicit differentiation
-    of the closed form. What only adds noise gets a large alpha and drops out.
+    of the closed form. Features that only add noise get a large alpha, which removes them.
 
-    One alpha per feature overfits the held-out examples where these are few, and often predicts
-    worse than one for all; alphas for `groups` of which some hardly matter predict better
+    With few held-out examples, one alpha per feature overfits them, and often predicts worse than
+    one for all. Alphas for `groups`, some of which hardly matter, predict better
     (`examples/one_regularization_per_feature.py` measures both).
 
     Cost: one Cholesky decomposition of (features, features) for each fold and evaluation.
@@ -43,11 +43,11 @@ class HypergradientRidge(RegressorMixin, BaseEstimator):
 
     Args:
         groups: a label for each feature, (n_features,); features of one label share their alpha.
-            None is an alpha for each.
-        cv: folds of the cross-validation whose loss is minimized where `fit` gets no validation
+            None gives each its own.
+        cv: folds of the cross-validation whose loss is minimized if `fit` gets no validation
             set; the model is then refitted on all examples.
         max_iter: iterations of L-BFGS.
-        tol: of the gradient with respect to log alpha, relative to the loss.
+        tol: for the gradient with respect to log alpha, relative to the loss.
         random_state: shuffles the folds.
 
     Attributes:
@@ -55,11 +55,11 @@ class HypergradientRidge(RegressorMixin, BaseEstimator):
             times the number of samples.
         coef_: (n_features,), for the columns as given.
         intercept_: scalar.
-        validation_loss_curve_: mean squared error of the held-out examples by iteration, the first
-            with the best alpha that all features share.
+        validation_loss_curve_: mean squared error of the held-out examples by iteration; the first
+            is that of the best alpha common to all features.
         n_iter_: the number of iterations.
         n_features_in_: the number of columns.
-        feature_names_in_: the names of the columns, where they have any.
+        feature_names_in_: the names of the columns, if they have names.
 
     Raises:
         ValueError: from `fit`, for NaN, groups that do not fit, or impossible settings, in
@@ -93,14 +93,8 @@ class HypergradientRidge(RegressorMixin, BaseEstimator):
             y: targets (n_samples,).
             X_valid: (n_validation, n_features), in the units of `X`; None for cross-validation.
                 `HypercleanedClassifier` shows how a `Pipeline` transforms it. A
-                `DifferentFeaturesWarning` is given where it plainly differs from `X`.
+                `DifferentFeaturesWarning` is given if it clearly differs from `X`.
             y_valid: their targets (n_validation,).
-
-        Returns:
-            The fitted regressor.
-
-        Raises:
-            ValueError: see the class.
         """
         checked: Any = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
         check_counts(self, "cv", "max_iter")
@@ -132,17 +126,7 @@ class HypergradientRidge(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Predict the targets.
-
-        Args:
-            X: (n_samples, n_features).
-
-        Returns:
-            (n_samples,).
-
-        Raises:
-            ValueError: if the data cannot be used.
-        """
+        """Return the predicted target of each row, (n_samples,)."""
         check_is_fitted(self)
         features: Any = validate_data(self, X, reset=False, dtype=np.float64)
         return features @ self.coef_ + self.intercept_

@@ -1,4 +1,4 @@
-"""Which labels are wrong, judged by models that did not train on the example they judge."""
+"""Detection of wrong labels by models that did not train on the example they judge."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,30 +7,30 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 FLOOR = 1e-3
-"""The smallest weight: a class of which all labels are doubted must not vanish from training."""
+"""The smallest weight, so that a class whose labels are all doubted still affects training."""
 
 CONFIDENT = 0.9
-"""The part of its typical probability that a class needs for an example to count as its own.
-Chosen, like the rounds, on iris, diabetes, made classes, Omniglot and CIFAR-10."""
+"""The fraction of its typical probability that a class needs for an example to count as its own.
+Chosen, like the rounds, on iris, diabetes, generated classes, Omniglot and CIFAR-10."""
 
 Predict = Callable[[np.ndarray, int], np.ndarray]
-"""Train on weighted examples, each fold's model on the other folds, from (weights, round).
+"""A function of (weights, round) that trains each fold's model on the weighted other folds.
 
-Returns the log probabilities of the classes for every example, (examples, classes), by the model
+It returns the log probabilities of the classes for every example, (examples, classes), by the model
 that did not train on it."""
 
 
 class LabelRanking(NamedTuple):
-    """What cross-fitting says about labels.
+    """Weights and scores of labels from cross-fitting.
 
     Attributes:
-        weights: how far each label can be trusted, from 0 to 1, (examples,).
-        scores: by how much the log odds of the most probable other class exceed those of the given
-            one, (examples,). Larger is more suspicious; above 0 the other class is more probable.
-        suspect: whether the label is probably wrong, (examples,). As many examples are suspect as
-            have a score above 0 and an other class about as probable as it is among the examples
-            that carry its label; they are those of the largest scores.
-        suggested: the most probable class, (examples,); for a suspect another than the given one.
+        weights: the trust in each label, from 0 to 1, (examples,).
+        scores: log odds of the most probable other class minus those of the given one, (examples,).
+            Larger is more suspicious; above 0 the other class is more probable.
+        suspect: whether the label is probably wrong, (examples,). The suspects are the examples of
+            largest scores. Their number is that of the examples with a score above 0 and another
+            class about as probable as among the examples that carry its label.
+        suggested: the most probable class, (examples,); for a suspect it is not the given one.
         log_probabilities: of all classes, by the model that did not train on the example.
     """
 
@@ -44,13 +44,13 @@ class LabelRanking(NamedTuple):
 def rank_labels(
     predict: Predict, labels: np.ndarray, *, rounds: int = 5, factors: np.ndarray | None = None
 ) -> LabelRanking:
-    """Rank all examples by how little their label can be trusted, without any label known as right.
+    """Rank all examples by the doubt about their label; no label is assumed to be right.
 
-    In every round the model of each fold is trained on the other folds, on examples weighted by
-    what the last round said about them: 1 where the given label is the most probable class, and
-    less the more another class exceeds it. The probability of a class is first divided by its
-    average over the examples that carry its label, so that a rare or a difficult class does not
-    become suspect as a whole (the thresholds of confident learning).
+    In every round each fold's model is trained on the other folds, with weights from the preceding
+    round. The weight is 1 if the given label is the most probable class, and falls as another class
+    exceeds it. Each class probability is first divided by its average over the examples that carry
+    the class as their label (the thresholds of confident learning). A rare or difficult class is
+    then not suspected as a whole.
 
     Cost: `rounds + 1` calls of `predict`.
 
@@ -76,8 +76,8 @@ def rank_labels(
     Args:
         predict: see `Predict`. It is called with the weights and the number of the round from 0.
         labels: the given classes, integers from 0, (examples,).
-        rounds: of weighting; 0 ranks by plain cross-validated predictions.
-        factors: how often each example counts, (examples,); `predict` gets the weights times them.
+        rounds: rounds of weighting; 0 ranks by plain cross-validated predictions.
+        factors: multiplicity of each example, (examples,), by which the weights are multiplied.
 
     Returns:
         Weights, scores and suggestions for every example.
@@ -101,11 +101,11 @@ def rank_labels(
 def deal_folds(
     labels: np.ndarray, count: int, random_state: int | np.random.RandomState | None
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Deal examples into folds, every class as evenly as it goes.
+    """Deal examples into folds, with every class spread as evenly as possible.
 
     Args:
         labels: integers from 0, (examples,).
-        count: the number of folds; no more than there are examples are made.
+        count: the number of folds, at most that of the examples.
         random_state: shuffles the examples.
 
     Returns:
@@ -113,7 +113,7 @@ def deal_folds(
     """
     count = min(count, len(labels))
     order = check_random_state(random_state).permutation(len(labels))
-    # Examples of one class follow each other, and are dealt like cards.
+    # Sorted by class, examples are dealt to the folds in turn.
     dealt = order[np.argsort(labels[order], kind="stable")]
     fold = np.empty(len(labels), int)
     fold[dealt] = np.arange(len(labels)) % count

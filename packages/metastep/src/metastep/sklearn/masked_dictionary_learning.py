@@ -17,29 +17,28 @@ FLOATS: Any = (np.float64, np.float32)
 
 
 class MaskedDictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Learn atoms of which few explain each sample, by predicting features that were hidden.
+    """Learn atoms, few of which explain each sample, by predicting hidden features.
 
     A drop-in for `sklearn.decomposition.DictionaryLearning` with hard sparsity. In every step it
     decodes a batch from a random part of the features by orthogonal matching pursuit, predicts the
     others and moves the atoms to predict them better. Noise in the hidden features cannot be
-    learned that way, which matters with many atoms: they recover those that generated the data
-    better than without masking (`mask_fraction=0`). That is a statement about the atoms. It is not
-    one about denoising, where neither wins in general.
+    learned in this way. With many atoms, masking therefore recovers the atoms that generated the
+    data better than `mask_fraction=0` does. For denoising neither is better in general.
 
     Features are expected on one scale, with noise that is independent from feature to feature.
     Data are not centered.
 
     Args:
-        n_components: number of atoms; the number of features where None.
-        transform_n_nonzero_coefs: atoms for each sample, in `fit`, `transform` and `score`; a tenth
-            of the features, at least one, where None. At most the number of features left visible.
+        n_components: number of atoms; None for the number of features.
+        transform_n_nonzero_coefs: atoms for each sample, in `fit`, `transform` and `score`; None
+            for a tenth of the features, at least one. At most the number of visible features.
         mask_fraction: the part of the features that is hidden from each batch, from 0 to below 1;
-            0 is plain dictionary learning (Algorithm 2), else at least one feature is hidden.
+            0 is plain dictionary learning (Algorithm 2), otherwise at least one feature is hidden.
         max_iter: passes over the samples.
         batch_size: samples in each step.
         learning_rate: of Adam, for atoms of unit norm; the scale of the data does not matter.
-        dict_init: (n_components, n_features), the first atoms. Where None, random samples, and
-            Gaussian atoms where there are too few samples.
+        dict_init: (n_components, n_features), the initial atoms. None for random samples, completed
+            by Gaussian atoms if there are too few samples.
         random_state: seed of the first atoms, the batches and the masks.
 
     Attributes:
@@ -89,9 +88,6 @@ class MaskedDictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         Args:
             X: (n_samples, n_features).
             y: ignored.
-
-        Returns:
-            The estimator.
 
         Raises:
             ValueError: if the data or a parameter cannot be used.
@@ -163,33 +159,13 @@ class MaskedDictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         return sample_start(np.concatenate([drawn, others.astype(data.dtype)]))
 
     def transform(self, X: ArrayLike) -> np.ndarray:
-        """Represent each sample by few atoms, from all of its features.
-
-        Args:
-            X: (n_samples, n_features).
-
-        Returns:
-            Codes (n_samples, n_components).
-
-        Raises:
-            ValueError: if the data cannot be used.
-        """
+        """Return codes (n_samples, n_components): each sample as few atoms, from all features."""
         check_is_fitted(self)
         data = self._checked(X, reset=False)
         return orthogonal_matching_pursuit(data, *self._fitted(data))
 
     def inverse_transform(self, X: ArrayLike) -> np.ndarray:
-        """Combine the atoms.
-
-        Args:
-            X: codes, (n_samples, n_components).
-
-        Returns:
-            (n_samples, n_features).
-
-        Raises:
-            ValueError: if the codes are of another dictionary.
-        """
+        """Return samples (n_samples, n_features) from codes (n_samples, n_components)."""
         check_is_fitted(self)
         codes: Any = check_array(X, dtype=FLOATS)
         if codes.shape[1] != len(self.components_):
@@ -199,22 +175,12 @@ class MaskedDictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         return codes @ self.components_
 
     def score(self, X: ArrayLike, y: None = None) -> float:
-        """Return minus the squared error of features predicted from the others; higher is better.
+        """Return minus the mean squared error of predicting features from the others.
 
-        Each tenth of the features is hidden once. On samples that `fit` has not seen this ranks
-        sparsities and numbers of atoms without clean data: with noise of variance s^2 that is
-        independent from feature to feature, its expectation is minus the error against the clean
-        samples minus s^2. It does not depend on `mask_fraction`, nor on `random_state`.
-
-        Args:
-            X: (n_samples, n_features).
-            y: ignored.
-
-        Returns:
-            Minus the mean over samples and features.
-
-        Raises:
-            ValueError: if the data cannot be used.
+        Higher is better. Each tenth of the features is hidden once. On samples that `fit` has not
+        seen, this ranks sparsities and numbers of atoms without clean data: for noise of variance
+        s^2 that is independent from feature to feature, its expectation is minus the error against
+        the clean samples, minus s^2. It does not depend on `mask_fraction` or `random_state`.
         """
         check_is_fitted(self)
         data = self._checked(X, reset=False)

@@ -1,4 +1,4 @@
-"""Sparse coding with hard sparsity: pursuit, dictionary learning with masking, recovery."""
+"""Sparse coding with hard sparsity: pursuit, dictionary learning with masking, and recovery."""
 
 from metastep.sparse_coding.dictionary_learning import LearnedDictionary as LearnedDictionary
 from metastep.sparse_coding.dictionary_learning import learn_dictionary as learn_dictionary

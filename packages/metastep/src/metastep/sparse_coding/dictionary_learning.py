@@ -1,13 +1,13 @@
 """Dictionary learning with hard sparsity, with and without masking (Algorithms 2 and 3).
 
 Both alternate between decoding a batch of signals by orthogonal matching pursuit and a step of Adam
-on the squared error, after which the atoms are normalized. The baseline judges the reconstruction
-where it was decoded, so that a dictionary with more atoms than the truth can learn the noise.
-Masking decodes from a random part of the coordinates and judges the prediction of the hidden rest,
-whose noise is independent.
+on the squared error, after which the atoms are normalized. The baseline measures the error on the
+coordinates from which it decoded, so a dictionary with more atoms than the true one can learn the
+noise. Masking decodes from a random part of the coordinates and measures the prediction of the
+hidden ones, whose noise is independent.
 
-It is written in NumPy: on a CPU that is as fast as compiled JAX, and nothing is compiled anew for
-each shape.
+The code is written in NumPy: on a CPU it is as fast as compiled JAX, and needs no compilation for
+new shapes.
 """
 
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ DECAY, SQUARE_DECAY, ADAM_EPSILON = 0.9, 0.999, 1e-8
 
 @dataclass(frozen=True)
 class LearnedDictionary:
-    """What `learn_dictionary` found.
+    """The result of `learn_dictionary`.
 
     Attributes:
         dictionary: (d, p'), columns of unit norm.
-        losses: (epochs, batches), the mean squared error per judged coordinate before every step.
+        losses: (epochs, batches), the mean squared error per measured coordinate before each step.
     """
 
     dictionary: np.ndarray
@@ -47,7 +47,7 @@ def learn_dictionary(
 ) -> LearnedDictionary:
     """Learn a dictionary by Algorithm 2 (`hidden=0`) or, with masking, Algorithm 3.
 
-    A local search for a non-convex problem: the result depends on the start. The gradient treats
+    A local search for a non-convex problem, so the result depends on the start. The gradient treats
     the codes as constants. Cost: one pursuit of the batch in every step, linear in the atoms.
 
     Example:
@@ -62,27 +62,24 @@ def learn_dictionary(
 
     Args:
         signals: (n, d); their dtype, float32 or float64, is that of the whole computation.
-        start: (d, p'), the first dictionary, columns of unit norm.
+        start: (d, p'), the initial dictionary, columns of unit norm.
         n_nonzero: atoms for each signal, from 1 to the smaller of p' and d - `hidden`.
-        hidden: coordinates that are hidden from the pursuit, drawn anew for each batch, and the
-            only ones that the loss sees; 0 decodes and judges all. The thesis takes d // 10.
+        hidden: the number of coordinates hidden from the pursuit, drawn anew for each batch. The
+            loss uses these only; with 0 it uses all. The thesis takes d // 10.
         epochs: passes over the signals.
         batch_size: signals in each step; the last batch of a pass may be smaller.
         learning_rate: of Adam; its other constants are the usual 0.9, 0.999 and 1e-8.
-        shuffle: draw the batches anew in each pass; else they are the same in the given order.
+        shuffle: draw the batches anew in each pass; otherwise they follow the given order.
         rng: source of the masks and batches.
 
-    Returns:
-        The dictionary and the losses.
-
     Raises:
-        ValueError: if the shapes do not fit, a number is not possible, or an entry is infinite or
+        ValueError: if the shapes do not fit, a number is not allowed, or an entry is infinite or
             NaN.
 
     Reference:
         Chidambaram, Wu, Cheng and Ge (2023); thesis of Wu, Algorithms 2 and 3, section 2.4. As in
-        the authors' code the visible part of the dictionary is not normalized for decoding, and
-        normalizing the atoms leaves Adam's moments alone.
+        the authors' code, the visible part of the dictionary is not normalized for decoding, and
+        normalizing the atoms does not change Adam's moments.
     """
     _check(signals, start, n_nonzero, hidden, epochs, batch_size, learning_rate)
     n, dim = signals.shape
@@ -150,7 +147,7 @@ def _loss_and_gradient(
 
 
 class _Adam:
-    """Adam in place; the gradient is zero outside the columns that it is given for."""
+    """Adam in place; the gradient is zero outside the given columns."""
 
     def __init__(self, parameters: np.ndarray, learning_rate: float):
         self.mean, self.square = np.zeros_like(parameters), np.zeros_like(parameters)
@@ -158,7 +155,7 @@ class _Adam:
         self.learning_rate, self.steps = learning_rate, 0
 
     def update(self, parameters: np.ndarray, columns: np.ndarray, gradient: np.ndarray) -> None:
-        """Make one step."""
+        """Take one step."""
         self.steps += 1
         self.mean *= DECAY
         self.square *= SQUARE_DECAY
@@ -180,26 +177,26 @@ def masked_loss(
     parts: int = 10,
     rng: np.random.Generator,
 ) -> float:
-    """Squared error per coordinate of predicting hidden coordinates from the visible ones.
+    """Return the squared error per coordinate of predicting hidden coordinates from the others.
 
     The coordinates are divided at random into `parts` parts; each is hidden once and predicted from
     the others. For noise that is independent across coordinates with variance s^2, this is an
-    unbiased estimate of the error against the clean signals plus s^2, so that it ranks
-    dictionaries, sparsities and numbers of atoms without clean data. On new signals, that is: on
+    unbiased estimate of the error against the clean signals plus s^2. It therefore ranks
+    dictionaries, sparsities and numbers of atoms without clean data. This holds for new signals; on
     the training signals it is too small.
 
     Args:
         signals: (n, d).
         dictionary: (d, p).
-        n_nonzero: atoms for each signal, at most p; never more than there are visible coordinates.
-        parts: how often to hide a part, at most d of them.
+        n_nonzero: atoms for each signal, at most p; reduced to the number of visible coordinates.
+        parts: the number of parts, at most d.
         rng: source of the division.
 
     Returns:
         The mean over signals and coordinates.
 
     Raises:
-        ValueError: if the shapes do not fit, a number is not possible, or an entry is infinite or
+        ValueError: if the shapes do not fit, a number is not allowed, or an entry is infinite or
             NaN.
     """
     if parts < 1:

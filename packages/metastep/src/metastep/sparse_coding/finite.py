@@ -4,12 +4,7 @@ import numpy as np
 
 
 def require_finite(name: str, matrix: np.ndarray) -> None:
-    """Raise a `ValueError` that says which entry is the first one that is infinite or NaN.
-
-    Args:
-        name: of the argument.
-        matrix: (rows, columns).
-    """
+    """Raise a `ValueError` that names the first entry that is infinite or NaN."""
     finite = np.isfinite(matrix)
     if not np.all(finite):
         row, column = np.argwhere(~finite)[0].tolist()

@@ -1,15 +1,15 @@
 """Orthogonal matching pursuit of many signals at once, for NumPy and for JAX arrays.
 
-One algorithm in two forms. In each of `n_nonzero` rounds it takes the atom that correlates most
-with the residual and fits all chosen atoms by least squares.
+The algorithm has two forms. Each of its `n_nonzero` rounds takes the atom with the largest
+correlation with the residual, and fits all chosen atoms by least squares.
 
 - The *residual form* keeps the residuals and an orthonormal basis of the chosen atoms (QR): every
   round is one product of the residuals with the dictionary.
 - The *Gram form* computes the products of all atoms with each other once, updates the correlations
-  from them, and solves by Cholesky factors: cheaper rounds after a larger start.
+  from them, and solves by Cholesky factors: cheaper rounds after a more expensive start.
 
-Both work on whole arrays, in the namespace of the arrays that they are given. On a CPU the NumPy
-form is the faster one and needs no compilation; JAX arrays are compiled for each new shape.
+Both work on whole arrays, in the namespace of the given arrays. On a CPU the NumPy form is faster
+and needs no compilation; JAX arrays are compiled for each new shape.
 """
 
 from collections.abc import Callable
@@ -30,27 +30,28 @@ from metastep.sparse_coding.finite import require_finite
 Real = TypeVar("Real", np.ndarray, jax.Array)
 
 BLOCK = 1024
-"""Signals that NumPy works on at a time, which bounds the memory."""
+"""The number of signals that NumPy processes at a time, which bounds the memory."""
 
 SEARCHED = 128
-"""Signals that NumPy searches at a time, so that their correlations stay in the cache."""
+"""The number of signals that NumPy searches at a time, so that correlations stay in the cache."""
 
 SHORT = 2**22
-"""Multiply-adds of one search, a fraction of a millisecond, for which BLAS gets one thread."""
+"""Multiply-adds of one search up to which BLAS gets one thread; a fraction of a millisecond."""
 
 INDEPENDENT = 32
-"""An atom counts as independent of the chosen ones above this many units of rounding."""
+"""The number of units of rounding above which an atom counts as independent of the chosen ones."""
 
 
 def orthogonal_matching_pursuit(signals: Real, dictionary: Real, n_nonzero: int) -> Real:
     """Represent every signal by few atoms of a dictionary, chosen greedily.
 
-    Greedy, hence not the best support in general; on its support the coefficients solve the least
-    squares problem, up to rounding (in the Gram form times the squared condition number of the
-    chosen atoms). An atom that depends linearly on those chosen before it, such as a duplicate, has
-    the coefficient 0. Cost: `n_nonzero` products of the signals with the dictionary in the residual
-    form; one, and the dictionary's Gram matrix, in the Gram form. With NumPy arrays BLAS has one
-    thread, in the whole process, while its products are short (up to d p = 131072).
+    The search is greedy, so the support is not optimal in general. On the support the coefficients
+    solve the least squares problem, up to rounding (in the Gram form times the squared condition
+    number of the chosen atoms). An atom that depends linearly on those chosen before it, such as a
+    duplicate, has the coefficient 0. Cost: `n_nonzero` products of the signals with the dictionary
+    in the residual form; one, and the dictionary's Gram matrix, in the Gram form. For NumPy arrays
+    BLAS is limited to one thread, in the whole process, while its products are short (up to
+    d p = 131072).
 
     Example:
         >>> import numpy as np
@@ -62,20 +63,20 @@ def orthogonal_matching_pursuit(signals: Real, dictionary: Real, n_nonzero: int)
 
     Args:
         signals: (n, d), float32 or float64; NumPy or JAX.
-        dictionary: (d, p), its columns the atoms. They are compared as they are: usually they have
+        dictionary: (d, p), with the atoms as columns. They are not normalized; usually they have
             unit norm.
         n_nonzero: the largest number of atoms for each signal, from 1 to p. More than d are never
             needed.
 
     Returns:
         Codes (n, p) of the same dtype and kind of array as the inputs (JAX if one of them is), such
-        that `codes @ dictionary.T` approximates the signals. Under `jax.jit` and `jax.vmap`, where
-        no values can be refused, infinite or NaN entries of a signal or of the dictionary make NaN
-        of the codes that depend on them.
+        that `codes @ dictionary.T` approximates the signals. Under `jax.jit` and `jax.vmap` values
+        cannot be checked: an infinite or NaN entry of a signal or of the dictionary makes the codes
+        that depend on it NaN.
 
     Raises:
-        ValueError: if the shapes do not fit, `n_nonzero` is not possible, an entry is infinite or
-            NaN, or squares of the entries overflow. This waits for the codes of JAX arrays.
+        ValueError: if the shapes do not fit, `n_nonzero` is not allowed, an entry is infinite or
+            NaN, or squares of the entries overflow. The check waits for the codes of JAX arrays.
 
     Reference:
         Pati, Rezaiifar and Krishnaprasad (1993); Rubinstein, Zibulevsky and Elad (2008).
@@ -97,7 +98,7 @@ def orthogonal_matching_pursuit(signals: Real, dictionary: Real, n_nonzero: int)
             _refuse_non_finite(signals, dictionary, weights)
         rows = np.arange(len(signals))
         codes = np.zeros((rows.size, dictionary.shape[1]), weights.dtype)
-        # Backwards: the first coefficient of an atom that is chosen again counts, the others are 0.
+        # In reverse, so that the first coefficient of an atom that is chosen twice remains.
         for index, weight in zip(chosen[::-1], weights[::-1], strict=True):
             codes[rows, index] = weight
         return codes
@@ -108,10 +109,10 @@ def orthogonal_matching_pursuit(signals: Real, dictionary: Real, n_nonzero: int)
 
 
 def _refuse_non_finite(signals: np.ndarray, dictionary: np.ndarray, found: np.ndarray) -> None:
-    """Say which input is the reason for a coefficient that is infinite or NaN.
+    """Raise an error that names the input behind an infinite or NaN coefficient.
 
-    An entry that is not finite always reaches a coefficient. To look at the few coefficients takes
-    less time than to look at all entries of the inputs.
+    An entry that is not finite always affects a coefficient, and checking the few coefficients is
+    faster than checking all entries of the inputs.
     """
     require_finite("signals", signals)
     require_finite("dictionary", dictionary)
@@ -123,30 +124,25 @@ def _refuse_non_finite(signals: np.ndarray, dictionary: np.ndarray, found: np.nd
 
 
 def _uses_gram(n: int, d: int, p: int, rounds: int) -> bool:
-    """Choose the form: Gram where its start is cheap and used often enough (measured)."""
+    """Choose the form: Gram if its start is cheap and used often enough (measured)."""
     return p <= 5 * d and p <= rounds * n
 
 
 def pursue(
     signals: np.ndarray, dictionary: np.ndarray, n_nonzero: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Do what `orthogonal_matching_pursuit` does with NumPy arrays, and return its choices.
+    """Return the choices of `orthogonal_matching_pursuit` for NumPy arrays.
 
-    Args:
-        signals: (n, d).
-        dictionary: (d, p).
-        n_nonzero: the number of rounds, from 1 to the smaller of d and p.
-
-    Returns:
-        The chosen atoms and their coefficients, both (n_nonzero, n). A signal may choose an atom
-        again, with the coefficient 0. Infinite or NaN entries of a signal or of an atom make a
-        coefficient of every signal concerned infinite or NaN.
+    These are the chosen atoms and their coefficients, both (n_nonzero, n); `n_nonzero` is at most
+    the smaller of d and p. A signal may choose an atom again, with the coefficient 0. An infinite
+    or NaN entry of a signal or of an atom makes a coefficient of every affected signal infinite or
+    NaN.
     """
     dtype = np.result_type(signals, dictionary, np.float32)
     signals, dictionary = signals.astype(dtype, copy=False), dictionary.astype(dtype, copy=False)
     n, (d, p) = len(signals), dictionary.shape
     chosen, weights = np.empty((n_nonzero, n), int), np.empty((n_nonzero, n), dtype)
-    # Of overflow and NaN the caller learns from the coefficients.
+    # The caller detects overflow and NaN in the coefficients.
     with _threads(d, p), np.errstate(invalid="ignore", over="ignore"):
         gram = dictionary.T @ dictionary if _uses_gram(n, d, p, n_nonzero) else None
         atoms = np.ascontiguousarray(dictionary.T)
@@ -159,9 +155,9 @@ def pursue(
 
 
 def _threads(d: int, p: int) -> AbstractContextManager:
-    """Limit BLAS to one thread where products are short.
+    """Limit BLAS to one thread for short products.
 
-    A second thread saves little there on free cores, and on busy ones all wait for the last.
+    A second thread saves little on free cores; on busy cores every product waits for it.
     """
     if SEARCHED * d * p > SHORT:
         return nullcontext()
@@ -170,7 +166,7 @@ def _threads(d: int, p: int) -> AbstractContextManager:
 
 @cache
 def _controller() -> ThreadpoolController:
-    # It looks through all loaded libraries, which takes longer than a small pursuit.
+    # Cached, since its search of all loaded libraries takes longer than a small pursuit.
     return ThreadpoolController()
 
 
@@ -185,7 +181,7 @@ def _pursue_compiled(
     gram = dictionary.T @ dictionary if _uses_gram(n, d, p, rounds) else None
     chosen, weights = _pursue(jnp, signals, dictionary, dictionary.T, gram, rounds)
     places, found = (jnp.arange(n)[:, None], jnp.stack(chosen, 1)), jnp.stack(weights, 1)
-    # The search below may pass over an atom whose correlation is NaN.
+    # The search may skip an atom whose correlation is NaN.
     usable = jnp.all(jnp.isfinite(dictionary))
     codes = jnp.zeros((n, p), dtype).at[places].add(jnp.where(usable, found, jnp.nan))
     return codes, usable & jnp.all(jnp.isfinite(found))
@@ -199,7 +195,7 @@ def _pursue(
     if gram is None:
         search = partial(_search_residuals_compiled, dictionary)
         if xp is np:
-            # Fresh memory in every round would cost as much as the search in it.
+            # Allocated once: new memory in every round would cost as much as the search.
             buffer = np.empty((SEARCHED, len(atoms)), atoms.dtype)
             search = partial(_search_residuals, dictionary, buffer, parts)
         return _residual_form(xp, search, signals, atoms, rounds)
@@ -264,7 +260,7 @@ def _gram_form(
 
 
 def _without(rows: Any, amounts: Any, directions: Any, scratch: np.ndarray | None) -> Any:
-    """Subtract multiples of directions from rows, in place where there is scratch memory."""
+    """Subtract multiples of directions from rows, in place if there is scratch memory."""
     if scratch is None:
         return rows - amounts[:, None] * directions
     np.multiply(amounts[:, None], directions, out=scratch)
@@ -275,7 +271,7 @@ def _without(rows: Any, amounts: Any, directions: Any, scratch: np.ndarray | Non
 def _search_residuals(
     dictionary: np.ndarray, buffer: np.ndarray, parts: list[slice], residual: np.ndarray
 ) -> np.ndarray:
-    """Return the atoms that correlate most with the residuals."""
+    """Return the atoms with the largest correlations with the residuals."""
     latest = np.empty(len(residual), int)
     for part in parts:
         products = residual[part].dot(dictionary, buffer[: part.stop - part.start])
@@ -290,7 +286,7 @@ def _search_gram(
     chosen: list[np.ndarray],
     weights: list[np.ndarray],
 ) -> np.ndarray:
-    """Return the same from the correlations of the signals and of the chosen atoms."""
+    """Return the atoms with the largest correlations, from those of signals and chosen atoms."""
     latest = np.empty(len(correlations), int)
     if not chosen:
         for part in parts:
@@ -299,7 +295,7 @@ def _search_gram(
     indices, values = np.stack(chosen), np.stack(weights)
     fitted = choices_as_matrix(indices[:, parts[0]], values[:, parts[0]], len(gram))
     for part in parts:
-        # A new sparse matrix would cost as much as its product.
+        # The sparse matrix is reused: a new one would cost as much as its product.
         fitted.indices[:] = indices[:, part].T.ravel()
         fitted.data[:] = values[:, part].T.ravel()
         remaining = fitted @ gram
@@ -328,19 +324,19 @@ def _search_gram_compiled(
 
 def _largest(correlations: jax.Array) -> jax.Array:
     """Return the first index of the largest magnitude in every row."""
-    # jnp.argmax runs one number at a time on a CPU.
+    # jnp.argmax processes one number at a time on a CPU.
     size = jnp.abs(correlations)
     places, top = jnp.arange(size.shape[1]), size.max(axis=1, keepdims=True)
     return jnp.min(jnp.where(size >= top, places, size.shape[1] - 1), axis=1)
 
 
 def _rounding(xp: Any, numbers: Any) -> Any:
-    """Return what is lost of a square by rounding, relative to it."""
+    """Return the relative rounding error of a square."""
     return INDEPENDENT * xp.finfo(numbers.dtype).eps
 
 
 def _inverse(xp: Any, square: Any, lost: Any) -> Any:
-    """Return 1 / `square`: 0 where rounding loses more than it, NaN where it overflowed."""
+    """Return 1 / `square`: 0 if its rounding error exceeds it, NaN if it overflowed."""
     independent = square > lost
     return independent / xp.where(independent, square, square - square + 1)
 
@@ -355,21 +351,15 @@ def _back_substitute(triangle: list[list], target: list) -> list:
 
 
 def weighted_rows(chosen: np.ndarray, weights: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Add rows of a matrix with weights, in one pass without temporary arrays.
+    """Return weighted sums of rows, (n, m), for choices and weights (k, n) and rows (p, m).
 
-    Args:
-        chosen: (k, n), the rows of each sum.
-        weights: (k, n).
-        rows: (p, m).
-
-    Returns:
-        (n, m).
+    One pass without temporary arrays.
     """
     return choices_as_matrix(chosen, weights, len(rows)) @ rows
 
 
 def choices_as_matrix(chosen: np.ndarray, weights: np.ndarray, atoms: int) -> sparse.csr_array:
-    """Return what `pursue` found as a sparse matrix of codes (n, atoms)."""
+    """Return the result of `pursue` as a sparse matrix of codes (n, atoms)."""
     k, n = chosen.shape
     entries = weights.T.ravel(), chosen.T.ravel(), k * np.arange(n + 1)
     return sparse.csr_array(entries, shape=(n, atoms))

@@ -1,4 +1,4 @@
-"""How near a learned dictionary is to the truth, and how well-conditioned a dictionary is."""
+"""The distance of a learned dictionary from the true one, and the conditioning of dictionaries."""
 
 from collections.abc import Iterable
 from itertools import combinations
@@ -12,7 +12,7 @@ MOST_SUPPORTS = 200_000
 
 
 def recovery_error(truth: np.ndarray, learned: np.ndarray) -> float:
-    """Average squared distance of each true atom to the nearest learned one, up to sign.
+    """Return the mean squared distance of each true atom to the nearest learned one, up to sign.
 
     Example:
         >>> import numpy as np
@@ -38,13 +38,13 @@ def recovery_error(truth: np.ndarray, learned: np.ndarray) -> float:
 
 
 def cosine_recovery_error(truth: np.ndarray, learned: np.ndarray) -> float:
-    """Average over the true atoms of 1 - |cosine| with the most similar learned one.
+    """Return the mean over the true atoms of 1 - |cosine| with the most similar learned one.
 
-    Half of `recovery_error` for atoms of unit norm; what the thesis plots.
+    For atoms of unit norm it is half of `recovery_error`. The thesis plots this error.
 
     Args:
         truth: A, (d, p).
-        learned: B, (d, p'); the norms of both do not matter. An atom of 0 resembles none.
+        learned: B, (d, p'); the norms of both do not matter. The cosine with an atom of 0 is 0.
 
     Returns:
         From 0 (every true atom recovered) to 1.
@@ -68,10 +68,10 @@ def _products(truth: np.ndarray, learned: np.ndarray) -> np.ndarray:
 
 
 def coherence(dictionary: np.ndarray) -> float:
-    """Largest |cosine| between two different atoms: the smallest mu of (2.6).
+    """Return the largest |cosine| between two different atoms: the smallest mu of (2.6).
 
     Args:
-        dictionary: (d, p) with p from 2; atoms are compared as if they had unit norm.
+        dictionary: (d, p) with p from 2; the norms of the atoms do not matter.
 
     Returns:
         From 0 (orthogonal atoms) to 1 (two parallel ones).
@@ -91,10 +91,10 @@ def coherence(dictionary: np.ndarray) -> float:
 
 
 def restricted_isometry_constant(dictionary: np.ndarray, n_nonzero: int) -> float:
-    """Smallest delta such that all `n_nonzero`-sparse x have |Ax|^2 = (1 +- delta) |x|^2.
+    """Return the smallest delta with |Ax|^2 = (1 +- delta) |x|^2 for `n_nonzero`-sparse x.
 
-    Exact, by looking at every support, hence only for small dictionaries (the problem is NP-hard);
-    `restricted_isometry_bounds` is for the others.
+    Exact, by enumerating all supports, hence for small dictionaries only (the problem is NP-hard).
+    For others use `restricted_isometry_bounds`.
 
     Example:
         >>> import numpy as np
@@ -109,7 +109,7 @@ def restricted_isometry_constant(dictionary: np.ndarray, n_nonzero: int) -> floa
         delta_s; below 1 exactly when every s atoms are linearly independent.
 
     Raises:
-        ValueError: if `n_nonzero` is not possible or there are more than 200000 supports.
+        ValueError: if `n_nonzero` is not allowed or there are more than 200000 supports.
 
     Reference:
         Candes and Tao (2005); thesis of Wu, (2.5).
@@ -132,7 +132,7 @@ def restricted_isometry_bounds(
     Args:
         dictionary: (d, p).
         n_nonzero: sparsity s, from 1 to p.
-        supports: how many random supports the lower bound looks at.
+        supports: the number of random supports for the lower bound.
         rng: source of the supports.
 
     Returns:
@@ -141,7 +141,7 @@ def restricted_isometry_bounds(
         s - 1 largest |inner products| of one atom with others.
 
     Raises:
-        ValueError: if a number is not possible.
+        ValueError: if a number is not allowed.
 
     Reference:
         Thesis of Wu, section 2.2.3.

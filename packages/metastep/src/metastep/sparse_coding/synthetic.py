@@ -1,4 +1,4 @@
-"""Noisy sparse combinations of the atoms of a random dictionary, and where learning starts."""
+"""Noisy sparse combinations of the atoms of a random dictionary, and initial dictionaries."""
 
 from dataclasses import dataclass
 
@@ -64,7 +64,7 @@ def draw_signals(
         Signals (n, d) and codes (n, p), float64.
 
     Raises:
-        ValueError: for a size or a noise level that is not possible.
+        ValueError: for a size or a noise level that is not allowed.
 
     Reference:
         Chidambaram, Wu, Cheng and Ge (2023), section 4; thesis of Wu, section 2.4.
@@ -86,19 +86,19 @@ def draw_signals(
 
 
 def sample_start(signals: np.ndarray) -> np.ndarray:
-    """Make a dictionary of signals: one normalized atom for each.
+    """Make a dictionary of signals, with one normalized atom for each.
 
     Args:
         signals: (p', d), usually held out from training.
 
     Returns:
-        (d, p'). A signal of 0 stays an atom of 0.
+        (d, p'). A signal of 0 gives an atom of 0.
     """
     return unit_columns(signals.T)
 
 
 def local_start(truth: np.ndarray, signals: np.ndarray) -> np.ndarray:
-    """Start at the truth, filled up with normalized signals; for analysis only.
+    """Return the true dictionary, completed by normalized signals; for analysis only.
 
     Args:
         truth: the true dictionary, (d, p).
@@ -111,13 +111,6 @@ def local_start(truth: np.ndarray, signals: np.ndarray) -> np.ndarray:
 
 
 def unit_columns(matrix: np.ndarray) -> np.ndarray:
-    """Divide every column by its norm.
-
-    Args:
-        matrix: (d, p).
-
-    Returns:
-        (d, p); columns of 0 stay 0.
-    """
+    """Divide every column by its norm; columns of 0 stay 0."""
     norms = np.linalg.norm(matrix, axis=0)
     return matrix / np.where(norms > 0, norms, 1)

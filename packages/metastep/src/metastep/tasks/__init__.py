@@ -1,4 +1,4 @@
-"""What a model is trained on."""
+"""Training tasks: losses with their data."""
 
 from metastep.tasks.classification import WeightedClassification as WeightedClassification
 from metastep.tasks.classification import accuracy as accuracy

@@ -15,8 +15,8 @@ class WeightedClassification(eqx.Module):
     """Fit a linear classifier to weighted training examples; judge it on validation examples.
 
     The hyperparameters are one logit lambda_i per training example; its weight is the logistic
-    function of lambda_i. Parameters W have shape (classes, features): with this layout both
-    products of a gradient step read the examples row by row.
+    function of lambda_i. Parameters W have shape (classes, features), so that both products of a
+    gradient step read the examples row by row.
 
     Reference:
         Shaban et al. (2019), section 4.2.1, read with the mean over examples (with their sum the
@@ -29,11 +29,11 @@ class WeightedClassification(eqx.Module):
         validation_features: shape (validation examples, features).
         validation_labels: shape (validation examples,).
         classes: the number of classes, at least 2.
-        regularization: the factor of |W|^2 in the training loss; not divided by anything.
+        regularization: the factor of |W|^2 in the training loss.
 
     Raises:
         ValueError: on construction, for shapes that do not match, features that are not finite,
-            or labels that are no integers of 0 .. classes - 1.
+            or labels that are not integers of 0 .. classes - 1.
     """
 
     features: StoredTwice
@@ -67,7 +67,7 @@ class WeightedClassification(eqx.Module):
         self.regularization = regularization
 
     def initial_params(self) -> Float[Array, "classes features"]:
-        """Return the classifier that knows nothing: zeros."""
+        """Return zeros, the uniform classifier."""
         examples = self.features.rows
         return jnp.zeros((self.classes, examples.shape[1]), examples.dtype)
 
@@ -98,9 +98,9 @@ def cross_entropy(
     """Return -log softmax(W x_i)[y_i] for every example, shape (examples,).
 
     Exact, and stable for large scores. The rule for its derivative keeps the softmax as the only
-    residual; with `StoredTwice` features each of the products reads them in memory order.
+    residual; with `StoredTwice` features both products read them in memory order.
     """
-    # The barrier keeps XLA from moving this small transposition onto the large matrix.
+    # The barrier keeps XLA from transposing the large matrix instead of this small one.
     scores = features @ jax.lax.optimization_barrier(params.T)
     return _losses(scores, jax.nn.one_hot(labels, params.shape[0], dtype=params.dtype))
 
@@ -128,7 +128,7 @@ def accuracy(
 
 
 def _is_concrete(array: Array) -> bool:
-    """Whether the values are there to be looked at; under `jit` and `vmap` they are not."""
+    """Whether the values are known; under `jit` and `vmap` they are not."""
     try:
         np.asarray(array)
     except jax.errors.TracerArrayConversionError:

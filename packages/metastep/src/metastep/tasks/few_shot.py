@@ -1,4 +1,4 @@
-"""Distributions of few-shot tasks: a handful of examples for adaptation, others to judge it."""
+"""Distributions of few-shot tasks: a few examples for adaptation, others for its evaluation."""
 
 from collections.abc import Callable
 
@@ -16,13 +16,13 @@ INPUTS = (-5.0, 5.0)
 
 
 class Sinusoid(eqx.Module):
-    """The regression of a sine wave y = amplitude * sin(x - phase), with a few of its points.
+    """Regression of a sine wave y = amplitude * sin(x - phase) from a few of its points.
 
     Attributes:
         amplitude: scalar.
         phase: scalar, in radians.
         training: the points for adaptation, inputs of shape (samples, 1).
-        validation: the points that judge it.
+        validation: the points for its evaluation.
     """
 
     amplitude: Scalar
@@ -48,7 +48,7 @@ def random_sinusoid(key: RandomKey, *, samples: int, validation_samples: int) ->
     Args:
         key: a random key.
         samples: points for adaptation, from 1.
-        validation_samples: points that judge it, from 1.
+        validation_samples: points for its evaluation, from 1.
 
     Returns:
         The task, without noise, in the default precision.

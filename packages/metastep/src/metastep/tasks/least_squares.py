@@ -1,4 +1,4 @@
-"""Least squares with Gaussian inputs: the tasks on which a step size over- or underfits."""
+"""Least squares with Gaussian inputs: tasks on which a tuned step size overfits or underfits."""
 
 import equinox as eqx
 import jax
@@ -24,14 +24,14 @@ class Examples(eqx.Module):
 class LeastSquares(eqx.Module):
     """A linear regression y = <w*, x> + noise, with training and validation examples.
 
-    `loss` takes a batch of examples or None for all training examples, so that
+    `loss` takes a batch of examples, or None for all training examples. The two objectives are
     `objectives.train_by_train(task.loss, task.training)` and
-    `objectives.train_by_validation(task.loss, task.validation)` are the two objectives.
+    `objectives.train_by_validation(task.loss, task.validation)`.
 
     Attributes:
         truth: w*, shape (dim,).
-        training: the examples that the inner descent sees.
-        validation: examples that it does not see.
+        training: the examples for the inner descent.
+        validation: the held-out examples.
     """
 
     truth: Float[Array, " dim"]
@@ -41,7 +41,7 @@ class LeastSquares(eqx.Module):
     def loss(
         self, params: Float[Array, " dim"], outer: Outer = None, batch: Examples | None = None
     ) -> Scalar:
-        """Return |X w - y|^2 / (2 n) over a batch; over the training examples for None."""
+        """Return |X w - y|^2 / (2 n) over a batch; None for all training examples."""
         del outer
         batch = self.training if batch is None else batch
         residuals = batch.inputs @ params - batch.targets
@@ -54,7 +54,7 @@ class LeastSquares(eqx.Module):
         return Examples(self.training.inputs[row], self.training.targets[row])
 
     def start(self) -> Float[Array, " dim"]:
-        """Return w_0 = 0, where the paper's descent begins."""
+        """Return w_0 = 0, the start of the paper's descent."""
         return jnp.zeros_like(self.truth)
 
 
@@ -80,7 +80,7 @@ def random_least_squares(
         dim: the number of coefficients d.
         samples: training examples n (n_1 of train-by-validation).
         noise: sigma, the standard deviation of the noise, from 0.
-        validation_samples: n_2; as many as `samples` for None.
+        validation_samples: n_2; None for the value of `samples`.
 
     Returns:
         The task, in the default precision.

@@ -1,4 +1,4 @@
-"""Minimise w^T H w / 2: the smallest task on which a step size can be tuned."""
+"""Minimisation of w^T H w / 2, the simplest task with a tunable step size."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from metastep.types import Outer, Scalar
 
 
 class Quadratic(eqx.Module):
-    """The loss w^T H w / 2 and a starting point, on which both losses of a step size are one.
+    """The loss w^T H w / 2 and a starting point; training loss and outer loss are the same.
 
     Example:
         >>> import jax, metastep as ms, optax
@@ -46,7 +46,7 @@ class Quadratic(eqx.Module):
         return params @ self.hessian @ params / 2
 
     def objective(self, params: Float[Array, " dim"], outer: Outer = None) -> Scalar:
-        """Return the same: on one quadratic, training loss and outer loss are one."""
+        """Return w^T H w / 2, as `loss` does."""
         return self.loss(params, outer)
 
 
@@ -74,17 +74,14 @@ def _check(hessian: np.ndarray, start: np.ndarray) -> None:
 def random_quadratic(seed: int, dim: int = 20, rows: int | None = None) -> Quadratic:
     """Draw H = X^T X and w_0 with standard normal entries, as the step-size paper does.
 
-    Drawn by `numpy.random.default_rng(seed)`, w_0 before X, so that a seed names one problem
-    whatever the version of JAX. float64 where it is enabled.
+    The generator is `numpy.random.default_rng(seed)`, with w_0 drawn before X, so a seed identifies
+    one problem for every version of JAX. float64 if it is enabled.
 
     Args:
-        seed: which problem.
+        seed: the seed of the problem.
         dim: the length of w.
-        rows: the rows of X, at least `dim`; None takes `dim`. With 2 dim rows H is well
+        rows: the rows of X, at least `dim`; None for `dim`. With 2 dim rows H is well
             conditioned.
-
-    Returns:
-        The task.
 
     Raises:
         ValueError: for a dim below 1 or fewer rows than `dim`.

@@ -1,4 +1,4 @@
-"""A constant matrix whose products are fast in both directions, and in every derivative."""
+"""A constant matrix with fast products in both directions, also in every derivative."""
 
 from typing import Any
 
@@ -10,17 +10,17 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-LANES = 16  # float32 numbers in a vector register of 512 bits
+LANES = 16  # the number of float32 values in a vector register of 512 bits
 
 
 class StoredTwice(eqx.Module):
     """A constant matrix A in both memory orders, so that A @ x and A.T @ y both read it in order.
 
-    Full-batch training of a linear model is one product with the examples A and one with their
-    transpose per step, and two more on the way back. Row-major `A.T @ y` is two to four times as
-    slow as `A @ x` on a CPU: a strided read or a copy of A, in every step. Storing the transpose
-    once removes that, for twice the memory. JAX derives `A.T @ y` by itself when it differentiates
-    `A @ x`, and only a primitive can tell it where the transpose lies.
+    Full-batch training of a linear model takes one product with the examples A and one with their
+    transpose per step, and two more in the backward pass. On a CPU row-major `A.T @ y` is two to
+    four times as slow as `A @ x`, because of a strided read or a copy of A in every step. Storing
+    the transpose avoids this, for twice the memory. When JAX differentiates `A @ x`, it derives
+    `A.T @ y` itself; only a primitive can direct it to the stored transpose.
 
     Attributes:
         rows: A, shape (rows, columns).
@@ -46,7 +46,7 @@ class StoredTwice(eqx.Module):
 
 
 def _multiply(right: Array, matrix: Array, transposed_matrix: Array) -> Array:
-    """Return matrix @ right, with `right` padded to full registers, which 10 columns leave idle."""
+    """Return matrix @ right, with `right` padded to full vector registers."""
     del transposed_matrix
     width = right.shape[1]
     padding = -width % LANES if width > LANES // 2 else 0
@@ -78,7 +78,7 @@ def _transpose(cotangent: Any, right: Any, matrix: Any, transposed_matrix: Any) 
 
 def _batch(arguments: Any, axes: Any) -> tuple[Any, int]:
     right, matrix, transposed_matrix = arguments
-    if axes[1] is not None or axes[2] is not None:  # one matrix each: nothing to gain
+    if axes[1] is not None or axes[2] is not None:  # a matrix per row: no stored transpose to use
         return jax.vmap(jnp.matmul, (axes[1], axes[0]))(matrix, right), 0
     right = jnp.moveaxis(right, axes[0], 1)
     flat = _product.bind(right.reshape(right.shape[0], -1), matrix, transposed_matrix)

@@ -1,4 +1,4 @@
-"""What the tables of `maml-linear` say: the statements of the paper, and the answer."""
+"""The claims of `maml-linear`, statements of the paper, and its answer."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ FAR_APART = 8
 
 
 def by_setting(record: Record, table: str) -> Frame:
-    """Return a table with the name of the setting of each row, and what kind of setting it is."""
+    """Return a table with the name and the kind of the setting of each row."""
     settings = {one.setting: one for one in record.config.settings()}
     rows = record.frames[table]
     figures = rows["figure"].astype(int).astype(str)
@@ -50,7 +50,7 @@ def _positive(rows: Frame, sign: int = 1) -> bool | None:
 
 
 def answer(record: Record) -> str:
-    """Say where the best train rate is negative, what it gains, and how near the theory is."""
+    """Say where the best train rate is negative, its gain, and the error of the theory."""
     rows = _optima(record, "best_train_rate", "gain")
     below = [_positive(part, -1) for _, part in rows.groupby("setting")]
     if all(one is None for one in below):

@@ -69,8 +69,8 @@ Positives = Annotated[tuple[Positive, ...], "positive numbers"]
 class Config:
     """The configuration; by default all settings of the paper.
 
-    Of the lists up to `train_rate_limit`, each has one entry for each setting, or a single one that
-    holds for all.
+    The lists up to `train_rate_limit` have one entry for each setting, or a single entry for all
+    settings.
 
     Attributes:
         setting: names: the number of a figure with panels a (along the test rate) and b (along the
@@ -82,14 +82,14 @@ class Config:
         target_samples: n_r.
         noise: sigma.
         variability: nu.
-        center: every entry of w_0, from which omega_0 = 0 is apart.
+        center: every entry of w_0; omega_0 is 0.
         train_rate: alpha_t in panels along the test rate.
         test_rate: alpha_r in panels along the train rate.
         train_rate_limit: train rates go from minus this to this.
         rates: how many train rates, odd.
         test_rates: test rates.
         runs: independent repetitions.
-        tested: settings of which some runs are also tested on drawn tasks, where they are there.
+        tested: settings of which some runs are also tested on drawn tasks; absent ones are skipped.
         test_runs: how many runs of each of them.
         test_tasks: drawn test tasks of each of them.
         test_samples: test examples of each task.
@@ -122,7 +122,7 @@ class Config:
     test_samples: Count = 50
 
     def __post_init__(self):
-        """Refuse what depends on several fields, naming field, value and what is allowed."""
+        """Check the conditions on several fields."""
         names = self.setting
         if not all(re.fullmatch(r"\d+[a-z]?", name) for name in names):
             raise ValueError(f"setting is {names}; allowed are numbers, and numbers with a letter")

@@ -46,12 +46,12 @@ class Setting(NamedTuple):
 
     @property
     def design(self) -> Design:
-        """How many examples and tasks there are."""
+        """Return the numbers of examples and tasks."""
         return Design(**self.fields(*Design._fields))
 
     @property
     def distribution(self) -> MixedRegression:
-        """The distribution of the tasks, in the precision that holds now."""
+        """The distribution of the tasks, in JAX's current precision."""
         return MixedRegression(
             jnp.full(self.dim, self.center),
             noise=self.noise,
@@ -60,7 +60,7 @@ class Setting(NamedTuple):
 
     @property
     def init_distance(self) -> float:
-        """How far the start of the outer descent is from the center."""
+        """Return the distance of the start of the outer descent from the center."""
         return abs(self.center) * self.dim**0.5
 
     def fields(self, *names: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the tables of `maml-nonlinear` say: the statements of the paper, and the answer."""
+"""The claims of `maml-nonlinear`, statements of the paper, and its answer."""
 
 import math
 from collections.abc import Sequence
@@ -36,13 +36,13 @@ def paper_rates(record: Record) -> Rates:
 
 
 def _decisive(runs: Frame | float) -> np.ndarray:
-    """Return how many standard errors decide a sign after a number of runs; 3 after many."""
+    """Return how many standard errors are significant after a number of runs; 3 after many."""
     # One degree of freedom for the mean, and one for the slope of a control variate.
     return student.isf(LEVEL / 2, np.maximum(runs - 2, 1))
 
 
 def _estimate(rows: Frame, limits: Sequence[str], rates: Rates) -> Numbers | None:
-    """Return the difference at two rates of the limit that knows it best; None if none does.
+    """Return the difference at two rates, from the most exact limit that has it; else None.
 
     `holds` says whether a negative train rate is better than zero and than positive ones.
     """
@@ -60,7 +60,7 @@ def _estimate(rows: Frame, limits: Sequence[str], rates: Rates) -> Numbers | Non
 
 
 def answer(record: Record) -> str:
-    """Say what the paper's negative rate does to the loss, trained and in the linearized limit."""
+    """Say how the paper's negative rate changes the loss, trained and in the linearized limit."""
     rows, rates = finest(record), paper_rates(record)
     found = {"trained": _estimate(rows, TRAINED, rates)}
     found["linearized"] = _estimate(rows, LINEARIZED, rates)
@@ -81,7 +81,7 @@ def answer(record: Record) -> str:
 
 
 def _effect(name: str, row: Numbers) -> str:
-    """Write the difference of a network, and whether its sign is more than chance."""
+    """Write the difference of a network, and whether its sign is significant."""
     better = row["difference"] < 0
     note = "not decided" if row["holds"] is None else "lower" if better else "higher"
     note += ", but a larger rate is better still" if row["holds"] is False and better else ""
@@ -182,7 +182,7 @@ def _other_readings(record: Record) -> list[Statement]:
 
 def _trained(record: Record) -> Numbers:
     last = max(record.config.epochs)
-    # A thousandth of the loss that noise alone would cause changes no difference in sight.
+    # A thousandth of the loss of noise alone does not change any of these differences.
     allowed = record.config.noise**2 / 2 / 1000
     largest = where(record.frames["training"], epochs=last)["maximum"].max(skipna=False)
     return {"last": last, "largest": largest, "allowed": allowed}

@@ -1,16 +1,16 @@
 """Does a negative inner step size in training help a wide network on quadratic regression?
 
-MAML with one inner step on y = (<w, x> + b)^2 + z, for real (descent on the outer loss) and in the
+MAML with one inner step on y = (<w, x> + b)^2 + z: trained by descent on the outer loss, and in the
 linearized limit, where the outer problem is solved exactly. Every run has one network, one set of
 training tasks and one set of new tasks, shared by all train rates and by both limits, so that
 differences between rates are paired. The text leaves several things open; each is a reading:
 
 - The 1/2 in front of the squared error. All rates here are of (1/2) mean squared error. Without the
-  1/2 both rates act twice as strongly: the paper's train rate -0.0075 at test rate 0.01 is then
-  -0.015 at 0.02 here (and every loss is twice as large).
+  1/2 the effect of both rates is twice as large: the paper's train rate -0.0075 at test rate 0.01
+  is then -0.015 at 0.02 here (and every loss is twice as large).
 - Biases at the start (zero, or drawn as the weights), width and depth: the table `reading`.
-- Epochs: descent stops at each of `epochs`; inf is the exact solution. The order in which tasks or
-  examples are visited plays no part in the limit.
+- Epochs: descent stops at each of `epochs`; inf is the exact solution. The order of tasks and
+  examples has no effect in the limit.
 - Test examples of each new task: they change the noise of the test loss and not its mean.
 
 Tables (one row per observation):
@@ -59,7 +59,7 @@ class Config:
     """The configuration; the defaults are the preset `reduced`.
 
     What it reduces: 500 epochs in place of 5,000, and 100 new tasks in place of 1,000. The outer
-    descent is full-batch in every preset, where the paper's is stochastic; an epoch is one step.
+    descent is full-batch in every preset, while the paper's is stochastic; an epoch is one step.
 
     Attributes:
         dim: p, the length of the inputs.
@@ -73,16 +73,16 @@ class Config:
         step_size: of the outer descent.
         epochs: full-batch steps of the outer descent after which the loss is measured, ascending.
         train_rates: alpha_t in the linearized limit; 0 among them.
-        trained_rates: those of them that are also trained; 0 among them.
+        trained_rates: the train rates that are also trained; 0 among them.
         test_rates: alpha_r.
         paper_rate: the train rate that the paper finds best.
-        paper_test_rate: the test rate at which it does.
+        paper_test_rate: the test rate at which `paper_rate` is best.
         linearized_runs: of the paper's network.
-        trained_runs: the first runs of these, which are also trained.
+        trained_runs: how many of these runs, the first ones, are also trained.
         reading_runs: linearized runs of each other reading; 0 leaves them out.
-        reading_trained_runs: trained ones of the reading with drawn biases.
+        reading_trained_runs: trained runs of the reading with drawn biases.
         test_tasks: new tasks of a run.
-        test_samples: examples of each that measure the loss.
+        test_samples: examples of each new task that measure the loss.
     """
 
     dim: Count = 60
@@ -111,7 +111,7 @@ class Config:
     test_samples: Count = 10
 
     def __post_init__(self):
-        """Refuse what depends on several fields, naming field, value and what is allowed."""
+        """Check the conditions on several fields."""
         for name, most in (
             ("trained_runs", self.linearized_runs),
             ("reading_trained_runs", self.reading_runs),

@@ -1,4 +1,4 @@
-"""The runs of `maml-nonlinear`: each network in the linearized limit, and trained for real."""
+"""The runs of `maml-nonlinear`: each network in the linearized limit, and trained."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ SAVED_TOGETHER = 25
 
 
 class Reading(NamedTuple):
-    """A network that the text allows, and how often it is run."""
+    """A network that agrees with the paper's text, and its number of runs."""
 
     name: str
     width: int
@@ -68,7 +68,7 @@ class Draw(NamedTuple):
 
 @compiled
 def draw_run(config: Any, reading: Reading, key: Array, run: Array) -> Draw:
-    """Draw a network, its training tasks and the tasks that judge it."""
+    """Draw a network, its training tasks and its test tasks."""
     keys = jax.random.split(jax.random.fold_in(key, run), 3)
     draw = lambda key, tasks, samples, held_out: draw_quadratic_tasks(
         key,
@@ -163,7 +163,7 @@ def _by_run(
     context: Context,
     compute: Callable[[int], Mapping[str, np.ndarray]],
 ) -> dict[str, np.ndarray]:
-    """Fill arrays along their first axis, run by run, so that it can be resumed."""
+    """Fill arrays along their first axis, run by run, so that the loop can be resumed."""
     path: Path = context.checkpoint(what.replace(", ", "-").replace(" ", "-"))
     total, done = len(next(iter(arrays.values()))), 0
     if context.resume and path.exists():

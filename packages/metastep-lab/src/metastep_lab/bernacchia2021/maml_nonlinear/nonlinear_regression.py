@@ -1,4 +1,4 @@
-"""Quadratic regression with a wide network: MAML with one inner step, trained for real.
+"""Quadratic regression with a wide network: MAML with one inner step, trained by descent.
 
 Every task is y = (<w, x> + b)^2 + z with its own w and b. The network has two hidden layers of
 rectified linear units. One inner step adds to each layer a matrix whose rank is the number of
@@ -41,7 +41,7 @@ Network = tuple[Layer, ...]
 
 
 class Trace(NamedTuple):
-    """What a network does with examples: the gradient of its outputs, layer by layer.
+    """The outputs of a network on examples, and the factors of their gradients, layer by layer.
 
     The gradient of the output by the weights of a layer is the outer product of the example's
     activation and signal, and by the bias the signal.
@@ -115,7 +115,7 @@ def draw_quadratic_tasks(
 def initial_network(
     key: RandomKey, *, dim: int, width: int, bias_scale: float = 0.0, hidden_layers: int = 2
 ) -> Network:
-    """Draw a float32 network: weights N(0, 1 / inputs of the layer), biases that times a scale."""
+    """Draw a float32 network: weights N(0, 1 / inputs), biases with scaled deviation."""
     sizes = (dim, *(width,) * hidden_layers, 1)
     keys = jax.random.split(key, (hidden_layers + 1, 2))
 
@@ -185,7 +185,7 @@ def meta_train(
     step_size: Scalar | float,
     epochs: Int[Array, ""] | int,
 ) -> tuple[Network, Float[Array, " train_rates"]]:
-    """Descend on the outer loss for every train rate, with the whole of the tasks in every step.
+    """Descend on the outer loss of all tasks in every step, for every train rate.
 
     Args:
         networks: one for each train rate, stacked along a first axis.

@@ -14,7 +14,7 @@ from metastep_lab.bernacchia2021.curves import mean_and_error
 Row = tuple
 Rates = Sequence[float]
 
-# A descent that diverged leaves infinities in its rows, and they say so.
+# A descent that diverged has infinities in its rows, which show the divergence.
 _infinities = np.errstate(over="ignore", invalid="ignore")
 
 

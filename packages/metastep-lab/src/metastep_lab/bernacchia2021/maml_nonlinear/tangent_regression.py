@@ -1,7 +1,7 @@
 """MAML in the linearized limit of a wide network, where the outer problem has an exact solution.
 
 Linearized at its initial weights, a network is a linear model whose inputs are the gradients of
-its outputs, and all that MAML does with it is read off the inner products of these gradients, the
+its outputs. MAML then depends only on the inner products of these gradients, the
 tangent kernel. One inner step is linear, so that the predictions on all validation examples are
 P K a for weights that have moved by sum_j a_j k(x_j), with K the kernel of all training examples
 and P = [I, -(train_rate / n) K_vt]; the outer descent moves along the rows of P.
@@ -71,7 +71,7 @@ def outer_coefficients(
     step_size: Scalar | float = 0.001,
     epochs: Scalar | float = jnp.inf,
 ) -> Float[Array, " examples"]:
-    """Return where the outer descent is after some steps, as coefficients of the gradients.
+    """Return the weights after some steps of the outer descent, as coefficients of the gradients.
 
     The weights have moved by sum_j a_j k(x_j). With epochs = inf that is the solution of the outer
     problem, loss zero, that is nearest to the initial weights.
@@ -79,7 +79,7 @@ def outer_coefficients(
     Args:
         problem: from `tangent_problem`.
         train_rate: alpha_t, the inner step size, of any sign.
-        step_size: of the outer descent on (1/2) mean squared error; plays no part at inf.
+        step_size: of the outer descent on (1/2) mean squared error; has no effect at inf.
         epochs: steps of the outer descent, a whole number or inf.
 
     Returns:

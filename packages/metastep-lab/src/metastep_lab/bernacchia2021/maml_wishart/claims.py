@@ -1,4 +1,4 @@
-"""What the tables of `maml-wishart` say: the statements of the paper, and the answer."""
+"""The claims of `maml-wishart`, statements of the paper, and its answer."""
 
 import numpy as np
 
@@ -28,7 +28,7 @@ def _negative(best: Frame, gain: Frame) -> bool | None:
 
 
 def answer(record: Record) -> str:
-    """Say in how many draws of the covariances the best rate is negative, and what it gains."""
+    """Say in how many draws of the covariances the best rate is negative, and its gain."""
     best, gains = _both(record)
     verdicts = [_negative(best.loc[draw], gains.loc[draw]) for draw in best.index]
     opening = yes_or_no(verdicts) if set(verdicts) != {None} else "This run cannot tell"

@@ -3,7 +3,7 @@
 Covariances are single draws of a Wishart distribution with as many degrees of freedom as
 dimensions, far from the identity: Sigma = G G^T / p and Sigma_w = (nu^2 / p) G' G'^T / p with
 standard normal G and G'. The paper does not say which draw is that of its Figure 4: the first one
-here takes the figure's place, and the others show whether it matters. The outer problem is solved
+here replaces it, and the others show the variation between draws. The outer problem is solved
 exactly in every run, all rates see the same draws, and the loss is averaged over new tasks exactly.
 
 Tables (one row per observation; `simulated` and `standard_error` over runs):
@@ -102,7 +102,7 @@ class Config:
 
     @property
     def design(self) -> Design:
-        """How many examples and tasks there are."""
+        """Return the numbers of examples and tasks."""
         return Design(**{name: getattr(self, name) for name in Design._fields})
 
 
@@ -177,7 +177,7 @@ def _optima(
 
 
 def best_test_rate(rates: np.ndarray, losses: np.ndarray) -> float:
-    """Return the minimum of the parabola that the loss is along three or more test rates."""
+    """Return the minimum of the loss, a parabola through three or more test rates."""
     curvature, slope, _ = np.polyfit(rates, losses, 2)
     return float(-slope / (2 * curvature))
 

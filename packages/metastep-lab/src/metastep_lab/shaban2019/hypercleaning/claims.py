@@ -1,4 +1,4 @@
-"""What the tables of `hypercleaning` say: the statements of the paper, and the answer."""
+"""The claims of `hypercleaning`, statements of the paper, and its answer."""
 
 import numpy as np
 from scipy.special import expit
@@ -27,7 +27,7 @@ def baseline(record: Record, labels: str) -> Frame:
 
 
 def answer(record: Record) -> str:
-    """Say how many of the wrong labels the longest window finds, and what that is good for."""
+    """Say how many wrong labels the longest window finds, and the gain in test accuracy."""
     arrays, last = record.arrays, tuned(record).iloc[-1]
     bound = float(expit(record.config.threshold))
     wrong, flagged = arrays["given"] != arrays["true"], arrays["weights"][-1] < bound
@@ -68,7 +68,7 @@ def _better(record: Record) -> Numbers:
 
 
 def _kept(record: Record) -> Frame:
-    """Return the part of the full window's improvement in validation loss, by window."""
+    """Return the fraction of the full window's improvement in validation loss, by window."""
     gains = baseline(record, "noisy")["validation_loss"] - tuned(record)["validation_loss"]
     return gains / gains[record.config.horizon]
 

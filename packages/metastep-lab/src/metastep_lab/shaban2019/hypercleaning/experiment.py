@@ -11,7 +11,7 @@ Tables (one row per observation):
 
 Arrays: `weights` (windows, train) after tuning, `given` and `true` labels (train,), `correct`
 (rows of `summary`, test examples), and `suspect_images` with `suspects`, the indices of the
-examples that the longest window trusts least.
+examples with the lowest weights of the longest window.
 """
 
 from collections.abc import Mapping
@@ -72,7 +72,7 @@ class Config:
     measure_every: Count = 20
 
     def __post_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
+        """Check the values of the fields."""
         if not self.windows or not all(1 <= w <= self.horizon for w in self.windows):
             raise ValueError(
                 f"windows is {self.windows}; allowed are integers from 1 to the horizon, "
@@ -135,7 +135,7 @@ def prepare(config: Config, folder: Path | None, seed: int) -> Examples:
 
 
 def make_problem(task: WeightedClassification, config: Config) -> ms.TrainingProblem:
-    """Train the weighted classifier by gradient descent; judge it on validation loss."""
+    """Return the problem of the weighted classifier, with the validation loss as objective."""
     return ms.TrainingProblem(
         loss=task.loss,
         objective=task.validation_loss,
@@ -194,7 +194,7 @@ def _columns(names: str, columns) -> dict[str, np.ndarray]:
 
 
 class _Recorder(eqx.Module):
-    """What is measured inside the outer loop. A module, so that the data stay arguments of it."""
+    """Measurements inside the outer loop; a module, so that its data are arguments."""
 
     problem: ms.TrainingProblem
     replaced: Array
@@ -237,7 +237,7 @@ def _tune(
 def _evaluate(
     problem: ms.TrainingProblem, examples: Examples, outer: Array, config: Config, key: Array
 ) -> tuple[tuple[float, ...], np.ndarray]:
-    """Train once; measure what `summary` wants, and which test examples are classified rightly."""
+    """Train once; return the row of `summary`, and which test examples are correct."""
     params = compiled(ms.unroll)(problem, outer, key).params
     task, flagged = examples.task, outer < config.threshold
     exact = ms.hypergradient(problem, outer, ms.Reverse(), key=key)

@@ -25,7 +25,7 @@ ROTATIONS = 4
 
 
 class Episode(NamedTuple):
-    """A task: one image of each class to learn from, others to be judged by.
+    """A task: one image of each class for training, and other images for the outer loss.
 
     Attributes:
         support: shape (ways, 28, 28); image number i is of class i.
@@ -55,12 +55,12 @@ class Characters(eqx.Module):
     images: Float[Array, "characters drawings side side"]
 
     def episode(self, key: RandomKey, *, ways: int, queries: int) -> Episode:
-        """Draw a task: `ways` characters, one drawing of each to learn from, `queries` to judge.
+        """Draw a task: `ways` characters, one drawing of each for training, `queries` for the loss.
 
         Args:
             key: a random key.
             ways: characters of a task, from 2 to those there are.
-            queries: drawings of each to be judged by, from 1 to one fewer than there are.
+            queries: drawings of each for the outer loss, from 1 to one fewer than there are.
 
         Raises:
             ValueError: for a number out of range.
@@ -103,7 +103,7 @@ def shrink(
 
 
 class Head(NamedTuple):
-    """What is fitted to a task.
+    """The parameters that are fitted to a task.
 
     Attributes:
         third: shape (9 channels, channels).
@@ -124,7 +124,7 @@ class Head(NamedTuple):
 
 
 class Hyperparameters(NamedTuple):
-    """What is tuned.
+    """The tuned parameters.
 
     Attributes:
         first: the first convolution, shape (9, channels).
@@ -142,7 +142,7 @@ class Hyperparameters(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """All that the fitting of a head sees of the hyperparameters and the images.
+    """The hyperparameters and images in the form that the fitting of a head uses.
 
     Attributes:
         support: patches of the representation of the support images.
@@ -215,7 +215,7 @@ def inner_loss(head: Head, encoded: Encoded, normalized: bool = True) -> Scalar:
 def query_loss(
     head: Head, encoded: Encoded, labels: Array, normalized: bool = True
 ) -> tuple[Scalar, Scalar]:
-    """Return the mean cross-entropy of the queries and the fraction that is classified right."""
+    """Return the mean cross-entropy of the queries and the fraction that is correct."""
     scores = _scores(head, _patches(encoded.queries), normalized)
     losses = optax.softmax_cross_entropy_with_integer_labels(scores, labels)
     return jnp.mean(losses), jnp.mean(jnp.argmax(scores, axis=1) == labels)
@@ -237,7 +237,7 @@ def _patches(maps: Array) -> Array:
 
 def _each_pooled(maps: Array, kernel: Array) -> Array:
     """Convolve and pool image by image, so that patches stay in the processor's cache."""
-    # They are nine times the maps, and made again on the way back rather than read from memory.
+    # Patches take nine times the memory of the maps: the backward pass computes them again.
     one = jax.checkpoint(lambda image: _pooled(_patches(image[None]), kernel)[0])
     return jax.lax.map(one, maps)
 

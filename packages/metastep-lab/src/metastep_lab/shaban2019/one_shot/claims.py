@@ -1,4 +1,4 @@
-"""What the tables of `one-shot` say: the statements of the paper, and the answer."""
+"""The claims of `one-shot`, statements of the paper, and its answer."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -15,9 +15,9 @@ MARGIN = 0.5  # points of accuracy, the largest difference to full reverse mode 
 PAPER_ACCURACY = {"1-RMD": 95.6, "10-RMD": 96.3, "25-RMD": 96.1, "full": 95.8}
 PAPER_LONG = {"1-RMD": 97.7, "10-RMD": 97.8, "short horizon": 96.6}
 LONG = 15000
-FAIR = 1000  # outer steps from which a lower accuracy is not only for want of steps
+FAIR = 1000  # outer steps from which a lower accuracy is not due to too few steps
 PAPER_TIME = 0.4 / 2.2  # seconds of 1-RMD and of full reverse mode in Table 4
-ENOUGH = 3  # repetitions to speak of a cause
+ENOUGH = 3  # repetitions needed for a statement about a cause
 DECAY = 0.1  # of the relative error from window 1 to half the horizon
 
 
@@ -52,7 +52,7 @@ def _difference(record: Record, method: str, other: str) -> Average | None:
 
 
 def answer(record: Record) -> str:
-    """Say how well truncation does on new characters, and whether all of the learning does more."""
+    """Say the accuracy of truncation on new characters, and whether full reverse mode is better."""
     config, at = record.config, partial(_accuracy, record)
     truncated, guess = f"{config.middle}-RMD", 1 / config.ways
     able = at(truncated).mean - SURE * at(truncated).error > 100 * guess
@@ -84,7 +84,7 @@ def _need(found: Average | None) -> str:
 
 
 def _printed(record: Record) -> Mapping[str, float]:
-    """Return the accuracies of Table 4 after the more alike number of outer steps."""
+    """Return the accuracies of Table 4 after the nearer number of outer steps."""
     return PAPER_LONG if record.config.outer_steps >= LONG else PAPER_ACCURACY
 
 
@@ -308,5 +308,5 @@ CAUSES = (
 
 
 def claims(record: Record) -> Sequence[Statement]:
-    """Return the statements about Table 4 and Figure 7, and those about causes where studied."""
+    """Return the statements about Table 4 and Figure 7, and about causes if they were studied."""
     return (*CLAIMS, *CAUSES) if record.config.study and record.config.full else CLAIMS

@@ -2,14 +2,14 @@
 
 Two convolutions, the center of a head (two convolutions and an affine map), one regularization
 weight for each layer of the head and the inner step size are tuned; the head is fitted to five
-images by T steps of gradient descent that starts at the center. Readings of what the paper leaves
-open: the descent starts at the centers, so that the exact gradient has a term B_0 that no window
+images by T steps of gradient descent that starts at the center. Assumptions that the paper does not
+state: the descent starts at the centers, so that the exact gradient has a term B_0 that no window
 has; rho and the step size are tuned on a logarithmic scale; batch normalization by the batch.
 
-Methods: "K-RMD"; "full", exact reverse mode; "short horizon", exact through one step, judged after
-T. With `study`: what might hold full reverse mode back, one change at a time. "full, start
-detached" leaves out B_0 alone; "clipped" scales the gradient to at most `clip`; "plain head" has no
-normalization in the head.
+Methods: "K-RMD"; "full", exact reverse mode; "short horizon", exact through one step, tested after
+T. With `study`: possible causes of the lower accuracy of full reverse mode, one at a time. "full,
+start detached" leaves out B_0 alone; "clipped" scales the gradient to at most `clip`; "plain head"
+has no normalization in the head.
 
 Tables (one row per observation):
 
@@ -22,7 +22,7 @@ Tables (one row per observation):
 - `curve`: method, repetition, step, split (validation | test), accuracy, standard_error, loss.
 - `training`: method, repetition, step, loss, gradient_norm, every tenth step.
 - `cosine`: method, repetition, step, window, relative_error, cosine: of K-RMD and the exact
-  gradient, averaged over `gradient_tasks`, on the way of that method.
+  gradient, averaged over `gradient_tasks`, along the trajectory of that method.
 - `depth`: point (start | tuned), regularization (tuned | none | strong), repetition, window,
   relative_error, cosine: medians over `gradient_tasks` tasks. "strong" contracts by 1 - 2 rate rho
   = 0.8 in each step.
@@ -49,7 +49,7 @@ THINNED = 10  # outer steps between two rows of `training`
 
 
 def run(config: Config, context: Context) -> Mapping[str, float]:
-    """Tune by every method in every repetition, measure on the way and at the end."""
+    """Tune by every method in every repetition; measure during tuning and at the end."""
     images = data.omniglot(context.data).arrays["images"]
     splits = [
         split(config, images, np.random.default_rng((context.seed, repetition)))

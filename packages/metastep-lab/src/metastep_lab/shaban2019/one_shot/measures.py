@@ -1,4 +1,4 @@
-"""What `one-shot` measures at given hyperparameters, compiled once for all methods."""
+"""The measurements of `one-shot` at given hyperparameters, compiled once for all methods."""
 
 from collections.abc import Callable
 
@@ -45,10 +45,10 @@ def judge(
         tasks: to draw from.
         keys: one for each task.
         outer: the hyperparameters.
-        at_once: tasks in one call of a compiled function, whatever the characters.
+        at_once: tasks in one call of a compiled function.
 
     Returns:
-        The fraction of queries classified right and their mean loss, each of shape (tasks,).
+        The fraction of correctly classified queries and their mean loss, each of shape (tasks,).
     """
     found = []
     for first in range(0, len(keys), at_once):

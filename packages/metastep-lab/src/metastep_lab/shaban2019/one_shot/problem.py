@@ -27,8 +27,8 @@ class HeadProblem(AbstractProblem):
     Attributes:
         episode: the task.
         horizon: steps T of the descent.
-        tuned_start: whether the gradient knows that the descent starts at the centers (the term
-            B_0). The trajectory is the same either way.
+        tuned_start: whether the gradient includes the dependence of the start on the centers (the
+            term B_0). The trajectory is the same in both cases.
         normalized: whether the head normalizes its batch.
     """
 
@@ -55,10 +55,9 @@ class HeadProblem(AbstractProblem):
 
 
 class AbstractEncodedProblem(AbstractProblem):
-    """A problem that sees its hyperparameters only through a function of them.
+    """A problem that depends on its hyperparameters only through a function of them.
 
-    Every estimator can differentiate it, and computes that function at every inner step; `Once`
-    computes it once.
+    An estimator computes that function at every inner step; `Once` computes it once.
 
     Attributes:
         head: the problem whose outer variable is what `encode` returns.
@@ -69,7 +68,7 @@ class AbstractEncodedProblem(AbstractProblem):
 
     @abc.abstractmethod
     def encode(self, outer: Outer) -> Outer:
-        """Return what `head` sees of the hyperparameters."""
+        """Return the code of the hyperparameters for `head`."""
 
     def init(self, outer: Outer, key: RandomKey) -> Inner:
         """Start `head`."""
@@ -100,18 +99,18 @@ class OneShotProblem(AbstractEncodedProblem):
         self.horizon = head.horizon
 
     def encode(self, outer: Hyperparameters) -> Encoded:
-        """Return what the head sees."""
+        """Return the representation of the images and the other hyperparameters."""
         return encode(outer, self.head.episode)
 
 
 class Once(AbstractEstimator):
-    """Any estimator, with what an encoded problem sees computed once, and the chain rule.
+    """Any estimator on an encoded problem, with the code computed once and the chain rule.
 
     Differentiating by the code first and pulling that back once is the same gradient as
     differentiating every step by the hyperparameters, truncated or not, and saves one pass through
     `encode` per step, forth and back.
 
-    Exactness: that of `estimator`. `stats` are its measurements, `gradient_norm` apart.
+    Exactness: that of `estimator`. `stats` are those of `estimator`, except `gradient_norm`.
 
     Attributes:
         estimator: of the gradient by what `encode` returns.
@@ -123,7 +122,7 @@ class Once(AbstractEstimator):
     estimator: AbstractEstimator
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> Any:
-        """Return what the wrapped estimator remembers."""
+        """Return the state of the wrapped estimator."""
         problem = _encoded(problem)
         return self.estimator.init(problem.head, problem.encode(outer), key)
 
@@ -156,7 +155,7 @@ class Tasks(eqx.Module):
     Attributes:
         characters: to draw from.
         ways: characters of a task.
-        queries: drawings of each that judge the head.
+        queries: drawings of each for the outer loss.
         horizon: inner steps.
         tuned_start: see `HeadProblem`.
         normalized: likewise.

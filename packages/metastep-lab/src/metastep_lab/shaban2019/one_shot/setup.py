@@ -1,4 +1,4 @@
-"""What `one-shot` runs: its configuration, its methods and the characters of a repetition."""
+"""The configuration of `one-shot`, its methods, and the characters of a repetition."""
 
 from functools import cache
 from typing import NamedTuple
@@ -18,13 +18,13 @@ class Config:
     """The configuration; the defaults are the preset `reduced`, for 242 characters.
 
     What it reduces: channels (64 in the paper), queries (15), outer steps (5,000) and characters
-    (1,200 to train on, 100 for validation, 323 for testing). Unlike the paper it turns the training
-    characters, since it has so few.
+    (1,200 to train on, 100 for validation, 323 for testing). Unlike the paper it adds rotated
+    training characters, because there are few.
 
     Attributes:
         channels: of every convolution.
         ways: characters of a task.
-        queries: drawings of each that judge the head in training.
+        queries: drawings of each for the outer loss.
         test_queries: the same for validation and test tasks.
         horizon: inner gradient steps T.
         rate: inner step size to start from.
@@ -44,9 +44,9 @@ class Config:
         rotations: whether training characters turned by 90, 180, 270 degrees are characters, too;
             the paper augments nothing.
         measure_every: outer steps between two points of the curves.
-        measured_tasks: tasks of each of these.
+        measured_tasks: tasks at each point of the curves.
         gradient_tasks: tasks over which gradients are compared.
-        test_tasks: tasks that judge the end.
+        test_tasks: tasks of the final test.
     """
 
     channels: Count = 16
@@ -75,7 +75,7 @@ class Config:
     test_tasks: Several = 120
 
     def __post_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
+        """Check the values of the fields."""
         for name in ("validation_characters", "test_characters"):
             if getattr(self, name) < self.ways:
                 value = getattr(self, name)
@@ -94,12 +94,12 @@ class Config:
 
     @property
     def middle(self) -> int:
-        """The window that stands for truncation: 10 of 1, 10, 25."""
+        """The window that represents truncation: 10 of 1, 10, 25."""
         return self.windows[len(self.windows) // 2]
 
 
 class Method(NamedTuple):
-    """One way to tune, and what it changes about the problem."""
+    """A tuning method, and its changes to the problem."""
 
     name: str
     window: int | None
@@ -130,14 +130,14 @@ class Method(NamedTuple):
         return _adam(config.outer_step_size, self.clip)
 
 
-@cache  # a new optimizer would be compiled anew
+@cache  # a new optimizer would be compiled again
 def _adam(step_size: float, clip: float | None) -> optax.GradientTransformation:
     adam = optax.adam(step_size)
     return adam if clip is None else optax.chain(optax.clip_by_global_norm(clip), adam)
 
 
 def methods(config: Config) -> list[Method]:
-    """Return what a configuration asks for."""
+    """Return the methods of a configuration."""
     horizon, steps, few = config.horizon, config.outer_steps, config.study_steps
     found = [Method(f"{window}-RMD", window, horizon, steps) for window in config.windows]
     if config.full:

@@ -1,4 +1,4 @@
-"""One method in one repetition of `one-shot`: tuning it, and measuring it on the way."""
+"""One method in one repetition of `one-shot`: tuning, and measurements during tuning."""
 
 from math import gcd
 from pathlib import Path
@@ -21,11 +21,11 @@ from metastep_lab.shaban2019.one_shot.measures import judge, truncations
 from metastep_lab.shaban2019.one_shot.problem import Tasks
 from metastep_lab.shaban2019.one_shot.setup import Config, Method, Split, compared_windows
 
-MOST_BETWEEN_REPORTS = 50  # outer steps, for a lively progress bar
+MOST_BETWEEN_REPORTS = 50  # outer steps between updates of the progress bar
 
 
 class Measured(NamedTuple):
-    """What is measured along one run and at its end; zeros where a method has no windows.
+    """Measurements during one run and at its end; zeros if a method has no windows.
 
     Attributes:
         curve: accuracy, its standard error and loss, shape (points, validation and test, 3).
@@ -55,7 +55,7 @@ class Part(NamedTuple):
         return [*range(0, self.method.steps, self.config.measure_every), self.method.steps]
 
     def path(self, what: str) -> Path:
-        """Return where a part of the state is kept."""
+        """Return the path of a part of the state."""
         name = self.method.name.replace(",", "").replace(" ", "-")
         return self.context.checkpoint(f"{name}-{self.repetition}-{what}")
 
@@ -74,10 +74,10 @@ class Part(NamedTuple):
         )
 
     def tune(self) -> ms.Run:
-        """Tune, and keep the hyperparameters that are to be measured."""
+        """Tune, and save the hyperparameters for the measurements."""
         result = self._minimize()
         if not all(self.path(f"step-{step}").exists() for step in self.steps[1:]):
-            # Interrupted between the savings of a step and of its hyperparameters: once more.
+            # Interrupted after a step and before its hyperparameters were saved: save them again.
             self.path("state").unlink()
             result = self._minimize()
         return result
@@ -103,7 +103,7 @@ class Part(NamedTuple):
         )
 
     def measure(self, result: ms.Run) -> Measured:
-        """Measure at all points; what was measured before an interruption is read back."""
+        """Measure at all points; earlier measurements of an interrupted run are read again."""
         config, points, path = self.config, len(self.steps), self.path("measured")
         like = Measured(
             np.zeros((points, 2, 3), np.float32),
@@ -131,7 +131,7 @@ class Part(NamedTuple):
         return like
 
     def has_windows(self) -> bool:
-        """Tell the methods along which gradients are compared: no short horizon, no variants."""
+        """Whether gradients are compared: not for the short horizon and the variants."""
         name, window, horizon, steps, *_ = self.method
         plain = self.method == Method(name, window, horizon, steps)
         return plain and horizon == self.config.horizon

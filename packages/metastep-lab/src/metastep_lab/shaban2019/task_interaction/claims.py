@@ -1,4 +1,4 @@
-"""What the tables of `task-interaction` say: the statements of the paper, and the answer."""
+"""The claims of `task-interaction`, statements of the paper, and its answer."""
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def closest(record: Record) -> list[str]:
 
 
 def answer(record: Record) -> str:
-    """Say what tuning the similarities gains, and which classes it brings together."""
+    """Say the gain of tuning the similarities, and which classes have the largest one."""
     losses, correct = tuned(record, "validation_loss"), tuned(record, "test_accuracy")
     before, after = _untuned(record, "validation_loss"), losses.iloc[:, -1]
     wrong, right = _untuned(record, "test_accuracy"), correct.iloc[:, -1]

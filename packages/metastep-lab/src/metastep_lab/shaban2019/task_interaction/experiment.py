@@ -2,9 +2,9 @@
 
 One linear model per class on fixed features; a tuned symmetric matrix C pulls the models of similar
 classes together, and rho pulls all to zero. The paper's features come from a network trained on
-ImageNet; here they are convolutions with random whitened patches, or any given in a file. Scaling
-features is scaling the inner step size; here they are scaled so that the cross-entropy's curvature
-is at most `smoothness`.
+ImageNet; here they are convolutions with random whitened patches, or are read from a file. Scaling
+the features is equivalent to scaling the inner step size; here they are scaled so that the
+curvature of the cross-entropy is at most `smoothness`.
 
 Tables (one row per observation):
 
@@ -63,8 +63,8 @@ class Config:
 
     Attributes:
         dataset: digits (8 x 8, ships with scikit-learn) or cifar10.
-        features: an .npz file with features and labels of the data set to use in place of its
-            images, or none. It is looked for in the folder of the data sets, too.
+        features: an .npz file with features and labels that replace the images of the data set,
+            or none. The folder of the data sets is searched for it, too.
         filters: random patches of the features.
         patch_size: their side in pixels.
         examples: training examples in total, and as many for validation; the rest is for testing.
@@ -100,7 +100,7 @@ class Config:
     measure_every: Count = 20
 
     def __post_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
+        """Check the values of the fields."""
         if self.windows[-1] > self.horizon:
             raise ValueError(
                 f"windows is {self.windows}; allowed are integers up to the horizon, {self.horizon}"
@@ -241,7 +241,7 @@ def _tune(
 
 
 def _record(step: Array, outer: Interaction, estimate: ms.Estimate) -> tuple:
-    """Keep what is measured afterwards: 2 classes^2 numbers per step."""
+    """Store the hyperparameters for later measurement: 2 classes^2 numbers per step."""
     del step
     return outer, estimate.grad
 
@@ -309,17 +309,17 @@ def _summary_row(
     limit: float | None = None,
     skipped: int = 0,
 ) -> tuple:
-    """Return what `summary` says about one point of a run."""
+    """Return the row of `summary` of one point of a run."""
     at = Measured(*(column[place] for column in measured))
     best = at.test_accuracy if place == 0 else np.max(measured.test_accuracy)
-    # Rounding leaves what the guard scaled down a little beside the limit.
+    # After scaling by the guard, rounding errors leave a small distance to the limit.
     guarded = 0 if limit is None else int(np.sum(stability >= limit * (1 - 1e-5)))
     row = (at.validation_loss, at.test_accuracy, best, at.gradient_norm, at.largest_coupling)
     return (*row, np.max(stability), guarded, skipped)
 
 
 def _history_rows(result: ms.Run, measured: Measured, config: Config) -> list[tuple]:
-    """Return what `history` says about the measured steps."""
+    """Return the rows of `history` of the measured steps."""
     steps, history = _measured_steps(config), result.history
     good = np.asarray(history.result == ms.RESULTS.successful, int)
     exact = (measured.gradient_norm, measured.cosine, measured.test_accuracy, measured.stability)

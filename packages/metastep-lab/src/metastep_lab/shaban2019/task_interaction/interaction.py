@@ -1,4 +1,4 @@
-"""Softmax regression whose classes share weights as far as a tuned matrix says."""
+"""Softmax regression with a tuned matrix that pulls the weights of similar classes together."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from metastep.types import Scalar
 
 
 class Interaction(NamedTuple):
-    """Hyperparameters before the softplus that keeps what they stand for positive.
+    """Hyperparameters before the softplus that makes C and rho positive.
 
     Attributes:
         coupling: B with C = A + A^T, A = softplus(B), shape (classes, classes).
@@ -63,7 +63,7 @@ def interaction(classes: int, coupling: float, regularization: float) -> Interac
             raise ValueError(f"{name} is {value!r}; allowed are positive numbers")
     if classes < 2:
         raise ValueError(f"classes is {classes!r}; allowed are integers from 2")
-    # Weakly typed numbers would compile the outer loop twice.
+    # With weakly typed numbers the outer loop would be compiled twice.
     halves = jnp.full((classes, classes), coupling / 2, float)
     rho = jnp.array(regularization, float)
     return Interaction(_inverse_softplus(halves), _inverse_softplus(rho))
@@ -147,8 +147,8 @@ class Guard(eqx.Module):
 
     Descent with step size gamma on a loss of curvature up to beta cannot diverge while
     `stability` = gamma beta / 2 is at most 1. Here beta <= 4 lmax(L) + 2 rho + `data_smoothness`;
-    with gamma = 0.1 and one pair alone the limit is at C_ij = 2.5, and tuning does get there. As
-    `project` of `minimize`, hyperparameters below the limit keep their bits.
+    with gamma = 0.1 and one pair alone the limit is at C_ij = 2.5, which tuning does reach. As
+    `project` of `minimize`, it leaves hyperparameters below the limit bitwise unchanged.
 
     Attributes:
         step_size: gamma.

@@ -139,7 +139,7 @@ def read_features(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it does not hold these arrays, or numbers that are not finite.
+        ValueError: if it lacks these arrays, or has numbers that are not finite.
     """
     try:
         archive = parse_arrays(read_bytes(path), ("features", "labels"))

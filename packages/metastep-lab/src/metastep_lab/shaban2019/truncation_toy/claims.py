@@ -1,4 +1,4 @@
-"""What the tables of `truncation-toy` say: the statements of the paper, and the answer."""
+"""The claims of `truncation-toy`, statements of the paper, and its answer."""
 
 import numpy as np
 
@@ -30,7 +30,7 @@ def _remaining(record: Record) -> Column:
 
 
 def answer(record: Record) -> str:
-    """Say how wrong short windows are, and where descent along them ends."""
+    """Say the error of short windows, and where descent along them ends."""
     config, short = record.config, _short(record)
     if short.empty:
         return f"This run cannot tell: no window is shorter than the {config.horizon} steps."
@@ -167,7 +167,7 @@ CLAIMS = (
         "within the bound of Proposition 3.1 (Eq. 10). The coupling does not commute with the "
         "Hessian.",
         measure=lambda record: record.frames["neumann"],
-        # Rounding is left where the series has converged.
+        # If the series has converged, only rounding errors are left.
         verdict=lambda rows: rows.eval(
             "difference < 1e-9 and error <= bound + 1e-12 * exact_norm"
         ).all(),

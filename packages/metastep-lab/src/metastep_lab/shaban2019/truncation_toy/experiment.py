@@ -1,4 +1,4 @@
-"""Truncated back-propagation on a two-dimensional toy problem, and where its theory is wrong.
+"""Truncated back-propagation on a two-dimensional toy problem, and counter-examples to its theory.
 
 Tables (one row per observation):
 
@@ -66,7 +66,7 @@ class Config:
     start_tilde: Pair = (0.0, 0.0)
 
     def __post_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
+        """Check the values of the fields."""
         if not self.windows or not all(1 <= w <= self.horizon for w in self.windows):
             raise ValueError(
                 f"windows is {self.windows}; allowed are integers from 1 to the horizon, "
@@ -173,7 +173,7 @@ def _descend(
         problem,
         start,
         estimator,
-        # The root of an integer would be float32 whatever the precision of the rest.
+        # The square root of an integer would be float32, also in float64 mode.
         optimizer=optax.sgd(lambda count: rate / jnp.sqrt(count + jnp.ones(()))),
         steps=config.outer_steps,
         key=key,
@@ -242,7 +242,7 @@ COUNTEREXAMPLE_CASES = ((0.17, 1), (0.17, 5), (0.01, 1), (0.01, 5), (0.01, 20), 
 
 
 def _descent_counterexample(key: Array) -> Table:
-    """Descend w^T Q w / 2 by K-RMD where all that Lemma 3.2 asks for holds, for ten steps."""
+    """Descend w^T Q w / 2 by K-RMD for ten steps, where all assumptions of Lemma 3.2 hold."""
     rows = []
     for step_size, window in COUNTEREXAMPLE_CASES:
         norms = _ten_steps(step_size, ms.TruncatedReverse(window), key)
@@ -252,7 +252,7 @@ def _descent_counterexample(key: Array) -> Table:
 
 
 def _counterexample_loss(w: Array, outer: Array) -> Array:
-    """Return w^T Q w / 2; one function, so that what is compiled for it serves every window."""
+    """Return w^T Q w / 2; one function, so that it is compiled once for all windows."""
     return w @ jnp.asarray(COUNTEREXAMPLE["curvature"]) @ w / 2
 
 
@@ -261,8 +261,8 @@ def _ten_steps(
 ) -> tuple[float, float]:
     """Return the norm of the exact hypergradient before and after ten outer steps from (1, 1).
 
-    The outer step size is half the inverse of the estimate's Lipschitz constant, as small as
-    descent on a quadratic could ask for.
+    The outer step size is half the inverse of the estimate's Lipschitz constant, which is small
+    enough for descent on a quadratic.
     """
     problem = ms.QuadraticProblem(
         hessian=jnp.asarray(COUNTEREXAMPLE["hessian"]),
@@ -288,7 +288,7 @@ NEUMANN_TERMS = (1, 5, 10, 50, 100, 500)
 
 
 def _neumann(key: Array) -> Table:
-    """Hold K-RMD at a fixed point against the series, on a random problem with 20 dimensions."""
+    """Compare K-RMD at a fixed point with the series, on a random problem with 20 dimensions."""
     factor = jax.random.normal(jax.random.fold_in(key, 1), (20, 60))
     hessian = factor @ factor.T / 60
     eigenvalues = jnp.linalg.eigvalsh(hessian)
@@ -326,7 +326,7 @@ def _series(terms: int) -> ms.Implicit:
 
 
 def _implicit(key: Array) -> Table:
-    """Hold the unrolled hypergradient at several horizons against that of the fixed point."""
+    """Compare the unrolled hypergradient at several horizons with that of the fixed point."""
     outer = jnp.ones(2)
     limit = ms.hypergradient(toy("f", 5000), outer, ms.Implicit(), key=key).grad
     rows = []

@@ -1,4 +1,4 @@
-"""What the tables of `advisor` say: its statements and its answer."""
+"""The claims of `advisor`, and its answer."""
 
 from collections.abc import Callable
 
@@ -11,23 +11,23 @@ RIGHT = 0.95
 AGREEMENT = 1e-3  # of cosines: float32, summed in another order
 COST = 4.0
 WORK = 5.0
-WRONG = 0.1  # relative error of implicit differentiation that deserves a warning
+WRONG = 0.1  # relative error of implicit differentiation that needs a warning
 DIGITS = 1.0
 SIZES = 0.2
-SMALL = 2**20  # bytes: a program that takes fewer is no matter of memory
+SMALL = 2**20  # bytes: below this, memory does not matter
 SHARE = 0.95
 MOST = 22 / 24
 
 
 def compared(record: Record) -> Frame:
-    """Return the rows of `advice` whose recommended estimator has a gradient to be held against."""
+    """Return the rows of `advice` whose recommended estimator has a meaningful exact gradient."""
     rows = record.frames["advice"]
     sampled = rows["recommended"].astype(str).str.startswith("EvolutionStrategies")
     return rows[(rows["recommended"] != "none") & ~sampled]
 
 
 def shares(record: Record) -> Frame:
-    """Return which part of the best improvement the recommended estimator reaches, by problem.
+    """Return the recommended estimator's fraction of the best improvement, by problem.
 
     The mean over seeds. Problems on which no estimator improves anything are left out.
     """
@@ -44,14 +44,14 @@ def costs(record: Record) -> Frame:
 
 
 def apart(record: Record) -> Frame:
-    """Return by how many digits the diagnosis errs, by problem: the largest over seeds."""
+    """Return the error of the diagnosis in digits, by problem: the largest over seeds."""
     rows = record.frames["advice"]
     errors = (rows["digits_lost"] - rows["true_digits_lost"]).abs()
     return errors.groupby(rows["problem"], sort=False).max().dropna()
 
 
 def answer(record: Record) -> str:
-    """Say how near the recommended estimator comes to the best, and what the advice costs."""
+    """Say which share of the best improvement the recommended estimator reaches, and the cost."""
     reached, cost = shares(record), costs(record)
     if not len(reached):
         return "This run cannot tell: on none of its problems does an estimator improve anything."
@@ -72,7 +72,7 @@ def _wrong_verdicts(record: Record) -> int:
 
 
 def _verdicts(truly: int) -> Callable[[Record], Numbers]:
-    """Return what counts the diagnoses that are wrong about chaos where it is, or is not."""
+    """Return a function that counts wrong diagnoses of chaotic problems, or of the others."""
 
     def measure(record: Record) -> Numbers:
         rows = record.frames["advice"].query("truly_chaotic == @truly")
@@ -82,13 +82,13 @@ def _verdicts(truly: int) -> Callable[[Record], Numbers]:
 
 
 def _counted(rows: Frame, wrong: Frame) -> Numbers:
-    """Return how many rows there are, how many are wrong, and their names."""
+    """Return the number of rows, the number of wrong ones, and their names."""
     names = [f"{row.problem} (seed {row.seed:g})" for row in rows[wrong].itertuples()]
     return {"rows": len(rows), "wrong": len(names), "names": ", ".join(names) or "none"}
 
 
 def _largest(values: Frame, bound: float, form: str) -> Numbers:
-    """Return the values, and those beyond a bound by name."""
+    """Return the values, and the names of those beyond a bound."""
     beyond = values[~(values <= bound)]
     names = ", ".join(f"{name} {value:{form}}" for name, value in beyond.items())
     return {"of": len(values), "good": len(values) - len(beyond), "names": names or "none"}
@@ -129,7 +129,7 @@ def _sizes(record: Record) -> Numbers:
 
 
 def _warned(kind: str, where: Callable[[Frame], Frame]) -> Callable[[Record], Numbers]:
-    """Return what counts the rows that lack a warning."""
+    """Return a function that counts the rows without a warning."""
 
     def measure(record: Record) -> Numbers:
         rows = record.frames["advice"]

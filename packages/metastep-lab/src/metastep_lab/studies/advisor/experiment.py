@@ -1,8 +1,8 @@
-"""Is the advice of `diagnose` right? Each problem is held against float64 and against its outcome.
+"""Is the advice of `diagnose` right? Each problem is compared with float64 and with its outcome.
 
 Tables (one row per observation):
 
-- `advice`: problem, seed, horizon, hyperparameters, recommended (none where no estimator is), its
+- `advice`: problem, seed, horizon, hyperparameters, recommended (or none), its
   cosine to the hypergradient in float64 beside cosine_predicted of the diagnosis, implicit_error
   (relative, of implicit differentiation; NaN where it refuses the problem), cost (processor time of
   the first diagnosis over that of the first call of `Reverse()`, compilation included in both),
@@ -64,9 +64,9 @@ class Config:
     Attributes:
         problems: which of them.
         seeds: how many random keys; the first is the seed of the run.
-        examples: training examples of hypercleaning; as many judge it.
+        examples: training examples of hypercleaning, and as many validation examples.
         outer_steps: of the recommended estimator; the others get the same time.
-        text: what the transformer reads: descriptions of data sets that come with scikit-learn, or
+        text: the text of the transformer: descriptions of data sets that come with scikit-learn, or
             WikiText-2.
     """
 
@@ -80,9 +80,9 @@ class Config:
 
 
 def run(config: Config, context: Context) -> Mapping[str, float]:
-    """Diagnose every problem and hold the advice against the truth."""
+    """Diagnose every problem, and compare the advice with the truth."""
     made = cases(Sources(config.examples, config.text, context.data))
-    # What JAX loads once is no cost of the first problem.
+    # Loading JAX is not a cost of the first problem.
     diagnose(*made["toy-100"](), key=jax.random.key(0))
     rows: dict[str, list[tuple]] = {name: [] for name in TABLES}
     for done, name in enumerate(config.problems):

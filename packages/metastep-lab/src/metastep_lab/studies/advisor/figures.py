@@ -8,7 +8,7 @@ from metastep_lab.figures.style import COLORS, Figure, Lines, line_figure, new_f
 from metastep_lab.studies.advisor.claims import COST, DIGITS, SHARE, costs, shares
 from metastep_lab.tables import Frame, Record
 
-LONG = 1000  # inner steps: there truncation pays
+LONG = 1000  # inner steps: truncation pays from here on
 ROUNDING = 1e-7
 
 

@@ -1,4 +1,4 @@
-"""Hold one diagnosis against the truth: what it says, what it costs, what its advice is worth."""
+"""Compare one diagnosis with the truth: its predictions, its cost, the outcome of its advice."""
 
 from dataclasses import dataclass, field
 from time import process_time
@@ -30,7 +30,7 @@ OUTCOMES = "problem seed estimator recommended seconds steps improvement"
 
 @dataclass
 class Judged:
-    """Rows of the tables, without the problem in front.
+    """Rows of the tables, without the column of the problem.
 
     Attributes:
         advice: see `ADVICE`.
@@ -46,7 +46,7 @@ class Judged:
 
 
 def judge(case: Case, seeds: range, steps: int) -> Judged:
-    """Diagnose a problem with every seed, and hold that against the truth.
+    """Diagnose a problem with every seed, and compare that with the truth.
 
     Args:
         case: makes the problem.
@@ -61,7 +61,7 @@ def judge(case: Case, seeds: range, steps: int) -> Judged:
     programs = Programs(problem, outer, jax.random.key(seeds[0]))
     for seed in seeds:
         key = jax.random.key(seed)
-        # Not from `programs`: what is compared with the diagnosis is a first call.
+        # Not from `programs`: the diagnosis is compared with a first call.
         begin = process_time()
         jax.block_until_ready(ready(problem, outer, Reverse(), key).call())
         between = process_time()
@@ -132,9 +132,9 @@ def _cosine(gradient: Outer, true: np.ndarray) -> float:
 
 
 def _sizes(found: Diagnosis, programs: Programs, key: RandomKey) -> list[tuple[str, float, float]]:
-    """Return what the diagnosis says of sizes beside what the compiler says, in bytes.
+    """Return the sizes of the diagnosis and those of the compiler, in bytes.
 
-    Of the windows of truncation those that take part in `race`.
+    Only the windows of truncation that `race` compares are included.
     """
     problem, outer = programs.problem, programs.outer
     end = [x for x in jax.tree.leaves(unroll(problem, outer, key)) if isinstance(x, jax.Array)]

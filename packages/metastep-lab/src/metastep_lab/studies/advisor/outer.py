@@ -1,4 +1,4 @@
-"""What an estimator is good for: the outcome of tuning with it for a given time."""
+"""The outcome of tuning with an estimator for a given time."""
 
 from functools import partial
 from time import process_time
@@ -35,16 +35,16 @@ JUDGES = 4
 
 
 class Tuned(NamedTuple):
-    """What one estimator reached.
+    """The result of tuning with one estimator.
 
     Attributes:
         estimator: its name.
-        recommended: 1 where it is the recommended one, else 0.
+        recommended: 1 for the recommended one, else 0.
         seconds: processor time of one hypergradient, the smallest of five calls: unlike wall time,
-            it does not depend on what else the machine does.
+            it does not depend on other processes.
         steps: outer steps that the time allowed.
-        improvement: by how much the objective fell, on runs with other keys; at most what it began
-            with, and 0 where it ended infinite.
+        improvement: the fall of the objective, on runs with other keys; at most its initial value,
+            and 0 if it ended infinite.
     """
 
     estimator: str
@@ -57,9 +57,9 @@ class Tuned(NamedTuple):
 def candidates(
     problem: AbstractProblem, outer: Outer, more: list[AbstractEstimator]
 ) -> list[AbstractEstimator]:
-    """Return the estimators that are held against each other, `more` among them.
+    """Return the estimators to compare, `more` among them.
 
-    Checkpointed reverse mode is left out: it gives the numbers of `Reverse()` in more time.
+    Checkpointed reverse mode is left out: it gives the results of `Reverse()` in more time.
     """
     count = sum(jnp.size(x) for x in jax.tree.leaves(outer))
     windows = [TruncatedReverse(w) for w in (1, 10) if w < problem.horizon]
@@ -157,5 +157,5 @@ def _stepped(outer: Outer, state: Any, gradient: Outer, rate: Array) -> tuple[Ou
 
 @compiled
 def _judged(problem: AbstractProblem, outer: Outer, keys: RandomKey) -> Scalar:
-    """Return the mean outcome over keys that no gradient has seen."""
+    """Return the mean outcome over keys that no gradient used."""
     return jnp.mean(jax.lax.map(lambda key: outcome(problem, outer, key), keys))

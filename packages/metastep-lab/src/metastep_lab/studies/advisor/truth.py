@@ -1,8 +1,8 @@
-"""What is true of a problem: its hypergradient in float64, by means that `diagnose` does not use.
+"""The reference for a problem: its hypergradient in float64, computed independently of `diagnose`.
 
 The derivative is that of a plain loop over the steps. Central differences in float64 say whether it
-is right, and how far a step it holds for. What float32 loses is the distance of the same derivative
-in float32, at four neighbouring points, since the error of one gradient is one draw.
+is right, and for which step length it holds. The loss of float32 is the distance to the same
+derivative in float32, at four neighbouring points, since the error of one gradient is one draw.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ AGREEING = 0.1
 
 
 class Truth(NamedTuple):
-    """What is true of a problem.
+    """The reference for a problem.
 
     Attributes:
         gradient: shape (N,), in float64.
@@ -41,8 +41,8 @@ class Truth(NamedTuple):
         chaotic: whether float32 has less than one digit left, or float64 contradicts itself.
         disagreement: of the derivative and central differences at the better of the two small
             distances, relative to the size of the gradient; along one direction.
-        kinks: the same at distances .01 and .1 along the gradient, relative to the slope: what a
-            step of this length would see.
+        kinks: the same at distances .01 and .1 along the gradient, relative to the slope: the
+            error for a step of this length.
     """
 
     gradient: np.ndarray
@@ -53,7 +53,7 @@ class Truth(NamedTuple):
 
 
 def outcome(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Scalar:
-    """Train by a plain loop and judge the end."""
+    """Train by a plain loop and return the objective at the end."""
     keys = split_keys(key)
     begin = initial(problem, outer, keys.init)
 
@@ -74,12 +74,12 @@ def _gradients(problem: AbstractProblem, outers: Outer, key: RandomKey) -> Array
 
 @compiled
 def outcomes(problem: AbstractProblem, outers: Outer, key: RandomKey) -> Array:
-    """Return what training ends with at several points."""
+    """Return the objective after training at several points."""
     return jax.lax.map(lambda outer: outcome(problem, outer, key), outers)
 
 
 def truth(case: Case, key: RandomKey) -> Truth:
-    """Compute what is true of a problem."""
+    """Compute the reference for a problem."""
     problem, outer = case()
     narrow, _ = ravel_pytree(outer)
     points = np.asarray(narrow)[None] + np.asarray(SHIFTS, np.float32)[:, None]
@@ -127,7 +127,7 @@ def _slopes(
 
 
 def _digits_lost(coarse: np.ndarray, fine: np.ndarray) -> float:
-    """Return the digits that the rows of one precision lack of the other's, root mean square."""
+    """Return the digits lost between the rows of two precisions, as a root mean square."""
     with np.errstate(all="ignore"):
         sizes = np.maximum(np.linalg.norm(coarse, axis=1), np.linalg.norm(fine, axis=1))
         errors = np.linalg.norm(coarse - fine, axis=1) / sizes

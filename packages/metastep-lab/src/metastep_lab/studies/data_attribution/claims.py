@@ -62,7 +62,7 @@ def _exact(record: Record, model: str) -> Numbers:
 
 
 def _leads(record: Record) -> Frame:
-    """Return by how much the exact LDS is higher than each other one, paired by seed."""
+    """Return the exact LDS minus that of each other method, paired by seed."""
     rows = []
     for model in record.config.models:
         scores = by_method(record, model)
@@ -73,7 +73,7 @@ def _leads(record: Record) -> Frame:
 
 
 def _warnings(record: Record) -> Numbers:
-    """Return the LDS of the exact scores by whether they were believed; failed ones count as 0."""
+    """Return the LDS of the exact scores, by whether they were trusted; failed ones count as 0."""
     exact = record.frames["scores"].query("method == 'exact'")
     runs = exact.merge(
         record.frames["training"], on=["model", "speed", "seed"], suffixes=("", "_training")
@@ -103,7 +103,7 @@ def _written(found: Numbers) -> str:
 
 
 def relation(record: Record) -> Numbers:
-    """Return the rank correlation of what was known beforehand with the LDS, over all runs."""
+    """Return the rank correlation of the measurements before removal with the LDS."""
     runs = _warnings(record)["runs"]
     ranks = runs[["metasmoothness", "removal_error", "lds"]].rank()
     error = runs["removal_error"].fillna(np.inf).rank()
@@ -115,7 +115,7 @@ def relation(record: Record) -> Numbers:
 
 
 def _rises(record: Record) -> Frame:
-    """Return by how much more the loss rises without the examples that exact scores choose."""
+    """Return the additional rise of the loss without the examples that exact scores choose."""
     rows = []
     for model, curves in record.frames["curves"].groupby("model", sort=False):
         rises = curves.groupby(["seed", "method"])["rise"].mean().unstack()
@@ -208,7 +208,7 @@ CLAIMS = (
 
 
 def answer(record: Record) -> str:
-    """Say how well exact scores predict, and what is known beforehand."""
+    """Say how well exact scores predict, and how well their quality can be predicted."""
     small = _too_small(record)
     if small is not None:
         return f"This run cannot tell: it {small}."

@@ -1,4 +1,4 @@
-"""The data of `data-attribution`: images with some wrong labels, paragraphs with some of noise."""
+"""The data of `data-attribution`: images, some with wrong labels, and paragraphs, some shuffled."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ RARE, HEADING = 0, "="
 
 
 class Split(NamedTuple):
-    """Training examples, queries, and which of the examples are spoilt on purpose."""
+    """Training examples, queries, and which of the examples are corrupted on purpose."""
 
     examples: PyTree[Array]
     queries: PyTree[Array]
@@ -59,7 +59,7 @@ def paragraphs(
 
     Args:
         folder: where to look for it.
-        vocabulary: how many different words are told apart.
+        vocabulary: the number of different words.
         sizes: the numbers of training paragraphs and of queries.
         planted: the share of the training paragraphs whose words are drawn from all paragraphs.
         seed: of the split and of the noise.

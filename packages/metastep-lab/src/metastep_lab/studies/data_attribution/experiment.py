@@ -1,4 +1,4 @@
-"""Do scores of training examples predict what training without them does?
+"""Do scores of training examples predict the effect of training without them?
 
 Three models are trained on examples of which some are spoilt on purpose. Every method scores each
 example for each query, a held-out loss. Random shares of the examples are left out and the model
@@ -79,7 +79,7 @@ class Config:
             paragraphs of WikiText-2.
         dataset: of the images: digits (ships with scikit-learn) or mnist.
         train: training examples.
-        queries: held-out examples whose loss is asked for.
+        queries: held-out examples whose loss is explained.
         planted: share of the training examples that is spoilt.
         steps: of training.
         batch: examples of a step, but for the linear model.
@@ -88,7 +88,7 @@ class Config:
         share: of the examples that each of them leaves out.
         removed: shares of the most helpful examples that are left out.
         seeds: repetitions, each with its own split, initialisation and order.
-        window: steps that the truncated scores look back.
+        window: last steps that the truncated scores differentiate.
         width: of the transformer.
         vocabulary: of the transformer.
     """
@@ -119,7 +119,7 @@ class Config:
     vocabulary: Annotated[int, Ge(10)] = 1000
 
     def __post_init__(self):
-        """Refuse what depends on several fields, naming field, value and what is allowed."""
+        """Check the conditions on several fields."""
         if self.window > self.steps:
             raise ValueError(
                 f"window is {self.window}; allowed are integers from 1 to the steps, {self.steps}"
@@ -260,7 +260,7 @@ def _curves(
     sums: Mapping[str, np.ndarray],
     tables: Mapping[str, list[Any]],
 ) -> None:
-    """Leave out what each method calls most helpful, and as many examples at random."""
+    """Leave out the examples that each method scores as most helpful, and as many random ones."""
     total = config.train
     chance = np.random.default_rng((context.seed, case.seed, 1)).standard_normal(total)
     finite = {method: harm for method, harm in sums.items() if np.all(np.isfinite(harm))}

@@ -1,4 +1,4 @@
-"""What exact scores are held against: cheaper derivatives, and the angle between gradients."""
+"""The methods that exact scores are compared with: cheaper derivatives, and gradient cosines."""
 
 from collections.abc import Mapping
 from time import perf_counter
@@ -25,13 +25,13 @@ def other_scores(
 ) -> Mapping[str, tuple[np.ndarray, float]]:
     """Return the scores of all methods but the exact one, and the seconds that each took.
 
-    Implicit differentiation (influence functions) is left out where a step sees a batch of the
+    Implicit differentiation (influence functions) is left out if a step uses a batch of the
     examples: such training has no fixed point.
 
     Args:
         training: what is scored.
         queries: arrays with one row for each.
-        window: steps that the truncated scores look back.
+        window: last steps that the truncated scores differentiate.
         key: of the training.
 
     Returns:

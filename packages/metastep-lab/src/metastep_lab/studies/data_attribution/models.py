@@ -1,6 +1,6 @@
 """The models of `data-attribution`, each with a step size at which training is smooth.
 
-Each is made once for its sizes, so that what is compiled for it is compiled once.
+Each model is made once for its sizes, so that it is compiled once.
 
 A model is a loss of one example and an initialisation. Training multiplies the loss of each example
 by its weight; a query is the same loss of an example that was not trained on.
@@ -29,7 +29,7 @@ Optimizer = Callable[[Rate], optax.GradientTransformation]
 
 
 class Model(eqx.Module):
-    """A loss of one example, where training starts, and how it goes on.
+    """A loss of one example, initial parameters, and an optimizer.
 
     Attributes:
         loss: `(params, example) -> scalar`, without the weight of the example.
@@ -49,12 +49,12 @@ class Model(eqx.Module):
 class Training(eqx.Module):
     """From a query to the problem of training a model on weighted examples.
 
-    What differs between seeds and step sizes are arrays, so that one program serves all of them.
+    All that differs between seeds and step sizes are arrays, so one compiled program is enough.
 
     Attributes:
         model: what is trained.
         examples: the training examples, arrays with one row for each.
-        batches: rows of the examples for each step, which every training has in common; None for
+        batches: rows of the examples for each step, the same in every training; None for
             all examples at every step.
         rate: the step size.
         horizon: the number of steps.

@@ -1,1 +1,1 @@
-"""What data is worth: a rating network tuned through training."""
+"""The experiment `data-weights`: a rating network for data, tuned through training."""

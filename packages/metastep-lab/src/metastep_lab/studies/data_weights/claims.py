@@ -1,4 +1,4 @@
-"""What the tables of `data-weights` say."""
+"""The claims of `data-weights`, and its answer."""
 
 from metastep_lab.claims import Numbers, Statement, beyond, mean_and_error
 from metastep_lab.tables import Frame, Record
@@ -16,7 +16,7 @@ def losses(record: Record, width: int) -> Frame:
 
 
 def _lead(record: Record, width: int) -> Numbers:
-    """Return by how much ratings lower the test loss, against random dropping of as much."""
+    """Return the fall of the test loss by ratings, compared with dropping as many at random."""
     table = losses(record, width)
     lead, error = mean_and_error(table["random"] - table["rated"])
     return {"lead": lead, "error": error, **table.mean().to_dict()}
@@ -27,7 +27,7 @@ def _needs_seeds(record: Record) -> str | None:
 
 
 def answer(record: Record) -> str:
-    """Say what the ratings find, and what training gains from them."""
+    """Say which corrupted examples the ratings find, and the gain in training."""
     config, means = record.config, losses(record, record.config.width).mean()
     wide = losses(record, 2 * config.width).mean()
     table = record.frames["ratings"]

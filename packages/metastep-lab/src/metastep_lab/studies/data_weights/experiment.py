@@ -1,10 +1,10 @@
-"""Learn what training data is worth, with a network that rates it, and use the ratings elsewhere.
+"""Learn a network that rates training data, and use its ratings for other models.
 
 A rating network gives each example of a batch a rating; the softmax of the ratings weights their
 losses. It is tuned by `PersistentReverse` on clean validation data, over a population of training
 runs of all ages. Then fresh models of the same width and of twice that width are trained on every
-example, without a random part of them, without the part that is rated lowest, and without those
-that are corrupted; all for the same number of steps of the same batch size.
+example, without a random part of them, without the lowest rated part, and without the corrupted
+ones; all for the same number of steps of the same batch size.
 
 Tables (one row per observation):
 
@@ -85,7 +85,7 @@ class Config:
     seeds: Count = 3
 
     def __post_init__(self):
-        """Refuse impossible values, naming field, value and what is allowed."""
+        """Check the values of the fields."""
         if self.horizon % self.window:
             raise ValueError(
                 f"window is {self.window}; allowed are the divisors of horizon, {self.horizon}"
@@ -128,7 +128,7 @@ def plain_loss(model, outer, batch: Examples) -> Array:
 
 
 def make_problem(source: Source, config: Config, loss, examples: Examples, judge: Examples, width):
-    """Train a model of some width on some examples; judge it on others."""
+    """Return the problem of training a model on some examples, with others for the objective."""
     return ms.TrainingProblem(
         loss=loss,
         objective=MeanLoss(judge),

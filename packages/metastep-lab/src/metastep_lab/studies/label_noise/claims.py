@@ -36,7 +36,7 @@ def compared(
 
 
 def _clear(rows: Sequence[dict[str, str | float]]) -> Column:
-    """Return which differences are above zero by more than `MARGIN` standard errors."""
+    """Return the differences that are above zero by more than `MARGIN` standard errors."""
     return pd.DataFrame(rows).eval("mean > @MARGIN * error").to_numpy()
 
 
@@ -79,7 +79,7 @@ def _better(id: str, text: str, comparison: Comparison, name: str = "f1") -> Sta
 
 
 def answer(record: Record) -> str:
-    """Say in how many kinds of noise it is better, and what becomes of it without clean labels."""
+    """Say for how many kinds of noise hypercleaning is better, also without clean labels."""
     config, detection = record.config, record.frames["detection"]
     if config.seeds < FEWEST_SEEDS:
         return f"This run cannot tell: its seeds are {config.seeds} and decide from {FEWEST_SEEDS}."

@@ -1,7 +1,7 @@
 """Who finds the wrong labels: hypercleaning, confident learning, or the loss itself?
 
-Training labels are corrupted in three ways, and every method says which it takes to be wrong, by
-its own rule and without seeing the truth. Methods differ in what they are given: no validation set,
+Training labels are corrupted in three ways, and every method flags labels as wrong by its own rule
+and without the true labels. Methods differ in what they are given: no validation set,
 one with clean labels, or one whose labels are corrupted like those of the training set. The table
 holds every method at every level that it can use.
 
@@ -11,8 +11,8 @@ Tables (one row per observation):
   probability 0.2 or 0.5; class-dependent: 2 -> 7, 3 -> 8, 5 <-> 6, 7 -> 1 with probability 0.4),
   seed, method, validation (none | clean | noisy), wrong (the part of training labels that is
   wrong), flagged (the part that the method flags), precision, recall, f1 (of flagged against
-  wrong), roc_auc (of the method's scores), test_accuracy (of the model that it ends with), seconds
-  (with the choice of penalties, where there is one).
+  wrong), roc_auc (of the method's scores), test_accuracy (of its final model), seconds
+  (with the choice of penalties, if there is one).
 - `summary`: noise, method, validation, seeds, then for f1, precision, recall, roc_auc and
   test_accuracy the mean and `NAME_error`, its standard error over seeds; seconds, the median;
   f1_lead and f1_lead_error, by how much the F1 of hypercleaning is higher than this one, paired by
@@ -148,7 +148,7 @@ def prepare(config: Config, folder: Path | None, noise: str, seed: tuple[int, in
 
 
 def run(config: Config, context: Context) -> Mapping[str, float]:
-    """Judge every method on every repetition; each of them is kept when the run is interrupted."""
+    """Evaluate every method on every repetition; finished ones survive an interruption."""
     require_cleanlab()
     prepare(config, context.data, config.noise[0], (context.seed, 0))
     cells = [(noise, seed) for seed in range(config.seeds) for noise in config.noise]
@@ -158,7 +158,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
         path = context.checkpoint(f"{noise}-{seed}")
         if not (context.resume and path.exists()):
             split = prepare(config, context.data, noise, (context.seed, seed))
-            # Several threads make regressions of this size no faster, and slower on a busy machine.
+            # Several threads do not speed up such regressions, and slow them on a busy machine.
             with threadpool_limits(1, user_api="blas"):
                 judged = _judge_all(config, split, seed)
             checkpoint.save(path, {}, {"rows": judged})
@@ -183,7 +183,7 @@ def _judge_all(config: Config, split: Split, seed: int) -> list[tuple]:
             begin = perf_counter()
             setting = Setting(config.outer_steps, seed, penalty)
             verdict = method(split.train, split.extra[level], setting)
-            own = method is validation_model  # it chooses its penalty itself
+            own = method is validation_model  # it chooses its own penalty
             seconds = perf_counter() - begin + (0.0 if own else tuning)
             rows.append((name, level, *_measure(verdict, split), seconds))
     return rows

@@ -1,12 +1,12 @@
-"""Ways to find wrong labels, each with its own decision rule; none sees the truth.
+"""Methods that find wrong labels, each with its own decision rule; none sees the true labels.
 
 All of them are logistic regressions with standardized inputs, and all but the validation model have
 the same penalty: the one that cross-validation chooses on the labels that they are given. With a
 smaller one they would memorize the wrong labels. Apart from it `HypercleanedClassifier` runs with
 its defaults; the others train to convergence, by scikit-learn. A method may be given extra
-examples, a validation set with clean or noisy labels: hypercleaning judges by them, and the others
-add them to what they train on. All but plain training end with a model that is trained on what they
-did not flag and the extra examples, with a penalty of its own.
+examples, a validation set with clean or noisy labels: hypercleaning takes them for its outer loss,
+and the others add them to their training examples. All but plain training end with a model that is
+trained on the examples without a flag and the extra examples, with a penalty of its own.
 """
 
 from collections.abc import Callable, Mapping
@@ -50,12 +50,12 @@ class Examples(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a method says.
+    """The result of a method.
 
     Attributes:
         flagged: boolean, (training examples,): the label is wrong.
         scores: larger for more suspicious labels, (training examples,).
-        predict: the model that the method ends with, from inputs to labels.
+        predict: the final model of the method, from inputs to labels.
     """
 
     flagged: np.ndarray
@@ -78,7 +78,7 @@ Method = Callable[[Examples, Examples | None, Setting], Verdict]
 def choose_penalty(examples: Examples, seed: int) -> float:
     """Return the penalty with the smallest cross-validated loss of the labels as they are given.
 
-    From the largest down, until the loss rises: fits with small penalties take longest.
+    The search starts at the largest and stops when the loss rises: small penalties take longest.
     """
     folds = list(KFold(PENALTY_FOLDS, shuffle=True, random_state=seed).split(*examples))
 
@@ -134,9 +134,9 @@ def plain_training(train: Examples, extra: Examples | None, setting: Setting) ->
 
 
 def small_loss(train: Examples, extra: Examples | None, setting: Setting) -> Verdict:
-    """Train on everything, fit two normal distributions to the losses, flag the larger one's part.
+    """Train on everything, fit two normal distributions to the losses, flag that of larger losses.
 
-    The mixture takes the place of the known noise rate that co-teaching assumes.
+    The mixture replaces the known noise rate that co-teaching assumes.
 
     Reference:
         Arazo et al. (2019), Unsupervised label noise modeling and loss correction; Li, Socher and
@@ -189,7 +189,7 @@ def _confident_verdict(
 
 
 def _fit_tuned(cleaned: Examples, seed: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Train on what was not flagged, with a penalty of its own; return the predictions."""
+    """Train on the examples without a flag, with a new penalty; return the predictions."""
     return _fit(cleaned, choose_penalty(cleaned, seed)).predict
 
 
@@ -201,7 +201,7 @@ def _fit(examples: Examples, penalty: float) -> Any:
 
 
 def _log_probabilities(model: Any, inputs: np.ndarray) -> np.ndarray:
-    """Return those of all classes; one that the model has never seen is all but impossible."""
+    """Return those of all classes; an unseen class gets almost probability 0."""
     logarithms = np.full((len(inputs), CLASSES), np.log(SMALLEST_PROBABILITY))
     logarithms[:, model.classes_] = log_softmax(model.decision_function(inputs), axis=1)
     return logarithms

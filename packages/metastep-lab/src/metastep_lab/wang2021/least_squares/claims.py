@@ -1,4 +1,4 @@
-"""What the tables of `least-squares` say: the statements of the paper, and the answer."""
+"""The claims of `least-squares`, statements of the paper, and its answer."""
 
 import numpy as np
 
@@ -36,7 +36,7 @@ _few = lacking(
 
 
 def answer(record: Record) -> str:
-    """Say what both step sizes make of new examples, where there are few and where many."""
+    """Say the error of both step sizes on new examples, with few and with many examples."""
     config = record.config
     few, many, noise = config.samples[0], max(config.samples), max(config.noise)
     if _few(record):
@@ -104,11 +104,11 @@ def _has_both_orders(found: Numbers) -> bool:
 
 
 def _theorem_6(record: Record) -> Numbers:
-    """Return the table, and the simulated errors in its unit with what chance adds to them."""
+    """Return the table, and the simulated errors in its unit with their statistical errors."""
     config, many = record.config, errors(record, "samples").query("ratio > 1")
     noise, ratio = config.noise[0], many["ratio"]
     simulated = (many["train_test"] ** 2 - noise**2) * ratio / noise**2
-    # A mean of squares of n test examples in each test task is known to so many noise variances.
+    # Standard error of a mean of squares of n test examples in each test task, in noise variances.
     chance = 3 * np.sqrt(2 / (many.index.to_numpy() * config.test_tasks)) * ratio
     allowed = 1 + 4 / ratio + chance
     many = many.assign(simulated=simulated, allowed=allowed)

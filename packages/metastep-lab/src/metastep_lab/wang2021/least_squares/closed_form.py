@@ -16,12 +16,12 @@ OBJECTIVES: Mapping[str, Callable[..., np.ndarray]] = {
 
 
 def examples(config: Any, samples: int, mode: str) -> tuple[int, int]:
-    """Return training and held-out examples; train-by-train holds out one, not used."""
+    """Return training and held-out examples; train-by-train holds out one, which is not used."""
     return config.split(samples) if mode == VALIDATION else (samples, 1)
 
 
 def setting_of(config: Any, noise: float, samples: int, horizon: int = 0) -> dict[str, Any]:
-    """Return what the closed form depends on; horizon 0 is the configured one."""
+    """Return the arguments of the closed form; horizon 0 is the configured one."""
     horizon = horizon or config.horizon
     return {"ratio": config.dim / samples, "noise": noise, "horizon": horizon}
 
@@ -29,7 +29,7 @@ def setting_of(config: Any, noise: float, samples: int, horizon: int = 0) -> dic
 def best_step_size(
     config: Any, noise: float, samples: int, mode: str, horizon: int = 0
 ) -> tuple[float, dict[str, Any]]:
-    """Return the best step size by the closed form, and the setting in which it is."""
+    """Return the best step size by the closed form, and its setting."""
     setting = setting_of(config, noise, examples(config, samples, mode)[0], horizon)
     return theory.optimal_step_size(OBJECTIVES[mode], **setting), setting
 
@@ -50,7 +50,7 @@ def theorem_5(config: Any) -> list[tuple]:
 
 
 def theorem_6(config: Any) -> list[tuple]:
-    """Return the rows of `theorem_6`: the error of train-by-train with ever more samples."""
+    """Return the rows of `theorem_6`: the error of train-by-train by the number of samples."""
     rows, noise = [], config.noise[0]
     for multiple in THEOREM_6_RATIOS:
         setting = {"ratio": 1 / multiple, "noise": noise, "horizon": config.horizon}

@@ -1,7 +1,7 @@
-"""Meta-gradient descent for `least-squares`: the step size that a grid search finds, by gradient.
+"""Meta-gradient descent for `least-squares`, compared with the grid search for the step size.
 
-All tasks of a meta-objective are trained side by side as one problem, whose objective is the mean
-over tasks of the training or of the validation loss.
+All tasks of a meta-objective are trained together as one problem, whose objective is the mean over
+tasks of the training or of the validation loss.
 """
 
 import math
@@ -23,7 +23,7 @@ START = 0.003
 
 @dataclass(frozen=True)
 class Descent:
-    """What is tuned, and how it ended.
+    """The path of a descent and its end.
 
     Attributes:
         step_sizes: before every meta-gradient step, and at the end.
@@ -41,14 +41,14 @@ def descend(
 ) -> Descent:
     """Tune the logarithm of the step size by the sign of its meta-gradient, from 0.003.
 
-    The tasks are stacked along a first axis; `validated` judges on validation examples instead of
-    the training examples.
+    The tasks are stacked along a first axis; with `validated`, the objective is the loss on the
+    validation examples instead of the training examples.
     """
     result = ms.minimize(
         _problem(tasks, validated, horizon),
         {"log_step_size": jnp.log(START)},
         ms.Forward(),
-        # The gradient's size varies by 1000 along the way; in one dimension its sign will do.
+        # The size of the gradient varies by 1000 on the path; in one dimension its sign is enough.
         optimizer=optax.sign_sgd(optax.cosine_decay_schedule(0.2, steps)),
         steps=steps,
         record=lambda step, outer, estimate: jnp.exp(outer["log_step_size"]),
@@ -79,10 +79,10 @@ def _step_size(outer: Mapping[str, jax.Array]) -> optax.GradientTransformation:
 
 
 def _problem(tasks: LeastSquares, validated: bool, horizon: int) -> ms.TrainingProblem:
-    """Train on all tasks at once; which data judge is one switch.
+    """Return the problem of training on all tasks; one argument switches the data of the objective.
 
-    The logarithm keeps the gradient of train-by-train alive where the loss is all but zero. Runs
-    are not truncated: a truncated run has no gradient that could lead back.
+    The logarithm keeps the gradient of train-by-train above zero if the loss is almost zero. Runs
+    are not truncated, because a truncated run has no gradient.
     """
 
     def total(params: jax.Array, outer: object, batch: Examples | None) -> jax.Array:

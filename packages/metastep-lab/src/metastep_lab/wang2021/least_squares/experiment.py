@@ -3,7 +3,7 @@
 Every noise level is run with the first number of samples (Figure 2 of the paper), and every number
 of samples with the first noise level (Figure 3). Train-by-train sees all `samples` in training;
 train-by-validation holds a part of them out. The step sizes that both choose are then run on new
-tasks, training on all samples, and judged on as many fresh ones.
+tasks, training on all samples, and tested on as many new ones.
 
 Tables (one row per observation):
 
@@ -67,11 +67,11 @@ class Config:
         dim: coefficients d.
         horizon: inner steps t.
         tasks: tasks that choose a step size.
-        test_tasks: new tasks that judge it.
+        test_tasks: new tasks that test it.
         noise: standard deviations sigma of the targets' noise.
         samples: numbers of examples n.
         grid: candidate step sizes.
-        validation_fraction: the part of the samples that train-by-validation holds out.
+        validation_fraction: the fraction of the samples that train-by-validation holds out.
         sampler: draw tasks in their singular basis (exact in law, fast), or their examples.
         descent_steps: meta-gradient steps; 0 leaves the descent out.
         descent_tasks: tasks of their meta-objective.
@@ -96,7 +96,7 @@ class Config:
     descent_tasks: Count = 8
 
     def __post_init__(self):
-        """Refuse equal entries, and splits that leave a side without an example."""
+        """Refuse equal entries, and splits that leave one part without an example."""
         for name in ("noise", "samples", "grid"):
             if not different(getattr(self, name)):
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed are different values")
@@ -221,7 +221,7 @@ def _judge(
     optima: Mapping[tuple[float, int, str], float],
     rng: np.random.Generator,
 ) -> list[tuple]:
-    """Run both optima on the same new tasks, on all samples, without truncation."""
+    """Run both best step sizes on the same new tasks, on all samples, without truncation."""
     chosen = np.array([optima[noise, samples, mode] for mode in closed_form.OBJECTIVES])
     losses = _simulate(config, noise, (samples, samples), chosen, config.test_tasks, math.inf, rng)
     rows = []
@@ -239,7 +239,7 @@ def _judge(
 
 
 def _descents(config: Config, context: Context) -> tuple[list[tuple], list[tuple]]:
-    """Tune by meta-gradient where the two modes differ most; return the paths and the ends."""
+    """Tune by meta-gradient in the setting where the modes differ most; return paths and ends."""
     noises = sorted({config.noise[0], config.noise[-1]})
     samples, paths, ends = config.samples[0], [], []
     for index, (noise, mode) in enumerate(product(noises, closed_form.OBJECTIVES)):

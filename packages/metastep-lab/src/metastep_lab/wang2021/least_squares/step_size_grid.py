@@ -21,7 +21,7 @@ Columns = Float[Array, "*tasks steps"]
 
 
 class GridLosses(eqx.Module):
-    """How descent from 0 ended, for every step size of a grid.
+    """The end of descent from 0, for every step size of a grid.
 
     Attributes:
         training: |X w - y|^2 / (2 n) on the training examples.
@@ -47,8 +47,8 @@ def dense_losses(
     """Run descent on the examples of a task with every step size at once.
 
     Each step is one product with X and one with X^T, or one with X^T X where forming that is
-    cheaper over the whole run. A run is stopped after the first step with |w| >= radius; infinity
-    is for never. Peak memory: the examples and three matrices of shape (dim, steps).
+    cheaper over the whole run. A run is stopped after the first step with |w| >= radius; with an
+    infinite radius, never. Peak memory: the examples and three matrices of shape (dim, steps).
 
     Reference:
         Wang et al. (2021), section 4 and footnote 3.
@@ -132,7 +132,7 @@ def draw_spectral_tasks(
 
     Returns:
         The tasks, in float64 where it is enabled. Cost per task O(min(n, d)^2) for the singular
-        values and O(steps^2) for the validation set, whatever its size.
+        values and O(steps^2) for the validation set, independently of its size.
 
     Raises:
         ValueError: for a size below 1 or a negative noise.
@@ -242,8 +242,8 @@ def _one_spectral_task(
     weights = jnp.where(stopped, far, weights)
     residuals = jnp.where(stopped, targets - values * far[:-2], left * targets)
     errors = weights - truth
-    # Validation examples are standard normal: only the Gram matrix of the errors matters, and its
-    # factor by QR keeps step sizes apart whose errors are nearly the same.
+    # Validation examples are standard normal: only the Gram matrix of the errors matters. Its
+    # factor by QR distinguishes step sizes whose errors are nearly the same.
     factor = jnp.linalg.qr(errors, mode="r")
     seen = jnp.zeros((step_sizes.size, step_sizes.size)).at[: factor.shape[0]].set(factor)
     seen = jnp.concatenate([seen, jnp.full((1, step_sizes.size), task.noise)])

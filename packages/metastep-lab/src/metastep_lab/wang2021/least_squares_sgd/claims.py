@@ -1,4 +1,4 @@
-"""What the tables of `least-squares-sgd` say: the statements of the paper, and the answer."""
+"""The claims of `least-squares-sgd`, statements of the paper, and its answer."""
 
 import numpy as np
 
@@ -26,7 +26,7 @@ def validation(record: Record, parts: int, region: str = "stated") -> Frame:
 
 
 def is_long(record: Record, rows: Frame) -> Frame:
-    """Return which rows of train-by-train have the long horizon."""
+    """Return a mask of the rows of train-by-train with the long horizon."""
     return rows["horizon"] == record.config.long_multiple * rows["dim"]
 
 
@@ -36,7 +36,7 @@ def _by_dim(rows: Frame, column: str) -> str:
 
 
 def answer(record: Record) -> str:
-    """Say how large either step size is, and how far from the truth it ends."""
+    """Say the size of either step size, and its error."""
     trained, validated = train(record, "wide"), validation(record, 4)
     near, far = validated["error"], trained["median_error"]
     error = validated["standard_error"].max(skipna=False)
@@ -59,7 +59,7 @@ def answer(record: Record) -> str:
 
 
 def _same(rows: Frame, column: str) -> bool:
-    """Whether a column is the same up to the factor, and no minimizer an end of its range."""
+    """Whether a column is the same up to the factor, and no minimizer is an end of its range."""
     values = rows[column]
     return values.max() <= FACTOR * values.min() and not rows["at_boundary"].any()
 
@@ -108,13 +108,13 @@ def _order_1_over_t(found: dict[int, tuple[Frame, Frame]]) -> bool:
 
 
 def _gains(record: Record) -> dict[int, Frame]:
-    """Return how far below 1 the error is, by d / examples."""
+    """Return 1 minus the error, by d / examples."""
     rows = {parts: validation(record, parts) for parts in (2, 4)}
     return {parts: found.assign(gain=1 - found["error"]) for parts, found in rows.items()}
 
 
 def _compared(record: Record) -> Numbers:
-    """Return the errors of both modes for each d; the weights of `moved` have gone somewhere."""
+    """Return the errors of both modes for each d; the weights of `moved` differ from the start."""
     trained = where(record.frames["optimum"], mode="train-by-train")
     moved = trained[(trained["range"] == "wide") | is_long(record, trained)]
     return {

@@ -1,4 +1,4 @@
-"""The step size that stochastic gradient descent learns on least squares, by both meta-objectives.
+"""The step size of stochastic gradient descent on least squares, tuned by both meta-objectives.
 
 Tasks: w* uniform on the unit sphere of R^d, x ~ N(0, I), y = w*.x + noise. Train-by-train minimizes
 the mean training loss of n = d / 2 examples after t = c_2 d steps; train-by-validation the mean
@@ -13,7 +13,7 @@ Tables (one row per observation; `horizon` is t, `samples` the examples that are
 - `objective`: dim, samples, horizon, mode, step_size, objective, mean_squared_error, means over the
   training tasks. Rows that overflow are left out.
 - `optimum`: dim, samples, horizon, mode, range (stated or wide), step_size, at_boundary (of the
-  range), step_size_times_dim, step_size_times_horizon, objective; then of E|w_t - w*|^2 over fresh
+  range), step_size_times_dim, step_size_times_horizon, objective; then of E|w_t - w*|^2 over new
   tasks: error (the mean), standard_error, error_over_noise_variance, median_error, low_error (the
   first percentile); initial_error (|w*|^2), diverging (the fraction of fresh tasks on which the
   second moment grows without bound at this step size; they then dominate `error`).
@@ -46,7 +46,7 @@ from metastep_lab.wang2021.least_squares_sgd.simulation import (
 )
 
 LONGEST_MULTIPLE = 10**9
-# Beyond 1000 the training loss underflows, and the minimizer is lost with it.
+# Beyond 1000 the training loss underflows and has no minimizer.
 Multiples = Annotated[
     tuple[Annotated[int, Ge(1), Le(1000)], ...], MinLen(1), "integers from 1 to 1000"
 ]
@@ -54,7 +54,7 @@ Multiples = Annotated[
 
 @configuration
 class Config:
-    """The configuration. The paper proves for constants that it does not give: all are choices.
+    """The configuration. The paper does not give its constants: all are our choices.
 
     Attributes:
         dims: d, multiples of four.
@@ -117,7 +117,7 @@ def train_by_validation(losses: theory.ExpectedLosses, noise: float) -> np.ndarr
 
 
 def cases(config: Config, dim: int) -> tuple[Case, ...]:
-    """Return what is minimized for one d."""
+    """Return the cases of one d."""
     stated = theory.train_by_train_range(dim)
     train = lambda multiples, wide: Case(
         "train-by-train",
@@ -142,11 +142,11 @@ def cases(config: Config, dim: int) -> tuple[Case, ...]:
 
 
 def run(config: Config, context: Context) -> Mapping[str, float]:
-    """Minimize every objective and hold the exact expectations against simulated descent."""
+    """Minimize every objective, and compare the exact expectations with simulated descent."""
     objective: list[Row] = []
     optimum: list[Row] = []
     todo = [case for dim in config.dims for case in cases(config, dim)]
-    # Several threads make matrices of this size no faster, and much slower on a busy machine.
+    # Several threads do not speed up matrices of this size, and slow them on a busy machine.
     with threadpool_limits(1, user_api="blas"):
         for done, case in enumerate(todo):
             context.progress(done, len(todo), f"d = {case.dim}, {case.mode}")
@@ -187,7 +187,7 @@ def _grid(case: Case, config: Config, tasks: list[Task]) -> np.ndarray:
 
 
 def _minimize(case: Case, config: Config, seed: int) -> tuple[list[Row], list[Row]]:
-    """The rows of `objective`, and what is known of those of `optimum` from the training tasks."""
+    """Return the rows of `objective`, and the columns of `optimum` from the training tasks."""
     tasks = sample_tasks(config, case.dim, case.samples, seed, fresh=False)
     grid = _grid(case, config, tasks)
     losses = _mean_losses(tasks, grid, case.horizons)
@@ -212,7 +212,7 @@ def _refine(function: Callable[[float], float], grid: np.ndarray, values: np.nda
     """Minimize between the neighbors of the best grid point, on logarithmic scales."""
     place = int(np.argmin(values))
     lower, upper = grid[max(place - 1, 0)], grid[min(place + 1, grid.size - 1)]
-    # Diverging objectives may be infinite, which the parabolas of the search cannot digest.
+    # Diverging objectives may be infinite; the parabolas of the search need finite values.
     logarithm = lambda log_step: np.log(np.clip(function(np.exp(log_step)), 1e-300, 1e300))
     result: Any = minimize_scalar(
         logarithm, bounds=np.log([lower, upper]), method="bounded", options={"xatol": 0.01}
@@ -227,9 +227,9 @@ def _refine(function: Callable[[float], float], grid: np.ndarray, values: np.nda
 
 
 def _measure(case: Case, config: Config, seed: int, found: list[Row]) -> list[Row]:
-    """Add to the rows of `optimum` what the step sizes do on fresh tasks."""
+    """Add the results of the step sizes on new tasks to the rows of `optimum`."""
     fresh = sample_tasks(config, case.dim, case.samples, seed, fresh=True)
-    # Where both ranges have the same minimizer it is measured once.
+    # If both ranges have the same minimizer, it is measured once.
     steps = np.unique([row["step_size"] for row in found])
     errors = np.array(
         [expected_losses(task, steps, case.horizons).mean_squared_error for task in fresh]

@@ -29,7 +29,7 @@ def _objective_figure(record: Record) -> tuple[Figure, str]:
 
 
 def _curve(record: Record, **cell: object) -> tuple[np.ndarray, np.ndarray, Frame]:
-    """Return step sizes and objectives, the refined minima among them; and the minima."""
+    """Return step sizes and objectives, including the refined minima; and the minima alone."""
     rows, found = (where(record.frames[name], **cell) for name in ("objective", "optimum"))
     x, y = (np.append(rows[name], found[name]) for name in ("step_size", "objective"))
     return x, y, found
@@ -108,7 +108,7 @@ def _optimum_figure(record: Record) -> tuple[Figure, str]:
 
 
 def _error_lines(record: Record) -> dict[str, tuple[Frame, str]]:
-    """Label to the rows of the longest horizon of each case, and the column that is drawn."""
+    """Return the rows of the longest horizon of each case by label, and the column to draw."""
     config, wide, stated = record.config, train(record, "wide"), train(record, "stated")
     multiple, long = max(config.multiples), config.long_multiple
     longest = wide[wide["horizon"] == multiple * wide["dim"]]

@@ -1,4 +1,4 @@
-"""What the tables of `mlp-optimizer` say: the statements of the papers, and the answer."""
+"""The claims of `mlp-optimizer`, statements of the paper, and its answer."""
 
 from collections.abc import Callable, Iterable
 
@@ -30,7 +30,7 @@ def _lacks(*modes: str, noise: float = NOISY) -> Callable[[Record], str | None]:
 
 
 def answer(record: Record) -> str:
-    """Say by how much the networks of both optimizers differ on new images, and what they fit."""
+    """Say the difference of both optimizers on new images, and their training accuracy."""
     noise = NOISY if NOISY in record.config.noise else max(record.config.noise)
     if lacking := _lacks(VALIDATED, TRAINED, noise=noise)(record):
         return f"This run cannot tell: it {lacking}."

@@ -1,4 +1,4 @@
-"""Training a small network on images of digits: the task that a learned optimizer is tried on."""
+"""Training a small network on images of digits: the task of a learned optimizer."""
 
 from collections.abc import Sequence
 from itertools import pairwise

@@ -1,8 +1,8 @@
-"""A learned optimizer meta-trained on training or on validation loss, tried on digits.
+"""A learned optimizer, meta-trained on training or on validation loss and tested on digits.
 
 Train-by-train meta-trains on the training loss of n (or 2 n) examples, train-by-validation on the
-loss of n further examples. All are then tested on new problems of n training examples, inside the
-horizon that meta-training has seen. The weights are those with the least objective of meta-training
+loss of n further examples. All are then tested on new problems of n training examples, within the
+horizon of meta-training. The weights are those with the least objective of meta-training
 in fresh runs from scratch (`best`), and the last ones (`final`).
 
 Tables (one row per observation):
@@ -98,11 +98,11 @@ class Config:
         meta_step_size: of RMSProp.
         cosine: whether it falls to zero along a cosine over the second half of the updates.
         fan_in: whether initial weights have variance 1 / inputs; else 1, as the authors' have.
-        first_order: whether inner gradients count as constants, as in the authors' code.
-        monitor_every: updates between two judgements by fresh runs, and between checkpoints.
-        monitor_tasks: how many fresh runs.
+        first_order: whether inner gradients are treated as constants, as in the authors' code.
+        monitor_every: updates between two evaluations by new runs, and between checkpoints.
+        monitor_tasks: the number of these runs.
         tuning_tasks: problems on which SGD and Adam are tuned.
-        generalization: whether the optimizers are tried on problems of other kinds.
+        generalization: whether the optimizers are tested on problems of other kinds.
     """
 
     dataset: Literal["digits", "mnist"] = "mnist"
@@ -139,7 +139,7 @@ class Config:
     generalization: bool = True
 
     def __post_init__(self):
-        """Refuse what depends on several fields, naming field, value and what is allowed."""
+        """Check the conditions on several fields."""
         if not different(self.noise):
             raise ValueError(f"noise is {self.noise}; allowed are different entries, at least one")
         if self.test_steps > min(self.horizon, self.updates * self.segment):
@@ -179,7 +179,7 @@ def check_samples(config: Config, pool: Pool) -> dict[str, Arm]:
 
 
 def run(config: Config, context: Context) -> Mapping[str, float]:
-    """Meta-train and test every optimizer; each of them is kept when the run is interrupted."""
+    """Meta-train and test every optimizer; finished ones survive an interruption."""
     pools = {}
     for noise in config.noise:
         reduced = config.input == "reduced"

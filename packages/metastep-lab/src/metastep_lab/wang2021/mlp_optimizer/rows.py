@@ -1,4 +1,4 @@
-"""The rows of the tables of `mlp-optimizer`: what is measured of an optimizer."""
+"""The rows of the tables of `mlp-optimizer`: the measurements of an optimizer."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -113,7 +113,7 @@ def other_problems(config: Any, context: Context, noise: float) -> dict[str, tup
 def generalization_rows(
     config: Any, context: Context, noise: float, weights: Mapping[tuple[str, int], Outer]
 ) -> Rows:
-    """Try the optimizers on other problems, beside SGD and Adam tuned on each of them."""
+    """Test the optimizers on other problems, with SGD and Adam tuned on each of them."""
     rows = []
     for problem, (pool, hidden, level) in other_problems(config, context, noise).items():
         samples, steps = config.samples or len(pool.labels) // 2, config.test_steps

@@ -49,7 +49,7 @@ class Pool(NamedTuple):
 
 
 class Tested(eqx.Module):
-    """A task together with what its network is tested on."""
+    """A task and the test data of its network."""
 
     task: DigitClassification
     inputs: Array
@@ -100,7 +100,7 @@ def load_pool(dataset: str, reduced: bool, noise: float, folder: Path | None, se
 
 
 def arms(samples: int | None, pool: int) -> dict[str, Arm]:
-    """Return what each mode does with its samples; None takes all of the pool."""
+    """Return the use of the samples in each mode; None takes all of the pool."""
     if samples is None:
         training = pool * 5 // 6
         return {
@@ -173,7 +173,7 @@ def train_and_measure(
     number: int,
     record: Any = measure,
 ) -> np.ndarray:
-    """Train one network from scratch; return what `record` says before and after every few steps.
+    """Train one network; return the values of `record` at the start and after every few steps.
 
     `number` gives its initialization.
     """

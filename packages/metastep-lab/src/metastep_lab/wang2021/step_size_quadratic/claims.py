@@ -1,4 +1,4 @@
-"""What the tables of `step-size-quadratic` say: the statements of the paper, and the answer."""
+"""The claims of `step-size-quadratic`, statements of the paper, and its answer."""
 
 from collections.abc import Callable
 from itertools import product
@@ -12,7 +12,7 @@ from metastep_lab.wang2021.step_size_quadratic.measures import CLOSE, PAPER, des
 
 
 def answer(record: Record) -> str:
-    """Say how often the descent ends at the best step size, and where back-propagation is stuck."""
+    """Say how often descent ends at the best step size, and where back-propagation is stuck."""
     table = record.frames["convergence"]
     right = where(table, method="log-domain")["status"] == "converged"
     if right.empty:
@@ -44,7 +44,7 @@ def _methods(*names: str) -> Callable[[Record], str | None]:
 
 
 def _table(name: str, kind: str, column: int, text: str) -> Statement:
-    """Hold one row of Tables 1-2 against both methods of a kind, cell by cell."""
+    """Compare one row of Tables 1-2 with both methods of a kind, cell by cell."""
     methods = (f"reverse-{kind}", f"stop-gradient-{kind}")
     row = each("{name} paper {paper}, here {status} ({relative_error_last:.2g})")
 

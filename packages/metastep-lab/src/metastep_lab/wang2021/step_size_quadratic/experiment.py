@@ -1,10 +1,10 @@
-"""Tune the step size of gradient descent on one quadratic, by ten ways of doing it.
+"""Tune the step size of gradient descent on one quadratic by ten methods.
 
 The inner problem is t steps w <- w - eta H w from w_0; the meta-objective is F(eta) = (1/t) log f,
 f = w_t^T H w_t / 2. A method is a way to compute F'(eta), a precision and a meta-optimizer. Those
-named after `constant` and `rmsprop` repeat the TensorFlow runs of the paper's appendix: they judge
-w_{t-1}, descend t - 1 times F, and reset nothing. Their own optimum is at most a percent or so
-below that of t, to which every method is compared.
+named after `constant` and `rmsprop` repeat the TensorFlow runs of the paper's appendix: their
+objective is the loss at w_{t-1}, they descend t - 1 times F, and they reset nothing. Their own
+optimum is at most about a percent below that of t, with which every method is compared.
 
 Tables (one row per observation):
 
@@ -90,9 +90,9 @@ class Config:
     methods: tuple[str, ...] = tuple(METHODS)
 
     def __post_init__(self):
-        """Refuse what depends on several fields, naming field, value and what is allowed.
+        """Check the conditions on several fields.
 
-        The file is looked at by `run`: a finished run must be readable after it moved.
+        Only `run` reads the file, so that a finished run can be read after the file was moved.
         """
         if not self.methods or not set(self.methods) <= set(METHODS):
             names = ", ".join(METHODS)
@@ -236,8 +236,8 @@ EXPERIMENT = Experiment(
     run=run,
     claims=CLAIMS,
     figures=figures,
-    # Not the row of RMSProp in Tables 1-2, which holds on most problems: its limit cycle is as wide
-    # as the line between converged and not.
+    # The row of RMSProp in Tables 1-2 is not among them. It holds on most problems only, since its
+    # limit cycle is about as wide as the threshold of convergence.
     reproducible=frozenset(
         {
             "log-domain-is-exact",

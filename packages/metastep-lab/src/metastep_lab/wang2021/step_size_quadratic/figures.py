@@ -17,7 +17,7 @@ from metastep_lab.tables import Record, where
 from metastep_lab.wang2021.step_size_quadratic.measures import PAPER, shown_cell
 
 PAPER_ROWS = ("paper: ours", "paper: TensorFlow GD", "paper: TensorFlow RMSProp")
-# Light and dark enough to be told apart without color: status to background, text color and word.
+# Distinguishable without color: status to background, text color and word.
 LOOKS = {
     "converged": ("#56B4E9", "black", "converged"),
     "oscillating": ("#F0E442", "black", "moving"),
@@ -27,7 +27,7 @@ LOOKS = {
     "paper no": ("#666666", "white", "✗"),
     "": ("#FFFFFF", "black", ""),
 }
-# In the order of drawing: the last lie on top.
+# In the order of drawing: the last ones are on top.
 SHOWN = ("reverse-constant", "reverse-rmsprop", "reverse-float32", "log-domain", "reverse-float64")
 FAILED = 10.0
 SMALLEST = 1e-17
@@ -51,7 +51,7 @@ def _trajectory_figure(record: Record) -> tuple[Figure, str]:
     for index, name in enumerate(shown):
         path = where(record.frames["trajectory"], method=name, horizon=horizon, start=start)
         steps, sizes = path["step"], path["step_size"]
-        # Dots for what jumps: a line would fill the panel.
+        # Dots for values that jump: a line would fill the panel.
         jumps = np.ptp(sizes) > 0
         look = style(index, markers=True) | {"linestyle": "none", "markersize": 6 - index}
         look = look if jumps else style(index)

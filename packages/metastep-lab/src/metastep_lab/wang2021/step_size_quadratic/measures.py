@@ -69,7 +69,7 @@ def ends(rows: Frame) -> str:
 
 
 def settled(record: Record) -> Frame:
-    """Return the largest error by horizon; `early` where descent can settle well before the end."""
+    """Return the largest error by horizon; `early` if descent can converge well before the end."""
     found = descents(record, "log-domain").groupby("horizon", sort=False)
     rows = record.frames["optimum"].set_index("horizon")
     early = rows["predicted_steps"] < 0.8 * record.config.meta_steps
@@ -92,7 +92,7 @@ def accuracy(record: Record) -> Numbers:
 def _paths(record: Record, method: str) -> Iterator[tuple[Numbers, Frame]]:
     """Yield the row of each descent, and its trajectory.
 
-    `size` is log10 f(w_t). `idle` are the updates that moved nothing: F or F' is not finite, or F'
+    `size` is log10 f(w_t). `idle` are the updates without a change: F or F' is not finite, or F'
     is zero.
     """
     for row in descents(record, method).to_dict("records"):
@@ -111,7 +111,7 @@ def overflow(record: Record) -> Numbers:
     groups: dict[str, list[str]] = {"at once": [], "later": [], "free": []}
     for row, path in _paths(record, "reverse-float32"):
         size, last = path["size"], path["size"].iloc[-1]
-        # A tenth of a decade for rounding, and for what the processor does with tiny numbers.
+        # A tenth of a decade for rounding, and for subnormal numbers of the processor.
         lost = -np.log10(2 * row["horizon"] * FLOAT32.tiny) - 0.1
         end = np.log10(FLOAT32.max) + 0.1
         good &= bool(path["idle"][size > end].all() and not path["idle"][size.abs() < lost].any())

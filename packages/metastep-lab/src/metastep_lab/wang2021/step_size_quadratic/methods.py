@@ -1,4 +1,4 @@
-"""The ways to tune a step size that `step-size-quadratic` compares, one row of `METHODS` each."""
+"""The methods that `step-size-quadratic` compares, one row of `METHODS` each."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ TENSORFLOW_RATE = 1e-3
 def decaying(scale: float, horizon: int) -> optax.GradientTransformation:
     """Descend F with meta step sizes scale / sqrt(k), k from 1."""
     del horizon
-    # The root of an integer would be float32 whatever the precision of the rest.
+    # The square root of an integer would be float32, also in float64 mode.
     return optax.sgd(lambda count: scale / jnp.sqrt(count + jnp.ones(())))
 
 
@@ -37,7 +37,7 @@ def rmsprop(scale: float, horizon: int) -> optax.GradientTransformation:
 
 
 def without_second_derivatives(step_size: Outer) -> optax.GradientTransformation:
-    """Descend with gradients that are constants to whoever differentiates the descent."""
+    """Descend with gradients that are constants in the derivative of the descent."""
     cut = optax.stateless(lambda updates, params: jax.lax.stop_gradient(updates))
     return optax.chain(cut, optax.sgd(step_size))
 
@@ -49,16 +49,16 @@ def not_negative(step_size: Outer) -> Outer:
 
 @dataclass(frozen=True)
 class Method:
-    """One way to tune the step size.
+    """One method to tune the step size.
 
     Attributes:
         estimator: how F' is computed.
         log_objective: whether the estimator is given log f / t; `LogDomain` takes f.
         meta_optimizer: (meta_step_scale, inner steps) to an optimizer of the step size.
         precision: of everything.
-        early: how many inner steps earlier than the horizon the objective looks.
+        early: by how many inner steps the objective is evaluated before the horizon.
         inner: step size to the inner optimizer.
-        project: where an updated step size is put back to.
+        project: applied to an updated step size.
     """
 
     estimator: ms.AbstractEstimator

@@ -26,7 +26,7 @@ GRID = np.geomspace(1e-3, 10, 61)
 
 
 def optimum(config: Any, hessian: np.ndarray, start: np.ndarray) -> Table:
-    """Return eta*, and after how many updates descent can settle there."""
+    """Return eta*, and the number of updates after which descent can converge to it."""
     rows = []
     for horizon in config.horizons:
         best = theory.optimal_step_size(hessian, start, horizon)
@@ -36,7 +36,7 @@ def optimum(config: Any, hessian: np.ndarray, start: np.ndarray) -> Table:
 
 
 def limit(hessian: np.ndarray, start: np.ndarray) -> Table:
-    """Return eta* at long horizons beside its limit."""
+    """Return eta* at long horizons, with its limit."""
     eigenvalues, _ = theory.spectrum(hessian, start)
     limit = 2 / (eigenvalues[0] + eigenvalues[-1])
     best = lambda horizon: theory.optimal_step_size(hessian, start, horizon)
@@ -57,7 +57,7 @@ def overflow(config: Any, hessian: np.ndarray, start: np.ndarray) -> Table:
 
 
 def accuracy(config: Any, hessian: np.ndarray, start: np.ndarray) -> Table:
-    """Hold F' on a grid of step sizes against the closed form, without any descent."""
+    """Compare F' on a grid of step sizes with the closed form, without any descent."""
     rows = []
     cells: list[tuple[str, int]] = list(product(COMPARED, config.horizons))
     for name, horizon in cells:
@@ -69,7 +69,7 @@ def accuracy(config: Any, hessian: np.ndarray, start: np.ndarray) -> Table:
                 estimate(step_size, None, key)[0].grad
             )
             slopes = np.asarray(compiled(jax.vmap(slope))(grid), np.float64)
-        # A float32 method is judged at the numbers that it saw.
+        # A float32 method is compared at its own rounded numbers.
         seen = _as_seen(task, (hessian, start))
         exact = theory.meta_gradient(np.asarray(grid, np.float64), *seen, horizon)
         off = np.where(np.isfinite(slopes), np.abs(slopes / exact - 1), np.inf)
@@ -78,7 +78,7 @@ def accuracy(config: Any, hessian: np.ndarray, start: np.ndarray) -> Table:
 
 
 def _as_seen(task: Quadratic, arrays: Problem) -> Problem:
-    """Return H and w0 as they were rounded, unless rounding made them no problem at all."""
+    """Return H and w0 as they were rounded, unless the rounded problem is invalid."""
     rounded = np.asarray(task.hessian, np.float64), np.asarray(task.start, np.float64)
     try:
         theory.spectrum(*rounded)
@@ -88,7 +88,7 @@ def _as_seen(task: Quadratic, arrays: Problem) -> Problem:
 
 
 def stop_gradient(config: Any, task: Quadratic) -> Table:
-    """Compare d log f / d eta with what is left of it, both in float64 and free of overflow."""
+    """Compare d log f / d eta with and without second derivatives, in float64, without overflow."""
     key, rows = jax.random.key(0), []
     training = partial(ms.TrainingProblem, task.loss, task.objective, task.start)
     for horizon in config.horizons:

@@ -16,7 +16,7 @@ PAPER = {
 }
 SHOWN = 100  # words that the bulk of Table 3.1 leaves out
 FACTOR = 0.7296 / 0.0740  # the smallest ratio in Table 3.1, that of GPT-2 Large
-NO_ANCHOR = 4.0  # a ratio below it counts as no anchor, in two claims that are not the paper's
+NO_ANCHOR = 4.0  # below this ratio there is no anchor, in two claims of our own
 LINEAR = 0.9  # R2 from which log Z counts as linear in the hidden state
 DOMINANT = 2.0  # ratio of the first two singular values from which one direction dominates
 VARIES = 1.0  # nats between the 5% and 95% quantiles of a partition function that is not constant
@@ -47,7 +47,7 @@ def _errors(record: Record, table: str = "mse", trained: bool = True) -> Frame:
 
 
 def answer(record: Record) -> str:
-    """Say how much of the bulk one vector explains, before and after training."""
+    """Say which share of the bulk one vector explains, before and after training."""
     if not model_names(record, True):
         return "This run cannot tell: it has no trained model."
     rows, controls = _errors(record), _errors(record, trained=False)
@@ -92,7 +92,7 @@ def _dictionary(record: Record) -> Frame:
 
 
 def _with_untrained(template: str, opening: str, control: str, what: str) -> Callable[[Frame], str]:
-    """Return the evidence of trained models, and that of untrained ones where there are some."""
+    """Return the evidence of trained models, and that of untrained ones if there are any."""
 
     def write(rows: Frame) -> str:
         controls = rows[~rows["trained"]]

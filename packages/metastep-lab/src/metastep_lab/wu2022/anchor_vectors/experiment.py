@@ -1,6 +1,6 @@
 """Anchor vectors of language models: log Z_bulk is nearly linear in the state, log Z is not.
 
-Small models with tied embeddings are trained here, next to the same models before training; any
+Small models with tied embeddings are trained here and compared with the same models untrained. Any
 causal language model of the Hugging Face library can be given as a directory.
 
 Tables (one row per observation):
@@ -10,7 +10,7 @@ Tables (one row per observation):
   clusters of log Z in standard deviations; empty where there is one cluster).
 - `mse`: model, top (words k that the bulk leaves out), mse, r2, held_out_mse, variance (of log
   Z_bulk), in nats squared; without the first `skip` states of each window.
-- `every_position`: the same with them.
+- `every_position`: the same with these states.
 - `dictionary`: model, top_energy (share of the largest singular value in the sum of squares),
   second_ratio (of the second singular value to the first), stable_rank, mean_cosine (of all pairs
   of words), norm_low, norm_median, norm_high (5%, 50%, 95%).
@@ -18,7 +18,7 @@ Tables (one row per observation):
 - `partition`: model, top, mean, deviation, low, high (5%, 95%) of log Z_bulk in nats.
 - `histograms`: model, quantity (log Z | log Z_bulk | norm | cosine), lower, upper, count.
 - `clusters`: model, cluster, share, center, top, mse (of the cluster's own anchor); of models with
-  two clusters of log Z that have no fewer tokens than dimensions.
+  two clusters of log Z and at least as many tokens as dimensions.
 - `training`: model, step, loss.
 """
 
@@ -80,9 +80,9 @@ class Config:
         seeds: trainings of each architecture.
         untrained: whether each model is also measured before training.
         directories: of Hugging Face causal models with their tokenizers.
-        tokens: that the models read for the anchors, at most.
-        skip: first words of each window on whose states, with hardly any context, no anchor is
-            fitted. The windows of the paper's models are 1024 words long and more.
+        tokens: the largest number of tokens that the models read for the anchors.
+        skip: first words of each window, whose states have hardly any context: no anchor is
+            fitted on them. The windows of the paper's models are 1024 words long and more.
         top: numbers k of most probable words that the bulk leaves out; 0 is log Z.
         vocabulary: words of the models trained here.
         hidden: size of their states.
@@ -110,7 +110,7 @@ class Config:
     embedding_scale: Positive = 0.02
 
     def __post_init__(self):
-        """Refuse values that do not fit together, naming field, value and what is allowed."""
+        """Check the conditions on several fields."""
         if not self.models and not self.directories:
             raise ValueError("models is (); allowed: gru and transformer, or none with directories")
         if "transformer" in self.models and self.hidden % HEADS:
@@ -168,7 +168,7 @@ NAMES = {
 
 def _sources(config: Config, context: Context, text: Text, losses: list[tuple]) -> Iterator[Source]:
     """Yield every model, given or trained, after it has read the text."""
-    # First what the user gave, so that a wrong directory is found before anything is trained.
+    # The user's models come first, so that a wrong directory is found before any training.
     yield from opened(config.directories, text, config.tokens)
     if config.models:
         yield from _trained_here(config, context, text, losses)

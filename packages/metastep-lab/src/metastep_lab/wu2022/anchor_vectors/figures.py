@@ -34,7 +34,7 @@ def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
 
 
 def _twins(record: Record, rows: Frame, x: str, y: str) -> tuple[dict, dict]:
-    """Return curves of the trained models, and those of their untrained twins by the same names."""
+    """Return curves of the trained models, and those of the same models untrained, by name."""
     drawn, names = curves(rows, "model", x, y), model_names(record, True)
     controls = {name: drawn[name + UNTRAINED] for name in names if name + UNTRAINED in drawn}
     return {name: drawn[name] for name in names}, controls

@@ -1,4 +1,4 @@
-"""The language models of `anchor-vectors`: trained here, their untrained twins, and the user's."""
+"""The language models of `anchor-vectors`: trained here, the same untrained, and the user's."""
 
 import re
 from collections import Counter
@@ -40,8 +40,8 @@ class Text:
     """A text in two parts, as words.
 
     Attributes:
-        train: what models are trained on.
-        test: what anchors are fitted on.
+        train: the part for training models.
+        test: the part for fitting anchors.
     """
 
     train: Sequence[str]
@@ -55,7 +55,7 @@ class Source:
     Attributes:
         name: unique in a run.
         architecture: `gru`, `transformer` or `hugging-face`.
-        trained: whether it was.
+        trained: whether it was trained.
         seed: of its initial values and of its training; -1 where it is unknown.
         parameters: their number.
         states: for each window of text float32 of shape (tokens, hidden).
@@ -74,7 +74,7 @@ class Source:
 
 
 def read_text(name: str, folder: Path | None) -> Text:
-    """Read a text, and split it into what models are trained on and what anchors are fitted on.
+    """Read a text, and split it into a part for training models and one for fitting anchors.
 
     Args:
         name: `embedded` for the language reference that ships with Python, `wikitext2`, or the
@@ -88,7 +88,7 @@ def read_text(name: str, folder: Path | None) -> Text:
 
     Raises:
         ValueError: if the path does not name a text file.
-        DataNotFoundError: if WikiText-2 is nowhere.
+        DataNotFoundError: if WikiText-2 is not found.
     """
     if name == "wikitext2":
         arrays = data.wikitext2(folder).arrays
@@ -117,7 +117,7 @@ def _split(words: Sequence[str]) -> Text:
 
 
 def encode(text: Text, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
-    """Number the words: 1, 2, ... by how often they are in the training part, 0 for all others.
+    """Number the words: 1, 2, ... by their frequency in the training part, 0 for all others.
 
     Raises:
         ValueError: if the training part has fewer than `vocabulary` different words.
@@ -176,7 +176,7 @@ def reader(
     words: np.ndarray,
     context: int,
 ) -> Source:
-    """Let a model read a text in windows of `context` words."""
+    """Evaluate a model on a text in windows of `context` words."""
     windows = words[:-1][: (len(words) - 1) // context * context].reshape(-1, context)
     states = np.asarray(window_states(model, jnp.asarray(windows)))
     arrays = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))

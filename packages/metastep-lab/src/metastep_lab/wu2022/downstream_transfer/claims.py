@@ -6,9 +6,9 @@ from metastep_lab.claims import Numbers, Statement
 from metastep_lab.tables import Frame, Record
 from metastep_lab.theory.transfer import EXACT_CONSTANT, PRINTED_CONSTANT, PROVEN_CONSTANT
 
-EXACT = 1e-12  # what a construction that is exact may miss by rounding
+EXACT = 1e-12  # allowed rounding error of an exact construction
 LITTLE = 0.1  # nats of divergence
-BROKEN = 0.75  # agreement below which a head no longer decides as the teacher's
+BROKEN = 0.75  # below this agreement the decisions of a head are not those of the teacher
 ORDINARY = ("less trained", "perturbed")  # students without artificial shifts
 
 
@@ -22,7 +22,7 @@ def heads(record: Record, family: str, logits: str, fitted_on: str = "teacher") 
 
 
 def answer(record: Record) -> str:
-    """Say what changes that cost little divergence do to a head, and what an anchor mends."""
+    """Say the effect on a head of changes with a small divergence, and the effect of an anchor."""
     words, broken = [], 0
     for family, change in (
         ("shifted", "all scores of words move together"),
@@ -74,7 +74,7 @@ def _constant(record: Record) -> Numbers:
 
 
 def _bound(record: Record) -> Numbers:
-    """Return what the synthetic pairs that meet the assumptions say of the bound."""
+    """Return the bounds and errors of the synthetic pairs that meet the assumptions."""
     rows = record.frames["bound"]
     met = rows.query("failing == 'none'")
     wrong, useful, printed = (
@@ -114,7 +114,7 @@ def _assumptions(record: Record) -> Numbers:
 
 
 def _least_bound(record: Record) -> Numbers:
-    """Return the row of `text_bound` with the least bound, of students but the teacher itself."""
+    """Return the row of `text_bound` with the least bound, of all students except the teacher."""
     rows = record.frames["text_bound"].query("family != 'teacher' and task == 'sure'")
     return dict(rows.loc[rows["proven"].idxmin()])
 
@@ -150,7 +150,7 @@ def _by_distance(record: Record) -> Numbers:
 
 
 def _anchored_gains(record: Record) -> Numbers:
-    """Return by how much ordinary students agree more on anchored logits."""
+    """Return the gain in agreement of ordinary students by anchored logits."""
     gains, listed = [], []
     for family in ORDINARY:
         raw, anchored = (

@@ -1,4 +1,4 @@
-"""A student with nearly its teacher's probabilities may have useless logits; an anchor mends some.
+"""A student with nearly its teacher's probabilities may have useless logits; an anchor helps some.
 
 First the two counter-examples and the bound on random log-linear models, then the same on a small
 language model trained here: the beginnings of lines are classified by the logits of words of
@@ -18,8 +18,8 @@ Tables (one row per observation):
   288), needed (constant that would make it tight), failing (assumptions that do not hold, + between
   them).
 - `accuracy`: family, strength, divergence, logits (raw | anchored), fitted_on (teacher | student),
-  accuracy (on held-out lines), agreement (with the teacher's head). A score of exactly 0, where no
-  word is above its threshold, is neither class and counts as wrong.
+  accuracy (on held-out lines), agreement (with the teacher's head). If no word is above its
+  threshold, the score is exactly 0, which is neither class and counts as wrong.
 - `assumptions`: task (labels | sure), anchor (least squares | minimax), top, family, strength,
   assumption, holds (1 | 0), value, limit, sentence.
 - `text_bound`: task, anchor, top, family, strength, divergence, error, overlap, bulk_probability,
@@ -62,7 +62,7 @@ from metastep_lab.wu2022.downstream_transfer.text import (
 from metastep_lab.wu2022.language import Recipe
 
 HEADS = 4  # of the transformer
-SURE = 0.5  # the part of the examples that is left out of the task of the sure ones
+SURE = 0.5  # the fraction of the examples that the task `sure` leaves out
 
 
 Strengths = Annotated[
@@ -81,7 +81,7 @@ class Config:
         silencing: nats s by which Theorem 3.3.1 lowers a word.
         text: wikitext2, embedded (the language reference that ships with Python), or the path of a
             text file.
-        positive: words of interest of the class 1; those that the text does not have are left out.
+        positive: words of interest of the class 1; words that are not in the text are left out.
         negative: the same of the class -1.
         architecture: of the teacher on the text.
         vocabulary: its words.
@@ -93,7 +93,7 @@ class Config:
         places: places of each text, beside the examples, on which models are compared.
         top: most probable words that are not in the bulk.
         perturbed: noise of students on the text, relative to the dictionary's entries.
-        shifted: nats by which the logits of a state move together, standard deviation.
+        shifted: standard deviation of a common shift of all logits of a state, in nats.
         silenced: nats by which the words of class 1 are lowered.
     """
 
@@ -117,7 +117,7 @@ class Config:
     silenced: Strengths = (0.3, 1.0, 2.0, 4.0, 8.0)
 
     def __post_init__(self):
-        """Refuse values that do not fit together, naming field, value and what is allowed."""
+        """Check the conditions on several fields."""
         both = set(self.positive) & set(self.negative)
         if both:
             raise ValueError(f"negative is {self.negative}; allowed are words not in positive")
@@ -178,7 +178,7 @@ NAMES = {
 
 
 def _constants() -> Table:
-    """Return the constants that the theorem needs at least, and that the lemma gives."""
+    """Return the smallest constants of the theorem, by the worst case known and by the lemma."""
     rows = []
     for ratio in (0.0, 1 / 16, 1 / 8):
         for margin in np.geomspace(1e-3, 5.99, 40):

@@ -1,4 +1,4 @@
-"""What `downstream-transfer` measures on a teacher and a student, as rows of its tables."""
+"""The measurements of `downstream-transfer` on a teacher and a student, as rows of tables."""
 
 from collections.abc import Iterator
 
@@ -49,7 +49,7 @@ def minimax_report(
     population: Population,
     top: int = 0,
 ) -> TransferReport:
-    """Measure the assumptions with the anchors whose largest error on the task is least.
+    """Measure the assumptions with the anchors of the smallest largest error on the task.
 
     No other anchors have a smaller eps_b.
     """
@@ -64,7 +64,7 @@ def minimax_report(
 def silencing_rows(
     model: LogLinearModel, head: DownstreamHead, anchor: np.ndarray, shifts: tuple[float, ...]
 ) -> Iterator[tuple]:
-    """Hold Theorem 3.3.1 against a model, for the first word with a positive coefficient.
+    """Check Theorem 3.3.1 on a model, for the first word with a positive coefficient.
 
     Yields:
         For each shift s: states, s, largest divergence, its largest difference from the closed
@@ -99,7 +99,7 @@ def silencing_rows(
 def shifting_row(
     model: LogLinearModel, raw: DownstreamHead, head: DownstreamHead, anchor: np.ndarray
 ) -> tuple:
-    """Hold Theorem 3.3.2 against a model and its heads on raw and on anchored logits.
+    """Check Theorem 3.3.2 on a model and its heads on raw and on anchored logits.
 
     The columns are those of `silencing_rows`: the closed forms of the divergence and of the raw
     head are 0, and there is no ratio. A score that becomes 0 counts as flipped.

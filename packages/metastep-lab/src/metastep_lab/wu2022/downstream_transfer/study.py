@@ -1,4 +1,4 @@
-"""The heads of a teacher on a text, and what becomes of them for its students."""
+"""The heads of a teacher on a text, and their errors for its students."""
 
 from collections.abc import Iterator
 
@@ -22,14 +22,14 @@ POOLED = 512  # examples for fitting that minimax anchors see beside the held-ou
 
 
 class TextStudy:
-    """A teacher's heads on raw and on anchored logits, fitted on one text, judged on another.
+    """A teacher's heads on raw and on anchored logits, fitted on one text and tested on another.
 
     Attributes:
-        teacher: read at the places of both texts.
+        teacher: evaluated at the places of both texts.
         words: the words of interest.
         places: for fitting, and held-out ones.
         top: most probable words that are not in the bulk.
-        sure: the part of the held-out examples that is left out of the task of the sure ones.
+        sure: the fraction of the held-out examples that the task `sure` leaves out.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class TextStudy:
         yield ("3.3.2", "text", *shifting_row(model, self._raw, self._anchored, self._anchor))
 
     def add(self, student: Student, rows: dict[str, list[tuple]]) -> None:
-        """Add what the heads are worth for a student, and for some students the assumptions."""
+        """Add the accuracy of the heads for a student, and for some students the assumptions."""
         anchor = student.anchor(self.teacher.fitted, self.words, self.top)
         examples = self.held_out.labels != 0
         labels = self.held_out.labels[examples]
@@ -91,7 +91,7 @@ class TextStudy:
         return LogLinearModel(np.concatenate(states), student.judged.unembedding)
 
     def _minimax_anchor(self, student: Student, top: int) -> np.ndarray:
-        """Fit the anchor that is never far off, as the theorem asks."""
+        """Fit the anchor with the smallest largest error, as the theorem requires."""
         model = self._pooled(student)
         return minimax_anchor(model, log_bulk(self._pooled(self.teacher), model, self.words, top))
 
@@ -102,7 +102,7 @@ class TextStudy:
         divergence: float,
         rows: dict[str, list[tuple]],
     ) -> None:
-        """Measure the assumptions as a user would, and as favorably as possible."""
+        """Measure the assumptions with the user's anchors, and with the most favorable ones."""
         models = self.teacher.judged, student.judged
         examples, weights = self.held_out.labels != 0, self.held_out.weights
         given = Population(weights, examples / examples.sum(), self.held_out.labels)

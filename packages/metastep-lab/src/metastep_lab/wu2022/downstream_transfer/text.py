@@ -36,8 +36,8 @@ class Task:
     """A text as numbers, and the words of interest.
 
     Attributes:
-        train: what models are trained on and heads are fitted on.
-        test: what both are judged on.
+        train: the part for training models and fitting heads.
+        test: the part for testing both.
         positive: words of the class 1.
         negative: words of the class -1.
     """
@@ -79,7 +79,7 @@ def teacher_and_snapshots(
     words: np.ndarray,
     context: Context,
 ) -> dict[int, AbstractLanguageModel]:
-    """Train a model; return it by the parts of the training that were done, 16 for the teacher.
+    """Train a model; return it after each part of the training; the teacher has all 16 parts.
 
     Every part of the training has its checkpoint.
     """
@@ -109,7 +109,7 @@ class Places:
         lines: the words of each line, shape (lines, context).
         chosen: which of all places of all lines.
         labels: their classes: 1, -1, or 0 where no word of interest follows.
-        weights: the share of the text's places that each stands for; they sum to 1.
+        weights: the share of the text's places that each represents; they sum to 1.
     """
 
     lines: np.ndarray
@@ -118,7 +118,7 @@ class Places:
     weights: np.ndarray
 
     def read(self, model: AbstractLanguageModel) -> LogLinearModel:
-        """Return a model at these places."""
+        """Return a model evaluated at these places."""
         states = np.asarray(window_states(model, jnp.asarray(self.lines)))
         flat = states.reshape(-1, states.shape[-1])
         return LogLinearModel(flat[self.chosen], np.asarray(model.embedding))
@@ -182,7 +182,7 @@ def students(
     strengths: Strengths,
     seed: int,
 ) -> Iterator[Student]:
-    """Yield students that know the text less and less well.
+    """Yield students with an increasing distance from the teacher.
 
     `strengths` has for `perturbed` the noise relative to the dictionary's entries, for `shifted`
     the standard deviation over states of a shift of all logits, and for `silenced` by how much the

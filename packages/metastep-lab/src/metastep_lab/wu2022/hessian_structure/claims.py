@@ -35,7 +35,7 @@ from metastep_lab.wu2022.hessian_structure.reference import REFERENCE
 
 
 def answer(record: Record) -> str:
-    """Say how near the first network is to the product, and what it shares with others."""
+    """Say how near the first network is to the product, and its overlap with others."""
     if lacking := needs_wide(record):
         return f"This run cannot tell: it {lacking}."
     model = true_wide(record)[0]
@@ -62,7 +62,7 @@ INPUTS = "{model} " + spread("alignment") + ", ratio " + spread("ratio")
 
 
 def _inputs(record: Record, models: Sequence[str]) -> Frame:
-    """Return how near the inputs of layers are to their mean, by network."""
+    """Return the alignment of the inputs of layers with their mean, by network."""
     return spreads(behind(record), ["model"], "alignment", "ratio").loc[models]
 
 
@@ -225,6 +225,6 @@ MEAN_INPUT = Statement(
 
 
 def claims(record: Record) -> tuple[Statement, ...]:
-    """Return the thesis's statements, of which one depends on the data set."""
+    """Return the thesis's statements; one of them depends on the data set."""
     printed = ON_CIFAR10 if record.config.dataset == "cifar10" else ON_MNIST
     return MEAN_INPUT, printed, *OUTPUTS, *SINGLE, *BETWEEN, *REFERENCE

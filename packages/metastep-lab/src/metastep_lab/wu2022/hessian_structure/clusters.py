@@ -1,4 +1,4 @@
-"""How the derivatives of a network's logits cluster: by logit, by class."""
+"""Clusters of the derivatives of a network's logits, by logit and by class."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,7 @@ def _rows(operator: LayerHessian, scores: Array) -> Float[Array, "examples class
 
 
 def _captured(operator: LayerHessian, *values: Array) -> tuple[Array, ...]:
-    """Return what belongs to the operator's examples, the first ones of all."""
+    """Return the entries of the operator's examples, which are the first ones."""
     return tuple(value[: len(operator.factors.inputs)] for value in values)
 
 
@@ -81,7 +81,7 @@ def embedded(
     for name, gram in zip(DERIVATIVES, np.asarray(_grams(operator, scores, labels)), strict=True):
         squares = np.diagonal(gram)
         distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * gram, 0))
-        # The exact method has no threads, whose order of summation would change the picture.
+        # The exact method has no threads; their order of summation would change the picture.
         method = TSNE(
             perplexity=PERPLEXITY,
             max_iter=STEPS,

@@ -1,13 +1,13 @@
 """Layer-wise Hessians of trained networks: nearly Kronecker products, of low rank, and alike.
 
-Networks are trained on images. For each layer the top eigenpairs of its Hessian H are held against
+Networks are trained on images. For each layer the top eigenpairs of its Hessian H are compared with
 those of E[M] (x) E[x x^T], where M is the Hessian with respect to the layer's output and x its
-input, and against those of networks that were trained independently.
+input, and with those of networks that were trained independently.
 
-The presets are about digits. VGG11 and ResNet18, of any width, are for the color images of
+The presets use digits. VGG11 and ResNet18, of any width, are for the color images of
 CIFAR-10: `metastep run hessian-structure --preset paper --data DIR` with `--set dataset=cifar10`,
 `--set model=VGG11-W32`, `--set labels=true` and `--set examples=5000` takes hours on two cores;
-ResNet18 of the thesis's widths (48, 64, 80) and VGG11-W200 want a GPU.
+ResNet18 of the thesis's widths (48, 64, 80) and VGG11-W200 need a GPU.
 
 Tables (one row per observation; model, labels and seed name the network):
 
@@ -132,13 +132,13 @@ class Config:
     top: Annotated[int, Ge(SHOWN)] = 50
 
     def __post_init__(self):
-        """Refuse networks that there are not."""
+        """Refuse unknown networks."""
         for name in self.model:
             network_of(name)
 
 
 def run(config: Config, context: Context) -> Mapping[str, float]:
-    """Train and measure every network; each is kept when the run is interrupted."""
+    """Train and measure every network; finished ones survive an interruption."""
     data = {labels: _load(config, context, labels) for labels in config.labels}
     cells = list(product(config.model, config.labels, range(config.models)))
     rows: dict[str, list[tuple]] = {name: [] for name in TABLES}
@@ -174,7 +174,7 @@ def _load(config: Config, context: Context, labels: str) -> Examples:
 
 
 def _like(config: Config, network: Network, examples: Examples) -> Kept:
-    """Return zeros of the shapes that a network's cell keeps."""
+    """Return zeros of the shapes of a network's saved state."""
     params = network.init(jax.random.key(0), examples.images.shape[1:])
     found = {}
     for name, layer in params.items():

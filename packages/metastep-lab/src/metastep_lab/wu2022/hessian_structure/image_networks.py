@@ -79,9 +79,9 @@ class AbstractImageNetwork(ABC):
 
 
 class VGG11(AbstractImageNetwork):
-    """Eight convolutions of 3 x 3, five of them with max-pooling by 2 behind, and `fc1`.
+    """Eight convolutions of 3 x 3, five of them followed by max-pooling by 2, and `fc1`.
 
-    Of 32 x 32 pixels one is left, so that `fc1` has `width` inputs.
+    Images of 32 x 32 pixels are reduced to one pixel, so that `fc1` has `width` inputs.
 
     Reference:
         Simonyan, Zisserman (2015), network A; the widths: Wu (2022), Appendix C.5.2.
@@ -96,8 +96,8 @@ class VGG11(AbstractImageNetwork):
     def init(self, key: RandomKey, image: tuple[int, ...]) -> Params:
         """Draw weights of variance 2 / inputs (He et al., 2015).
 
-        With those of Glorot, activations are 16 times smaller behind eight ReLUs, and hundreds of
-        steps leave the loss where it was.
+        With those of Glorot, activations are 16 times smaller after eight ReLUs, and the loss does
+        not fall in hundreds of steps.
         """
         smallest = 2 ** sum(POOLED)
         if min(image[-2:]) < smallest:

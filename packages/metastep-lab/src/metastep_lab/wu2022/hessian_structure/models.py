@@ -221,7 +221,7 @@ _stepped = compiled(_step)
 def fit(
     scores: Float[Array, "examples classes"], labels: Int[Array, " examples"]
 ) -> tuple[float, float]:
-    """Return the mean cross-entropy, and the part of examples that is classified rightly."""
+    """Return the mean cross-entropy, and the fraction of examples that is classified correctly."""
     values, right = np.asarray(scores, float), np.asarray(labels)
     losses = logsumexp(values, axis=1) - values[np.arange(len(right)), right]
     return float(np.mean(losses)), float(np.mean(np.argmax(values, axis=1) == right))
@@ -230,7 +230,7 @@ def fit(
 def predictions(
     network: Network, state: State, images: Float[Array, "examples *colors rows columns"]
 ) -> Float[Array, "examples classes"]:
-    """Return the scores of all images, of an image network in parts that memory has room for."""
+    """Return the scores of all images, for image networks in parts that fit into memory."""
     size = len(images) if isinstance(network, DigitNetwork) else SCORED
     parts = [images[i : i + size] for i in range(0, len(images), size)]
     return jnp.concatenate([_scores(network, state, part) for part in parts])

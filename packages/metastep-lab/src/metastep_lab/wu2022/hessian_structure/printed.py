@@ -1,4 +1,4 @@
-"""The thesis's numbers on the inputs of layers, beside those of `hessian-structure`."""
+"""The thesis's numbers on the inputs of layers, to compare with `hessian-structure`."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -108,7 +108,7 @@ ON_CIFAR10 = Statement(
 
 
 def mean_in_the_thesis(record: Record) -> str:
-    """Return what Tables C.5 and C.6 say of a network like those of the run."""
+    """Return the rows of Tables C.5 and C.6 for a network like those of the run."""
     if record.config.dataset != "cifar10":
         return "F-200^2: 1.000, 12.29"
     connected, convolutions = CIFAR10["VGG11-W32"]

@@ -23,7 +23,7 @@ def _of_wide(record: Record, table: str, connected: bool = True) -> Frame:
 
 
 def _outputs(record: Record) -> Frame:
-    """Return the gap of E[M] and of H, and where the former is, by layer."""
+    """Return the gaps of E[M] and of H, and the position of the former, by layer."""
     rows = _of_wide(record, "layers")
     found = spreads(rows, LAYER, "output_gap", "output_share", "hessian_gap")
     places = rows.groupby(LAYER)["output_outliers"]
@@ -32,7 +32,7 @@ def _outputs(record: Record) -> Frame:
 
 
 def _products(record: Record, connected: bool = True) -> Frame:
-    """Return what `spectra` says of the first c - 1 eigenvalues and eigenvectors, by layer."""
+    """Return the columns of `spectra` for the first c - 1 eigenpairs, by layer."""
     rows = _of_wide(record, "spectra", connected)
     rows = rows[rows["index"] <= GAP].assign(ratio=lambda rows: rows["kronecker"] / rows["true"])
     names = "ratio", "rank_one", "input_correspondence", "inside"

@@ -1,4 +1,4 @@
-"""How the claims and figures of `hessian-structure` read its tables."""
+"""Functions that read the tables of `hessian-structure` for its claims and figures."""
 
 import numpy as np
 
@@ -51,7 +51,7 @@ def layers(record: Record, table: str, model: str) -> list[str]:
 
 
 def is_connected(layer: str) -> bool:
-    """Whether a layer is fully connected, and no convolution."""
+    """Whether a layer is fully connected, not a convolution."""
     return layer.startswith("fc")
 
 
@@ -71,7 +71,7 @@ def curve(record: Record, table: str, name: str, **which: str) -> tuple[Column, 
 
 
 def behind(record: Record, labels: str = "true") -> Frame:
-    """Return the rows of `layers` for all layers whose input comes out of a ReLU."""
+    """Return the rows of `layers` for all layers whose input is the output of a ReLU."""
     rows = rows_of(record, "layers", labels=labels)
     first = {model: layers(record, "layers", model)[0] for model in rows["model"].unique()}
     return rows[rows["layer"] != rows["model"].map(first)]

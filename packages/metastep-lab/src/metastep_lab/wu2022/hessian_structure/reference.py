@@ -1,4 +1,4 @@
-"""The numbers of an independent computation on two networks, beside `hessian-structure`."""
+"""The numbers of an independent computation on two networks, to compare with ours."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""What `hessian-structure` measures: one layer, a pair of networks, a moment of the training."""
+"""The measurements of `hessian-structure`: a layer, a pair of networks, an epoch of training."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -86,7 +86,7 @@ def first_examples(risk: EmpiricalRisk, count: int) -> EmpiricalRisk:
 
 
 def captured(risk: EmpiricalRisk, name: str) -> LayerHessian:
-    """Return the Hessian of a layer over as many examples as memory has room for."""
+    """Return the Hessian of a layer over as many examples as fit into memory."""
     (layer,) = find_layers(risk, [name]).values()
     numbers = layer.positions * (layer.inputs + CLASSES * layer.outputs)
     if not isinstance(risk.model, AbstractImageNetwork):
@@ -119,7 +119,7 @@ def _moments(operator: LayerHessian) -> Moments:
 
 
 def measure(operator: LayerHessian, top: int, key: RandomKey) -> Measured:
-    """Hold the Hessian of a layer against its Kronecker factors, by up to `top` eigenpairs."""
+    """Compare the Hessian of a layer with its Kronecker factors, by up to `top` eigenpairs."""
     moments = _moments(operator)
     shape = operator.structure().shape
     k = min(top, operator.size)
@@ -257,7 +257,7 @@ def watch(risk: EmpiricalRisk, scores: Float[Array, "examples classes"]) -> Mome
 
 
 def whole(risk: EmpiricalRisk, top: int, key: RandomKey) -> list[list[float]]:
-    """Hold the Hessian of all layers against its approximation, plain and weighted.
+    """Compare the Hessian of all layers with its approximation, plain and weighted.
 
     Returns:
         Rows of index, true, approximate, weighted, overlap, weighted_overlap.

@@ -17,7 +17,7 @@ def means(record: Record) -> Frame:
 
 
 def answer(record: Record) -> str:
-    """Say how near the widest network is to a Kronecker product, and which space fits its top."""
+    """Say how near the widest network is to a Kronecker product, and its top eigenspace."""
     rows = means(record)
     first, last = rows.iloc[0], rows.iloc[-1]
     plain, weighted = last["row_span"], last["weighted_row_span"]

@@ -1,4 +1,4 @@
-"""A wide random two-layer network: the Hessian decouples, and what its top eigenspace is.
+"""A wide random two-layer network: the decoupling of its Hessian, and its top eigenspace.
 
 Inputs are rectified standard normals, weights have variance 1 / fan-in, and the number of inputs is
 the number of units to the power 1.2. The thesis says that every unit is active in half of the
@@ -56,7 +56,7 @@ class Config:
     seeds: Count = 3
 
     def __post_init__(self):
-        """Refuse layers that are no wider than the output."""
+        """Refuse hidden layers that are not wider than the output."""
         if not self.units or min(self.units) <= self.classes:
             raise ValueError(
                 f"units is {self.units}; allowed are integers above {self.classes}, the number of "
@@ -65,7 +65,7 @@ class Config:
 
 
 def run(config: Config, context: Context) -> Mapping[str, float]:
-    """Measure every network; each is kept when the run is interrupted."""
+    """Measure every network; finished ones survive an interruption."""
     cells = [(units, seed) for units in sorted(config.units) for seed in range(config.seeds)]
     rows = []
     for done, (units, seed) in enumerate(cells):

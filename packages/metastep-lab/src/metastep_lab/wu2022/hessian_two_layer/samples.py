@@ -1,4 +1,4 @@
-"""Curvature of the first layer of a wide random two-layer network, by its samples.
+"""Curvature of the first layer of a wide random two-layer network, estimated from samples.
 
 For an example x the output Hessian is M_x = N^T N with N = Q W2 D: D marks the active units, and
 A = Q^T Q is the Hessian of the cross-entropy with respect to the scores.
@@ -110,7 +110,7 @@ def measure(network: Network, key: RandomKey, batches: int, hessian_batches: int
     values, vectors = np.linalg.eigh(np.asarray(found.output))
     space = vectors[:, -top:].T
     between = np.asarray(network.second.T @ found.curvature @ network.second)
-    # (4.8) of the thesis, which takes every unit to be active in half of the examples.
+    # (4.8) of the thesis, which assumes that every unit is active in half of the examples.
     printed = (between + np.diag(np.diag(between))) / 4
     plain = _row_span(np.asarray(network.second, float))
     share = norm.cdf(np.sum(np.asarray(network.first, float), axis=1) / math.sqrt(math.pi - 1))

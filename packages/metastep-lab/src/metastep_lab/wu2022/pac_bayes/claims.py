@@ -27,7 +27,7 @@ def _best(record: Record, ours: tuple[str, ...] = OURS, labels: str = "true") ->
 
 
 def answer(record: Record) -> str:
-    """Say by how much the bound is lower than with independent weights, and how far from errors."""
+    """Say the gain over the bound with independent weights, and the distance to the errors."""
     methods = {*record.config.methods}
     if not methods & {*OURS} or "base" not in methods or "true" not in record.config.labels:
         return "This run cannot tell: it needs true labels, base, and an eigenbasis among methods."

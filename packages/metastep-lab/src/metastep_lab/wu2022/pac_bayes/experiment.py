@@ -1,10 +1,10 @@
 """PAC-Bayes bounds are tighter when the posterior is diagonal in the Hessian's eigenbasis.
 
-A network is trained to tell digits 0 to 4 from 5 to 9. A Gaussian posterior around it is optimized
-for its PAC-Bayes bound, with the same number of steps for every method: independent weights (base),
-eigenvectors of the layer-wise Hessians once (appr) or repeatedly (iter), and those with the output
-Hessian approximated from the weights (iter-m). Bounds here are for one confidence, 0.965, and the
-Monte Carlo correction is in them.
+A network is trained to separate digits 0 to 4 from 5 to 9. A Gaussian posterior around it is
+optimized for its PAC-Bayes bound. The methods, with the same number of steps, are independent
+weights (base), eigenvectors of the layer-wise Hessians computed once (appr) or repeatedly (iter),
+and those with the output Hessian approximated from the weights (iter-m). Bounds here are for one
+confidence, 0.965, and include the Monte Carlo correction.
 
 Tables (one row per observation):
 
@@ -104,7 +104,7 @@ class Config:
 
 
 def run(config: Config, context: Context) -> Mapping[str, float]:
-    """Bound every network by every method; each cell is kept when the run is interrupted."""
+    """Bound every network by every method; finished cells survive an interruption."""
     load(config.dataset, context.data, config.train, False, context.seed)
     context.table("thesis", table_c8())
     optimizer = optax.adam(config.step_size)

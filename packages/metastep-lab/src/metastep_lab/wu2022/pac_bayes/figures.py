@@ -17,7 +17,7 @@ METHODS = (
 
 
 def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
-    """Draw the bounds, their way down, and the variances by eigenvalue."""
+    """Draw the bounds, their course, and the variances by eigenvalue."""
     drawn = {
         "bounds": (
             _bounds_figure(record),

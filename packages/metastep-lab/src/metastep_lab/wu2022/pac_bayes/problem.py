@@ -1,4 +1,4 @@
-"""The networks of `pac-bayes`, their data, and their training before a bound is sought."""
+"""The networks of `pac-bayes`, their data, and their training before the bound."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -52,7 +52,7 @@ def load(
         order = rng.permutation(len(labels))
         images, labels = images[order], labels[order]
     else:
-        # The subset is the test part; of the whole of MNIST, too, these are the last ones.
+        # The subset is the test part, which is also the last 10,000 of the whole of MNIST.
         images, labels = images[-10_000:], labels[-10_000:]
     if train >= len(labels):
         raise ValueError(
@@ -113,7 +113,7 @@ def _train(risk: EmpiricalRisk, keys: Key[Array, " epochs"], step_size: Array) -
 
 
 def error(params: Params, examples: Examples) -> float:
-    """Return the part of examples that the network gets wrong."""
+    """Return the fraction of examples that the network classifies wrongly."""
     scores = _scores(params, jnp.asarray(examples.inputs))
     return float(np.mean(np.argmax(scores, axis=1) != examples.labels))
 

@@ -15,7 +15,7 @@ def _over_realized(record: Record) -> Frame:
 
 
 def answer(record: Record) -> str:
-    """Say how often hiding coordinates helps, and what it gives with the most atoms."""
+    """Say how often hiding coordinates helps, and its gain with the most atoms."""
     atoms, over = record.config.atoms, _over_realized(record)
     if over.empty:
         return f"This run cannot tell: it learns no more atoms than the {atoms} true ones."
@@ -76,7 +76,7 @@ def _figure(
     evidence: Callable[[Frame], str] = ERRORS,
     measure: Callable[[Record], Frame] | None = None,
 ) -> Statement:
-    """Return a statement about one figure, of all its settings where no measure is given."""
+    """Return a statement about one figure, about all its settings if no measure is given."""
     rows = lambda record: series(record, vary)
     lacks = lacking(f"{vary} was not varied", rows)
     return Statement(id, text, measure or rows, verdict, evidence, lacks)
@@ -100,7 +100,7 @@ def _improves(rows: Frame) -> bool | None:
 
 
 def _from_the_truth(record: Record) -> Numbers:
-    """Return by how much the errors of both algorithms vary with p'."""
+    """Return the variation of the errors of both algorithms with p'."""
     rows = series(record, "realization", "local")[["baseline", "masking"]]
     return dict(rows.max() - rows.min())
 

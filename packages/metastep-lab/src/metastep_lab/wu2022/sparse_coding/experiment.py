@@ -54,7 +54,7 @@ class Config:
     """The configuration; the thesis's values where it gives them.
 
     Attributes:
-        vary: what is varied, one figure for each.
+        vary: the varied quantities, one figure for each.
         initialization: where learning starts.
         seeds: data sets for every setting.
         samples: signals n to learn from.
@@ -95,7 +95,7 @@ class Config:
     processes: Count = 2
 
     def __post_init__(self):
-        """Refuse sizes that do not fit together, naming field, value and what is allowed."""
+        """Check the conditions on several sizes."""
         if min(self.noises) < 0:
             raise ValueError(f"noises is {self.noises}; allowed are numbers from 0")
         if min(self.realizations) < self.atoms:
@@ -143,7 +143,7 @@ class Cell:
 
 
 def cells(config: Config) -> dict[tuple[str, float, str, str, int], Cell]:
-    """Return the cell for every row of the table; figures share cells where they have the same."""
+    """Return the cell for every row of the table; figures share equal cells."""
     problems: list[tuple[str, float, tuple[int, int, int, int, float]]] = []
     base, noise = (config.dim, config.atoms, config.n_nonzero), config.dim**-0.5
     if "realization" in config.vary:

@@ -1,8 +1,8 @@
 """The errors that the authors of `sparse-coding` and this project's first implementation found.
 
-The authors' are read by eye off the curves in their repository, which are means of 5 runs; the
-thesis prints no numbers. The first implementation, in JAX, shares no code with the one that is run
-here, and nobody else has run it: means over 3 seeds in Figure 2.1 (8 at p' = 400, sample), 1 in
+The authors' errors are read by eye from curves in their repository, means of 5 runs; the thesis
+prints no numbers. The first implementation, in JAX, shares no code with the one that is run here,
+and nobody else has run it: means over 3 seeds in Figure 2.1 (8 at p' = 400, sample), 1 in
 Figure 2.2 and 1 or 2 in Figure 2.3.
 """
 
@@ -46,7 +46,7 @@ PUBLISHED = pd.DataFrame(
 
 
 def _compared(record: Record, source: str) -> Frame:
-    """Return our mean errors beside published ones, and their distance by what is allowed."""
+    """Return our mean errors, the published ones, and their distance divided by the allowed one."""
     rows = (
         settings(record).query("seeds > 2").merge(PUBLISHED, on=["vary", "value", "initialization"])
     )
@@ -68,7 +68,7 @@ def _farthest(rows: Frame) -> str:
 
 
 def agrees(source: str, words: str) -> Statement:
-    """Return the statement that errors are published ones; their seeds scatter as much as ours."""
+    """Return the statement that our errors agree with published ones; both have equal scatter."""
     return Statement(
         f"{source}-values",
         f"Errors agree with {words} within three standard deviations over seeds and the "

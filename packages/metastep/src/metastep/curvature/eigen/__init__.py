@@ -1,1 +1,1 @@
-"""Eigenpairs of operators: one method in each file."""
+"""Eigenpairs of operators, one method per file."""

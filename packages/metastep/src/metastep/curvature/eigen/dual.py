@@ -16,24 +16,25 @@ BLOCK = 8  # vectors that are multiplied at a time
 class Dual(AbstractEigenMethod):
     """Eigenpairs of a `LayerHessian` from the Gram matrix of its rows; the loss must be convex.
 
-    The Hessian is F F^T with one column for each example and class, an outer product, so that
-    F^T F needs no vector of the layer's size. Exact if all columns are kept; else those of largest
-    norm are, and the residuals say what that costs. For one position (no convolutions).
+    The Hessian is F F^T. F has one column for each example and class, which is an outer product, so
+    F^T F needs no vector of the layer's size. Exact if all columns are kept. Otherwise those of
+    largest norm are kept, and the residuals measure the error. For layers with one position only
+    (no convolutions).
 
     Attributes:
         tolerance: relative residual at which a pair has converged.
-        rows: how many columns of F are kept at most; the Gram matrix has rows^2 entries.
+        rows: the largest number of columns of F; the Gram matrix has rows^2 entries.
     """
 
     tolerance: float = 1e-3
     rows: int = 5_000
 
     def starts(self, k: int) -> int:
-        """Return what Lanczos needs for the Gram matrix."""
+        """Return the number of start vectors that Lanczos needs for the Gram matrix."""
         return self._inner.starts(k)
 
     def find(self, operator: AbstractOperator, k: int, start: Array) -> Found:
-        """Return k pairs with residuals by a product for each, in whole blocks."""
+        """Return k pairs with their residuals, at one product each, in whole blocks."""
         if not isinstance(operator, LayerHessian) or operator.factors.inputs.shape[1] != 1:
             raise ValueError(
                 f"method is Dual() and the operator a {type(operator).__name__}; allowed is a "
@@ -49,13 +50,13 @@ class Dual(AbstractEigenMethod):
 
     @property
     def _inner(self) -> Lanczos:
-        """What finds the eigenpairs of the Gram matrix."""
+        """The eigensolver for the Gram matrix."""
         return Lanczos(tolerance=self.tolerance / 10)
 
 
 @compiled
 def _gram(operator: LayerHessian, rows: int) -> tuple[Array, Array, Array]:
-    """Return F^T F and the two factors of F's columns, those of largest norm."""
+    """Return F^T F and the two factors of the columns of F with the largest norm."""
     x, g = operator.factors.inputs[:, 0], operator.factors.jacobian[:, :, 0]
     values, vectors = jnp.linalg.eigh(operator.curvature)
     roots = jnp.sqrt(jnp.maximum(values, 0))[:, :, None] * vectors.transpose(0, 2, 1)
@@ -69,7 +70,7 @@ def _gram(operator: LayerHessian, rows: int) -> tuple[Array, Array, Array]:
 
 @compiled
 def _lowered(vectors: Array, left: Array, right: Array) -> Array:
-    """Return F^T v for every v: near an eigenvector of F^T F where v is near one of F F^T."""
+    """Return F^T v for every v; it maps eigenvectors of F F^T to those of F^T F."""
     shape = left.shape[1], right.shape[1]
     lower = lambda vector: jnp.sum((right @ vector.reshape(shape).T) * left, axis=1)
     return jax.lax.map(lower, vectors)
@@ -77,7 +78,7 @@ def _lowered(vectors: Array, left: Array, right: Array) -> Array:
 
 @compiled
 def _lifted(operator: LayerHessian, inner: Found, left: Array, right: Array) -> Found:
-    """Return the eigenvectors of F F^T that belong to those of F^T F, best first."""
+    """Return the eigenvectors of F F^T from those of F^T F, largest eigenvalue first."""
 
     def lift(weights: Array) -> tuple[Array, Array, Array]:
         raised = jax.lax.map(lambda row: jnp.ravel((left * row[:, None]).T @ right), weights)

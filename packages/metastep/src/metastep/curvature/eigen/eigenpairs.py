@@ -12,15 +12,15 @@ from metastep.types import RandomKey
 
 
 class EigenPairs(eqx.Module):
-    """Eigenvalues (falling) and unit eigenvectors of an operator.
+    """Eigenvalues (descending) and unit eigenvectors of an operator.
 
     Attributes:
         values: the k largest eigenvalues found.
         vectors: a tree like the operator's vectors, with a leading axis of k.
         residuals: |H v - lambda v|.
-        converged: whether the residual is at most tolerance * |lambda|. A pair for which it is
-            False is no eigenpair yet.
-        products: how many products with the operator were used.
+        converged: whether the residual is at most tolerance * |lambda|. Without it, a pair is not
+            an eigenpair.
+        products: the number of products with the operator.
     """
 
     values: Float[Array, " k"]
@@ -42,16 +42,16 @@ def top_eigenpairs(
 
     Args:
         operator: any operator of this package.
-        k: how many pairs, up to the dimension.
+        k: the number of pairs, up to the dimension.
         key: random key of the starting vectors.
         method: `Lanczos()` (None), `Dual()` or `LOBPCG()`.
         start: vectors near the eigenvectors, such as those of the Kronecker approximation: a tree
-            like the operator's vectors with a leading axis. Lanczos and Dual begin from their sum
-            (one sum for each vector of a block), LOBPCG from the first k; what is missing is drawn.
+            like the operator's vectors with a leading axis. Lanczos and Dual start from their sum
+            (one sum for each vector of a block), LOBPCG from the first k; missing ones are drawn.
 
     Returns:
-        The pairs, each marked as converged or not; never unmarked. NaN in the operator ends in
-        pairs that have not converged.
+        The pairs, each marked as converged or not. If the operator returns NaN, no pair has
+        converged.
 
     Raises:
         ValueError: for a `k` that is not from 1 to the dimension, or a method that does not fit.

@@ -17,7 +17,7 @@ class LayeredEigenpairs(eqx.Module):
     """Approximate eigenpairs of the Hessian with respect to all layers.
 
     Attributes:
-        values: approximate eigenvalues, falling.
+        values: approximate eigenvalues, descending.
         vectors: orthonormal vectors, `{name: [k, out, in]}`.
     """
 
@@ -36,22 +36,19 @@ def full_hessian_eigenpairs(
 ) -> LayeredEigenpairs:
     """Approximate the top eigenpairs of the Hessian over all fully connected layers.
 
-    With the outputs of all layers stacked, M_full = E[G^T A G] and its eigenpairs (s_i, u_i): the
-    eigenvectors are w_i = stack_p(u_i^(p) (x) E[x^(p)]), normalized, sorted by s_i |w_i|^2 and
-    orthogonalized in this order. `weighted` takes the eigenvectors of S M_full S with S the norms
-    of the mean inputs, which are orthonormal from the start. Biased: inputs count by their mean
-    only. Good up to about as many pairs as classes less one, poor beyond.
+    With the outputs of all layers stacked, let (s_i, u_i) be the eigenpairs of M_full = E[G^T A G].
+    The eigenvectors are w_i = stack_p(u_i^(p) (x) E[x^(p)]), normalized, sorted by s_i |w_i|^2 and
+    orthogonalized in this order. `weighted` takes the eigenvectors of S M_full S instead, where S
+    holds the norms of the mean inputs; these are orthonormal without Gram-Schmidt. Biased: only the
+    means of the inputs are used. Accurate for up to about as many pairs as classes less one.
 
     Args:
         risk: model, loss, parameters and data.
-        k: how many, up to the sum of the layers' outputs.
+        k: the number of pairs, up to the sum of the layers' outputs.
         layers: paths of the weights; None for all layers.
-        bias: take the bias into the layers' matrices.
+        bias: include the bias in the layers' matrices.
         weighted: the variant without Gram-Schmidt.
         batch_size: examples at a time; None for all at once.
-
-    Returns:
-        Values and vectors.
 
     Raises:
         ValueError: as `find_layers`; for a `k` that is not allowed; for a layer with several
@@ -105,8 +102,8 @@ def _approximate(
         values = values * jnp.sum((scale[:, None] * vectors) ** 2, axis=0)
         vectors = scale[:, None] * vectors
     order = jnp.argsort(-values)[:k]
-    # All vectors lie in the span of the unit vectors E[x] / |E[x]|, one for each output: what is
-    # orthonormal in these coordinates is orthonormal. QR is Gram-Schmidt in the sorted order.
+    # All vectors lie in the span of the unit vectors E[x] / |E[x]|, one for each output, so it is
+    # enough to orthonormalise the coordinates. QR is Gram-Schmidt in the sorted order.
     chosen = vectors[:, order] if weighted else jnp.linalg.qr(vectors[:, order])[0]
     parts = jnp.split(chosen.T, [sum(sizes[:i]) for i in range(1, len(sizes))], axis=1)
     directions = {name: inputs[name] / length for name, length in zip(names, lengths, strict=True)}

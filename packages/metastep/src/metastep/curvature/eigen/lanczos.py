@@ -1,4 +1,4 @@
-"""Lanczos: eigenpairs from a basis of products, orthogonal to rounding and restarted."""
+"""Block Lanczos for eigenpairs, with full reorthogonalization and restarts."""
 
 import equinox as eqx
 import jax
@@ -9,27 +9,27 @@ from metastep.compilation import compiled
 from metastep.curvature.eigen.method import AbstractEigenMethod, Found
 from metastep.curvature.operators.base import AbstractOperator
 
-LOST = 0.5  # a unit vector that keeps half its length is orthogonal to rounding
+LOST = 0.5  # a unit vector that keeps half its length is orthogonal to within rounding
 PASSES = 5
-CHECKS = 16  # for convergence while a basis is filled
-COLUMNS = 4096  # of a basis that are multiplied at a time
+CHECKS = 16  # convergence checks while a basis is filled
+COLUMNS = 4096  # the number of basis columns that are multiplied at a time
 
 
 class Lanczos(AbstractEigenMethod):
     """Block Lanczos with full reorthogonalization and thick restarts.
 
-    Time: products, and basis * size multiplications for each. Memory: basis + block vectors.
-    A single vector (block 1) finds one of several equal eigenvalues at first, a block finds as
-    many as it has vectors.
+    Time: the products, and basis * size multiplications for each. Memory: basis + block vectors.
+    Of a multiple eigenvalue, a single vector (block 1) first finds one copy; a block finds as many
+    as it has vectors.
 
     Attributes:
         tolerance: relative residual at which a pair has converged.
-        basis: how many vectors are kept, rounded up to whole blocks; None for
-            k + max(20, k // 2), k + 50 at least with a block, or all there are.
-        block: vectors that are multiplied at the same time; None for 1 up to k = 32, then 8, where
-            reading the basis costs more than the products.
-        restarts: how often at most the basis is shrunk to its best half; then the pairs that have
-            not converged are returned, marked.
+        basis: the number of vectors kept, rounded up to whole blocks. None for
+            k + max(20, k // 2), with a block at least k + 50; at most the dimension.
+        block: the number of vectors multiplied at the same time. None for 1 up to k = 32, then 8,
+            since reading the basis then costs more than the products.
+        restarts: the largest number of restarts, each of which keeps the best half of the basis.
+            Pairs that have not converged after them are returned, marked.
 
     Reference:
         Wu, Simon (2000), Thick-restart Lanczos method for large symmetric eigenvalue problems.
@@ -57,7 +57,7 @@ class Lanczos(AbstractEigenMethod):
         block = min(self.starts(k), max(1, size // 2))
         wanted = self.basis or k + max(20 if block == 1 else 50, k // 2)
         blocks = max(2, -(-min(max(wanted, k + 1), size) // block))
-        if (blocks + 1) * block > size:  # no room for a residual beside the basis
+        if (blocks + 1) * block > size:  # the residual block would not fit beside the basis
             return _dense(operator, k)
         kept = -(-(k + (blocks * block - k) // 2) // block)
         kept = min(max(kept, -(-k // block)), blocks - 1)
@@ -76,9 +76,9 @@ def _dense(operator: AbstractOperator, k: int) -> Found:
 
 
 class _State(eqx.Module):
-    """Rows `basis`, the matrix of the operator in them, and the residual block's coefficients.
+    """The basis in rows, the projected operator, and the coefficients of the residual block.
 
-    The first `filled` blocks of the basis are there; the residual block follows them.
+    The first `filled` blocks of the basis are valid; the residual block follows them.
     """
 
     basis: Array
@@ -100,7 +100,7 @@ def _lanczos(
     restarts: int,
     tolerance: float,
 ) -> Found:
-    """Fill the basis, keep the best Ritz vectors, fill it again; until k pairs have converged."""
+    """Fill the basis and restart from the best Ritz vectors, until k pairs have converged."""
     width = blocks * block
     product = operator.prepare().flat_mm
 
@@ -120,7 +120,7 @@ def _lanczos(
         return jnp.all(residuals[:k] <= tolerance * jnp.abs(values[:k]))
 
     def fillable(state: _State) -> Array:
-        # Just after a restart the residual block belongs to all kept vectors, not to the last.
+        # Just after a restart the residual block couples to all kept vectors, not only the last.
         known = (state.filled != kept) | (state.restart == 0)
         due = (state.filled * block > k) & (state.filled % max(1, blocks // CHECKS) == 0)
         done = jax.lax.cond(known & due, converged, lambda state: jnp.array(False), state)
@@ -149,17 +149,17 @@ def _lanczos(
     state = jax.lax.while_loop(fillable, step, state)
     state = jax.lax.while_loop(unfinished, again, state)
     values, mixing, residuals = _ritz(state, block)
-    # Zeros for the residual block: without it the basis would be copied.
+    # Padding with zeros includes the residual block: slicing it off would copy the basis.
     vectors = jnp.pad(mixing[:, :k].T, ((0, 0), (0, block))) @ state.basis
     return Found(values[:k], vectors, residuals[:k], state.products)
 
 
 def _ritz(state: _State, block: int) -> tuple[Array, Array, Array]:
-    """Return Ritz values (falling), their vectors in columns by the basis, and residuals."""
+    """Return Ritz values (descending), Ritz vectors in columns by the basis, and residuals."""
     count = state.filled * block
-    upper = jnp.triu(state.projected)  # below it a column knows nothing of later vectors
+    upper = jnp.triu(state.projected)  # a column has no entries for later vectors
     empty = jnp.arange(len(upper)) >= count
-    last = -1 - jnp.linalg.norm(upper)  # below all eigenvalues, so that they come first
+    last = -1 - jnp.linalg.norm(upper)  # below all eigenvalues: empty places sort last
     matrix = upper + jnp.triu(upper, 1).T + jnp.diag(jnp.where(empty, last, 0))
     values, mixing = jnp.linalg.eigh(matrix)
     values, mixing = values[::-1], mixing[:, ::-1]
@@ -168,14 +168,14 @@ def _ritz(state: _State, block: int) -> tuple[Array, Array, Array]:
 
 
 def _in_place(mixing: Array, basis: Array) -> Array:
-    """Return mixing @ basis, some columns at a time: a second basis would be the peak of memory."""
+    """Return mixing @ basis, some columns at a time, which saves the memory of a second basis."""
     size = basis.shape[1]
     columns = min(size, COLUMNS)
 
     def mix(i: Array, basis: Array) -> Array:
         begin = jnp.minimum(i * columns, size - columns)
         piece = jax.lax.dynamic_slice_in_dim(basis, begin, columns, 1)
-        # The last piece begins within the one before.
+        # The last piece overlaps the one before, whose columns must not be mixed again.
         mixed = jnp.where(begin + jnp.arange(columns) >= i * columns, mixing @ piece, piece)
         return jax.lax.dynamic_update_slice_in_dim(basis, mixed, begin, 1)
 
@@ -185,7 +185,8 @@ def _in_place(mixing: Array, basis: Array) -> Array:
 def _new_directions(rows: Array, basis: Array) -> tuple[Array, Array]:
     """Return Q, orthonormal and orthogonal to the basis, and C with rows = C^T Q within its span.
 
-    Twice is enough, unless nothing but rounding is left of the rows: then until it is not.
+    The rows are orthogonalised at least twice (Kahan's "twice is enough"). If cancellation leaves
+    only rounding error, the pass is repeated until the rows keep half their length.
     """
 
     def again(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
@@ -200,8 +201,8 @@ def _new_directions(rows: Array, basis: Array) -> tuple[Array, Array]:
 
 
 def _without(rows: Array, basis: Array) -> tuple[Array, Array]:
-    """Return what of the rows is orthogonal to the basis, and the coefficients of the rest."""
-    # The barrier keeps XLA from the transpose, rows @ basis.T: eight times as slow.
+    """Return the rows' component orthogonal to the basis, and their coefficients along it."""
+    # The barrier keeps XLA from transposing to rows @ basis.T, which is eight times as slow.
     along = jax.lax.optimization_barrier(basis @ rows.T)
     return rows - along.T @ basis, along
 

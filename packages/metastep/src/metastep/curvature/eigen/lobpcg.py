@@ -1,4 +1,4 @@
-"""Locally optimal block preconditioned conjugate gradients, by JAX's implementation."""
+"""Locally optimal block preconditioned conjugate gradients, a wrapper of JAX's implementation."""
 
 import jax.numpy as jnp
 from jax.experimental.sparse.linalg import lobpcg_standard
@@ -16,7 +16,7 @@ class LOBPCG(AbstractEigenMethod):
 
     Attributes:
         tolerance: relative residual at which a pair has converged.
-        iterations: at most; each takes k products.
+        iterations: the largest number of iterations; each takes k products.
 
     Reference:
         Knyazev (2001), Toward the optimal preconditioned eigensolver.
@@ -30,7 +30,7 @@ class LOBPCG(AbstractEigenMethod):
         return k
 
     def find(self, operator: AbstractOperator, k: int, start: Array) -> Found:
-        """Return k pairs with residuals by k more products."""
+        """Return k pairs with their residuals, which take k more products."""
         if 5 * k >= operator.size:
             raise ValueError(
                 f"k is {k} of dimension {operator.size}; LOBPCG allows k below a fifth of the "

@@ -1,4 +1,4 @@
-"""What every method of finding eigenpairs takes and returns."""
+"""The interface of the methods for eigenpairs."""
 
 from abc import abstractmethod
 
@@ -9,13 +9,13 @@ from metastep.curvature.operators.base import AbstractOperator
 
 
 class Found(eqx.Module):
-    """What a method returns.
+    """The result of a method.
 
     Attributes:
-        values: (k,), the eigenvalues, falling.
+        values: (k,), the eigenvalues, descending.
         vectors: (k, size), a unit eigenvector in each row.
         residuals: (k,), |H v - lambda v|.
-        products: how many products with the operator were used.
+        products: the number of products with the operator.
     """
 
     values: Float[Array, " k"]
@@ -25,7 +25,7 @@ class Found(eqx.Module):
 
 
 class AbstractEigenMethod(eqx.Module):
-    """How to find eigenpairs.
+    """A method for eigenpairs.
 
     Attributes:
         tolerance: relative residual at which a pair has converged.
@@ -35,14 +35,8 @@ class AbstractEigenMethod(eqx.Module):
 
     @abstractmethod
     def starts(self, k: int) -> int:
-        """Return how many rows `find` needs at least to begin from."""
+        """Return the least number of start vectors that `find` needs."""
 
     @abstractmethod
     def find(self, operator: AbstractOperator, k: int, start: Float[Array, "rows size"]) -> Found:
-        """Return k pairs; called with checked arguments.
-
-        Args:
-            operator: what to find them of.
-            k: how many.
-            start: `starts(k)` vectors to begin from, or more.
-        """
+        """Return `k` pairs from at least `starts(k)` start vectors; arguments have been checked."""

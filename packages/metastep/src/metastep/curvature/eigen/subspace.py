@@ -1,4 +1,4 @@
-"""How eigenspaces of two operators lie to each other."""
+"""Comparison of the eigenspaces of two operators."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -15,10 +15,10 @@ def subspace_overlap(
         second: the same number of orthonormal vectors of the same shape.
 
     Returns:
-        The whole curve: 1 where the subspaces are equal, 0 where they are orthogonal.
+        The whole curve: 1 for equal subspaces, 0 for orthogonal ones.
 
     Raises:
-        ValueError: where the shapes differ.
+        ValueError: if the shapes differ.
 
     Reference:
         Wu, Zhu, Wu, Wang, Ge (2020), Dissecting Hessian, Definition 5.1.
@@ -41,7 +41,7 @@ def subspace_overlap(
 def matricize(
     vectors: Float[Array, "k size"], outputs: int, inputs: int
 ) -> Float[Array, "k outputs inputs"]:
-    """Return Mat(h): entry W_ij of a layer stands at (i - 1) inputs + j of its vector h.
+    """Return Mat(h): entry W_ij of a layer is entry (i - 1) inputs + j of its vector h.
 
     Args:
         vectors: vectors of a layer's parameters in rows.
@@ -52,7 +52,7 @@ def matricize(
         One matrix for each vector.
 
     Raises:
-        ValueError: where `outputs * inputs` is not the vectors' size.
+        ValueError: if `outputs * inputs` is not the vectors' size.
     """
     if vectors.shape[1] != outputs * inputs:
         raise ValueError(
@@ -68,7 +68,7 @@ def correspondence(
     left: Float[Array, "out a"] | None = None,
     right: Float[Array, "in b"] | None = None,
 ) -> Float[Array, "basis k"]:
-    """Return how much of each eigenvector's matrix stands along each vector of a layer's basis.
+    """Return each eigenvector's squared component along each vector of a layer's basis.
 
     |Mat(h_j)^T u_i|^2 for `left` vectors u_i of the layer's output space, |Mat(h_j) v_i|^2 for
     `right` vectors v_i of its input space, in columns. Over a full basis each column sums to 1.

@@ -1,4 +1,4 @@
-"""The layers of a model: their names, and for each example their inputs and output Jacobians."""
+"""The layers of a model, and their inputs and output Jacobians for each example."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ ADVICE = "use Hessian or GaussNewton with `where`, which need no capture"
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One weight matrix in use: output z[p, i] = sum_j W[i, j] X[p, j] + b[i] at each position p.
+    """One use of a weight matrix: z[p, i] = sum_j W[i, j] X[p, j] + b[i] at each position p.
 
     A fully connected layer has one position. A convolution has one for every output pixel, and the
     rows of X are the patches, input channels first. `[W b]` is the layer's matrix with its bias as
-    the last column. The W of a tap is no parameter.
+    the last column. The W of a tap is not a parameter.
 
     Attributes:
         name: path of the weight in `params`, such as `fc1.weight`, or the name of a `tap`.
@@ -30,7 +30,7 @@ class Layer:
         inputs: number of columns n of W, without the bias.
         positions: number of positions P.
         is_convolution: whether a convolution uses it.
-        bias: path of the bias in `params`; None where there is none.
+        bias: path of the bias in `params`; None without a bias.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Layer:
 
 
 class LayerFactors(eqx.Module):
-    """For examples i: what the curvature of one layer is made of.
+    """The factors of one layer's curvature, for each example.
 
     Attributes:
         inputs: X, `[examples, positions, in]`, with a last column of ones if there is a bias.
@@ -115,9 +115,9 @@ def find_layers(
         The layers by name, in the order of the parameters.
 
     Raises:
-        ValueError: for a name that does not exist (the message lists those that do), a weight that
-            is used more than once, inside a loop or by an operation that is neither a matrix
-            product nor a convolution, a tap that is not unique, or a bias that is missing.
+        ValueError: for a name that does not exist (the message lists the names that do); a weight
+            that is used more than once, inside a loop, or by an operation that is neither a matrix
+            product nor a convolution; a tap that is not unique; or a missing bias.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -166,9 +166,9 @@ def example_factors(
 ) -> tuple[dict[str, LayerFactors], dict[str, Float[Array, "classes classes"]]]:
     """Return, for one example, the factors of the named layers and the curvature A of the loss.
 
-    The Hessian of the loss with respect to a layer's output z is G^T A G, exact where the network
-    is piecewise linear. With `second_order` it is exact for every network: G becomes the identity
-    and A the Hessian with respect to z, which has (positions * out)^2 entries.
+    The Hessian of the loss with respect to a layer's output z is G^T A G, exact for piecewise
+    linear networks. With `second_order` it is exact for every network: G is then the identity and
+    A the Hessian with respect to z, which has (positions * out)^2 entries.
     """
     layers = find_layers(risk, names, bias)
     leaves = jax.tree.leaves(eqx.filter(risk.params, eqx.is_inexact_array))
@@ -212,7 +212,7 @@ def _run(risk: EmpiricalRisk, example: PyTree, taps: Taps) -> tuple[PyTree, Find
 
 
 def _findings(risk: EmpiricalRisk) -> Findings:
-    """Return what one abstract evaluation finds; no number is computed."""
+    """Return the findings of one abstract evaluation, without computing numbers."""
     kept: list[Findings] = []
 
     def run(risk: EmpiricalRisk) -> Array:
@@ -250,7 +250,7 @@ def _layer(name: str, index: int, paths: list[str], findings: Findings) -> Layer
 
 
 def _require_capture(name: str, index: int, findings: Findings) -> None:
-    """Raise a `ValueError` that says why a layer cannot be captured, and what to do."""
+    """Raise a `ValueError` with the reason why a layer cannot be captured, and the remedy."""
     why = findings.obstacles.get(index)
     uses = len(findings.uses.get(index, []))
     if name in findings.tapped:

@@ -1,4 +1,4 @@
-"""Layer-wise curvature that is diagonal in a Kronecker eigenbasis: K-FAC, EK-FAC, inverses."""
+"""Layer-wise curvature in a Kronecker eigenbasis, where it is diagonal: K-FAC and EK-FAC."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from metastep.curvature.operators.risk import EmpiricalRisk, batched
 
 
 class RotatedDiagonal(AbstractOperator):
-    """V maps to left (values * (left^T V right)) right^T for each layer.
+    """The operator that maps V to left (values * (left^T V right)) right^T for each layer.
 
     Attributes:
         left: an orthogonal matrix for each layer, `[out, out]`.
@@ -39,7 +39,7 @@ class RotatedDiagonal(AbstractOperator):
         """Return the inverse of this operator plus `damping` times the identity, exactly.
 
         Args:
-            damping: positive; eigenvalues below zero (rounding) count as zero.
+            damping: positive; negative eigenvalues (from rounding) count as zero.
 
         Returns:
             An operator on the same space.
@@ -66,10 +66,10 @@ class KroneckerEigenpairs(eqx.Module):
     """The leading eigenpairs of a Kronecker product; eigenvector j is left_j right_j^T.
 
     Attributes:
-        values: falling eigenvalues.
+        values: eigenvalues, descending.
         left: eigenvectors of the first factor, in rows.
         right: eigenvectors of the second factor, in rows.
-        ranks: which eigenvectors of the factors these are, counted from 0.
+        ranks: the indices of the factors' eigenvectors, from 0.
     """
 
     values: Float[Array, " k"]
@@ -90,7 +90,7 @@ def kronecker_eigenpairs(
     Args:
         left: symmetric and positive semidefinite, such as E[M].
         right: symmetric and positive semidefinite, such as E[x x^T].
-        k: how many, up to out * in.
+        k: the number of pairs, up to out * in.
 
     Returns:
         Eigenvalues and the two factors of each eigenvector. Exact; the cost is two small
@@ -167,12 +167,12 @@ def ekfac(
 ) -> RotatedDiagonal:
     """Return EK-FAC: the Kronecker eigenbasis with the diagonal of the layer's Gauss-Newton matrix.
 
-    Of all operators that are diagonal in this basis it is the nearest in the Frobenius norm.
+    In the Frobenius norm it is the best approximation that is diagonal in this basis.
 
     Args:
         risk: model, loss, parameters and data.
         layers: paths of the weights; None for all layers.
-        bias: take the bias into the layer's matrix.
+        bias: include the bias in the layer's matrix.
         batch_size: examples at a time; None for all at once.
 
     Returns:

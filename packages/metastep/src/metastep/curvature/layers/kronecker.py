@@ -18,10 +18,10 @@ class KroneckerHessian(AbstractOperator):
     """The block-diagonal operator E[M] (x) E[x x^T], one block for each layer.
 
     It acts on `{name: matrix [out, in]}`; the block of a layer maps V to E[M] V E[x x^T]. This is
-    the Hessian of a layer if M, the Hessian with respect to its output, and its input x were
-    independent (the decoupling conjecture); of K-FAC, it is the version with exact, not sampled,
-    gradients. For a convolution with P positions, M is the mean over positions of the diagonal
-    blocks, and x x^T the sum over patches.
+    the Hessian of the layer if M, the Hessian with respect to its output, and its input x are
+    independent (the decoupling conjecture). It is the version of K-FAC with exact gradients
+    instead of sampled ones. For a convolution with P positions, M is the mean over positions of
+    the diagonal blocks, and x x^T the sum over patches.
 
     Reference:
         Wu, Zhu, Wu, Wang, Ge (2020), Dissecting Hessian, Section 4; Martens, Grosse (2015), K-FAC;
@@ -29,7 +29,7 @@ class KroneckerHessian(AbstractOperator):
 
     Attributes:
         output: E[M] of each layer, `[out, out]`.
-        input: E[x x^T] of each layer, `[in, in]`, or of (x, 1) where the bias is part of it.
+        input: E[x x^T] of each layer, `[in, in]`, or of (x, 1) if the bias is included.
     """
 
     output: Matrices
@@ -47,11 +47,11 @@ class KroneckerHessian(AbstractOperator):
         return {name: left @ vector[name] @ self.input[name] for name, left in self.output.items()}
 
     def eigenbasis(self) -> tuple[Matrices, Matrices]:
-        """Return the orthogonal eigenvectors of E[M] and of E[x x^T], by falling eigenvalue.
+        """Return the orthogonal eigenvectors of E[M] and of E[x x^T], by descending eigenvalue.
 
         Returns:
-            `(left, right)` by name, eigenvectors in columns: in the basis, a layer's matrix V is
-            left^T V right, and back from there left V' right^T.
+            `(left, right)` by name, eigenvectors in columns. In the basis a layer's matrix V is
+            V' = left^T V right, and conversely V = left V' right^T.
         """
         left, right = jax.tree.map(_eigh, (self.output, self.input))
         return (
@@ -75,13 +75,13 @@ def kronecker_hessian(
     """Compute E[M] and E[x x^T] for the layers of a model.
 
     Exact for the Kronecker factors of piecewise-linear networks; for smooth activations M is its
-    Gauss-Newton part. One forward pass and `classes` backward passes for each example; memory for
-    `batch_size` examples at a time.
+    Gauss-Newton part. Cost: one forward pass and `classes` backward passes for each example, and
+    memory for `batch_size` examples.
 
     Args:
         risk: model, loss, parameters and data.
         layers: paths of the weights; None for all layers.
-        bias: take the bias into the layer's matrix, as [W b] and (x, 1).
+        bias: include the bias in the layer's matrix, as [W b] and (x, 1).
         batch_size: examples at a time; None for all at once.
 
     Returns:

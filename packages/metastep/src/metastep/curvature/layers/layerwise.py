@@ -1,4 +1,4 @@
-"""The Hessian of one layer: exact from stored factors, and its two Kronecker factors."""
+"""The Hessian of one layer, exact from stored factors, and its two Kronecker factors."""
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +15,14 @@ from metastep.curvature.layers.kronecker import kronecker_hessian, output_mean
 from metastep.curvature.operators.base import AbstractOperator, SymmetricMatrix
 from metastep.curvature.operators.risk import EmpiricalRisk, batched, require_batch_size
 
-CACHED = 2**21  # numbers between two products with the inputs
+CACHED = 2**21  # the number of intermediate values between two products that the cache holds
 
 
 class LayerHessian(AbstractOperator):
     """The Hessian of one layer's matrix W, or [W b], from inputs X and output Jacobians G.
 
-    It acts on matrices `[out, in]`: V maps to the mean over examples of (G^T A G (X V^T))^T X, four
-    matrix products that leave the rest of the network alone. Made by `layer_hessian`.
+    It acts on matrices `[out, in]`: V maps to the mean over examples of (G^T A G (X V^T))^T X. This
+    takes four matrix products, and no pass through the network. Made by `layer_hessian`.
 
     Attributes:
         factors: X and G of every example.
@@ -46,7 +46,7 @@ class LayerHessian(AbstractOperator):
         return self._products(rows.reshape(-1, *self.structure().shape)).reshape(rows.shape)
 
     def _products(self, matrices: Float[Array, "vectors out in"]) -> Float[Array, "vectors out in"]:
-        """Multiply, some examples at a time: what lies between X and G stays in the cache."""
+        """Multiply a few examples at a time, so that intermediate values stay in the cache."""
         x, g = self.factors.inputs, self.factors.jacobian
         examples, positions, size = x.shape
         vectors, out, _ = matrices.shape
@@ -60,7 +60,7 @@ class LayerHessian(AbstractOperator):
             moved = jnp.einsum("ivc,icm->ivm", pulled, g).reshape(moved.shape).swapaxes(1, 2)
             return (moved.reshape(len(x), -1).T @ x).reshape(matrices.shape)
 
-        # A position of its own axis would have both copied for each product, by a layout of XLA's.
+        # With a separate axis for positions, XLA's layout would copy X and G for each product.
         data = x.reshape(examples, -1), g.reshape(*g.shape[:2], -1), self.curvature
         batches = -(-examples * positions * vectors * out // CACHED)
         return batched(mean, data, examples, -(-examples // batches))
@@ -77,15 +77,15 @@ def layer_hessian(
     """Capture one layer's inputs and output Jacobians, and return its Hessian.
 
     Memory: examples * positions * (in + classes * out) numbers. `Hessian(risk, where=...)` needs
-    less and takes more time for each product.
+    less memory and more time per product.
 
     Args:
         risk: model, loss, parameters and data.
         layer: path of the weight.
-        bias: take the bias into the layer's matrix.
-        second_order: exact for every network; then `classes` is positions * out. Without it the
+        bias: include the bias in the layer's matrix.
+        second_order: exact for every network; `classes` is then positions * out. Without it the
             operator is exact for piecewise-linear networks (ReLU, max-pooling, fixed batch
-            normalization), and for others the Gauss-Newton part.
+            normalization), and the Gauss-Newton part for others.
         batch_size: examples at a time during the capture; None for all at once.
 
     Returns:
@@ -131,7 +131,7 @@ def output_hessian(
         batch_size: examples at a time; None for all at once.
 
     Returns:
-        An operator of the layer's number of outputs.
+        An operator whose dimension is the number of the layer's outputs.
 
     Raises:
         ValueError: as `find_layers`.
@@ -162,11 +162,11 @@ def input_autocorrelation(
     Args:
         risk: model, loss, parameters and data.
         layer: path of the weight.
-        bias: take (x, 1) in place of x.
+        bias: use (x, 1) in place of x.
         batch_size: examples at a time; None for all at once.
 
     Returns:
-        An operator of the layer's number of inputs, plus one with the bias.
+        An operator whose dimension is the number of the layer's inputs, plus one with the bias.
 
     Raises:
         ValueError: as `find_layers`.

@@ -1,4 +1,4 @@
-"""Layers that a model names itself, where its traced program does not show them."""
+"""Layers that the model marks, for weights that its traced program does not identify."""
 
 from typing import Any
 
@@ -20,25 +20,25 @@ def tap(
     outputs: Float[Array, "*positions out"],
     inputs: Float[Array, "*positions in"] | None = None,
 ) -> Float[Array, "*positions out"]:
-    """Mark the output of a layer, for a model whose layers cannot be read off its program.
+    """Mark the output of a layer, for a layer that the traced program does not identify.
 
-    The library finds weights that enter a matrix product or a convolution once, as they are. For
-    all else (a weight that is normalized, masked or quantized first, that is shared, that has a
-    derivative of its own) this function says where a layer is, and its name goes wherever layers
-    are named. The layer's matrix W is then not a parameter but what multiplies the inputs: its
-    Hessian is that with respect to V in `outputs + inputs @ V.T` at V = 0.
+    The library finds weights that enter one matrix product or convolution unchanged. This function
+    marks all other layers: those whose weight is first normalized, masked or quantized, is shared,
+    or has a custom derivative. The name of a tap is valid wherever layers are named. The layer's
+    matrix W is then not a parameter but the factor of the inputs: its Hessian is taken with respect
+    to V in `outputs + inputs @ V.T` at V = 0.
 
     Args:
-        name: unlike that of any other tap, and unlike the path of a parameter.
+        name: different from every other tap and every path of a parameter.
         outputs: z, of one example; the last axis is the layer's, the others are positions.
         inputs: x, with the same positions; None for the constant 1. The layer's Hessian is then
-            that with respect to a vector added to `outputs`.
+            taken with respect to a vector added to `outputs`.
 
     Returns:
-        `outputs`, their values unchanged. The model must go on with what is returned.
+        `outputs`, with unchanged values. The model must use this result.
 
     Raises:
-        ValueError: for an empty name, or inputs whose positions are not those of the outputs.
+        ValueError: for an empty name, or inputs whose positions differ from those of the outputs.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -60,14 +60,14 @@ def tap(
             f"tap {name} has outputs of shape {list(outputs.shape)} and inputs of shape "
             f"{list(inputs.shape)}; allowed are shapes that agree in all axes but the last."
         )
-    # As one array, so that `vmap` maps both, and with the mapped axes in front.
+    # One array, so that `vmap` maps both parts, with the mapped axes in front.
     dtype, width = jnp.promote_types(outputs.dtype, inputs.dtype), outputs.shape[-1]
     both = jnp.concatenate([outputs.astype(dtype), inputs.astype(dtype)], axis=-1)
     return checkpoint_name(both, f"{PREFIX}:{width}:{name}")[..., :width].astype(outputs.dtype)
 
 
 def read_mark(mark: str) -> tuple[str, int] | None:
-    """Return the name and the number of outputs of a tap; None for another's mark."""
+    """Return the name and the number of outputs of a tap; None for any other mark."""
     prefix, _, rest = mark.partition(":")
     width, _, name = rest.partition(":")
     return (name, int(width)) if prefix == PREFIX else None
@@ -76,17 +76,17 @@ def read_mark(mark: str) -> tuple[str, int] | None:
 def tap_modules(model: PyTree, kinds: tuple[type, ...] = KINDS) -> PyTree:
     """Mark the layers of an equinox model with `tap`, by the paths of their modules.
 
-    For modules that compute their weight, such as `equinox.nn.WeightNorm`. The models of other
-    libraries have means of their own to the same end, such as `flax.linen.intercept_methods`.
+    For modules that compute their weight, such as `equinox.nn.WeightNorm`. Other libraries have
+    their own means for this purpose, such as `flax.linen.intercept_methods`.
 
     Args:
         model: any pytree of modules.
-        kinds: classes of modules that are layers: called with one array, whose last axis is the
-            input, or a convolution. A layer within a layer is a part of it.
+        kinds: classes of modules that are layers. Each is called with one array whose last axis is
+            the input, or is a convolution. A layer inside a layer is not marked separately.
 
     Returns:
-        The model with each layer in a module that taps it. Its name is the path of what it stands
-        for, such as `layers.0`; the path of a parameter goes on with `.module`.
+        The model with each layer wrapped in a module that taps it. The name of the tap is the path
+        of the original module, such as `layers.0`; paths of its parameters then contain `.module`.
 
     Raises:
         ValueError: for a model without such a module, or a grouped convolution.
@@ -117,7 +117,7 @@ def tap_modules(model: PyTree, kinds: tuple[type, ...] = KINDS) -> PyTree:
 
 
 class _Tapped(eqx.Module):
-    """A module that taps its output and its input, which is patches for a convolution."""
+    """A module that taps its output and its input; for a convolution the input is patches."""
 
     module: Any
     name: str = eqx.field(static=True)
@@ -142,7 +142,7 @@ class _Tapped(eqx.Module):
 
 
 def _patches(layer: Any, x: Array) -> Float[Array, "positions in"]:
-    """Return what a convolution multiplies its kernel with: its output for the identity."""
+    """Return the patches that a convolution multiplies by its kernel."""
     shape = layer.weight.shape[1:]
     size = jnp.size(layer.weight[0])
     kernel = jnp.eye(size, dtype=x.dtype).reshape(size, *shape)

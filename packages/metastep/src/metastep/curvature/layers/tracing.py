@@ -1,9 +1,10 @@
 """Find where a model uses its weight matrices, without changing the model.
 
-The model is traced to a jaxpr and evaluated equation by equation. Beside its value, every array
-that is a mere rearrangement of a parameter carries an array of the same shape that says which entry
-of the parameter stands where. A matrix product or a convolution with one such operand is a layer;
-adding a rearranged parameter to its output is its bias. What `tap` marks is a layer too.
+The model is traced to a jaxpr and evaluated equation by equation. Every array that is only a
+rearrangement of a parameter also carries an array of the same shape with the origin of each entry
+in the parameter. A matrix product or a convolution with one such operand is a layer. If a
+rearranged parameter is added to its output, it is the bias. An output that `tap` marks is a layer,
+too.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ CUSTOM = ("custom_jvp_call", "custom_vjp_call")
 
 @dataclass(frozen=True)
 class Origin:
-    """Which entry of parameter `leaf` (a parameter, or the output of its layer) stands where."""
+    """The entry of parameter `leaf` at each place of an array; or the output of its layer."""
 
     leaf: int
     entries: np.ndarray
@@ -38,7 +39,7 @@ class Origin:
 class Use:
     """One use z[p, i] = sum_j W[i, j] X[p, j] of a weight matrix.
 
-    `entries[i, j]` is the place of W[i, j] in the parameter; the W of a tap is no parameter.
+    `entries[i, j]` is the place of W[i, j] in the parameter; the W of a tap is not a parameter.
     """
 
     shape: tuple[int, int]
@@ -49,9 +50,9 @@ class Use:
 
 @dataclass
 class Findings:
-    """What one evaluation of the model found, by the index of the parameter's leaf.
+    """The findings of one evaluation of the model, by the index of the parameter's leaf.
 
-    Taps are counted on after the leaves; `tapped` has their names.
+    The indices of taps follow those of the leaves; `tapped` has their names.
     """
 
     uses: dict[int, list[Use]] = field(default_factory=dict)
@@ -69,17 +70,10 @@ Taps = dict[int, Array]
 def evaluate(
     model: Callable[..., PyTree], leaves: Sequence[Array], example: PyTree, taps: Taps
 ) -> tuple[PyTree, Findings]:
-    """Evaluate the model for one input and record its layers.
+    """Evaluate `model(leaves, example)` for one input; return its output and its layers.
 
-    Args:
-        model: `(leaves, example) -> output`.
-        leaves: the parameters.
-        example: one input.
-        taps: by the index of a leaf or tap, what is added to the output of its layer, `[positions,
-            out]`.
-
-    Returns:
-        The output, and what was found: the inputs of every layer are rows `[positions, in]`.
+    `taps` has, by the index of a leaf or tap, the value to add to the output of its layer,
+    `[positions, out]`. The recorded inputs of a layer are rows `[positions, in]`.
     """
     closed, shape = jax.make_jaxpr(model, return_shape=True)(list(leaves), example)
     origins = [Origin(i, np.arange(leaf.size).reshape(leaf.shape)) for i, leaf in enumerate(leaves)]
@@ -145,7 +139,7 @@ class _Walk:
         if name in SAME_PLACE:
             return results, [origins[0]]
         first = origins[0] if origins else None
-        # `tap` itself cuts its outputs off what it marks.
+        # The slice with which `tap` itself extracts its outputs from the marked array.
         is_cut = name == "slice" and first is not None and first.leaf >= self.leaves
         if first is not None and (name in REARRANGE or is_cut):
             return results, [_rearranged(equation, first)]
@@ -179,7 +173,7 @@ class _Walk:
         return [output], [Origin(leaf, back(channel), is_output=True)]
 
     def _tap(self, name: str, outputs: int, joined: Any) -> tuple[list[Any], list[Origin | None]]:
-        """Record a tap; `joined` has its outputs before its inputs."""
+        """Record a tap; `joined` holds its outputs, followed by its inputs."""
         index = self._tap_index(name)
         rows = joined.reshape(-1, joined.shape[-1])[:, outputs:]
         self._record(index, Use((outputs, rows.shape[1]), len(rows)), rows)
@@ -253,7 +247,7 @@ def _obstacle(name: str) -> str:
 
 
 def _bias_entries(channels: np.ndarray, entries: np.ndarray) -> np.ndarray | None:
-    """Return which entry of the bias belongs to each channel, if it is one each."""
+    """Return the entry of the bias for each channel, if there is exactly one."""
     if np.broadcast_shapes(channels.shape, entries.shape) != channels.shape:
         return None
     entries = np.broadcast_to(entries, channels.shape)

@@ -1,4 +1,4 @@
-"""A self-adjoint linear operator on a pytree of arrays, known by its products."""
+"""Self-adjoint linear operators on pytrees of arrays, defined by their products."""
 
 from abc import abstractmethod
 
@@ -15,10 +15,11 @@ from metastep.compilation import compiled
 
 
 class AbstractOperator(eqx.Module):
-    """A real self-adjoint linear operator: all curvature is one of these.
+    """A real self-adjoint linear operator, the common type of all curvature.
 
-    A subclass says on which trees it acts (`structure`) and how (`mv`); matrices, SciPy and lineax
-    come with it. Operators are pytrees: pass them to compiled functions, do not close over them.
+    A subclass defines the trees it acts on (`structure`) and the product (`mv`). Conversions to
+    matrices, SciPy and lineax are inherited. Operators are pytrees: pass them to compiled
+    functions as arguments instead of closing over them.
     """
 
     @abstractmethod
@@ -30,9 +31,9 @@ class AbstractOperator(eqx.Module):
         """Return the product with a vector, a tree like `structure()`."""
 
     def prepare(self) -> "AbstractOperator":
-        """Return an operator with the same products that are cheaper when there are many.
+        """Return an operator with the same products that is cheaper for many of them.
 
-        Called inside compiled functions, where what it computes in advance is computed once.
+        Called inside compiled functions, so that its preparations are computed once.
         """
         return self
 
@@ -61,7 +62,7 @@ class AbstractOperator(eqx.Module):
 
     def flat_mm(self, rows: Float[Array, "vectors size"]) -> Float[Array, "vectors size"]:
         """Return the products with several vectors, each one array."""
-        if len(rows) == 1:  # a batch of one would have the data transposed in every product
+        if len(rows) == 1:  # a batch of one would transpose the data in every product
             return self.flat_mv(rows[0])[None]
         return jax.vmap(self.flat_mv)(rows)
 
@@ -77,7 +78,7 @@ class AbstractOperator(eqx.Module):
         """Return a symmetric `lineax.FunctionLinearOperator` on trees.
 
         Args:
-            positive: promise that the operator is positive semidefinite, which `lineax.CG` needs.
+            positive: assert that the operator is positive semidefinite, as `lineax.CG` requires.
         """
         tags = {lx.symmetric_tag} | ({lx.positive_semidefinite_tag} if positive else set())
         return lx.FunctionLinearOperator(self.mv, self.structure(), frozenset(tags))

@@ -22,7 +22,7 @@ Where = Callable[[Any], PyTree]
 
 
 class _Linearized(AbstractOperator):
-    """Products by a linear function whose intermediate results have been computed."""
+    """The products of a linear function whose intermediate results are stored."""
 
     linear: Linear
     like: PyTree = eqx.field(static=True)
@@ -35,30 +35,30 @@ class _Linearized(AbstractOperator):
 
 
 class _AbstractRiskOperator(AbstractOperator):
-    """A mean over examples of matrices that act on (a part of) the parameters."""
+    """A mean over examples of matrices that act on all or some of the parameters."""
 
-    risk: eqx.AbstractVar[Any]  # an AbstractRisk; each operator says which
+    risk: eqx.AbstractVar[Any]  # an AbstractRisk; each operator narrows the type
     where: eqx.AbstractVar[Where | None]
     batch_size: eqx.AbstractVar[int | None]
 
     @abstractmethod
     def linear(self, data: PyTree) -> Linear:
-        """Return the linear map for a batch, with everything but the vector computed."""
+        """Return the linear map for a batch, computed except for its vector argument."""
 
     def point(self) -> PyTree:
-        """Return the parameters that the operator acts on, where curvature is taken."""
+        """Return the parameters on which the operator acts, at which curvature is taken."""
         params = self.risk.params if self.where is None else self.where(self.risk.params)
         return eqx.filter(params, eqx.is_inexact_array)
 
     def rebuild(self, point: PyTree) -> PyTree:
-        """Return all parameters, with `point` in place of those that the operator acts on."""
+        """Return all parameters, with `point` in place of those on which the operator acts."""
         params = self.risk.params
         if self.where is None:
             return eqx.combine(point, params)
         return eqx.tree_at(self.where, params, eqx.combine(point, self.where(params)))
 
     def structure(self) -> PyTree[jax.ShapeDtypeStruct]:
-        """Return the shapes of the parameters that the operator acts on."""
+        """Return the shapes of the parameters on which the operator acts."""
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self.point())
 
     def mv(self, vector: PyTree) -> PyTree:
@@ -80,8 +80,8 @@ class Hessian(_AbstractRiskOperator):
 
     Attributes:
         risk: the mean loss, its parameters and data.
-        where: which parameters, as in `equinox.tree_at`: `lambda params: params["fc1"]`. None for
-            all. The operator acts on what `where` returns.
+        where: the parameters to use, as in `equinox.tree_at`: `lambda params: params["fc1"]`. None
+            for all. The operator acts on the result of `where`.
         batch_size: examples at a time, which bounds the memory; None for all at once.
 
     Raises:
@@ -107,12 +107,12 @@ class Hessian(_AbstractRiskOperator):
 class GaussNewton(_AbstractRiskOperator):
     """The generalized Gauss-Newton matrix E[J^T A J], A the loss's Hessian at the outputs.
 
-    Exact Hessian where the model is linear in the parameters; positive semidefinite for a convex
-    loss. For the cross-entropy it is the Fisher matrix.
+    It equals the Hessian if the model is linear in the parameters, and is positive semidefinite
+    for a convex loss. For the cross-entropy it is the Fisher matrix.
 
     Attributes:
         risk: model, loss, parameters and data.
-        where: which parameters, as for `Hessian`.
+        where: the parameters to use, as for `Hessian`.
         batch_size: examples at a time; None for all at once.
 
     Raises:
@@ -143,11 +143,11 @@ class GaussNewton(_AbstractRiskOperator):
 class EmpiricalFisher(_AbstractRiskOperator):
     """The mean over examples of g g^T, g the gradient of one example's loss.
 
-    Not the Fisher matrix: labels are those of the data. Positive semidefinite.
+    Not the Fisher matrix, since the labels are those of the data. Positive semidefinite.
 
     Attributes:
         risk: model, loss, parameters and data.
-        where: which parameters, as for `Hessian`.
+        where: the parameters to use, as for `Hessian`.
         batch_size: examples at a time; None for all at once.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The mean loss over a data set, as a function of the parameters: what all curvature is of."""
+"""The mean loss over a data set as a function of the parameters, from which curvature is taken."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from metastep.checks import is_count
 from metastep.compilation import compiled
 from metastep.types import Scalar
 
-MEAN_TOLERANCE = 1e-3  # a sum is off by a factor of two, float32 sums by about 1e-6
+MEAN_TOLERANCE = 1e-3  # a sum differs by a factor of two, rounding in float32 by about 1e-6
 
 
 def _as_data(tree: PyTree) -> PyTree:
@@ -28,7 +28,7 @@ def _as_params(tree: PyTree) -> PyTree:
 
 
 class AbstractRisk(eqx.Module):
-    """A mean over examples, with the parameters where curvature is taken and the data.
+    """A mean over examples, with its data and the parameters at which curvature is taken.
 
     Attributes:
         params: any pytree; its floating-point leaves are the parameters.
@@ -51,22 +51,22 @@ class AbstractRisk(eqx.Module):
 class EmpiricalRisk(AbstractRisk):
     """The mean over examples of `loss(model(params, input), target)`.
 
-    The operators that look inside the model (Gauss-Newton, Fisher, everything layer-wise) need
-    this form. `model` and `loss` see one example each; the library maps them over the data.
+    The operators that depend on the model's outputs (Gauss-Newton, Fisher, all layer-wise ones)
+    need this form. `model` and `loss` take one example each; the library maps them over the data.
 
     Attributes:
         model: `(params, input) -> output`, for one input without a batch axis. For an equinox
-            model this is `lambda model, x: model(x)` with the model itself as `params`; for flax
+            model: `lambda model, x: model(x)` with the model itself as `params`; for flax:
             `lambda variables, x: module.apply(variables, x[None])[0]`. Statistics of batch
-            normalization are constants or leaves that `model` does not update.
+            normalization must be constants or leaves that `model` does not update.
         loss: `(output, target) -> scalar`.
         params: any pytree; its floating-point leaves are the parameters.
         inputs: a pytree of arrays, examples first.
         targets: a pytree of arrays, examples first.
 
     Raises:
-        ValueError: on construction, where a parameter is not finite, the numbers of examples
-            differ or are zero, or the loss of one example is not a scalar.
+        ValueError: on construction, if a parameter is not finite, the numbers of examples differ
+            or are zero, or the loss of one example is not a scalar.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -116,7 +116,7 @@ class EmpiricalRisk(AbstractRisk):
 
 
 class BatchRisk(AbstractRisk):
-    """A loss that is written for a whole batch and is the mean over its examples.
+    """A loss for a whole batch that is the mean over its examples.
 
     Attributes:
         loss: `(params, batch) -> scalar`, the mean over the examples of the batch.
@@ -124,9 +124,9 @@ class BatchRisk(AbstractRisk):
         data: a pytree of arrays, examples first.
 
     Raises:
-        ValueError: on construction, where a parameter is not finite, the numbers of examples
-            differ or are zero, or the loss of two examples is not the mean of their losses: a sum,
-            or a model whose examples see each other (batch normalization in training mode).
+        ValueError: on construction, if a parameter is not finite, the numbers of examples differ
+            or are zero, or the loss of two examples is not the mean of their losses. This is the
+            case for sums and for models that mix examples (batch normalization in training mode).
     """
 
     loss: Callable[..., Any] = eqx.field(static=True)
@@ -197,8 +197,8 @@ def batched(
 ) -> PyTree:
     """Return the mean over all examples of a function that returns means over a batch.
 
-    Full batches go through a `lax.scan`, so that memory holds one of them at a time; examples that
-    remain form a last, smaller batch.
+    Full batches go through a `lax.scan`, so memory holds one of them at a time; the remaining
+    examples form a last, smaller batch.
     """
     if batch_size is None or batch_size >= examples:
         return function(data)

@@ -16,12 +16,12 @@ AT_A_TIME = 16
 
 
 class StochasticEstimate(eqx.Module):
-    """A number from random vectors, and how uncertain it is.
+    """A stochastic estimate and its standard error.
 
     Attributes:
         value: the estimate.
         standard_error: its estimated standard deviation; NaN for a single sample.
-        products: products with the operator.
+        products: the number of products with the operator.
     """
 
     value: Float[Array, "*shape"]
@@ -49,7 +49,7 @@ class SpectralDensity(eqx.Module):
         return jnp.einsum("gps,ps->g", bumps, self.weights) / height
 
     def trace_of(self, function: Callable[[Array], Array]) -> StochasticEstimate:
-        """Return the trace of a function of the operator, by the quadrature of each vector."""
+        """Return the trace of a function of the operator, one quadrature for each vector."""
         samples = self.size * jnp.sum(self.weights * function(self.nodes), axis=1)
         return _summary(samples, self.nodes.size)
 
@@ -65,9 +65,6 @@ def hutchinson_trace(
         operator: any operator of this package.
         samples: number of random vectors and of products, from 2.
         key: random key.
-
-    Returns:
-        The estimate.
 
     Raises:
         ValueError: for fewer than 2 samples.
@@ -112,7 +109,7 @@ def diagonal(operator: AbstractOperator, samples: int, *, key: RandomKey) -> Sto
 def hutchpp_trace(
     operator: AbstractOperator, samples: int, *, key: RandomKey
 ) -> StochasticEstimate:
-    """Estimate the trace exactly on a random subspace and by Hutchinson's estimator on the rest.
+    """Estimate the trace exactly on a random subspace, and by Hutchinson's method on the rest.
 
     Unbiased; for a positive operator the error falls like 1 / samples.
 
@@ -122,7 +119,7 @@ def hutchpp_trace(
         key: random key.
 
     Returns:
-        The estimate; the standard error is that of the rest.
+        The estimate; the standard error is that of Hutchinson's part.
 
     Raises:
         ValueError: for a number of samples that is not allowed.
@@ -139,7 +136,7 @@ def hutchpp_trace(
 
 
 def xtrace(operator: AbstractOperator, samples: int, *, key: RandomKey) -> StochasticEstimate:
-    """Estimate the trace by Hutch++ with each vector left out in turn, averaged.
+    """Estimate the trace by Hutch++, averaged over leaving out each vector in turn.
 
     Unbiased and at least as accurate as Hutch++ at equal products, usually much more.
 
@@ -169,8 +166,8 @@ def spectral_density(
 ) -> SpectralDensity:
     """Approximate the distribution of eigenvalues by stochastic Lanczos quadrature.
 
-    Moments up to degree 2 steps - 1 are unbiased, one random vector for each probe. Full
-    reorthogonalization: memory for `steps` vectors.
+    Moments up to degree 2 steps - 1 are unbiased; each probe is one random vector. Full
+    reorthogonalization needs memory for `steps` vectors.
 
     Args:
         operator: any operator of this package.
@@ -202,14 +199,11 @@ def log_determinant(
     condition number of H + damping I.
 
     Args:
-        operator: positive semidefinite; a point where H + damping I is not positive gives NaN.
+        operator: positive semidefinite; if H + damping I is not positive at a node, NaN.
         damping: positive.
         steps: Lanczos steps of each probe.
         probes: random vectors, from 2.
         key: random key.
-
-    Returns:
-        The estimate.
 
     Raises:
         ValueError: for arguments that are not allowed.
@@ -252,7 +246,7 @@ def _hutchinson(operator: AbstractOperator, samples: int, key: RandomKey) -> dic
 
 @compiled
 def _hutchpp(operator: AbstractOperator, third: int, key: RandomKey) -> tuple[Array, Array]:
-    """Hutch++ by hand: that of traceax has no standard error, and matfree has none."""
+    """Hutch++, implemented here because traceax and matfree return no standard error."""
     operator = operator.prepare()
     first, second = jax.random.split(key)
     basis = jnp.linalg.qr(_products(operator, _signs(operator, third, first)).T)[0].T
@@ -264,7 +258,6 @@ def _hutchpp(operator: AbstractOperator, third: int, key: RandomKey) -> tuple[Ar
 
 @compiled
 def _xtrace(operator: AbstractOperator, half: int, key: RandomKey) -> Array:
-    """Return the leave-one-out estimates."""
     leave_one_out = stochtrace.leave_one_out_xtrace(apply_resphering=False)
     return leave_one_out(operator.prepare().flat_mv, _signs(operator, half, key))
 
@@ -273,7 +266,7 @@ def _xtrace(operator: AbstractOperator, half: int, key: RandomKey) -> Array:
 def _quadrature(
     operator: AbstractOperator, steps: int, probes: int, key: RandomKey
 ) -> tuple[Array, Array]:
-    """Lanczos by hand: that of matfree divides by zero where the Krylov space is exhausted."""
+    """Lanczos, implemented here because matfree's divides by zero in an exhausted Krylov space."""
     operator = operator.prepare()
 
     def probe(key: RandomKey) -> tuple[Array, Array]:

@@ -1,1 +1,1 @@
-"""The problems on which the advisor is held against the truth."""
+"""The problems on which the advice is compared with the truth."""

@@ -64,7 +64,7 @@ def counterexample() -> tuple[AbstractProblem, Outer]:
 
 
 def cleaning(examples: int, horizon: int = 100) -> tuple[AbstractProblem, Outer]:
-    """One weight for each of so many digits, half of whose labels are noise."""
+    """One weight for each of some digits, half of whose labels are random."""
     found = data.digits().arrays
     images = found["images"][: 2 * examples].reshape(2 * examples, -1) / 16.0
     images = jnp.asarray(np.hstack([images, np.ones((2 * examples, 1))]), float)
@@ -92,7 +92,7 @@ def cleaning(examples: int, horizon: int = 100) -> tuple[AbstractProblem, Outer]
 def network(horizon: int = 50) -> tuple[AbstractProblem, Outer]:
     """Weight decays of a small network, one per layer, trained with momentum on noisy targets."""
     keys = jax.random.split(jax.random.key(1), 4)
-    # Drawn in float32 in either precision: the same problem.
+    # Drawn in float32, so that the problem is the same in both precisions.
     normal = lambda key, *shape: jax.random.normal(key, shape, jnp.float32).astype(float)
     inputs = normal(keys[0], 64, 5)
     targets = jnp.sin(inputs @ jnp.arange(1.0, 6.0)) + 0.3 * normal(keys[1], 64)

@@ -1,4 +1,4 @@
-"""Digits learned by small networks, under the optimizers that people use.
+"""Small networks on digits, with common optimizers.
 
 Every number is drawn in float32, so that float64 computes the same problem.
 """
@@ -84,7 +84,7 @@ def training(
         base: the step size where tuning begins.
         warm: whether the step size follows a schedule.
         smoothed: whether the other hyperparameter smooths the labels; otherwise it is the decay of
-            the weights, which also acts where the optimizer takes nothing but signs of gradients.
+            the weights, which also acts if the optimizer uses only the signs of gradients.
     """
     images, labels = images_and_labels()
     judged = slice(TRAINED, TRAINED + JUDGED)
@@ -143,7 +143,7 @@ OPTIMIZERS: dict[str, tuple[Make, float]] = {
 
 
 def digits(name: str) -> tuple[AbstractProblem, Outer]:
-    """Return the network with GELU under one of `OPTIMIZERS`."""
+    """Return the problem of the network with GELU and one of `OPTIMIZERS`."""
     optimizer, base = OPTIMIZERS[name]
     warm, smoothed = name != "schedule-free", name != "lion"
     return training(optimizer, predict=smooth, base=base, warm=warm, smoothed=smoothed)

@@ -25,7 +25,7 @@ cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
 
 def normal(random: np.random.Generator, scale: float, *shape: int) -> Array:
-    """Draw float32 numbers, in whatever precision is in force."""
+    """Draw float32 numbers, independently of JAX's current precision."""
     return jnp.asarray(np.float32(scale * random.normal(size=shape)), float)
 
 
@@ -34,7 +34,7 @@ def characters(text: Text, folder: Path | None) -> tuple[np.ndarray, int]:
 
     Args:
         text: the descriptions of the data sets that scikit-learn holds, or WikiText-2.
-        folder: where WikiText-2 is.
+        folder: the folder of WikiText-2.
     """
     count = SENTENCES * (TOKENS + 1)
     if text == "wikitext-2":
@@ -140,7 +140,7 @@ def recurrent(horizon: int = 40) -> tuple[AbstractProblem, Outer]:
 
 
 def sinusoid(horizon: int = 5) -> tuple[AbstractProblem, Outer]:
-    """Tune where the regression of a sine wave starts: 1-20-20-1 units, 10 points (MAML)."""
+    """Tune the initial parameters of a sine regression: 1-20-20-1 units, 10 points (MAML)."""
     with jax.enable_x64(False):  # float64 would draw another task
         drawn = random_sinusoid(jax.random.key(3), samples=10, validation_samples=20)
     task = jax.tree.map(lambda x: jnp.asarray(x, float), drawn)

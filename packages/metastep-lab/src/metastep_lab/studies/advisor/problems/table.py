@@ -56,12 +56,12 @@ Name = Literal[
 
 @dataclass(frozen=True)
 class Sources:
-    """What the problems are made of.
+    """The data of the problems.
 
     Attributes:
         examples: training examples of hypercleaning.
-        text: what the transformer reads.
-        folder: where data sets are looked for first.
+        text: the text of the transformer.
+        folder: the folder that is searched first for data sets.
     """
 
     examples: int
