@@ -2,6 +2,7 @@
 # make reproduce   every experiment in its quick preset, its claims, one report; goes on where it was
 # make test        style, types, tests
 # make test-slow   all tests, those of tests/slow.txt too, compiled as users compile
+# make fuzz        the long forms of the fuzzers alone; FUZZ=3 draws three times as many problems
 # make docs        the documentation, into site/
 # make bench       measurements against other libraries, in an environment of their own
 # make env         only the environment, .venv
@@ -20,7 +21,7 @@ OLDER_EMITTERS := --xla_cpu_use_fusion_emitters=false
 DEMO := runs/demo
 REPRODUCE := runs/reproduce
 
-.PHONY: env demo reproduce test test-slow docs bench format clean
+.PHONY: env demo reproduce test test-slow fuzz docs bench format clean
 
 env: .venv/.installed
 
@@ -67,6 +68,11 @@ test: .venv/.tests-installed
 
 test-slow: .venv/.tests-installed
 	$(PYTEST) -m "slow or not slow"
+
+FUZZ ?= 1
+fuzz: .venv/.tests-installed
+	METASTEP_FUZZ=$(FUZZ) $(PYTEST) -m slow -k test_many \
+	  tests/test_fuzz.py tests/test_fuzz_runs.py tests/metastep/estimators/test_any_problem.py
 
 docs: .venv/.tests-installed
 	$(BIN)/mkdocs build --strict

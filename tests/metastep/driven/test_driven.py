@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import metastep as ms
@@ -56,6 +58,33 @@ def test_problems_without_batches_from_outside(name, x64, key):
     expected = ms.hypergradient(one, outer, ms.Reverse(), key=key)
     found = ms.driven_hypergradient(one, outer, ms.Reverse("sqrt"), key=key)
     assert relative_distance(found.grad, expected.grad) < 1e-12
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["parameters", "buffers alone"])
+@pytest.mark.parametrize("examples", [2, 3])
+def test_problems_that_are_averaged_share_their_batches(examples, given, x64, key):
+    """Two problems: the two examples of a batch are not one for each."""
+    rows = np.sin(np.arange(8.0 * examples)).reshape(4, examples, 2)
+
+    def one(start, batch):
+        return ms.TrainingProblem(
+            lambda w, outer, batch, _: (jnp.sum((w - outer * batch) ** 2), _),
+            lambda w, outer, start: jnp.sum(jnp.sin(w + start)),
+            start if given else lambda outer, key: jax.random.normal(key, (2,)),
+            optax.sgd(0.1),
+            4,
+            batch,
+            start,
+        )
+
+    stack = lambda batch: ms.Averaged(
+        eqx.filter_vmap(lambda start: one(start, batch))(jnp.array([[1.0, -1.0], [0.5, 2.0]]))
+    )
+    inside = stack(lambda t, key: jnp.asarray(rows)[t])
+    expected = ms.hypergradient(inside, 0.4, ms.Reverse(), key=key)
+    found = ms.driven_hypergradient(stack(ms.Batches(rows)), 0.4, ms.Reverse(), key=key)
+    assert relative_distance(found.grad, expected.grad) < 1e-12
+    assert relative_distance(found.value, expected.value) < 1e-12
 
 
 def test_where_states_are_stored_changes_no_bit(tmp_path):

@@ -1,5 +1,7 @@
 """Batches from outside: every kind of source gives the same ones, to every estimator."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +50,19 @@ def test_every_source_gives_batch_t(make):
     batch = make().at(2)
     assert batch.keys() == {"x", "y"}
     assert np.allclose(batch["x"], X[ROWS]) and np.array_equal(batch["y"], Y[ROWS])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int64", "complex128", "complex64", "bfloat16", "?"])
+def test_a_batch_of_64_bits_that_xla_asks_for_in_a_thread_of_its_own(dtype, x64):
+    """`jax.enable_x64()` holds for the thread of the caller only."""
+    source = (3 * X + 1j * X[::-1] if "complex" in dtype else 3 * X).astype(dtype)
+    batches = ms.Batches((source, source[:, 0]))
+    at = lambda t: batches(t, jax.random.key(0))
+    program = jax.jit(at).lower(jnp.int32(0)).compile()
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(program, np.int32(4)).result()
+    for array, expected in zip(found, (source[4], source[4, 0]), strict=True):
+        assert array.dtype == dtype and np.array_equal(array, expected)
 
 
 def problem(batch):

@@ -1,11 +1,15 @@
 """Several problems with the same hyperparameters, averaged into one."""
 
+from collections.abc import Callable
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, UInt32
 
 from metastep.problems.base import AbstractProblem, initial
+from metastep.problems.batches import is_given
 from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
 
 
@@ -46,20 +50,28 @@ class Averaged(AbstractProblem):
         self.horizon = problems.horizon
 
     def _keys(self, key: RandomKey) -> Key[Array, "problems"] | UInt32[Array, "problems 2"]:
-        arrays = jax.tree.leaves(eqx.filter(self.problems, eqx.is_array))
-        return jax.random.split(key, arrays[0].shape[0])
+        leaves = jax.tree.leaves(self.problems, is_leaf=is_given)
+        return jax.random.split(key, next(x.shape[0] for x in leaves if eqx.is_array(x)))
+
+    def _each(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Map a function of a problem and more; all problems share a batch that was loaded."""
+        axis = lambda node: None if is_given(node) else eqx.if_array(0)
+        axes = jax.tree.map(axis, self.problems, is_leaf=is_given)
+        return lambda *rest: eqx.filter_vmap(
+            function, in_axes=(axes, *(eqx.if_array(0) for _ in rest))
+        )(self.problems, *rest)
 
     def init(self, outer: Outer, key: RandomKey) -> Inner:
         """Return the stacked initial states."""
         init = lambda problem, key: initial(problem, outer, key)
-        return eqx.filter_vmap(init)(self.problems, self._keys(key))
+        return self._each(init)(self._keys(key))
 
     def step(self, inner: Inner, outer: Outer, t: StepIndex, key: RandomKey) -> Inner:
         """Take one step of every problem."""
         step = lambda problem, inner, key: problem.step(inner, outer, t, key)
-        return eqx.filter_vmap(step)(self.problems, inner, self._keys(key))
+        return self._each(step)(inner, self._keys(key))
 
     def objective(self, inner: Inner, outer: Outer, key: RandomKey) -> Scalar:
         """Return the mean of the problems' objectives."""
         objective = lambda problem, inner, key: problem.objective(inner, outer, key)
-        return jnp.mean(eqx.filter_vmap(objective)(self.problems, inner, self._keys(key)))
+        return jnp.mean(self._each(objective)(inner, self._keys(key)))

@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from metastep.checks import integer, require_count
 from metastep.problems.base import AbstractProblem
@@ -76,9 +76,40 @@ class Batches(eqx.Module):
         """Return batch `t` by a callback from within a compiled program."""
         del key
         like = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, self.at(0)))
-        plain = lambda x, one: np.asarray(x, one.dtype)
-        load = lambda t: jax.tree.map(plain, self.at(int(t)), like)
-        return jax.pure_callback(load, like, t, vmap_method="sequential")
+        halves = lambda x, one: _halves(np.asarray(x, one.dtype))
+        load = lambda t: jax.tree.map(halves, self.at(int(t)), like)
+        given = jax.tree.map(_shape_of_halves, like)
+        found = jax.pure_callback(load, given, t, vmap_method="sequential")
+        return jax.tree.map(_whole, found, like)
+
+
+def _is_wide(dtype: np.dtype) -> bool:
+    return dtype.itemsize == 16 or (dtype.itemsize == 8 and dtype != np.complex64)
+
+
+def _halves(x: np.ndarray) -> np.ndarray:
+    """Return numbers of 64 bits as integers of 32 along a new last axis.
+
+    XLA may ask for a batch in a thread of its own. There JAX does not know that the caller is
+    inside of `jax.enable_x64()`, and rounds numbers of 64 bits that a callback returns to 32.
+    """
+    return np.ascontiguousarray(x[..., None]).view(np.uint32) if _is_wide(x.dtype) else x
+
+
+def _shape_of_halves(like: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    if not _is_wide(like.dtype):
+        return like
+    return jax.ShapeDtypeStruct((*like.shape, like.dtype.itemsize // 4), np.uint32)
+
+
+def _whole(x: Array, like: jax.ShapeDtypeStruct) -> Array:
+    """Undo `_halves`."""
+    if not _is_wide(like.dtype):
+        return x
+    if like.dtype != np.complex128:
+        return jax.lax.bitcast_convert_type(x, like.dtype)
+    parts = jax.lax.bitcast_convert_type(x.reshape(*like.shape, 2, 2), np.float64)
+    return jax.lax.complex(parts[..., 0], parts[..., 1])
 
 
 _ASKED = (
@@ -153,6 +184,11 @@ class _Given(eqx.Module):
     def __call__(self, t: StepIndex, key: RandomKey) -> PyTree:
         del t, key
         return self.batch
+
+
+def is_given(node: Any) -> bool:
+    """Whether a node of a problem is a batch that has been loaded (see `with_batch`)."""
+    return isinstance(node, _Given)
 
 
 def _is_source(node: Any) -> bool:
