@@ -76,9 +76,8 @@ LABORATORY = {
     "data_commands": {"data", "configuration", "terminal", "errors"},
     "doctor": {"data", "runs", "terminal", "errors"},
     **{paper: {*EXPERIMENTS, "figures", "data", "theory"} for paper in PAPERS},
-    "cli": {
+    "commands": {
         "catalog",
-        "command_examples",
         "runs",
         "report",
         "sweep",
@@ -88,6 +87,7 @@ LABORATORY = {
         "terminal",
         "errors",
     },
+    "cli": {"catalog", "command_examples", "commands", "terminal", "errors"},
     "__main__": {"cli"},
 }
 ALLOWED = {

@@ -7,6 +7,7 @@ import pytest
 
 import metastep as ms
 from metastep_lab.shaban2019.truncation_toy import experiment as toy
+from metastep_lab.shaban2019.truncation_toy.counterexamples import ten_steps
 
 LIMITS = {
     1: ((0.8842638180, -0.0011740540), 0.5576, 3.43, 10.42),
@@ -35,10 +36,10 @@ def test_biased_limits(window, key):
 def test_the_counterexample_diverges_with_window_one():
     """|d| is 25.7 at (1, 1) and grows; a window of 20 at the same step size shrinks it."""
     key = jax.random.key(0)
-    before, after = toy._ten_steps(0.17, ms.TruncatedReverse(1), key)
+    before, after = ten_steps(0.17, ms.TruncatedReverse(1), key)
     assert np.isclose(before, 25.7, atol=0.05)
     assert after > 4 * before
-    before, after = toy._ten_steps(0.17, ms.TruncatedReverse(20), key)
+    before, after = ten_steps(0.17, ms.TruncatedReverse(20), key)
     assert after < before / 100
 
 
