@@ -19,6 +19,7 @@ gc.freeze()
 gc.set_threshold(100_000, 50, 1000)
 
 HERE = Path(__file__).parent
+MOST_MAPS = 30_000
 
 
 def pytest_collection_modifyitems(config, items):
@@ -35,6 +36,16 @@ def pytest_collection_modifyitems(config, items):
     everything = config.args == config.getini("testpaths")
     if everything and found != listed:
         raise pytest.UsageError(f"tests/slow.txt names no test with {sorted(listed - found)}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Drop compiled programs in time: XLA crashes when a process has 65,530 memory maps."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
