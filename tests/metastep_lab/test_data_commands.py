@@ -162,7 +162,10 @@ def test_help_fits_80_columns_and_ends_with_examples(command, name):
 def test_an_interrupted_command_is_resumed(command, tmp_path, server, monkeypatch):
     """Ctrl-C in the middle, by a signal to a process; the second call fetches only the rest."""
     small(monkeypatch)
+    # A shell's background jobs ignore Ctrl-C, and their children inherit that.
     code = (
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from metastep_lab.cli import main\n"
         "from metastep_lab.data.fetching import HOMES, Home, RemoteFile\n"
         f"file = RemoteFile({ARCHIVE!r}, {len(CONTENT)}, {SHA256!r})\n"
@@ -179,8 +182,9 @@ def test_an_interrupted_command_is_resumed(command, tmp_path, server, monkeypatc
     end = time.monotonic() + 60
     while not (part.exists() and part.stat().st_size) and time.monotonic() < end:
         time.sleep(0.02)
-    os.kill(slow.pid, signal.SIGINT)
-    _, errors = slow.communicate(timeout=60)
+    with slow:
+        os.kill(slow.pid, signal.SIGINT)
+        _, errors = slow.communicate(timeout=60)
     assert slow.returncode == 130 and errors.startswith("metastep: interrupted; the same")
     kept = part.stat().st_size
     assert 0 < kept < len(CONTENT)

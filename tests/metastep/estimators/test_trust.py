@@ -135,7 +135,8 @@ def test_the_nan_of_adam_is_reported_and_our_adam_is_safe(key):
     assert theirs.result == ms.RESULTS.nonfinite_gradient
     assert "metastep.optimizers" in ms.RESULTS[theirs.result]
     assert ours.result == ms.RESULTS.successful
-    assert ours.value == theirs.value
+    # Ours corrects the bias without cancellation: float32 rounding, over ten steps.
+    assert jnp.allclose(ours.value, theirs.value, rtol=1e-5, atol=0)
 
 
 def test_results_survive_vmap(key):
