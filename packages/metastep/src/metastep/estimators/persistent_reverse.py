@@ -102,8 +102,11 @@ class PersistentReverse(AbstractEstimator):
     ) -> tuple[Estimate, Population]:
         """Run and differentiate one window of every run. Adds `values` and `ages` to `stats`."""
         over = state.left == 0
-        begun = self._begin(problem, outer, key)
-        points, keys = _where(over, begun, (state.points, state.keys))
+        carried, static = eqx.partition((state.points, state.keys), eqx.is_array)
+        begin = lambda: eqx.filter(self._begin(problem, outer, key), eqx.is_array)
+        # An initialisation may cost as much as a window: none where no run is over.
+        begun = jax.lax.cond(jnp.any(over), begin, lambda: carried)
+        points, keys = eqx.combine(_where(over, begun, carried), static)
         left = jnp.where(over, problem.horizon // self.window, state.left) - 1
         arrays, static = eqx.partition(points, eqx.is_array)
 
@@ -142,12 +145,6 @@ class PersistentReverse(AbstractEstimator):
 
 
 def _where(condition: Array, yes: Any, no: Any) -> Any:
-    """Choose run by run."""
-
-    def choose(yes: Any, no: Any) -> Any:
-        if not eqx.is_array(no):
-            return no
-        wide = condition.reshape(-1, *(1,) * (no.ndim - 1))
-        return jnp.where(wide, yes, no)
-
-    return jax.tree.map(choose, yes, no)
+    """Choose run by run between two trees of arrays."""
+    wide = lambda leaf: condition.reshape(-1, *(1,) * (leaf.ndim - 1))
+    return jax.tree.map(lambda yes, no: jnp.where(wide(no), yes, no), yes, no)
