@@ -130,9 +130,18 @@ def make_folds(
     return folds
 
 
-def named_rows(X: Any, rows: np.ndarray, **columns: np.ndarray) -> Any:
-    """Return row positions; for a DataFrame X, a DataFrame with its index and `columns`."""
+def name_suspects(
+    X: Any, suspect: np.ndarray, scores: np.ndarray, given: np.ndarray, suggested: np.ndarray
+) -> tuple[Any, np.ndarray]:
+    """Return the suspects and their scores, the largest score first.
+
+    Suspects are row positions; for a DataFrame X, a DataFrame with its index and the columns given,
+    suggested and score.
+    """
+    ranking = np.argsort(-scores, kind="stable")
+    rows = ranking[suspect[ranking]]
     if not (hasattr(X, "iloc") and hasattr(X, "assign")):
-        return rows
+        return rows, scores[rows]
     # pandas is not a dependency; X itself provides its methods.
-    return X.iloc[rows, []].assign(**columns)
+    columns = {"given": given[rows], "suggested": suggested[rows], "score": scores[rows]}
+    return X.iloc[rows, []].assign(**columns), scores[rows]

@@ -19,7 +19,7 @@ from metastep.sklearn._parts import (
     encode_labels,
     encode_validation_labels,
     make_folds,
-    named_rows,
+    name_suspects,
 )
 from metastep.sklearn._softmax_regression import CrossFitting, fit_softmax
 from metastep.sklearn._weighted_training import Labelled, Settings, tune_weights
@@ -193,24 +193,18 @@ class HypercleanedClassifier(LinearClassifier):
         self.coef_, self.intercept_ = standard.undo(np.diff(params, axis=0) if two else params)
         if given is not None:
             self.suggested_labels_ = self.predict(X)
-        suspects = self._suspects(expected)
-        self.suspect_scores_ = self.label_scores_[suspects]
-        self.suspects_ = named_rows(
-            X,
-            suspects,
-            given=self.classes_[labels[suspects]],
-            suggested=self.suggested_labels_[suspects],
-            score=self.suspect_scores_,
+        suspect = self._suspect(expected)
+        self.suspects_, self.suspect_scores_ = name_suspects(
+            X, suspect, self.label_scores_, self.classes_[labels], self.suggested_labels_
         )
         return self
 
-    def _suspects(self, expected: int | None) -> np.ndarray:
-        """Return the suspects by rank: those above the threshold, or as many as are expected."""
-        ranking = np.argsort(-self.label_scores_, kind="stable")
+    def _suspect(self, expected: int | None) -> np.ndarray:
+        """Return which labels are suspect: above the threshold, or as many as are expected."""
         if self.threshold is None and expected is not None:
-            return ranking[:expected]
-        threshold = 0.75 if self.threshold is None else self.threshold
-        return ranking[self.label_scores_[ranking] > threshold]
+            first = np.argsort(-self.label_scores_, kind="stable")[:expected]
+            return np.isin(np.arange(len(self.label_scores_)), first)
+        return self.label_scores_ > (0.75 if self.threshold is None else self.threshold)
 
     def _cross_fit(
         self, rows: Any, labels: np.ndarray, factors: np.ndarray

@@ -25,7 +25,7 @@ from metastep.sklearn._parts import (
     encode_labels,
     encode_validation_labels,
     make_folds,
-    named_rows,
+    name_suspects,
 )
 from metastep.sklearn._weighted_training import scaled_descent
 from metastep.sklearn.label_ranking import rank_labels
@@ -162,15 +162,8 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
             self.suggested_labels_ = self.predict(X)
         if self.threshold is not None:
             suspect = self.label_scores_ > self.threshold
-        ranking = np.argsort(-self.label_scores_, kind="stable")
-        suspects = ranking[suspect[ranking]]
-        self.suspect_scores_ = self.label_scores_[suspects]
-        self.suspects_ = named_rows(
-            X,
-            suspects,
-            given=self.classes_[labels[suspects]],
-            suggested=self.suggested_labels_[suspects],
-            score=self.suspect_scores_,
+        self.suspects_, self.suspect_scores_ = name_suspects(
+            X, suspect, self.label_scores_, self.classes_[labels], self.suggested_labels_
         )
         return self
 

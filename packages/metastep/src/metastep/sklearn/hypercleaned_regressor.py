@@ -14,7 +14,7 @@ from metastep.sklearn._parts import (
     check_number,
     check_validation_set,
     make_folds,
-    named_rows,
+    name_suspects,
 )
 from metastep.sklearn._weighted_ridge import (
     PENALTIES,
@@ -130,15 +130,9 @@ class HypercleanedRegressor(RegressorMixin, BaseEstimator):
             self.suggested_targets_ = rows @ params
         self.coef_, self.intercept_ = standard.undo(params)
         limit = (0.5 if valid is None else 0.75) if self.threshold is None else self.threshold
-        ranking = np.argsort(-self.label_scores_, kind="stable")
-        suspects = ranking[self.label_scores_[ranking] > limit]
-        self.suspect_scores_ = self.label_scores_[suspects]
-        self.suspects_ = named_rows(
-            X,
-            suspects,
-            given=targets[suspects],
-            suggested=self.suggested_targets_[suspects],
-            score=self.suspect_scores_,
+        suspect = self.label_scores_ > limit
+        self.suspects_, self.suspect_scores_ = name_suspects(
+            X, suspect, self.label_scores_, targets, self.suggested_targets_
         )
         return self
 
