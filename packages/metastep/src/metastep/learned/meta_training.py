@@ -32,7 +32,7 @@ from metastep.learned.setting import MetaRun as MetaRun
 from metastep.learned.setting import MetaTraining as MetaTraining
 from metastep.learned.setting import Monitor as Monitor
 from metastep.learned.setting import Unrolls as Unrolls
-from metastep.minimize.minimize import Checkpoint
+from metastep.minimize import Checkpoint
 from metastep.results import RESULTS
 from metastep.trees import all_finite, norm
 from metastep.types import Outer, RandomKey
