@@ -32,16 +32,16 @@ def grain_rows(transform):
     return ms.Batches(transform(grain.MapDataset.source(rows)).repeat().batch(4))
 
 
-def hugging_face_rows(form, size=4):
+def hugging_face_rows(form):
     """Return batches of four of a data set of Hugging Face, as lists or as arrays."""
-    return ms.Batches(datasets.Dataset.from_dict({"x": X, "y": Y}).with_format(form), size=size)
+    return ms.Batches(datasets.Dataset.from_dict({"x": X, "y": Y}).with_format(form), size=4)
 
 
 SOURCES = {
-    "arrays": lambda: ms.Batches({"x": X, "y": Y}, size=4),
+    "arrays": lambda: ms.Batches({"x": X, "y": Y}, size=np.int64(4)),
     "arrays of JAX": lambda: ms.Batches({"x": jnp.asarray(X), "y": jnp.asarray(Y)}, size=4),
     "grain": lambda: grain_rows(lambda rows: rows),
-    "hugging face": lambda: hugging_face_rows(None, np.int64(4)),
+    "hugging face": lambda: hugging_face_rows(None),
     "hugging face, arrays": lambda: hugging_face_rows("numpy"),
     "batched": lambda: ms.Batches(Batched()),
     "list": lambda: ms.Batches([Batched()[t] for t in range(3)]),
