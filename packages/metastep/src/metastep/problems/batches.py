@@ -140,7 +140,19 @@ def _loader(source: Any, size: int | None) -> tuple[Callable[[int], PyTree], int
         return entry, count
     if not count:
         raise ValueError(f"size is {size}, and the source has no examples that can be counted.")
-    return lambda t: entry([(t * size + i) % count for i in range(size)]), None
+    return lambda t: _examples(entry, [(t * size + i) % count for i in range(size)]), None
+
+
+def _examples(entry: Callable[[Any], PyTree], rows: list[int]) -> PyTree:
+    """Return several examples of a source as one batch."""
+    try:
+        return entry(rows)
+    except TypeError as error:
+        raise ValueError(
+            f"size is {len(rows)}, and the source does not take a list of rows ({error}). Let it "
+            "return batches, and leave out size: a data set of Grain as "
+            f"source.repeat().batch({len(rows)}), a list as a function t -> batch."
+        ) from error
 
 
 def _entry_of_arrays(arrays: PyTree) -> tuple[Callable[[Any], PyTree], int]:
