@@ -268,6 +268,7 @@ TESTED_ELSEWHERE = {
     "learned.features": ("learned/test_learned.py", TABLE),
     "learned.hyperparameters": ("learned/test_learned.py", TABLE),
     "learned.lstm": ("learned/test_learned.py", TABLE),
+    "learned.meta_state": ("learned/test_meta_training.py", PRIVATE),
     "learned.mlp_optimizer": ("learned/test_learned.py", TABLE),
     "learned.segment": ("learned/test_meta_training.py", PRIVATE),
     "learned.setting": ("learned/test_meta_training.py", PRIVATE),

@@ -80,22 +80,32 @@ def progress_bar(shown: bool | None, steps: int) -> Iterator[Callable[[int, floa
         yield lambda step, value: bar.update(task, completed=step, value=value)
 
 
-def restore(checkpoint: Checkpoint, carry: Carry) -> tuple[Carry, list[float]]:
-    """Return the saved state, if any, and check before the run that saving is possible."""
+def to_resume(checkpoint: Checkpoint) -> bool:
+    """Whether there is a file to continue from.
+
+    Raises:
+        ValueError: if `every` is not an integer from 1.
+        FileExistsError: if there is a file and `resume` is False.
+    """
     require(is_count(checkpoint.every), "checkpoint.every", checkpoint.every, "integers from 1")
     there = checkpoint.path.exists()
     if jax.process_count() > 1:
         sync_global_devices("every process has looked before the first one saves")
-    # A first file before the run shows a missing permission or a full disk at once.
-    if not there:
-        if jax.process_index() == 0:
-            checkpoints.save(checkpoint.path, carry, {"seconds_per_step": []})
-        return carry, []
-    if not checkpoint.resume:
+    if there and not checkpoint.resume:
         raise FileExistsError(
             f"{checkpoint.path} exists; pass Checkpoint(..., resume=True) to continue from it, or "
             "choose another file."
         )
+    return there
+
+
+def restore(checkpoint: Checkpoint, carry: Carry) -> tuple[Carry, list[float]]:
+    """Return the saved state, if any, and check before the run that saving is possible."""
+    if not to_resume(checkpoint):
+        # A first file before the run shows a missing permission or a full disk at once.
+        if jax.process_index() == 0:
+            checkpoints.save(checkpoint.path, carry, {"seconds_per_step": []})
+        return carry, []
     carry, notes = checkpoints.load(checkpoint.path, carry)
     seconds: Any = notes.get("seconds_per_step")
     if not has_type(seconds, tuple[float, ...]):
