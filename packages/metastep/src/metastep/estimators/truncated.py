@@ -105,7 +105,7 @@ class TruncatedReverse(AbstractEstimator):
                 cut_variables,
                 has_aux=True,
             )
-            # The adjoint at the end is computed apart: `stands_still` compares it with that at the cut.
+            # The adjoint at the end is apart: `stands_still` compares it with that at the cut.
             differentiate = jax.value_and_grad(judged, argnums=(0, 1))
             value, (direct, adjoint_at_end) = differentiate(outer, end_variables, constants)
             by_steps, adjoint = pull_back(adjoint_at_end)
