@@ -75,10 +75,12 @@ class Batches(eqx.Module):
     def __call__(self, t: StepIndex, key: RandomKey) -> PyTree:
         """Return batch `t` by a callback from within a compiled program."""
         del key
+        # Batch 0 is loaded while tracing, since a callback must announce shapes and dtypes.
         like = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, self.at(0)))
         halves = lambda x, one: _halves(np.asarray(x, one.dtype))
         load = lambda t: jax.tree.map(halves, self.at(int(t)), like)
         given = jax.tree.map(_shape_of_halves, like)
+        # One call after the other under `vmap`: a source need not take several indices.
         found = jax.pure_callback(load, given, t, vmap_method="sequential")
         return jax.tree.map(_whole, found, like)
 
