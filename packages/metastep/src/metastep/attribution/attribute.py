@@ -184,6 +184,7 @@ def attribute(
     units, queries = as_units(examples, groups), as_queries(problem, queries)
     first = Question(problem, jax.tree.map(lambda x: x[0], queries))
     require_connected(first, units.weights, key)
+    # Drawn from `key` alone: the check leaves out the same examples for every estimator.
     removal = None
     if share is not None:
         removal = random_removals(units.count, share, 1, jax.random.fold_in(key, REMOVAL))[0]
@@ -202,6 +203,7 @@ def attribute(
         errors = jax.tree.map(lambda x: jnp.std(x, axis=0, ddof=1) / repeats**0.5, scores)
     smooth, off = np.nan, np.nan
     if removal is not None:
+        # Both checks need no derivatives, so they also judge an estimator that is biased.
         smooth = _smoothness(first, units, removal, key)
         after = _outcomes(problem, units.without(jnp.asarray(removal)), queries, key)
         of_first = jax.tree.map(lambda x: x[0], scores)
@@ -261,6 +263,7 @@ def _smoothness(problem: Question, units: Units, removal: np.ndarray, key: Rando
     length = float(np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(direction))))
     if not length:
         return float("nan")
+    # Two moves of half the length end where the examples have lost all their weight.
     line = metasmoothness(problem, units.weights, key=key, direction=direction, length=length / 2)
     return line.score
 

@@ -172,6 +172,7 @@ def _update(setting: MetaTraining, key: RandomKey, state: State, tasks: dict[int
     if place.number not in tasks:
         tasks[place.number] = setting.tasks(place.number)
     length = unrolls.draw_length(_stream(key, LENGTHS, state.updates))
+    # A trajectory ends at the horizon at the latest: the last segment is cut off.
     length = min(length, unrolls.horizon - place.steps)
     segment = run_segment(
         setting.problem(tasks[place.number]),
@@ -181,6 +182,7 @@ def _update(setting: MetaTraining, key: RandomKey, state: State, tasks: dict[int
         unrolls.block,
         -(-unrolls.longest // unrolls.block),
     )
+    # An array, not a Python number, which would be part of the compiled program.
     clip = jnp.asarray(setting.clip)
     new = _apply(setting.meta_optimizer, clip, arrays.weights, arrays.meta_state, segment)
     steps, trajectory = place.steps + length, segment.state
@@ -235,6 +237,7 @@ def _judge(setting: MetaTraining, key: RandomKey, state: State) -> State:
     value = sum(totals) / len(totals)
     state.monitored[:] = [pair for pair in state.monitored if pair[0] < state.updates]
     state.monitored.append((state.updates, value))
+    # Of equal weights the earlier ones are kept.
     if not isfinite(value) or value >= state.best[1]:
         return state
     arrays = state.arrays._replace(best_weights=state.arrays.weights)

@@ -138,6 +138,7 @@ def name_suspects(
     Suspects are row positions; for a DataFrame X, a DataFrame with its index and the columns given,
     suggested and score.
     """
+    # Stable: equal scores keep the order of the rows, on every machine.
     ranking = np.argsort(-scores, kind="stable")
     rows = ranking[suspect[ranking]]
     if not (hasattr(X, "iloc") and hasattr(X, "assign")):

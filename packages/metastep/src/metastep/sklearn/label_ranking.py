@@ -131,6 +131,8 @@ def _judge(logs: np.ndarray, labels: np.ndarray, factors: np.ndarray) -> LabelRa
     given = np.exp(logs[rows, labels])
     members = np.bincount(labels, factors, logs.shape[1])
     typical = np.bincount(labels, factors * given, logs.shape[1]) / np.where(members, members, 1)
+    # Relative to what is typical of a class: classes that are hard to tell apart, or rare, have
+    # lower probabilities for correct labels too (confident learning).
     relative = logs - np.log(np.maximum(typical, FLOOR))
     own = relative[rows, labels]
     others = relative.copy()
