@@ -86,7 +86,10 @@ CATALOG: tuple[Listing, ...] = (
             "Does a learned optimizer that was meta-trained on validation loss train networks"
             " that generalize better than one that was meta-trained on training loss?"
         ),
-        minutes={"quick": 2.5, "reduced": 60.0, "paper": 12000.0},
+        minutes={
+            **{"quick": 2.5, "reduced": 60.0, "reduced-sizes": 55.0},
+            **{"paper": 12000.0, "paper-sizes": 100000.0},
+        },
         module="metastep_lab.wang2021.mlp_optimizer.experiment",
     ),
     Listing(
