@@ -13,6 +13,7 @@ from metastep_lab.wang2021.mlp_optimizer import experiment as mlp_optimizer
 from metastep_lab.wang2021.mlp_optimizer import study as mlp_optimizer_study
 from metastep_lab.wang2021.mlp_optimizer.samples import few, many, sizes
 from metastep_lab.wang2021.mlp_optimizer.setting import PRESETS
+from metastep_lab.wang2021.mlp_optimizer.size_claims import mean_gaps
 from tests.metastep_lab.doctored import changed, check_every_claim, verdicts
 
 EXPERIMENT = mlp_optimizer.EXPERIMENT
@@ -90,7 +91,7 @@ def test_a_tiny_run_with_a_total_tested_beyond_the_horizon(tmp_path, monkeypatch
     assert record.frames["summary"]["step"].unique().tolist() == [24]
     names = {name.rsplit(".", 2)[0] for name in record.arrays}
     assert names == {"train-by-validation-48.0.0.0"}
-    assert {"accuracy-noise-0-samples-48", "gap-by-samples"} <= {*EXPERIMENT.figures(record)}
+    assert {*EXPERIMENT.figures(record)} == {"accuracy-noise-0-samples-48", "meta-training"}
     assert set(verdicts(EXPERIMENT, record).values()) == {None}
 
 
@@ -194,6 +195,12 @@ SPOILED = (
 
 def test_every_claim_can_fail():
     check_every_claim(EXPERIMENT, SPOILED, held())
+
+
+def test_gaps_by_samples():
+    rows = mean_gaps(held(), 0.2)
+    assert rows.index.tolist() == [1000, 2400, 7000]
+    assert np.allclose(rows["gap"], [0.2, 0.1, 0.02], atol=1e-3)
 
 
 def test_claims_need_two_standard_errors_and_the_steps_of_the_paper():

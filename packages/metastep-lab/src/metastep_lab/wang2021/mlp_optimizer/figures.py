@@ -24,7 +24,7 @@ def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
         few = samples == record.config.samples
         name = f"accuracy-noise-{round(100 * noise)}" + ("" if few else f"-samples-{samples}")
         found[name] = _accuracy_figure(record, noise, samples)
-    if record.config.totals:
+    if record.config.totals and any(len(mean_gaps(record, one)) for one in record.config.noise):
         found["gap-by-samples"] = _gap_figure(record)
     found["meta-training"] = _monitor_figure(record)
     if len(record.frames["generalization"]):
