@@ -149,7 +149,7 @@ CATALOG: tuple[Listing, ...] = (
             "Five examples per class are too few. Can the gradient of the validation loss "
             "find out which classes should share what they learn?"
         ),
-        minutes={"quick": 0.6, "reduced": 3.0, "paper": 30.0},
+        minutes={"quick": 0.6, "reduced": 3.0, "paper": 90.0, "paper-cifar100": 900.0},
         module="metastep_lab.shaban2019.task_interaction.experiment",
     ),
     Listing(
