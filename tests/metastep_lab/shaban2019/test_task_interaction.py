@@ -202,8 +202,10 @@ def test_images_are_read_once_by_the_network_of_a_directory(image_network, tmp_p
 def test_a_directory_without_a_network_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="its preprocessor_config"):
         ImageNetwork.load(tmp_path)
-    options = {"size": 8, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(options))
+
+
+def test_a_directory_without_weights_is_one_line(image_network, tmp_path):
+    shutil.copy(image_network[0] / "preprocessor_config.json", tmp_path)
     with pytest.raises(ValueError, match="allowed is a directory with an image network: ") as error:
         ImageNetwork.load(tmp_path)
     assert "\n" not in str(error.value)

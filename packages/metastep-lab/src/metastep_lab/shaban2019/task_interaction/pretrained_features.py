@@ -49,11 +49,6 @@ class ImageNetwork:
         """
         refused = f"features is {directory}; allowed is a directory with an image network: "
         try:
-            import torch
-            import transformers
-        except ImportError as error:
-            raise ValueError(f"{refused}it needs pip install 'metastep[language]'") from error
-        try:
             options = json.loads((directory / "preprocessor_config.json").read_text())
             mean, deviation = options["image_mean"], options["image_std"]
             size = options["size"]
@@ -61,6 +56,11 @@ class ImageNetwork:
             crop = options.get("crop_pct") if size < RESIZED_WHOLE else None
         except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
             raise ValueError(f"{refused}its preprocessor_config.json is none") from error
+        try:
+            import torch
+            import transformers
+        except ImportError as error:
+            raise ValueError(f"{refused}it needs pip install 'metastep[language]'") from error
         try:
             network, loading = transformers.AutoModel.from_pretrained(
                 str(directory),
