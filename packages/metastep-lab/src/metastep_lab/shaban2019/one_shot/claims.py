@@ -153,12 +153,13 @@ def _improvements(record: Record) -> dict[str, Average]:
     found = {}
     for window in record.config.windows:
         try:
-            before, after = (rows.loc[(f"{window}-RMD", step)] for step in (SHORT, LONG))
+            before, after = (
+                rows.loc[(f"{window}-RMD", step), ["accuracy", "standard_error"]].to_numpy().T
+                for step in (SHORT, LONG)
+            )
         except KeyError:
             return {}
-        errors = np.hypot(before["standard_error"], after["standard_error"])
-        gains = np.asarray(after["accuracy"]) - np.asarray(before["accuracy"])
-        found[f"{window}-RMD"] = average(gains, np.asarray(errors))
+        found[f"{window}-RMD"] = average(after[0] - before[0], np.hypot(before[1], after[1]))
     return found
 
 
