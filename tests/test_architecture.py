@@ -244,6 +244,7 @@ TESTED_ELSEWHERE = {
     "attribution.units": ("attribution/test_attribute.py", PRIVATE),
     "bilevel": ("bilevel/test_solvers.py", TABLE),
     "bilevel.oracles": ("bilevel/test_solvers.py", PRIVATE),
+    "bilevel.state": ("bilevel/test_solvers.py", PRIVATE),
     "curvature.eigen": ("curvature/test_spectra.py", TABLE),
     "curvature.eigen.method": ("curvature/test_spectra.py", PRIVATE),
     "curvature.layers.kfac": ("curvature/test_operators.py", TABLE),
