@@ -1,6 +1,6 @@
 """Linear datamodelling scores of metastep beside those of its peers, for the same trained models.
 
-    python benchmarks/attribution.py [--models linear,network,binary] [--seeds 3]
+    python benchmarks/attribution.py [--models linear,network,binary] [--peers dattri] [--seeds 3]
     python benchmarks/attribution.py --models transformer --data DIR
 
 The models of the experiment `data-attribution` are trained on digits or on WikiText-2, and again
@@ -51,6 +51,7 @@ from metastep_lab.studies.data_attribution.models import (
 TRAIN, QUERIES, SUBSETS, SHARE, STEPS = 300, 20, 50, 0.05, 60
 SIDE, WORDS = 8, 200
 MODELS = ("linear", "network", "binary")
+PEERS = ("dattri", "kronfluence", "pyinfluence")
 
 
 def logistic() -> Model:
@@ -79,7 +80,9 @@ def setting(name: str, seed: int, folder: Path | None) -> tuple[Split, Training]
     return split, train(model, split.examples, 1.0, STEPS, 100 if name == "network" else None, seed)
 
 
-def methods(name: str, split: Split, training: Training, key: jax.Array) -> Methods:
+def methods(
+    name: str, split: Split, training: Training, key: jax.Array, peers: list[str]
+) -> Methods:
     """Return every method for one model."""
     exact = lambda: np.asarray(
         attribute(training, TRAIN, split.queries, key=key, share=None).scores
@@ -91,10 +94,13 @@ def methods(name: str, split: Split, training: Training, key: jax.Array) -> Meth
         params = ms.unroll(problem, jnp.ones(TRAIN), key).params
         layers = [(params[:, :-1].T, params[:, -1])] if name == "linear" else params
         model = Language(params) if name == "transformer" else Layers(layers)
-        found |= in_dattri(model, split) | in_kronfluence(model, split)
+        if "dattri" in peers:
+            found |= in_dattri(model, split)
         if name == "transformer":
-            del found[SLOW]  # a thousand products with the Hessian of all paragraphs
-    if name in ("linear", "binary"):
+            found.pop(SLOW, None)  # a thousand products with the Hessian of all paragraphs
+        if "kronfluence" in peers:
+            found |= in_kronfluence(model, split)
+    if name in ("linear", "binary") and "pyinfluence" in peers:
         found |= in_pyinfluence(split, training.model.decay)
     return found
 
@@ -112,7 +118,7 @@ def judge(call: Callable[[], np.ndarray], removals: Removals) -> tuple[float, fl
     return datamodeling_score(scores, removals).mean, seconds
 
 
-def compare(name: str, seeds: int, folder: Path | None) -> None:
+def compare(name: str, seeds: int, folder: Path | None, peers: list[str]) -> None:
     """Print the mean LDS, its standard error over seeds, and the seconds, for one model."""
     found: dict[str, list[tuple[float, float] | str]] = {}
     for seed in range(seeds):
@@ -120,7 +126,7 @@ def compare(name: str, seeds: int, folder: Path | None) -> None:
         key = jax.random.key(seed)
         masks = random_removals(TRAIN, SHARE, SUBSETS, jax.random.fold_in(key, 1))
         removals = leave_out(training, TRAIN, split.queries, left_out=masks, key=key, batch_size=17)
-        for method, call in methods(name, split, training, key).items():
+        for method, call in methods(name, split, training, key, peers).items():
             found.setdefault(method, []).append(judge(call, removals))
     for method, rows in found.items():
         numbers = np.array([row for row in rows if not isinstance(row, str)])
@@ -135,9 +141,11 @@ def compare(name: str, seeds: int, folder: Path | None) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Whose scores predict retraining.")
-    parser.add_argument("--models", type=lambda text: text.split(","), default=list(MODELS))
+    listed = lambda text: text.split(",")
+    parser.add_argument("--models", type=listed, default=list(MODELS))
+    parser.add_argument("--peers", type=listed, default=list(PEERS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data", type=Path, default=None, help="the folder of WikiText-2")
     options = parser.parse_args()
     for chosen in options.models:
-        compare(chosen, options.seeds, options.data)
+        compare(chosen, options.seeds, options.data, options.peers)
