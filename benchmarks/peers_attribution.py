@@ -31,7 +31,7 @@ PROJECTION = 128
 REGULARIZATION = (0.0, 0.1, 10.0)  # of TRAK
 SLOW = "dattri: influence functions (CG)"
 DAMPING = 1e-2
-TOLERANCE = 1e-7  # of the trainings of pyinfluence, which compares ones that differ by one example
+REFITS = 300  # of pyinfluence's bootstrap
 
 Methods = dict[str, Callable[[], np.ndarray]]
 
@@ -248,15 +248,15 @@ def in_pyinfluence(split, decay: float) -> Methods:
     def scored(options: Mapping[str, object]):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = LogisticRegression(
-                C=strength, fit_intercept=False, max_iter=1000, tol=TOLERANCE
-            )
+            model = LogisticRegression(C=strength, fit_intercept=False, max_iter=1000)
             model.fit(inputs, labels)
             return -influence(model, inputs, labels, asked, truth, **options)
 
     binary = len(np.unique(labels)) == 2
     one = (
-        ("influence functions", {}) if binary else ("bootstrap", {"random_state": 0, "verbose": 0})
+        ("influence functions", {})
+        if binary
+        else ("bootstrap", {"n_estimators": REFITS, "random_state": 0, "verbose": 0})
     )
     loo = ("every example left out", {"method": "loo", "verbose": 0})
     return {f"pyinfluence: {name}": partial(scored, options) for name, options in (one, loo)}
