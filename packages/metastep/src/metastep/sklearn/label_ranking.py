@@ -105,12 +105,17 @@ def deal_folds(
 
     Args:
         labels: integers from 0, (examples,).
-        count: the number of folds, at most that of the examples.
+        count: the number of folds, from 2; at most that of the examples is used.
         random_state: shuffles the examples.
 
     Returns:
         The rows to train on and the rows to judge, for each fold.
+
+    Raises:
+        ValueError: if `count` is below 2.
     """
+    if count < 2:
+        raise ValueError(f"count is {count}; allowed are integers from 2")
     count = min(count, len(labels))
     order = check_random_state(random_state).permutation(len(labels))
     # Sorted by class, examples are dealt to the folds in turn.
