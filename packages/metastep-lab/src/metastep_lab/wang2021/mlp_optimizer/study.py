@@ -14,7 +14,7 @@ from jaxtyping import Array
 from metastep.learned import AbstractLearnedOptimizer, LearnedAdam, LearnedSGD, MLPOptimizer
 from metastep.learned.meta_training import MetaRun, MetaTraining, Monitor, Unrolls, meta_train
 from metastep.learned.segment import LearnedTraining, train_from_scratch
-from metastep.minimize.minimize import Checkpoint
+from metastep.minimize import Checkpoint
 from metastep.types import Outer, RandomKey, StepIndex
 from metastep_lab import data
 from metastep_lab.experiment import Context
