@@ -61,7 +61,7 @@ CATALOG: tuple[Listing, ...] = (
     ),
     Listing(
         name="least-squares",
-        source="Wang et al. 2021, section 5, Figures 2 and 3; Theorems 5 and 6",
+        source="Wang et al. 2021, section 5, Figures 2 and 3",
         question=(
             "Does a step size that was tuned on training loss overfit, and does tuning it on "
             "validation loss help?"
@@ -78,6 +78,18 @@ CATALOG: tuple[Listing, ...] = (
         ),
         minutes={"quick": 0.5, "paper": 2.5},
         module="metastep_lab.wang2021.least_squares_sgd.experiment",
+    ),
+    Listing(
+        name="step-size-guarantees",
+        source=(
+            "Wang et al. 2021, Theorems 4 to 6; Wang et al. 2020, Theorems 7 and 8, Appendix A.2"
+        ),
+        question=(
+            "Do the guarantees for a tuned step size hold in as many draws of the training tasks "
+            "as they promise?"
+        ),
+        minutes={"quick": 0.6, "full": 15.0},
+        module="metastep_lab.wang2021.step_size_guarantees.experiment",
     ),
     Listing(
         name="mlp-optimizer",
