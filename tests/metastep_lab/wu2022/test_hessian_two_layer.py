@@ -57,14 +57,14 @@ def test_the_predicted_overlap_is_that_of_the_shares():
 
 def test_the_scores_keep_a_mean():
     """Lemma C.2.12 says 0; the correlation of two rectified normals is that of Cho and Saul."""
-    network = samples.draw_network(jax.random.key(0), 400, 10)
-    found = samples.moments(network, jax.random.split(jax.random.key(1), 20))
+    network = samples.draw_network(jax.random.key(0), 100, 10)
+    found = samples.moments(network, jax.random.split(jax.random.key(1), 5))
     share = float(found.scores @ found.scores / found.square)
     rng = np.random.default_rng(0)
-    first, second = rng.multivariate_normal([0, 0], [[1, 1 / np.pi], [1 / np.pi, 1]], 400_000).T
+    first, second = rng.multivariate_normal([0, 0], [[1, 1 / np.pi], [1 / np.pi, 1]], 100_000).T
     product = np.maximum(first, 0) * np.maximum(second, 0)
-    # The standard error of the mean of 400,000 products of variance below 1.
-    assert np.isclose(2 * product.mean(), samples.MEAN_SHARE, rtol=0, atol=0.006)
+    # The standard error of the mean of 100,000 products of variance below 1.
+    assert np.isclose(2 * product.mean(), samples.MEAN_SHARE, rtol=0, atol=0.012)
     # Ten scores of one network: a chi-squared mean over ten, relative spread 0.2.
     assert 0.2 < share < 0.8
     # Half of the inputs activate a unit, on average over units.
