@@ -417,7 +417,7 @@ def test_bad_configuration(settings, message):
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [("examples=1798", "examples is 1798"), ("model=F-200^2,VGG11", "model is 'VGG11'; allowed")],
+    [("examples=1798", "examples is 1798"), ("model=F-200^2,VGG12", "model is 'VGG12'; allowed")],
 )
 def test_a_wrong_setting_leaves_nothing_behind(setting, message, tmp_path, capsys):
     out = tmp_path / "run"
