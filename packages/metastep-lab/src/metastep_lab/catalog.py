@@ -98,7 +98,10 @@ CATALOG: tuple[Listing, ...] = (
             "Does a learned optimizer that was meta-trained on validation loss train networks"
             " that generalize better than one that was meta-trained on training loss?"
         ),
-        minutes={"quick": 2.5, "reduced": 60.0, "paper": 12000.0},
+        minutes={
+            **{"quick": 2.5, "reduced": 60.0, "reduced-sizes": 55.0},
+            **{"paper": 12000.0, "paper-sizes": 100000.0},
+        },
         module="metastep_lab.wang2021.mlp_optimizer.experiment",
     ),
     Listing(
@@ -168,7 +171,7 @@ CATALOG: tuple[Listing, ...] = (
             "Five examples per class are too few. Can the gradient of the validation loss "
             "find out which classes should share what they learn?"
         ),
-        minutes={"quick": 0.6, "reduced": 3.0, "paper": 30.0},
+        minutes={"quick": 0.6, "reduced": 3.0, "paper": 90.0, "paper-cifar100": 900.0},
         module="metastep_lab.shaban2019.task_interaction.experiment",
     ),
     Listing(
