@@ -7,14 +7,17 @@ TINY: dict[str, str] = {
     "descent_tasks=5",
     "least-squares-sgd": "dims=8,12 tasks=8 test_tasks=20 grid_points=8 multiples=4,16 "
     "validation_multiples=1,4 simulations=400",
+    "step-size-guarantees": "dims=8,12 horizons=5,10 noises=2 tasks=2,4 repeats=12 fresh=100 "
+    "many_dim=4 ratios=5,20 sgd_dims=8 sgd_tasks=2 sgd_runs=20 problems=3 updates=3000",
     "mlp-optimizer": "samples=40 hidden=8 modes=train-by-validation horizon=24 updates=5 "
     "meta_seeds=1 tests=2 test_steps=16 measure_every=8 segment=8 unrolls=3 longest_segment=8 "
     "block=8 trajectories=1 monitor_every=3 monitor_tasks=1 tuning_tasks=1",
     "maml-linear": "setting=2,6c dim=24,10 train_samples=12 validation_samples=1,4 tasks=2,5 "
     "target_samples=8 noise=1 variability=0.5 center=0.1 train_rate_limit=2 rates=9 runs=20 "
-    "tested=2 test_runs=2 test_tasks=4",
+    "tested=2 test_runs=2 test_tasks=4 "
+    "sweep_rates=0",
     "maml-wishart": "dim=24 train_samples=12 validation_samples=1 tasks=2 target_samples=8 "
-    "rates=9 runs=20 covariances=2 test_runs=2 test_tasks=4",
+    "rates=9 runs=20 covariances=2 skewness=1 kurtosis=6 test_runs=2 test_tasks=4",
     "maml-nonlinear": "dim=5 train_samples=4 tasks=2 target_samples=4 width=8 epochs=3,6 "
     "train_rates=-0.2,-0.1,0,0.1 trained_rates=-0.1,0,0.1 test_rates=0,0.1 paper_rate=-0.1 "
     "paper_test_rate=0.1 linearized_runs=8 trained_runs=5",

@@ -43,15 +43,15 @@ def least_squares_sgd(near, far):
 
 def mlp_optimizer(better, seeds=(0, 1, 2)):
     rows = [
-        (0.2, mode, split, "best", 400, seed, accuracy + 0.01 * seed)
+        (0.2, 200, mode, split, "best", 400, seed, accuracy + 0.01 * seed)
         for mode, accuracy in (("train-by-validation", 0.8), ("train-by-train", 0.8 - better))
         for split in ("train", "test clean")
         for seed in seeds
     ]
     # The same differences in every repetition would have no error.
     rows[-1] = (*rows[-1][:-1], rows[-1][-1] + 0.001)
-    names = "noise mode split checkpoint step meta_seed accuracy"
-    return record({"noise": (0.2,)}, accuracy=columns(names, rows))
+    names = "noise samples mode split checkpoint step meta_seed accuracy"
+    return record({"noise": (0.2,), "samples": 200}, accuracy=columns(names, rows))
 
 
 def maml_linear(best, error=0.1):

@@ -10,7 +10,7 @@ import pytest
 import metastep as ms
 from metastep.attribution import attribute, leave_out
 from metastep.attribution.attribute import CLOSE, SMOOTH
-from tests.helpers import central_differences, relative_distance
+from tests.helpers import central_differences, compilations, relative_distance
 from tests.metastep.attribution.cases import (
     ASKED,
     EXAMPLES,
@@ -67,6 +67,31 @@ def test_one_problem_is_one_query_whatever_the_batch_size(of_network):
     assert found.scores.shape == (1, 8)
     assert relative_distance(found.scores[0], of_network.scores[1]) < 1e-12
     assert np.isnan(found.metasmoothness) and np.isnan(found.removal_error)
+
+
+def test_training_that_is_driven_from_outside_shares_its_program_between_queries():
+    def loss(w, weights, rows):
+        return jnp.mean(weights[rows] * (jnp.asarray(X)[rows] @ w - jnp.asarray(Y)[rows]) ** 2)
+
+    def judged(query, w, weights):
+        return (query[0] @ w - query[1]) ** 2
+
+    batches, optimizer = ms.Batches(np.arange(EXAMPLES), size=5), optax.sgd(0.1)
+    asked = lambda query: ms.TrainingProblem(
+        loss, jax.tree_util.Partial(judged, query), jnp.zeros(3), optimizer, 4, batches
+    )
+    drive = lambda problem, weights, key: ms.driven_hypergradient(
+        problem, weights, ms.Reverse("sqrt"), key=key
+    )
+    some, others = (jax.tree.map(lambda x, half=half: x[half::2], ASKED) for half in (0, 1))
+    found = attribute(asked, EXAMPLES, some, estimator=drive, key=KEY, share=None)
+    with compilations() as count:
+        attribute(asked, EXAMPLES, others, estimator=drive, key=KEY, share=None)
+    assert count == [0]
+    assert found.scores.shape == (QUERIES // 2, EXAMPLES)
+    of_first = attribute(asked(jax.tree.map(lambda x: x[0], ASKED)), EXAMPLES, key=KEY, share=None)
+    assert relative_distance(found.scores[:1], of_first.scores) < 1e-12
+    assert found.result == ms.RESULTS.successful
 
 
 def test_a_group_has_the_sum_of_its_members(of_network):

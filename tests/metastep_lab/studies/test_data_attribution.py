@@ -51,7 +51,7 @@ def test_interrupted_and_resumed(tmp_path, monkeypatch):
 
     # What was retrained before the stop is read, and not retrained.
     with monkeypatch.context() as patch:
-        patch.setattr(study, "_curves", stop)
+        patch.setattr(study, "curve_rows", stop)
         with pytest.raises(KeyboardInterrupt):
             execute(parts)
     execute(replace(parts, resume=True))

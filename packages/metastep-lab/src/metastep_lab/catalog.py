@@ -61,7 +61,7 @@ CATALOG: tuple[Listing, ...] = (
     ),
     Listing(
         name="least-squares",
-        source="Wang et al. 2021, section 5, Figures 2 and 3; Theorems 5 and 6",
+        source="Wang et al. 2021, section 5, Figures 2 and 3",
         question=(
             "Does a step size that was tuned on training loss overfit, and does tuning it on "
             "validation loss help?"
@@ -80,13 +80,28 @@ CATALOG: tuple[Listing, ...] = (
         module="metastep_lab.wang2021.least_squares_sgd.experiment",
     ),
     Listing(
+        name="step-size-guarantees",
+        source=(
+            "Wang et al. 2021, Theorems 4 to 6; Wang et al. 2020, Theorems 7 and 8, Appendix A.2"
+        ),
+        question=(
+            "Do the guarantees for a tuned step size hold in as many draws of the training tasks "
+            "as they promise?"
+        ),
+        minutes={"quick": 0.6, "full": 15.0},
+        module="metastep_lab.wang2021.step_size_guarantees.experiment",
+    ),
+    Listing(
         name="mlp-optimizer",
         source="Wang et al. 2021, Figures 4, 5; Wang et al. 2020, Figures 5 to 10",
         question=(
             "Does a learned optimizer that was meta-trained on validation loss train networks"
             " that generalize better than one that was meta-trained on training loss?"
         ),
-        minutes={"quick": 2.5, "reduced": 60.0, "paper": 12000.0},
+        minutes={
+            **{"quick": 2.5, "reduced": 60.0, "reduced-sizes": 55.0},
+            **{"paper": 12000.0, "paper-sizes": 100000.0},
+        },
         module="metastep_lab.wang2021.mlp_optimizer.experiment",
     ),
     Listing(
@@ -146,7 +161,7 @@ CATALOG: tuple[Listing, ...] = (
             "Five examples per class are too few. Can the gradient of the validation loss "
             "find out which classes should share what they learn?"
         ),
-        minutes={"quick": 0.6, "reduced": 3.0, "paper": 30.0},
+        minutes={"quick": 0.6, "reduced": 3.0, "paper": 90.0, "paper-cifar100": 900.0},
         module="metastep_lab.shaban2019.task_interaction.experiment",
     ),
     Listing(
