@@ -15,13 +15,14 @@ TINY: dict[str, str] = {
     "maml-linear": "setting=2,6c dim=24,10 train_samples=12 validation_samples=1,4 tasks=2,5 "
     "target_samples=8 noise=1 variability=0.5 center=0.1 train_rate_limit=2 rates=9 runs=20 "
     "tested=2 test_runs=2 test_tasks=4 "
-    "sweep_rates=0",
+    "sweeps=noise sweep_rates=5 sweep_runs=2",
     "maml-wishart": "dim=24 train_samples=12 validation_samples=1 tasks=2 target_samples=8 "
     "rates=9 runs=20 covariances=2 skewness=1 kurtosis=6 test_runs=2 test_tasks=4",
     "maml-nonlinear": "dim=5 train_samples=4 tasks=2 target_samples=4 width=8 epochs=3,6 "
     "train_rates=-0.2,-0.1,0,0.1 trained_rates=-0.1,0,0.1 test_rates=0,0.1 paper_rate=-0.1 "
     "paper_test_rate=0.1 linearized_runs=8 trained_runs=5",
     "truncation-toy": "windows=1,5,20 horizon=20 outer_steps=40",
+    "estimator-costs": "parameters=8 horizons=4,5,6 windows=1,2,4 hyperparameters=1,2,4 repeats=1",
     "hypercleaning": "train=100 validation=100 windows=1,20 horizon=20 outer_steps=20",
     "task-interaction": "examples=6 trials=2 windows=1 horizon=3 outer_steps=5 measure_every=2 "
     "smoothness=4 stability_limit=none",

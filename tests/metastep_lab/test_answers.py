@@ -171,7 +171,7 @@ def hessian_two_layer(overlap, units=200):
     return record({}, overlaps=columns(names, [(units, overlap, 0.8, 0.9)]))
 
 
-def pac_bayes(ours, seeds=3, methods=("base", "iter")):
+def pac_bayes(ours, seeds=5, methods=("base", "iter")):
     rows = [
         ("true", seed, method, bound + 0.01 * seed, 0.05)
         for method, bound in (("base", 0.5), ("iter", ours))

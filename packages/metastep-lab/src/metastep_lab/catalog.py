@@ -145,6 +145,16 @@ CATALOG: tuple[Listing, ...] = (
         module="metastep_lab.shaban2019.truncation_toy.experiment",
     ),
     Listing(
+        name="estimator-costs",
+        source="Shaban et al. 2019, Table 1",
+        question=(
+            "How do memory and time of a hypergradient grow with the training steps, the window "
+            "and the number of hyperparameters?"
+        ),
+        minutes={"quick": 0.6, "full": 10.0},
+        module="metastep_lab.shaban2019.estimator_costs.experiment",
+    ),
+    Listing(
         name="hypercleaning",
         source="Shaban et al. 2019, section 4.2.1, Table 2, Figure 5",
         question=(
@@ -298,7 +308,7 @@ CATALOG: tuple[Listing, ...] = (
             "Is the guaranteed error of a network lower when the uncertainty of its weights "
             "follows the eigenvectors of its layer-wise Hessians?"
         ),
-        minutes={"quick": 1.0, "paper": 20.0},
+        minutes={"quick": 2.0, "ten-classes": 15.0, "reduced": 40.0, "paper": 3000.0},
         module="metastep_lab.wu2022.pac_bayes.experiment",
     ),
     Listing(
