@@ -28,7 +28,8 @@ import metastep as ms
 from metastep.bilevel import F2SA, SOBA, AmIGO, BilevelProblem
 from metastep.compilation import compiled
 from metastep.tasks import cross_entropy
-from metastep_lab.shaban2019.hypercleaning.experiment import Config, Examples, prepare
+from metastep_lab.shaban2019.hypercleaning.examples import Examples, prepare
+from metastep_lab.shaban2019.hypercleaning.experiment import Config
 
 HORIZON, CONVERGED = 100, 3000
 WINDOW = 5

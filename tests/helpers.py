@@ -1,4 +1,6 @@
-"""Trees, and derivatives by an independent slow method."""
+"""Trees, derivatives by an independent slow method, and what XLA compiles."""
+
+from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -38,3 +40,18 @@ def problem_value(problem, outer, key):
     from metastep.problems.base import split_keys
 
     return problem.objective(ms.unroll(problem, outer, key), outer, split_keys(key).objective)
+
+
+@contextmanager
+def compilations():
+    """Yield a list whose only entry counts what XLA compiles meanwhile."""
+    count = [0]
+
+    def listen(event, seconds, **more):
+        count[0] += event == "/jax/core/compile/backend_compile_duration"
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield count
+    finally:
+        jax.monitoring.clear_event_listeners()

@@ -4,9 +4,12 @@ from metastep_lab.claims import evaluate
 from metastep_lab.tables import Record
 
 
-def verdicts(experiment, record):
-    """Return what each claim says of a record, by its id."""
-    return {claim.id: claim.holds for claim in evaluate(experiment.claims, record)}
+def verdicts(experiment, record, *names):
+    """Return what each claim says of a record, by its id; of the named ones only, if any are."""
+    claims = experiment.claims
+    rows = claims(record) if callable(claims) else claims
+    chosen = [row for row in rows if not names or row.id in names]
+    return {claim.id: claim.holds for claim in evaluate(chosen, record)}
 
 
 def changed(record, table, where="", config=None, **values):
@@ -35,5 +38,5 @@ def check_every_claim(experiment, spoiled, *records):
         holds = (one for one, said in zip(records, found, strict=True) if said[name] is True)
         record = next(holds, None)
         assert record, f"{name} holds nowhere"
-        failed = verdicts(experiment, changed(record, table, where, **values))
+        failed = verdicts(experiment, changed(record, table, where, **values), name)
         assert failed[name] is False, f"{name} survives {values}"

@@ -26,6 +26,7 @@ COLUMNS = {
         "summary": "method window test_accuracy validation_accuracy validation_loss f1_replaced "
         "f1_wrong gradient_norm seconds_per_step",
         "history": "window step validation_loss f1_replaced f1_wrong gradient_norm estimate_norm",
+        "thresholds": "window threshold step flagged replaced wrong f1_replaced f1_wrong",
     },
     "truncation-toy": {
         "bias": "window error bound cosine ratio",
@@ -92,6 +93,7 @@ WRONG = {
     "negative-horizon": ("truncation-toy", "horizon=-1", "horizon"),
     "negative-steps": ("hypercleaning", "outer_steps=-1", "outer_steps"),
     "corruption-above-one": ("hypercleaning", "corruption=1.5", "corruption"),
+    "other-thresholds": ("hypercleaning", "thresholds=-1,-2", "threshold, -3, among them"),
     "no-dataset": ("hypercleaning", "dataset=svhn", "dataset"),
     "too-many-examples": ("hypercleaning", "train=1700", "1700"),
     "one-start": ("truncation-toy", "start=1.0", "start"),

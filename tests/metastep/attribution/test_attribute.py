@@ -10,7 +10,7 @@ import pytest
 import metastep as ms
 from metastep.attribution import attribute, leave_out
 from metastep.attribution.attribute import CLOSE, SMOOTH
-from tests.helpers import central_differences, relative_distance
+from tests.helpers import central_differences, compilations, relative_distance
 from tests.metastep.attribution.cases import (
     ASKED,
     EXAMPLES,
@@ -69,6 +69,31 @@ def test_one_problem_is_one_query_whatever_the_batch_size(of_network):
     assert np.isnan(found.metasmoothness) and np.isnan(found.removal_error)
 
 
+def test_training_that_is_driven_from_outside_shares_its_program_between_queries():
+    def loss(w, weights, rows):
+        return jnp.mean(weights[rows] * (jnp.asarray(X)[rows] @ w - jnp.asarray(Y)[rows]) ** 2)
+
+    def judged(query, w, weights):
+        return (query[0] @ w - query[1]) ** 2
+
+    batches, optimizer = ms.Batches(np.arange(EXAMPLES), size=5), optax.sgd(0.1)
+    asked = lambda query: ms.TrainingProblem(
+        loss, jax.tree_util.Partial(judged, query), jnp.zeros(3), optimizer, 4, batches
+    )
+    drive = lambda problem, weights, key: ms.driven_hypergradient(
+        problem, weights, ms.Reverse("sqrt"), key=key
+    )
+    some, others = (jax.tree.map(lambda x, half=half: x[half::2], ASKED) for half in (0, 1))
+    found = attribute(asked, EXAMPLES, some, estimator=drive, key=KEY, share=None)
+    with compilations() as count:
+        attribute(asked, EXAMPLES, others, estimator=drive, key=KEY, share=None)
+    assert count == [0]
+    assert found.scores.shape == (QUERIES // 2, EXAMPLES)
+    of_first = attribute(asked(jax.tree.map(lambda x: x[0], ASKED)), EXAMPLES, key=KEY, share=None)
+    assert relative_distance(found.scores[:1], of_first.scores) < 1e-12
+    assert found.result == ms.RESULTS.successful
+
+
 def test_a_group_has_the_sum_of_its_members(of_network):
     groups = np.array([2, 0, 1, 0, 2, 2, 1, 0])
     found = attribute(network, 8, ASKED, key=KEY, groups=groups, share=0.4)
@@ -107,13 +132,15 @@ def test_weights_of_tokens_and_trees_of_weights():
 
 
 def test_standard_errors_are_those_of_the_keys(of_network):
-    found = attribute(network, 8, ASKED, key=KEY, repeats=3, share=None)
+    found = attribute(network, 8, ASKED, key=KEY, batch_size=3, repeats=3)
     keys = [KEY, *(jax.random.fold_in(KEY, 10 + n) for n in (1, 2))]
     alone = [attribute(network, 8, ASKED, key=key, share=None).scores for key in keys]
     assert relative_distance(found.scores, np.mean(alone, axis=0)) < 1e-12
     expected = np.std(alone, axis=0, ddof=1) / 3**0.5
     assert relative_distance(found.standard_errors, expected) < 1e-12
     assert of_network.standard_errors is None
+    # The removal is tried with the first key, against the scores of this key.
+    assert found.removal_error == pytest.approx(of_network.removal_error, rel=1e-9)
 
 
 def chaotic(query):

@@ -21,7 +21,7 @@ from metastep.learned.segment import (
     train_from_scratch,
 )
 from metastep.saving import CheckpointError
-from tests.helpers import relative_distance
+from tests.helpers import compilations, relative_distance
 
 FAMILY = MLPOptimizer(hidden=4)
 
@@ -114,25 +114,11 @@ SETTING = MetaTraining(
 )
 
 
-class Compilations:
-    """Counts what XLA compiles."""
-
-    def __init__(self):
-        self.count = 0
-        jax.monitoring.register_event_duration_secs_listener(self)
-
-    def __call__(self, event, seconds, **more):
-        self.count += event == "/jax/core/compile/backend_compile_duration"
-
-
 def test_nothing_compiles_after_three_segments_and_resuming_changes_no_bit(key, tmp_path):
-    compilations, counts = Compilations(), []
-
-    def callback(updates, history):
-        counts.append(compilations.count)
-
-    whole = meta_train(SETTING, key, callback=callback)
-    jax.monitoring.clear_event_listeners()
+    counts = []
+    with compilations() as compiled:
+        add = lambda updates, history: counts.append(compiled[0])
+        whole = meta_train(SETTING, key, callback=add)
     assert counts[2] > 0 and counts[-1] == counts[2]
 
     def stop(updates, history):

@@ -2,6 +2,8 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import datasets
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,28 +18,31 @@ Y = np.arange(10)
 ROWS = [8, 9, 0, 1]  # of batch 2, four examples each
 
 
-class Table:
-    """What data sets of Hugging Face look like: columns that are lists, rows by list."""
-
-    def __len__(self):
-        return len(X)
-
-    def __getitem__(self, rows):
-        return {"x": [X[row].tolist() for row in rows], "y": [int(Y[row]) for row in rows]}
-
-
 class Batched:
-    """What data sets of Grain look like: whole batches by index."""
+    """A data set that makes its batches itself."""
 
     def __getitem__(self, t):
         rows = [(4 * t + i) % 10 for i in range(4)]
         return {"x": X[rows], "y": Y[rows]}
 
 
+def grain_rows(transform):
+    """Return batches of four of a data set of Grain, shuffled or not."""
+    rows = [{"x": x, "y": y} for x, y in zip(X, Y, strict=True)]
+    return ms.Batches(transform(grain.MapDataset.source(rows)).repeat().batch(4))
+
+
+def hugging_face_rows(form):
+    """Return batches of four of a data set of Hugging Face, as lists or as arrays."""
+    return ms.Batches(datasets.Dataset.from_dict({"x": X, "y": Y}).with_format(form), size=4)
+
+
 SOURCES = {
-    "arrays": lambda: ms.Batches({"x": X, "y": Y}, size=4),
+    "arrays": lambda: ms.Batches({"x": X, "y": Y}, size=np.int64(4)),
     "arrays of JAX": lambda: ms.Batches({"x": jnp.asarray(X), "y": jnp.asarray(Y)}, size=4),
-    "table": lambda: ms.Batches(Table(), size=np.int64(4)),
+    "grain": lambda: grain_rows(lambda rows: rows),
+    "hugging face": lambda: hugging_face_rows(None),
+    "hugging face, arrays": lambda: hugging_face_rows("numpy"),
     "batched": lambda: ms.Batches(Batched()),
     "list": lambda: ms.Batches([Batched()[t] for t in range(3)]),
     "function": lambda: ms.Batches(Batched().__getitem__),
@@ -50,6 +55,17 @@ def test_every_source_gives_batch_t(make):
     batch = make().at(2)
     assert batch.keys() == {"x", "y"}
     assert np.allclose(batch["x"], X[ROWS]) and np.array_equal(batch["y"], Y[ROWS])
+
+
+def test_examples_without_rows_by_list():
+    with pytest.raises(ValueError, match=r"does not take a list of rows .*repeat\(\)\.batch\(4\)"):
+        ms.Batches([{"x": x} for x in X], size=4).at(0)
+
+
+def test_a_shuffled_data_set_of_grain_gives_a_batch_again():
+    batches = grain_rows(lambda rows: rows.shuffle(seed=0))
+    assert np.array_equal(batches.at(5)["x"], batches.at(5)["x"])
+    assert not np.array_equal(batches.at(0)["y"], Y[:4])
 
 
 @pytest.mark.parametrize("dtype", ["float64", "int64", "complex128", "complex64", "bfloat16", "?"])
@@ -85,7 +101,7 @@ def test_other_estimators_ask_from_within_their_program(estimator, x64, key):
     rows = lambda t, key: (4 * t + jnp.arange(4)) % 10
     inside = lambda t, key: {"x": jnp.asarray(X)[rows(t, key)], "y": jnp.asarray(Y)[rows(t, key)]}
     expected = ms.hypergradient(problem(inside), outer, estimator, key=key)
-    found = ms.hypergradient(problem(SOURCES["table"]()), outer, estimator, key=key)
+    found = ms.hypergradient(problem(SOURCES["hugging face"]()), outer, estimator, key=key)
     assert relative_distance(found.grad, expected.grad) < 1e-12
 
 

@@ -200,6 +200,10 @@ def without(rows, y, label):
     return rows[keep], y[keep]
 
 
+def far(rows):
+    return np.concatenate([[[1e45, *rows[0, 1:]]], rows[1:]])
+
+
 REFUSED = {
     "window-above-horizon": ({"window": 101}, None, "window == 101, must be <= horizon == 100"),
     "no-window": ({"window": 0}, None, "window == 0, must be >= 1"),
@@ -210,6 +214,9 @@ REFUSED = {
     "threshold": ({"threshold": 1.5}, None, "threshold == 1.5, must be <= 1"),
     "one-class": ({}, lambda X, y, V, v: (X[:5], y[:5] * 0 + 1), "only one class: 1"),
     "nan": ({}, lambda X, y, V, v: (np.where(X > 6, np.nan, X), y), "contains NaN"),
+    "huge": ({}, lambda X, y, V, v: (X * 1e200, y), r"X holds .*e\+200 in column 0, whose"),
+    "huge-sparse": ({}, lambda X, y, V, v: (csr_array(-1e200 * X), y), "whose squares overflow"),
+    "far-valid": ({}, lambda X, y, V, v: (X, y, far(V), v), r"1e\+45 in row 0, too far from"),
     "nan-valid": ({}, lambda X, y, V, v: (X, y, V * np.nan, v), "contains NaN"),
     "no-labels-valid": ({}, lambda X, y, V, v: (X, y, V), "y_valid is None"),
     "columns-valid": ({}, lambda X, y, V, v: (X, y, V[:, 1:], v), "has 3 features, but"),

@@ -54,6 +54,11 @@ def test_folds_share_every_class_evenly(count):
             assert abs(np.sum(labels[rows] == label) - total / len(folds)) < 1
 
 
+def test_one_fold_is_refused():
+    with pytest.raises(ValueError, match="count is 1; allowed are integers from 2"):
+        deal_folds(LABELS, 1, random_state=0)
+
+
 @pytest.mark.parametrize(
     ("logs", "rounds", "message"),
     [

@@ -11,7 +11,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from metastep.sparse_coding import draw_signals, orthogonal_matching_pursuit, random_dictionary
 from metastep.sparse_coding import matching_pursuit as module_under_test
-from metastep.sparse_coding.matching_pursuit import BLOCK, SEARCHED, SHORT
+from metastep.sparse_coding.matching_pursuit import BLOCK, SHORT
+from metastep.sparse_coding.pursuit_searches import SEARCHED
 
 # The Gram form is chosen for few atoms, the residual form for many.
 SHAPES = {"gram": (40, 20, 40), "residual": (40, 12, 80)}

@@ -95,6 +95,41 @@ def test_bad_sizes(key, changed):
         draw_quadratic_tasks(key, **sizes)
 
 
+def test_stochastic_descent_takes_the_tasks_one_by_one(drawn, key):
+    """Against a loop, for all rates in the same order; any split of the epochs ends the same."""
+    network, training, _ = drawn
+    networks = jax.tree.map(lambda x: jnp.stack([x] * len(RATES)), network)
+    descend = compiled(
+        lambda networks, epochs, done: meta_train(
+            networks,
+            training,
+            jnp.asarray(RATES),
+            step_size=STEP_SIZE,
+            epochs=epochs,
+            order=key,
+            done=done,
+        )
+    )
+    whole, ends = descend(networks, 3, 0)
+    parts = descend(descend(networks, 1, 0)[0], 2, 1)[0]
+    slope = jax.jit(jax.grad(plain_adapted_loss))
+    for place, rate in enumerate(RATES[:2]):
+        found = network
+        for epoch in range(3):
+            for task in jax.random.permutation(jax.random.fold_in(key, epoch), 3):
+                one = tuple(part[task] for part in training)
+                step = slope(found, one, rate)
+                found = jax.tree.map(lambda w, g: w - STEP_SIZE * g, found, step)
+        mine, split = (
+            jnp.concatenate([x[place].ravel() for x in jax.tree.leaves(one)])
+            for one in (whole, parts)
+        )
+        by_hand = jnp.concatenate([x.ravel() for x in jax.tree.leaves(found)])
+        assert np.allclose(mine, by_hand, rtol=0, atol=1e-13)
+        assert np.array_equal(mine, split)
+        assert np.isclose(ends[place], meta_loss(found, training, rate), rtol=1e-12, atol=0)
+
+
 def test_the_inner_step_is_a_plain_gradient_step(drawn, key):
     """Values and outer gradients against a `MAMLProblem`, and against finite differences."""
     network, training, _ = drawn

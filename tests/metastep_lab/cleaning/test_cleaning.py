@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_iris
 
+from metastep.sklearn import DifferentFeaturesWarning, HypercleanedClassifier
 from metastep_lab.cleaning import command as cleaning
 from metastep_lab.cli import invoke
 
@@ -76,6 +78,21 @@ def test_a_table(call, tmp_path):
     status, _, err = call("flowers.csv", "--label", "species")
     assert status == 2 and "holds this work already (complete)" in err
     assert call("flowers.csv", "--label", "species", "--resume")[0] == 0
+
+
+def test_the_ranking_is_that_of_the_classifier(call, tmp_path):
+    table, _ = flowers()
+    table.drop(columns=["garden", "note"]).to_csv("flowers.csv", index=False)
+    assert call("flowers.csv", "--label", "species", "--out", "out")[0] == 0
+    numbers = table[["a", "b", "c", "d"]].to_numpy(float)
+    model = HypercleanedClassifier(random_state=0).fit(numbers, table["species"].to_numpy(str))
+    suspects, weights = (
+        pd.read_csv(tmp_path / "out" / f"{n}.csv") for n in ("suspects", "weights")
+    )
+    assert list(suspects["row"] - 1) == list(model.suspects_)
+    assert list(suspects["suggested"]) == list(model.suggested_labels_[model.suspects_])
+    assert np.allclose(weights["score"], model.label_scores_, rtol=0, atol=1e-6)  # of the file
+    assert np.allclose(weights["weight"], model.sample_weight_, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("model", ["linear", "boosted", "network"])
@@ -154,6 +171,10 @@ BAD_FILES = {
     "number": (table_with("species", "").encode().replace(b"setosa", b""), "labels are missing"),
     "names": (b"x,species\n" + b"".join(b"1,n%d\n" % n for n in range(9)), "9 different values"),
     "infinite": (table_with("b", "inf").encode(), "the column b is infinite in row 4"),
+    "spaced": (table_with("b", "-inf ").encode(), "the column b is infinite in row 4"),
+    "huge": (table_with("b", "1e200").encode(), "the column b holds 1e+200 in row 4; allowed are"),
+    "mark": (b"\xef\xbb\xbf\n", "is empty"),
+    "wide letters": ("x,species\n1,a\n".encode("utf-16"), "such as with iconv -f utf-16 -t utf-8"),
     "twice": (b"x,x,species\n1,2,a\n", "two columns of the name 'x'"),
     "latin": ("x,species\n1,Blüte\n".encode("latin1"), "is not UTF-8 (byte 14 is 0xfc)"),
     "long": (b"x,species\n1,a,2\n1,b,2\n", "rows with more cells than the header"),
@@ -189,6 +210,11 @@ BAD_VALIDATION = {
     "unknown": (lambda table: table.assign(species="rosa"), "the unknown class 'rosa'"),
     "absent": (lambda table: table.assign(species="setosa"), "example of the class 'versicolor'"),
     "label": (lambda table: table.rename(columns={"species": "kind"}), "--label is species"),
+    "words": (lambda table: table.assign(b="two"), "whose column b holds 'two' in row 1"),
+    "far": (
+        lambda table: table.assign(b=[1e40, *table["b"][1:]]),
+        "column 1 holds 1e+40 in row 0, too far from the",
+    ),
 }
 
 
@@ -199,6 +225,22 @@ def test_bad_validation_files(call, tmp_path, change, message):
     change(table).to_csv("checked.csv", index=False)
     arguments = ["flowers.csv", "--label", "species", "--validation", "checked.csv"]
     refused(call, tmp_path, message, *arguments)
+
+
+@pytest.mark.filterwarnings("default::metastep.sklearn.DifferentFeaturesWarning")
+def test_a_warning_of_the_library_is_one_line(call, monkeypatch):
+    rank = cleaning.rank
+
+    def warns(features, labels, trusted, *more):
+        warnings.warn("X_valid plainly differs from X", DifferentFeaturesWarning, stacklevel=1)
+        return rank(features, labels, None, *more)
+
+    monkeypatch.setattr(cleaning, "rank", warns)
+    flowers(wrong=0)[0].to_csv("flowers.csv", index=False)
+    arguments = ["flowers.csv", "--label", "species", "--validation", "flowers.csv"]
+    status, out, err = call(*arguments)
+    assert (status, err) == (0, "") and "X_valid" not in out
+    assert sum("warning: the columns of --validation" in line for line in out.splitlines()) == 1
 
 
 def test_bad_places(call, tmp_path):

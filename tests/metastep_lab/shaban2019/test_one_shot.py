@@ -18,6 +18,7 @@ from metastep_lab.shaban2019.one_shot.measures import truncations
 from metastep_lab.shaban2019.one_shot.problem import AbstractEncodedProblem, Once
 from metastep_lab.shaban2019.one_shot.setup import methods, split
 from metastep_lab.tables import Record, columns
+from tests.metastep_lab.doctored import changed, check_every_claim, verdicts
 
 TINY = Config(
     channels=2,
@@ -224,6 +225,33 @@ def test_claims(accuracy, other, name, verdict):
         claim.id: claim.holds for claim in evaluate(EXPERIMENT.claims, invented(accuracy, **other))
     }
     assert found[name] is verdict
+
+
+def test_claims_about_gradients_can_fail():
+    spoiled = (
+        ("cosines-are-positive", "cosine", "window == 1", {"cosine": -0.1}),
+        ("start-term-is-large", "cosine", "window == 50", {"relative_error": 0.4}),
+        ("error-decays-with-regularization", "depth", "window == 25", {"relative_error": 0.2}),
+    )
+    names = {name for name, *_ in spoiled}
+    rows = [row for row in EXPERIMENT.claims(invented({})) if row.id in names]
+    check_every_claim(replace(EXPERIMENT, claims=rows), spoiled, invented({}))
+
+
+@pytest.mark.parametrize(("before", "holds"), [(0.7, True), (0.9, False), (0.8, None)])
+def test_more_steps_help_where_there_are_15000(before, holds):
+    record = invented({})
+    assert "more-steps-help" not in verdicts(EXPERIMENT, record)
+    last = record.config.study_steps
+    long = changed(
+        record,
+        "curve",
+        config=replace(record.config, outer_steps=15000, study=False),
+        step=lambda rows: rows["step"].replace({0: 5000, last: 15000}),
+    )
+    early = changed(long, "curve", "step == 5000", accuracy=before)
+    assert verdicts(EXPERIMENT, early)["more-steps-help"] is holds
+    assert verdicts(EXPERIMENT, changed(early, "curve", step=15000))["more-steps-help"] is None
 
 
 def test_figures_draw_the_study_where_there_is_one():

@@ -22,6 +22,16 @@ def integer(value: Any) -> Any:
         return value
 
 
+def require(condition: bool, name: str, value: object, allowed: str) -> None:
+    """Refuse the value of an argument unless a condition holds; `allowed` names what is allowed.
+
+    Raises:
+        ValueError: naming the argument, its value and what is allowed.
+    """
+    if not condition:
+        raise ValueError(f"{name} is {value!r}; allowed: {allowed}.")
+
+
 def is_count(value: object) -> bool:
     """Whether `value` is an integer from 1."""
     value = integer(value)

@@ -46,8 +46,10 @@ def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], None]) -
                 temporary.write(content)
             else:
                 content(temporary.file)
+            # Without it, a crash of the machine may leave the new name with an empty file.
             temporary.flush()
             os.fsync(temporary.fileno())
+            # Temporary files are made for their owner alone.
             os.chmod(temporary.name, 0o644)
             os.replace(temporary.name, path)
         except BaseException:

@@ -47,6 +47,7 @@ def _units(leaf: Array, bits: Array) -> tuple[Array, Array]:
     return jnp.where(stored, sign / 2, 0), sign * OPERATIONS
 
 
+# A rule of its own, since JAX would store the random factors of every step for the backward pass.
 @jax.custom_vjp
 def rounded(variables: Inner, before: Inner, seed: Array, t: Array) -> Inner:
     """Perturb a state by simulated rounding errors; a `seed` of 0 leaves it unchanged.

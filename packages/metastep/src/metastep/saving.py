@@ -110,6 +110,7 @@ def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
             f"{path} belongs to another run: its arrays have other names, shapes or dtypes than "
             "this one's. Resume with the configuration it was written with, or choose another file."
         )
+    # By position: `_structure` has compared the names, shapes and dtypes in the same order.
     arrays, static = eqx.partition(like, _is_array)
     templates, treedef = jax.tree.flatten(arrays)
     try:

@@ -57,6 +57,7 @@ def ascent(gradients: PyTree) -> PyTree:
 
 def inner_product(first: PyTree, second: PyTree) -> Float[Array, ""]:
     """Return the real inner product of two trees, over all floating-point leaves."""
+    # The real part: complex numbers count as pairs of real ones, as everywhere in this library.
     products = jax.tree.map(
         lambda a, b: jnp.sum(a.conj() * b).real,
         eqx.filter(first, eqx.is_inexact_array),
@@ -75,6 +76,7 @@ def norm(tree: PyTree) -> Float[Array, ""]:
     if not leaves:
         return jnp.zeros(())
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0.0) for x in leaves]))
+    # 1 for zero and for infinity, so that the norm is 0 and inf instead of NaN.
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
     return scale * jnp.sqrt(sum(jnp.sum(_squared(x / scale)) for x in leaves))
 

@@ -5,6 +5,7 @@ import json
 import shlex
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from metastep.saving import CheckpointError, load, save
+from metastep.sklearn import DifferentFeaturesWarning
 from metastep_lab import terminal
 from metastep_lab.cleaning.matrix import Matrix, make_matrix
 from metastep_lab.cleaning.page import Outcome, build_page
@@ -76,6 +78,13 @@ def clean(request: Request) -> int:
         write_state(request.directory, {**state, "status": "interrupted"})
         try:
             outcome = _judge(request, file, validation, matrix, display)
+        except RefusedError:
+            raise
+        except ValueError as error:  # numbers that no check has foreseen
+            if not request.resume:
+                (request.directory / MARK).unlink()
+                shutil.rmtree(request.directory / "checkpoint", ignore_errors=True)
+            raise RefusedError(f"{request.file}: {error}") from error
         except KeyboardInterrupt:
             display.clear()
             line = request.command("--resume")
@@ -177,13 +186,26 @@ def _judge(
         with threadpool_limits(1 if len(given) < SMALL else None):
             return rank(matrix.train, given, trusted, request.model, progress)
 
-    ranking = rank_labels(labels, "ranking labels")
-    reliability: Reliability | None = measure(
-        labels, ranking, lambda planted: rank_labels(planted, "finding planted mistakes")
-    )
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, kind, *_: display.say(_warning(message, kind))
+        ranking = rank_labels(labels, "ranking labels")
+        warnings.simplefilter("ignore", DifferentFeaturesWarning)  # it has been said
+        reliability: Reliability | None = measure(
+            labels, ranking, lambda planted: rank_labels(planted, "finding planted mistakes")
+        )
     return Outcome(
         classes, labels, ranking, reliability, matrix.notes, request.model, validation is not None
     )
+
+
+def _warning(message: Warning | str, kind: type[Warning]) -> str:
+    """Return a warning of the library as one line."""
+    if issubclass(kind, DifferentFeaturesWarning):
+        message = (
+            "the columns of --validation clearly differ from those of the file in location or "
+            "scale; are both in the same units?"
+        )
+    return f"warning: {message}"
 
 
 def _kept(path: Path, make: Callable[[], Ranking]) -> Ranking:

@@ -19,6 +19,9 @@ from metastep_lab.tables import Frame
 NUMERIC_SHARE = 0.9
 """The part of a column's cells that must be numbers for the others to count as missing."""
 
+LARGEST = 1e150
+"""The largest number of a column; the squares of larger ones overflow."""
+
 MOST_CATEGORIES = 50
 MOST_WORDS = 2000
 MOST_DENSE = 2 * 10**7  # numbers; beyond, sparse features are projected
@@ -54,7 +57,8 @@ def make_matrix(file: LabelledFile, validation: LabelledFile | None, dense: bool
         The features.
 
     Raises:
-        RefusedError: for infinities, or no column that can be used.
+        RefusedError: for infinities and numbers near them, a column that is numeric in only one of
+            the files, or no column that can be used.
     """
     if file.images is not None:
         pixels = None if validation is None or not validation.images else validation.images.pixels
@@ -116,17 +120,31 @@ def _prepare(inputs: Frame, file: LabelledFile, kinds: Kinds | None = None) -> t
         if kinds is None:
             _choose(found, name, texts, numbers)
         if name in found.numeric:
-            infinite = np.flatnonzero(np.isinf(numbers))
-            if len(infinite):
-                row = infinite[0] + 1
-                raise RefusedError(
-                    f"{file.path}: the column {name} is infinite in row {row}; write a number, or "
-                    "nothing for a missing one"
-                )
+            _check_numbers(file, name, texts, numbers, kinds is not None)
             columns[name] = numbers
         else:
             columns[name] = texts.to_numpy(dtype=object)
     return pd.DataFrame(columns), found
+
+
+def _check_numbers(
+    file: LabelledFile, name: str, texts: Any, numbers: np.ndarray, again: bool
+) -> None:
+    """Refuse infinities, numbers near them, and texts where the first file had numbers."""
+    large = np.flatnonzero(np.abs(numbers) > LARGEST)
+    if len(large):
+        row, number = large[0] + 1, numbers[large[0]]
+        what = "is infinite" if np.isinf(number) else f"holds {number:.3g}"
+        raise RefusedError(
+            f"{file.path}: the column {name} {what} in row {row}; allowed are numbers up to "
+            f"{LARGEST:g}, and nothing for a missing one"
+        )
+    words = np.flatnonzero((texts != "") & np.isnan(numbers))
+    if again and len(words) > (1 - NUMERIC_SHARE) * np.sum(texts != ""):
+        raise RefusedError(
+            f"--validation is {file.path}, whose column {name} holds {texts.iloc[words[0]]!r} in "
+            f"row {words[0] + 1}; the column has numbers in the file to clean"
+        )
 
 
 def _numbers(series: Any) -> np.ndarray:
@@ -136,7 +154,8 @@ def _numbers(series: Any) -> np.ndarray:
         return seconds.to_numpy(dtype=float)
     if pd.api.types.is_bool_dtype(series):
         return series.astype(float).to_numpy()
-    numbers: Any = pd.to_numeric(series, errors="coerce")
+    stripped = series.map(lambda cell: cell.strip() if isinstance(cell, str) else cell)
+    numbers: Any = pd.to_numeric(stripped, errors="coerce")
     return numbers.to_numpy(dtype=float, na_value=np.nan)
 
 

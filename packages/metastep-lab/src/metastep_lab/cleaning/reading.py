@@ -3,6 +3,7 @@
 Unusable input raises a `RefusedError` of one line before anything is written.
 """
 
+import codecs
 import csv
 import io
 import warnings
@@ -142,7 +143,7 @@ def _content(path: Path) -> bytes:
         content = read_bytes(path, LARGEST)
     except (OSError, ValueError) as error:
         raise RefusedError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    if not content.strip():
+    if not content.removeprefix(codecs.BOM_UTF8).strip():
         raise RefusedError(f"{path} is empty")
     return content
 
@@ -152,9 +153,11 @@ def _text(path: Path, content: bytes) -> tuple[Frame, str]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        likely = "utf-16" if content.startswith(marks) else "latin1"
         raise RefusedError(
             f"{path} is not UTF-8 (byte {error.start} is {content[error.start]:#04x}); convert it, "
-            "such as with iconv -f latin1 -t utf-8"
+            f"such as with iconv -f {likely} -t utf-8"
         ) from error
     if "\0" in text:
         raise RefusedError(f"{path} holds NUL characters and is no table of texts")

@@ -19,56 +19,7 @@ from matplotlib.patches import Patch, Rectangle, StepPatch
 from matplotlib.spines import Spine
 from matplotlib.text import Text
 
-WIDER = 4 / 3
-"""Pixels in a point."""
-
-MARKERS = {
-    "o": "circle",
-    ".": "circle",
-    "s": "square",
-    "^": "triangle",
-    "v": "inverted_triangle",
-    "D": "diamond",
-    "d": "diamond",
-    "P": "plus",
-    "+": "cross",
-    "X": "star",
-    "x": "x",
-    "*": "star",
-    "_": "dash",
-    "|": "dash",
-}
-
-
-class NotConvertibleError(Exception):
-    """An artist of the figure has no counterpart."""
-
-
-def look_of(artist: Artist) -> dict[str, Any]:
-    """Return the properties of an artist that a legend shows.
-
-    Args:
-        artist: of any kind.
-
-    Returns:
-        `color`; `dash`, a list of lengths in pixels, or None without a line; `marker`, Bokeh's name
-        or nothing.
-    """
-    if isinstance(artist, Line2D):
-        line = artist.get_linestyle() not in ("None", "none", "", " ")
-        marker = MARKERS.get(str(artist.get_marker()), "")
-        color = artist.get_color() if line or not marker else artist.get_markeredgecolor()
-        return {"color": to_hex(color), "dash": _dash(artist) if line else None, "marker": marker}
-    if isinstance(artist, LineCollection):
-        return {"color": _first(artist.get_color()), "dash": [], "marker": ""}
-    if isinstance(artist, PathCollection):
-        return {"color": _first(artist.get_facecolor()), "dash": None, "marker": "circle"}
-    if isinstance(artist, PolyCollection):
-        return {"color": _first(artist.get_facecolor()), "dash": None, "marker": ""}
-    if isinstance(artist, Patch):
-        color = artist.get_facecolor() if artist.get_fill() else artist.get_edgecolor()
-        return {"color": to_hex(color), "dash": None, "marker": ""}
-    return {"color": "#000000", "dash": None, "marker": ""}
+from metastep_lab.figures.looks import WIDER, first_color, look_of
 
 
 def _literally(text: str) -> str:
@@ -76,15 +27,8 @@ def _literally(text: str) -> str:
     return escape(text).translate({ord(sign): f"&#{ord(sign)};" for sign in "@${}"})
 
 
-def _first(colors: Any) -> str:
-    found = np.atleast_2d(colors)
-    return to_hex(found[0]) if found.size else "#000000"
-
-
-def _dash(line: Line2D) -> list[int]:
-    # matplotlib has no public function for the dashes of a line that were given as numbers.
-    pattern = line._dash_pattern[1]  # pyright: ignore[reportAttributeAccessIssue]
-    return [max(1, round(float(length) * WIDER)) for length in pattern or ()]
+class NotConvertibleError(Exception):
+    """An artist of the figure has no counterpart."""
 
 
 class Drawing:
@@ -239,7 +183,7 @@ class Drawing:
         self.plot.multi_line(
             [part["x"] for part in data],
             [part["y"] for part in data],
-            line_color=_first(lines.get_color()),
+            line_color=first_color(lines.get_color()),
             line_width=width,
             **named,
         )
@@ -255,7 +199,7 @@ class Drawing:
             size=float(sizes.mean()) * WIDER,
             fill_alpha=points.get_alpha() or 1.0,
             line_color=None,
-            fill_color=_first(points.get_facecolor()),
+            fill_color=first_color(points.get_facecolor()),
             **named,
         )  # fmt: skip
         self.hovered.append(shown)
@@ -267,7 +211,7 @@ class Drawing:
         self.plot.patches(
             [part["x"] for part in data],
             [part["y"] for part in data],
-            fill_color=_first(bands.get_facecolor()),
+            fill_color=first_color(bands.get_facecolor()),
             fill_alpha=bands.get_alpha() or 1.0,
             line_color=None,
             **named,

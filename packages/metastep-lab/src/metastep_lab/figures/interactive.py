@@ -29,7 +29,8 @@ from matplotlib.legend import Legend
 from matplotlib.ticker import FixedLocator, LogFormatter, ScalarFormatter
 
 from metastep.files import write_atomically
-from metastep_lab.figures.drawing import Drawing, NotConvertibleError, look_of
+from metastep_lab.figures.drawing import Drawing, NotConvertibleError
+from metastep_lab.figures.looks import look_of
 
 HEIGHT = 320
 SCALES: dict[str, Literal["linear", "log"]] = {"linear": "linear", "log": "log"}

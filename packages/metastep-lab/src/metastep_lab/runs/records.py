@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from metastep.files import LARGEST, LARGEST_JSON, parse_arrays, read_bytes, write_atomically
+from metastep.files import LARGEST, parse_arrays, read_bytes, write_atomically
 from metastep_lab.errors import RunDirectoryError
-from metastep_lab.runs.schema import ResultFile, read_checked
+from metastep_lab.runs.schema import ResultFile, read_file
 
 SCHEMA = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -68,15 +68,7 @@ def read_result(directory: Path) -> dict[str, Any]:
     Raises:
         RunDirectoryError: if there is none, or it is damaged or of another schema.
     """
-    path = directory / "result.json"
-    try:
-        return read_checked(read_bytes(path, LARGEST_JSON), ResultFile, SCHEMA)[1]
-    except (FileNotFoundError, NotADirectoryError):
-        raise RunDirectoryError(f"{directory} holds no run: there is no {path}") from None
-    except OSError as error:
-        raise RunDirectoryError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise RunDirectoryError(f"{path} {error}") from error
+    return read_file(directory / "result.json", ResultFile, SCHEMA, "run")[1]
 
 
 def check_name(kind: str, name: str) -> str:

@@ -8,13 +8,11 @@ import inspect
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import Any
-
-import numpy as np
 
 from metastep.saving import CheckpointError
 from metastep_lab.claims import evaluate
@@ -22,11 +20,13 @@ from metastep_lab.configuration import config_as_json, config_from_json
 from metastep_lab.errors import RefusedError, RunFailedError
 from metastep_lab.experiment import Experiment
 from metastep_lab.figures.style import save
+from metastep_lab.printed import beside_the_paper
 from metastep_lab.runs import records
+from metastep_lab.runs.context import RunContext
 from metastep_lab.runs.directories import occupied, remove_leftovers
 from metastep_lab.runs.divergence import divergence, failure, noted_warnings
 from metastep_lab.runs.environment import check_devices, default_precision, environment
-from metastep_lab.tables import Record, Table
+from metastep_lab.tables import Record
 
 
 @dataclass(frozen=True)
@@ -67,65 +67,6 @@ class Request:
         changes = [part for setting in self.settings for part in ("--set", setting)]
         what = [self.experiment.name, "--preset", self.preset, *changes]
         return ["metastep", "run", *what, "--seed", str(self.seed)]
-
-
-@dataclass
-class RunContext:
-    """The `Context` of a run on this machine.
-
-    Attributes:
-        seed: the random seed.
-        data: the folder that holds data sets, or None.
-        resume: whether this continues an earlier run.
-        directory: the run directory.
-        say: shows one line.
-        show: shows progress: done, total, what.
-        untouched: whether the experiment has neither written a file nor requested a path.
-        precisions: JAX's default float types seen when the experiment called.
-    """
-
-    seed: int
-    data: Path | None
-    resume: bool
-    directory: Path
-    say: Callable[[str], None]
-    show: Callable[[int, int, str], None]
-    untouched: bool = True
-    precisions: set[str] = field(default_factory=set)
-    _arrays: dict[str, np.ndarray] = field(default_factory=dict)
-
-    def table(self, name: str, columns: Table) -> None:
-        """Write `tables/NAME.csv`."""
-        self._note(untouched=False)
-        records.write_table(self.directory, name, columns)
-
-    def arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write `arrays.npz`, with what earlier calls wrote."""
-        self._note(untouched=False)
-        self._arrays.update(arrays)
-        records.write_arrays(self.directory, self._arrays)
-
-    def checkpoint(self, name: str) -> Path:
-        """Return the path under `checkpoint/` for the part `name`."""
-        self._note(untouched=False)
-        folder = self.directory / "checkpoint"
-        folder.mkdir(exist_ok=True)
-        return folder / records.check_name("checkpoint", name)
-
-    def log(self, message: str) -> None:
-        """Show one line."""
-        self._note()
-        self.say(message)
-
-    def progress(self, done: int, total: int, what: str) -> None:
-        """Show how far a stage is."""
-        self._note()
-        self.show(done, total, what)
-
-    def _note(self, untouched: bool = True) -> None:
-        # Experiments choose the precision inside `run`, so it can be seen only in these calls.
-        self.precisions.add(default_precision())
-        self.untouched = self.untouched and untouched
 
 
 def execute(
@@ -259,7 +200,10 @@ def _undo(directory: Path, previous: dict[str, Any] | None) -> None:
 
 
 def _conclude(request: Request, result: dict[str, Any], overflows: list[str]) -> None:
-    """Check the claims by the files on the disk, as `check` does, and draw the figures."""
+    """Check the claims by the files on the disk, as `check` does, and draw the figures.
+
+    Printed numbers of the paper become a table beside the measured ones.
+    """
     # Importing Bokeh takes a second, which only a finished run needs.
     from metastep_lab.figures.interactive import save_interactive
 
@@ -270,6 +214,9 @@ def _conclude(request: Request, result: dict[str, Any], overflows: list[str]) ->
     result["diverged"] = divergence(*found)
     result["answer"] = " ".join(filter(None, (result["diverged"], said))) or None
     result["claims"] = [asdict(claim) for claim in evaluate(request.experiment.claims, record)]
+    printed = beside_the_paper(request.experiment.printed(record), record)
+    if printed is not None:
+        records.write_table(request.directory, "printed", printed)
     for name, (figure, text) in request.experiment.figures(record).items():
         stem = request.directory / "figures" / records.check_name("figure", name)
         save(figure, stem)

@@ -1,11 +1,13 @@
 """The schemas of `result.json` and `sweep.json`, checked once when they are read."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from metastep.files import parse_json
+from metastep.files import LARGEST_JSON, parse_json, read_bytes
 from metastep_lab.catalog import LARGEST_SEED
+from metastep_lab.errors import RunDirectoryError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)]
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.=,+-]*$", max_length=200)]
@@ -81,6 +83,24 @@ class SweepFile(Checked):
 
 
 Model = TypeVar("Model", bound=Checked)
+
+
+def read_file(
+    path: Path, kind: type[Model], schema: int, what: str
+) -> tuple[Model, dict[str, Any]]:
+    """Read a file of a schema from the disk, as `read_checked`; `what` is what its folder holds.
+
+    Raises:
+        RunDirectoryError: if there is none, or it is damaged or of another schema.
+    """
+    try:
+        return read_checked(read_bytes(path, LARGEST_JSON), kind, schema)
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunDirectoryError(f"{path.parent} holds no {what}: there is no {path}") from None
+    except OSError as error:
+        raise RunDirectoryError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise RunDirectoryError(f"{path} {error}") from error
 
 
 def read_checked(content: bytes, kind: type[Model], schema: int) -> tuple[Model, dict[str, Any]]:

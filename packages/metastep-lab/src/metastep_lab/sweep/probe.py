@@ -29,7 +29,7 @@ SIZES = ("meta_batch", "tasks", "horizon", "dim", "width", "train", "examples", 
 """Fields of which a doubling is tried."""
 
 FEWEST = 4
-FIRST, SECOND, LARGEST = 0.1, 0.25, 0.5
+FIRST, GROWTH, LARGEST = 0.01, 4, 0.5
 CLEAR_SECONDS, CLEAR_SHARE = 5.0, 1.0
 
 
@@ -156,7 +156,8 @@ def length_field(config: Any, along: str | None) -> str | None:
 def predict(config: Any, field: str | None, measured: Measure) -> Prediction:
     """Measure two or more short runs and extrapolate in a straight line.
 
-    The longer one is lengthened until the difference exceeds the noise, up to half of the run.
+    The first has a hundredth of the steps, or as few as the configuration allows. The longer one is
+    lengthened until the difference exceeds the noise, up to half of the run.
 
     Args:
         config: the configuration.
@@ -172,23 +173,35 @@ def predict(config: Any, field: str | None, measured: Measure) -> Prediction:
     if field is None:
         whole = measured(config)
         return Prediction(None, (), whole, Cost(0.0, 0.0, 0.0))
-    length = getattr(config, field)
-    first = max(round(FIRST * length), 2)
+    length, most = getattr(config, field), round(LARGEST * getattr(config, field))
+    first = _fewest(config, field, max(round(FIRST * length), 2), most)
     probes = [(first, measured(shortened(config, field, first)))]
-    count = max(round(SECOND * length), first + 1)
-    while True:
+    clear = max(CLEAR_SECONDS, CLEAR_SHARE * probes[0][1].seconds)
+    count = first
+    while count == first or (
+        count < most and probes[-1][1].seconds - probes[0][1].seconds <= clear
+    ):
+        count = max(min(GROWTH * count, most), first + 1)
         probes.append((count, measured(shortened(config, field, count))))
-        difference = probes[-1][1].seconds - probes[0][1].seconds
-        clear = max(CLEAR_SECONDS, CLEAR_SHARE * probes[0][1].seconds)
-        if difference > clear or count >= LARGEST * length:
-            break
-        count = min(2 * count, max(round(LARGEST * length), count + 1))
     (few, short), (many, long) = probes[0], probes[-1]
     slope = lambda name: max(getattr(long, name) - getattr(short, name), 0.0) / (many - few)
     unit = Cost(slope("seconds"), slope("core_seconds"), slope("peak"))
     reach = lambda name: getattr(long, name) + (length - many) * getattr(unit, name)
     whole = Cost(reach("seconds"), reach("core_seconds"), reach("peak"))
     return Prediction(field, tuple(probes), whole, unit)
+
+
+def _fewest(config: Any, field: str, count: int, most: int) -> int:
+    """Return the first of `count`, twice, four times as many that the configuration allows."""
+    while True:
+        try:
+            shortened(config, field, count)
+        except RefusedError:
+            if count >= most:
+                raise
+            count = min(2 * count, most)
+        else:
+            return count
 
 
 def shortened(config: Any, field: str, value: int) -> Any:

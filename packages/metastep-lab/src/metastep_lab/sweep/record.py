@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from metastep.files import LARGEST_JSON, read_bytes, write_atomically
+from metastep.files import write_atomically
 from metastep_lab.configuration import config_as_json
 from metastep_lab.errors import RunDirectoryError
 from metastep_lab.runs.directories import held
 from metastep_lab.runs.records import finite, read_result
-from metastep_lab.runs.schema import SweepFile, read_checked
+from metastep_lab.runs.schema import SweepFile, read_file
 from metastep_lab.sweep.grid import Cell, Entry
 
 SCHEMA = 1
@@ -83,14 +83,7 @@ def read_list(out: Path) -> tuple[str, tuple[Entry, ...]]:
         RunDirectoryError: if there is none, or it is damaged.
     """
     path = out / LIST
-    try:
-        found, _ = read_checked(read_bytes(path, LARGEST_JSON), SweepFile, SCHEMA)
-    except (FileNotFoundError, NotADirectoryError):
-        raise RunDirectoryError(f"{out} holds no sweep: there is no {path}") from None
-    except OSError as error:
-        raise RunDirectoryError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise RunDirectoryError(f"{path} {error}") from error
+    found, _ = read_file(path, SweepFile, SCHEMA, "sweep")
     runs = tuple(Entry(run.key, dict(run.values), run.seed) for run in found.runs)
     if len({run.key for run in runs}) < len(runs):
         raise RunDirectoryError(f"{path} is damaged: it holds a run twice")

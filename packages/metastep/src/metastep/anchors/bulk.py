@@ -102,6 +102,7 @@ def minimax_anchor(model: LogLinearModel, values: np.ndarray) -> np.ndarray:
         Assumption 3.5.5 of Wu's thesis.
     """
     states = model.states
+    # Minimize e subject to |<h_i, v> - values_i| <= e: the unknowns are v and e.
     error = np.ones((len(states), 1))
     found = linprog(
         np.append(np.zeros(states.shape[1]), 1.0),

@@ -101,6 +101,7 @@ def fit_anchor(
     if block < 2:
         raise ValueError(f"block is {block}; allowed are integers from 2")
     regression = AnchorRegression(words.shape[1], top, intercept)
+    # One buffer for all blocks: block x vocabulary numbers are most of the memory.
     logits = np.empty((0, len(words)))
     for states in even_blocks(checked_states(batches, words.shape[1]), block):
         dtype = np.result_type(states, words, np.float32)
@@ -158,6 +159,7 @@ class AnchorRegression:
                 f"there are {count} hidden states for {unknowns} unknowns; allowed are at least "
                 "as many tokens as dimensions"
             )
+        # Two factors under one another have the inner products of both halves: no second pass.
         fitted, held_out = (half.factor() for half in self._halves)
         triangle = Triangle(len(fitted))
         triangle.add(fitted)

@@ -118,8 +118,10 @@ def _divergence(truth: np.ndarray, other: np.ndarray) -> np.ndarray:
     weights = softmax(truth, axis=1)
     delta = other - truth
     delta -= np.sum(weights * delta, axis=1, keepdims=True)
+    # e^d - 1 - d, where d is small without the cancellation of e^d - 1.
     excess = np.expm1(np.minimum(delta, 1.0)) - delta
     small = np.log1p(np.sum(weights * np.maximum(excess, 0.0), axis=1))
     large = delta.max(axis=1) > 1
+    # The exponentials may overflow here, and nothing cancels: the plain formula is accurate.
     small[large] = logsumexp(log_softmax(truth[large], axis=1) + delta[large], axis=1)
     return np.maximum(small, 0.0)

@@ -59,6 +59,7 @@ def log_bulk_partitions(logits: np.ndarray, top: Sequence[int]) -> np.ndarray:
     found = np.empty((len(logits), len(top)))
     for start in range(0, len(logits), ROWS_AT_ONCE):
         rows = logits[start : start + ROWS_AT_ONCE]
+        # Linear in the vocabulary; only the few largest logits are sorted.
         rows.partition(starts[0] - 1, axis=1)
         bulk, largest = rows[:, : starts[0]], np.sort(rows[:, starts[0] :], axis=1)
         total = _log_sum(bulk)
@@ -75,6 +76,7 @@ def _log_sum(logits: np.ndarray) -> np.ndarray:
     highest = logits.max(axis=1, keepdims=True)
     np.subtract(logits, highest, out=logits)
     np.exp(logits, out=logits)
+    # Float32 sums of a large vocabulary would lose what the exponentials have kept.
     return highest[:, 0] + np.log(logits.sum(axis=1, dtype=np.float64))
 
 

@@ -6,6 +6,7 @@ example (Ilyas and Engstrom 2025). The extrapolation may be poor, and an estimat
 are measured.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -27,11 +28,12 @@ from metastep.attribution.units import Units, as_units
 from metastep.checks import require_count, require_key
 from metastep.compilation import compiled
 from metastep.diagnosis.metasmoothness import metasmoothness
-from metastep.estimators.base import AbstractEstimator
+from metastep.estimators.base import AbstractEstimator, Estimate
 from metastep.estimators.reverse import Reverse
+from metastep.problems.base import AbstractProblem
 from metastep.results import RESULTS
 from metastep.trees import subtract
-from metastep.types import RandomKey, Scalar
+from metastep.types import Outer, RandomKey, Scalar
 
 SMOOTH = 0.7
 """Metasmoothness below which the scores are not trusted."""
@@ -40,6 +42,12 @@ CLOSE = 0.5
 """Relative error of the predicted effect of a removal above which the scores are not trusted."""
 
 REMOVAL = 10
+
+Differentiate = Callable[[AbstractProblem, Outer, RandomKey], Estimate]
+"""A function from a problem, weights and a key to an estimate, called from Python."""
+
+Scored = tuple[Float[Array, " queries"], PyTree[Array], RESULTS]
+"""The values of the queries, their scores, and the results of their estimates."""
 
 
 class Attribution(eqx.Module):
@@ -108,7 +116,7 @@ def attribute(
     examples: Any,
     queries: PyTree = None,
     *,
-    estimator: AbstractEstimator | None = None,
+    estimator: AbstractEstimator | Differentiate | None = None,
     key: RandomKey,
     groups: Any = None,
     repeats: int = 1,
@@ -145,7 +153,9 @@ def attribute(
             any shape (for instance one for each token of each text) or a tree of such arrays.
         queries: arrays with one row for each query.
         estimator: how to differentiate; None is `Reverse()`, exact. `Implicit()` gives influence
-            functions, for training that has converged.
+            functions, for training that has converged. A function `(problem, weights, key) ->
+            estimate` is called from Python for one query after another, for instance to call
+            `driven_hypergradient` for training that no single program holds.
         key: determines initialisation and batches.
         groups: the group number of each weight, to score whole groups: integers from 0 without
             gaps, in an array that begins with the axes of the weights.
@@ -174,13 +184,17 @@ def attribute(
     units, queries = as_units(examples, groups), as_queries(problem, queries)
     first = Question(problem, jax.tree.map(lambda x: x[0], queries))
     require_connected(first, units.weights, key)
+    # Drawn from `key` alone: the check leaves out the same examples for every estimator.
     removal = None
     if share is not None:
         removal = random_removals(units.count, share, 1, jax.random.fold_in(key, REMOVAL))[0]
 
     keys = [key, *(jax.random.fold_in(key, REMOVAL + n) for n in range(1, repeats))]
     estimator = Reverse() if estimator is None else estimator
-    runs = [_estimates(problem, units, queries, estimator, batch_size, key) for key in keys]
+    if isinstance(estimator, AbstractEstimator):
+        runs = [_estimates(problem, units, queries, estimator, batch_size, key) for key in keys]
+    else:
+        runs = [_one_by_one(problem, units, queries, estimator, key) for key in keys]
     values, scores, results = jax.tree.map(lambda *x: jnp.stack(x), *runs)
     failed = jnp.ravel(results != RESULTS.successful)
     result = jax.tree.map(lambda x: jnp.ravel(x)[jnp.argmax(failed)], results)
@@ -189,6 +203,7 @@ def attribute(
         errors = jax.tree.map(lambda x: jnp.std(x, axis=0, ddof=1) / repeats**0.5, scores)
     smooth, off = np.nan, np.nan
     if removal is not None:
+        # Both checks need no derivatives, so they also judge an estimator that is biased.
         smooth = _smoothness(first, units, removal, key)
         after = _outcomes(problem, units.without(jnp.asarray(removal)), queries, key)
         of_first = jax.tree.map(lambda x: x[0], scores)
@@ -210,7 +225,7 @@ def _estimates(
     estimator: AbstractEstimator,
     batch_size: int,
     key: RandomKey,
-) -> tuple[Float[Array, " queries"], PyTree[Array], RESULTS]:
+) -> Scored:
     def estimate(query: PyTree) -> tuple[Scalar, PyTree[Array], RESULTS]:
         asked = problem_of(problem, query)
         state = estimator.init(asked, units.weights, key)
@@ -227,12 +242,28 @@ def _estimates(
     return jax.tree.map(lambda x: x[:total], made)
 
 
+def _one_by_one(
+    problem: Asked,
+    units: Units,
+    queries: PyTree[Array],
+    differentiate: Differentiate,
+    key: RandomKey,
+) -> Scored:
+    made: list[Scored] = []
+    for place in range(len(jax.tree.leaves(queries)[0])):
+        asked = problem_of(problem, jax.tree.map(lambda x, place=place: x[place], queries))
+        found = differentiate(asked, units.weights, key)
+        made.append((found.value, units.collect(found.grad), found.result))
+    return jax.tree.map(lambda *x: jnp.stack(x), *made)
+
+
 def _smoothness(problem: Question, units: Units, removal: np.ndarray, key: RandomKey) -> float:
     """Return the metasmoothness along the line on which some examples lose their weight."""
     direction = subtract(units.without(jnp.asarray(removal)), units.weights)
     length = float(np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(direction))))
     if not length:
         return float("nan")
+    # Two moves of half the length end where the examples have lost all their weight.
     line = metasmoothness(problem, units.weights, key=key, direction=direction, length=length / 2)
     return line.score
 

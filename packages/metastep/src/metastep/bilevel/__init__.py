@@ -6,8 +6,8 @@ with a state, and `minimize` drives them like any other estimator.
 """
 
 from metastep.bilevel.amigo import AmIGO as AmIGO
-from metastep.bilevel.base import BilevelState as BilevelState
-from metastep.bilevel.base import OracleCalls as OracleCalls
 from metastep.bilevel.f2sa import F2SA as F2SA
 from metastep.bilevel.problem import BilevelProblem as BilevelProblem
 from metastep.bilevel.soba import SOBA as SOBA
+from metastep.bilevel.state import BilevelState as BilevelState
+from metastep.bilevel.state import OracleCalls as OracleCalls

@@ -10,15 +10,14 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from metastep.bilevel.base import (
-    BilevelState,
-    OracleCalls,
-    Oracles,
     Step,
     begin_with_adjoint,
     conclude,
     relative_norm,
     require_transformation,
 )
+from metastep.bilevel.oracles import Oracles
+from metastep.bilevel.state import BilevelState, OracleCalls
 from metastep.checks import integer, require_count
 from metastep.estimators.base import AbstractEstimator, Estimate
 from metastep.problems.base import AbstractProblem
@@ -125,6 +124,7 @@ class AmIGO(AbstractEstimator):
             after = oracles.descend(oracles.inner_loss, batch, params, optimizer_state, slope)
             return after, slope[1]
 
+        # The second part only has the structure of a gradient: the first step replaces it.
         begin = (state.params, state.params_optimizer), state.params
         return jax.lax.fori_loop(0, self.inner_steps, body, begin)
 
@@ -146,6 +146,7 @@ class AmIGO(AbstractEstimator):
 
         begin = state.companion, state.companion_optimizer
         if not self.warm_start:
+            # At v = 0 the residual is d_z f itself: the first step needs no Hessian product.
             zero = jax.tree.map(jnp.zeros_like, params)
             begin = move(right, zero, self.linear_optimizer.init(zero))
         return jax.lax.fori_loop(0, self.linear_steps, body, (begin, right))

@@ -9,16 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
-from metastep.bilevel.base import (
-    BilevelState,
-    OracleCalls,
-    Oracles,
-    Step,
-    begin_with_copy,
-    conclude,
-    relative_norm,
-)
+from metastep.bilevel.base import Step, begin_with_copy, conclude, relative_norm
+from metastep.bilevel.oracles import Oracles
 from metastep.bilevel.problem import Loss
+from metastep.bilevel.state import BilevelState, OracleCalls
 from metastep.checks import integer, require_count
 from metastep.estimators.base import AbstractEstimator, Estimate
 from metastep.problems.base import AbstractProblem
@@ -83,6 +77,7 @@ class F2SA(AbstractEstimator):
         oracles = Oracles(problem, outer, state, key)
         penalty = jnp.asarray(self.penalty(state.step) if callable(self.penalty) else self.penalty)
         after = self._train(oracles, state, penalty)
+        # One batch for both copies: its noise cancels in the difference, which is multiplied.
         inner_batch = oracles.inner_batch(self.inner_steps)
         slopes = jax.grad(oracles.inner_loss, argnums=(0, 1))
         gradient, outer_gradient = slopes(after.params, outer, inner_batch)
@@ -117,6 +112,7 @@ class F2SA(AbstractEstimator):
 
         def penalized(params: PyTree, outer: Outer, batches: Any) -> Scalar:
             judged = oracles.outer_loss(params, outer, batches[1])
+            # g + f / penalty, not penalty g + f: one step size fits both copies at any penalty.
             return plain(params, outer, batches) + _times(1 / penalty, judged)
 
         def body(number: Int[Array, ""], now: BilevelState) -> BilevelState:

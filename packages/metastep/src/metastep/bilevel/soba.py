@@ -7,15 +7,14 @@ import jax.numpy as jnp
 import optax
 
 from metastep.bilevel.base import (
-    BilevelState,
-    OracleCalls,
-    Oracles,
     Step,
     begin_with_adjoint,
     conclude,
     relative_norm,
     require_transformation,
 )
+from metastep.bilevel.oracles import Oracles
+from metastep.bilevel.state import BilevelState, OracleCalls
 from metastep.estimators.base import AbstractEstimator, Estimate
 from metastep.problems.base import AbstractProblem
 from metastep.types import Outer, RandomKey
@@ -76,6 +75,7 @@ class SOBA(AbstractEstimator):
     ) -> tuple[Estimate, BilevelState]:
         """Take one step of all variables. See the class for what `stats` adds."""
         oracles = Oracles(problem, outer, state, key)
+        # All directions are taken at the same point, before any of the variables moves.
         params, adjoint, batch = state.params, state.companion, oracles.inner_batch(0)
         slope, hessian_product, cross = oracles.products(params, adjoint, batch)
         judged, (right, direct) = oracles.outer_gradient(params, oracles.outer_batch(0))

@@ -117,11 +117,13 @@ def bias_curve(
         )
         end = eqx.combine(arrays, static)
         variables, rest = differentiable(end.inner)
+        # The adjoint of the last state belongs to no step of the loop.
         inner = eqx.combine(_measured(variables, last.adjoint, last.sensitivity), rest)
         judged = _recorded(constant, records.total, last.contribution)
         value = problem.objective(inner, judged, keys.objective)
         return value, (arrays, moves)
 
+    # Zeros that nothing reads: they only give the backward pass places to write to.
     rows = jax.tree.map(lambda x: jnp.zeros((len(windows) + 1, *x.shape), x.dtype), outer)
     records = _Records(jax.tree.map(jnp.zeros_like, outer), rows)
     none = jnp.zeros(horizon)
@@ -163,6 +165,7 @@ def _step(
         point: Trajectory = eqx.combine(arrays, static)
         before, rest = differentiable(point.inner)
         variables = _measured(before, sizes.adjoint, sizes.sensitivity)
+        # Before the step, hence after it on the way back: the row then includes this step.
         records = _Records(*_noted(records.total, records.rows, slot))
         inner = eqx.combine(variables, rest)
         point = Trajectory(inner, point.steps, point.first_nonfinite, point.watched)
@@ -202,6 +205,7 @@ def _recorded(outer: Outer, total: Outer, sizes: PyTree[Array]) -> Outer:
 
 def _record(sizes: PyTree[Array], grad: Outer) -> tuple[Outer, Outer, PyTree[Array]]:
     norms = jax.tree.map(lambda size, x: _length(x).astype(size.dtype), sizes, grad)
+    # `total` collects what would have gone to `outer`; JAX adds it to what came from later steps.
     return jax.tree.map(jnp.zeros_like, grad), grad, norms
 
 

@@ -155,6 +155,7 @@ def compare(
     programs = [ready(problem, outer, estimator, key) for estimator in estimators]
     estimates = [program.call() for program in programs]
     seconds: list[list[float]] = [[] for _ in estimators]
+    # By turns: what else runs on the machine then slows all of them alike.
     for _ in range(integer(repeats)):
         for times, program in zip(seconds, programs, strict=True):
             times.append(timed(program.call)[1])
@@ -183,6 +184,7 @@ def _reference(
     memory: int,
 ) -> tuple[AbstractEstimator, Estimate, Callable[[Outer], Outer | Float[Array, " directions"]]]:
     """Return the reference, its estimate, and the function that maps gradients for comparison."""
+    # Compiled before the choice: only the compiler knows what a program needs.
     judge = chosen or Reverse()
     program = ready(problem, outer, judge, key)
     if chosen is None and (program.temporary_bytes or 0) > memory:

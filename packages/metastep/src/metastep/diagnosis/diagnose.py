@@ -107,7 +107,7 @@ def judge(
     values = np.array([np.nan]) if spectrum is None else spectrum.ritz_values()
     contraction = float(np.max(np.abs(values)))
     symmetric = spectrum is not None and spectrum.symmetric
-    # The Jacobian of gradient descent is I - gamma H.
+    # The Jacobian of gradient descent is I - gamma H: the curvature comes in units of 1 / gamma.
     curvature = (1 - float(values.max().real), 1 - float(values.min().real))
     implicit = _Implicit.of(found)
     rows = _window_rows(found, contraction)
@@ -119,6 +119,7 @@ def judge(
         before, after = curve.sensitivities[max(horizon - 1, 0)], curve.sensitivities[0]
         decay = float(np.divide(before, after)) if after else float("nan")
     steps = max(horizon - 1, 1)
+    # Less than one digit is left, or the backward pass overflows although the run does not.
     chaotic = (found.finite and bool(lost > found.digits - 1)) or _overflown(found)
     costs = Costs(found, problem, outer, key, clock, count)
     listed = options(costs, rows, (implicit.cosine, implicit.relative_error), memory, chaotic)
@@ -184,6 +185,7 @@ def _window_rows(found: Measurements, contraction: float) -> tuple[WindowRow, ..
                 window=window,
                 cosine=float(angle),
                 relative_error=float(error),
+                # Eq. 10 of Shaban et al. with measured factors: a geometric series from the cut on.
                 bound=float(contraction**window * factor) if contraction < 1 else inf,
                 adjoint=float(curve.adjoint_norms[window] / end),
             )
@@ -207,6 +209,7 @@ def _response(smooth: Metasmoothness | None, grad: Outer, count: int) -> Respons
         return None
     score, length = float(smooth.score), float(smooth.length)
     at, _, far = (float(x) for x in smooth.values)
+    # Along the negative gradient, hence minus its norm.
     slope = -float(np.linalg.norm(_matrix(grad, 0)))
     curvature = (far - at - 2 * length * slope) / (2 * length**2)
     reach = min(-slope / curvature, 2 * length) if curvature > 0 else 2 * length
@@ -235,6 +238,7 @@ class _Implicit(NamedTuple):
             error = float(np.linalg.norm(implicit - exact) / np.linalg.norm(exact))
             angle = implicit @ exact / (np.linalg.norm(implicit) * np.linalg.norm(exact))
         rules = Implicit()
+        # In the order of `Implicit`: a cause that explains the following ones comes first.
         if not np.isfinite(error):
             result = RESULTS.nonfinite_gradient
         elif residual > rules.linear_tolerance:

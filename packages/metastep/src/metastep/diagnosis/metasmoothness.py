@@ -126,6 +126,7 @@ def smoothness(*ends: Inner) -> float:
     flat = lambda tree: np.concatenate([np.ravel(np.asarray(x)) for x in jax.tree.leaves(tree)])
     one, two, three = (flat(end).astype(np.float64) for end in ends)
     with np.errstate(all="ignore"):
+        # Signs, weighted by the whole move: a few large coordinates that jump decide, not noise.
         moved = np.abs(three - one)
         agreement = np.sum(moved * np.sign(two - one) * np.sign(three - two))
         return 1.0 if not np.any(moved) else float(agreement / np.sum(moved))

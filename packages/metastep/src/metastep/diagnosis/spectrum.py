@@ -48,6 +48,7 @@ class StepSpectrum(eqx.Module):
         projected, size = np.asarray(self.projected, np.float64), float(self.size)
         count = projected.shape[1]
         target = np.zeros(count + 1)
+        # The Krylov space starts at the adjoint: it is `size` times the first vector of the basis.
         target[0] = size
         remainder = np.eye(count + 1, count) - projected
         weights, residual = np.full(count, np.nan), float("nan")
@@ -121,12 +122,14 @@ def _arnoldi(
     def body(k: Int[Array, ""], carry: tuple) -> tuple:
         basis, projected, responses = carry
         new, response = pull(basis[k])
+        # Twice, since one pass of Gram-Schmidt leaves what cancellation hides (Kahan).
         first = basis @ new
         new -= first @ basis
         second = basis @ new
         new -= second @ basis
         size = jnp.linalg.norm(new)
         exhausted: Bool[Array, ""] = size <= 10 * jnp.finfo(size.dtype).eps * jnp.linalg.norm(first)
+        # A zero vector instead of rounding errors: further products then add nothing.
         unit = jnp.where(exhausted, 0.0, new / jnp.where(exhausted, 1.0, size))
         column = (first + second).at[k + 1].set(jnp.where(exhausted, 0.0, size))
         responses = jax.tree.map(lambda rows, x: rows.at[k].set(x), responses, response)

@@ -139,11 +139,13 @@ def _prepare(
     """Check the arguments before the first step; return the arguments of `Driver`."""
     reverse = require_reverse(estimator)
     feed = Feed(source_of(problem), problem.horizon)
+    # The first batch gives the shapes of all; it is loaded again when its segment is run.
     first = feed.load(0, 1)
     batch = None if first is None else jax.tree.map(lambda x: x[0], first)
     keys = split_keys(key)
     shapes = eqx.filter_eval_shape(start, with_batch(problem, batch), outer, keys)
     plan = plan_of(problem, reverse, shapes, memory, folder is not None)
+    # A segment is one program, and its residuals are what the device holds at once.
     longest = max(end - begin for begin, end in pairwise(plan.cuts))
     problem = choose_mixed(problem, reverse.mixed, longest)
     run = Run(problem, outer, keys, truncated=isinstance(reverse, TruncatedReverse))

@@ -62,6 +62,7 @@ class Driver:
                 self._save()
                 raise
             self.records.save("estimate", estimate, like)
+        # After the estimate is safe: until then the states are what a killed run continues from.
         self.states.drop_from_disk(0)
         self.records.delete("adjoint")
         return estimate
@@ -112,9 +113,11 @@ class Driver:
                 self._put(step, point, move.slot)
                 continue
             batches, count = self._batches(step)
+            # The caller's point is the only one from here on: the backward segment needs the room.
             self._point = None
             with reversible("problem", STEP_LOOP):
                 adjoint = back(self.run, point, batches, count, adjoint)
+            # JAX would go on in the background, and states would be dropped that it still reads.
             self._adjoint = jax.block_until_ready(adjoint)
             self.states.drop_from_memory(step)
             self._save_if_due()
@@ -147,6 +150,7 @@ class Driver:
     def _put(self, step: int, point: Trajectory, slot: int) -> None:
         """Store a state in memory or on disk, by its slot; the most recent stay in memory."""
         in_memory = slot >= self.plan.states - self.plan.in_memory
+        # Files of later states are deleted first, so that the disk holds what the plan allows.
         if not in_memory and self._is_stale():
             self._save()
         self.states.put(step, point, in_memory)
@@ -162,6 +166,7 @@ class Driver:
     def _save(self) -> None:
         """Save the current point, and delete files that are no longer needed."""
         if self._adjoint is not None:
+            # The adjoint first: without it, the states that are deleted next would be needed.
             self.records.save("adjoint", self._adjoint, self._like)
             self.states.drop_from_disk(int(self._adjoint.step))
         if self._point is not None:

@@ -55,6 +55,7 @@ class Feed:
             self._like = shapes
         same_structure(f"batch {t}, compared with the first one,", self._like, shapes)
         found = digest(batch)
+        # Zeros stand for a batch that was not loaded; a digest of zeros does not occur.
         if not self.seen[t].any():
             self.seen[t] = found
         elif not np.array_equal(self.seen[t], found):
@@ -73,6 +74,7 @@ def digest(tree: PyTree[Array]) -> UInt8[np.ndarray, "16"]:
         found.update(f"{x.dtype}{x.shape}".encode())
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             x = jax.random.key_data(x)
+        # With several processes, each one checks the parts that it holds.
         parts = [x] if x.is_fully_addressable else [one.data for one in x.addressable_shards]
         for part in parts:
             found.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)

@@ -32,6 +32,7 @@ def identity(run: Run, point: Trajectory, batch: Any, segment: int) -> str:
         value = problem.objective(point.inner, run.outer, run.keys.objective)
         return jax.tree.leaves(eqx.filter((after, value), eqx.is_array))
 
+    # The program of one step, not its source: what a closure captures shows up as constants.
     traced = jax.make_jaxpr(program)(arrays, batch)
     found = hashlib.blake2b(digest_size=16)
     for line in _sketch(traced.jaxpr):

@@ -130,6 +130,7 @@ def judge(run: Run, end: Trajectory) -> Adjoint:
 
     differentiate = jax.value_and_grad(objective, argnums=(0, 1))
     value, (of_outer, of_state) = differentiate(run.outer, floats)
+    # Truncation alone asks whether anything moved: true until a segment shows otherwise.
     still = jnp.array(run.truncated)
     adjoint = Adjoint(end.steps, of_state, of_outer, still, value, end.first_nonfinite)
     return _placed(run, end, adjoint)
@@ -144,6 +145,7 @@ def back(run: Run, point: Trajectory, batches: PyTree, count: int, adjoint: Adjo
         begin = replace(point, inner=eqx.combine(floats, rest))
         return differentiable(_steps(run, outer, begin, batches, count).inner)[0]
 
+    # The segment is run again here; its residuals exist inside of this program only.
     after, pull_back = jax.vjp(through, run.outer, before)
     by_steps, of_state = pull_back(adjoint.of_state)
     still = adjoint.still

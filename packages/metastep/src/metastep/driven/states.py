@@ -159,11 +159,13 @@ class States:
         self._before_saving()
         passing = self._passing
         if step == passing:
+            # The same state under another name: renaming is atomic, and nothing is written again.
             self._path(step, PASSING).rename(self._path(step))
             self._passing = None
         elif step not in self._on_disk:
             save(self._path(step, prefix), split(point, self._like), {})
             insort(self._on_disk, step)
+            # After its successor is written: a crash in between leaves two, never none.
             if passing is not None:
                 self._delete(passing)
 

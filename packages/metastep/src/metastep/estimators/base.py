@@ -88,6 +88,7 @@ def outcome(value: Scalar, grad: Outer, first_nonfinite: Array, result: RESULTS)
     The order of causes is inner state, objective, gradient.
     """
     where = RESULTS.where
+    # Each line overrides those before it.
     result = where(all_finite(grad), result, RESULTS.nonfinite_gradient)
     result = where(jnp.isfinite(value), result, RESULTS.nonfinite_value)
     return where(first_nonfinite < 0, result, RESULTS.nonfinite_inner)
@@ -116,6 +117,7 @@ def influences(function: Callable[[Outer], PyTree], outer: Outer) -> list[bool]:
     """
     leaves, treedef = jax.tree.flatten(outer)
     flat_function = lambda *flat: jax.tree.leaves(function(jax.tree.unflatten(treedef, flat)))
+    # Traced once and read again for each leaf, since a user's function may be slow to trace.
     traced = jax.extend.core.jaxpr_as_fun(jax.make_jaxpr(flat_function)(*leaves))
     return [_influences(traced, leaves, index) for index in range(len(leaves))]
 
@@ -127,6 +129,7 @@ def _influences(traced: Callable[..., list[Array]], leaves: list[Array], index: 
     def probe(x: Array) -> Array:
         return x
 
+    # With symbolic zeros JAX says whether a tangent arrived, without computing it.
     @partial(probe.defjvp, symbolic_zeros=True)
     def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
         reached.append(not isinstance(tangents[0], SymbolicZero))
@@ -136,6 +139,7 @@ def _influences(traced: Callable[..., list[Array]], leaves: list[Array], index: 
         outputs = traced(*leaves[:index], leaf, *leaves[index + 1 :])
         return [probe(x) for x in outputs if jnp.issubdtype(x.dtype, jnp.inexact)]
 
+    # `eval_shape`: the rule above runs while tracing, and nothing is compiled.
     jax.eval_shape(lambda leaf: jax.jvp(of_one_leaf, (leaf,), (leaf,)), leaves[index])
     return any(reached)
 

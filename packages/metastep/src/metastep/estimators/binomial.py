@@ -75,6 +75,7 @@ def _forward(
     _, count, target, _ = plan.moves(slice(plan.descent))
     carry = (arrays, jax.tree.map(room, arrays))
     (arrays, slots), _ = jax.lax.scan(move, carry, (jnp.asarray(count), jnp.asarray(target)))
+    # What comes after the last stored state; the backward pass runs all but its last step again.
     rest = steps - int(count.sum())
     return _by(step, outer, eqx.combine(arrays, static), rest), slots
 
@@ -96,6 +97,7 @@ def _backward(
     # A leaf that the objective does not use has no cotangent: zero.
     given = lambda x, g: jnp.zeros_like(x) if g is None and x is not None else g
     adjoint = jax.tree.map(given, floats, cotangent, is_leaf=lambda x: x is None)
+    # Only what is differentiated gets a gradient: the data that `step` captured may be large.
     tuned, fixed = eqx.partition((step, outer), perturbed[:2])
 
     def step_back(carry: tuple, point: Trajectory) -> tuple:
@@ -117,6 +119,7 @@ def _backward(
         point = _by(step, outer, eqx.combine(stored, static), count)
         arrays = eqx.filter(point, eqx.is_array)
         turn = lambda carry: step_back(carry, eqx.combine(arrays, static))
+        # `cond`, not `where`: a step backward costs about three forward.
         backward = jax.lax.cond(is_backward, turn, lambda carry: carry, backward)
         return (_store(slots, target, arrays), backward), None
 

@@ -36,7 +36,6 @@ class CentralDifferences(AbstractEstimator):
     Time: 4 directions + 1 forward runs. Memory: O(M) for an inner state of size M, independent of
     the horizon, plus the directions.
 
-
     Attributes:
         directions: the largest number of directions, from 1.
         step: the larger of the two steps, in the units of `outer`, positive. None is eps^(1/5),
@@ -82,11 +81,13 @@ class CentralDifferences(AbstractEstimator):
 
         def slope(row: tuple[Float[Array, " N"], Scalar]) -> Float[Array, "2"]:
             direction, step = row
+            # `map`, not `vmap`: together the runs would hold four inner states.
             lengths = step * jnp.array([1.0, 0.5], flat.dtype)
             at = lambda length: ending(unflatten(flat + length * direction))[0]
             return jax.lax.map(lambda length: (at(length) - at(-length)) / (2 * length), lengths)
 
         wide, narrow = jax.lax.map(slope, (basis, self._steps(flat, basis))).T
+        # Richardson extrapolation: the errors of both are proportional to the square of the step.
         slopes = (4 * narrow - wide) / 3
         uncertainty = jnp.linalg.norm(narrow - wide) / jnp.linalg.norm(slopes)
         grad = unflatten(slopes @ basis)
@@ -101,5 +102,6 @@ class CentralDifferences(AbstractEstimator):
         typical = jnp.where(typical > 0, typical, 1)
         if len(basis) == flat.size:
             typical = jnp.where(flat != 0, jnp.abs(flat), typical)
+        # Where the truncation error, step^4, and the rounding error, eps / step, are equal.
         fraction = jnp.finfo(flat.dtype).eps ** 0.2
         return fraction * jnp.broadcast_to(typical, (len(basis),)).astype(flat.dtype)

@@ -76,20 +76,24 @@ class EvolutionStrategies(AbstractEstimator):
         value, first_nonfinite = ending(outer)
 
         def pair(perturbation: Float[Array, " N"]) -> Float[Array, " N"]:
+            # Both sides in one batch: they differ in nothing but the hyperparameters.
             sides = jnp.stack([flat + perturbation, flat - perturbation])
             above, below = jax.vmap(lambda at: ending(unflatten(at))[0])(sides)
             return (above - below) / (2 * self.sigma**2) * perturbation
 
         sigma = jnp.asarray(self.sigma, flat.dtype)
-        draws = jax.random.normal(
-            jax.random.fold_in(key, PERTURBATIONS), (self.pairs, flat.size), flat.dtype
-        )
+        draws = random_rows(key, self.pairs, flat)
         samples = jax.lax.map(
             pair, sigma * draws, batch_size=min(self.chunk or self.pairs, self.pairs)
         )
         grad, error = mean_and_error(samples)
         stats = {"standard_error": unflatten(error)}
         return finish(value, unflatten(grad), first_nonfinite, stats), state
+
+
+def random_rows(key: RandomKey, count: int, flat: Float[Array, " N"]) -> Float[Array, "count N"]:
+    """Draw standard normal rows of the size and dtype of `flat`."""
+    return jax.random.normal(jax.random.fold_in(key, PERTURBATIONS), (count, flat.size), flat.dtype)
 
 
 def check_sampling(sigma: float, pairs: int) -> None:

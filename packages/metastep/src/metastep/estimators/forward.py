@@ -54,6 +54,7 @@ class Forward(AbstractEstimator):
         ending = lambda outer: evaluate(problem, outer, keys)
         require_influence(lambda outer: ending(outer)[0], outer, USE_IT)
 
+        # The basis vector is made inside the loop: the whole basis would take N^2 numbers.
         def derivative(coordinate: Int[Array, ""]) -> tuple[Scalar, Scalar, Array]:
             tangent = unflatten(jnp.zeros_like(flat).at[coordinate].set(1))
             return jax.jvp(ending, (outer,), (tangent,), has_aux=True)

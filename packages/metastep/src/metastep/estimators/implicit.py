@@ -27,8 +27,13 @@ from metastep.types import Inner, Outer, RandomKey, Scalar
 Map = Callable[[Inner, Outer], Inner]
 
 PROBES = 4
-EARLY_STEPS = 2  # enough for a momentum that starts at zero to have become nonzero
+"""Random cotangents for the norm of a response, of which only the order of magnitude matters."""
+
+EARLY_STEPS = 2
+"""Enough for a momentum that starts at zero to have become nonzero."""
+
 UNSEEN_FACTOR = 5.0
+"""How much slower than the steps a response may decay and still count as vanishing."""
 
 
 class AbstractSeries(eqx.Module):
@@ -123,11 +128,14 @@ class Implicit(AbstractEstimator):
     ) -> Estimate:
         """Return the estimate for a trajectory from `begin` to `end` that has been run before."""
         require_visible(problem, outer, keys, end)
+        # Complex numbers as pairs of real ones: I - A^T is then a real matrix, which solvers need.
         point, restore = real_variables(end.inner)
         fixed_point_map = _map_at(problem, end, keys, restore)
         judged = _judged(problem, keys, restore)
         value, (adjoint, direct) = jax.value_and_grad(judged, argnums=(0, 1))(point, outer)
         after, pull_back = jax.vjp(fixed_point_map, point, outer)
+        # One linear system for the adjoint, whatever the number of hyperparameters; products with
+        # B^T come from the same linearization.
         solution, linear_residual = self._solve(lambda v: pull_back(v)[0], adjoint)
         grad = jax.tree.map(jnp.add, direct, pull_back(solution)[1])
 
@@ -136,6 +144,7 @@ class Implicit(AbstractEstimator):
         earlier = (real_variables(begin.inner)[0], early)
         move = subtract(after, point)
         early_moves = [norm(subtract(fixed_point_map(w, outer), w)) for w in earlier]
+        # Relative to the first steps, which makes it independent of the units of the state.
         stationarity = _ratio(norm(move), jnp.maximum(*early_moves))
         probe_key = jax.random.fold_in(keys.steps, problem.horizon + 1)
         responses = [_responses(fixed_point_map, w, outer, probe_key) for w in (point, *earlier)]
@@ -160,6 +169,7 @@ class Implicit(AbstractEstimator):
 
     def _solve(self, transposed: Callable[[Inner], Inner], vector: Inner) -> tuple[Inner, Scalar]:
         """Solve (I - A^T) x = vector; return x and the relative residual, computed from x."""
+        # From the solution itself: what a solver reports is updated by recursion, and drifts.
         residual = lambda x: _ratio(
             norm(subtract(vector, subtract(x, transposed(x)))), norm(vector)
         )

@@ -86,6 +86,7 @@ class LogDomain(AbstractEstimator):
         self, problem: AbstractProblem, outer: Outer, state: Any, key: RandomKey
     ) -> tuple[Estimate, Any]:
         """Differentiate (1/T) log f(w_T), and check the premise."""
+        # The check is no part of what is differentiated, also not if somebody differentiates twice.
         premise = _check(problem, jax.lax.stop_gradient(outer), split_keys(key))
         rescaled = _Rescaled(problem, premise.degree)
         found, state = self.estimator.estimate(rescaled, outer, state, key)
@@ -133,6 +134,7 @@ def _largest(inner: Inner) -> Float[Array, ""]:
 
 
 def _rescale(inner: Inner, exponent: Int[Array, ""]) -> _Scaled:
+    # By the largest entry of all leaves: one factor for the whole state, as homogeneity asks.
     largest = _largest(inner)
     _, size = jnp.frexp(largest)
     size = jnp.where((largest > 0) & jnp.isfinite(largest), size, 0).astype(jnp.int32)
@@ -163,6 +165,7 @@ class _Rescaled(AbstractProblem):
 
     def objective(self, inner: _Scaled, outer: Outer, key: RandomKey) -> Scalar:
         value = self.problem.objective(inner.inner, outer, key)
+        # (1/T) (p sum_k log n_k + log f), with the n_k powers of two: the sum is the exponent.
         scale = self.degree * inner.exponent * jnp.log(2.0)
         return (scale.astype(value.dtype) + jnp.log(value)) / self.horizon
 
@@ -251,6 +254,7 @@ def _check(problem: AbstractProblem, outer: Outer, keys: Keys) -> _Premise:
     shifts = jnp.stack([nothing, nothing + PROBE, nothing - PROBE, _probe(scaled)])
     value_at = lambda shift: problem.objective(_shift(scaled.inner, shift), outer, keys.objective)
     values = jax.lax.map(value_at, shifts)
+    # Base 2, so that the quotient by the shift is the degree.
     logs = jnp.log2(values / values[0])
     degree = logs[1] / PROBE
     nearest = jnp.round(degree)

@@ -15,7 +15,7 @@ from metastep.estimators.base import (
     finish,
     require_dependence,
 )
-from metastep.estimators.evolution import PERTURBATIONS, check_sampling, mean_and_error
+from metastep.estimators.evolution import check_sampling, mean_and_error, random_rows
 from metastep.problems.base import (
     AbstractProblem,
     Keys,
@@ -118,12 +118,11 @@ class PersistentEvolutionStrategies(AbstractEstimator):
     ) -> tuple[Estimate, Particles]:
         """Run one window. Adds `standard_error` and `steps` to `stats`."""
         flat, unflatten = ravel_pytree(outer)
+        # Data, not a Python condition: one compiled program begins and continues trajectories.
         fresh = state.steps == 0
         keys = _where(fresh, split_keys(key), state.keys)
-        draws = jax.random.normal(
-            jax.random.fold_in(key, PERTURBATIONS), (self.pairs, flat.size), flat.dtype
-        )
-        now = jnp.asarray(self.sigma, flat.dtype) * draws
+        now = jnp.asarray(self.sigma, flat.dtype) * random_rows(key, self.pairs, flat)
+        # The beginning is perturbed like the first window: `init` may depend on `outer`.
         points = _where(fresh, self._begin(problem, outer, now, keys), state.points)
 
         def run(point: Trajectory, at: Float[Array, " N"]) -> tuple[Trajectory, Scalar]:

@@ -87,6 +87,7 @@ class PersistentReverse(AbstractEstimator):
                 f"{problem.horizon}."
             )
         points, keys = self._begin(problem, outer, key)
+        # One run stands for all: influence is a matter of structure.
         first = jax.tree.map(lambda x: x[0] if eqx.is_array(x) else x, (points, keys))
         require_influence(
             lambda outer: self._window(problem, outer, *first)[0],
@@ -112,6 +113,7 @@ class PersistentReverse(AbstractEstimator):
 
         def one(run: tuple[Any, Keys]) -> tuple[Scalar, Outer, Any]:
             point = eqx.combine(run[0], static)
+            # The point is closed over, hence a constant: this is the truncation.
             judged = lambda outer: self._window(problem, outer, point, run[1])
             with reversible("problem", STEP_LOOP):
                 (value, end), grad = jax.value_and_grad(judged, has_aux=True)(outer)
@@ -123,8 +125,10 @@ class PersistentReverse(AbstractEstimator):
         lost = (points.first_nonfinite >= 0) | ~jnp.isfinite(values)
         grad = jax.tree.map(lambda x: jnp.mean(x, axis=0), grads)
         stats = {"values": values, "ages": points.steps}
+        # The maximum over the runs: -1 if all stayed finite.
         first_nonfinite = jnp.max(points.first_nonfinite)
         estimate = finish(jnp.mean(values), grad, first_nonfinite, stats)
+        # Nothing is left of a lost run, so that the next estimate begins a new one in its place.
         return estimate, Population(points, keys, jnp.where(lost, 0, left))
 
     def _window(

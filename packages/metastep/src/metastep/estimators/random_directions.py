@@ -16,7 +16,7 @@ from metastep.estimators.base import (
     require_influence,
 )
 from metastep.estimators.evaluate import evaluate
-from metastep.estimators.evolution import PERTURBATIONS, mean_and_error
+from metastep.estimators.evolution import mean_and_error, random_rows
 from metastep.problems.base import AbstractProblem, split_keys
 from metastep.types import Outer, RandomKey, Scalar
 
@@ -36,10 +36,10 @@ class RandomDirections(AbstractEstimator):
     Reference:
         Silver et al. (2021), Learning by directional gradient descent; Baydin et al. (2022),
         Gradients without backpropagation.
+
+    Attributes:
         directions: the number n of directions, from 1.
         chunk: how many of them are run at the same time, from 1; None runs all of them.
-        directions: how many, from 1.
-        chunk: how many of them advance together, from 1; None takes all of them.
 
     Raises:
         ValueError: on construction, for values that are not allowed.
@@ -65,15 +65,14 @@ class RandomDirections(AbstractEstimator):
         ending = lambda outer: evaluate(problem, outer, keys)
         require_influence(lambda outer: ending(outer)[0], outer, USE_IT)
 
+        # One tangent for each direction; the value comes along at no extra cost.
         def sample(direction: Float[Array, " N"]) -> tuple[Scalar, Float[Array, " N"], Array]:
             value, slope, first_nonfinite = jax.jvp(
                 ending, (outer,), (unflatten(direction),), has_aux=True
             )
             return value, slope * direction, first_nonfinite
 
-        draws = jax.random.normal(
-            jax.random.fold_in(key, PERTURBATIONS), (self.directions, flat.size), flat.dtype
-        )
+        draws = random_rows(key, self.directions, flat)
         chunk = min(self.chunk or self.directions, self.directions)
         values, samples, first_nonfinite = jax.lax.map(sample, draws, batch_size=chunk)
         grad, error = mean_and_error(samples)

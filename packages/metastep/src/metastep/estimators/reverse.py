@@ -79,8 +79,6 @@ class Reverse(AbstractEstimator):
             activations of an inner gradient exceed the parameters and, over the steps stored at
             the same time, 64 MiB; under `vmap` each task is judged alone. The result is the same
             to rounding.
-
-            is the same to rounding.
     """
 
     checkpoint: Checkpoint = eqx.field(default=None, converter=integer)

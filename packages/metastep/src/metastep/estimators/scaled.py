@@ -183,6 +183,7 @@ def _derivative(
     """
     zero = jnp.zeros((), jnp.int32)
     inner = start(problem, outer, keys).inner
+    # `init` may depend on the hyperparameters: the tangent need not start at zero.
     first = _pushed(lambda outer: start(problem, outer, keys).inner, outer, direction)
     arrays, static = eqx.partition(inner, eqx.is_array)
 
@@ -233,9 +234,11 @@ def _digits_lost(problem: AbstractProblem, outer: Outer, keys: Keys) -> tuple[Sc
     shared = jnp.maximum(found.exponent[0], found.exponent[1:])
     first = _times_power(found.direction[0], found.exponent[0] - shared)
     others = _times_power(found.direction[1:], found.exponent[1:] - shared)
+    # By the larger of the two: an error of a factor of a thousand either way counts as 1.
     errors = jnp.abs(others - first) / jnp.maximum(jnp.abs(first), jnp.abs(others))
     # Two derivatives that are both zero agree.
     errors = jnp.where((first == 0) & (others == 0), 0, jnp.where(jnp.isfinite(errors), errors, 1))
+    # The roughest dtype of the state decides how many digits there are to lose.
     digits = -log10(eps)
     lost = jnp.log10(jnp.sqrt(jnp.mean(errors**2))) + digits
     return jnp.clip(lost, 0, digits), digits
@@ -258,6 +261,7 @@ def changed(change: PyTree, step: Callable[[Inner], Inner], inner: Inner) -> tup
     pushed = _pushed(step, inner, change)
     leaves = jax.tree.leaves(pushed)
     factor = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0.0) for x in leaves]))
+    # A change that has died out stays zero instead of becoming NaN.
     unit = jnp.where(factor > 0, factor, 1)
     return jax.tree.map(lambda x: (x / unit).astype(x.dtype), pushed), factor
 

@@ -77,6 +77,7 @@ class TruncatedReverse(AbstractEstimator):
         keys = split_keys(key)
         begin = start(problem, outer, keys)
         cut = advance(problem, outer, begin, keys, problem.horizon - self.window)
+        # Step counters and keys have no derivative: they stay constants of the window.
         cut_variables, cut_constants = differentiable(cut.inner)
 
         def through(
@@ -104,12 +105,14 @@ class TruncatedReverse(AbstractEstimator):
                 cut_variables,
                 has_aux=True,
             )
+            # The adjoint at the end is apart: `stands_still` compares it with that at the cut.
             differentiate = jax.value_and_grad(judged, argnums=(0, 1))
             value, (direct, adjoint_at_end) = differentiate(outer, end_variables, constants)
             by_steps, adjoint = pull_back(adjoint_at_end)
         grad = jax.tree.map(jnp.add, direct, by_steps)
         estimate = finish(value, grad, first_nonfinite, {"adjoint_at_cut": norm(adjoint)})
         still = stands_still((cut_variables, adjoint), (end_variables, adjoint_at_end), by_steps)
+        # A cause that was found before, such as NaN, says more than that nothing moved.
         blind = still & (estimate.result == RESULTS.successful)
         result = RESULTS.where(blind, RESULTS.unmoved, estimate.result)
         return replace(estimate, result=result), state

@@ -51,6 +51,7 @@ def entry_features(
         Metz et al. (2019), Understanding and correcting pathologies in the training of learned
         optimizers, in the order of their published code.
     """
+    # Inside of the root: the derivative at a square of zero stays finite.
     inverse_root = jax.lax.rsqrt(square + SQUARE_OFFSET)
     ones = jnp.ones_like(grad)
     rows = (grad[None], mean * inverse_root, mean, square, inverse_root, ones[None])
@@ -80,6 +81,7 @@ def _sum_of_squares(rows: Float[Array, "rows entries"]) -> Float[Array, " rows"]
     return jnp.sum(sum(pieces[1:], start=pieces[0]), axis=1) + jnp.sum(rest, axis=1)
 
 
+# The derivative of the pieces would be slices and additions again; this is one product and one sum.
 @_sum_of_squares.defjvp
 def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return _sum_of_squares(*primals), 2 * jnp.sum(primals[0] * tangents[0], axis=1)
@@ -97,6 +99,7 @@ def standardized(tensors: list[Array]) -> list[Array]:
         totals = jnp.stack([jnp.sum(part, axis=1, dtype=dtype) for part in parts])
         return jnp.sum(totals, axis=0)[:, None] / entries
 
+    # The mean first, not E x^2 - (E x)^2, which cancels for features far from zero.
     mean = average(tensors)
     centered = [one - mean for one in tensors]
     scale = jax.lax.rsqrt(NORMALIZER_OFFSET + average([one**2 for one in centered]))

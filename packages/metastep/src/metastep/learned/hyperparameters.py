@@ -228,6 +228,7 @@ def _transformation(
 
 
 def _in_precision_of(updates: PyTree, changes: PyTree) -> PyTree:
+    # Weights are float32 arrays, and would widen the updates of parameters in half precision.
     return jax.tree.map(lambda like, change: change.astype(like.dtype), updates, changes)
 
 

@@ -82,6 +82,7 @@ class CoordinatewiseLSTM(AbstractLearnedOptimizer):
                 continue
             columns = inputs + self.units
             weight = jax.random.normal(layer_key, (GATES * self.units, columns)) * columns**-0.5
+            # A forget gate near sigmoid(1) = .73 lets derivatives pass through early steps.
             bias = jnp.zeros((GATES, self.units)).at[1].set(1.0).ravel()
             weights[f"layer {index}"] = {"weight": weight, "bias": bias}
         return weights
@@ -126,6 +127,7 @@ class CoordinatewiseLSTM(AbstractLearnedOptimizer):
         rows, outputs, cells = logarithm_and_sign(grad, self.precision), [], []
         for index in range(self.layers):
             layer = weights[f"layer {index}"]
+            # One product for all four gates of all parameters.
             gates = layer["weight"] @ jnp.concatenate([rows, hidden[index]])
             gates = gates + layer["bias"][:, None]
             input_gate, forget_gate, candidate, output_gate = jnp.split(gates, GATES)
@@ -151,6 +153,7 @@ def logarithm_and_sign(
         Andrychowicz et al. (2016), Appendix A.
     """
     large = jnp.abs(grad) >= jnp.exp(-precision)
+    # 1 where the logarithm is not used: the derivative of log 0 would turn into NaN.
     size = jnp.where(large, jnp.abs(grad), 1.0)
     first = jnp.where(large, jnp.log(size) / precision, -1.0)
     second = jnp.where(large, jnp.sign(grad), jnp.exp(precision) * grad)

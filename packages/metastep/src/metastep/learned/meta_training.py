@@ -4,6 +4,11 @@ Each update of the weights continues one trajectory by one segment. Trajectories
 times, so the weights always see early and late steps. The mean objective of the segments is
 biased, since trajectories continue from states of earlier weights. Fresh runs from scratch
 therefore measure the weights, and those with the lowest objective are kept.
+
+`minimize` with `PersistentReverse` does the same for tasks that compiled code can draw. Here a task
+comes from any Python function of a number, the lengths of segments are drawn, and a gradient is
+used although some of its entries are not finite. So Python takes part in every update; one update
+of the weights (`minimize.loop.descend`) and the rules for files are shared.
 """
 
 from collections.abc import Callable
@@ -15,9 +20,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from metastep import saving as checkpoints
 from metastep.checks import require_key
 from metastep.compilation import compiled
+from metastep.learned.meta_state import Arrays, Place, State, history_of, restore, save
 from metastep.learned.segment import (
     LearnedTraining,
     LearnedTrainingState,
@@ -32,49 +37,13 @@ from metastep.learned.setting import MetaRun as MetaRun
 from metastep.learned.setting import MetaTraining as MetaTraining
 from metastep.learned.setting import Monitor as Monitor
 from metastep.learned.setting import Unrolls as Unrolls
-from metastep.minimize.minimize import Checkpoint
-from metastep.results import RESULTS
+from metastep.minimize import Checkpoint
+from metastep.minimize.loop import descend
 from metastep.trees import all_finite, norm
 from metastep.types import Outer, RandomKey
 
 WEIGHTS, LENGTHS, COUNTS, TRAJECTORIES, MONITOR = range(5)  # random streams
-OUTCOMES = (
-    RESULTS.successful,
-    RESULTS.nonfinite_inner,
-    RESULTS.nonfinite_value,
-    RESULTS.nonfinite_gradient,
-)
 LOST = (1, 2)  # the outcomes after which a trajectory is given up
-
-
-class _Place(NamedTuple):
-    """The position of a trajectory: its number over all, segments left, steps taken."""
-
-    number: int
-    segments: int
-    steps: int
-
-
-class _Arrays(NamedTuple):
-    """The state on the device."""
-
-    weights: Any
-    meta_state: Any
-    trajectories: tuple[LearnedTrainingState, ...]
-    best_weights: Outer
-
-
-class _State(NamedTuple):
-    """The state between two updates; `log` and `monitored` may exceed `updates` entries."""
-
-    arrays: _Arrays
-    places: tuple[_Place, ...]
-    begun: int
-    updates: int
-    horizon: int
-    best: tuple[int, float]
-    log: list[tuple[float, float, int, int]]
-    monitored: list[tuple[int, float]]
 
 
 def meta_train(
@@ -108,40 +77,34 @@ def meta_train(
     require_key(key)
     state = _begin(setting, key, weights)
     if checkpoint is not None:
-        state = _restore(checkpoint, state)
+        state = restore(checkpoint, state)
     tasks: dict[int, Task] = {}
     try:
         while state.updates < setting.updates:
             state = _update(setting, key, state, tasks)
             if checkpoint is not None and state.updates % checkpoint.every == 0:
-                _save(checkpoint, state)
+                save(checkpoint, state)
             if callback is not None:
-                callback(state.updates, _history(state))
+                callback(state.updates, history_of(state))
     finally:
         # Also after Ctrl-C, since `state` is always complete between two updates.
         if checkpoint is not None:
-            _save(checkpoint, state)
+            save(checkpoint, state)
     judged, arrays = setting.monitor is not None, state.arrays
     return MetaRun(
         weights=arrays.weights,
         best_weights=arrays.best_weights if judged else arrays.weights,
         best_update=state.best[0] if judged else state.updates,
         horizon=state.horizon,
-        history=_history(state),
+        history=history_of(state),
     )
-
-
-def _history(state: _State) -> MetaHistory:
-    values, norms, nonfinite, outcomes = zip(*state.log, strict=True) if state.log else ((),) * 4
-    results = [OUTCOMES[outcome] for outcome in outcomes]
-    return MetaHistory(list(values), list(norms), list(nonfinite), results, list(state.monitored))
 
 
 def _stream(key: RandomKey, stream: int, number: int) -> RandomKey:
     return jax.random.fold_in(jax.random.fold_in(key, stream), number)
 
 
-def _begin(setting: MetaTraining, key: RandomKey, weights: Any) -> _State:
+def _begin(setting: MetaTraining, key: RandomKey, weights: Any) -> State:
     """Start all trajectories; the first ones are shortened, so that they end at different times."""
     if weights is None:
         weights = setting.optimizer.initial_weights(_stream(key, WEIGHTS, 0))
@@ -154,17 +117,17 @@ def _begin(setting: MetaTraining, key: RandomKey, weights: Any) -> _State:
         places.append(place._replace(segments=fewer))
         trajectories.append(trajectory)
     meta_state = setting.meta_optimizer.init(weights)
-    arrays = _Arrays(weights, meta_state, tuple(trajectories), weights)
-    state = _State(arrays, tuple(places), len(places), 0, 0, (0, inf), [], [])
+    arrays = Arrays(weights, meta_state, tuple(trajectories), weights)
+    state = State(arrays, tuple(places), len(places), 0, 0, (0, inf), [], [])
     return _judge(setting, key, state)
 
 
 def _start(
     setting: MetaTraining, key: RandomKey, weights: Outer, number: int, task: Task
-) -> tuple[_Place, LearnedTrainingState]:
+) -> tuple[Place, LearnedTrainingState]:
     run_key = _stream(key, TRAJECTORIES, number)
     segments = setting.unrolls.draw_count(_stream(key, COUNTS, number))
-    return _Place(number, segments, 0), first_state(setting.problem(task), weights, run_key)
+    return Place(number, segments, 0), first_state(setting.problem(task), weights, run_key)
 
 
 class _Updated(NamedTuple):
@@ -186,25 +149,22 @@ def _apply(
     segment: Segment,
 ) -> _Updated:
     """Clean the gradient and take one step; a gradient without a finite entry has no effect."""
+    # Unrolls of learned optimizers often overflow in a few weights, and the rest of the gradient is
+    # still of use; `minimize` would skip the update as a whole.
     bad = jax.tree.map(lambda leaf: ~jnp.isfinite(leaf), segment.grad)
     count = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(bad))
     entries = sum(leaf.size for leaf in jax.tree.leaves(bad))
     clean = lambda leaf, bad: jnp.clip(jnp.where(bad, 0, leaf), -clip, clip).astype(leaf.dtype)
     grad = jax.tree.map(clean, segment.grad, bad)
-    meta_optimizer = optax.with_extra_args_support(meta_optimizer)
-    updates, new_state = meta_optimizer.update(
-        grad, meta_state, weights, value=segment.value, grad=grad
-    )
-    new_weights = optax.apply_updates(weights, updates)
-    keep = lambda new, old: jnp.where(count < entries, new, old)
-    new_weights, new_state = jax.tree.map(keep, (new_weights, new_state), (weights, meta_state))
+    before, slope = (weights, meta_state), (segment.value, grad)
+    new_weights, new_state = descend(meta_optimizer, before, slope, jnp.asarray(count < entries))
     state = (segment.state.params, segment.state.optimizer_state)
     codes = [~all_finite(state), ~jnp.isfinite(segment.value), count > 0]
     outcome = jnp.select(codes, [1, 2, 3], 0)
     return _Updated(new_weights, new_state, norm(grad), jnp.asarray(count), outcome)
 
 
-def _update(setting: MetaTraining, key: RandomKey, state: _State, tasks: dict[int, Task]) -> _State:
+def _update(setting: MetaTraining, key: RandomKey, state: State, tasks: dict[int, Task]) -> State:
     """Continue the next trajectory in turn by one segment, and update the weights."""
     unrolls, arrays = setting.unrolls, state.arrays
     turn = state.updates % setting.trajectories
@@ -212,6 +172,7 @@ def _update(setting: MetaTraining, key: RandomKey, state: _State, tasks: dict[in
     if place.number not in tasks:
         tasks[place.number] = setting.tasks(place.number)
     length = unrolls.draw_length(_stream(key, LENGTHS, state.updates))
+    # A trajectory ends at the horizon at the latest: the last segment is cut off.
     length = min(length, unrolls.horizon - place.steps)
     segment = run_segment(
         setting.problem(tasks[place.number]),
@@ -221,10 +182,11 @@ def _update(setting: MetaTraining, key: RandomKey, state: _State, tasks: dict[in
         unrolls.block,
         -(-unrolls.longest // unrolls.block),
     )
+    # An array, not a Python number, which would be part of the compiled program.
     clip = jnp.asarray(setting.clip)
     new = _apply(setting.meta_optimizer, clip, arrays.weights, arrays.meta_state, segment)
     steps, trajectory = place.steps + length, segment.state
-    place = _Place(place.number, place.segments - 1, steps)
+    place = Place(place.number, place.segments - 1, steps)
     outcome, begun = int(new.outcome), state.begun
     over = place.segments == 0 or steps >= unrolls.horizon or outcome in LOST
     if over:
@@ -237,7 +199,7 @@ def _update(setting: MetaTraining, key: RandomKey, state: _State, tasks: dict[in
     row = (float(segment.value), float(new.gradient_norm), int(new.nonfinite), outcome)
     state.log.append(row)
     state = state._replace(
-        arrays=_Arrays(
+        arrays=Arrays(
             new.weights,
             new.meta_state,
             swap(arrays.trajectories, trajectory),
@@ -253,7 +215,7 @@ def _update(setting: MetaTraining, key: RandomKey, state: _State, tasks: dict[in
     return _judge(setting, key, state) if due or state.updates == setting.updates else state
 
 
-def _judge(setting: MetaTraining, key: RandomKey, state: _State) -> _State:
+def _judge(setting: MetaTraining, key: RandomKey, state: State) -> State:
     """Run from scratch with the current weights, and keep them if they are the best so far."""
     monitor = setting.monitor
     if monitor is None:
@@ -275,6 +237,7 @@ def _judge(setting: MetaTraining, key: RandomKey, state: _State) -> _State:
     value = sum(totals) / len(totals)
     state.monitored[:] = [pair for pair in state.monitored if pair[0] < state.updates]
     state.monitored.append((state.updates, value))
+    # Of equal weights the earlier ones are kept.
     if not isfinite(value) or value >= state.best[1]:
         return state
     arrays = state.arrays._replace(best_weights=state.arrays.weights)
@@ -284,41 +247,3 @@ def _judge(setting: MetaTraining, key: RandomKey, state: _State) -> _State:
 def _nothing(task: Task, params: Any, key: RandomKey) -> Array:
     del task, params, key
     return jnp.zeros(())
-
-
-def _save(checkpoint: Checkpoint, state: _State) -> None:
-    notes = {
-        "places": state.places,
-        "begun": state.begun,
-        "updates": state.updates,
-        "horizon": state.horizon,
-        "best": state.best,
-        "log": state.log[: state.updates],
-        "monitored": [pair for pair in state.monitored if pair[0] <= state.updates],
-    }
-    checkpoints.save(checkpoint.path, state.arrays, notes)
-
-
-def _restore(checkpoint: Checkpoint, state: _State) -> _State:
-    """Return the saved state, if any, and check before the run that saving is possible."""
-    if checkpoint.every < 1:
-        raise ValueError(f"checkpoint.every is {checkpoint.every}; allowed are integers from 1")
-    if not checkpoint.path.exists():
-        _save(checkpoint, state)
-        return state
-    if not checkpoint.resume:
-        raise FileExistsError(
-            f"{checkpoint.path} exists; pass Checkpoint(..., resume=True) to continue from it, or "
-            "choose another file."
-        )
-    arrays, notes = checkpoints.load(checkpoint.path, state.arrays)
-    try:
-        places = tuple(_Place(*place) for place in notes.pop("places"))
-        best = tuple(notes.pop("best"))
-        log = [tuple(row) for row in notes.pop("log")]
-        monitored = [tuple(pair) for pair in notes.pop("monitored")]
-        return _State(arrays, places, best=best, log=log, monitored=monitored, **notes)
-    except (KeyError, TypeError) as error:
-        raise checkpoints.CheckpointError(
-            f"{checkpoint.path} belongs to another kind of run: {error}."
-        ) from error

@@ -112,6 +112,7 @@ class MLPOptimizer(AbstractLearnedOptimizer):
             ]
             if self.standardize:
                 rows, params = _standardized(rows, params)
+            # The first step has number 1, as in the published code.
             count = jnp.asarray(optax.safe_increment(state.count))
             normalize = not self.standardize
             steps = [

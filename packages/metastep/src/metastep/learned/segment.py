@@ -101,6 +101,7 @@ class LearnedTraining(AbstractProblem):
         grads = ascent(gradients)
         before = inner.optimizer_state
         if self.first_order:
+            # The state is a function of constants, unless it depends on the weights itself.
             grads = jax.lax.stop_gradient(grads)
             if not self.optimizer.state_depends_on_weights:
                 before = jax.lax.stop_gradient(before)
@@ -186,6 +187,7 @@ def run_segment(
 
         def through_step(number: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
             slope, end_slope = carry
+            # Step by step: residuals of a single step exist at a time, whatever the block.
             moving, fixed = differentiable(_row(states, steps - 1 - number))
             moved = lambda weights, moving: step(weights, eqx.combine(moving, fixed))
             _, pull_back = jax.vjp(lambda *both: differentiable(moved(*both))[0], weights, moving)
@@ -268,6 +270,7 @@ def train_from_scratch(
         state, _ = jax.lax.scan(step, state, length=every)
         return state, look(state)
 
+    # `record` is traced twice, for the start and for the loop, and called between stretches only.
     first = look(state)
     state, rest = jax.lax.scan(stretch, state, length=problem.horizon // every)
     recorded = jax.tree.map(lambda one, many: jnp.concatenate([one[None], many]), first, rest)

@@ -15,7 +15,7 @@ from metastep.estimators.base import AbstractEstimator, Estimate
 from metastep.problems.base import AbstractProblem
 from metastep.results import RESULTS
 from metastep.trees import norm, same_structure
-from metastep.types import Outer, RandomKey, RandomKeys
+from metastep.types import Outer, RandomKey, RandomKeys, Scalar
 
 BEFORE_THE_FIRST_STEP = 2**32 - 1
 
@@ -119,29 +119,43 @@ class Loop(eqx.Module):
         """Take one outer step; if the estimate failed, update the history only."""
         estimate, estimator_state = self.estimate(carry.outer, carry.estimator_state, carry.step)
         good = estimate.result == RESULTS.successful
-        updates, optimizer_state = optax.with_extra_args_support(self.optimizer).update(
-            estimate.grad,
-            carry.optimizer_state,
-            carry.outer,
-            value=estimate.value,
-            grad=estimate.grad,
-            value_fn=_no_line_search,
+        before = carry.outer, carry.optimizer_state
+        outer, optimizer_state = descend(
+            self.optimizer, before, (estimate.value, estimate.grad), good, self.project
         )
-        outer = optax.apply_updates(carry.outer, updates)
-        outer = outer if self.project is None else self.project(outer)
-        same_structure("project", carry.outer, outer)
-        keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
         recorded = self.record and self.record(carry.step, carry.outer, estimate)
         row = History(estimate.value, estimate.stats["gradient_norm"], estimate.result, recorded)
         write = lambda buffer, entry: buffer.at[carry.step].set(entry)
         return Carry(
-            outer=keep(outer, carry.outer),
-            optimizer_state=keep(optimizer_state, carry.optimizer_state),
+            outer=outer,
+            optimizer_state=optimizer_state,
             estimator_state=estimator_state,
             step=carry.step + 1,
             failed=~good,
             history=jax.tree.map(write, carry.history, row),
         )
+
+
+def descend(
+    optimizer: optax.GradientTransformation,
+    before: tuple[Outer, Any],
+    slope: tuple[Scalar, Outer],
+    good: Bool[Array, ""],
+    project: Callable[[Outer], Outer] | None = None,
+) -> tuple[Outer, Any]:
+    """Update the hyperparameters and the optimizer's state, `before`; no change unless `good`.
+
+    `slope` is the objective and the hypergradient.
+    """
+    (outer, state), (value, grad) = before, slope
+    updates, new_state = optax.with_extra_args_support(optimizer).update(
+        grad, state, outer, value=value, grad=grad, value_fn=_no_line_search
+    )
+    new = optax.apply_updates(outer, updates)
+    new = new if project is None else project(new)
+    same_structure("project", outer, new)
+    # Both sides are computed: a failed step costs no more than a good one, and nothing branches.
+    return jax.tree.map(lambda new, old: jnp.where(good, new, old), (new, new_state), before)
 
 
 def _no_line_search(outer: Outer) -> NoReturn:

@@ -50,6 +50,7 @@ class Averaged(AbstractProblem):
         self.horizon = problems.horizon
 
     def _keys(self, key: RandomKey) -> Key[Array, "problems"] | UInt32[Array, "problems 2"]:
+        # A batch that was loaded from outside has an axis of examples, not of problems.
         leaves = jax.tree.leaves(self.problems, is_leaf=is_given)
         return jax.random.split(key, next(x.shape[0] for x in leaves if eqx.is_array(x)))
 

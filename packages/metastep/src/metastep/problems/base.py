@@ -101,6 +101,7 @@ class Trajectory(eqx.Module):
 
 
 def _float_leaves(inner: Inner) -> list[Array]:
+    # Without derivatives: whether a state is finite is a remark about it, and would cost residuals.
     return jax.tree.leaves(jax.lax.stop_gradient(eqx.filter(inner, eqx.is_inexact_array)))
 
 
@@ -142,6 +143,7 @@ def initial(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Inner:
     """
     inner = as_arrays(problem.init(outer, key))
     index = jax.ShapeDtypeStruct((), jnp.int32)
+    # Repeated, since a number that became an array may turn another one into an array.
     while True:
         # Only shapes are traced, so any valid key will do.
         after = eqx.filter_eval_shape(problem.step, inner, outer, index, key)
@@ -187,6 +189,7 @@ def advance(
 
     Reverse mode stores the residuals of every step; `advance_checkpointed` needs less memory.
     """
+    # `scan` carries arrays only; a state may hold functions, such as those of a model.
     arrays, static = eqx.partition(trajectory, eqx.is_array)
 
     def body(carry: Trajectory, _: None) -> tuple[Trajectory, None]:
@@ -212,6 +215,7 @@ def advance_checkpointed(
     steps, at the cost of one more forward run. A remainder is run first, as its own segment.
     """
     run = lambda point, length: advance(problem, outer, point, keys, length)
+    # The remainder comes first, so that the segments of the loop have one length and one program.
     segments, remainder = divmod(steps, segment)
     if remainder:
         trajectory = eqx.filter_checkpoint(run)(trajectory, remainder)

@@ -75,10 +75,12 @@ class Batches(eqx.Module):
     def __call__(self, t: StepIndex, key: RandomKey) -> PyTree:
         """Return batch `t` by a callback from within a compiled program."""
         del key
+        # Batch 0 is loaded while tracing, since a callback must announce shapes and dtypes.
         like = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, self.at(0)))
         halves = lambda x, one: _halves(np.asarray(x, one.dtype))
         load = lambda t: jax.tree.map(halves, self.at(int(t)), like)
         given = jax.tree.map(_shape_of_halves, like)
+        # One call after the other under `vmap`: a source need not take several indices.
         found = jax.pure_callback(load, given, t, vmap_method="sequential")
         return jax.tree.map(_whole, found, like)
 
@@ -140,7 +142,19 @@ def _loader(source: Any, size: int | None) -> tuple[Callable[[int], PyTree], int
         return entry, count
     if not count:
         raise ValueError(f"size is {size}, and the source has no examples that can be counted.")
-    return lambda t: entry([(t * size + i) % count for i in range(size)]), None
+    return lambda t: _examples(entry, [(t * size + i) % count for i in range(size)]), None
+
+
+def _examples(entry: Callable[[Any], PyTree], rows: list[int]) -> PyTree:
+    """Return several examples of a source as one batch."""
+    try:
+        return entry(rows)
+    except TypeError as error:
+        raise ValueError(
+            f"size is {len(rows)}, and the source does not take a list of rows ({error}). Let it "
+            "return batches, and leave out size: a data set of Grain as "
+            f"source.repeat().batch({len(rows)}), a list as a function t -> batch."
+        ) from error
 
 
 def _entry_of_arrays(arrays: PyTree) -> tuple[Callable[[Any], PyTree], int]:

@@ -88,8 +88,10 @@ class Bounded(AbstractProblem):
     def step(self, inner: BoundedState, outer: Outer, t: StepIndex, key: RandomKey) -> BoundedState:
         """Take a step; a step that leaves the ball is undone, and the run stays stopped."""
         after = self.problem.step(inner.inner, outer, t, key)
+        # NaN compares as False, so a step that is not finite leaves the ball too.
         inside = norm(self.params(after)) < self.radius
         stopped = inner.stopped | ~inside
+        # The old state is kept, so that NaN never enters the carry, nor a derivative through it.
         keep = lambda old, new: jnp.where(stopped, old, new) if eqx.is_array(new) else new
         return BoundedState(jax.tree.map(keep, inner.inner, after), stopped)
 

@@ -53,6 +53,7 @@ def linear_map(
             )
         )
 
+    # Weak types do not survive a transposition, and a map and its transpose must fit together.
     types = lambda leaves: tuple(jax.typeof(x).strip_weak_type() for x in leaves)
     pair = _Pair(
         flat(forward, domain_tree), flat(backward, codomain_tree), types(vectors), types(results)
@@ -60,6 +61,7 @@ def linear_map(
     return jax.tree.unflatten(codomain_tree, _product.bind(*constants, *vectors, pair=pair))
 
 
+# Compared by identity, as its functions are: JAX hashes the parameters of primitives.
 @dataclass(frozen=True, eq=False)
 class _Pair:
     """A linear map from `domain` to `codomain`, both tuples of array types, and its transpose."""

@@ -148,12 +148,15 @@ class MAMLProblem(AbstractProblem):
                 f"where selects {adapted!r}; allowed are leaves and subtrees of the parameters, at "
                 "least one."
             )
+        # The state is the displacement: d state / d outer is then zero at the start, and `Implicit`
+        # and the truncations see the initialization in `step` and `objective`.
         return jax.tree.map(jnp.zeros_like, adapted)
 
     def step(self, inner: Inner, outer: Outer, t: StepIndex, key: RandomKey) -> Inner:
         """Take one step of gradient descent on the training examples."""
         del t, key
         rates = self._rates(inner, outer)
+        # Only the slope is a constant: the step keeps its derivatives by the state and the rates.
         seen = jax.lax.stop_gradient((inner, outer)) if self.first_order else (inner, outer)
         slope = self._slope(*seen)
         return jax.tree.map(lambda x, rate, g: x - (rate * g).astype(x.dtype), inner, rates, slope)

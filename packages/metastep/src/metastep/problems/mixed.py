@@ -64,6 +64,7 @@ class InnerGradient(eqx.Module):
             return jax.value_and_grad(loss)(params)  # products with complex numbers are not linear
         if self.mixed is None:
             value, pull_back = jax.vjp(pure, params)
+            # What the closure of the backward pass holds is what reverse mode would store.
             activations = _bytes(pull_back, beside=(params, captured))
             if activations <= max(_bytes(params), ROOM / self.stored_steps):
                 return value, pull_back(jnp.ones_like(value))[0]
@@ -96,6 +97,7 @@ def choose_mixed(
 
 def _bytes(tree: PyTree, beside: PyTree = ()) -> int:
     """Return the size of the arrays of a tree, without those that `beside` also holds."""
+    # By identity: a residual that is an input itself needs no memory of its own.
     held = {id(x) for x in jax.tree.leaves(beside)}
     arrays = jax.tree.leaves(eqx.filter(tree, eqx.is_array))
     return sum(x.nbytes for x in arrays if id(x) not in held)
@@ -131,6 +133,8 @@ def _mixed(
             slopes = lambda params: from_value((params, captured), jnp.ones_like(value))
             return jax.jvp(slopes, (params,), (cotangent,))[1]
 
+        # d_ww L is symmetric, and d_wx L is the transpose of d_xw L: one forward derivative of one
+        # backward pass transposes the map.
         along_gradient = partial(along, jax.grad(at))
         # Each tangent is a linear map with a known transpose: reverse mode stores the primals only.
         changes = (

@@ -142,6 +142,7 @@ class TrainingProblem(AbstractProblem):
                 f"init_params gives {params!r}, which has no array of floating-point numbers; only "
                 "such arrays are trained. Write jnp.array(1.0) for 1.0."
             )
+        # The optimizer sees arrays only, as with `equinox.filter_grad`: models hold functions too.
         state = self._optimizer(outer).init(trained)
         explained.check_optimizer_state(state, trained)
         buffers = as_arrays(self.buffers)
@@ -171,6 +172,7 @@ class TrainingProblem(AbstractProblem):
             buffers = eqx.filter_checkpoint(after_loss, prevent_cse=False)(trained)
         gradients = ascent(gradients)
         if isinstance(gradients, optax.LookaheadParams):
+            # Lookahead trains a pair, and its update takes the gradient of the fast ones alone.
             gradients = gradients.fast
         optimizer = self._optimizer(outer)
 

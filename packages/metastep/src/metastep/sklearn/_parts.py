@@ -27,7 +27,20 @@ class Standardization(NamedTuple):
 
     @classmethod
     def of(cls, rows: Any, weights: np.ndarray | None = None) -> "Standardization":
-        """Measure the columns."""
+        """Measure the columns.
+
+        Raises:
+            ValueError: if the squares of a column overflow.
+        """
+        size = np.sqrt(np.finfo(np.float64).max / rows.shape[0])
+        for large in (rows.max(axis=0), -rows.min(axis=0)):
+            values = large.toarray().ravel() if issparse(large) else large
+            if np.any(values > size):
+                column = int(np.argmax(values))
+                raise ValueError(
+                    f"X holds numbers as large as {values[column]:.3g} in column {column}, whose "
+                    f"squares overflow; allowed are numbers up to {size:.1g}: divide the column"
+                )
         if not issparse(rows):
             fitted: Any = StandardScaler().fit(rows, sample_weight=weights)
             return cls(fitted.mean_, fitted.scale_)
@@ -39,8 +52,20 @@ class Standardization(NamedTuple):
         return cls(np.zeros(rows.shape[1]), np.where(scales > 0, scales, 1))
 
     def apply(self, rows: np.ndarray) -> np.ndarray:
-        """Return standardized rows."""
-        return (rows - self.means) / self.scales
+        """Return standardized rows.
+
+        Raises:
+            ValueError: if one is so far from the measured rows that float32 cannot hold it.
+        """
+        found = (rows - self.means) / self.scales
+        far = np.abs(found) > np.finfo(np.float32).max
+        if np.any(far):
+            row, column = np.argwhere(far)[0]
+            raise ValueError(
+                f"column {column} holds {rows[row, column]:.3g} in row {row}, too far from the "
+                "training examples; give all examples in the same units"
+            )
+        return found
 
     def apply_with_ones(self, rows: Any) -> Any:
         """Return standardized rows with a column of ones in front."""
@@ -138,6 +163,7 @@ def name_suspects(
     Suspects are row positions; for a DataFrame X, a DataFrame with its index and the columns given,
     suggested and score.
     """
+    # Stable: equal scores keep the order of the rows, on every machine.
     ranking = np.argsort(-scores, kind="stable")
     rows = ranking[suspect[ranking]]
     if not (hasattr(X, "iloc") and hasattr(X, "assign")):

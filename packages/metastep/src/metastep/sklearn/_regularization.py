@@ -75,8 +75,10 @@ def tune_regularization(
     lowest, highest = np.log(SMALLEST), np.log(LARGEST * samples)
     shared = [np.full(count, max(lowest, np.log(start * samples))) for start in STARTS]
     losses = [objective(point)[0] for point in shared]
+    # Where the regularization is far off, the loss is flat, and no gradient leads away.
     best = int(np.argmin(losses))
     losses, unit = [losses[best]], losses[best] or 1.0
+    # Divided by the first loss, so that `tol` means the same for any units of the targets.
     found = minimize(
         lambda logarithms: tuple(part / unit for part in objective(logarithms)),
         shared[best],

@@ -41,6 +41,7 @@ def fit_softmax(
         residuals[rows, labels] -= 1
         residuals *= shares[:, None]
         shrunk = penalty * params
+        # The first row holds the intercepts, which standardized columns leave free.
         shrunk[0] = 0
         value = np.vdot(params, shrunk) / 2 - shares @ logs[rows, labels]
         return value, (features.T @ residuals + shrunk).ravel()
@@ -82,7 +83,7 @@ class CrossFitting:
                 start = self.params[index]
                 params[index] = fit_softmax(self.features, self.labels, seen, penalty, start)
             logs[held_out] = log_softmax(self.features[held_out] @ params[index], axis=1)
-        self.params = params
+        self.params = params  # the next call starts from here
         return CrossFitted(params, logs)
 
     def tune(self, weights: np.ndarray) -> None:
@@ -104,6 +105,7 @@ class CrossFitting:
                 worse += 1
             if worse == PATIENCE:
                 break
+        # Folds that were not needed for the choice start from the mean of those that were.
         self.params = best
         self.params[count:] = best[:count].mean(axis=0)
 

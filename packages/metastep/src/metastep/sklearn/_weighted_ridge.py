@@ -14,6 +14,7 @@ def fit_ridge(
 
     `rows` has a first column of ones, and `penalty` is the factor of the squared coefficients.
     """
+    # `lstsq`, not `solve`: without a penalty, or with few weights left, the matrix may be singular.
     return np.linalg.lstsq(_matrix(rows, weights, penalty), rows.T @ (weights * targets))[0]
 
 
@@ -38,6 +39,7 @@ def error_slopes(
 
 
 def _matrix(rows: np.ndarray, weights: np.ndarray, penalty: float) -> np.ndarray:
+    # Times the sum of the weights, since the penalty belongs to a mean of squared errors.
     diagonal = np.full(rows.shape[1], penalty * weights.sum())
     diagonal[0] = 0
     return rows.T @ (weights[:, None] * rows) + np.diag(diagonal)
@@ -71,12 +73,14 @@ def outlier_probabilities(
     order = np.argsort(errors)
     cumulated = np.cumsum(factors[order])
     median = errors[order][np.searchsorted(cumulated, cumulated[-1] / 2)]
+    # 1.4826 times the median is the standard deviation of normal errors, whatever the gross ones.
     scale, part = max(1.4826 * median, SMALLEST_SCALE * width), 0.1
     wrong = np.zeros(len(targets))
     for _ in range(UPDATES):
         normal = (1 - part) * np.exp(-0.5 * (errors / scale) ** 2) / (scale * np.sqrt(2 * np.pi))
         gross = part / width
         wrong = gross / (normal + gross)
+        # Expectation and maximization, kept from explaining all errors as gross, or none.
         part = float(np.clip(np.average(wrong, weights=factors), 1e-3, 0.5))
         trust = factors * (1 - wrong)
         scale = max(np.sqrt(trust @ errors**2 / trust.sum()), SMALLEST_SCALE * width)

@@ -108,6 +108,7 @@ def make_problem(train: Labelled, validation: Labelled, settings: Settings) -> T
     rows = _padded_size(len(train.labels), ROWS)
     held_out = _padded_size(len(validation.labels), ROWS)
     columns = _padded_size(train.features.shape[1], COLUMNS)
+    # Large problems are not padded in their classes: computing takes longer than compiling there.
     classes = _padded_size(settings.classes, CLASSES if rows in ROWS else ())
     count = len(train.labels)
     shares = np.full(count, 1 / count) if train.shares is None else train.shares
@@ -124,6 +125,7 @@ def make_problem(train: Labelled, validation: Labelled, settings: Settings) -> T
         jnp.asarray(settings.regularization, jnp.float32),
     )
     curvature = _largest_curvature(np.sqrt(shares)[:, None] * train.features)
+    # Stable for weights up to 1, and fixed: not the speed of training is tuned, but the weights.
     step_size = 1 / (curvature + 2 * settings.regularization)
     return TrainingProblem(
         loss=task.loss,
@@ -171,6 +173,7 @@ def scaled_descent(learning_rate: float) -> optax.GradientTransformation:
         del params
         sizes = jnp.abs(updates)
         total = jnp.sum(sizes)
+        # The mean of the sizes weighted by themselves: zeros of padding have no part in it.
         typical = jnp.vdot(sizes, sizes / jnp.where(total > 0, total, 1))
         unit = jnp.where(state > 0, state, typical)
         return -learning_rate * updates / jnp.where(unit > 0, unit, 1), unit
@@ -182,6 +185,7 @@ def scaled_descent(learning_rate: float) -> optax.GradientTransformation:
 def _largest_curvature(features: np.ndarray) -> float:
     """Bound the curvature of the sum of cross-entropies: that of the softmax is at most 1/2."""
     rows, columns = features.shape
+    # Both Gram matrices have the same largest eigenvalue: the smaller one is taken.
     gram = features.T @ features if columns <= rows else features @ features.T
     last = len(gram) - 1
     largest = eigh(gram, eigvals_only=True, subset_by_index=[last, last])[0]

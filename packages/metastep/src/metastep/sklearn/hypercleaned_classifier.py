@@ -210,6 +210,7 @@ class HypercleanedClassifier(LinearClassifier):
         self, rows: Any, labels: np.ndarray, factors: np.ndarray
     ) -> tuple[np.ndarray, int]:
         """Rank without a validation set; return parameters (classes, features), and suspects."""
+        # Half the memory traffic, which limits large products; the ranking needs few digits.
         if rows.size > LARGE:
             rows = rows.astype(np.float32)
         folds = make_folds(self.cv, labels, self.random_state)
@@ -225,6 +226,7 @@ class HypercleanedClassifier(LinearClassifier):
         self.sample_weight_ = ranking.weights
         self.suggested_labels_ = self.classes_[ranking.suggested]
         self.validation_loss_curve_, self.n_iter_ = np.zeros(0), max(1, self.rounds)
+        # The folds share most examples: their mean is near the minimum of all.
         start = fitting.params.mean(axis=0)
         weights = factors * ranking.weights
         params = fit_softmax(rows, labels, weights, fitting.penalty, start).T

@@ -105,12 +105,17 @@ def deal_folds(
 
     Args:
         labels: integers from 0, (examples,).
-        count: the number of folds, at most that of the examples.
+        count: the number of folds, from 2; at most that of the examples is used.
         random_state: shuffles the examples.
 
     Returns:
         The rows to train on and the rows to judge, for each fold.
+
+    Raises:
+        ValueError: if `count` is below 2.
     """
+    if count < 2:
+        raise ValueError(f"count is {count}; allowed are integers from 2")
     count = min(count, len(labels))
     order = check_random_state(random_state).permutation(len(labels))
     # Sorted by class, examples are dealt to the folds in turn.
@@ -131,6 +136,8 @@ def _judge(logs: np.ndarray, labels: np.ndarray, factors: np.ndarray) -> LabelRa
     given = np.exp(logs[rows, labels])
     members = np.bincount(labels, factors, logs.shape[1])
     typical = np.bincount(labels, factors * given, logs.shape[1]) / np.where(members, members, 1)
+    # Relative to what is typical of a class: classes that are hard to tell apart, or rare, have
+    # lower probabilities for correct labels too (confident learning).
     relative = logs - np.log(np.maximum(typical, FLOOR))
     own = relative[rows, labels]
     others = relative.copy()

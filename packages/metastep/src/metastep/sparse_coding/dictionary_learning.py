@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from metastep.sparse_coding.finite import require_finite
-from metastep.sparse_coding.matching_pursuit import choices_as_matrix, pursue, weighted_rows
+from metastep.sparse_coding.matching_pursuit import pursue
+from metastep.sparse_coding.pursuit_searches import choices_as_matrix
 
 DECAY, SQUARE_DECAY, ADAM_EPSILON = 0.9, 0.999, 1e-8
 
@@ -140,9 +141,10 @@ def _loss_and_gradient(
 ) -> tuple[float, np.ndarray]:
     """Return the error per coordinate, and the gradient of the error per signal by the atoms."""
     chosen, weights = pursue(batch[:, shown], atoms[:, shown].T, n_nonzero)
-    errors = weighted_rows(chosen, weights, np.ascontiguousarray(atoms[:, judged]))
-    errors -= batch[:, judged]
+    # Sparse: the product with few atoms of each signal is one pass, without temporary arrays.
     codes = choices_as_matrix(chosen, weights, len(atoms))
+    errors = codes @ np.ascontiguousarray(atoms[:, judged])
+    errors -= batch[:, judged]
     return float(np.mean(errors**2)), codes.T @ (errors * (2 / len(batch)))
 
 
@@ -157,6 +159,7 @@ class _Adam:
     def update(self, parameters: np.ndarray, columns: np.ndarray, gradient: np.ndarray) -> None:
         """Take one step."""
         self.steps += 1
+        # The moments of all columns decay, also where the gradient is zero by the mask.
         self.mean *= DECAY
         self.square *= SQUARE_DECAY
         self.mean[:, columns] += (1 - DECAY) * gradient
@@ -211,6 +214,8 @@ def masked_loss(
         if shown.size:
             rounds = min(n_nonzero, shown.size)
             chosen, weights = pursue(signals[:, shown], dictionary[shown], rounds)
-            predicted = weighted_rows(chosen, weights, dictionary[judged].T)
+            predicted = (
+                choices_as_matrix(chosen, weights, dictionary.shape[1]) @ dictionary[judged].T
+            )
         total += float(np.sum((signals[:, judged] - predicted) ** 2))
     return total / signals.size

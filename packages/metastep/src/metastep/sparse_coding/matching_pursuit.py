@@ -1,18 +1,10 @@
 """Orthogonal matching pursuit of many signals at once, for NumPy and for JAX arrays.
 
-The algorithm has two forms. Each of its `n_nonzero` rounds takes the atom with the largest
-correlation with the residual, and fits all chosen atoms by least squares.
-
-- The *residual form* keeps the residuals and an orthonormal basis of the chosen atoms (QR): every
-  round is one product of the residuals with the dictionary.
-- The *Gram form* computes the products of all atoms with each other once, updates the correlations
-  from them, and solves by Cholesky factors: cheaper rounds after a more expensive start.
-
-Both work on whole arrays, in the namespace of the given arrays. On a CPU the NumPy form is faster
-and needs no compilation; JAX arrays are compiled for each new shape.
+Each of its `n_nonzero` rounds takes the atom with the largest correlation with the residual, and
+fits all chosen atoms by least squares, in one of two forms (see `pursuit_forms`). On a CPU NumPy is
+faster and needs no compilation; JAX arrays are compiled for each new shape.
 """
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 from typing import Any, TypeVar
@@ -21,25 +13,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from scipy import sparse
 from threadpoolctl import ThreadpoolController
 
 from metastep.compilation import compiled
 from metastep.sparse_coding.finite import require_finite
+from metastep.sparse_coding.pursuit_forms import gram_form, residual_form
+from metastep.sparse_coding.pursuit_searches import (
+    SEARCHED,
+    parts_of,
+    search_gram,
+    search_gram_compiled,
+    search_residuals,
+    search_residuals_compiled,
+)
 
 Real = TypeVar("Real", np.ndarray, jax.Array)
 
 BLOCK = 1024
 """The number of signals that NumPy processes at a time, which bounds the memory."""
 
-SEARCHED = 128
-"""The number of signals that NumPy searches at a time, so that correlations stay in the cache."""
 
 SHORT = 2**22
 """Multiply-adds of one search up to which BLAS gets one thread; a fraction of a millisecond."""
-
-INDEPENDENT = 32
-"""The number of units of rounding above which an atom counts as independent of the chosen ones."""
 
 
 def orthogonal_matching_pursuit(signals: Real, dictionary: Real, n_nonzero: int) -> Real:
@@ -191,175 +186,16 @@ def _pursue(
     xp: Any, signals: Any, dictionary: Any, atoms: Any, gram: Any, rounds: int
 ) -> tuple[list, list]:
     """Return the chosen atoms and their coefficients: one array over signals for each round."""
-    parts = _parts(len(signals))
+    parts = parts_of(len(signals))
     if gram is None:
-        search = partial(_search_residuals_compiled, dictionary)
+        search = partial(search_residuals_compiled, dictionary)
         if xp is np:
             # Allocated once: new memory in every round would cost as much as the search.
             buffer = np.empty((SEARCHED, len(atoms)), atoms.dtype)
-            search = partial(_search_residuals, dictionary, buffer, parts)
-        return _residual_form(xp, search, signals, atoms, rounds)
+            search = partial(search_residuals, dictionary, buffer, parts)
+        return residual_form(xp, search, signals, atoms, rounds)
     correlations = signals @ dictionary
-    search = partial(_search_gram_compiled, correlations, gram)
+    search = partial(search_gram_compiled, correlations, gram)
     if xp is np:
-        search = partial(_search_gram, correlations, gram, parts)
-    return _gram_form(xp, search, correlations, gram, rounds)
-
-
-def _residual_form(
-    xp: Any, search: Callable[..., Any], signals: Any, atoms: Any, rounds: int
-) -> tuple[list, list]:
-    """Orthogonalize the atoms by modified Gram-Schmidt; the basis stays unnormalized."""
-    residual, rounding = xp.array(signals, copy=True), _rounding(xp, signals)
-    scratch = np.empty(signals.shape, signals.dtype) if xp is np else None
-    chosen, basis, inverses, triangle, target = [], [], [], [], []
-    for _ in range(rounds):
-        if basis:
-            residual = _without(residual, target[-1], basis[-1], scratch)
-        chosen.append(search(residual))
-        direction, column = atoms[chosen[-1]], []
-        square = whole = xp.vecdot(direction, direction)
-        for earlier, inverse in zip(basis, inverses, strict=True):
-            column.append(xp.vecdot(earlier, direction) * inverse)
-            direction = _without(direction, column[-1], earlier, scratch)
-        if basis:
-            square = xp.vecdot(direction, direction)
-        inverses.append(_inverse(xp, square, rounding * whole))
-        target.append(xp.vecdot(direction, residual) * inverses[-1])
-        basis.append(direction)
-        triangle.append(column)
-    return chosen, _back_substitute(triangle, target)
-
-
-def _gram_form(
-    xp: Any, search: Callable[..., Any], correlations: Any, gram: Any, rounds: int
-) -> tuple[list, list]:
-    """Factorize the chosen atoms' Gram matrix as L D L'."""
-    rows, rounding = xp.arange(len(correlations)), _rounding(xp, correlations)
-    squares, flat = xp.diagonal(gram), xp.ravel(gram)
-    chosen, inverses, triangle, target, weights = [], [], [], [], []
-    for _ in range(rounds):
-        latest = search(chosen, weights)
-        square = whole = squares[latest]
-        projection = correlations[rows, latest]
-        column, products = [], []
-        for place, earlier in enumerate(chosen):
-            product = xp.take(flat, earlier * len(gram) + latest)  # faster than by two indices
-            for above, other in zip(triangle[place], products, strict=True):
-                product = product - above * other
-            products.append(product)
-            column.append(product * inverses[place])
-            square = square - product * column[-1]
-            projection = projection - product * target[place]
-        inverses.append(_inverse(xp, square, rounding * whole))
-        target.append(projection * inverses[-1])
-        triangle.append(column)
-        chosen.append(latest)
-        weights = _back_substitute(triangle, target)
-    return chosen, weights
-
-
-def _without(rows: Any, amounts: Any, directions: Any, scratch: np.ndarray | None) -> Any:
-    """Subtract multiples of directions from rows, in place if there is scratch memory."""
-    if scratch is None:
-        return rows - amounts[:, None] * directions
-    np.multiply(amounts[:, None], directions, out=scratch)
-    rows -= scratch
-    return rows
-
-
-def _search_residuals(
-    dictionary: np.ndarray, buffer: np.ndarray, parts: list[slice], residual: np.ndarray
-) -> np.ndarray:
-    """Return the atoms with the largest correlations with the residuals."""
-    latest = np.empty(len(residual), int)
-    for part in parts:
-        products = residual[part].dot(dictionary, buffer[: part.stop - part.start])
-        latest[part] = np.abs(products, out=products).argmax(axis=1)
-    return latest
-
-
-def _search_gram(
-    correlations: np.ndarray,
-    gram: np.ndarray,
-    parts: list[slice],
-    chosen: list[np.ndarray],
-    weights: list[np.ndarray],
-) -> np.ndarray:
-    """Return the atoms with the largest correlations, from those of signals and chosen atoms."""
-    latest = np.empty(len(correlations), int)
-    if not chosen:
-        for part in parts:
-            latest[part] = np.abs(correlations[part]).argmax(axis=1)
-        return latest
-    indices, values = np.stack(chosen), np.stack(weights)
-    fitted = choices_as_matrix(indices[:, parts[0]], values[:, parts[0]], len(gram))
-    for part in parts:
-        # The sparse matrix is reused: a new one would cost as much as its product.
-        fitted.indices[:] = indices[:, part].T.ravel()
-        fitted.data[:] = values[:, part].T.ravel()
-        remaining = fitted @ gram
-        remaining -= correlations[part]
-        latest[part] = np.abs(remaining, out=remaining).argmax(axis=1)
-    return latest
-
-
-def _parts(count: int) -> list[slice]:
-    """Divide into parts of equal size; the last two may overlap."""
-    size = max(1, -(-count // max(1, -(-count // SEARCHED))))
-    starts = (min(start, count - size) for start in range(0, count, size))
-    return [slice(start, start + size) for start in starts]
-
-
-def _search_residuals_compiled(dictionary: jax.Array, residual: jax.Array) -> jax.Array:
-    return _largest(residual @ dictionary)
-
-
-def _search_gram_compiled(
-    correlations: jax.Array, gram: jax.Array, chosen: list[jax.Array], weights: list[jax.Array]
-) -> jax.Array:
-    pairs = zip(chosen, weights, strict=True)
-    return _largest(sum((-weight[:, None] * gram[index] for index, weight in pairs), correlations))
-
-
-def _largest(correlations: jax.Array) -> jax.Array:
-    """Return the first index of the largest magnitude in every row."""
-    # jnp.argmax processes one number at a time on a CPU.
-    size = jnp.abs(correlations)
-    places, top = jnp.arange(size.shape[1]), size.max(axis=1, keepdims=True)
-    return jnp.min(jnp.where(size >= top, places, size.shape[1] - 1), axis=1)
-
-
-def _rounding(xp: Any, numbers: Any) -> Any:
-    """Return the relative rounding error of a square."""
-    return INDEPENDENT * xp.finfo(numbers.dtype).eps
-
-
-def _inverse(xp: Any, square: Any, lost: Any) -> Any:
-    """Return 1 / `square`: 0 if its rounding error exceeds it, NaN if it overflowed."""
-    independent = square > lost
-    return independent / xp.where(independent, square, square - square + 1)
-
-
-def _back_substitute(triangle: list[list], target: list) -> list:
-    """Solve the unit triangular systems of all signals; `triangle[j]` is column j above the 1."""
-    solved = list(target)
-    for place in reversed(range(len(solved))):
-        for above, entry in enumerate(triangle[place]):
-            solved[above] = solved[above] - entry * solved[place]
-    return solved
-
-
-def weighted_rows(chosen: np.ndarray, weights: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return weighted sums of rows, (n, m), for choices and weights (k, n) and rows (p, m).
-
-    One pass without temporary arrays.
-    """
-    return choices_as_matrix(chosen, weights, len(rows)) @ rows
-
-
-def choices_as_matrix(chosen: np.ndarray, weights: np.ndarray, atoms: int) -> sparse.csr_array:
-    """Return the result of `pursue` as a sparse matrix of codes (n, atoms)."""
-    k, n = chosen.shape
-    entries = weights.T.ravel(), chosen.T.ravel(), k * np.arange(n + 1)
-    return sparse.csr_array(entries, shape=(n, atoms))
+        search = partial(search_gram, correlations, gram, parts)
+    return gram_form(xp, search, correlations, gram, rounds)

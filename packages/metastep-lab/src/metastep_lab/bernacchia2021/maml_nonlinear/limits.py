@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from jaxtyping import Array
 
 from metastep import saving as checkpoint
 from metastep.compilation import compiled
+from metastep.types import RandomKey
 from metastep_lab.bernacchia2021.maml_nonlinear.nonlinear_regression import (
     Network,
     draw_quadratic_tasks,
@@ -29,6 +31,9 @@ from metastep_lab.experiment import Context
 
 SAVED_TOGETHER = 25
 """Linearized runs between two checkpoints; trained ones are saved one by one."""
+
+ORDER = 3
+"""The random stream of the order of tasks; those before are the parts of a draw."""
 
 
 class Reading(NamedTuple):
@@ -132,8 +137,11 @@ def trained(config: Any, reading: Reading, context: Context) -> tuple[np.ndarray
         draw = draw_run(config, reading, key, jnp.asarray(run))
         networks = jax.tree.map(lambda x: jnp.broadcast_to(x, (rates.size, *x.shape)), draw.network)
         outer, losses = [], []
-        for epochs in jnp.diff(jnp.array((0, *config.epochs))):
-            networks, ends = _train(networks, draw.training, rates, step_size, epochs)
+        run_key = jax.random.fold_in(key, run)
+        order = jax.random.fold_in(run_key, ORDER) if config.stochastic else None
+        for done, until in pairwise(jnp.array((0, *config.epochs))):
+            how = (rates, step_size, until - done, order, done)
+            networks, ends = _train(networks, draw.training, *how)
             outer.append(ends)
             losses.append(_test(networks, draw.new, test_rates))
         return {"loss": np.stack(losses), "outer": np.stack(outer)}
@@ -146,9 +154,16 @@ def trained(config: Any, reading: Reading, context: Context) -> tuple[np.ndarray
 
 @compiled
 def _train(
-    networks: Network, tasks: RegressionTasks, rates: Array, step_size: Array, epochs: Array
+    networks: Network,
+    tasks: RegressionTasks,
+    rates: Array,
+    step_size: Array,
+    epochs: Array,
+    order: RandomKey | None,
+    done: Array,
 ) -> tuple[Network, Array]:
-    return meta_train(networks, tasks, rates, step_size=step_size, epochs=epochs)
+    options = {"step_size": step_size, "epochs": epochs, "order": order, "done": done}
+    return meta_train(networks, tasks, rates, **options)
 
 
 @compiled

@@ -184,26 +184,43 @@ def meta_train(
     *,
     step_size: Scalar | float,
     epochs: Int[Array, ""] | int,
+    order: RandomKey | None = None,
+    done: Int[Array, ""] | int = 0,
 ) -> tuple[Network, Float[Array, " train_rates"]]:
-    """Descend on the outer loss of all tasks in every step, for every train rate.
+    """Descend on the outer loss for every train rate: on all tasks together, or one by one.
 
     Args:
         networks: one for each train rate, stacked along a first axis.
         tasks: the training tasks, shared by the rates.
         train_rates: alpha_t.
         step_size: of the outer descent.
-        epochs: its steps; may be traced. Memory does not grow with them.
+        epochs: passes over the tasks; may be traced. Memory does not grow with them.
+        order: of stochastic descent: each epoch has one step for each task, in an order that
+            follows from this key and is the same for all train rates. None takes one step in an
+            epoch, on all tasks.
+        done: epochs before these; they have other orders.
 
     Returns:
-        The networks, and the outer loss after the last step.
+        The networks, and the outer loss of all tasks after the last step.
     """
     loss = jax.vmap(jax.value_and_grad(meta_loss), in_axes=(0, None, 0))
 
-    def step(_: Array, networks: Network) -> Network:
-        gradients = loss(networks, tasks, train_rates)[1]
+    number = tasks.train_inputs.shape[0]
+
+    def step(networks: Network, some: RegressionTasks) -> Network:
+        gradients = loss(networks, some, train_rates)[1]
         return jax.tree.map(lambda w, g: w - step_size * g, networks, gradients)
 
-    networks = jax.lax.fori_loop(0, epochs, step, networks)
+    def epoch(index: Array, networks: Network) -> Network:
+        if order is None:
+            return step(networks, tasks)
+        places = jax.random.permutation(jax.random.fold_in(order, done + index), number)
+        one = lambda place: jax.tree.map(
+            lambda x: jax.lax.dynamic_slice_in_dim(x, places[place], 1), tasks
+        )
+        return jax.lax.fori_loop(0, number, lambda i, found: step(found, one(i)), networks)
+
+    networks = jax.lax.fori_loop(0, epochs, epoch, networks)
     return networks, loss(networks, tasks, train_rates)[0]
 
 

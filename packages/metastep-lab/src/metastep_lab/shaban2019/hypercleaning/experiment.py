@@ -8,6 +8,9 @@ Tables (one row per observation):
   hypergradient), seconds_per_step.
 - `history`: window, step, validation_loss, f1_replaced, f1_wrong, estimate_norm, gradient_norm (of
   the exact hypergradient, every `measure_every` steps, else empty), all before the update.
+- `identification`: window, threshold, step, flagged (examples below the threshold after `step`
+  outer steps), replaced, wrong (such examples among them), f1_replaced, f1_wrong.
+- `thresholds`: the rows of `identification` after the paper's 150 steps and at the end.
 
 Arrays: `weights` (windows, train) after tuning, `given` and `true` labels (train,), `correct`
 (rows of `summary`, test examples), and `suspect_images` with `suspects`, the indices of the
@@ -15,27 +18,40 @@ examples with the lowest weights of the longest window.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from annotated_types import Predicate
 from jaxtyping import Array
 
 import metastep as ms
 from metastep.compilation import compiled
 from metastep.tasks import WeightedClassification, accuracy
-from metastep_lab import data
 from metastep_lab.catalog import listing
-from metastep_lab.configuration import Count, Fraction, NotNegative, Positive, configuration
+from metastep_lab.configuration import (
+    Count,
+    Fraction,
+    NotNegative,
+    Positive,
+    configuration,
+    different,
+)
 from metastep_lab.experiment import Context, Experiment
-from metastep_lab.shaban2019.hypercleaning.claims import CLAIMS, answer
+from metastep_lab.shaban2019.hypercleaning.claims import CLAIMS, CONVERGED, answer, printed
+from metastep_lab.shaban2019.hypercleaning.examples import Examples, prepare
 from metastep_lab.shaban2019.hypercleaning.figures import figures
+from metastep_lab.shaban2019.hypercleaning.identification import (
+    IDENTIFICATION,
+    count_flagged,
+    f1_scores,
+    identification_rows,
+)
+from metastep_lab.tables import columns
 
-CLASSES = 10
 SUSPECTS_SHOWN = 40
 
 
@@ -55,6 +71,7 @@ class Config:
         outer_steps: updates of the weights.
         outer_step_size: of Adam; the first update has this size in every coordinate.
         threshold: an example counts as corrupted when its logit is below it.
+        thresholds: all that are compared, that one among them.
         measure_every: outer steps between two measurements of the exact hypergradient.
     """
 
@@ -69,6 +86,9 @@ class Config:
     outer_steps: Count = 1000
     outer_step_size: Positive = 0.1
     threshold: float = -3.0
+    thresholds: Annotated[
+        tuple[float, ...], Predicate(different), "different numbers, threshold among them"
+    ] = (-2.0, -3.0, -4.0)
     measure_every: Count = 20
 
     def __post_init__(self):
@@ -78,60 +98,11 @@ class Config:
                 f"windows is {self.windows}; allowed are integers from 1 to the horizon, "
                 f"{self.horizon}"
             )
-
-
-class Examples(eqx.Module):
-    """The data of one run: inputs with a column of ones, labels before and after corruption."""
-
-    task: WeightedClassification
-    clean_task: WeightedClassification
-    test_features: Array
-    test_labels: Array
-    replaced: Array
-    wrong: Array
-    images: np.ndarray
-
-
-def prepare(config: Config, folder: Path | None, seed: int) -> Examples:
-    """Load, split and corrupt the data set.
-
-    Raises:
-        DataNotFoundError: if the data set is not there.
-        ValueError: if it has too few examples of a class.
-    """
-    loaded = (data.digits if config.dataset == "digits" else data.mnist)(folder)
-    images, labels = loaded.arrays["images"], loaded.arrays["labels"].astype(np.int32)
-    pixels = images.reshape(len(images), -1).astype(np.float32) / images.max()
-    features = np.concatenate([pixels, np.ones((len(images), 1), np.float32)], axis=1)
-    train, validation = data.balanced_indices(labels, (config.train, config.validation), seed)
-    test = np.setdiff1d(np.arange(len(labels)), np.concatenate([train, validation]))
-    if test.size == 0:
-        raise ValueError(
-            f"train and validation are {config.train} and {config.validation}; together they must "
-            f"leave some of the {len(labels)} examples of {config.dataset} for testing"
-        )
-    rng = np.random.default_rng(seed)
-    given, replaced = data.corrupt_labels(labels[train], CLASSES, config.corruption, rng)
-
-    def task(train_labels: np.ndarray) -> WeightedClassification:
-        return WeightedClassification(
-            jnp.asarray(features[train]),
-            jnp.asarray(train_labels, jnp.int32),
-            jnp.asarray(features[validation]),
-            jnp.asarray(labels[validation]),
-            CLASSES,
-            config.regularization,
-        )
-
-    return Examples(
-        task=task(given),
-        clean_task=task(labels[train]),
-        test_features=jnp.asarray(features[test]),
-        test_labels=jnp.asarray(labels[test]),
-        replaced=jnp.asarray(replaced),
-        wrong=jnp.asarray(given != labels[train]),
-        images=images[train],
-    )
+        if self.threshold not in self.thresholds:
+            raise ValueError(
+                f"thresholds is {self.thresholds}; allowed are different numbers, threshold, "
+                f"{self.threshold:g}, among them"
+            )
 
 
 def make_problem(task: WeightedClassification, config: Config) -> ms.TrainingProblem:
@@ -145,10 +116,13 @@ def make_problem(task: WeightedClassification, config: Config) -> ms.TrainingPro
     )
 
 
-def f1_score(flagged: Array, truth: Array) -> Array:
-    """Return the F1 score of a flag against the truth; 0 when nothing is found."""
-    hits = jnp.sum(flagged & truth)
-    return 2 * hits / jnp.maximum(jnp.sum(flagged) + jnp.sum(truth), 1)
+COLUMNS = {
+    "summary": "method window test_accuracy validation_accuracy validation_loss f1_replaced "
+    "f1_wrong gradient_norm seconds_per_step",
+    "history": "window step validation_loss f1_replaced f1_wrong gradient_norm estimate_norm",
+    "identification": IDENTIFICATION,
+    "thresholds": IDENTIFICATION,
+}
 
 
 def run(config: Config, context: Context) -> Mapping[str, float]:
@@ -156,31 +130,27 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     examples = prepare(config, context.data, context.seed)
     key = jax.random.key(context.seed)
     problem = make_problem(examples.task, config)
-    summary, history, weights, correct = [], [], [], []
+    rows: dict[str, list] = {name: [] for name in COLUMNS}
+    weights, correct = [], []
     for window in config.windows:
         context.log(f"tuning {config.train} weights with window {window}")
         result = _tune(problem, examples, window, config, context, key)
+        ends = _add_paths(rows, window, result, examples, config)
         measured, right = _evaluate(problem, examples, result.outer, config, key)
+        row = (*measured[:3], *ends, measured[3], result.seconds_per_step)
+        rows["summary"].append((f"{window}-RMD", window, *row))
         correct.append(right)
-        summary.append((f"{window}-RMD", window, *measured, result.seconds_per_step))
-        recorded = map(np.asarray, result.history.recorded)
-        steps = np.arange(result.history.value.size)
-        columns = (result.history.value, *recorded, result.history.gradient_norm)
-        history.append((np.full(steps.size, window), steps, *map(np.asarray, columns)))
         weights.append(np.asarray(jax.nn.sigmoid(result.outer)))
+    last = rows["summary"][-1]
     for name, task in (("noisy labels", examples.task), ("clean labels", examples.clean_task)):
         baseline = make_problem(task, config)
         measured, right = _evaluate(baseline, examples, jnp.zeros(config.train), config, key)
         correct.append(right)
-        without_flags = (*measured[:3], np.nan, np.nan, measured[5])
-        summary.append((name, np.nan, *without_flags, np.nan))
-    names = "method window test_accuracy validation_accuracy validation_loss f1_replaced f1_wrong "
-    names += "gradient_norm seconds_per_step"
-    context.table("summary", _columns(names, zip(*summary, strict=True)))
-    names = "window step validation_loss f1_replaced f1_wrong gradient_norm estimate_norm"
-    context.table("history", _columns(names, map(np.concatenate, zip(*history, strict=True))))
+        without_flags = (*measured[:3], np.nan, np.nan, measured[3])
+        rows["summary"].append((name, np.nan, *without_flags, np.nan))
+    for name, some in rows.items():
+        context.table(name, columns(COLUMNS[name], some))
     context.arrays({**_arrays(examples, np.stack(weights)), "correct": np.stack(correct)})
-    last = summary[len(config.windows) - 1]
     return {
         "f1_replaced": last[5],
         "test_accuracy": last[2],
@@ -189,8 +159,24 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     }
 
 
-def _columns(names: str, columns) -> dict[str, np.ndarray]:
-    return {name: np.asarray(column) for name, column in zip(names.split(), columns, strict=True)}
+def _add_paths(
+    rows: dict[str, list], window: int, result: ms.Run, examples: Examples, config: Config
+) -> tuple[float, ...]:
+    """Add the rows of a window to all tables but `summary`; return both F1 scores at its end."""
+    counts, norms = map(np.asarray, result.history.recorded)
+    truth, thresholds = (examples.replaced, examples.wrong), config.thresholds
+    last = count_flagged(result.outer, thresholds, *truth)
+    counts = np.concatenate([counts, np.asarray(last)[None]])
+    scores = f1_scores(counts, *truth)
+    found = identification_rows(window, thresholds, counts, CONVERGED, scores)
+    rows["identification"] += found
+    rows["thresholds"] += [row for row in found if row[2] in (CONVERGED, config.outer_steps)]
+    main = [score[:, thresholds.index(config.threshold)] for score in scores]
+    values, estimates = map(np.asarray, (result.history.value, result.history.gradient_norm))
+    before = [score[:-1] for score in main]
+    steps = zip(range(values.size), values, *before, norms, estimates, strict=True)
+    rows["history"] += [(window, *row) for row in steps]
+    return tuple(float(score[-1]) for score in main)
 
 
 class _Recorder(eqx.Module):
@@ -202,15 +188,15 @@ class _Recorder(eqx.Module):
     config: Config = eqx.field(static=True)
 
     def __call__(self, step: Array, outer: Array, estimate: ms.Estimate) -> tuple[Array, ...]:
-        """Return both F1 scores and, now and then, the norm of the exact hypergradient."""
-        flagged = outer < self.config.threshold
+        """Return what each threshold flags and, now and then, the exact hypergradient's norm."""
+        counts = count_flagged(outer, self.config.thresholds, self.replaced, self.wrong)
         exact = lambda: ms.Reverse().estimate(self.problem, outer, None, jax.random.key(0))[0]
         norm = jax.lax.cond(
             step % self.config.measure_every == 0,
             lambda: exact().stats["gradient_norm"],
             lambda: jnp.full((), jnp.nan, outer.dtype),
         )
-        return f1_score(flagged, self.replaced), f1_score(flagged, self.wrong), norm
+        return counts, norm
 
 
 def _tune(
@@ -237,17 +223,15 @@ def _tune(
 def _evaluate(
     problem: ms.TrainingProblem, examples: Examples, outer: Array, config: Config, key: Array
 ) -> tuple[tuple[float, ...], np.ndarray]:
-    """Train once; return the row of `summary`, and which test examples are correct."""
+    """Train once; return accuracies, loss and gradient norm, and which test examples are right."""
     params = compiled(ms.unroll)(problem, outer, key).params
-    task, flagged = examples.task, outer < config.threshold
+    task = examples.task
     exact = ms.hypergradient(problem, outer, ms.Reverse(), key=key)
     correct = jnp.argmax(examples.test_features @ params.T, axis=1) == examples.test_labels
     measured = (
         jnp.mean(correct),
         accuracy(params, task.validation_features, task.validation_labels),
         exact.value,
-        f1_score(flagged, examples.replaced),
-        f1_score(flagged, examples.wrong),
         exact.stats["gradient_norm"],
     )
     return tuple(map(float, measured)), np.asarray(correct)
@@ -287,5 +271,6 @@ EXPERIMENT = Experiment(
         {"finds-corrupted-labels", "window-five-suffices", "loss-falls-with-window", "better-model"}
     ),
     answer=answer,
+    printed=printed,
     finite=("summary.validation_loss", "history.validation_loss"),
 )

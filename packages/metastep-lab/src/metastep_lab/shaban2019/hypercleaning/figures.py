@@ -6,17 +6,18 @@ import numpy as np
 from scipy.special import expit
 
 from metastep_lab.figures.style import Figure, new_figure, style
-from metastep_lab.shaban2019.hypercleaning.claims import baseline, tuned
-from metastep_lab.tables import Frame, Record
+from metastep_lab.shaban2019.hypercleaning.claims import CONVERGED, baseline, plotted, tuned
+from metastep_lab.tables import Frame, Record, where
 
 
 def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
-    """Draw the suspects, the weights, the progress and Figure 5."""
+    """Draw the suspects, the weights, the progress, Figure 5, and both parts of Appendix G.1."""
     return {
         "suspects": _suspects_figure(record),
         "weights": _weights_figure(record),
         "progress": _progress_figure(record),
         "figure-5-gradient-norm": _norm_figure(record),
+        "identification": _identification_figure(record),
     }
 
 
@@ -110,5 +111,46 @@ def _norm_figure(record: Record) -> tuple[Figure, str]:
     text = (
         "Figure 5 of the paper: the norm of the exact hypergradient along the path of each window, "
         "on a log scale."
+    )
+    return figure, text
+
+
+def _identification_figure(record: Record) -> tuple[Figure, str]:
+    """Draw the plot and the table of Appendix G.1."""
+    rows = plotted(record)
+    if rows.empty:  # the paper's window or threshold was not run
+        first = record.frames["identification"].iloc[0]
+        same = {name: first[name] for name in ("window", "threshold")}
+        rows = where(record.frames["identification"], **same)
+    window, threshold, last = (rows[name].iloc[-1] for name in ("window", "threshold", "step"))
+    wrong = np.sum(record.arrays["given"] != record.arrays["true"])
+    figure, axes = new_figure(columns=2)
+    lines = {
+        "wrong labels": rows["wrong"],
+        "right by chance": rows["replaced"] - rows["wrong"],
+        "never replaced": rows["flagged"] - rows["replaced"],
+    }
+    for index, (label, values) in enumerate(lines.items()):
+        axes[0].plot(rows["step"], values, label=label, **style(index))
+    axes[0].axhline(wrong, color="black", linestyle=":", label="all wrong labels")
+    axes[0].set(xlabel="outer step", ylabel="examples", title=f"Identified with K = {window:g}")
+    compared = record.frames["thresholds"]
+    step = CONVERGED if CONVERGED in set(compared["step"]) else last
+    scores = where(compared, step=step).pivot(
+        index="threshold", columns="window", values="f1_replaced"
+    )
+    for index, (one, values) in enumerate(scores.items()):
+        look = style(index, markers=True)
+        axes[1].plot(values.index, values, label=f"K = {one:g}", **look)
+    axes[1].set(xlabel="threshold of the logit", ylabel="F1 score", ylim=(0, 1))
+    axes[1].set_xticks(scores.index)
+    axes[1].set_title(f"After {step:g} outer steps")
+    for panel in axes:
+        panel.legend()
+    text = (
+        "Appendix G.1 of the paper. Left: the examples whose logit is below "
+        f"{threshold:g} while tuning with window {window:g}, those with a wrong label, those whose "
+        "label was replaced by itself, and false positives. Right: the F1 score of finding "
+        "replaced labels, by threshold and window."
     )
     return figure, text

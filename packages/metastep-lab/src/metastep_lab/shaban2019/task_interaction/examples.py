@@ -8,9 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from metastep import saving as checkpoint
 from metastep_lab import data
+from metastep_lab.experiment import Context
 from metastep_lab.shaban2019.task_interaction.interaction import InteractingClasses
 from metastep_lab.shaban2019.task_interaction.patch_features import patch_features, read_features
+from metastep_lab.shaban2019.task_interaction.pretrained_features import ImageNetwork
 
 
 class Examples(eqx.Module):
@@ -21,29 +24,49 @@ class Examples(eqx.Module):
     test_labels: Array
 
 
-def load(config: Any, folder: Path | None, seed: int) -> tuple[np.ndarray, np.ndarray, list]:
+LOADERS = {"digits": data.digits, "cifar10": data.cifar10, "cifar100": data.cifar100}
+
+
+def load(config: Any, context: Context) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Return features, labels and the names of the classes.
+
+    Features of a pretrained network are computed once, even if the run is interrupted.
 
     Raises:
         DataNotFoundError: if the data set is not there.
-        ValueError: if there is no such file of features, or it does not hold features and labels.
+        ValueError: if there is no such file or directory of features, or it is none.
     """
-    if config.features is not None:
-        path = Path(config.features)
-        beside = folder / path if folder is not None else path
-        if not path.exists() and not beside.exists():
-            raise ValueError(
-                f"features is {config.features}, and there is no such file, nor in the folder of "
-                "the data sets; allowed is an .npz file with the arrays features and labels"
-            )
-        features, labels = read_features(path if path.exists() else beside)
+    path = None if config.features is None else _place(config.features, context.data)
+    if path is not None and not path.is_dir():
+        features, labels = read_features(path)
         return features, labels, [str(label) for label in np.unique(labels)]
-    found = (data.digits if config.dataset == "digits" else data.cifar10)(folder).arrays
-    labels = found["labels"].astype(np.int32)
-    names = found.get("classes", np.unique(labels))
-    size = dict(filters=config.filters, size=config.patch_size)
-    features = patch_features(found["images"], seed=seed, **size)
-    return features, labels, [str(name) for name in names]
+    found = LOADERS[config.dataset](context.data).arrays
+    images, labels = found["images"], found["labels"].astype(np.int32)
+    names = [str(name) for name in found.get("classes", np.unique(labels))]
+    if path is None:
+        size = dict(filters=config.filters, size=config.patch_size)
+        return patch_features(images, seed=context.seed, **size), labels, names
+    network, stored = ImageNetwork.load(path), context.checkpoint("features")
+    if context.resume and stored.exists():
+        like = jnp.zeros((len(images), network.features), jnp.float32)
+        return np.asarray(checkpoint.load(stored, like)[0]), labels, names
+    show = lambda done: context.progress(done, len(images), "images read by the network")
+    features = network.read(images, show)
+    checkpoint.save(stored, jnp.asarray(features), {})
+    return features, labels, names
+
+
+def _place(name: str, folder: Path | None) -> Path:
+    """Return where a file or directory of features is."""
+    path = Path(name)
+    beside = path if folder is None else folder / path
+    if not path.exists() and not beside.exists():
+        raise ValueError(
+            f"features is {name}, and there is nothing of that name, nor in the folder of the data "
+            "sets; allowed is a directory with an image network of Hugging Face, or an .npz file "
+            "with the arrays features and labels"
+        )
+    return path if path.exists() else beside
 
 
 def draw(config: Any, features: np.ndarray, labels: np.ndarray, seed: int, trial: int) -> Examples:

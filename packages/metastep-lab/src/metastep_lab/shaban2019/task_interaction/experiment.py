@@ -2,15 +2,18 @@
 
 One linear model per class on fixed features; a tuned symmetric matrix C pulls the models of similar
 classes together, and rho pulls all to zero. The paper's features come from a network trained on
-ImageNet; here they are convolutions with random whitened patches, or are read from a file. Scaling
+ImageNet; here they are convolutions with random whitened patches, or come from a network or a file
+of the user. Scaling
 the features is equivalent to scaling the inner step size; here they are scaled so that the
 curvature of the cross-entropy is at most `smoothness`.
 
 Tables (one row per observation):
 
 - `summary`: method ("K-RMD" | "untuned"), window (empty for "untuned"), trial, validation_loss,
-  test_accuracy (both at the end), best_test_accuracy (over the measured steps: the paper's early
-  stopping looks at the test examples), gradient_norm (of the exact hypergradient), largest_coupling
+  test_accuracy (both at the end), stopped_step, stopped_accuracy (the paper's early stopping, which
+  looks at the test examples: where their accuracy has not improved for `patience` steps, empty if
+  that was never so, and the best until then), gradient_norm (of the exact hypergradient),
+  largest_coupling
   (the largest C_ij), stability (largest on the way; below 1 the inner descent cannot diverge),
   guarded_steps (outer steps that began at the guard's limit), failed_steps.
 - `history`: window, trial, step, validation_loss, estimate_norm, gradient_norm (exact), cosine (of
@@ -23,30 +26,28 @@ Arrays: `coupling`, C after tuning, shape (windows, trials, classes, classes); `
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array
 
 import metastep as ms
-from metastep.compilation import compiled
-from metastep.tasks import accuracy
-from metastep.trees import cosine
 from metastep_lab.catalog import listing
 from metastep_lab.configuration import Ascending, Count, Positive, configuration
 from metastep_lab.experiment import Context, Experiment
-from metastep_lab.shaban2019.task_interaction.claims import CLAIMS, answer
-from metastep_lab.shaban2019.task_interaction.examples import Examples, draw, load
+from metastep_lab.shaban2019.task_interaction.claims import CLAIMS, answer, printed
+from metastep_lab.shaban2019.task_interaction.examples import draw, load
 from metastep_lab.shaban2019.task_interaction.figures import figures
 from metastep_lab.shaban2019.task_interaction.interaction import (
     Guard,
     Interaction,
     interaction,
 )
+from metastep_lab.shaban2019.task_interaction.measuring import Measured, Recorder, early_stop
 from metastep_lab.tables import columns
 
 
@@ -55,12 +56,13 @@ class Config:
     """The configuration; the defaults are the preset `reduced`.
 
     What it reduces: features are random patches in place of a pretrained network's, and there are
-    1,000 outer steps in place of up to 5,000.
+    1,000 outer steps, in which early stopping hardly ever stops.
 
     Attributes:
-        dataset: digits (8 x 8, ships with scikit-learn) or cifar10.
-        features: an .npz file with features and labels that replace the images of the data set,
-            or none. The folder of the data sets is searched for it, too.
+        dataset: digits (8 x 8, ships with scikit-learn), cifar10 or cifar100.
+        features: a directory with a pretrained image network of Hugging Face that reads the
+            images of the data set, such as ResNet-18; or an .npz file with features and labels
+            that replace these images; or none. The folder of the data sets is searched, too.
         filters: random patches of the features.
         patch_size: their side in pixels.
         examples: training examples in total, and as many for validation; the rest is for testing.
@@ -76,9 +78,11 @@ class Config:
         outer_steps: updates of C and rho.
         outer_step_size: of Adam.
         measure_every: outer steps between two measurements.
+        patience: steps without an improvement of the test accuracy after which early stopping
+            stops. Tuning goes on, and the tables say where it would have stopped.
     """
 
-    dataset: Literal["digits", "cifar10"] = "cifar10"
+    dataset: Literal["digits", "cifar10", "cifar100"] = "cifar10"
     features: str | None = None
     filters: Count = 64
     patch_size: Count = 6
@@ -94,6 +98,7 @@ class Config:
     outer_steps: Count = 1000
     outer_step_size: Positive = 0.05
     measure_every: Count = 20
+    patience: Count = 500
 
     def __post_init__(self):
         """Check the values of the fields."""
@@ -119,7 +124,7 @@ def _optimizers(
 
 def run(config: Config, context: Context) -> Mapping[str, float]:
     """Tune C and rho with every window in every trial."""
-    features, labels, names = load(config, context.data, context.seed)
+    features, labels, names = load(config, context)
     optimizers = _optimizers(config.step_size, config.outer_step_size)
     summary, history, couplings = [], [], []
     for trial in range(config.trials):
@@ -133,23 +138,30 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
         )
         limit = None if config.stability_limit is None else jnp.asarray(config.stability_limit)
         guard = Guard(jnp.asarray(config.step_size), examples.task.smoothness, limit)
+        pace = config.measure_every, config.outer_steps - 1
+        recorder = Recorder(problem, examples, guard, *pace)
         for window in config.windows:
             context.log(f"trial {trial}: tuning with window {window}")
-            result = _tune(problem, guard, window, optimizers[1], config, context, trial)
-            measured, stability = _measure_run(problem, examples, guard, result, config)
+            result = _tune(recorder, window, optimizers[1], config, context, trial)
+            measured, stability = recorder.path(result)
             if window == config.windows[0]:
-                summary.append(
-                    ("untuned", np.nan, trial, *_summary_row(measured, 0, stability[:1]))
-                )
-            row = _summary_row(measured, -1, stability, config.stability_limit, result.skipped)
+                first = np.nan, measured.test_accuracy[0]
+                row = _summary_row(measured, 0, stability[:1], first)
+                summary.append(("untuned", np.nan, trial, *row))
+            steps = recorder.steps
+            ends = np.append(steps, config.outer_steps)
+            stopped = early_stop(ends, measured.test_accuracy, config.patience)
+            limits = config.stability_limit, result.skipped
+            row = _summary_row(measured, -1, stability, stopped, *limits)
             summary.append((f"{window}-RMD", window, trial, *row))
-            history += [(window, trial, *row) for row in _history_rows(result, measured, config)]
+            rows = _history_rows(steps, result, measured, stability)
+            history += [(window, trial, *row) for row in rows]
             couplings.append(np.asarray(result.outer.strengths()[0]))
             if trial == 0 and window == config.windows[-1]:
                 context.table("cost", _cost(problem, result.outer, config))
         context.progress(trial + 1, config.trials, "trials")
-    table = "method window trial validation_loss test_accuracy best_test_accuracy gradient_norm "
-    table += "largest_coupling stability guarded_steps failed_steps"
+    table = "method window trial validation_loss test_accuracy stopped_step stopped_accuracy "
+    table += "gradient_norm largest_coupling stability guarded_steps failed_steps"
     context.table("summary", columns(table, summary))
     table = "window trial step validation_loss estimate_norm gradient_norm cosine test_accuracy "
     context.table("history", columns(table + "stability successful", history))
@@ -160,116 +172,55 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
 
 
 def _tune(
-    problem: ms.TrainingProblem,
-    guard: Guard,
+    recorder: Recorder,
     window: int,
     optimizer: optax.GradientTransformation,
     config: Config,
     context: Context,
     trial: int,
 ) -> ms.Run:
-    classes = jax.tree.leaves(problem.init_params)[0].shape[0]
+    classes = jax.tree.leaves(recorder.problem.init_params)[0].shape[0]
     path = context.checkpoint(f"trial-{trial}-window-{window}")
     return ms.minimize(
-        problem,
+        recorder.problem,
         interaction(classes, config.coupling, config.regularization),
         ms.TruncatedReverse(window),
         optimizer=optimizer,
         steps=config.outer_steps,
         key=jax.random.key(context.seed),
-        project=guard,
-        record=_record,
+        project=recorder.guard,
+        record=recorder,
         every=min(100, config.outer_steps),
         checkpoint=ms.Checkpoint(path, 500, context.resume),
     )
-
-
-def _record(step: Array, outer: Interaction, estimate: ms.Estimate) -> tuple:
-    """Store the hyperparameters for later measurement: 2 classes^2 numbers per step."""
-    del step
-    return outer, estimate.grad
-
-
-class Measured(NamedTuple):
-    """Measurements at some hyperparameters, each of shape (points,)."""
-
-    validation_loss: Any
-    gradient_norm: Any
-    cosine: Any
-    test_accuracy: Any
-    largest_coupling: Any
-    stability: Any
-
-
-def _measured_steps(config: Config) -> np.ndarray:
-    return np.unique([*range(0, config.outer_steps, config.measure_every), config.outer_steps - 1])
-
-
-def _measure_run(
-    problem: ms.TrainingProblem, examples: Examples, guard: Guard, result: ms.Run, config: Config
-) -> tuple[Measured, np.ndarray]:
-    """Measure before some steps and after the last; return also the stability at all steps."""
-    steps = _measured_steps(config)
-    append = lambda many, last: jnp.concatenate([many, last[None]])
-    outers, grads = result.history.recorded
-    outers = jax.tree.map(append, outers, result.outer)
-    chosen = jax.tree.map(lambda x: x[np.append(steps, config.outer_steps)], outers)
-    # There is no estimate after the last step: zeros, whose cosine is NaN.
-    grads = jax.tree.map(lambda x: append(x[steps], jnp.zeros_like(x[0])), grads)
-    measured, stability = _measure(problem, examples, guard, chosen, grads, outers)
-    return jax.tree.map(np.asarray, measured), np.asarray(stability)
-
-
-@compiled
-def _measure(
-    problem: ms.TrainingProblem,
-    examples: Examples,
-    guard: Guard,
-    chosen: Interaction,
-    grads: Interaction,
-    outers: Interaction,
-) -> tuple[Measured, Array]:
-    def at(point: tuple[Interaction, Interaction]) -> Measured:
-        outer, grad = point
-        key = jax.random.key(0)
-        exact, _ = ms.Reverse().estimate(problem, outer, None, key)
-        params = ms.unroll(problem, outer, key).params
-        return Measured(
-            validation_loss=exact.value,
-            gradient_norm=exact.stats["gradient_norm"],
-            cosine=cosine(grad, exact.grad),
-            test_accuracy=accuracy(params, examples.test_features, examples.test_labels),
-            largest_coupling=jnp.max(outer.strengths()[0]),
-            stability=guard.stability(outer),
-        )
-
-    return jax.lax.map(at, (chosen, grads)), jax.vmap(guard.stability)(outers)
 
 
 def _summary_row(
     measured: Measured,
     place: int,
     stability: np.ndarray,
+    stopped: tuple[float, float],
     limit: float | None = None,
     skipped: int = 0,
 ) -> tuple:
     """Return the row of `summary` of one point of a run."""
     at = Measured(*(column[place] for column in measured))
-    best = at.test_accuracy if place == 0 else np.max(measured.test_accuracy)
     # After scaling by the guard, rounding errors leave a small distance to the limit.
     guarded = 0 if limit is None else int(np.sum(stability >= limit * (1 - 1e-5)))
-    row = (at.validation_loss, at.test_accuracy, best, at.gradient_norm, at.largest_coupling)
+    row = (at.validation_loss, at.test_accuracy, *stopped, at.gradient_norm, at.largest_coupling)
     return (*row, np.max(stability), guarded, skipped)
 
 
-def _history_rows(result: ms.Run, measured: Measured, config: Config) -> list[tuple]:
+def _history_rows(
+    steps: np.ndarray, result: ms.Run, measured: Measured, stability: np.ndarray
+) -> list[tuple]:
     """Return the rows of `history` of the measured steps."""
-    steps, history = _measured_steps(config), result.history
-    good = np.asarray(history.result == ms.RESULTS.successful, int)
-    exact = (measured.gradient_norm, measured.cosine, measured.test_accuracy, measured.stability)
-    here = [column[:-1] for column in (measured.validation_loss, *exact)]
+    history = result.history
+    good = np.asarray(history.result == ms.RESULTS.successful, int)[steps]
     estimate = np.asarray(history.gradient_norm)[steps]
-    return list(zip(steps, here[0], estimate, *here[1:], good[steps], strict=True))
+    loss, exact, angle, correct, _ = (column[:-1] for column in measured)
+    rows = (steps, loss, estimate, exact, angle, correct, stability[steps], good)
+    return list(zip(*rows, strict=True))
 
 
 def _cost(problem: ms.TrainingProblem, outer: Interaction, config: Config) -> Mapping:
@@ -293,21 +244,29 @@ QUICK = Config(
     measure_every=10,
 )
 
-PAPER = Config(features="cifar10-resnet18.npz", outer_steps=5000)
+PAPER = Config(features="resnet-18", outer_steps=8000)
 """Features of ResNet-18 before its last layer, which a user has to bring, for all of CIFAR-10.
 
-There is no early stopping: 5,000 steps are as many as the paper's longest average, and
-`best_test_accuracy` is what stopping on the test examples, as the paper does, would give at best.
+The paper stops after 3,300 to 4,950 steps on average.
 """
+
+PAPER_CIFAR100 = replace(PAPER, dataset="cifar100", examples=300, outer_steps=15000)
+"""The same for CIFAR-100, where the paper stops after 5,670 to 8,805 steps on average."""
 
 EXPERIMENT = Experiment(
     listing("task-interaction"),
     config=Config,
-    presets={"quick": QUICK, "reduced": Config(), "paper": PAPER},
+    presets={
+        "quick": QUICK,
+        "reduced": Config(),
+        "paper": PAPER,
+        "paper-cifar100": PAPER_CIFAR100,
+    },
     run=run,
     claims=CLAIMS,
     figures=figures,
     reproducible=frozenset({"tuning-helps", "loss-falls-with-window", "never-diverges"}),
     answer=answer,
+    printed=printed,
     finite=("summary.validation_loss",),
 )

@@ -9,6 +9,7 @@ from metastep_lab.shaban2019.task_interaction.claims import closest, coupling, t
 from metastep_lab.tables import Record
 
 SHORT_NAME = 3  # letters that fit below a column
+MOST_CLASSES = 12  # in one picture
 
 
 def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
@@ -45,7 +46,10 @@ def _progress_figure(record: Record) -> tuple[Figure, str]:
 
 def _coupling_figure(record: Record) -> tuple[Figure, str]:
     mean = coupling(record)
-    names = [str(name) for name in record.arrays["classes"]]
+    chosen = np.sort(np.argsort(-np.nanmax(mean, axis=0), kind="stable")[:MOST_CLASSES])
+    names = [str(record.arrays["classes"][one]) for one in chosen]
+    shown = "every two classes" if len(chosen) == len(mean) else f"{len(chosen)} classes that share"
+    mean = mean[np.ix_(chosen, chosen)]
     figure, axes = new_figure(width=8.0, height=6.4)
     draw_heatmap(
         axes[0],
@@ -61,7 +65,7 @@ def _coupling_figure(record: Record) -> tuple[Figure, str]:
         axes[0].tick_params(axis="x", rotation=45)
     first, second = closest(record)
     text = (
-        "The tuned similarity C of every two classes, mean over trials, as its logarithm to base "
+        f"The tuned similarity C of {shown}, mean over trials, as its logarithm to base "
         f"10: -2 is 0.01. The larger it is, the nearer the two models are held. Those of "
         f"{first} and {second} are pulled together most."
     )

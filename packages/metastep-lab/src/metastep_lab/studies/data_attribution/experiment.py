@@ -15,7 +15,7 @@ Tables (one row per observation):
   seconds (one retraining).
 - `curves`, at the smooth step size: model, seed, method, removed (share of the examples, the most
   helpful ones by the sum of the scores), rise (of the mean loss of the queries when trained
-  without them).
+  without them), predicted (by the exact scores).
 - `recall`, at the smooth step size: model, seed, method, checked (share of the examples, the most
   harmful ones by the sum of the scores), recall (share of the spoilt examples among them).
 - `removals`: model, speed, query, predicted, true: the changes of a few queries with the first
@@ -24,27 +24,27 @@ Tables (one row per observation):
 
 from collections.abc import Mapping
 from time import perf_counter
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
 from annotated_types import Ge, Gt, Lt, MinLen, Predicate
 
-import metastep as ms
-from metastep.attribution import (
-    Removals,
-    attribute,
-    datamodeling_score,
-    leave_out,
-    random_removals,
-    recall_at,
-)
+from metastep.attribution import attribute, random_removals
 from metastep_lab.catalog import listing
 from metastep_lab.configuration import Count, Fraction, Several, configuration, different
 from metastep_lab.experiment import Context, Experiment
 from metastep_lab.studies.data_attribution.claims import CLAIMS, answer
 from metastep_lab.studies.data_attribution.examples import Split, images, paragraphs
 from metastep_lab.studies.data_attribution.figures import figures
+from metastep_lab.studies.data_attribution.judging import (
+    Case,
+    Name,
+    curve_rows,
+    lds,
+    recall_rows,
+    retrain,
+)
 from metastep_lab.studies.data_attribution.methods import other_scores
 from metastep_lab.studies.data_attribution.models import (
     Training,
@@ -57,13 +57,6 @@ from metastep_lab.tables import columns
 
 SHOWN = 4
 """Queries whose changes are kept."""
-
-TOGETHER, SAVED = 17, 50
-"""Retrainings under one `vmap`, and between two savings."""
-
-CHECKED = (0.05, 0.1, 0.2, 0.3, 0.5)
-
-Name = Literal["linear", "network", "transformer"]
 
 
 def _rising(values: tuple[float, ...]) -> bool:
@@ -128,15 +121,6 @@ class Config:
             raise ValueError(f"width is {self.width}; allowed are even integers from 2")
 
 
-class Case(NamedTuple):
-    """One model with the data of one seed."""
-
-    name: Name
-    seed: int
-    split: Split
-    key: Any
-
-
 def run(config: Config, context: Context) -> Mapping[str, float]:
     """Score, leave out and train again: every model, seed and step size."""
     tables: dict[str, list[Any]] = {name: [] for name in COLUMNS}
@@ -161,7 +145,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
 COLUMNS = {
     "scores": "model speed seed method lds lds_error seconds",
     "training": "model speed seed loss metasmoothness removal_error trusted seconds",
-    "curves": "model seed method removed rise",
+    "curves": "model seed method removed rise predicted",
     "recall": "model seed method checked recall",
     "removals": "model speed query predicted true",
 }
@@ -199,10 +183,10 @@ def _round(
     begin = perf_counter()
     draws = jax.random.fold_in(case.key, 1)
     subsets = random_removals(config.train, config.share, config.subsets, draws)
-    removals = _retrain(context, case, training, subsets, f"{case.name}-{case.seed}-{speed:g}")
+    removals = retrain(context, case, training, subsets, f"{case.name}-{case.seed}-{speed:g}")
     seconds = (perf_counter() - begin) / config.subsets
     for method, (scores, took) in found.items():
-        tables["scores"].append((*place, method, *_lds(scores, removals), took))
+        tables["scores"].append((*place, method, *lds(scores, removals), took))
     tables["training"].append((
         *place, np.mean(exact.values), exact.metasmoothness, exact.removal_error,
         int(exact.trustworthy), seconds,
@@ -216,71 +200,8 @@ def _round(
         )
     if smooth:
         sums = {method: scores.sum(axis=0) for method, (scores, _) in found.items()}
-        _recall(case, sums, tables)
-        _curves(config, context, case, training, sums, tables)
-
-
-def _retrain(
-    context: Context, case: Case, training: Training, left_out: np.ndarray, name: str
-) -> Removals:
-    return leave_out(
-        training,
-        left_out.shape[1],
-        case.split.queries,
-        left_out=left_out,
-        key=case.key,
-        batch_size=TOGETHER,
-        checkpoint=ms.Checkpoint(context.checkpoint(name), SAVED, context.resume),
-    )
-
-
-def _lds(scores: np.ndarray, removals: Removals) -> tuple[float, float]:
-    if not np.all(np.isfinite(scores)):
-        return np.nan, np.nan
-    score = datamodeling_score(scores, removals)
-    return score.mean, score.standard_error
-
-
-def _recall(case: Case, sums: Mapping[str, np.ndarray], tables: Mapping[str, list[Any]]) -> None:
-    planted = case.split.planted
-    if not planted.any():
-        return
-    counts = [max(1, round(share * planted.size)) for share in CHECKED]
-    for method, harm in sums.items():
-        if np.all(np.isfinite(harm)):
-            rows = zip(CHECKED, recall_at(harm, planted, counts), strict=True)
-            tables["recall"].extend((case.name, case.seed, method, *row) for row in rows)
-
-
-def _curves(
-    config: Config,
-    context: Context,
-    case: Case,
-    training: Training,
-    sums: Mapping[str, np.ndarray],
-    tables: Mapping[str, list[Any]],
-) -> None:
-    """Leave out the examples that each method scores as most helpful, and as many random ones."""
-    total = config.train
-    chance = np.random.default_rng((context.seed, case.seed, 1)).standard_normal(total)
-    finite = {method: harm for method, harm in sums.items() if np.all(np.isfinite(harm))}
-    orders = {
-        method: np.argsort(harm, kind="stable")
-        for method, harm in {**finite, "at random": chance}.items()
-    }
-    counts = [max(1, round(share * total)) for share in config.removed]
-    masks = np.zeros((len(orders), len(counts), total), bool)
-    for mask, order in zip(masks, orders.values(), strict=True):
-        for row, count in zip(mask, counts, strict=True):
-            row[order[:count]] = True
-    flat = masks.reshape(-1, total)
-    removals = _retrain(context, case, training, flat, f"{case.name}-{case.seed}-curves")
-    rises = removals.changes.mean(axis=1).reshape(len(orders), -1)
-    tables["curves"].extend(
-        (case.name, case.seed, method, share, rise)
-        for method, of_method in zip(orders, rises, strict=True)
-        for share, rise in zip(config.removed, of_method, strict=True)
-    )
+        tables["recall"].extend(recall_rows(case, sums))
+        tables["curves"].extend(curve_rows(context, case, training, sums, config.removed))
 
 
 QUICK = Config(

@@ -13,9 +13,15 @@ MEMORIZED = 0.97
 PAPER_STEPS = 4000
 
 
-def by_seed(record: Record, noise: float, split: str = "test clean") -> Frame:
-    """Return the mean accuracy over tests at the last step: a row for each meta-seed, by mode."""
+def by_seed(
+    record: Record, noise: float, split: str = "test clean", samples: int | None = None
+) -> Frame:
+    """Return the mean accuracy over tests at the last step: a row for each meta-seed, by mode.
+
+    None takes the number of samples that the configuration calls so.
+    """
     rows = record.frames["accuracy"]
+    rows = where(rows, samples=record.config.samples or 0 if samples is None else samples)
     last = where(rows, noise=noise, split=split, step=rows["step"].max())
     last = last[last["checkpoint"] != "final"]
     return last.pivot_table(index="meta_seed", columns="mode", values="accuracy")
@@ -36,7 +42,7 @@ def answer(record: Record) -> str:
         return f"This run cannot tell: it {lacking}."
     found = _gap(record, VALIDATED, TRAINED, noise)
     gap, fitted = found["gap"], by_seed(record, noise, "train").mean()
-    opening = {None: "This run cannot tell", True: "Yes", False: "No"}[_above(gap, 0.0)]
+    opening = {None: "This run cannot tell", True: "Yes", False: "No"}[above(gap, 0.0)]
     difference = f"a difference of {gap.mean():.3f}±{gap.sem():.3f} over {gap.size} meta-trainings"
     if gap.size == 1:
         difference = "with one meta-training of each, so that chance cannot be told apart"
@@ -71,7 +77,7 @@ def _numbers(values: Iterable[float]) -> str:
     return ", ".join(f"{value:.3f}" for value in values)
 
 
-def _above(gap: Frame, least: float) -> bool | None:
+def above(gap: Frame, least: float) -> bool | None:
     """Whether a mean reaches `least`; None where two standard errors do not tell it from zero."""
     if gap.size < 2 or abs(gap.mean()) <= 2 * gap.sem():
         return None
@@ -92,7 +98,8 @@ def _against_sgd(record: Record) -> Numbers:
 def _at_the_end(record: Record) -> Numbers:
     ran = _ran(VALIDATED, TRAINED)(record)
     gap = _gap(record, VALIDATED, TRAINED)["gap"] if ran else None
-    return {"steps": int(record.frames["accuracy"]["step"].max()), "gap": gap}
+    steps = where(record.frames["accuracy"], samples=record.config.samples or 0)["step"]
+    return {"steps": int(steps.max()) if len(steps) else 0, "gap": gap}
 
 
 CLAIMS = (
@@ -102,7 +109,7 @@ CLAIMS = (
         "better (here: by at least 10 points, and two standard errors over meta-seeds).",
         lacks=_lacks(VALIDATED, TRAINED),
         measure=lambda record: _gap(record, VALIDATED, TRAINED),
-        verdict=lambda found: _above(found["gap"], GAP),
+        verdict=lambda found: above(found["gap"], GAP),
         evidence=lambda found: (
             f"{found['words']}; differences by meta-seed {_numbers(found['gap'])}"
         ),
@@ -137,7 +144,7 @@ CLAIMS = (
             _lacks(VALIDATED, TRAINED, noise=0.0)(record) or _lacks(VALIDATED, TRAINED)(record)
         ),
         measure=_growth,
-        verdict=lambda found: _above(found["growth"], 0.0),
+        verdict=lambda found: above(found["growth"], 0.0),
         evidence=lambda found: (
             f"gap at noise {NOISY}: {_numbers(found['noisy'])}; without: "
             f"{_numbers(found['clean'])} by meta-seed"
@@ -148,7 +155,7 @@ CLAIMS = (
         "2020, Figure 6: also with 2 n samples train-by-train stays behind.",
         lacks=_lacks(VALIDATED, DOUBLE),
         measure=lambda record: _gap(record, VALIDATED, DOUBLE),
-        verdict=lambda found: _above(found["gap"], 0.0),
+        verdict=lambda found: above(found["gap"], 0.0),
         evidence="{words}",
     ),
     Statement(
@@ -157,7 +164,7 @@ CLAIMS = (
         "was tuned on validation loss.",
         lacks=_lacks(VALIDATED),
         measure=_against_sgd,
-        verdict=lambda found: _above(found["learned"] - found["tuned"], 0.0),
+        verdict=lambda found: above(found["learned"] - found["tuned"], 0.0),
         evidence=lambda found: (
             f"test accuracy {_with_spread(found['learned'])} against {found['tuned']:.3f}"
         ),
@@ -169,7 +176,7 @@ CLAIMS = (
         verdict=lambda found: (
             None
             if found["steps"] < PAPER_STEPS or found["gap"] is None
-            else _above(found["gap"], GAP)
+            else above(found["gap"], GAP)
         ),
         evidence="tested for {steps} steps, inside the horizon of {config.horizon} that "
         "meta-training saw; beyond it learned optimizers may undo their work",

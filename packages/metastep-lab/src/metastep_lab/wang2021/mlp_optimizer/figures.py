@@ -1,12 +1,14 @@
 """The figures of `mlp-optimizer`."""
 
 from collections.abc import Mapping
+from itertools import product
 
 import numpy as np
 
 from metastep_lab.figures.style import Figure, Lines, line_figure, new_figure, style
 from metastep_lab.tables import Frame, Record, where
 from metastep_lab.wang2021.mlp_optimizer.claims import DOUBLE, TRAINED, VALIDATED
+from metastep_lab.wang2021.mlp_optimizer.size_claims import mean_gaps, numbers_of_samples
 
 NAMES = {
     TRAINED: "train-by-train, n",
@@ -16,11 +18,14 @@ NAMES = {
 
 
 def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
-    """Draw accuracy against steps, the monitor of meta-training, and the other problems."""
-    found = {
-        f"accuracy-noise-{round(100 * noise)}": _accuracy_figure(record, noise)
-        for noise in record.config.noise
-    }
+    """Draw accuracy against steps and samples, the monitor, and the other problems."""
+    found = {}
+    for noise, samples in product(record.config.noise, numbers_of_samples(record)):
+        few = samples == record.config.samples
+        name = f"accuracy-noise-{round(100 * noise)}" + ("" if few else f"-samples-{samples}")
+        found[name] = _accuracy_figure(record, noise, samples)
+    if record.config.totals and any(len(mean_gaps(record, one)) for one in record.config.noise):
+        found["gap-by-samples"] = _gap_figure(record)
     found["meta-training"] = _monitor_figure(record)
     if len(record.frames["generalization"]):
         found["generalization"] = _generalization_figure(record)
@@ -33,25 +38,56 @@ def _curve(rows: Frame, by: str) -> tuple[Frame, Frame]:
     return curves.mean(axis=1), curves.std(axis=1).fillna(0)
 
 
-def _accuracy_figure(record: Record, noise: float) -> tuple[Figure, str]:
+def _accuracy_figure(record: Record, noise: float, samples: int) -> tuple[Figure, str]:
     panels, ends = [], []
-    rows = where(record.frames["accuracy"], noise=noise)
+    rows = where(record.frames["accuracy"], noise=noise, samples=samples)
+    use = (
+        "n examples are trained on, and as many more, where it says so, are held out to judge the "
+        "optimizer or added"
+    )
+    names = NAMES
+    if samples != record.config.samples:
+        use = "a sixth of the samples is held out to judge the optimizer in train-by-validation"
+        names = {TRAINED: TRAINED, VALIDATED: VALIDATED}
     rows = rows[rows["checkpoint"] != "final"]
     for split, title in (("train", "On the training labels"), ("test clean", "On new images")):
         series, bands = {}, {}
-        for mode in (*record.config.modes, "SGD"):
-            seeds = mode in NAMES and record.config.meta_seeds > 1
+        for mode in (*(mode for mode in record.config.modes if mode in names), "SGD"):
+            seeds = mode in names and record.config.meta_seeds > 1
             curves = where(rows, mode=mode, split=split)
             mean, spread = _curve(curves, "meta_seed" if seeds else "test")
-            name = NAMES.get(mode, "SGD, tuned")
+            name = names.get(mode, "SGD, tuned")
             series[name], bands[name] = (mean.index, mean), (mean - spread, mean + spread)
             ends.append(f"{name} {mean.iloc[-1]:.3f} ({title.lower()})")
         panels.append(Lines(series, "steps", "accuracy", title, bands=bands))
     figure = line_figure(*panels, shared_legend=True)
     text = (
-        f"Accuracy against steps at {noise:.0%} label noise; n examples are trained on, and as "
-        "many more, where it says so, are held out to judge the optimizer or added. Bands are one "
-        f"standard deviation over meta-seeds (over tests for SGD). At the end: {'; '.join(ends)}."
+        f"Accuracy against steps at {noise:.0%} label noise with {samples:,} samples; {use}. "
+        "Bands are one standard deviation over meta-seeds (over tests for SGD). At the end: "
+        f"{'; '.join(ends)}."
+    )
+    return figure, text
+
+
+def _gap_figure(record: Record) -> tuple[Figure, str]:
+    figure, axes = new_figure(width=6.4, height=4.2)
+    ends = []
+    for index, noise in enumerate(record.config.noise):
+        rows = mean_gaps(record, noise)
+        if rows.empty:
+            continue
+        label = f"{noise:.0%} noise"
+        errors = rows["error"].fillna(0)
+        axes[0].errorbar(rows.index, rows["gap"], errors, label=label, **style(index, markers=True))
+        ends.append(f"{label}: {', '.join(f'{gap:.3f}' for gap in rows['gap'])}")
+    axes[0].axhline(0, color="black", linewidth=0.8)
+    axes[0].set(xlabel="samples", ylabel="difference in test accuracy", xscale="log")
+    axes[0].set_title("Train-by-validation less train-by-train")
+    axes[0].legend()
+    text = (
+        "By how much networks trained by the optimizer of the validation loss are more often right "
+        "on new images than those of the training loss, against the number of samples, on a log "
+        f"scale; bars are one standard error over meta-seeds. {'; '.join(ends)}."
     )
     return figure, text
 
@@ -59,7 +95,9 @@ def _accuracy_figure(record: Record, noise: float) -> tuple[Figure, str]:
 def _monitor_figure(record: Record) -> tuple[Figure, str]:
     figure, axes = new_figure(columns=2)
     noise = record.config.noise[0]
-    meta, monitor = (where(record.frames[name], noise=noise) for name in ("meta", "monitor"))
+    samples = record.config.samples or record.config.totals[0]
+    cell = {"noise": noise, "samples": samples}
+    meta, monitor = (where(record.frames[name], **cell) for name in ("meta", "monitor"))
     for index, mode in enumerate(record.config.modes):
         look = style(index)
         for seed in range(record.config.meta_seeds):
@@ -74,9 +112,10 @@ def _monitor_figure(record: Record) -> tuple[Figure, str]:
     axes[1].set(xlabel="updates", ylabel="cross-entropy (nats)", title="Fresh runs from scratch")
     axes[0].legend()
     text = (
-        f"Meta-training at {noise:.0%} noise, a line for each meta-seed: the loss on the segments "
-        "of training by which the optimizer is updated, and that of fresh runs from scratch, "
-        "averaged over their steps; the dot marks the weights of the optimizer that are kept."
+        f"Meta-training at {noise:.0%} noise with {samples:,} samples, a line for each meta-seed: "
+        "the loss on the segments of training by which the optimizer is updated, and that of fresh "
+        "runs from scratch, averaged over their steps; the dot marks the weights of the optimizer "
+        "that are kept."
     )
     return figure, text
 

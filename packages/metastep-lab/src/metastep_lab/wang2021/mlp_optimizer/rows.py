@@ -6,20 +6,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from metastep.learned import AbstractLearnedOptimizer, MLPOptimizer, TrainedOptimizer
+from metastep.learned import AbstractLearnedOptimizer, TrainedOptimizer
 from metastep.types import Outer
 from metastep_lab.experiment import Context
-from metastep_lab.tables import Table, where
+from metastep_lab.tables import Frame, Table
 from metastep_lab.wang2021.mlp_optimizer.digit_classification import training_objective
+from metastep_lab.wang2021.mlp_optimizer.samples import Arm, Size, few
 from metastep_lab.wang2021.mlp_optimizer.study import (
     SPLITS,
     TEST_TASKS,
-    Arm,
     Pool,
     Tested,
     draw_task,
     load_pool,
     meta_train_mode,
+    optimizer_family,
     train_and_measure,
     tune_baselines,
 )
@@ -27,23 +28,27 @@ from metastep_lab.wang2021.mlp_optimizer.study import (
 Rows = list[tuple]
 
 
-def test_tasks(config: Any, pool: Pool, seed: int, hidden: tuple[int, ...]) -> list[Tested]:
+def test_tasks(
+    config: Any, pool: Pool, size: Size, seed: int, hidden: tuple[int, ...]
+) -> list[Tested]:
     """Return the problems that every optimizer is tested on: the same for all."""
-    samples = min(config.samples or len(pool.labels), len(pool.labels))
-    arm = Arm(samples, 0, training_objective)
+    arm = Arm(min(size.samples, len(pool.labels)), 0, training_objective)
     draw = lambda test: draw_task(
-        pool, arm, config.test_steps, None, (seed, TEST_TASKS, test), hidden
+        pool, arm, size.test_steps, None, (seed, TEST_TASKS, test), hidden
     )
     return [draw(test) for test in range(config.tests)]
 
 
 def _curves(
-    config: Any, optimizer: AbstractLearnedOptimizer, weights: Outer, tasks: Sequence[Tested]
+    steps: int,
+    every: int,
+    optimizer: AbstractLearnedOptimizer,
+    weights: Outer,
+    tasks: Sequence[Tested],
 ) -> Rows:
     """Return (test, step, split, accuracy, loss) of every test."""
     rows = []
     for test, task in enumerate(tasks):
-        steps, every = config.test_steps, config.measure_every
         found = train_and_measure(optimizer, weights, task, steps, every, test)
         for index, values in enumerate(found):
             for split, (accuracy, loss) in zip(SPLITS, values.tolist(), strict=True):
@@ -51,37 +56,38 @@ def _curves(
     return rows
 
 
-def baseline_rows(config: Any, pool: Pool, seed: int) -> dict[str, Rows]:
+def baseline_rows(config: Any, pool: Pool, size: Size, seed: int) -> dict[str, Rows]:
     """Tune SGD and Adam on validation loss and test them."""
-    samples = config.samples or len(pool.labels) // 2
-    tuned = tune_baselines(
-        pool, samples, config.test_steps, config.tuning_tasks, seed, config.hidden
-    )
-    tasks = test_tasks(config, pool, seed, config.hidden)
+    tuned = tune_baselines(pool, size, config.tuning_tasks, seed, config.hidden)
+    tasks = test_tasks(config, pool, size, seed, config.hidden)
+    lengths = size.test_steps, config.measure_every
     accuracy, tuning = [], []
     for name, one in tuned.items():
         best = np.argmin(np.nan_to_num(one.losses, nan=np.inf))
         for index, (rate, loss) in enumerate(zip(one.rates, one.losses, strict=True)):
             tuning.append((name, rate, loss, int(index == best)))
-        curves = _curves(config, one.optimizer, one.weights, tasks)
+        curves = _curves(*lengths, one.optimizer, one.weights, tasks)
         accuracy += [(name, "tuned", 0, *row) for row in curves]
     return {"accuracy": accuracy, "tuning": tuning}
 
 
 def learned_rows(
-    config: Any, pool: Pool, arm: Arm, mode: str, meta_seed: int, name: str, context: Context
+    config: Any, pool: Pool, size: Size, mode: str, meta_seed: int, name: str, context: Context
 ) -> tuple[Outer, dict[str, Rows]]:
     """Meta-train one optimizer and test it.
 
     Raises:
-        ValueError: if no trajectory of meta-training was as long as a test.
+        ValueError: if no trajectory of meta-training was as long as a test, unless tests may go
+            beyond.
     """
-    found = meta_train_mode(config, pool, arm, meta_seed, name, context)
-    optimizer, tasks = MLPOptimizer(), test_tasks(config, pool, context.seed, config.hidden)
-    TrainedOptimizer(optimizer, found.weights, found.horizon).transformation(config.test_steps)
-    accuracy = []
+    found = meta_train_mode(config, pool, size.arms[mode], meta_seed, name, context)
+    optimizer = optimizer_family(config)
+    tasks = test_tasks(config, pool, size, context.seed, config.hidden)
+    if not config.beyond:
+        TrainedOptimizer(optimizer, found.weights, found.horizon).transformation(size.test_steps)
+    accuracy, lengths = [], (size.test_steps, config.measure_every)
     for checkpoint, weights in (("best", found.best_weights), ("final", found.weights)):
-        curves = _curves(config, optimizer, weights, tasks)
+        curves = _curves(*lengths, optimizer, weights, tasks)
         accuracy += [(mode, checkpoint, meta_seed, *row) for row in curves]
     history = found.history
     updates = zip(history.value, history.gradient_norm, history.nonfinite, strict=True)
@@ -116,11 +122,14 @@ def generalization_rows(
     """Test the optimizers on other problems, with SGD and Adam tuned on each of them."""
     rows = []
     for problem, (pool, hidden, level) in other_problems(config, context, noise).items():
-        samples, steps = config.samples or len(pool.labels) // 2, config.test_steps
-        tuned = tune_baselines(pool, samples, steps, config.tuning_tasks, context.seed, hidden)
+        size, steps = (
+            Size(config.samples, few(config.samples), config.test_steps),
+            config.test_steps,
+        )
+        tuned = tune_baselines(pool, size, config.tuning_tasks, context.seed, hidden)
         optimizers = {(name, 0): (one.optimizer, one.weights) for name, one in tuned.items()}
-        optimizers |= {key: (MLPOptimizer(), one) for key, one in weights.items()}
-        tasks = test_tasks(config, pool, context.seed, hidden)
+        optimizers |= {key: (optimizer_family(config), one) for key, one in weights.items()}
+        tasks = test_tasks(config, pool, size, context.seed, hidden)
         for key, (optimizer, one) in optimizers.items():
             for test, task in enumerate(tasks):
                 found = train_and_measure(optimizer, one, task, steps, steps, test)
@@ -131,8 +140,9 @@ def generalization_rows(
 
 def summary(accuracy: Table) -> Table:
     """Return means at the last step, with the spread over meta-seeds and over tests apart."""
-    rows, keys = pd.DataFrame(dict(accuracy)), ["noise", "mode", "checkpoint", "split"]
-    last = where(rows, step=rows["step"].max())
+    rows: Frame = pd.DataFrame(dict(accuracy))
+    keys = ["noise", "samples", "mode", "checkpoint", "split"]
+    last = rows[rows["step"] == rows.groupby("samples")["step"].transform("max")]
     found = last.groupby(keys, sort=False).agg(
         step=("step", "first"),
         meta_seeds=("meta_seed", "nunique"),

@@ -13,8 +13,8 @@ from jaxtyping import Array
 
 from metastep.learned import AbstractLearnedOptimizer, LearnedAdam, LearnedSGD, MLPOptimizer
 from metastep.learned.meta_training import MetaRun, MetaTraining, Monitor, Unrolls, meta_train
-from metastep.learned.segment import LearnedTraining, Objective, train_from_scratch
-from metastep.minimize.minimize import Checkpoint
+from metastep.learned.segment import LearnedTraining, train_from_scratch
+from metastep.minimize import Checkpoint
 from metastep.types import Outer, RandomKey, StepIndex
 from metastep_lab import data
 from metastep_lab.experiment import Context
@@ -23,15 +23,13 @@ from metastep_lab.wang2021.mlp_optimizer.digit_classification import (
     cross_entropy,
     epochs,
     fraction_correct,
-    training_objective,
     validation_objective,
 )
+from metastep_lab.wang2021.mlp_optimizer.samples import TRAIN_BY_VALIDATION, Arm, Size
 
 CLASSES = 10
 BATCH = 32
 POOL = 0.7  # of the images, where the data set has no split of its own
-TRAIN_BY_TRAIN, TRAIN_BY_TRAIN_2N = "train-by-train", "train-by-train-2n"
-TRAIN_BY_VALIDATION = "train-by-validation"
 SPLITS = ("train", "test clean", "test noisy")
 RATES = tuple(float(10**power) for power in np.arange(-2.5, 0.01, 0.25))
 ADAM_RATES = tuple(float(10**power) for power in np.arange(-4, -0.99, 0.25))
@@ -65,14 +63,6 @@ class Tested(eqx.Module):
         return self.task.loss(params, step)
 
 
-class Arm(NamedTuple):
-    """How the samples of one mode are used: training and validation examples, and the objective."""
-
-    train: int
-    validation: int
-    objective: Objective
-
-
 def load_pool(dataset: str, reduced: bool, noise: float, folder: Path | None, seed: int) -> Pool:
     """Load images, split them, and put noise on the labels: exactly that part of them.
 
@@ -97,21 +87,6 @@ def load_pool(dataset: str, reduced: bool, noise: float, folder: Path | None, se
         rows = rng.permutation(np.flatnonzero(part))[: round(noise * part.sum())]
         noisy[rows] = rng.integers(CLASSES, size=len(rows))
     return Pool(inputs[~in_test], noisy[~in_test], inputs[in_test], labels[in_test], noisy[in_test])
-
-
-def arms(samples: int | None, pool: int) -> dict[str, Arm]:
-    """Return the use of the samples in each mode; None takes all of the pool."""
-    if samples is None:
-        training = pool * 5 // 6
-        return {
-            TRAIN_BY_TRAIN: Arm(pool, 0, training_objective),
-            TRAIN_BY_VALIDATION: Arm(training, pool - training, validation_objective),
-        }
-    return {
-        TRAIN_BY_TRAIN: Arm(samples, 0, training_objective),
-        TRAIN_BY_TRAIN_2N: Arm(2 * samples, 0, training_objective),
-        TRAIN_BY_VALIDATION: Arm(samples, samples, validation_objective),
-    }
 
 
 def draw_task(
@@ -209,19 +184,25 @@ def tune(family: type, rates: tuple[float, ...], tasks: Sequence[Tested], steps:
 
 
 def tune_baselines(
-    pool: Pool, samples: int, steps: int, count: int, seed: int, hidden: tuple[int, ...]
+    pool: Pool, size: Size, count: int, seed: int, hidden: tuple[int, ...]
 ) -> dict[str, Tuned]:
-    """Tune SGD and Adam on problems of `samples` training and as many validation examples."""
-    samples = min(samples, len(pool.labels) // 2)
-    arm = Arm(samples, samples, validation_objective)
+    """Tune SGD and Adam on problems with the samples of train-by-validation, or all there are."""
+    arm, half = size.arms[TRAIN_BY_VALIDATION], len(pool.labels) // 2
+    if arm.train + arm.validation > len(pool.labels):
+        arm = Arm(half, half, validation_objective)
     tasks = [
-        draw_task(pool, arm, steps, None, (seed, TUNING_TASKS, number), hidden)
+        draw_task(pool, arm, size.test_steps, None, (seed, TUNING_TASKS, number), hidden)
         for number in range(count)
     ]
     return {
-        "SGD": tune(LearnedSGD, RATES, tasks, steps),
-        "Adam": tune(LearnedAdam, ADAM_RATES, tasks, steps),
+        "SGD": tune(LearnedSGD, RATES, tasks, size.test_steps),
+        "Adam": tune(LearnedAdam, ADAM_RATES, tasks, size.test_steps),
     }
+
+
+def optimizer_family(config: Any) -> MLPOptimizer:
+    """Return the family of optimizers of a configuration."""
+    return MLPOptimizer(fan_in=config.fan_in, standardize=config.standardize)
 
 
 def meta_setting(config: Any, pool: Pool, arm: Arm, seeds: tuple[int, int]) -> MetaTraining:
@@ -232,6 +213,10 @@ def meta_setting(config: Any, pool: Pool, arm: Arm, seeds: tuple[int, int]) -> M
     def task(stream: int, number: int) -> DigitClassification:
         where = (*seeds, stream, number)
         return draw_task(pool, arm, config.horizon, config.meta_batch, where, config.hidden).task
+
+    def problem(trajectory: int) -> DigitClassification:
+        number = trajectory // config.repeats
+        return task(META_TASKS, number if config.problems is None else number % config.problems)
 
     monitored = [task(MONITOR_TASKS, number) for number in range(config.monitor_tasks)]
     rate: Any = config.meta_step_size
@@ -245,8 +230,8 @@ def meta_setting(config: Any, pool: Pool, arm: Arm, seeds: tuple[int, int]) -> M
             [half],
         )
     return MetaTraining(
-        tasks=lambda number: task(META_TASKS, number),
-        optimizer=MLPOptimizer(fan_in=config.fan_in),
+        tasks=problem,
+        optimizer=optimizer_family(config),
         objective=arm.objective,
         # TensorFlow's RMSProp, which the authors used, starts its mean square at one.
         meta_optimizer=optax.rmsprop(rate, decay=0.9, eps=1e-10, initial_scale=1.0),
@@ -254,7 +239,7 @@ def meta_setting(config: Any, pool: Pool, arm: Arm, seeds: tuple[int, int]) -> M
         unrolls=unrolls,
         trajectories=config.trajectories,
         first_order=config.first_order,
-        monitor=Monitor(monitored, config.monitor_every, config.test_steps),
+        monitor=Monitor(monitored, config.monitor_every, min(config.test_steps, config.horizon)),
     )
 
 

@@ -42,6 +42,7 @@ from metastep_lab.experiment import Context, Experiment
 from metastep_lab.tables import columns
 from metastep_lab.wu2022.sparse_coding.claims import CLAIMS, answer
 from metastep_lab.wu2022.sparse_coding.figures import figures
+from metastep_lab.wu2022.sparse_coding.published import printed
 
 ALGORITHMS = ("baseline", "masking")
 
@@ -249,5 +250,6 @@ EXPERIMENT = Experiment(
         }
     ),
     answer=answer,
+    printed=printed,
     finite=("recovery.error",),
 )

@@ -203,6 +203,7 @@ def example_factors(
         flat, unravel = ravel_pytree(output)
         return flat, (jax.tree_util.Partial(unravel), rows)
 
+    # Gradients by zeros that are added to the layers' outputs, so the model stays as it is.
     flat, pull, (unravel, rows) = jax.vjp(outputs, taps, has_aux=True)
     (jacobian,) = jax.vmap(pull)(jnp.eye(flat.size, dtype=flat.dtype))
     loss = lambda flat: risk.loss(unravel(flat), example[1])
@@ -234,6 +235,7 @@ def _run(risk: EmpiricalRisk, example: PyTree, taps: Taps) -> tuple[PyTree, Find
 
 def _findings(risk: EmpiricalRisk) -> Findings:
     """Return the findings of one abstract evaluation, without computing numbers."""
+    # Traced for its side effect: findings are about the program, and no number is computed.
     kept: list[Findings] = []
 
     def run(risk: EmpiricalRisk) -> Array:
@@ -248,6 +250,7 @@ def _layer(name: str, key: Key, paths: list[str], findings: Findings) -> Layer:
     require_capture(name, key, findings)
     (use,) = findings.uses[key]
     used = {leaf for leaf, _ in findings.uses}
+    # A bias counts as the layer's own if it is added to this output and used nowhere else.
     own = [
         (bias, order)
         for bias, order in findings.biases.get(key, [])

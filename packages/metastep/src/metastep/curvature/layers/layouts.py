@@ -28,6 +28,7 @@ def read_layout(equation: Any, operands: list[Any], side: int, entries: np.ndarr
     found = (_read_product if name == "dot_general" else _read_convolution)(
         equation, operands, side, entries
     )
+    # A weight that is used twice in one product has no gradient of its own for each entry.
     if isinstance(found, Layout) and len(np.unique(found.matrix)) != found.matrix.size:
         return "its entries are repeated before they are used"
     return found
@@ -73,6 +74,7 @@ def _read_convolution(
         lhs_dilation=params["lhs_dilation"],
         rhs_dilation=params["rhs_dilation"],
         dimension_numbers=numbers,
+        # Patches are computed as a convolution with ones and zeros, which must not round them.
         precision=jax.lax.Precision.HIGHEST,
     )
     batch, feature, *space = numbers.out_spec

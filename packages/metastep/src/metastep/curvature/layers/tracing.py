@@ -127,6 +127,7 @@ class _Walk:
         is_part = first is not None and (not first.is_output or first.leaf >= self.leaves)
         if first is not None and (name in REARRANGE or (name in PARTS and is_part)):
             return results, _rearranged(equation, first)
+        # From here on an output leaves its layer: a second use, after a bias, is counted.
         self.consume(origins)
         if name in ("dot_general", "conv_general_dilated") and len(parameters) == 1:
             return self._layer(equation, operands, origins, results[0])
@@ -189,6 +190,7 @@ class _Walk:
         key = index, 0
         self._record(key, Use((outputs, rows.shape[1]), len(rows)), rows)
         if key in self.taps:
+            # The inputs beside the outputs are only carried along for this reading.
             change = jnp.pad(self.taps[key], ((0, 0), (0, rows.shape[1])))
             joined = joined + change.reshape(joined.shape).astype(joined.dtype)
         channel = np.broadcast_to(np.arange(joined.shape[-1]), joined.shape)
@@ -234,6 +236,7 @@ def _bind(equation: Any, operands: list[Any]) -> list[Any]:
 
 
 def _rearranged(equation: Any, origin: Origin) -> list[Origin | None]:
+    # Origins are known while the model is traced: the same operation moves them, at once.
     with jax.ensure_compile_time_eval():
         found = _bind(equation, [jnp.asarray(origin.entries)])
     return [Origin(origin.leaf, np.asarray(entries), origin.layer) for entries in found]

@@ -1,0 +1,170 @@
+"""What Python does between two stretches of compiled outer steps: save, show, call back, stop."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.multihost_utils import sync_global_devices
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from metastep import saving as checkpoints
+from metastep.checks import is_count, require
+from metastep.files import has_type
+from metastep.minimize.loop import Carry, Loop, advance
+from metastep.results import RESULTS
+from metastep.types import Outer
+
+
+class HypergradientError(RuntimeError):
+    """A hypergradient failed and `on_failure` is "raise"."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where and how often `minimize` saves its state.
+
+    Attributes:
+        path: the file; written atomically.
+        every: outer steps between two writes, from 1. The last state is always written, also at an
+            interruption by Ctrl-C.
+        resume: whether to continue from an existing file; without it an existing file is an error.
+    """
+
+    path: Path
+    every: int = 100
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """The argument of a callback.
+
+    Attributes:
+        step: the number of outer steps taken.
+        steps: the number of outer steps of the whole run.
+        outer: the hyperparameters after `step` steps.
+        value: the objective at the last estimate, before its update.
+        gradient_norm: the norm of the last hypergradient.
+        result: the result of the last estimate.
+    """
+
+    step: int
+    steps: int
+    outer: Outer
+    value: float
+    gradient_norm: float
+    result: RESULTS
+
+
+@contextmanager
+def progress_bar(shown: bool | None, steps: int) -> Iterator[Callable[[int, float], None]]:
+    """Show a bar with the objective; `shown=None` shows it on a terminal only."""
+    columns = (
+        TextColumn("outer steps"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("objective {task.fields[value]:.6g}"),
+        TimeRemainingColumn(),
+    )
+    bar = Progress(*columns, transient=True)
+    if shown is False or (shown is None and not bar.console.is_terminal):
+        yield lambda step, value: None
+        return
+    with bar:
+        task = bar.add_task("", total=steps, value=float("nan"))
+        yield lambda step, value: bar.update(task, completed=step, value=value)
+
+
+def to_resume(checkpoint: Checkpoint) -> bool:
+    """Whether there is a file to continue from.
+
+    Raises:
+        ValueError: if `every` is not an integer from 1.
+        FileExistsError: if there is a file and `resume` is False.
+    """
+    require(is_count(checkpoint.every), "checkpoint.every", checkpoint.every, "integers from 1")
+    there = checkpoint.path.exists()
+    if jax.process_count() > 1:
+        sync_global_devices("every process has looked before the first one saves")
+    if there and not checkpoint.resume:
+        raise FileExistsError(
+            f"{checkpoint.path} exists; pass Checkpoint(..., resume=True) to continue from it, or "
+            "choose another file."
+        )
+    return there
+
+
+def restore(checkpoint: Checkpoint, carry: Carry) -> tuple[Carry, list[float]]:
+    """Return the saved state, if any, and check before the run that saving is possible."""
+    if not to_resume(checkpoint):
+        # A first file before the run shows a missing permission or a full disk at once.
+        if jax.process_index() == 0:
+            checkpoints.save(checkpoint.path, carry, {"seconds_per_step": []})
+        return carry, []
+    carry, notes = checkpoints.load(checkpoint.path, carry)
+    seconds: Any = notes.get("seconds_per_step")
+    if not has_type(seconds, tuple[float, ...]):
+        raise checkpoints.CheckpointError(f"{checkpoint.path} belongs to another kind of run.")
+    return carry, seconds
+
+
+@dataclass(frozen=True)
+class Pauses:
+    """The actions between two stretches of compiled steps."""
+
+    every: int
+    checkpoint: Checkpoint | None
+    callback: Callable[[Report], bool | None] | None
+    show: Callable[[int, float], None]
+
+    def next_stop(self, step: int, steps: int) -> int:
+        """Return the step before which compiled code runs without a pause."""
+        # Multiples of each period, not of the last stop: a resumed run pauses at the same steps.
+        periods = [self.every] + ([self.checkpoint.every] if self.checkpoint else [])
+        return min(steps, *(step + period - step % period for period in periods))
+
+    def save(self, carry: Carry, seconds: list[float]) -> None:
+        """Write the checkpoint, if there is one."""
+        # All processes hold the same state, and the first one writes it.
+        if self.checkpoint is not None and jax.process_index() == 0:
+            checkpoints.save(self.checkpoint.path, carry, {"seconds_per_step": seconds})
+
+    def save_if_due(self, carry: Carry, seconds: list[float], step: int, steps: int) -> None:
+        """Write the checkpoint after every period and after the last step."""
+        if self.checkpoint is not None and (step % self.checkpoint.every == 0 or step == steps):
+            self.save(carry, seconds)
+
+
+def drive(loop: Loop, carry: Carry, seconds: list[float], steps: int, pauses: Pauses) -> Carry:
+    """Run stretch by stretch; append the seconds per step of each stretch to `seconds`."""
+    step = int(carry.step)
+    try:
+        while step < steps:
+            begin = perf_counter()
+            stop = jnp.asarray(pauses.next_stop(step, steps))
+            carry = jax.block_until_ready(advance(loop, carry, stop))
+            taken, step = int(carry.step) - step, int(carry.step)
+            seconds.append((perf_counter() - begin) / taken)
+            report = _report(carry, step, steps)
+            pauses.show(step, report.value)
+            if loop.halt_on_failure and bool(carry.failed):
+                message = RESULTS[report.result]
+                raise HypergradientError(f"the hypergradient of outer step {step - 1}: {message}")
+            pauses.save_if_due(carry, seconds, step, steps)
+            if pauses.callback is not None and pauses.callback(report):
+                break
+    except KeyboardInterrupt:
+        pauses.save(carry, seconds)
+        raise
+    return carry
+
+
+def _report(carry: Carry, step: int, steps: int) -> Report:
+    last = jax.tree.map(lambda x: x[step - 1], carry.history)
+    value, gradient_norm = float(last.value), float(last.gradient_norm)
+    return Report(step, steps, carry.outer, value, gradient_norm, last.result)
