@@ -31,15 +31,17 @@ def test_the_least_error_is_that_of_the_best_support(n_nonzero):
 
 
 def test_the_built_dictionary_lies_in_the_planes_and_keeps_its_distance():
-    built = losses.built_dictionary(TRUTH, 6)
+    assert losses.built_dictionary(TRUTH, 6, apart=False).shape == (7, 216)
+    built = losses.built_dictionary(TRUTH, 6, apart=True)
     np.testing.assert_allclose(np.linalg.norm(built, axis=0), 1.0)
-    planes = built.reshape(7, 36, 6)
-    for place, pair in enumerate(combinations(range(9), 2)):
-        plane = np.linalg.qr(TRUTH[:, list(pair)])[0]
-        np.testing.assert_allclose(plane @ (plane.T @ planes[:, place]), planes[:, place])
-        # The first atom of a pair is half an angle away from its two neighbors.
-        nearest = np.max(np.abs(TRUTH[:, pair[0]] @ planes[:, place]))
-        assert nearest == pytest.approx(np.cos(np.pi / 12))
+    assert 0.7 * 216 < built.shape[1] <= 216
+    bases = [np.linalg.qr(TRUTH[:, list(pair)])[0] for pair in combinations(range(9), 2)]
+    off = [np.linalg.norm(built - basis @ (basis.T @ built), axis=0) for basis in bases]
+    assert np.max(np.min(off, axis=0)) < 1e-12
+    # Every atom but the last begins a plane, whose nearest directions are half an angle away.
+    nearest = np.abs(TRUTH.T @ built).max(axis=1)
+    np.testing.assert_allclose(nearest[:-1], np.cos(np.pi / 12))
+    assert nearest[-1] <= np.cos(np.pi / 12)
 
 
 def test_the_oracle_is_ridge_regression_on_the_support():
@@ -64,14 +66,17 @@ def test_codes_of_a_scale_have_no_fixed_norm():
 def held():
     """Return a run of which every claim holds."""
     built = [
-        (10, count, norm, angles, angles * 190, gain, 0.01, 0.02)
+        (10, count, norm, length, angles, angles * 190, gain, 0.01, 0.02)
+        for length in (1.0, 2.0)
         for count in (1, 2)
         for norm in (1.0, 8.0)
         for angles, gain in ((4, 0.5), (16, 2.0))
     ]
     masked = [(scale, 1 / scale, 1e-5, 2.0, 0.01) for scale in (1.0, 10.0, 100.0, 1000.0)]
     tables = {
-        "built": columns("dim n_nonzero norm angles atoms gain standard_error distance", built),
+        "built": columns(
+            "dim n_nonzero norm length angles atoms gain standard_error distance", built
+        ),
         "masked": columns("scale true_excess true_error built_excess built_error", masked),
     }
     return Record(Config(dims=(10,), norms=(1.0, 8.0), angles=(4, 16)), tables, {}, {})
@@ -80,8 +85,11 @@ def held():
 def test_every_claim_can_fail():
     finest = "angles == 16 and n_nonzero == 2 and norm == 8"
     spoiled = (
-        ("theorem-2.3.2", "built", finest, {"gain": 0.9}),
-        ("theorem-2.3.2", "built", finest, {"distance": 0.009}),
+        *(
+            (name, "built", f"{finest} and length == {length}", values)
+            for name, length in (("theorem-2.3.2", 2), ("theorem-2.3.2-with-unit-atoms", 1))
+            for values in ({"gain": 0.9}, {"distance": 0.009})
+        ),
         ("corollary-2.3.4", "built", "norm == 1 and n_nonzero == 2", {"gain": 0.9}),
         ("corollary-2.3.4", "built", "norm == 1 and n_nonzero == 2", {"atoms": 5000}),
         ("theorem-2.3.6", "masked", "scale == 1000", {"true_excess": 0.02}),

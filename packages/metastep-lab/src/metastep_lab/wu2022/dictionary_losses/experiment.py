@@ -7,8 +7,9 @@ new signals, the same for the dictionaries that are compared.
 
 Tables (one row per observation):
 
-- `built`: dim, n_nonzero (k), norm (of A z, all codes alike), angles (directions in each plane of
-  the built dictionary), atoms (q of it), true_loss (L(A, k), over every support), built_loss (of
+- `built`: dim, n_nonzero (k), norm (of A z, all codes alike), length (of the built atoms: 2, or 1
+  without those near a true atom), angles (directions in each plane of the built dictionary), atoms
+  (q of it), true_loss (L(A, k), over every support), built_loss (of
   matching pursuit, at least L(B, k)), gain (their mean difference in units of k sigma^2),
   standard_error, distance (d_R(A, B)), coherence and least_value (sigma_min^2 of A).
 - `masked`: scale (sigma_z), true_excess (of the truth's masked loss over that of the best
@@ -111,7 +112,9 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
         rng = np.random.default_rng([context.seed, *map(int, cell[:2])])
         built += [(*cell, *row) for row in _built(config, *cell, rng)]
     context.progress(len(cells), len(cells), "built dictionaries")
-    names = "dim n_nonzero norm angles atoms true_loss built_loss gain standard_error distance "
+    names = (
+        "dim n_nonzero norm length angles atoms true_loss built_loss gain standard_error distance "
+    )
     context.table("built", columns(f"{names} coherence least_value", built))
     context.log("masked losses")
     names = "scale true_excess true_error built_excess built_error coherence"
@@ -122,20 +125,22 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
 def _built(
     config: Config, dim: int, n_nonzero: int, norm: float, rng: np.random.Generator
 ) -> list[tuple]:
-    """Return the rows of `built` of one truth, from `angles` on."""
+    """Return the rows of `built` of one truth, from `length` on."""
     truth, sigma = random_dictionary(rng, dim, 2 * dim), config.noise / dim**0.5
     clean = draw_signals(rng, truth, config.signals, n_nonzero, 0.0).signals
     signals = norm * clean + sigma * rng.standard_normal(clean.shape)
     own = least_errors(signals, truth, n_nonzero)
     least_value = np.linalg.svd(truth, compute_uv=False)[-1] ** 2
     rows = []
-    for angles in config.angles:
-        built = built_dictionary(truth, angles)
+    for length, angles in product((1.0, 2.0), config.angles):
+        built = built_dictionary(truth, angles, apart=length == 1)
         errors = pursued_errors(signals, built, n_nonzero)
         gain = (own - errors) / (n_nonzero * sigma**2)
         numbers = own.mean(), errors.mean(), gain.mean(), gain.std(ddof=1) / gain.size**0.5
-        distance = recovery_error(truth, built)
-        rows.append((angles, built.shape[1], *numbers, distance, coherence(truth), least_value))
+        distance = recovery_error(truth, length * built)
+        rows.append(
+            (length, angles, built.shape[1], *numbers, distance, coherence(truth), least_value)
+        )
     return rows
 
 
@@ -144,7 +149,7 @@ def _masked(config: Config, seed: int) -> list[tuple]:
     rng = np.random.default_rng([seed, 1])
     truth = random_dictionary(rng, config.masked_dim, config.masked_atoms)
     visible = config.masked_dim - config.hidden
-    built = built_dictionary(truth, config.angles[0])
+    built = built_dictionary(truth, config.angles[0], apart=True)
     rows = []
     for scale in config.scales:
         count = config.masked_nonzero

@@ -11,7 +11,8 @@ from metastep_lab.tables import Record
 def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
     """Draw the gain of the built dictionary, and the masked losses."""
     series = {}
-    for (dim, count, norm), part in record.frames["built"].groupby(["dim", "n_nonzero", "norm"]):
+    rows = record.frames["built"].query("length == 2")
+    for (dim, count, norm), part in rows.groupby(["dim", "n_nonzero", "norm"]):
         if dim == max(record.config.dims):
             series[f"k = {count:g}, |z| = {norm:g}"] = part["atoms"], part["gain"]
     built = Lines(

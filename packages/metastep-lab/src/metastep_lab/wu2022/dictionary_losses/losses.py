@@ -1,8 +1,9 @@
 """The losses of the true dictionary, and of the one that the proof of Theorem 2.3.2 builds.
 
-The built dictionary has, for every pair of true atoms, unit vectors at equal angles in their plane,
-none of them closer to a true atom than half of an angle. One of its atoms approximates any
-combination of two true ones, so that k of them do what 2 k true ones can.
+The built dictionary has, for every pair of true atoms, vectors at equal angles in their plane. One
+of its atoms approximates any combination of two true ones: k of them do what 2 k true ones can. The
+distance d_R counts the lengths of atoms, on which no loss depends: atoms of length 2 are all far
+from the truth. Among atoms of length 1 those near the truth have to be left out for that.
 """
 
 from itertools import combinations
@@ -18,15 +19,16 @@ CHUNK = 250
 """Signals that are decoded together."""
 
 
-def built_dictionary(truth: Matrix, angles: int) -> Matrix:
+def built_dictionary(truth: Matrix, angles: int, *, apart: bool) -> Matrix:
     """Return unit vectors in the planes of all pairs of atoms.
 
     Args:
         truth: A, shape (d, p), unit columns.
         angles: directions in each plane.
+        apart: leave out those that are closer than half an angle to a true atom.
 
     Returns:
-        Shape (d, angles p (p - 1) / 2).
+        Shape (d, q), q at most angles p (p - 1) / 2.
     """
     first, second = np.array(list(combinations(range(truth.shape[1]), 2))).T
     one = truth[:, first]
@@ -34,7 +36,11 @@ def built_dictionary(truth: Matrix, angles: int) -> Matrix:
     other /= np.linalg.norm(other, axis=0)
     turns = (np.arange(angles) + 0.5) * np.pi / angles
     planes = one[:, :, None] * np.cos(turns) + other[:, :, None] * np.sin(turns)
-    return planes.reshape(len(truth), -1)
+    built = planes.reshape(len(truth), -1)
+    if not apart:
+        return built
+    nearest = np.abs(truth.T @ built).max(axis=0)
+    return built[:, nearest <= np.cos(np.pi / (2 * angles)) + 1e-12]
 
 
 def least_errors(signals: Matrix, dictionary: Matrix, n_nonzero: int) -> Vector:
