@@ -132,13 +132,15 @@ def test_weights_of_tokens_and_trees_of_weights():
 
 
 def test_standard_errors_are_those_of_the_keys(of_network):
-    found = attribute(network, 8, ASKED, key=KEY, repeats=3, share=None)
+    found = attribute(network, 8, ASKED, key=KEY, batch_size=3, repeats=3)
     keys = [KEY, *(jax.random.fold_in(KEY, 10 + n) for n in (1, 2))]
     alone = [attribute(network, 8, ASKED, key=key, share=None).scores for key in keys]
     assert relative_distance(found.scores, np.mean(alone, axis=0)) < 1e-12
     expected = np.std(alone, axis=0, ddof=1) / 3**0.5
     assert relative_distance(found.standard_errors, expected) < 1e-12
     assert of_network.standard_errors is None
+    # The removal is tried with the first key, against the scores of this key.
+    assert found.removal_error == pytest.approx(of_network.removal_error, rel=1e-9)
 
 
 def chaotic(query):

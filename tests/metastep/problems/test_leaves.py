@@ -169,6 +169,21 @@ def test_every_exact_estimator(estimator, horizon, tree):
     assert np.isclose(found.grad, expected, rtol=rtol, atol=0)
 
 
+def recorded(tree, estimator, steps, part):
+    """Return a part of every estimate while the hyperparameter stands still at .8."""
+    run = ms.minimize(
+        problem_of(tree),
+        jnp.array(0.8),
+        estimator,
+        optimizer=optax.sgd(0.0),
+        steps=steps,
+        every=steps,
+        key=jax.random.key(0),
+        record=lambda step, outer, found: part(found),
+    )
+    return run.history.recorded
+
+
 SAMPLED = {
     "random-directions": ms.RandomDirections(200),
     "evolution": ms.EvolutionStrategies(0.1, 200),
@@ -182,16 +197,9 @@ SAMPLED = {
 @example(tree=RICH)
 def test_every_sampled_estimator(estimator, tree):
     """The objective is quadratic in outer: smoothing does not move its gradient."""
-    run = ms.minimize(
-        problem_of(tree),
-        jnp.array(0.8),
-        estimator,
-        optimizer=optax.sgd(0.0),
-        steps=1,
-        key=jax.random.key(0),
-        record=lambda step, outer, found: (found.grad, found.stats["standard_error"]),
+    grad, error = recorded(
+        tree, estimator, 1, lambda found: (found.grad, found.stats["standard_error"])
     )
-    grad, error = run.history.recorded
     _, expected = closed_form(tree, 0.8, STEPS)
     assert jnp.abs(grad[0] - expected) < 4 * error[0]
 
@@ -208,19 +216,10 @@ BILEVEL = {
 @given(tree=TREES)
 @example(tree=RICH)
 def test_every_bilevel_solver(solver, tree):
-    run = ms.minimize(
-        problem_of(tree),
-        jnp.array(0.8),
-        solver,
-        optimizer=optax.sgd(0.0),
-        steps=300,
-        every=300,
-        key=jax.random.key(0),
-        record=lambda step, outer, found: found.grad,
-    )
+    grads = recorded(tree, solver, 300, lambda found: found.grad)
     _, expected = closed_form(tree, 0.8, 10_000)
     # 1 / penalty, and the rounding of a float32 leaf times the penalty.
-    assert np.isclose(run.history.recorded[-1], expected, rtol=0.02, atol=0)
+    assert np.isclose(grads[-1], expected, rtol=0.02, atol=0)
 
 
 @examples(1)

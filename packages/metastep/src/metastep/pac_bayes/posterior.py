@@ -97,6 +97,7 @@ def _independent_inputs(risk: EmpiricalRisk) -> set[int]:
     leaves, _ = _leaves(risk.params)
     inputs = lambda leaves, x: _evaluate(risk, leaves, x, {})[1]
     closed, shape = jax.make_jaxpr(inputs, return_shape=True)(leaves, risk.example()[0])
+    # Data flow alone, by the equations: a layer's input is fixed if no parameter reaches it.
     dependent = set(closed.jaxpr.invars[: len(leaves)])
     for equation in closed.jaxpr.eqns:
         reads = [atom for atom in equation.invars if isinstance(atom, jex.core.Var)]
@@ -136,6 +137,7 @@ def initial_posterior(
     """Return the start of Algorithm 4: mean w, standard deviations |w|."""
     leaves, _ = _leaves(risk.params)
     layers = find_layers(risk, layout.names, layout.bias)
+    # A weight of zero would have the scale 0, whose logarithm never moves again.
     log = lambda leaf: jnp.log(jnp.maximum(jnp.abs(leaf), SMALLEST_SCALE))
     return Posterior(
         mean=eqx.filter(risk.params, eqx.is_inexact_array),

@@ -187,6 +187,7 @@ def example_factors(
         flat, unravel = ravel_pytree(output)
         return flat, (jax.tree_util.Partial(unravel), rows)
 
+    # Gradients by zeros that are added to the layers' outputs, so the model stays as it is.
     flat, pull, (unravel, rows) = jax.vjp(outputs, taps, has_aux=True)
     (jacobian,) = jax.vmap(pull)(jnp.eye(flat.size, dtype=flat.dtype))
     loss = lambda flat: risk.loss(unravel(flat), example[1])
@@ -219,6 +220,7 @@ def _findings(risk: EmpiricalRisk) -> Findings:
         kept.append(_run(risk, risk.example()[0], {})[1])
         return jnp.zeros(())
 
+    # Traced for its side effect: findings are about the program, and no number is computed.
     eqx.filter_eval_shape(run, risk)
     return kept[0]
 
@@ -226,6 +228,7 @@ def _findings(risk: EmpiricalRisk) -> Findings:
 def _layer(name: str, index: int, paths: list[str], findings: Findings) -> Layer:
     _require_capture(name, index, findings)
     (use,) = findings.uses[index]
+    # A bias counts as the layer's own if it is added to this output and used nowhere else.
     own = [
         (bias, order)
         for bias, order in findings.biases.get(index, [])

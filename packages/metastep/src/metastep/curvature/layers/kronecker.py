@@ -61,6 +61,7 @@ class KroneckerHessian(AbstractOperator):
 
 
 def _eigh(matrix: Array) -> tuple[Array, Array]:
+    # `eigh` gives ascending eigenvalues, and leading ones come first everywhere here.
     values, vectors = jnp.linalg.eigh(matrix)
     return values[::-1], vectors[:, ::-1]
 

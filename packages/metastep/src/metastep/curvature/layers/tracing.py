@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from metastep.curvature.layers.layouts import bias_entries, read_convolution, read_product
 from metastep.curvature.layers.taps import read_mark
 
 REARRANGE = ("broadcast_in_dim", "reshape", "rev", "squeeze", "transpose")
@@ -143,6 +144,7 @@ class _Walk:
         is_cut = name == "slice" and first is not None and first.leaf >= self.leaves
         if first is not None and (name in REARRANGE or is_cut):
             return results, [_rearranged(equation, first)]
+        # From here on an output leaves its layer: a second use, after a bias, is counted.
         self.consume(origins)
         if name in ("dot_general", "conv_general_dilated") and len(parameters) == 1:
             return self._layer(equation, operands, origins, results[0])
@@ -157,7 +159,7 @@ class _Walk:
         side = next(i for i, o in enumerate(origins) if o is not None and not o.is_output)
         origin = origins[side]
         assert origin is not None
-        read = _read_product if equation.primitive.name == "dot_general" else _read_convolution
+        read = read_product if equation.primitive.name == "dot_general" else read_convolution
         layout = read(equation, operands, side, origin.entries)
         if isinstance(layout, str):
             self.forget([origin], layout)
@@ -178,6 +180,7 @@ class _Walk:
         rows = joined.reshape(-1, joined.shape[-1])[:, outputs:]
         self._record(index, Use((outputs, rows.shape[1]), len(rows)), rows)
         if index in self.taps:
+            # The inputs beside the outputs are only carried along for this reading.
             change = jnp.pad(self.taps[index], ((0, 0), (0, rows.shape[1])))
             joined = joined + change.reshape(joined.shape).astype(joined.dtype)
         channel = np.broadcast_to(np.arange(joined.shape[-1]), joined.shape)
@@ -196,7 +199,7 @@ class _Walk:
         outputs = [origin for origin in origins if origin is not None and origin.is_output]
         if len(parameters) == 1 and len(outputs) == 1:
             (bias,), (output,) = parameters, outputs
-            order = _bias_entries(output.entries, bias.entries)
+            order = bias_entries(output.entries, bias.entries)
             if order is not None:
                 self.findings.biases.setdefault(output.leaf, []).append((bias.leaf, order))
                 _increment(self.findings.bias_uses, bias.leaf)
@@ -216,6 +219,7 @@ def _bind(equation: Any, operands: list[Any]) -> list[Any]:
 
 
 def _rearranged(equation: Any, origin: Origin) -> Origin:
+    # Origins are known while the model is traced: the same operation moves them, at once.
     with jax.ensure_compile_time_eval():
         (entries,) = _bind(equation, [jnp.asarray(origin.entries)])
     return Origin(origin.leaf, np.asarray(entries), origin.is_output)
@@ -244,69 +248,3 @@ def _obstacle(name: str) -> str:
     if name in CUSTOM:
         return f"it is used inside a {name}, which brings its own derivative"
     return f"it is used by the operation {name}, which is no plain matrix product or convolution"
-
-
-def _bias_entries(channels: np.ndarray, entries: np.ndarray) -> np.ndarray | None:
-    """Return the entry of the bias for each channel, if there is exactly one."""
-    if np.broadcast_shapes(channels.shape, entries.shape) != channels.shape:
-        return None
-    entries = np.broadcast_to(entries, channels.shape)
-    _, first = np.unique(channels, return_index=True)
-    order = entries.reshape(-1)[first]
-    fits = np.array_equal(order[channels], entries) and len(np.unique(order)) == len(order)
-    return order if fits else None
-
-
-_Layout = tuple[Any, np.ndarray, tuple[int, ...]]
-
-
-def _read_product(
-    equation: Any, operands: list[Any], side: int, entries: np.ndarray
-) -> _Layout | str:
-    """Return input rows, weight entries `[out, in]`, and the output's axes as (positions, out)."""
-    contracted, batch = equation.params["dimension_numbers"]
-    if batch[0]:
-        return "it is used by a batched matrix product, one matrix for each element of a batch"
-    other = 1 - side
-    free = [
-        [axis for axis in range(np.ndim(operand)) if axis not in contracted[i]]
-        for i, operand in enumerate(operands)
-    ]
-    inputs = int(np.prod([entries.shape[axis] for axis in contracted[side]]))
-    matrix = entries.transpose(*free[side], *contracted[side]).reshape(-1, inputs)
-    rows = operands[other].transpose(*free[other], *contracted[other]).reshape(-1, inputs)
-    positions = [*range(len(free[0]))], [*range(len(free[0]), len(free[0]) + len(free[1]))]
-    return _checked(rows, matrix, (*positions[other], *positions[side]))
-
-
-def _read_convolution(
-    equation: Any, operands: list[Any], side: int, entries: np.ndarray
-) -> _Layout | str:
-    params = equation.params
-    if side == 0:
-        return "it is the input of a convolution, not its kernel"
-    if params["feature_group_count"] != 1 or params["batch_group_count"] != 1:
-        return "it is used by a grouped convolution, which has no single Kronecker factor"
-    numbers = params["dimension_numbers"]
-    kernel = entries.transpose(numbers.rhs_spec)
-    patches = jax.lax.conv_general_dilated_patches(
-        operands[0],
-        filter_shape=kernel.shape[2:],
-        window_strides=params["window_strides"],
-        padding=params["padding"],
-        lhs_dilation=params["lhs_dilation"],
-        rhs_dilation=params["rhs_dilation"],
-        dimension_numbers=numbers,
-        precision=jax.lax.Precision.HIGHEST,
-    )
-    batch, feature, *space = numbers.out_spec
-    axes = (batch, *space, feature)
-    matrix = kernel.reshape(kernel.shape[0], -1)
-    rows = patches.transpose(axes).reshape(-1, matrix.shape[1])
-    return _checked(rows, matrix, axes)
-
-
-def _checked(rows: Any, matrix: np.ndarray, axes: tuple[int, ...]) -> _Layout | str:
-    if len(np.unique(matrix)) != matrix.size:
-        return "its entries are repeated before they are used"
-    return rows, matrix, axes
