@@ -43,7 +43,8 @@ def from_run(directory: Path) -> optimizers.TrainedOptimizer:
     result = json.loads((directory / "result.json").read_text())
     config = result["config"]
     prefix = f"{MODE}.{config['noise'][0]}.0."
-    family = optimizers.MLPOptimizer(fan_in=config["fan_in"])
+    options = {name: config[name] for name in ("fan_in", "standardize")}
+    family = optimizers.MLPOptimizer(**options)
     weights = family.initial_weights(jax.random.key(0))
     with np.load(directory / "arrays.npz") as arrays:
         for layer, parts in weights.items():

@@ -166,7 +166,7 @@ def check_command(application, command, arguments):
 
 
 def test_claims_that_are_named_exist():
-    source = "\n".join(path.read_text() for path in LABORATORY.glob("*/*/claims.py"))
+    source = "\n".join(path.read_text() for path in LABORATORY.glob("*/*/*.py"))
     named = [
         claim
         for path in PAGES.values()

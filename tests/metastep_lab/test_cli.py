@@ -1,3 +1,5 @@
+"""The command line: help, completion, statuses, and one line for every mistake."""
+
 import json
 import os
 import signal

@@ -65,7 +65,7 @@ def test_general_solvers_see_through_the_optimizer_state(optimizer, solver, key)
 
 
 def test_toy_values(key):
-    """Implicit at w* and at w_T, from the specification."""
+    """Implicit at w* and at w_T, from an independent study."""
     outer = jnp.ones(2)
     at_limit = ms.hypergradient(toy("f", 5000), outer, ms.Implicit(), key=key)
     assert np.allclose(at_limit.grad, 11.092974268, rtol=1e-9, atol=0)

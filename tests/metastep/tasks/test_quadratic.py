@@ -28,7 +28,7 @@ def test_bad_sizes(dim, rows):
         random_quadratic(0, dim, rows)
 
 
-def test_problem_0_has_the_eigenvalues_of_the_specification(x64):
+def test_problem_0_has_the_eigenvalues_of_the_reference(x64):
     eigenvalues = np.linalg.eigvalsh(random_quadratic(0).hessian)
     assert round(eigenvalues[-1], 3) == 62.562 and round(eigenvalues[0], 5) == 0.00508
     eigenvalues = np.linalg.eigvalsh(random_quadratic(5, rows=40).hessian)

@@ -26,9 +26,19 @@ def linear():
         theory = 0.8 if one.setting in ("6b", "6c") else 0.99
         panels = "ab" if one.both_rates else one.panel
         loss += [(one.figure, panel, theory, 1.0, 0.001) for panel in panels]
+    rising = {"noise": 1, "variability": 1, "target_samples": -1}
+    falling = rising | {"validation_samples": -1, "tasks": -1}
+    sweep = [
+        (figure, varied, value, 1 + 0.1 * sign * value, 0.001, -1.0, 0.01, 0.001, 1 / value)
+        for figure, signs in ((2, rising | {"tasks": 0, "start": 0}), (3, falling))
+        for varied, sign in signs.items()
+        for value in (1.0, 2.0, 4.0)
+    ]
+    header = "figure varied value loss standard_error best_train_rate shift shift_error spread"
     tables = {
         "optimum": columns(f"figure panel quantity {NUMBERS}", optimum),
         "loss": columns(f"figure panel {NUMBERS}", loss),
+        "sweep": columns(header, sweep),
     }
     return Record(maml_linear.Config(), tables | TESTED, {}, {})
 
@@ -55,6 +65,30 @@ def test_every_claim_of_maml_linear_can_fail():
         ("exact-at-zero", "optimum", "quantity == 'loss_at_zero'", {"simulated": 1.05}),
         ("exact-at-zero", "optimum", "quantity == 'slope_at_zero'", {"simulated": 0.105}),
         ("analytic-test-loss", "test_data", "difference > 0", {"difference": 0.041}),
+        *(
+            (f"monotone-{regime}", "sweep", f"figure == {figure} and {row}", {"loss": loss})
+            for regime, figure, row, loss in (
+                ("overparameterized", 2, "varied == 'noise' and value == 2", 1.05),
+                ("overparameterized", 2, "varied == 'target_samples' and value == 2", 0.95),
+                ("underparameterized", 3, "varied == 'variability' and value == 4", 1.15),
+                ("underparameterized", 3, "varied == 'tasks' and value == 2", 0.95),
+            )
+        ),
+        (
+            "best-rate-depends-on-p-and-n_t-alone",
+            "sweep",
+            "figure == 2 and varied == 'start' and value == 4",
+            {"shift": 0.11},
+        ),
+        *(
+            (
+                "many-tasks-forget-the-train-rate",
+                "sweep",
+                "figure == 3 and varied == 'tasks' and value == 2",
+                {"spread": spread},
+            )
+            for spread in (0.65, 0.35)
+        ),
     )
     check_every_claim(maml_linear.EXPERIMENT, spoiled, linear())
 
@@ -65,16 +99,24 @@ def test_claims_of_maml_linear_that_two_regimes_leave_open():
         setting=("6d",),
         **{name: (getattr(one.config, name)[-1],) for name in maml_linear.Setting._fields[1:]},
     )
-    tables = dict(one.tables) | {
-        name: {
-            column: values[(one.tables[name]["figure"] == 6) & (one.tables[name]["panel"] == "d")]
-            for column, values in one.tables[name].items()
+    tables = (
+        dict(one.tables)
+        | {
+            name: {
+                column: values[
+                    (one.tables[name]["figure"] == 6) & (one.tables[name]["panel"] == "d")
+                ]
+                for column, values in one.tables[name].items()
+            }
+            for name in ("loss", "optimum")
         }
-        for name in ("loss", "optimum")
-    }
+        | {"sweep": {column: values[:0] for column, values in one.tables["sweep"].items()}}
+    )
     found = verdicts(maml_linear.EXPERIMENT, Record(panel, tables, {}, {}))
     undecided = "negative-train-rate-overparameterized eq-8 positive-test-rate theory-accurate "
-    undecided += "theory-underestimates accurate-where-strong"
+    undecided += "theory-underestimates accurate-where-strong "
+    undecided += "monotone-overparameterized monotone-underparameterized "
+    undecided += "best-rate-depends-on-p-and-n_t-alone many-tasks-forget-the-train-rate"
     assert {name for name, holds in found.items() if holds is None} == set(undecided.split())
 
 
@@ -93,6 +135,14 @@ def wishart(draws=2):
     tables = {
         "optimum": columns(f"draw quantity {NUMBERS}", optimum),
         "loss": columns(f"panel {NUMBERS}", [("a", 1.04, 1.0, 0.1), ("b", 0.96, 1.0, 0.1)]),
+        "moments": columns(
+            f"skewness kurtosis train_rate {NUMBERS} expected_change change change_error",
+            [
+                (skewness, kurtosis, rate, 1.0, 1.0, 0.1, change, change, 0.0001)
+                for skewness, kurtosis, change in ((0, 3, 0.0), (0, 20, 0.02), (2, 20, 0.021))
+                for rate in (-2.0, 0.0, 2.0)
+            ],
+        ),
     }
     return Record(maml_wishart.Config(), tables | TESTED, {}, {})
 
@@ -107,6 +157,9 @@ def test_every_claim_of_maml_wishart_can_fail():
         ("positive-test-rate", "optimum", "quantity == 'best_test_rate'", {"simulated": -0.04}),
         ("theory-accurate", "loss", "panel == 'b'", {"theory": 0.94}),
         ("analytic-test-loss", "test_data", "difference > 0", {"difference": 0.041}),
+        ("theorem-3-for-other-moments", "moments", "skewness == 2", {"theory": 0.94}),
+        ("fourth-moments-count", "moments", "skewness == 2", {"change": 0.03195}),
+        ("third-moments-do-not-count", "moments", "skewness == 2", {"change": 0.031}),
     )
     check_every_claim(maml_wishart.EXPERIMENT, spoiled, wishart())
     assert verdicts(maml_wishart.EXPERIMENT, wishart(draws=1))["negative-for-every-draw"] is None

@@ -1,3 +1,5 @@
+"""CIFAR-10 in every form: what is read, what a pickle cannot do, and damaged files."""
+
 import io
 import pickle
 import tarfile

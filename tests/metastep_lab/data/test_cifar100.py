@@ -1,3 +1,5 @@
+"""CIFAR-100 in both forms: two kinds of labels, their names, and damaged files."""
+
 import io
 import pickle
 import tarfile

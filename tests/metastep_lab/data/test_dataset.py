@@ -1,3 +1,5 @@
+"""Where data sets are searched, and what is said where there are none."""
+
 import dataclasses
 import hashlib
 import re

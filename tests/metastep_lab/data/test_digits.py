@@ -1,3 +1,5 @@
+"""The digits are those of scikit-learn."""
+
 import numpy as np
 from sklearn.datasets import load_digits
 

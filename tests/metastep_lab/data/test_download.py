@@ -1,3 +1,5 @@
+"""One file from a server: whole, or everything is left as it was."""
+
 import errno
 import os
 import resource

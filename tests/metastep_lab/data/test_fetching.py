@@ -1,3 +1,5 @@
+"""Whole data sets from a server: all files appear, or none."""
+
 import hashlib
 
 import pytest

@@ -1,3 +1,5 @@
+"""MNIST in every form, and damaged files."""
+
 import gzip
 import struct
 

@@ -1,3 +1,5 @@
+"""Omniglot in every form, and damaged drawings and archives."""
+
 import io
 import zipfile
 

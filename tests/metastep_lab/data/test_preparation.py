@@ -1,3 +1,5 @@
+"""Balanced sets and corrupted labels, on drawn sizes."""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings

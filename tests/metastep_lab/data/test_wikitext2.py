@@ -1,3 +1,5 @@
+"""WikiText-2 in every form, and damaged files."""
+
 import zipfile
 
 import numpy as np

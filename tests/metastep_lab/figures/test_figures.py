@@ -1,3 +1,5 @@
+"""The style of figures: the same bytes for the same numbers, and no global change."""
+
 import matplotlib
 import numpy as np
 import pytest

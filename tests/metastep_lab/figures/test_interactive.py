@@ -1,3 +1,5 @@
+"""Figures of matplotlib as Bokeh plots: what is taken over, and what stays a picture."""
+
 import json
 
 import bokeh

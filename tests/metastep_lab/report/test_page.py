@@ -1,3 +1,5 @@
+"""The page of a report: its structure, its claims, and damaged input."""
+
 import json
 import re
 from dataclasses import replace

@@ -1,3 +1,5 @@
+"""SVG files in a page: names that do not collide, and nothing but drawing."""
+
 import re
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""The files of a run come back to the same numbers; damaged ones are one sentence."""
+
 import jax.numpy as jnp
 import numpy as np
 import pytest

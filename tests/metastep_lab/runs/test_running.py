@@ -1,3 +1,5 @@
+"""Runs: what they leave behind, interrupted, resumed, killed and refused."""
+
 import json
 import os
 import signal

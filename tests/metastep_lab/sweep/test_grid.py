@@ -1,3 +1,5 @@
+"""Grids and seeds: every combination once, and what is refused."""
+
 import pytest
 
 from metastep_lab.errors import RefusedError

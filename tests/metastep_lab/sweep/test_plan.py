@@ -1,3 +1,5 @@
+"""The cost of a sweep, extrapolated from small runs."""
+
 from dataclasses import dataclass, replace
 
 import pytest

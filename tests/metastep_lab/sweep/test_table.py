@@ -1,3 +1,5 @@
+"""The table of a sweep: what it holds, and damaged files."""
+
 import io
 
 import numpy as np

@@ -8,7 +8,7 @@ from metastep_lab.theory import least_squares as theory
 from metastep_lab.wang2021.least_squares.step_size_grid import draw_spectral_tasks, spectral_losses
 
 # sigma: eta_valid t at t = 10 and 1280, eta_train there, M(eta_valid) and M(eta_train) / sigma^2
-# at t = 40, for n = 500, n_1 = 250 and d = 1000: the specification's table, except that it has
+# at t = 40, for n = 500, n_1 = 250 and d = 1000: the reference table, except that it has
 # .3331 for eta_train at t = 1280. Quadrature in 40 digits gives F(.3331) = 1.446e-70,
 # F(.333255) = 1.381e-70, F(.3333) = 1.395e-70 at sigma = 1.
 THEOREM_5 = {
@@ -38,7 +38,7 @@ def test_moments_of_the_law(ratio):
 
 
 @pytest.mark.parametrize("noise", THEOREM_5)
-def test_theorem_5_is_the_table_of_the_specification(noise):
+def test_theorem_5_is_the_reference_table(noise):
     best = lambda objective, ratio, t: theory.optimal_step_size(
         objective, ratio=ratio, noise=noise, horizon=t
     )
@@ -52,7 +52,7 @@ def test_theorem_5_is_the_table_of_the_specification(noise):
     np.testing.assert_allclose(error(train[40], 2.0) / noise**2, THEOREM_5[noise][5], atol=5.1e-4)
 
 
-def test_theorem_6_is_the_table_of_the_specification():
+def test_theorem_6_is_the_reference_table():
     for multiple, expected in THEOREM_6.items():
         setting = {"ratio": 1 / multiple, "noise": 1.0, "horizon": 40}
         best = theory.optimal_step_size(theory.train_by_train, **setting)
@@ -61,7 +61,7 @@ def test_theorem_6_is_the_table_of_the_specification():
 
 
 @pytest.mark.parametrize("noise", TEST_RMSE)
-def test_predicted_test_errors_are_those_of_the_specification(noise):
+def test_predicted_test_errors_are_those_of_the_reference_table(noise):
     train, train_rmse, valid, valid_rmse = TEST_RMSE[noise]
     rmse = lambda eta: np.sqrt(
         2 * theory.train_by_validation(eta, ratio=2.0, noise=noise, horizon=40)

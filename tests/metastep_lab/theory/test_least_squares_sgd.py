@@ -78,6 +78,26 @@ def test_the_second_moment_is_the_loop_over_residuals(horizon):
     assert np.isclose(found.mean_squared_error, error, rtol=1e-10, atol=0)
 
 
+def test_several_tasks_and_their_validation_sets_are_the_mean_over_sequences():
+    tasks = [task(seed, 2, 5) for seed in (0, 1)]
+    tests = [task(seed, 3, 5) for seed in (2, 3)]
+    sequences = np.array(list(product(range(2), repeat=4)), int)
+    stacked = {name: np.stack([one[name] for one in tasks]) for name in tasks[0]}
+    validation = tuple(np.stack([one[name] for one in tests]) for name in ("inputs", "targets"))
+    steps = np.array([0.0, 0.2])
+    found = theory.expected_losses(steps, horizon=4, validation=validation, **stacked)
+    assert found.validation.shape == found.train.shape == (2, 2)
+    for row, one in enumerate(tasks):
+        for column, step in enumerate(steps):
+            w = descend(sequences, step, one["inputs"], one["targets"])
+            train, error = (np.mean(values) for values in losses(w, **one))
+            residual = w @ validation[0][row].T - validation[1][row]
+            at = (row, column)
+            np.testing.assert_allclose(found.train[at], train, rtol=1e-10)
+            np.testing.assert_allclose(found.mean_squared_error[at], error, rtol=1e-10)
+            np.testing.assert_allclose(found.validation[at], np.mean(residual**2) / 2, rtol=1e-10)
+
+
 def test_shapes_follow_step_sizes_and_horizons():
     one = task(0, 4, 9)
     steps, horizons = np.array([[0.01, 0.02, 0.05]]), np.array([3, 10])
@@ -154,6 +174,8 @@ BAD = {
     "vector": ({"inputs": np.ones(3)}, r"inputs has the shape \(3,\)"),
     "dependent rows": ({"inputs": np.ones((2, 4))}, "smallest singular value .*independent rows"),
     "targets": ({"targets": np.ones(3)}, r"targets has the shape \(3,\); allowed: \(2,\)"),
+    "validation": ({"validation": (np.ones((3, 2)), np.ones(3))}, r"inputs of the shape \(3, 2\)"),
+    "answers": ({"validation": (np.ones((3, 4)), np.ones(2))}, r"targets has the shape \(2,\)"),
     "truth": ({"truth": np.ones(2)}, r"truth has the shape \(2,\); allowed: \(4,\)"),
 }
 

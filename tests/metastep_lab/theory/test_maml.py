@@ -1,4 +1,4 @@
-"""The specification's tables, Lemma 1 by enumeration of Wick pairings, and limits."""
+"""The reference tables, Lemma 1 by enumeration of Wick pairings, and limits."""
 
 import math
 
@@ -19,7 +19,7 @@ FIGURE_6 = dict(
     variability=0.5,
     init_distance=0.1 * 50**0.5,
 )
-# The specification prints six digits after the point.
+# The reference tables print six digits after the point.
 PRINTED = 5.1e-7
 
 TABLES = {
@@ -47,7 +47,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_losses_of_the_specification(name):
+def test_losses_of_the_reference_tables(name):
     sizes, train_rate, test_rate, printed = TABLES[name]
     found = maml.expected_test_loss(train_rate, test_rate, **sizes)
     np.testing.assert_allclose(found, np.array(printed.split(), float), atol=PRINTED)
@@ -66,7 +66,7 @@ FEW_TASKS = {  # m: V at train rates -0.3, 0, 0.2
 }
 
 
-def test_variances_of_the_specification():
+def test_variances_of_the_reference_tables():
     common = dict(validation_samples=2, tasks=3, noise=1.0, variability=0.5)
     for (dim, samples), printed in VARIANCES.items():
         found = maml.meta_parameter_variance(
@@ -90,7 +90,7 @@ def test_variances_of_the_specification():
         (FIGURE_6 | dict(validation_samples=40, tasks=10), 0.021594, 0.024749),
     ],
 )
-def test_slopes_of_the_specification(setting, leading, exact):
+def test_slopes_of_the_reference_tables(setting, leading, exact):
     kept = ("dim", "validation_samples", "target_samples", "tasks", "noise")
     slope = maml.slope_at_zero(0.2, **{name: setting[name] for name in kept})
     np.testing.assert_allclose(slope, exact, atol=PRINTED)
@@ -99,7 +99,7 @@ def test_slopes_of_the_specification(setting, leading, exact):
     np.testing.assert_allclose((high - low) / (2 * width), leading, atol=PRINTED)
 
 
-def test_optimal_rates_of_the_specification():
+def test_optimal_rates_of_the_reference_tables():
     best, worst = maml.optimal_train_rates(60, 30)
     np.testing.assert_allclose([best, worst], [-1.0111521104046224, 0.4944854437379556], rtol=1e-14)
     best, worst = maml.optimal_train_rates(50, 40)
@@ -162,7 +162,7 @@ def test_theorem_3_reduces_to_theorem_1():
     np.testing.assert_allclose(given, expected, rtol=0, atol=1e-12)
 
 
-def test_theorem_3_on_the_draw_of_the_specification():
+def test_theorem_3_on_the_draw_of_the_reference():
     generator = np.random.default_rng(0)
     inputs, tasks = (m @ m.T / 60 for m in generator.standard_normal((2, 60, 60)))
     rates = np.linspace(-1, -0.8, 20_001)
@@ -257,7 +257,7 @@ def test_sandwiches_by_quadrature():
     covariance, draws = factor @ factor.T, x[:, 0] @ factor.T
     lengths = np.einsum("ki,ij,kj->k", draws, covariance, draws)
     exact = np.einsum("k,ki,kj->ij", weight * lengths, draws, draws)
-    np.testing.assert_allclose(maml.gaussian_fourth_moment(covariance), exact, rtol=1e-12)
+    np.testing.assert_allclose(maml.fourth_moments(covariance), exact, rtol=1e-12)
 
 
 EYE = np.eye(60)

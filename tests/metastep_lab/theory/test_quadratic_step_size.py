@@ -20,7 +20,7 @@ def paper_problem(seed, dim=20):
 STEP_SIZES = np.concatenate([[0.0, 1e-6], np.logspace(-4, 1, 21)])
 HORIZONS = (10, 20, 40, 80, 200, 1000, 5000)
 
-# From the specification; optimal step sizes of problems 0 and 5, digits as printed there.
+# From an independent study; optimal step sizes of problems 0 and 5, digits as printed there.
 OPTIMA = {
     0: (0.0289702, 0.0298851, 0.0306123, 0.0310595, 0.0314438, 0.0318188, 0.0319359),
     5: (0.0157848, 0.0168402, 0.0174615, 0.0177953, 0.0180007, 0.0181115, 0.0181338),
@@ -34,13 +34,13 @@ SETTLING = {  # (F''(eta*) / 200)^2 for problems 0 to 4
 
 
 @pytest.mark.parametrize("seed", sorted(OPTIMA))
-def test_optimal_step_sizes_are_those_of_the_specification(seed):
+def test_optimal_step_sizes_are_those_of_the_reference(seed):
     found = [theory.optimal_step_size(*paper_problem(seed), horizon) for horizon in HORIZONS]
     np.testing.assert_array_equal(np.round(found, 7), OPTIMA[seed])
 
 
 @pytest.mark.parametrize("horizon", sorted(SETTLING))
-def test_curvatures_are_those_of_the_specification(horizon):
+def test_curvatures_are_those_of_the_reference(horizon):
     for seed, expected in enumerate(SETTLING[horizon]):
         problem = paper_problem(seed)
         best = theory.optimal_step_size(*problem, horizon)

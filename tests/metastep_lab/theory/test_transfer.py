@@ -23,13 +23,13 @@ def test_a_lowered_word_costs_less_than_its_probability_times_the_shift(probabil
 
 
 def test_the_misprint_of_the_proof():
-    """The specification's numbers: B.8 as printed gives -.0010 where the divergence is .0040."""
+    """The reference numbers: B.8 as printed gives -.0010 where the divergence is .0040."""
     assert float(theory.silencing_divergence(1e-3, 5.0)) == pytest.approx(0.004006, abs=1e-6)
     assert float(theory.silencing_divergence(1.0, 700.0)) == 0
     assert float(theory.silencing_divergence(1e-30, 1e3)) == pytest.approx(1e-27, rel=2e-3)
 
 
-def test_ratios_of_the_specification():
+def test_ratios_of_the_reference():
     assert float(theory.boundary_ratio(1e-3)) == pytest.approx(7.994, abs=5e-4)
     limit = float(theory.boundary_ratio(1e-3, 1e-3 / 8))
     assert limit == pytest.approx(14.2, abs=0.05)

@@ -85,7 +85,7 @@ def test_a_small_run_and_the_same_bits_after_an_interruption(tmp_path, given):
         assert text and (tmp_path / "whole" / "figures" / f"{name}.png").stat().st_size > 1000
 
 
-MODELS = ("gpt2", "gru-0", "gru-0-untrained")
+MODELS = ("given", "gru-0", "gru-0-untrained")
 MSE = "model top mse r2 held_out_mse variance"
 
 
@@ -100,7 +100,7 @@ def handmade():
     fits += [("gru-0-untrained", k, 0.5, 0.1, 0.5, 0.6) for k in (0, 10, 100)]
     tables = {
         "models": columns("model architecture trained", [
-            ("gpt2", "hugging-face", 1), ("gru-0", "gru", 1), ("gru-0-untrained", "gru", 0)]),
+            ("given", "hugging-face", 1), ("gru-0", "gru", 1), ("gru-0-untrained", "gru", 0)]),
         "mse": columns(MSE, fits),
         "every_position": columns(MSE, fits),
         "dictionary": columns("model top_energy second_ratio mean_cosine norm_low norm_high",
@@ -108,7 +108,7 @@ def handmade():
         "partition": columns("model top low high",
                              [(name, k, 1.0, 3.0) for name in MODELS for k in (0, 10, 100)]),
         "clusters": columns("model cluster top mse",
-                            [("gpt2", i, k, 1e-4) for i in (0, 1) for k in (0, 10, 100)]),
+                            [("given", i, k, 1e-4) for i in (0, 1) for k in (0, 10, 100)]),
     }  # fmt: skip
     return Record(Config(vocabulary=150, top=(0, 10, 100)), tables, {}, {})
 
@@ -116,17 +116,17 @@ def handmade():
 SPOILED = (
     ("bulk-is-linear", "every_position", "model == 'gru-0' and top == 100", {"mse": 0.1}),
     ("bulk-is-linear-with-context", "mse", "model == 'gru-0' and top == 100", {"mse": 0.1}),
-    ("error-falls-with-k", "mse", "model == 'gpt2' and top == 10", {"mse": 0.9}),
-    ("log-z-is-not-linear", "mse", "model == 'gpt2' and top == 0", {"r2": 0.95}),
-    ("better-beyond-the-variance", "mse", "model == 'gpt2' and top == 100", {"r2": 0.7}),
+    ("error-falls-with-k", "mse", "model == 'given' and top == 10", {"mse": 0.9}),
+    ("log-z-is-not-linear", "mse", "model == 'given' and top == 0", {"r2": 0.95}),
+    ("better-beyond-the-variance", "mse", "model == 'given' and top == 100", {"r2": 0.7}),
     ("anchors-generalize", "mse", "model == 'gru-0' and top == 100", {"held_out_mse": 0.02}),
     ("untrained-control", "mse", "model == 'gru-0-untrained' and top == 100", {"mse": 0.1}),
     ("context-is-needed", "every_position", "top == 100", {"mse": 1e-3}),
     ("one-dominant-direction", "dictionary", "model == 'gru-0'", {"second_ratio": 0.6}),
     ("words-in-a-cone", "dictionary", "model == 'gru-0'", {"mean_cosine": 0.05}),
     ("words-in-a-cone", "dictionary", "model == 'gru-0'", {"norm_high": 6.0}),
-    ("partition-varies", "partition", "model == 'gpt2' and top == 100", {"high": 1.5}),
-    ("partition-varies", "partition", "model == 'gpt2' and top == 0", {"high": 1.5}),
+    ("partition-varies", "partition", "model == 'given' and top == 100", {"high": 1.5}),
+    ("partition-varies", "partition", "model == 'given' and top == 0", {"high": 1.5}),
     ("two-anchors-of-gpt-2", "clusters", "cluster == 1", {"mse": 0.5}),
 )
 
@@ -140,6 +140,19 @@ def test_every_claim_can_hold_and_fail():
     nothing = verdicts(EXPERIMENT, changed(good, "models", trained=0))
     assert {nothing.pop("untrained-control"), nothing.pop("two-anchors-of-gpt-2")} == {False, True}
     assert set(nothing.values()) == {None}
+
+
+def test_models_that_table_3_1_leaves_out_are_exempt():
+    named = {"given": "gpt2", "gru-0": "opt-125m"}
+    renamed = handmade()
+    for table in ("models", "mse", "every_position"):
+        renamed = changed(renamed, table, model=lambda rows: rows["model"].replace(named))
+    rising = changed(renamed, "mse", "model == 'gpt2'", mse=lambda rows: rows["top"] + 1.0)
+    rising = changed(rising, "every_position", "model == 'gpt2'", mse=1.0)
+    names = ("bulk-is-linear", "bulk-is-linear-with-context", "error-falls-with-k")
+    assert set(verdicts(EXPERIMENT, rising, *names).values()) == {True}
+    other = changed(rising, "models", "model == 'opt-125m'", trained=0)
+    assert set(verdicts(EXPERIMENT, other, *names).values()) == {None}
 
 
 def test_words_are_numbered_by_their_frequency():
@@ -164,6 +177,8 @@ def test_texts(tmp_path):
         (tmp_path / f"wikitext2-{part}.txt").write_text(f" {name} here\n")
     text = models.read_text("wikitext2", tmp_path)
     assert (text.train, text.test) == (["train", "here", "<eos>"], ["test", "here", "<eos>"])
+    # The file of the validation part was written with the word of its role.
+    assert text.given == text.train
 
 
 @pytest.mark.parametrize(

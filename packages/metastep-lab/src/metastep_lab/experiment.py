@@ -9,7 +9,7 @@ The fields of a configuration are integers, floats, booleans, strings, `Literal`
 length of one of these (`tuple[int, ...]`), or one of these or None.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 from metastep_lab.catalog import Listing
 from metastep_lab.claims import Statements
 from metastep_lab.figures.style import Figure
+from metastep_lab.printed import Printed
 from metastep_lab.tables import Record, Table
 
 
@@ -70,6 +71,8 @@ class Experiment:
         reproducible: ids of the claims that must hold; `metastep check` exits with 1 otherwise.
         answer: the answer of a finished run to the question, in one or two sentences with numbers;
             None if the claims are the answer.
+        printed: a function of the record that returns the numbers which the paper prints for such
+            a run: of the same data, whatever its size. The table `printed` has them beside ours.
         finite: columns, as `table.column`, that hold a finite number in every row of every table:
             otherwise the run has diverged, and reports it.
     """
@@ -82,6 +85,7 @@ class Experiment:
     figures: Callable[[Record], Mapping[str, tuple[Figure, str]]]
     reproducible: frozenset[str]
     answer: Callable[[Record], str] | None = None
+    printed: Callable[[Record], Iterable[Printed]] = lambda record: ()
     finite: tuple[str, ...] = ()
 
     @property

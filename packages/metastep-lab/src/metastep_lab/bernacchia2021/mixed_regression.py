@@ -20,6 +20,7 @@ from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, ArrayLike, Float
 
 from metastep.types import RandomKey, Scalar
+from metastep_lab.bernacchia2021.moments import Shape, shaped
 
 Covariance = Float[Array, "dim dim"] | Float[Array, ""]
 
@@ -29,7 +30,10 @@ def _as_float(value: ArrayLike) -> Array:
 
 
 class MixedRegression(eqx.Module):
-    """A distribution of regressions y = <w, x> + z with normal w, x and z.
+    """A distribution of regressions y = <w, x> + z with normal z.
+
+    w and x are normal, or the symmetric root of their covariance times independent entries of a
+    given shape.
 
     Attributes:
         center: w_0, the mean of the coefficients, shape (dim,).
@@ -37,12 +41,16 @@ class MixedRegression(eqx.Module):
         task_covariance: of w, shape (dim, dim), or a number that stands for a multiple of the
             identity: nu^2 / dim where nu is the paper's variability of tasks.
         covariance: of x, in the same way.
+        task_shape: of the independent entries of w; normal for None.
+        input_shape: of those of x; normal for None.
     """
 
     center: Float[Array, " dim"] = eqx.field(converter=_as_float)
     noise: Scalar = eqx.field(converter=_as_float)
     task_covariance: Covariance = eqx.field(converter=_as_float)
     covariance: Covariance = eqx.field(converter=_as_float, default=1.0)
+    task_shape: Shape | None = None
+    input_shape: Shape | None = None
 
     def __check_init__(self):
         """Refuse negative noise and invalid covariances."""
@@ -122,20 +130,24 @@ def draw_tasks(
     dim, samples = distribution.center.size, train_samples + validation_samples
     # A single call: compiling the sampler takes longer than running it.
     normal = jax.random.normal(key, (tasks, samples + 1, dim + 1), distribution.center.dtype)
-    truth = _correlate(distribution.task_covariance, normal[:, -1, :-1]) + distribution.center
-    inputs = _correlate(distribution.covariance, normal[:, :-1, :-1])
+    spread, covariance = distribution.task_covariance, distribution.covariance
+    truth = _correlate(spread, normal[:, -1, :-1], distribution.task_shape) + distribution.center
+    inputs = _correlate(covariance, normal[:, :-1, :-1], distribution.input_shape)
     targets = jnp.einsum("tnp,tp->tn", inputs, truth) + distribution.noise * normal[:, :-1, -1]
     cut = lambda array: jnp.split(array, [train_samples], axis=1)
     (train_inputs, valid_inputs), (train_targets, valid_targets) = cut(inputs), cut(targets)
     return RegressionTasks(train_inputs, train_targets, valid_inputs, valid_targets)
 
 
-def _correlate(covariance: Array, normal: Array) -> Array:
-    """Turn standard normal vectors into vectors of a covariance."""
+def _correlate(covariance: Array, normal: Array, shape: Shape | None) -> Array:
+    """Turn standard normal vectors into vectors of a covariance, with entries of a shape."""
+    if shape is not None:
+        normal = shaped(normal, shape)
     if covariance.ndim == 0:
         return jnp.sqrt(covariance) * normal
     values, vectors = jnp.linalg.eigh(covariance)
-    return normal @ (vectors * jnp.sqrt(jnp.maximum(values, 0))).T
+    root = vectors * jnp.sqrt(jnp.maximum(values, 0))
+    return normal @ (root.T if shape is None else vectors @ root.T)
 
 
 def outer_solution(
@@ -251,10 +263,13 @@ def new_task_loss(
     covariance, tasks = matrix(distribution.covariance), matrix(distribution.task_covariance)
     square = covariance @ covariance
     trace, cube = jnp.trace(square), square @ covariance
+    fourth = 2 * cube + covariance * trace
+    if distribution.input_shape is not None:
+        values, vectors = jnp.linalg.eigh(covariance)
+        root = (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T
+        fourth += (distribution.input_shape.kurtosis - 3) * (root * jnp.diagonal(square)) @ root
     # Coefficients of test rates to the power 0, 1, 2.
-    quadratic = jnp.stack(
-        [covariance, -2 * square, cube + (cube + covariance * trace) / target_samples]
-    )
+    quadratic = jnp.stack([covariance, -2 * square, cube + (fourth - cube) / target_samples])
     noise = distribution.noise**2 * jnp.array([1.0, 0.0, trace / target_samples])
     constant = noise + jnp.einsum("kpq,pq->k", quadratic, tasks)
     forms = constant + jnp.einsum("...p,kpq,...q->...k", errors, quadratic, errors)

@@ -26,8 +26,8 @@ from metastep_lab.terminal import format_seconds
 TEMPLATE = Path(__file__).with_name("page.html")
 LARGEST_PICTURE = 2**26  # bytes
 
-PAPER = re.compile(r"paper|printed|published|thesis")
-"""A column with this in its name holds a paper's own numbers."""
+PAPER = re.compile(r"paper|printed|published|thesis|theory")
+"""A column with this in its name holds a paper's own numbers, or those that its theory gives."""
 
 
 def build_page(directories: Sequence[Path]) -> str:

@@ -20,6 +20,7 @@ from metastep_lab.configuration import config_as_json, config_from_json
 from metastep_lab.errors import RefusedError, RunFailedError
 from metastep_lab.experiment import Experiment
 from metastep_lab.figures.style import save
+from metastep_lab.printed import beside_the_paper
 from metastep_lab.runs import records
 from metastep_lab.runs.context import RunContext
 from metastep_lab.runs.directories import occupied, remove_leftovers
@@ -199,7 +200,10 @@ def _undo(directory: Path, previous: dict[str, Any] | None) -> None:
 
 
 def _conclude(request: Request, result: dict[str, Any], overflows: list[str]) -> None:
-    """Check the claims by the files on the disk, as `check` does, and draw the figures."""
+    """Check the claims by the files on the disk, as `check` does, and draw the figures.
+
+    Printed numbers of the paper become a table beside the measured ones.
+    """
     # Importing Bokeh takes a second, which only a finished run needs.
     from metastep_lab.figures.interactive import save_interactive
 
@@ -210,6 +214,9 @@ def _conclude(request: Request, result: dict[str, Any], overflows: list[str]) ->
     result["diverged"] = divergence(*found)
     result["answer"] = " ".join(filter(None, (result["diverged"], said))) or None
     result["claims"] = [asdict(claim) for claim in evaluate(request.experiment.claims, record)]
+    printed = beside_the_paper(request.experiment.printed(record), record)
+    if printed is not None:
+        records.write_table(request.directory, "printed", printed)
     for name, (figure, text) in request.experiment.figures(record).items():
         stem = request.directory / "figures" / records.check_name("figure", name)
         save(figure, stem)

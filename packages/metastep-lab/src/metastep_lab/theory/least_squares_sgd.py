@@ -35,16 +35,18 @@ SMOOTHNESS = 100
 
 @dataclass(frozen=True)
 class ExpectedLosses:
-    """Expectations over the noise of stochastic gradient descent on one task.
+    """Expectations over the noise of stochastic gradient descent, on one task or on several.
 
     Attributes:
         train: E sum_i (x_i . w_t - y_i)^2 / (2 n), the training loss.
         mean_squared_error: E |w_t - w*|^2. The population loss is half of it plus half the
             variance of the noise in the targets.
+        validation: the loss on the validation examples; None without such examples.
     """
 
     train: NDArray[np.float64]
     mean_squared_error: NDArray[np.float64]
+    validation: NDArray[np.float64] | None = None
 
 
 def expected_losses(
@@ -54,13 +56,16 @@ def expected_losses(
     targets: ArrayLike,
     truth: ArrayLike,
     horizon: ArrayLike,
+    validation: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> ExpectedLosses:
     """Return the expected training loss and distance to the truth after t steps from w = 0.
 
     The expectation is exact; large weights are not truncated (as in Theorem 9; the
-    paper's Theorem 10 truncates at |w| = 40 sigma, whose effect is not measured). For
+    paper's Theorem 10 truncates at |w| = 40 sigma, which no run in its range of step sizes reaches:
+    `metastep run step-size-guarantees`, claim `sgd-is-not-truncated`). For
     n examples each step size costs the eigenvalues of a matrix with n (n + 1) / 2 rows; all
-    horizons together cost little more than one.
+    horizons together cost little more than one. All arrays of a task may have the same leading
+    axes, for several tasks.
 
     Args:
         step_size: eta, a number or an array, none negative.
@@ -68,10 +73,11 @@ def expected_losses(
         targets: y, shape (n,).
         truth: w*, shape (d,).
         horizon: t, an integer or an array of integers from 0.
+        validation: inputs, shape (v, d), and targets, shape (v,), of further examples.
 
     Returns:
-        Arrays of the shape of `step_size` followed by that of `horizon`; infinite where the second
-        moment overflows.
+        Arrays of the shape of the leading axes, followed by that of `step_size` and by that of
+        `horizon`; infinite where the second moment overflows.
 
     Raises:
         ValueError: for a negative step size or horizon, shapes that do not fit, or n >= d.
@@ -80,28 +86,64 @@ def expected_losses(
     """
     steps, horizons = _step_sizes(step_size), _horizons(horizon)
     left, singular, right = _decompose(inputs)
-    targets, truth = _vector("targets", targets, len(left)), _vector("truth", truth, right.shape[1])
-    examples = len(targets)
-    start = left.T @ targets / singular
-    seen = right @ truth
-    offset = start - seen
-    constant = offset @ offset + truth @ truth - seen @ seen
+    batch, (examples, dim) = left.shape[:-2], right.shape[-2:]
+    targets = _vector("targets", targets, (*batch, examples))
+    truth = _vector("truth", truth, (*batch, dim))
+    start = _times(np.swapaxes(left, -1, -2), targets) / singular
+    seen = _times(right, truth)
+    # E |A s_t - r|^2 / scale of each (A, r, scale), where r is what interpolation misses.
+    measured = [
+        (left * singular[..., None, :], np.zeros(targets.shape), 2 * examples),
+        (np.broadcast_to(np.eye(examples), left.shape), start - seen, 1),
+    ]
+    unseen = np.sum(truth**2, axis=-1) - np.sum(seen**2, axis=-1)
+    constants = [np.zeros(batch), unseen]
+    if validation is not None:
+        tested = np.asarray(validation[0], np.float64)
+        if tested.ndim != len(batch) + 2 or tested.shape[-1] != dim:
+            raise ValueError(
+                f"validation has inputs of the shape {tested.shape}; allowed: (v, {dim})"
+            )
+        answers = _vector("validation targets", validation[1], tested.shape[:-1])
+        tested = tested @ np.swapaxes(right, -1, -2)
+        measured.append((tested, _times(tested, start) - answers, 2 * tested.shape[-2]))
+        constants.append(np.zeros(batch))
+    found = _second_moments(steps, horizons, left, singular, start, measured)
+    shape = batch + steps.shape + horizons.shape
+    both = zip(found, constants, strict=True)
+    return ExpectedLosses(*((part + c[..., None, None]).reshape(shape) for part, c in both))
+
+
+def _second_moments(
+    steps: Vector,
+    horizons: NDArray[np.int64],
+    left: Matrix,
+    singular: Vector,
+    start: Vector,
+    measured: list[tuple[Matrix, Vector, int]],
+) -> list[Matrix]:
+    """Return E |A s_t - r|^2 / scale of each, shape (..., steps, horizons)."""
     drift, noise = _recursion(left, singular)
-    weights = np.stack([_coordinates(np.diag(singular**2)), _coordinates(np.eye(examples))])
-    first = _coordinates(np.outer(start, start))
     # The rank-n matrix is formed once; adding it to a diagonal is cheap beside the eigenvalues.
-    diffusion = noise @ noise.T
-    train = np.empty((steps.size, horizons.size))
-    error = np.empty_like(train)
-    for row, eta in enumerate(steps.flat):
-        rates, modes = np.linalg.eigh(np.diag(drift) - eta * diffusion)
-        residual, spread = _apply((weights @ modes) * (first @ modes), eta * rates, horizons)
-        (mean,) = _apply((offset * start)[None], eta * singular**2 / examples, horizons)
-        train[row] = residual / (2 * examples)
+    diffusion = noise @ np.swapaxes(noise, -1, -2)
+    diagonal = drift[..., None] * np.eye(drift.shape[-1])
+    turned = [(np.swapaxes(a, -1, -2), a, r) for a, r, _ in measured]
+    weights = np.stack([_coordinates(b @ a) for b, a, _ in turned], axis=-2)
+    along = np.stack([_times(b, r) * start for b, _, r in turned], axis=-2)
+    first = _coordinates(start[..., :, None] * start[..., None, :])
+    columns = []
+    for eta in steps.flat:
+        rates, modes = np.linalg.eigh(diagonal - eta * diffusion)
+        begin = _times(np.swapaxes(modes, -1, -2), first)[..., None, :]
+        second = _apply((weights @ modes) * begin, eta * rates, horizons)
+        mean = _apply(along, eta * singular**2 / start.shape[-1], horizons)
         # The mean overflows only where the second moment has done so before.
-        error[row] = spread - 2 * np.where(np.isfinite(spread), mean, 0) + constant
-    shape = steps.shape + horizons.shape
-    return ExpectedLosses(train.reshape(shape), error.reshape(shape))
+        columns.append(second - 2 * np.where(np.isfinite(second), mean, 0))
+    together = np.stack(columns, axis=-2)  # (..., measured, steps, horizons)
+    return [
+        (together[..., i, :, :] + np.sum(r**2, axis=-1)[..., None, None]) / scale
+        for i, (_, r, scale) in enumerate(measured)
+    ]
 
 
 def divergence_step_size(inputs: ArrayLike) -> float:
@@ -153,27 +195,33 @@ def train_by_validation_range(dim: int) -> float:
     return float(1 / (_dim(dim) * np.log(dim)) ** 2)
 
 
+def _times(matrix: Matrix, vector: Vector) -> Vector:
+    """Return the product of (a stack of) matrices and vectors."""
+    return (matrix @ vector[..., None])[..., 0]
+
+
 def _decompose(inputs: ArrayLike) -> tuple[Matrix, Vector, Matrix]:
     inputs = np.asarray(inputs, np.float64)
-    if inputs.ndim != 2 or not 0 < inputs.shape[0] < inputs.shape[1]:
+    if inputs.ndim < 2 or not 0 < inputs.shape[-2] < inputs.shape[-1]:
         raise ValueError(
             f"inputs has the shape {inputs.shape}; allowed: (n, d) with n from 1 to d - 1"
         )
     left, singular, right = np.linalg.svd(inputs, full_matrices=False)
-    if not singular[-1] > 1e-10 * singular[0]:
+    if not np.all(singular[..., -1] > 1e-10 * singular[..., 0]):
         raise ValueError(
-            f"inputs has the smallest singular value {singular[-1]:.3g}; allowed: independent rows"
+            f"inputs has the smallest singular value {singular[..., -1].min():.3g}; allowed: "
+            "independent rows"
         )
     return left, singular, right
 
 
 def _recursion(left: Matrix, singular: Vector) -> tuple[Vector, Matrix]:
     """The diagonal of D and a factor F with C = F F^T, shape (n (n + 1) / 2, n)."""
-    rotated = left * singular
-    rows, columns = np.triu_indices(singular.size)
-    drift = (singular[rows] ** 2 + singular[columns] ** 2) / singular.size
-    outer = rotated[:, :, None] * rotated[:, None, :]
-    return drift, _coordinates(outer).T / np.sqrt(singular.size)
+    rotated, examples = left * singular[..., None, :], singular.shape[-1]
+    rows, columns = np.triu_indices(examples)
+    drift = (singular[..., rows] ** 2 + singular[..., columns] ** 2) / examples
+    outer = rotated[..., :, :, None] * rotated[..., :, None, :]
+    return drift, np.swapaxes(_coordinates(outer), -1, -2) / np.sqrt(examples)
 
 
 def _coordinates(symmetric: Matrix) -> Matrix:
@@ -187,13 +235,14 @@ def _apply(weights: Matrix, rates: Vector, horizons: NDArray[np.int64]) -> Matri
 
     Computed by logarithms: 1 - rate loses the digits of a small rate, which a long horizon needs.
     """
+    times = horizons.reshape(-1)
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         small = np.log1p(-np.minimum(rates, 0.5))
         log_size = np.where(rates < 0.5, small, np.log(np.abs(1 - rates)))
-        powers = np.exp(np.multiply.outer(log_size, horizons.reshape(-1)))
-        odd = horizons.reshape(-1) % 2 == 1
-        powers = np.where((rates > 1)[:, None] & odd, -powers, powers)
-        powers[:, horizons.reshape(-1) == 0] = 1
+        powers = np.exp(log_size[..., None] * times)
+        odd = times % 2 == 1
+        powers = np.where((rates > 1)[..., None] & odd, -powers, powers)
+        powers[..., times == 0] = 1
         total = weights @ powers
     return np.where(np.isfinite(total), total, np.inf)
 
@@ -212,10 +261,10 @@ def _horizons(horizon: ArrayLike) -> NDArray[np.int64]:
     return horizons.astype(np.int64)
 
 
-def _vector(name: str, values: ArrayLike, size: int) -> Vector:
+def _vector(name: str, values: ArrayLike, shape: tuple[int, ...]) -> Vector:
     vector = np.asarray(values, np.float64)
-    if vector.shape != (size,):
-        raise ValueError(f"{name} has the shape {vector.shape}; allowed: ({size},), as in inputs")
+    if vector.shape != shape:
+        raise ValueError(f"{name} has the shape {vector.shape}; allowed: {shape}, as in inputs")
     return vector
 
 

@@ -38,7 +38,7 @@ from metastep_lab.theory.maml_general import (
     expected_test_loss_general as expected_test_loss_general,
 )
 from metastep_lab.theory.maml_moments import GramMoments as GramMoments
-from metastep_lab.theory.maml_moments import gaussian_fourth_moment as gaussian_fourth_moment
+from metastep_lab.theory.maml_moments import fourth_moments as fourth_moments
 from metastep_lab.theory.maml_moments import gram_moments as gram_moments
 from metastep_lab.theory.maml_moments import sandwiched_gram as sandwiched_gram
 from metastep_lab.theory.maml_moments import scaled_moments as scaled_moments

@@ -14,7 +14,7 @@ from metastep_lab.theory.maml_checks import (
     checked_rates,
     equations_of,
 )
-from metastep_lab.theory.maml_moments import gaussian_fourth_moment
+from metastep_lab.theory.maml_moments import fourth_moments
 
 FloatArray = NDArray[np.float64]
 
@@ -58,7 +58,8 @@ def expected_test_loss_general(
         target_samples: n_r.
         tasks: m.
         noise: sigma, from 0.
-        fourth_moment: F = E (x^T Sigma x) x x^T, shape (dim, dim); that of normal inputs for None.
+        fourth_moment: F = E (x^T Sigma x) x x^T, shape (dim, dim), from `fourth_moments`;
+            that of normal inputs for None.
 
     Returns:
         The loss, shape of the broadcast rates.
@@ -72,7 +73,7 @@ def expected_test_loss_general(
     """
     sigma = checked_covariance("covariance", covariance)
     spread = checked_covariance("task_covariance", task_covariance, sigma.shape)
-    fourth = gaussian_fourth_moment(sigma) if fourth_moment is None else fourth_moment
+    fourth = fourth_moments(sigma) if fourth_moment is None else fourth_moment
     fourth = checked_covariance("fourth_moment", fourth, sigma.shape)
     check_counts(train_samples=train_samples, target_samples=target_samples)
     check_scales(noise=noise)

@@ -1,4 +1,4 @@
-"""Moments of X^T X for a matrix X of independent standard normal entries; Gaussian fourth moments.
+"""Moments of X^T X for a matrix X of independent standard normal entries; fourth moments.
 
 Every expectation of a product of X^T X with itself and its traces is a multiple of the identity;
 the functions return the multiple. All are exact for every number of rows and columns.
@@ -133,11 +133,15 @@ def sandwiched_gram(rows: int, middle: ArrayLike) -> FloatArray:
     return rows * (rows + 1) * matrix + rows * np.trace(matrix) * np.eye(matrix.shape[0])
 
 
-def gaussian_fourth_moment(covariance: ArrayLike) -> FloatArray:
-    """Return F = E (x^T Sigma x) x x^T = 2 Sigma^3 + Sigma Tr(Sigma^2) for x ~ N(0, Sigma).
+def fourth_moments(covariance: ArrayLike, kurtosis: float = 3.0) -> FloatArray:
+    """Return F = E (x^T Sigma x) x x^T for x = Sigma^{1/2} s with independent entries of s.
+
+    F = 2 Sigma^3 + Sigma Tr(Sigma^2) + (kurtosis - 3) Sigma^{1/2} diag(Sigma^2) Sigma^{1/2}; the
+    last term is ours. The third moments of s have no part in it.
 
     Args:
         covariance: Sigma, shape (dim, dim).
+        kurtosis: E s^4, with E s = 0 and E s^2 = 1; 3 for normal x.
 
     Returns:
         F, shape (dim, dim), exact.
@@ -147,4 +151,7 @@ def gaussian_fourth_moment(covariance: ArrayLike) -> FloatArray:
     """
     sigma = np.asarray(covariance, np.float64)
     square = sigma @ sigma
-    return 2 * square @ sigma + sigma * np.trace(square)
+    values, vectors = np.linalg.eigh(sigma)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    rest = (kurtosis - 3) * (root * np.diag(square)) @ root
+    return 2 * square @ sigma + sigma * np.trace(square) + (rest + rest.T) / 2

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-LONGEST_CONTEXT = 1024
+LONGEST_CONTEXT = 2048  # that of OPT; attention over longer windows needs much memory
 CAUSAL = 1e-5  # relative change of a state by later tokens; only rounding in a causal model
 LINEAR = 1e-3  # relative difference of logits and inner products; only rounding if they are equal
 
@@ -26,7 +26,7 @@ class CausalModel:
     Attributes:
         source: the directory or name of the model.
         unembedding: the dictionary, one row for each word, shape (vocabulary, hidden), float32.
-        context: the largest number of tokens of an input.
+        context: the largest number of tokens of an input: the model's own, at most 2048.
         parameters: the number of parameters, tied ones counted once.
         network: the torch module.
     """

@@ -157,7 +157,7 @@ def _apply(
     clean = lambda leaf, bad: jnp.clip(jnp.where(bad, 0, leaf), -clip, clip).astype(leaf.dtype)
     grad = jax.tree.map(clean, segment.grad, bad)
     before, slope = (weights, meta_state), (segment.value, grad)
-    new_weights, new_state = descend(meta_optimizer, before, slope, count < entries)
+    new_weights, new_state = descend(meta_optimizer, before, slope, jnp.asarray(count < entries))
     state = (segment.state.params, segment.state.optimizer_state)
     codes = [~all_finite(state), ~jnp.isfinite(segment.value), count > 0]
     outcome = jnp.select(codes, [1, 2, 3], 0)

@@ -173,12 +173,14 @@ def ridge_fold(train: Weighted, judges: Weighted) -> Fold:
 
     At w = A^{-1} X^T y with A = X^T X + diag(alpha), the derivative is -w_j (A^{-1} d_w f)_j.
     """
+    # Centered on the fold's own training rows, which leaves the intercept free of the penalty.
     means = train.means()
     features, targets = train.moved(*means)
     held_out, expected = judges.moved(*means)
     gram, moment = features.T @ features, features.T @ targets
 
     def fold(alpha: np.ndarray) -> tuple[float, np.ndarray]:
+        # One factor for the solution and for its adjoint.
         factor = cho_factor(gram + np.diag(alpha))
         coef = cho_solve(factor, moment)
         errors = held_out @ coef - expected

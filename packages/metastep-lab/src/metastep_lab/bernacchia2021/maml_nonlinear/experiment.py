@@ -36,6 +36,7 @@ from annotated_types import Ge, MinLen, Predicate
 from metastep_lab.bernacchia2021.maml_nonlinear import limits, statistics
 from metastep_lab.bernacchia2021.maml_nonlinear.claims import answer, claims
 from metastep_lab.bernacchia2021.maml_nonlinear.figures import figures
+from metastep_lab.bernacchia2021.maml_nonlinear.published import printed
 from metastep_lab.catalog import listing
 from metastep_lab.configuration import (
     Ascending,
@@ -197,5 +198,6 @@ EXPERIMENT = Experiment(
     figures=figures,
     reproducible=frozenset({"training-converged", "adaptation-helps", "ten-runs-undecided"}),
     answer=answer,
+    printed=printed,
     finite=("training.mean", "loss.mean"),
 )

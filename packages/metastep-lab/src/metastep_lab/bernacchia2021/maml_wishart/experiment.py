@@ -15,6 +15,9 @@ Tables (one row per observation; `simulated` and `standard_error` over runs):
 - `optimum`: draw, quantity, theory, simulated, standard_error. Quantities: best_train_rate,
   best_test_rate, gain (loss at the theory's best train rate minus loss at 0) and loss (at the
   configured rates).
+- `moments`: skewness, kurtosis (of the independent entries of which inputs and tasks are made),
+  train_rate, theory, simulated, standard_error, expected_change (of the theory, from normal
+  entries), change (simulated, run by run), change_error; for the first draw.
 - `test_data`: test_rate, analytic, sampled (on drawn test tasks), difference (sampled minus
   analytic, run by run), standard_error; for the first draw.
 """
@@ -37,8 +40,10 @@ from metastep_lab.bernacchia2021.curves import (
 )
 from metastep_lab.bernacchia2021.maml_wishart.claims import CLAIMS, answer
 from metastep_lab.bernacchia2021.maml_wishart.figures import figures
+from metastep_lab.bernacchia2021.maml_wishart.other_moments import rows_by_moments
 from metastep_lab.bernacchia2021.mixed_regression import Design, MixedRegression
 from metastep_lab.bernacchia2021.mixed_regression_runs import rows_on_drawn_tasks, simulate
+from metastep_lab.bernacchia2021.moments import shape
 from metastep_lab.catalog import listing
 from metastep_lab.configuration import Count, NotNegative, Positive, Several, configuration
 from metastep_lab.experiment import Context, Experiment
@@ -65,6 +70,8 @@ class Config:
         test_rates: test rates, increasing.
         runs: independent repetitions.
         covariances: draws of both covariances, from 1.
+        skewness: third moments of inputs and tasks that are not normal, one for each kurtosis.
+        kurtosis: their fourth moments.
         test_runs: runs that are also tested on drawn tasks; 0 for none.
         test_tasks: drawn test tasks of each of them.
         test_samples: test examples of each task.
@@ -84,6 +91,8 @@ class Config:
     test_rates: tuple[float, ...] = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
     runs: Several = 5000
     covariances: Count = 20
+    skewness: tuple[float, ...] = (0.0, 0.0, 0.0, 2.0)
+    kurtosis: tuple[float, ...] = (2.0, 10.0, 20.0, 20.0)
     test_runs: Annotated[int, Ge(0), Predicate(lambda runs: runs != 1), "0 and integers from 2"] = (
         100
     )
@@ -99,6 +108,14 @@ class Config:
             )
         if len(self.test_rates) < 3 or any(np.diff(self.test_rates) <= 0):
             raise ValueError(f"test_rates is {self.test_rates}; allowed: 3 or more, increasing")
+
+        if len(self.skewness) != len(self.kurtosis):
+            raise ValueError(
+                f"skewness is {self.skewness}; allowed are {len(self.kurtosis)} numbers, as many "
+                "as in kurtosis"
+            )
+        for pair in zip(self.skewness, self.kurtosis, strict=True):
+            shape(*pair)
 
     @property
     def design(self) -> Design:
@@ -124,13 +141,16 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
             distribution = MixedRegression(
                 jnp.zeros(config.dim), config.noise, task_covariance, covariance
             )
-            losses, rows = _optima(config, distribution, predict, key)
-            optimum += [(draw, *row) for row in rows]
+            losses, found = _optima(config, distribution, predict, key)
+            optimum += [(draw, *row) for row in found]
             if draw == 0:
                 _write_first_draw(config, context, losses, predict)
+                both = covariance, task_covariance
+                rows = rows_by_moments(config, both, predict, _rates(config)[0], key)
+                context.table("moments", columns(MOMENTS, rows))
                 context.table("test_data", columns(TEST_DATA, _tested(config, distribution, key)))
         if draw == 0:
-            metrics = {row[0]: row[2] for row in rows}
+            metrics = {row[0]: row[2] for row in found}
     context.progress(config.covariances, config.covariances, "covariances")
     context.table("optimum", columns("draw quantity theory simulated standard_error", optimum))
     return metrics
@@ -202,6 +222,8 @@ def _write_first_draw(
     context.table("paired", columns("train_rate difference standard_error", list(paired)))
 
 
+MOMENTS = "skewness kurtosis train_rate theory simulated standard_error expected_change change "
+MOMENTS += "change_error"
 TEST_DATA = "test_rate analytic sampled difference standard_error"
 
 

@@ -41,7 +41,7 @@ from metastep_lab.configuration import (
     different,
 )
 from metastep_lab.experiment import Context, Experiment
-from metastep_lab.shaban2019.hypercleaning.claims import CLAIMS, CONVERGED, answer
+from metastep_lab.shaban2019.hypercleaning.claims import CLAIMS, CONVERGED, answer, printed
 from metastep_lab.shaban2019.hypercleaning.examples import Examples, prepare
 from metastep_lab.shaban2019.hypercleaning.figures import figures
 from metastep_lab.shaban2019.hypercleaning.identification import (
@@ -271,5 +271,6 @@ EXPERIMENT = Experiment(
         {"finds-corrupted-labels", "window-five-suffices", "loss-falls-with-window", "better-model"}
     ),
     answer=answer,
+    printed=printed,
     finite=("summary.validation_loss", "history.validation_loss"),
 )

@@ -143,6 +143,7 @@ def _identification_figure(record: Record) -> tuple[Figure, str]:
         look = style(index, markers=True)
         axes[1].plot(values.index, values, label=f"K = {one:g}", **look)
     axes[1].set(xlabel="threshold of the logit", ylabel="F1 score", ylim=(0, 1))
+    axes[1].set_xticks(scores.index)
     axes[1].set_title(f"After {step:g} outer steps")
     for panel in axes:
         panel.legend()

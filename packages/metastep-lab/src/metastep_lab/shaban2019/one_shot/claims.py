@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 
 from metastep_lab.claims import Numbers, Statement, beyond, each, listed
+from metastep_lab.printed import Printed, mean_of
 from metastep_lab.shaban2019.one_shot.averages import ENOUGH, SURE, Average, average
 from metastep_lab.shaban2019.one_shot.causes import CAUSES
 from metastep_lab.tables import Frame, Record
@@ -16,6 +17,8 @@ PAPER_ACCURACY = {"1-RMD": 95.6, "10-RMD": 96.3, "25-RMD": 96.1, "full": 95.8}
 PAPER_LONG = {"1-RMD": 97.7, "10-RMD": 97.8, "short horizon": 96.6}
 SHORT, LONG = 5000, 15000
 FAIR = 1000  # outer steps from which a lower accuracy is not due to too few steps
+PAPER_SECONDS = {"1-RMD": 0.4, "10-RMD": 0.7, "25-RMD": 1.3, "full": 2.2, "short horizon": 0.1}
+SECONDS = "seconds_per_step"
 PAPER_TIME = 0.4 / 2.2  # seconds of 1-RMD and of full reverse mode in Table 4
 DECAY = 0.1  # of the relative error from window 1 to half the horizon
 
@@ -161,6 +164,22 @@ def _improvements(record: Record) -> dict[str, Average]:
             return {}
         found[f"{window}-RMD"] = average(after[0] - before[0], np.hypot(before[1], after[1]))
     return found
+
+
+def printed(record: Record) -> list[Printed]:
+    """Return the numbers of Table 4, accuracies in %, after the nearer number of outer steps."""
+    place = f"Table 4, {LONG if _printed(record) is PAPER_LONG else SHORT} steps"
+    summary = lambda name, column, scale: mean_of("summary", column, scale=scale, method=name)
+    return [
+        *(
+            Printed(place, f"{name}, accuracy in %", value, summary(name, "accuracy", 100.0))
+            for name, value in _printed(record).items()
+        ),
+        *(
+            Printed(place, f"{name}, seconds of a step", value, summary(name, SECONDS, 1.0))
+            for name, value in PAPER_SECONDS.items()
+        ),
+    ]
 
 
 CLAIMS = (

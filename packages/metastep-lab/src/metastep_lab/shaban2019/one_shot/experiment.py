@@ -38,7 +38,7 @@ import metastep as ms
 from metastep_lab import data
 from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment
-from metastep_lab.shaban2019.one_shot.claims import answer, claims
+from metastep_lab.shaban2019.one_shot.claims import answer, claims, printed
 from metastep_lab.shaban2019.one_shot.figures import figures
 from metastep_lab.shaban2019.one_shot.setup import Config, compared_windows, methods, split
 from metastep_lab.shaban2019.one_shot.training import Measured, Part
@@ -169,5 +169,6 @@ EXPERIMENT = Experiment(
     figures=figures,
     reproducible=frozenset({"window-ten-beats-short-horizon"}),
     answer=answer,
+    printed=printed,
     finite=("summary.loss", "training.loss"),
 )

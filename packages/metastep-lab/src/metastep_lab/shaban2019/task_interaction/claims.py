@@ -1,8 +1,10 @@
 """The claims of `task-interaction`, statements of the paper, and its answer."""
 
 import numpy as np
+import pandas as pd
 
 from metastep_lab.claims import Numbers, Statement, each, falls, listed, mean_and_error
+from metastep_lab.printed import Printed, mean_of
 from metastep_lab.tables import Column, Frame, Record
 
 # Table 3: window to test accuracy, with the standard deviation over ten trials.
@@ -13,6 +15,14 @@ PAPER_ACCURACY = {
 PAPER_DEVIATION = {
     "cifar10": {1: 0.0123, 5: 0.0108, 25: 0.0124, 100: 0.0121},
     "cifar100": {1: 0.0063, 5: 0.0068, 25: 0.0069, 100: 0.0064},
+}
+PAPER_STEPS = {
+    "cifar10": {1: 3300, 5: 4950, 25: 4825, 100: 4500},
+    "cifar100": {1: 7440, 5: 8805, 25: 8660, 100: 5670},
+}
+PAPER_SECONDS = {
+    "cifar10": {1: 0.8, 5: 1.3, 25: 1.4, 100: 2.2},
+    "cifar100": {1: 1.0, 5: 1.4, 25: 1.6, 100: 2.8},
 }
 PAPER_GAP = {"cifar10": 0.0017, "cifar100": 0.0036}  # the largest difference to the longest window
 PAPER_TIME = {"cifar10": 0.8 / 2.2, "cifar100": 1.0 / 2.8}  # of 1-RMD, as part of full RMD
@@ -170,6 +180,31 @@ def _stability(record: Record) -> Numbers:
     failed, guard = rows["failed_steps"].sum(), record.config.stability_limit
     largest = rows[["stability", "largest_coupling"]].max()
     return {**largest, "failed": failed, "guard": guard, "guarded": _guarded(record)}
+
+
+def printed(record: Record) -> list[Printed]:
+    """Return the numbers of Table 3 for the data set of a run."""
+    if record.config.dataset not in PAPER_ACCURACY:
+        return []
+    spread = lambda window: (
+        lambda record: tuned(record, "stopped_accuracy").get(window, pd.Series(dtype=float)).std()
+    )
+    summary = lambda column: lambda window: mean_of("summary", column, window=window)
+    numbers = (
+        ("accuracy", PAPER_ACCURACY, summary("stopped_accuracy")),
+        ("its standard deviation over trials", PAPER_DEVIATION, spread),
+        ("steps until stopped", PAPER_STEPS, summary("stopped_step")),
+        (
+            "seconds of an outer step, here of a hypergradient",
+            PAPER_SECONDS,
+            lambda window: mean_of("cost", "seconds", window=window),
+        ),
+    )
+    return [
+        Printed(f"Table 3, {record.config.dataset}", f"K = {window}, {name}", value, here(window))
+        for name, values, here in numbers
+        for window, value in values[record.config.dataset].items()
+    ]
 
 
 CLAIMS = (

@@ -39,7 +39,7 @@ import metastep as ms
 from metastep_lab.catalog import listing
 from metastep_lab.configuration import Ascending, Count, Positive, configuration
 from metastep_lab.experiment import Context, Experiment
-from metastep_lab.shaban2019.task_interaction.claims import CLAIMS, answer
+from metastep_lab.shaban2019.task_interaction.claims import CLAIMS, answer, printed
 from metastep_lab.shaban2019.task_interaction.examples import draw, load
 from metastep_lab.shaban2019.task_interaction.figures import figures
 from metastep_lab.shaban2019.task_interaction.interaction import (
@@ -267,5 +267,6 @@ EXPERIMENT = Experiment(
     figures=figures,
     reproducible=frozenset({"tuning-helps", "loss-falls-with-window", "never-diverges"}),
     answer=answer,
+    printed=printed,
     finite=("summary.validation_loss",),
 )

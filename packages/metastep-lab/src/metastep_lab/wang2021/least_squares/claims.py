@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from metastep_lab.claims import Numbers, Statement, each, falls, lacking, span, yes_or_no
+from metastep_lab.claims import Statement, each, falls, lacking, yes_or_no
 from metastep_lab.tables import Frame, Record, where
 
 TRAIN, VALIDATION = "train-by-train", "train-by-validation"
@@ -68,67 +68,6 @@ def _simulated(record: Record) -> Frame:
     # Averages over the spectrum of a finite matrix differ from the law's by terms of order 1 / d.
     allowed = 4 * rows["standard_error"] + untrained / record.config.dim
     return rows.assign(share=apart / untrained, inside=apart <= allowed)[np.isfinite(allowed)]
-
-
-def _theorem_5(record: Record) -> Numbers:
-    config, rows = record.config, record.frames["theorem_5"]
-    noise = max(config.noise)
-    train, valid = (where(rows, noise=noise, mode=mode) for mode in SHORT)
-    simulated = errors(record, "noise")["train_test"][noise] ** 2 - noise**2
-    return {
-        "noise": noise,
-        "horizons": train["horizon"],
-        "horizon": config.horizon,
-        "train": train["scaled"],
-        "valid": valid["scaled"],
-        "excess": train.query("horizon >= 40")["error"].min() / noise**2,
-        "simulated": simulated / noise**2,
-        "error": valid["error"].max(),
-    }
-
-
-def _orders(found: Numbers) -> str:
-    return (
-        f"noise {found['noise']:g}, horizons {span(found['horizons'], 'g')}: eta_train "
-        f"{span(found['train'], '.4f')}, eta_valid * t {span(found['valid'], '.4f')}; from t = 40 "
-        f"on error / sigma^2 of train-by-train at least {found['excess']:.3f} (simulated at t = "
-        f"{found['horizon']} {found['simulated']:.3f}); error of train-by-validation at most "
-        f"{found['error']:.4f}, and no training has 1: the theorem's constant gain is small at "
-        "high noise"
-    )
-
-
-def _has_both_orders(found: Numbers) -> bool:
-    constant = all(values.max() / values.min() < 1.5 for values in (found["train"], found["valid"]))
-    return constant and min(found["excess"], found["simulated"]) > 0.5 and found["error"] < 1
-
-
-def _theorem_6(record: Record) -> Numbers:
-    """Return the table, and the simulated errors in its unit with their statistical errors."""
-    config, many = record.config, errors(record, "samples").query("ratio > 1")
-    noise, ratio = config.noise[0], many["ratio"]
-    simulated = (many["train_test"] ** 2 - noise**2) * ratio / noise**2
-    # Standard error of a mean of squares of n test examples in each test task, in noise variances.
-    chance = 3 * np.sqrt(2 / (many.index.to_numpy() * config.test_tasks)) * ratio
-    allowed = 1 + 4 / ratio + chance
-    many = many.assign(simulated=simulated, allowed=allowed)
-    return {"closed": record.frames["theorem_6"], "simulated": many}
-
-
-def _error_bounded(found: Numbers) -> bool | None:
-    closed, many = found["closed"], found["simulated"]
-    if not (falls(closed["error"]) and np.all(closed["error"] - 1 < 4 / closed["ratio"])):
-        return False
-    return None if many.empty else bool((many["simulated"] < many["allowed"]).all())
-
-
-def _bounds(found: Numbers) -> str:
-    closed = each("n/d={ratio:g} {error:.3f} / {solution:.3f}", between=", ")(found["closed"])
-    simulated = each("n/d={ratio:g} {simulated:.3f}", "; simulated: ", ", ")(found["simulated"])
-    return (
-        f"error / (d sigma^2 / n) by n / d, population / least-squares solution: {closed}"
-        f"{'' if found['simulated'].empty else simulated}"
-    )
 
 
 SAMPLE_GAPS = each("n={samples:g} {gap:.3f}", "difference of test RMSE by samples: ", ", ")
@@ -244,27 +183,5 @@ CLAIMS = (
             np.abs(np.log(rows["step_size"] / rows["grid_step_size"])) < np.log(1.1)
         ),
         evidence=each("{mode}, noise {noise:g}: {step_size:.4g} (grid {grid_step_size:.4g})"),
-    ),
-    Statement(
-        "theorem-5",
-        "Theorem 5: with fewer samples than dimensions and much noise, the step size of "
-        "train-by-train is of order 1 with an error of order sigma^2, that of train-by-validation "
-        "of order 1 / t with an error below that of no training (here: both orders to a factor of "
-        "1.5 over t, and the first error above half of sigma^2, by the closed form for large d and "
-        "step sizes up to where it diverges, and by simulation at one t; the theorem's probability "
-        "of 0.99 is not sampled).",
-        lacks=_few,
-        measure=_theorem_5,
-        verdict=_has_both_orders,
-        evidence=_orders,
-    ),
-    Statement(
-        "theorem-6",
-        "Theorem 6: with n samples, n much larger than d, train-by-train has an error of at most "
-        "(1 + epsilon) d sigma^2 / n, epsilon small (here: below 4 d / n, and falling, by the "
-        "closed form for large d; and below that by simulation, to three standard errors).",
-        measure=_theorem_6,
-        verdict=_error_bounded,
-        evidence=_bounds,
     ),
 )

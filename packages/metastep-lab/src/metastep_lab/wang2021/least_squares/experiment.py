@@ -19,10 +19,6 @@ Tables (one row per observation):
   `descent_tasks` tasks): meta-gradient descent from step size 0.003.
 - `descent_end`: noise, samples, mode, step_size (where it ended), grid_step_size (the best of a
   fine grid on the same tasks).
-- `theorem_5`: noise, horizon, mode, step_size, scaled (times the horizon for train-by-validation),
-  error E|w - w*|^2: population optima over a range of horizons, at the first number of samples.
-- `theorem_6`: ratio (samples / dim), step_size, error (of the population optimum over
-  d sigma^2 / n), solution (the same for the least-squares solution, n / (n - d)).
 """
 
 import math
@@ -136,7 +132,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     context.progress(len(settings), len(settings), "grids of step sizes")
     paths, ends = _descents(config, context) if config.descent_steps else ([], [])
     objective_columns = "noise samples mode step_size objective standard_error"
-    predict = lambda where: closed_form.best_step_size(config, *where)[0]
+    predict = lambda where: closed_form.best_step_size(config, *where)
     optimum = [(*where, best, predict(where)) for where, best in optima.items()]
     for name, header, rows in (
         ("objective", f"{objective_columns} stopped", objective),
@@ -145,8 +141,6 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
         ("population", f"{objective_columns} population z", population),
         ("descent", "noise samples mode step step_size objective", paths),
         ("descent_end", "noise samples mode step_size grid_step_size", ends),
-        ("theorem_5", "noise horizon mode step_size scaled error", closed_form.theorem_5(config)),
-        ("theorem_6", "ratio step_size error solution", closed_form.theorem_6(config)),
     ):
         context.table(name, columns(header, rows))
     return {}
@@ -289,8 +283,6 @@ EXPERIMENT = Experiment(
             "gap-grows-with-noise",
             "gap-closes-beyond-dim",
             "closed-form",
-            "theorem-5",
-            "theorem-6",
         }
     ),
     answer=answer,

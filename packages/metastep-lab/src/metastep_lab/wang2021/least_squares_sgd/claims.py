@@ -182,8 +182,8 @@ CLAIMS = (
     Statement(
         "train-by-validation-step-size",
         "Theorem 10: eta_valid is of order 1/t. Here, with the population loss in place of a "
-        "validation set and without truncation at |w| = 40 sigma: for either number of "
-        f"examples eta_valid * t is the same within a factor {FACTOR:g} for all d and t, "
+        "validation set (drawn ones, and the truncation: step-size-guarantees): for either number "
+        f"of examples eta_valid * t is the same within a factor {FACTOR:g} for all d and t, "
         "inside the stated range (with c_5 = 1), and the minimizer over every step size as well.",
         lacks=lacking(
             "needs two dimensions or two horizons",

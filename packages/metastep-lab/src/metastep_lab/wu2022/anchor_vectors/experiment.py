@@ -27,23 +27,15 @@ from itertools import product
 from typing import Annotated
 
 import jax
-import numpy as np
 from annotated_types import Predicate
 
-from metastep.anchors import (
-    AnchorFit,
-    dictionary_statistics,
-    find_clusters,
-    fit_anchor,
-    fit_groups,
-    partition_histograms,
-)
 from metastep_lab.catalog import listing
 from metastep_lab.configuration import Count, Positive, configuration, different
 from metastep_lab.experiment import Context, Experiment
 from metastep_lab.tables import columns
-from metastep_lab.wu2022.anchor_vectors.claims import CLAIMS, answer, shown_bulk
+from metastep_lab.wu2022.anchor_vectors.claims import CLAIMS, answer
 from metastep_lab.wu2022.anchor_vectors.figures import figures
+from metastep_lab.wu2022.anchor_vectors.measures import measure
 from metastep_lab.wu2022.anchor_vectors.models import (
     Architecture,
     Source,
@@ -55,10 +47,9 @@ from metastep_lab.wu2022.anchor_vectors.models import (
     trained,
     untrained,
 )
+from metastep_lab.wu2022.anchor_vectors.published import MODELS, SIZES, printed
 from metastep_lab.wu2022.language import Recipe
 
-BINS = 50
-PAIRS = 20_000
 HEADS = 4  # of the transformer
 
 
@@ -70,8 +61,8 @@ class Config:
     """The configuration; the defaults are the preset `reduced`.
 
     What it reduces: small models that are trained here in place of GPT-2 and OPT, and 20,480 tokens
-    in place of the thesis's 280,000. They are not the thesis's part of WikiText-2, and longer
-    windows than 1,024 words, as OPT's are, are cut to that in every preset.
+    of the validation part of WikiText-2 in place of the first quarter, 70,000 tokens, of the test
+    part, which given models read.
 
     Attributes:
         text: wikitext2, embedded (the language reference that ships with Python), or the path of a
@@ -145,7 +136,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     rows: dict[str, list[tuple]] = {name: [] for name in NAMES}
     for source in _sources(config, context, text, rows["training"]):
         context.log(f"fitting the anchors of {source.name}")
-        _measure(source, config, rows)
+        measure(source, config, rows)
     for name, titles in NAMES.items():
         context.table(name, columns(titles, rows[name]))
     return {"models": len(rows["models"])}
@@ -199,71 +190,6 @@ def _trained_here(
             yield reader(before, architecture, seed, False, model, words, config.context)
 
 
-def _measure(source: Source, config: Config, rows: dict[str, list[tuple]]) -> None:
-    """Add the rows of one model to every table."""
-    name, words = source.name, source.unembedding
-    everything = fit_anchor(source.states, words, config.top)
-    chosen = np.concatenate([np.arange(len(window)) >= config.skip for window in source.states])
-    (fit,) = fit_groups(source.states, everything, np.where(chosen, 0, -1))
-    rows["every_position"] += _errors(name, everything)
-    rows["mse"] += _errors(name, fit)
-    zero = fit.top.index(0)
-    clusters = find_clusters(fit.log_partitions[:, zero])
-    labels = (name, source.architecture, source.seed, int(source.trained))
-    size = (source.parameters, *words.shape, len(source.targets))
-    quality = _perplexity(source, everything.log_partitions[:, zero]), fit.rank
-    separation = clusters.separation if clusters else np.nan
-    rows["models"].append((*labels, *size, *quality, separation))
-    statistics = dictionary_statistics(words, PAIRS)
-    values = statistics.singular_values
-    norms = np.quantile(statistics.norms, (0.05, 0.5, 0.95))
-    shape = 1 / statistics.stable_rank, values[1] / values[0], statistics.stable_rank
-    rows["dictionary"].append((name, *shape, statistics.mean_cosine, *norms))
-    rows["spectrum"] += [(name, index, value) for index, value in enumerate(values, start=1)]
-    for k, column in zip(fit.top, fit.log_partitions.T, strict=True):
-        low, high = np.quantile(column, (0.05, 0.95))
-        rows["partition"].append((name, k, column.mean(), column.std(), low, high))
-    _add_histograms(name, config, fit, statistics.norms, statistics.cosines, rows["histograms"])
-    if clusters and np.bincount(clusters.labels).min() >= words.shape[1]:
-        groups = np.full(len(chosen), -1)
-        groups[chosen] = clusters.labels
-        for number, part in enumerate(fit_groups(source.states, everything, groups)):
-            where = name, number, clusters.shares[number], clusters.centers[number]
-            rows["clusters"] += [(*where, *pair) for pair in zip(part.top, part.mse, strict=True)]
-
-
-def _errors(name: str, fit: AnchorFit) -> list[tuple]:
-    numbers = zip(fit.top, fit.mse, fit.r2, fit.held_out_mse, fit.variance, strict=True)
-    return [(name, *row) for row in numbers]
-
-
-def _perplexity(source: Source, log_partitions: np.ndarray) -> float:
-    """Return exp of the mean negative log probability of the next tokens."""
-    states = np.concatenate(source.states)
-    logits = np.einsum("ij,ij->i", states, source.unembedding[source.targets], dtype=np.float64)
-    return float(np.exp(np.mean(log_partitions - logits)))
-
-
-def _add_histograms(
-    name: str,
-    config: Config,
-    fit: AnchorFit,
-    norms: np.ndarray,
-    cosines: np.ndarray,
-    rows: list[tuple],
-) -> None:
-    places = [fit.top.index(0), fit.top.index(shown_bulk(config.top))]
-    found = partition_histograms(fit.log_partitions[:, places], BINS)
-    quantities = zip(("log Z", "log Z_bulk"), found.counts, strict=True)
-    drawn = [(quantity, found.edges, counts) for quantity, counts in quantities]
-    for quantity, values in (("norm", norms), ("cosine", cosines)):
-        counts, edges = np.histogram(values, BINS)
-        drawn.append((quantity, edges, counts))
-    for quantity, edges, counts in drawn:
-        cells = zip(edges[:-1], edges[1:], counts, strict=True)
-        rows += [(name, quantity, *cell) for cell in cells]
-
-
 QUICK = Config(
     text="embedded",
     seeds=1,
@@ -277,11 +203,16 @@ QUICK = Config(
 PAPER = Config(
     models=(),
     untrained=False,
-    directories=("gpt2-large", "gpt2-xl", "opt-125m", "opt-1.3b"),
-    tokens=280_000,
+    directories=tuple(MODELS),
+    tokens=70_000,
     skip=0,
+    top=SIZES,
 )
-"""The models of Table 3.1, which a user has to bring as directories of these names."""
+"""The models of Tables B.1 and B.2, which a user has to bring as directories of these names.
+
+The thesis reads the first quarter of "about 280k tokens": as many as the test part of WikiText-2
+has for these models.
+"""
 
 EXPERIMENT = Experiment(
     listing("anchor-vectors"),
@@ -294,5 +225,6 @@ EXPERIMENT = Experiment(
         {"bulk-is-linear-with-context", "untrained-control", "one-dominant-direction"}
     ),
     answer=answer,
+    printed=printed,
     finite=("training.loss",),
 )

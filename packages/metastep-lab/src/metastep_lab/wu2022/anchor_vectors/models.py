@@ -41,11 +41,13 @@ class Text:
 
     Attributes:
         train: the part for training models.
-        test: the part for fitting anchors.
+        test: the part for fitting anchors of the models that are trained here.
+        given: the part for fitting anchors of given models.
     """
 
     train: Sequence[str]
     test: Sequence[str]
+    given: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ def read_text(name: str, folder: Path | None) -> Text:
 
     Returns:
         Of WikiText-2 the largest part that is there for training, and the validation part, or else
-        the last one, for the anchors. Of other texts, split into words and signs, the last fifth is
-        for the anchors.
+        the last one, for the anchors; given models read the test part, or else that one. Of other
+        texts, split into words and signs, the last fifth is for all anchors.
 
     Raises:
         ValueError: if the path does not name a text file.
@@ -96,7 +98,7 @@ def read_text(name: str, folder: Path | None) -> Text:
         train_part, rest = parts[0], parts[1:]
         words = {part: arrays["vocabulary"][arrays[part]].tolist() for part in parts}
         if rest:
-            return Text(words[train_part], words[rest[-1]])
+            return Text(words[train_part], words[rest[-1]], words.get("test", words[rest[-1]]))
         return _split(words[train_part])
     if name == "embedded":
         content = "\n".join(topics[topic] for topic in sorted(topics))
@@ -113,7 +115,7 @@ def read_text(name: str, folder: Path | None) -> Text:
 
 def _split(words: Sequence[str]) -> Text:
     end = round((1 - HELD_OUT) * len(words))
-    return Text(words[:end], words[end:])
+    return Text(words[:end], words[end:], words[end:])
 
 
 def encode(text: Text, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
@@ -198,7 +200,7 @@ def opened(directories: Sequence[str], text: Text, tokens: int) -> Iterator[Sour
     Raises:
         ValueError: if a directory holds no causal language model, or the text has no tokens.
     """
-    content = " ".join(text.test).replace(END_OF_LINE, "\n")
+    content = " ".join(text.given).replace(END_OF_LINE, "\n")
     for directory in directories:
         model = load_causal_model(directory)
         ids = model.tokens(content)[: tokens + 1]

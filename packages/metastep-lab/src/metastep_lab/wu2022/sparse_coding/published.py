@@ -8,8 +8,9 @@ Figure 2.2 and 1 or 2 in Figure 2.3.
 
 import pandas as pd
 
-from metastep_lab.claims import Statement, every, lacking
-from metastep_lab.tables import Frame, Record
+from metastep_lab.claims import Numbers, Statement, every, lacking
+from metastep_lab.printed import Printed
+from metastep_lab.tables import Frame, Record, where
 from metastep_lab.wu2022.sparse_coding.settings import like_the_thesis, settings
 
 READING_ERROR = 0.005
@@ -43,6 +44,35 @@ PUBLISHED = pd.DataFrame(
     columns="vary value initialization authors_baseline authors_masking earlier_baseline "
     "earlier_masking".split(),
 )
+
+
+PLACES = {
+    "realization": "Figure 2.1, p' =",
+    "scale": "Figure 2.2, d =",
+    "noise": "Figure 2.3, sigma =",
+}
+
+
+def printed(record: Record) -> list[Printed]:
+    """Return the authors' errors, read from their curves, for the thesis's sizes."""
+    if not like_the_thesis(record):
+        return []
+    found = settings(record)
+
+    def mean(row: Numbers, method: str) -> float | None:
+        same = where(found, **{name: row[name] for name in ("vary", "value", "initialization")})
+        return float(same[method].iloc[0]) if len(same) else None
+
+    return [
+        Printed(
+            PLACES[row["vary"]] + f" {row['value']:g}",
+            f"error, {row['initialization']} start, {method}",
+            row[f"authors_{method}"],
+            lambda record, row=row, method=method: mean(row, method),
+        )
+        for row in PUBLISHED.to_dict("records")
+        for method in ("baseline", "masking")
+    ]
 
 
 def _compared(record: Record, source: str) -> Frame:

@@ -1,0 +1,17 @@
+"""The number that Figure 5 of the paper prints."""
+
+from metastep_lab.bernacchia2021.maml_nonlinear.claims import TRAINED, finest
+from metastep_lab.printed import Printed
+from metastep_lab.tables import Record, where
+
+
+def _best_rate(record: Record) -> float | None:
+    """Return the trained rate with the smallest loss at the paper's test rate."""
+    rows = where(finest(record), limit=TRAINED[0], test_rate=record.config.paper_test_rate)
+    rows = rows.dropna(subset="difference")
+    return float(rows.loc[rows["difference"].idxmin(), "train_rate"]) if len(rows) else None
+
+
+def printed(record: Record) -> list[Printed]:
+    """Return the best train rate; the paper has no other numbers on networks."""
+    return [Printed("Figure 5", "train rate with the smallest test loss", -0.0075, _best_rate)]

@@ -1,0 +1,67 @@
+"""Confidence intervals for what a simulation can say of a theorem: probabilities and exponents."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import betaincinv
+from scipy.stats import linregress, t
+
+CONFIDENCE = 0.95
+
+
+class Exponent(NamedTuple):
+    """The exponent b of y ~ x^b, and the ends of its confidence interval."""
+
+    value: float
+    lower: float
+    upper: float
+
+
+def probability(successes: int, trials: int) -> tuple[float, float]:
+    """Return the ends of the confidence interval of a probability.
+
+    Args:
+        successes: from 0 to `trials`.
+        trials: independent ones, from 1.
+
+    Returns:
+        Both ends, which cover the probability in at least `CONFIDENCE` of all samples, whatever it
+        is.
+
+    Raises:
+        ValueError: for numbers out of range.
+
+    Reference:
+        Clopper and Pearson (1934), The use of confidence or fiducial limits.
+    """
+    if not 0 <= successes <= trials or trials < 1:
+        raise ValueError(f"successes is {successes} of {trials}; allowed are 0 to trials, from 1")
+    tail, failures = (1 - CONFIDENCE) / 2, trials - successes
+    lower = betaincinv(successes, failures + 1, tail) if successes else 0.0
+    upper = betaincinv(successes + 1, failures, 1 - tail) if failures else 1.0
+    return float(lower), float(upper)
+
+
+def at_least(level: float, successes: int, trials: int) -> bool | None:
+    """Return whether a probability is at least `level`: None if its interval holds both answers."""
+    lower, upper = probability(successes, trials)
+    return True if lower >= level else False if upper < level else None
+
+
+def exponent(x: ArrayLike, y: ArrayLike) -> Exponent:
+    """Fit y ~ x^b by least squares on logarithms.
+
+    Args:
+        x: positive, of two values at least.
+        y: positive, of the same length, at least 3; independent with equal relative errors.
+
+    Returns:
+        The exponent with its confidence interval; NaN if a number is not positive and finite.
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if not np.all(np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)):
+        return Exponent(np.nan, np.nan, np.nan)
+    fit = linregress(np.log(x), np.log(y))
+    margin = t.ppf((1 + CONFIDENCE) / 2, x.size - 2) * fit.stderr
+    return Exponent(float(fit.slope), float(fit.slope - margin), float(fit.slope + margin))
