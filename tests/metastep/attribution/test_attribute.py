@@ -60,6 +60,7 @@ def test_a_network_on_batches_agrees_with_finite_differences(of_network):
         expected = central_differences(problem, jnp.ones(8), KEY)
         # The error of the differences is about 1e-10.
         assert relative_distance(of_network.scores[query], expected) < 1e-7
+    assert str(of_network).startswith(f"Scores of 8 examples for {QUERIES} queries.")
 
 
 def test_one_problem_is_one_query_whatever_the_batch_size(of_network):

@@ -35,7 +35,10 @@ class Dual(AbstractEigenMethod):
 
     def find(self, operator: AbstractOperator, k: int, start: Array) -> Found:
         """Return k pairs with their residuals, at one product each, in whole blocks."""
-        if not isinstance(operator, LayerHessian) or operator.factors.inputs.shape[1] != 1:
+        if not (
+            isinstance(operator, LayerHessian)
+            and operator.factors.inputs.shape[1] == operator.groups == 1
+        ):
             raise ValueError(
                 f"method is Dual() and the operator a {type(operator).__name__}; allowed is a "
                 "LayerHessian of a fully connected layer. Use Lanczos()."
