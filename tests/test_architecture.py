@@ -255,6 +255,7 @@ TESTED_ELSEWHERE = {
     "bilevel.state": ("bilevel/test_solvers.py", PRIVATE),
     "curvature.eigen": ("curvature/test_spectra.py", TABLE),
     "curvature.eigen.method": ("curvature/test_spectra.py", PRIVATE),
+    "curvature.layers.findings": ("curvature/layers/test_capture.py", PRIVATE),
     "curvature.layers.kfac": ("curvature/test_operators.py", TABLE),
     "curvature.layers.kronecker": ("curvature/test_operators.py", TABLE),
     "curvature.layers.layerwise": ("curvature/test_operators.py", TABLE),

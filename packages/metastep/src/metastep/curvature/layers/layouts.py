@@ -1,43 +1,69 @@
-"""A product or a convolution as a layer z[p, i] = sum_j W[i, j] X[p, j], read off its equation."""
+"""How one matrix product or convolution uses a weight: inputs as rows, and the matrix."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-Layout = tuple[Any, np.ndarray, tuple[int, ...]]
-"""Input rows, weight entries `[out, in]`, and the output's axes as (positions, out)."""
+
+class Layout(NamedTuple):
+    """A product of a weight with inputs as rows.
+
+    Attributes:
+        rows: the inputs, `[positions, groups * in]`.
+        matrix: the place of each entry of the matrix in the parameter, `[out, in]`.
+        axes: the axes of the output, those of the positions first and then those of the channels.
+        groups: the number of groups of outputs, each of which has inputs of its own.
+    """
+
+    rows: Any
+    matrix: np.ndarray
+    axes: tuple[int, ...]
+    groups: int
 
 
-def read_product(
+def read_layout(equation: Any, operands: list[Any], side: int, entries: np.ndarray) -> Layout | str:
+    """Return how a matrix product or a convolution uses the weight on one side, or an obstacle."""
+    name = equation.primitive.name
+    found = (_read_product if name == "dot_general" else _read_convolution)(
+        equation, operands, side, entries
+    )
+    # A weight that is used twice in one product has no gradient of its own for each entry.
+    if isinstance(found, Layout) and len(np.unique(found.matrix)) != found.matrix.size:
+        return "its entries are repeated before they are used"
+    return found
+
+
+def _read_product(
     equation: Any, operands: list[Any], side: int, entries: np.ndarray
 ) -> Layout | str:
-    """Return the layout of a matrix product, or why it is not a layer."""
+    """Read a matrix product; each element of its batch is a group."""
     contracted, batch = equation.params["dimension_numbers"]
-    if batch[0]:
-        return "it is used by a batched matrix product, one matrix for each element of a batch"
     other = 1 - side
     free = [
-        [axis for axis in range(np.ndim(operand)) if axis not in contracted[i]]
+        [axis for axis in range(np.ndim(operand)) if axis not in (*contracted[i], *batch[i])]
         for i, operand in enumerate(operands)
     ]
-    inputs = int(np.prod([entries.shape[axis] for axis in contracted[side]]))
-    matrix = entries.transpose(*free[side], *contracted[side]).reshape(-1, inputs)
-    rows = operands[other].transpose(*free[other], *contracted[other]).reshape(-1, inputs)
-    # A product has the free axes of its first operand first, whichever of them is the weight.
-    positions = [*range(len(free[0]))], [*range(len(free[0]), len(free[0]) + len(free[1]))]
-    return _checked(rows, matrix, (*positions[other], *positions[side]))
+    size = lambda axes: int(np.prod([entries.shape[axis] for axis in axes]))
+    inputs, groups = size(contracted[side]), size(batch[side])
+    matrix = entries.transpose(*batch[side], *free[side], *contracted[side]).reshape(-1, inputs)
+    rows = operands[other].transpose(*free[other], *batch[other], *contracted[other])
+    # The output has the batch first, then the free axes of the left side, then of the right one.
+    shared = len(batch[0])
+    first = range(shared, shared + len(free[0]))
+    places = first, range(first.stop, first.stop + len(free[1]))
+    axes = (*places[other], *range(shared), *places[side])
+    return Layout(rows.reshape(-1, groups * inputs), matrix, axes, groups)
 
 
-def read_convolution(
+def _read_convolution(
     equation: Any, operands: list[Any], side: int, entries: np.ndarray
 ) -> Layout | str:
-    """Return the layout of a convolution, whose rows are the patches of its input."""
     params = equation.params
     if side == 0:
         return "it is the input of a convolution, not its kernel"
-    if params["feature_group_count"] != 1 or params["batch_group_count"] != 1:
-        return "it is used by a grouped convolution, which has no single Kronecker factor"
+    if params["batch_group_count"] != 1:
+        return "it is used by a convolution whose batch is in groups"
     numbers = params["dimension_numbers"]
     kernel = entries.transpose(numbers.rhs_spec)
     patches = jax.lax.conv_general_dilated_patches(
@@ -53,9 +79,10 @@ def read_convolution(
     )
     batch, feature, *space = numbers.out_spec
     axes = (batch, *space, feature)
-    matrix = kernel.reshape(kernel.shape[0], -1)
-    rows = patches.transpose(axes).reshape(-1, matrix.shape[1])
-    return _checked(rows, matrix, axes)
+    matrix, groups = kernel.reshape(kernel.shape[0], -1), params["feature_group_count"]
+    # The channels of a patch come first, and those of a group are beside each other.
+    rows = patches.transpose(axes).reshape(-1, groups * matrix.shape[1])
+    return Layout(rows, matrix, axes, groups)
 
 
 def bias_entries(channels: np.ndarray, entries: np.ndarray) -> np.ndarray | None:
@@ -67,10 +94,3 @@ def bias_entries(channels: np.ndarray, entries: np.ndarray) -> np.ndarray | None
     order = entries.reshape(-1)[first]
     fits = np.array_equal(order[channels], entries) and len(np.unique(order)) == len(order)
     return order if fits else None
-
-
-def _checked(rows: Any, matrix: np.ndarray, axes: tuple[int, ...]) -> Layout | str:
-    # A weight that is used twice in one product has no gradient of its own for each entry.
-    if len(np.unique(matrix)) != matrix.size:
-        return "its entries are repeated before they are used"
-    return rows, matrix, axes
