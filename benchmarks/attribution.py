@@ -1,23 +1,34 @@
 """Linear datamodelling scores of metastep beside those of its peers, for the same trained models.
 
-`python benchmarks/attribution.py [--models linear,network,binary] [--seeds 3]` trains the models of
-the experiment `data-attribution` on digits, retrains them without random shares of the examples,
-and holds the scores of every method against what happened. dattri and kronfluence (to be installed,
-with PyTorch) get the trained parameters, so that no difference of the training is in the numbers;
-pyinfluence trains the linear models with scikit-learn, to the end. It computes influence functions
-of two classes only: "binary" tells odd digits from even ones. The seconds of metastep are those of
-a second call, without compilation.
+    python benchmarks/attribution.py [--models linear,network,binary] [--peers dattri] [--seeds 3]
+    python benchmarks/attribution.py --models transformer --data DIR
+
+The models of the experiment `data-attribution` are trained on digits or on WikiText-2, and again
+without random shares of the examples; the scores of every method are held against what happened.
+dattri and kronfluence (to be installed, with PyTorch) get the trained parameters, so that no
+difference of the training is in the numbers; pyinfluence trains the linear models with
+scikit-learn, to the end. It computes influence functions of two classes only: "binary" tells odd
+digits from even ones. The seconds of metastep are those of a second call, without compilation.
 """
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from time import perf_counter
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from peers_attribution import Methods, in_dattri, in_kronfluence, in_pyinfluence
+from peers_attribution import (
+    SLOW,
+    Language,
+    Layers,
+    Methods,
+    in_dattri,
+    in_kronfluence,
+    in_pyinfluence,
+)
 
 import metastep as ms
 from metastep.attribution import (
@@ -27,12 +38,20 @@ from metastep.attribution import (
     leave_out,
     random_removals,
 )
-from metastep_lab.studies.data_attribution.examples import Split, images
-from metastep_lab.studies.data_attribution.models import Model, Training, linear, network, train
+from metastep_lab.studies.data_attribution.examples import Split, images, paragraphs
+from metastep_lab.studies.data_attribution.models import (
+    Model,
+    Training,
+    linear,
+    network,
+    train,
+    transformer,
+)
 
 TRAIN, QUERIES, SUBSETS, SHARE, STEPS = 300, 20, 50, 0.05, 60
-SIDE = 8
+SIDE, WORDS = 8, 200
 MODELS = ("linear", "network", "binary")
+PEERS = ("dattri", "kronfluence", "pyinfluence")
 
 
 def logistic() -> Model:
@@ -47,9 +66,13 @@ def logistic() -> Model:
     )
 
 
-def setting(name: str, seed: int) -> tuple[Split, Training]:
+def setting(name: str, seed: int, folder: Path | None) -> tuple[Split, Training]:
     """Return the data of a seed, and how the model is trained on them."""
-    split = images("digits", None, (TRAIN, QUERIES), 0.1, (0, seed))
+    sizes = (TRAIN, QUERIES)
+    if name == "transformer":
+        split = paragraphs(folder, WORDS, sizes, 0.1, (0, seed))
+        return split, train(transformer(WORDS, 16, 100), split.examples, 1.0, 100, 30, seed)
+    split = images("digits", None, sizes, 0.1, (0, seed))
     if name == "binary":
         odd = lambda pair: (pair[0], pair[1] % 2)
         split = Split(odd(split.examples), odd(split.queries), split.planted)
@@ -57,7 +80,9 @@ def setting(name: str, seed: int) -> tuple[Split, Training]:
     return split, train(model, split.examples, 1.0, STEPS, 100 if name == "network" else None, seed)
 
 
-def methods(name: str, split: Split, training: Training, key: jax.Array) -> Methods:
+def methods(
+    name: str, split: Split, training: Training, key: jax.Array, peers: list[str]
+) -> Methods:
     """Return every method for one model."""
     exact = lambda: np.asarray(
         attribute(training, TRAIN, split.queries, key=key, share=None).scores
@@ -68,8 +93,14 @@ def methods(name: str, split: Split, training: Training, key: jax.Array) -> Meth
         problem = training(jax.tree.map(lambda x: x[0], split.queries))
         params = ms.unroll(problem, jnp.ones(TRAIN), key).params
         layers = [(params[:, :-1].T, params[:, -1])] if name == "linear" else params
-        found |= in_dattri(layers, split) | in_kronfluence(layers, split)
-    if name != "network":
+        model = Language(params) if name == "transformer" else Layers(layers)
+        if "dattri" in peers:
+            found |= in_dattri(model, split)
+        if name == "transformer":
+            found.pop(SLOW, None)  # a thousand products with the Hessian of all paragraphs
+        if "kronfluence" in peers:
+            found |= in_kronfluence(model, split)
+    if name in ("linear", "binary") and "pyinfluence" in peers:
         found |= in_pyinfluence(split, training.model.decay)
     return found
 
@@ -87,31 +118,34 @@ def judge(call: Callable[[], np.ndarray], removals: Removals) -> tuple[float, fl
     return datamodeling_score(scores, removals).mean, seconds
 
 
-def compare(name: str, seeds: int) -> None:
+def compare(name: str, seeds: int, folder: Path | None, peers: list[str]) -> None:
     """Print the mean LDS, its standard error over seeds, and the seconds, for one model."""
     found: dict[str, list[tuple[float, float] | str]] = {}
     for seed in range(seeds):
-        split, training = setting(name, seed)
+        split, training = setting(name, seed, folder)
         key = jax.random.key(seed)
         masks = random_removals(TRAIN, SHARE, SUBSETS, jax.random.fold_in(key, 1))
         removals = leave_out(training, TRAIN, split.queries, left_out=masks, key=key, batch_size=17)
-        for method, call in methods(name, split, training, key).items():
+        for method, call in methods(name, split, training, key, peers).items():
             found.setdefault(method, []).append(judge(call, removals))
     for method, rows in found.items():
         numbers = np.array([row for row in rows if not isinstance(row, str)])
         if len(numbers) < seeds:
-            print(f"{name:8} {method:37} {next(row for row in rows if isinstance(row, str))}")
+            print(f"{name:11} {method:37} {next(row for row in rows if isinstance(row, str))}")
             continue
         (lds, seconds), error = numbers.mean(axis=0), np.nan
         if seeds > 1:
             error = numbers[:, 0].std(ddof=1) / seeds**0.5
-        print(f"{name:8} {method:37} LDS {lds:+.3f} ± {error:.3f}  {seconds:.2f} s", flush=True)
+        print(f"{name:11} {method:37} LDS {lds:+.3f} ± {error:.3f}  {seconds:.2f} s", flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Whose scores predict retraining.")
-    parser.add_argument("--models", type=lambda text: text.split(","), default=list(MODELS))
+    listed = lambda text: text.split(",")
+    parser.add_argument("--models", type=listed, default=list(MODELS))
+    parser.add_argument("--peers", type=listed, default=list(PEERS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--data", type=Path, default=None, help="the folder of WikiText-2")
     options = parser.parse_args()
     for chosen in options.models:
-        compare(chosen, options.seeds)
+        compare(chosen, options.seeds, options.data, options.peers)

@@ -39,7 +39,8 @@ KINDS = {"library": (180, 0.9), "claims": (50, 0.9), "laboratory": (110, 0.8)}
 # Types are joined by |, and numbers have no bits: such mutants end at once, whatever is tested.
 NOT_ASKED = ("Bit", "Shift", "VariableReplacer", "VariableInserter")
 OPERATORS = [one for one in operator_names() if not any(word in one for word in NOT_ASKED)]
-SECONDS_OF_TESTS = 60  # of those that execute the line, as recorded
+SIGNATURES = ("parameters", "lambdef")
+SECONDS_OF_TESTS = 240  # of those that execute the line, as recorded
 MOST_SECONDS = 240  # of processor time; four times as much by the clock
 PYTEST = ["pytest", "-q", "-rfE", "-p", "no:cacheprovider"]
 SETTINGS = {
@@ -104,10 +105,12 @@ def mutant(path: str, line: int) -> Mutant | None:
     before = text.splitlines()[line - 1].strip()
     found = defaultdict(list)
     here = [node for node in nodes(path) if node.start_pos[0] == line]
+    # A * or / between parameters is not an operator.
+    here = [node for node in here if getattr(node.parent, "type", "") not in SIGNATURES]
     for operator, node in itertools.product(OPERATORS, here):
         for index, (start, _) in enumerate(get_operator(operator)().mutation_positions(node)):
             found[start].append((operator, node, index))
-    if not found or before in ("*,", "/,"):  # of a list of parameters
+    if not found:
         return None
     seed = number(f"{path} {before}")
     there = found[sorted(found)[seed % len(found)]]

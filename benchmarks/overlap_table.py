@@ -13,7 +13,6 @@ from pathlib import Path
 from metastep_lab.catalog import listing
 from metastep_lab.experiment import load
 from metastep_lab.runs.running import read_record
-from metastep_lab.tables import where
 from metastep_lab.wu2022.hessian_overlap.claims import NEAR
 from metastep_lab.wu2022.hessian_overlap.reading import peaks
 
@@ -39,9 +38,8 @@ def main() -> None:
         rows = peaks(record)
         near = rows.eval(NEAR)
         for row, found in zip(rows.to_dict("records"), near, strict=True):
-            layers = where(record.frames["layers"], model=row["model"], layer=row["layer"])
-            verdict = "level" if row["last"] else "yes" if found else "no"
-            print(ROW.format(**row, verdict=verdict, kept=layers["kept"].min()))
+            verdict = "output layer" if row["last"] else "yes" if found else "no"
+            print(ROW.format(**row, verdict=verdict))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ the shape (queries, examples), positive where an example raises the loss of a qu
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from functools import partial
 
+import jax
 import numpy as np
 import torch
 from dattri.algorithm.influence_function import IFAttributorCG, IFAttributorEKFAC
@@ -20,67 +22,125 @@ from kronfluence.arguments import FactorArguments, ScoreArguments
 from kronfluence.task import Task
 from pyinfluence import influence
 from sklearn.linear_model import LogisticRegression
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, gelu, layer_norm
 from torch.utils.data import DataLoader, TensorDataset
+
+from metastep_lab.studies.data_attribution.models import HEADS
 
 PROJECTION = 128
 REGULARIZATION = (0.0, 0.1, 10.0)  # of TRAK
+SLOW = "dattri: influence functions (CG)"
 DAMPING = 1e-2
 TOLERANCE = 1e-7  # of the trainings of pyinfluence, which compares ones that differ by one example
 
 Methods = dict[str, Callable[[], np.ndarray]]
 
 
-class Layers(torch.nn.Module):
-    """The model of the experiment: linear layers, of which all but the last see 2 x 2 patches.
+class Judged(torch.nn.Module):
+    """A model that returns the loss of every example of a batch, of drawn labels if asked.
 
     Intercepts are the last column of the weights, and inputs end with a one: the EK-FAC of dattri
     0.3.0 flattens weights and intercepts of a layer in another order than their gradients.
     """
 
+    def forward(self, *batch, sample=False):
+        """Return the losses, (examples,)."""
+        scores, labels = self.scores(*batch)
+        if sample:
+            flat = scores.detach().softmax(-1).flatten(0, -2)
+            labels = torch.multinomial(flat, 1).reshape(labels.shape)
+        losses = cross_entropy(scores.movedim(-1, 1), labels, reduction="none")
+        return losses.reshape(len(labels), -1).mean(1)
+
+
+def _layer(matrix) -> torch.nn.Linear:
+    """Return a linear layer with the weights (inputs, outputs)."""
+    layer = torch.nn.Linear(*matrix.shape, bias=False)
+    layer.weight = torch.nn.Parameter(torch.tensor(np.asarray(matrix).T.copy()))
+    return layer
+
+
+class Layers(Judged):
+    """The models of images: linear layers, of which all but the last see 2 x 2 patches."""
+
     def __init__(self, layers):
         super().__init__()
-        joined = [np.concatenate([w, np.reshape(b, (1, -1))]).T for w, b in layers]
-        self.layers = torch.nn.ModuleList(
-            torch.nn.Linear(*matrix.shape[::-1], bias=False) for matrix in joined
-        )
-        with torch.no_grad():
-            for layer, matrix in zip(self.layers, joined, strict=True):
-                layer.weight.copy_(torch.tensor(np.asarray(matrix)))
+        joined = (np.concatenate([w, np.reshape(b, (1, -1))]) for w, b in layers)
+        self.layers = torch.nn.ModuleList(map(_layer, joined))
 
-    def forward(self, x):
-        """Return the scores of the classes."""
+    def scores(self, x, labels):
+        """Return the scores of the classes, and the labels."""
         hidden = x[..., None]
         for layer in self.layers[:-1]:
             batch, rows, columns, channels = hidden.shape
             cells = hidden.reshape(batch, rows // 2, 2, columns // 2, 2, channels)
             cells = cells.permute(0, 1, 3, 2, 4, 5).reshape(batch, rows // 2, columns // 2, -1)
-            hidden = torch.nn.functional.gelu(layer(_with_one(cells)), approximate="tanh")
-        return self.layers[-1](_with_one(hidden.flatten(1)))
+            hidden = gelu(layer(_with_one(cells)), approximate="tanh")
+        return self.layers[-1](_with_one(hidden.flatten(1))), labels
 
 
 def _with_one(inputs):
     return torch.cat([inputs, torch.ones_like(inputs[..., :1])], dim=-1)
 
 
-def tensors(pair) -> TensorDataset:
-    """Return images and labels for PyTorch."""
-    images, labels = pair
-    return TensorDataset(torch.tensor(np.asarray(images)), torch.tensor(np.asarray(labels)).long())
+class Language(Judged):
+    """The transformer of the experiment; an example is a row of tokens."""
+
+    def __init__(self, params):
+        super().__init__()
+        parameter = lambda name: torch.nn.Parameter(torch.tensor(np.asarray(params[name])))
+        self.tokens, self.places = parameter("tokens"), parameter("places")
+        self.out = _layer(params["out"])
+        self.blocks = torch.nn.ModuleList(
+            torch.nn.ModuleDict({name: _layer(matrix) for name, matrix in block.items()})
+            for block in params["blocks"]
+        )
+
+    def scores(self, tokens):
+        """Return the scores of the words after each word, and these words."""
+        before = tokens[:, :-1]
+        hidden = self.tokens[before] + self.places[: before.shape[1]]
+        for block in self.blocks:
+            hidden = hidden + _attention(block, _normalised(hidden))
+            wide = gelu(block["widen"](_normalised(hidden)), approximate="tanh")
+            hidden = hidden + block["narrow"](wide)
+        return self.out(_normalised(hidden)), tokens[:, 1:]
 
 
-def in_dattri(layers, split) -> Methods:
+def _normalised(hidden):
+    return layer_norm(hidden, hidden.shape[-1:], eps=1e-5)
+
+
+def _attention(block, hidden):
+    batch, length, width = hidden.shape
+    parts = block["attend"](hidden).reshape(batch, length, 3, HEADS, width // HEADS)
+    query, key, value = parts.permute(2, 0, 3, 1, 4)
+    scores = query @ key.transpose(-1, -2) / (width // HEADS) ** 0.5
+    unseen = torch.triu(torch.ones(length, length, dtype=torch.bool), 1)
+    shares = scores.masked_fill(unseen, -1e9).softmax(-1)
+    return block["join"]((shares @ value).transpose(1, 2).reshape(batch, length, width))
+
+
+def tensors(part) -> TensorDataset:
+    """Return images and labels, or rows of tokens, for PyTorch."""
+    arrays = (np.asarray(one) for one in jax.tree.leaves(part))
+    whole = lambda array: np.issubdtype(array.dtype, np.integer)
+    return TensorDataset(
+        *(torch.tensor(one).to(torch.long if whole(one) else None) for one in arrays)
+    )
+
+
+def in_dattri(model: Judged, split) -> Methods:
     """Return the methods of dattri."""
-    model = Layers(layers)
     sets = (tensors(split.examples), tensors(split.queries))
     examples, queries = (DataLoader(one, batch_size=len(one)) for one in sets)
+    dimensions = [one.ndim for one in sets[0].tensors]
 
-    def loss(params, pair):
+    def loss(params, batch):
         # dattri calls it with one example under `vmap`, and with a whole batch.
-        inputs, label = pair
-        inputs = inputs if inputs.ndim == 3 else inputs[None]
-        scores = torch.func.functional_call(model, params, inputs)
-        return cross_entropy(scores, label.reshape(-1))
+        pairs = zip(batch, dimensions, strict=True)
+        whole = tuple(one if one.ndim == count else one[None] for one, count in pairs)
+        return torch.func.functional_call(model, params, whole).mean()
 
     def margin(params, pair):
         probability = torch.exp(-loss(params, pair))
@@ -109,42 +169,36 @@ def in_dattri(layers, split) -> Methods:
         return -method.attribute(examples, queries).detach().numpy().T
 
     return {
-        "dattri: influence functions (CG)": lambda: scored(
-            IFAttributorCG(task, max_iter=50, regularization=DAMPING)
-        ),
+        SLOW: lambda: scored(IFAttributorCG(task, max_iter=50, regularization=DAMPING)),
         "dattri: EK-FAC": lambda: scored(IFAttributorEKFAC(task, damping=DAMPING)),
         **{f"dattri: TRAK, one model, {ridge:g}": partial(trak, ridge) for ridge in REGULARIZATION},
         "dattri: gradient cosine": cosine,
     }
 
 
-class Classification(Task):
-    """What kronfluence has to know of a classifier."""
+class Sums(Task):
+    """What kronfluence has to know of a model."""
 
     def compute_train_loss(self, batch, model, sample=False):
         """Return the summed loss; of drawn labels for the Fisher matrix."""
-        inputs, labels = batch
-        scores = model(inputs)
-        if sample:
-            labels = torch.multinomial(scores.detach().softmax(-1), 1).ravel()
-        return cross_entropy(scores, labels, reduction="sum")
+        return model(*batch, sample=sample).sum()
 
     def compute_measurement(self, batch, model):
         """Return the summed loss of queries."""
         return self.compute_train_loss(batch, model)
 
 
-def in_kronfluence(layers, split) -> Methods:
+def in_kronfluence(model: Judged, split) -> Methods:
     """Return influence functions with EK-FAC, by the package of its authors' group."""
     examples, queries = tensors(split.examples), tensors(split.queries)
 
     def ekfac(damping):
         torch.manual_seed(0)
-        task = Classification()
+        task = Sums()
         with tempfile.TemporaryDirectory() as folder:
             analyzer = Analyzer(
                 "ekfac",
-                prepare_model(Layers(layers), task),
+                prepare_model(deepcopy(model), task),
                 task,
                 cpu=True,
                 disable_tqdm=True,

@@ -37,6 +37,8 @@ TINY: dict[str, str] = {
     "removed=0.1 seeds=1",
     "sparse-coding": "seeds=1 samples=60 dim=20 atoms=40 n_nonzero=2 realizations=40,80 "
     "dims=20,30 noises=0.02,0.22 epochs=10 batch_size=30 processes=1 vary=realization,scale,noise",
+    "dictionary-losses": "dims=6 n_nonzero=1 norms=1 angles=4 signals=20 masked_dim=10 hidden=2 "
+    "masked_atoms=4 scales=1,10,30,100 masked_signals=40",
     "anchor-vectors": "models=gru seeds=1 tokens=1300 vocabulary=150 hidden=8 steps=40 batch=4 "
     "context=16 top=0,5,20",
     "downstream-transfer": "models=1 noise=0.001,0.3 vocabulary=100 hidden=8 steps=16 batch=2 "

@@ -207,7 +207,7 @@ def hessian_overlap(place, labels="true"):
     found = [(*pair, layer, m, m, 0.9, place * m, 1.0, 0.9) for layer, m in names.items()]
     return record(
         config,
-        layers=columns("model layer", [("F-100-8", layer) for layer in names]),
+        layers=columns("model layer kept", [("F-100-8", layer, 1.0) for layer in names]),
         overlaps=columns("model first second layer index overlap kronecker", rows),
         pairs=columns("model first second layer outputs reach alignment place height slope", found),
     )

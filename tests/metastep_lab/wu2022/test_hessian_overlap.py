@@ -169,7 +169,7 @@ def handmade():
                 values = EARLY * np.minimum(k / 9, 0.5 + 4.5 / k)
             if model.endswith("BN"):
                 values = np.full(len(k), 0.001)
-            layers.append((model, layer, outputs))
+            layers.append((model, layer, outputs, 0.95))
             for first, second in ((0, 1), (0, 2), (1, 2)):
                 place = model, layer, first, second
                 overlaps += [
@@ -179,7 +179,7 @@ def handmade():
                 found = reach, HEIGHT, int(np.argmax(values)) + 1, values.max(), HEIGHT
                 pairs.append((*place, outputs, *found, int(np.argmax(values)) + 1))
     tables = {
-        "layers": hessian_overlap.columns("model layer outputs", layers),
+        "layers": hessian_overlap.columns("model layer outputs kept", layers),
         "overlaps": hessian_overlap.columns(hessian_overlap.TABLES["overlaps"], overlaps),
         "pairs": hessian_overlap.columns(hessian_overlap.TABLES["pairs"], pairs),
         "networks": hessian_overlap.columns(
@@ -226,6 +226,8 @@ def test_every_claim_can_hold_and_fail():
     random = Record(replace(good.config, labels="random"), good.tables, {}, {})
     assert set(verdicts(EXPERIMENT, random).values()) == {None}
     assert EXPERIMENT.answer(random).startswith("This run cannot tell")
+    few = changed(good, "layers", kept=0.89)
+    assert verdicts(EXPERIMENT, few)["peak-place"] is None
     # Without a layer in which the condition holds, the theorem says nothing.
     fails = changed(good, "pairs", reach=3)
     assert verdicts(EXPERIMENT, fails)["theorem-height"] is None

@@ -2,15 +2,20 @@
 
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from metastep.pac_bayes import bound
+from metastep.curvature import EmpiricalRisk
+from metastep.pac_bayes import Optimized, Posterior, bound
+from metastep.pac_bayes.posterior import Layout
 from metastep_lab import cli
 from metastep_lab.runs.running import read_record
 from metastep_lab.tables import Record, columns
 from metastep_lab.wu2022.pac_bayes import experiment as pac_bayes
-from metastep_lab.wu2022.pac_bayes import problem
+from metastep_lab.wu2022.pac_bayes import problem, variances
 from metastep_lab.wu2022.pac_bayes.problem import load
 from metastep_lab.wu2022.pac_bayes.thesis import table_c8
 from tests.metastep_lab.doctored import check_every_claim, verdicts
@@ -105,6 +110,31 @@ def spread(rows):
     """Return bounds whose mean gain over BASE is one standard error."""
     gain = np.array([1.0, -1.0, 1.0, -1.0, 1.0]) * 0.01
     return (0.5 + 0.01 * np.arange(5) - gain)[: len(rows)]
+
+
+def test_variances_by_the_eigenvalue_of_the_product(key):
+    """The diagonal of (U (x) V)^T (E[M] (x) E[x x^T]) (U (x) V) orders the directions."""
+    keys = jax.random.split(key, 5)
+    weight, x = jax.random.normal(keys[0], (3, 4)), jax.random.normal(keys[1], (6, 4))
+    model = lambda params, x: params["fc1"]["weight"] @ x
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    risk = EmpiricalRisk(model, loss, {"fc1": {"weight": 0 * weight}}, x, jnp.zeros(6, int))
+    scales = jax.random.normal(keys[2], (3, 4))
+    left, right = (jnp.linalg.qr(jax.random.normal(keys[3 + i], (n, n)))[0] for i, n in
+                   enumerate((3, 4)))  # fmt: skip
+    layer = variances.LAYER
+    posterior = Posterior({"fc1": {"weight": weight}}, {layer: scales}, [], jnp.zeros(()))
+    layout = Layout((layer,), False, (layer,), (0,))
+    optimized = Optimized(posterior, ({layer: left}, {layer: right}), layout, np.zeros((1, 3)))
+    p = jax.nn.softmax(x @ weight.T)
+    output = jnp.mean(jax.vmap(jnp.diag)(p) - p[:, :, None] * p[:, None], axis=0)
+    turned = jnp.kron(left, right)
+    values = jnp.diagonal(turned.T @ jnp.kron(output, x.T @ x / 6) @ turned)
+    expected = 2 * scales.reshape(-1)[jnp.argsort(-values)]
+    found = variances.log_variances(risk, optimized, ordered=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    plain = variances.log_variances(risk, optimized, ordered=False)
+    np.testing.assert_allclose(plain, 2 * scales.reshape(-1), rtol=1e-6)
 
 
 SPOILED = (

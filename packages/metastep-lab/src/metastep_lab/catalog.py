@@ -227,6 +227,16 @@ CATALOG: tuple[Listing, ...] = (
         module="metastep_lab.wu2022.sparse_coding.experiment",
     ),
     Listing(
+        name="dictionary-losses",
+        source="Thesis of Wu, chapter 2, Theorems 2.3.2 and 2.3.6, Corollary 2.3.4",
+        question=(
+            "Can a dictionary that fits the noise have a smaller loss than the true one, and does "
+            "hiding coordinates prevent it?"
+        ),
+        minutes={"quick": 0.4, "full": 10.0},
+        module="metastep_lab.wu2022.dictionary_losses.experiment",
+    ),
+    Listing(
         name="anchor-vectors",
         source=(
             "Wu, Lee and Ge 2023; thesis of Wu, Figures 3.1-3.3, B.1-B.4, Tables 3.1, B.1, B.2"

@@ -157,6 +157,7 @@ def read_rows(text: str, trained: int, others: int) -> Bool[np.ndarray, " exampl
             "digits for every eight of all examples, and none for a prior without data."
         )
     rows = np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))[:examples].astype(bool)
+    # Written again, so that bits beyond the last example, and capital digits, count as damage.
     if np.sum(rows) != trained or write_rows(rows) != text:
         raise ValueError(
             f"prior_rows names {np.sum(rows)} examples; allowed are as many as prior_examples, "

@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from metastep_lab.figures.style import Figure, Lines, line_figure
 from metastep_lab.tables import Record, curves, where
 
@@ -13,7 +11,7 @@ LABELS = {"T": "training steps T", "K": "window K", "N": "hyperparameters N"}
 def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
     """Draw memory and time of every estimator against T, K and N."""
     costs = record.frames["costs"]
-    shown = costs.assign(memory=costs["memory"] / 2**20, seconds=np.maximum(costs["seconds"], 1e-5))
+    shown = costs.assign(memory=costs["memory"] / 2**20)
     panels = [
         Lines(
             curves(where(shown, varied=varied), "estimator", "value", column),

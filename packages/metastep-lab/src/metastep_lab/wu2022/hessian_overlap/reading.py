@@ -15,6 +15,8 @@ FAILED = (
     ("ResNet18-W48", "conv7"),
 )
 """Layers that the thesis shows for their early, late or missing peak (C.6.2, C.6.3, C.7.2)."""
+KEPT = 0.9
+"""Share of the Hessian's trace that must be kept for a layer to be judged."""
 
 
 def layers(record: Record, model: str) -> list[str]:
@@ -40,9 +42,9 @@ def peaks(record: Record) -> Frame:
     over pairs) with least and most (of single pairs), height (there), at_outputs and later (means
     at m and at 2 m), slope, alignment and its spread over pairs, reach (the smallest), alone
     (whether all pairs satisfy the condition of Theorem C.7.1), product (the place of the peak of
-    the Kronecker products).
+    the Kronecker products), kept (the smallest share of the trace).
     """
-    rows = []
+    rows, found = [], record.frames["layers"].groupby(["model", "layer"])["kept"].min()
     for model in record.config.model:
         *_, last = names = layers(record, model)
         for layer in names:
@@ -68,6 +70,7 @@ def peaks(record: Record) -> Frame:
                     "spread": pairs["alignment"].std(),
                     "reach": pairs["reach"].min(),
                     "alone": (pairs["reach"] == outputs).all(),
+                    "kept": found[model, layer],
                     "product": int(np.argmax(mean_curve(record, model, layer, "kronecker"))) + 1,
                 }
             )
@@ -75,9 +78,12 @@ def peaks(record: Record) -> Frame:
 
 
 def hidden(record: Record) -> Frame:
-    """Return the rows of `peaks` of hidden layers of networks without batch normalization."""
+    """Return the rows of `peaks` of hidden layers of networks without batch normalization.
+
+    Layers of which too few rows were kept are left out.
+    """
     rows = peaks(record)
-    return rows[~rows["last"] & ~rows["model"].map(is_normalized)]
+    return rows[~rows["last"] & ~rows["model"].map(is_normalized) & (rows["kept"] >= KEPT)]
 
 
 def satisfying(record: Record) -> Frame:
@@ -91,6 +97,7 @@ def is_true(record: Record) -> bool:
 
 
 needs_hidden = lacking(
-    "needs true labels and a network without batch normalization",
+    "needs true labels and a network, without batch normalization, of whose Hessians at least "
+    f"{KEPT:.0%} of the trace are in the rows that are kept",
     lambda record: is_true(record) and len(hidden(record)),
 )

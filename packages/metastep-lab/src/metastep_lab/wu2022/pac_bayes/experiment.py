@@ -13,10 +13,10 @@ Tables (one row per observation):
   error were exact), kl, train_error and test_error (of the stochastic network), log_prior_scale
   (1/2 log lambda), j, network_train_error and network_test_error (of the trained network, without
   noise), holds (1 where the certificate passes its check).
-- `history`: labels, seed, method, epoch, loss (the mean surrogate), penalty
-  (sqrt(B_RE / 2)), kl.
-- `variances`: labels, method, index (of the input eigenvector of the first layer, from 1, by
-  falling eigenvalue at the end), log_variance (of the posterior, mean over outputs); first seed.
+- `history`: labels, seed, method, epoch, loss (the mean surrogate), penalty (sqrt(B_RE / 2)), kl.
+- `variances`: labels, method, index (from 1, of at most 200 groups of the first layer's directions
+  by falling eigenvalue of E[M] (x) E[x x^T]; for base of its weights in their order), log_variance
+  (of the posterior, mean over the group); first seed.
 - `thesis`: Table C.8: network, method, printed, kl, error, log_prior_scale, j, ceiling (1 where the
   prior variance is at its ceiling), recomputed (from the other columns, j from 1), difference.
 """
@@ -51,6 +51,7 @@ from metastep_lab.wu2022.pac_bayes.problem import (
     train,
 )
 from metastep_lab.wu2022.pac_bayes.thesis import table_c8
+from metastep_lab.wu2022.pac_bayes.variances import log_variances
 
 METHODS: Mapping[str, pac_bayes.Rotation] = {
     "base": pac_bayes.BASE,
@@ -223,7 +224,7 @@ def _cell(
     return {
         "bound": _bound_row(certificate, optimized, params, split),
         "history": np.asarray(optimized.history, float).tolist(),
-        "variances": np.mean(2 * optimized.posterior.log_scale["fc1.weight"], axis=0).tolist(),
+        "variances": log_variances(risk, optimized, method != "base") if seed == 0 else [],
     }
 
 

@@ -49,12 +49,13 @@ def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
             line_figure(
                 Lines(
                     curves(_named(record, "variances"), "method", "index", "log_variance"),
-                    "index of the input direction (for BASE: of the pixel)",
-                    "log variance, mean over outputs",
+                    "group of directions (for BASE: of weights)",
+                    "log variance, mean over the group",
                 )
             ),
-            "Logarithm of the posterior's variance in the first layer against the index of the "
-            f"input eigenvector, the largest eigenvalue first. {METHODS}",
+            "Logarithm of the posterior's variance in the first layer. Its directions are ordered "
+            "by the eigenvalues of the Kronecker product E[M] ⊗ E[xxᵀ], the largest first, and put "
+            f"into groups of equal size; those of BASE are its weights in their order. {METHODS}",
         )
     return drawn
 

@@ -65,6 +65,7 @@ class LayerHessian(AbstractOperator):
 
         # With a separate axis for positions, XLA's layout would copy X and G for each product.
         data = x.reshape(examples, -1), g.reshape(*g.shape[:2], -1), self.curvature
+        # Batches of about equal size, each with intermediate values of at most `CACHED` numbers.
         batches = -(-examples * positions * vectors * out // CACHED)
         return batched(mean, data, examples, -(-examples // batches))
 
