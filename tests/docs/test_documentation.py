@@ -97,7 +97,9 @@ def close(a, b):
     return False
 
 
-NEEDS = {"docs/guides/models-of-pytorch.md": "torchax"}
+NEEDS = dict.fromkeys(
+    ("docs/guides/models-of-pytorch.md", "docs/guides/certify-your-model.md"), "torchax"
+)
 WITH_PYTHON = [name for name in PAGES if any(b.kind == "python" for b in blocks(PAGES[name]))]
 
 
