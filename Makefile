@@ -3,6 +3,7 @@
 # make test        style, types, tests
 # make test-slow   all tests, those of tests/slow.txt too, compiled as users compile
 # make fuzz        the long forms of the fuzzers alone; FUZZ=3 draws three times as many problems
+# make mutants     small faults, one at a time: do the tests notice? Goes on where it was
 # make docs        the documentation, into site/
 # make bench       measurements against other libraries, in an environment of their own
 # make env         only the environment, .venv
@@ -21,7 +22,7 @@ OLDER_EMITTERS := --xla_cpu_use_fusion_emitters=false
 DEMO := runs/demo
 REPRODUCE := runs/reproduce
 
-.PHONY: env demo reproduce test test-slow fuzz docs bench format clean
+.PHONY: env demo reproduce test test-slow fuzz mutants docs bench format clean
 
 env: .venv/.installed
 
@@ -74,6 +75,14 @@ fuzz: .venv/.tests-installed
 	METASTEP_FUZZ=$(FUZZ) $(PYTEST) -m slow -k test_many \
 	  tests/test_fuzz.py tests/test_fuzz_runs.py tests/metastep/estimators/test_any_problem.py
 
+mutants: .venv/.mutants-installed
+	XLA_FLAGS="$(OLDER_EMITTERS) $$XLA_FLAGS" $(BIN)/python benchmarks/mutants.py
+
+.venv/.mutants-installed: .venv/.tests-installed
+	$(BIN)/python $(PIP) --constraint constraints.txt --editable $(LIBRARY) \
+	  --editable '$(LABORATORY)[mutants]'
+	touch $@
+
 docs: .venv/.tests-installed
 	$(BIN)/mkdocs build --strict
 
@@ -83,6 +92,7 @@ bench: .bench/.installed
 	.bench/bin/python benchmarks/run.py meta-batch
 	.bench/bin/python benchmarks/learned_optimizer.py
 	.bench/bin/python benchmarks/mixed_mode.py
+	.bench/bin/python benchmarks/eigenpairs.py
 	.bench/bin/python benchmarks/gpt2.py
 
 .bench/.installed: $(PROJECTS)
@@ -98,4 +108,4 @@ format: .venv/.tests-installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .bench runs site .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .bench .mutants runs site .pytest_cache .ruff_cache .hypothesis

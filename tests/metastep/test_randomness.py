@@ -244,6 +244,18 @@ def alike(count):
     return eqx.filter_vmap(lambda offset: Recording(offset=offset))(jnp.zeros(count))
 
 
+def test_a_persistent_trajectory_keeps_the_keys_of_its_first_window(x64):
+    problem, estimator = Recording(), ms.PersistentEvolutionStrategies(HORIZON // 2, 0.1, 2)
+    outer = jax.tree.map(jnp.asarray, OUTER)
+    state = estimator.init(problem, outer, jax.random.key(9))
+    run = jax.jit(lambda state, key: estimator.estimate(problem, outer, state, key)[1])
+    for number, first in enumerate([0, 0, 2, 2]):
+        state = run(state, jax.random.key(number))
+        drawn = state.points.inner["start"]
+        expected = jax.random.normal(split_keys(jax.random.key(first)).init)
+        np.testing.assert_allclose(drawn, jnp.full((2, 2), expected), rtol=1e-15)
+
+
 def test_members_of_an_average_are_independent(key):
     """The members are one and the same problem: what differs is drawn."""
     problem = ms.Averaged(alike(3))

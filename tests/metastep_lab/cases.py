@@ -43,7 +43,8 @@ TINY: dict[str, str] = {
     "context=16 top=0,5,20",
     "downstream-transfer": "models=1 noise=0.001,0.3 vocabulary=100 hidden=8 steps=16 batch=2 "
     "context=16 places=40 top=1 architecture=gru perturbed=0.1,1 shifted=1,10 silenced=1,8",
-    "hessian-structure": "model=F-100-8 labels=true examples=128 epochs=1 models=2 top=20",
+    "hessian-structure": "model=F-20-12 labels=true examples=128 epochs=1 models=2 top=20",
+    "hessian-overlap": "model=F-12-8 examples=128 epochs=1 models=2 rows=40",
     "hessian-two-layer": "units=20,30 classes=4 samples=200 hessian_samples=100 seeds=1",
     "pac-bayes": "hidden=4 train=1000 training_epochs=2 epochs=2 interval=1 draws=500 seeds=1 "
     "methods=base,iter labels=random",
@@ -66,5 +67,6 @@ STEP_SIZES: dict[str, tuple[str, ...]] = {
     "anchor-vectors": ("step_size",),
     "downstream-transfer": ("step_size",),
     "hessian-structure": ("step_size",),
+    "hessian-overlap": ("step_size",),
     "pac-bayes": ("training_step_size", "step_size"),
 }

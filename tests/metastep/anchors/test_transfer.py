@@ -12,7 +12,7 @@ from metastep.anchors.bulk import least_squares_anchor, log_bulk, minimax_anchor
 from metastep.anchors.downstream import DownstreamHead
 from metastep.anchors.log_linear import LogLinearModel
 from metastep.anchors.synthetic import confident_population, perturbed, synthetic_task
-from metastep.anchors.transfer import Population, measure_transfer
+from metastep.anchors.transfer import LARGEST_MARGIN, Population, measure_transfer
 from metastep_lab.theory import transfer as theory
 
 TASK = synthetic_task(np.random.default_rng(0), states=120, bulk_words=60, words=2, spread=0.01)
@@ -109,6 +109,26 @@ def test_the_worst_student_known_needs_a_constant_of_eight():
     # The margin of 1e-3 is a difference of numbers near 1.4: 13 digits are left.
     assert needed == pytest.approx(float(theory.boundary_ratio(margin)), rel=1e-9)
     assert needed == pytest.approx(7.994, abs=5e-4)
+
+
+def test_the_bulk_is_every_word_but_those_of_interest():
+    logits = TASK.teacher.logits()
+    logits[:, TASK.head.words] = -np.inf
+    found = log_bulk(TASK.teacher, TASK.teacher, TASK.head.words)
+    np.testing.assert_allclose(found, logsumexp(logits, axis=1), rtol=1e-12)
+
+
+def test_an_assumption_names_the_number_and_what_it_is_compared_with():
+    report = measured(TASK.teacher)
+    used = min(report.normalized_margin, LARGEST_MARGIN)
+    expected = {
+        "distribution-shift": (report.overlap, 0.0),
+        "margin": (report.margin, 0.0),
+        "bulk-probability": (report.bulk_probability, 0.0),
+        "linear-approximation": (report.anchor_error, used / 8),
+        "thresholds": (report.least_threshold, report.anchor_error - np.log(4 * 2)),
+    }
+    assert {one.name: (one.value, one.limit) for one in report.assumptions} == expected
 
 
 def failing(report):

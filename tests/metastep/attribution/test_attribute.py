@@ -10,6 +10,7 @@ import pytest
 import metastep as ms
 from metastep.attribution import attribute, leave_out
 from metastep.attribution.attribute import CLOSE, SMOOTH
+from metastep.attribution.queries import Question
 from tests.helpers import central_differences, compilations, relative_distance
 from tests.metastep.attribution.cases import (
     ASKED,
@@ -55,10 +56,11 @@ def of_network():
 
 def test_a_network_on_batches_agrees_with_finite_differences(of_network):
     for query in range(QUERIES):
-        problem = network((ASKED[0][query], ASKED[1][query]))
+        problem = Question(network, (ASKED[0][query], ASKED[1][query]))
         expected = central_differences(problem, jnp.ones(8), KEY)
         # The error of the differences is about 1e-10.
         assert relative_distance(of_network.scores[query], expected) < 1e-7
+    assert str(of_network).startswith(f"Scores of 8 examples for {QUERIES} queries.")
 
 
 def test_one_problem_is_one_query_whatever_the_batch_size(of_network):
@@ -132,13 +134,15 @@ def test_weights_of_tokens_and_trees_of_weights():
 
 
 def test_standard_errors_are_those_of_the_keys(of_network):
-    found = attribute(network, 8, ASKED, key=KEY, repeats=3, share=None)
+    found = attribute(network, 8, ASKED, key=KEY, batch_size=3, repeats=3)
     keys = [KEY, *(jax.random.fold_in(KEY, 10 + n) for n in (1, 2))]
     alone = [attribute(network, 8, ASKED, key=key, share=None).scores for key in keys]
     assert relative_distance(found.scores, np.mean(alone, axis=0)) < 1e-12
     expected = np.std(alone, axis=0, ddof=1) / 3**0.5
     assert relative_distance(found.standard_errors, expected) < 1e-12
     assert of_network.standard_errors is None
+    # The removal is tried with the first key, against the scores of this key.
+    assert found.removal_error == pytest.approx(of_network.removal_error, rel=1e-9)
 
 
 def chaotic(query):

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import metastep as ms
-from metastep.bilevel import F2SA, SOBA, AmIGO, BilevelProblem
+from metastep.bilevel import F2SA, SOBA, AmIGO, BilevelProblem, OracleCalls
 from metastep.compilation import compiled
 from tests.metastep.bilevel.quadratics import (
     BATCHES,
@@ -237,6 +237,7 @@ def test_counters_count_what_happens(name, key):
     products = calls.hessian_products + calls.cross_products
     assert at_once * len(seen["g"]) == calls.inner_gradients + products
     assert calls.total == calls.inner_gradients + products + calls.outer_gradients
+    assert jax.tree.leaves(OracleCalls()) == [0] * 6
     expected = {"SOBA": (1, 1, 1, 1), "AmIGO": (2, 2, 1, 1), "StocBiO": (2, 2, 1, 1)}
     gradients, hessian, cross, judged = expected.get(name, (8, 0, 0, 4))
     assert calls.inner_gradients == 2 * gradients

@@ -4,6 +4,7 @@ import errno
 import os
 from types import SimpleNamespace
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,6 +96,13 @@ def test_another_loss_is_another_run(shared):
     )
     with pytest.raises(CheckpointError, match="belongs to another run"):
         ms.driven_hypergradient(one, OUTER, ms.Reverse(ms.Binomial(2)), key=KEY, directory=shared)
+
+
+def test_another_start_is_another_run(shared):
+    one = same_problem(HORIZON)
+    other = eqx.tree_at(lambda one: one.init_params, one, 1.1 * one.init_params)
+    with pytest.raises(CheckpointError, match="belongs to another run"):
+        ms.driven_hypergradient(other, OUTER, ms.Reverse(ms.Binomial(2)), key=KEY, directory=shared)
 
 
 def test_a_damaged_file_is_named(tmp_path):

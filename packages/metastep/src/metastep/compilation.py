@@ -1,6 +1,6 @@
 """Compilation without incorrect processor kernels.
 
-In jaxlib 0.10 XLA may replace chains of element-wise operations and sums by library kernels. On
+In jaxlib 0.10.2 XLA may replace chains of element-wise operations and sums by library kernels. On
 processors with AVX-512 some of these are incorrect: second derivatives of a float32 log-sum-exp
 have a relative error above 1, without a NaN or a warning. Everything that metastep compiles
 excludes these kernels, and keeps the library's matrix products.

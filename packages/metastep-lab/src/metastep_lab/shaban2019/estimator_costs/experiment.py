@@ -35,6 +35,7 @@ from metastep_lab.configuration import Ascending, Count, configuration
 from metastep_lab.experiment import Context, Experiment
 from metastep_lab.shaban2019.estimator_costs.claims import CLAIMS, answer
 from metastep_lab.shaban2019.estimator_costs.figures import figures
+from metastep_lab.shaban2019.estimator_costs.published import printed
 from metastep_lab.tables import columns
 
 RESOLUTION = 0.1
@@ -225,5 +226,6 @@ EXPERIMENT = Experiment(
     figures=figures,
     reproducible=frozenset({"table-1-memory"}),
     answer=answer,
+    printed=printed,
     finite=("costs.memory",),
 )
