@@ -38,6 +38,8 @@ from metastep_lab.shaban2019.estimator_costs.figures import figures
 from metastep_lab.shaban2019.estimator_costs.published import printed
 from metastep_lab.tables import columns
 
+SPENT = 0.2
+"""Seconds that short programs are called for."""
 RESOLUTION = 0.1
 """Of the time of a plain run: less is within the variation of its own time."""
 Three = Annotated[Ascending, MinLen(3)]
@@ -52,7 +54,7 @@ class Config:
         horizons: T.
         windows: K, divisors of every T.
         hyperparameters: N.
-        repeats: timed calls.
+        repeats: timed calls, at least.
     """
 
     parameters: Count = 4096
@@ -199,9 +201,12 @@ def _vary(
 
 
 def _seconds(program: Program, repeats: int) -> float:
-    """Return the least processor time of several calls; the first also loads the program."""
+    """Return the least processor time of several calls, of many if they are short.
+
+    The first call also loads the program.
+    """
     spent = []
-    for _ in range(repeats + 1):
+    while len(spent) <= repeats or (sum(spent) < SPENT and len(spent) < 100):
         begin = process_time()
         jax.block_until_ready(program.call())
         spent.append(process_time() - begin)
