@@ -92,6 +92,7 @@ bench: .bench/.installed
 	.bench/bin/python benchmarks/run.py meta-batch
 	.bench/bin/python benchmarks/learned_optimizer.py
 	.bench/bin/python benchmarks/mixed_mode.py
+	.bench/bin/python benchmarks/eigenpairs.py
 	.bench/bin/python benchmarks/gpt2.py
 
 .bench/.installed: $(PROJECTS)

@@ -1,25 +1,19 @@
 """Top eigenpairs of a network's Hessian: metastep beside curvlinops and hessian-eigenthings.
 
-    python benchmarks/curvature.py [--examples 10000] [--data mnist-10k.npz] [--layer 200]
+    python benchmarks/curvature.py [--examples 10000] [--data mnist-10k.npz]
 
 The network is 784-200-200-10 with ReLU, trained to a small loss; all sides see the same weights
 and data in float32. Methods alternate, each in turn, and the median counts; the first call of ours
 compiles and is a column of its own. Without the peers (extra `bench`) only metastep runs.
 
-With `--layer K` it finds the top K eigenpairs of the first layer's Hessian instead, by `Lanczos`
-and by `Dual`, each in a process that holds nothing but the layer's factors, and prints the peak of
-its memory.
+`eigenpairs.py` measures what eigenpairs cost beside their products, and their memory.
 """
 
 import argparse
 import importlib.util
-import multiprocessing
-import resource
-import tempfile
 import time
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -27,17 +21,7 @@ import numpy as np
 import optax
 
 from metastep.compilation import compiled
-from metastep.curvature import (
-    Dual,
-    EmpiricalRisk,
-    GaussNewton,
-    Hessian,
-    Lanczos,
-    LayerHessian,
-    layer_hessian,
-    top_eigenpairs,
-)
-from metastep.curvature.layers.capture import LayerFactors
+from metastep.curvature import EmpiricalRisk, GaussNewton, Hessian, Lanczos, top_eigenpairs
 
 SIZES = (784, 200, 200, 10)
 TOLERANCE = 1e-3
@@ -198,48 +182,6 @@ def compare_numbers(risk, peers):
         print(f"{peer.__name__}: relative distance of a product {gap:.1e}")
 
 
-def layer_spectrum(risk, k, rows):
-    """Time the top k pairs of the first layer, 156,800 parameters, each method in its process."""
-    operator = layer_hessian(risk, "0.weight")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "factors.npz"
-        factors = operator.factors
-        arrays = {"inputs": factors.inputs, "jacobian": factors.jacobian}
-        np.savez(path, **arrays, curvature=operator.curvature)
-        for method in (Lanczos(tolerance=TOLERANCE), Dual(tolerance=TOLERANCE, rows=rows)):
-            # Spawned: it holds the factors alone, not what trained the network.
-            context = multiprocessing.get_context("spawn")
-            process = context.Process(target=measure_layer, args=(path, method, k))
-            process.start()
-            process.join()
-
-
-def measure_layer(path, method, k):
-    """Print time, quality and memory of one method, twice: with compilation and without."""
-    with np.load(path) as file:
-        inputs, jacobian, curvature = (
-            jnp.asarray(file[name]) for name in ("inputs", "jacobian", "curvature")
-        )
-    operator = jax.block_until_ready(LayerHessian(LayerFactors(inputs, jacobian), curvature))
-    seconds = []
-    for _ in range(2):
-        begin = time.perf_counter()
-        pairs = top_eigenpairs(operator, k, method=method, key=jax.random.key(0))
-        jax.block_until_ready(pairs)
-        seconds.append(time.perf_counter() - begin)
-        worst = float(jnp.max(pairs.residuals / pairs.values))
-        found = (
-            f"{int(jnp.sum(pairs.converged))} converged, worst residual {worst:.1e}, "
-            f"products {int(pairs.products)}"
-        )
-        del pairs
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        f"  top-{k} by {type(method).__name__:8s} {seconds[0]:6.1f} s with compilation, "
-        f"{seconds[1]:.1f} s without, {found}, peak memory of the process {peak:.2f} GiB"
-    )
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=None)
@@ -247,16 +189,11 @@ def main():
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--top", type=int, default=10)
-    parser.add_argument("--layer", type=int, default=0, help="top pairs of the first layer")
-    parser.add_argument("--rows", type=int, default=5_000)
     arguments = parser.parse_args()
     x, y = read(arguments.data, arguments.examples)
     params = trained(x, y, arguments.epochs, jax.random.key(1))
     risk = EmpiricalRisk(model, CROSS_ENTROPY, params, x, y)
     print(f"mean loss {float(risk.mean(params, risk.data)):.4f}")
-    if arguments.layer:
-        layer_spectrum(risk, arguments.layer, arguments.rows)
-        return
     peers = torch_side(params, x, y) if importlib.util.find_spec("curvlinops") else None
     if peers is not None:
         compare_numbers(risk, peers)

@@ -13,8 +13,8 @@ of the process); PyTorch with `create_graph`.
 Every method runs in a process of its own; they take turns. Shown are the seconds until the first
 answer, medians of wall and CPU seconds of the calls after it, the growth of the peak of resident
 memory in the first call (of JAX, without compilation), and the relative distance of the weights'
-gradient to that of "by hand". A method whose library is missing is left out. On a busy machine set
-OMP_NUM_THREADS=1: threads of PyTorch that wait for each other burn time.
+gradient to that of "by hand" and its correlation with it. A method whose library is missing is left
+out. On a busy machine set OMP_NUM_THREADS=1: threads of PyTorch that wait for each other burn time.
 """
 
 import argparse
@@ -275,7 +275,8 @@ def measure(steps: int, rounds: int) -> Table:
     for process, connection in workers.values():
         connection.send(False)
         process.join()
-    table = Table("method", "first: wall, CPU", "wall", "CPU", "peak growth MiB", "distance")
+    numbers = ("first: wall, CPU", "wall", "CPU", "growth MiB", "distance", "correlation")
+    table = Table("method", *numbers)
     expected = first[REFERENCE][2]
     for method, ((wall, cpu), growth, grad) in first.items():
         table.add_row(
@@ -285,6 +286,7 @@ def measure(steps: int, rounds: int) -> Table:
             f"{median(cpu for _, cpu in calls[method]):.3f}",
             f"{growth / 2**20:.0f}",
             f"{np.linalg.norm(grad - expected) / np.linalg.norm(expected):.0e}",
+            f"{np.corrcoef(np.ravel(grad), np.ravel(expected))[0, 1]:.7f}",
         )
     table.title = f"GPT-2, {steps} steps"
     return table

@@ -31,7 +31,7 @@ def value_at(problem, outer, key):
 def central_differences(problem, outer, key, width=1e-5):
     """Return the hypergradient by central differences; error about width^2 in float64."""
     flat, unflatten = ravel_pytree(outer)
-    value = jax.jit(lambda flat: problem_value(problem, unflatten(flat), key))
+    value = lambda flat: compiled_value(problem, unflatten(flat), key)
     slope = [(value(flat + e) - value(flat - e)) / (2 * width) for e in width * np.eye(flat.size)]
     return unflatten(jnp.stack(slope))
 
@@ -40,6 +40,10 @@ def problem_value(problem, outer, key):
     from metastep.problems.base import split_keys
 
     return problem.objective(ms.unroll(problem, outer, key), outer, split_keys(key).objective)
+
+
+# One program for problems that differ in their arrays only.
+compiled_value = compiled(problem_value)
 
 
 @contextmanager

@@ -15,13 +15,14 @@ TINY: dict[str, str] = {
     "maml-linear": "setting=2,6c dim=24,10 train_samples=12 validation_samples=1,4 tasks=2,5 "
     "target_samples=8 noise=1 variability=0.5 center=0.1 train_rate_limit=2 rates=9 runs=20 "
     "tested=2 test_runs=2 test_tasks=4 "
-    "sweep_rates=0",
+    "sweeps=noise sweep_rates=5 sweep_runs=2",
     "maml-wishart": "dim=24 train_samples=12 validation_samples=1 tasks=2 target_samples=8 "
     "rates=9 runs=20 covariances=2 skewness=1 kurtosis=6 test_runs=2 test_tasks=4",
     "maml-nonlinear": "dim=5 train_samples=4 tasks=2 target_samples=4 width=8 epochs=3,6 "
     "train_rates=-0.2,-0.1,0,0.1 trained_rates=-0.1,0,0.1 test_rates=0,0.1 paper_rate=-0.1 "
     "paper_test_rate=0.1 linearized_runs=8 trained_runs=5",
     "truncation-toy": "windows=1,5,20 horizon=20 outer_steps=40",
+    "estimator-costs": "parameters=8 horizons=4,5,6 windows=1,2,4 hyperparameters=1,2,4 repeats=1",
     "hypercleaning": "train=100 validation=100 windows=1,20 horizon=20 outer_steps=20",
     "task-interaction": "examples=6 trials=2 windows=1 horizon=3 outer_steps=5 measure_every=2 "
     "smoothness=4 stability_limit=none",
@@ -36,11 +37,14 @@ TINY: dict[str, str] = {
     "removed=0.1 seeds=1",
     "sparse-coding": "seeds=1 samples=60 dim=20 atoms=40 n_nonzero=2 realizations=40,80 "
     "dims=20,30 noises=0.02,0.22 epochs=10 batch_size=30 processes=1 vary=realization,scale,noise",
+    "dictionary-losses": "dims=6 n_nonzero=1 norms=1 angles=4 signals=20 masked_dim=10 hidden=2 "
+    "masked_atoms=4 scales=1,10,30,100 masked_signals=40",
     "anchor-vectors": "models=gru seeds=1 tokens=1300 vocabulary=150 hidden=8 steps=40 batch=4 "
     "context=16 top=0,5,20",
     "downstream-transfer": "models=1 noise=0.001,0.3 vocabulary=100 hidden=8 steps=16 batch=2 "
     "context=16 places=40 top=1 architecture=gru perturbed=0.1,1 shifted=1,10 silenced=1,8",
-    "hessian-structure": "model=F-100-8 labels=true examples=128 epochs=1 models=2 top=20",
+    "hessian-structure": "model=F-20-12 labels=true examples=128 epochs=1 models=2 top=20",
+    "hessian-overlap": "model=F-12-8 examples=128 epochs=1 models=2 rows=40",
     "hessian-two-layer": "units=20,30 classes=4 samples=200 hessian_samples=100 seeds=1",
     "pac-bayes": "hidden=4 train=1000 training_epochs=2 epochs=2 interval=1 draws=500 seeds=1 "
     "methods=base,iter labels=random",
@@ -63,5 +67,6 @@ STEP_SIZES: dict[str, tuple[str, ...]] = {
     "anchor-vectors": ("step_size",),
     "downstream-transfer": ("step_size",),
     "hessian-structure": ("step_size",),
+    "hessian-overlap": ("step_size",),
     "pac-bayes": ("training_step_size", "step_size"),
 }

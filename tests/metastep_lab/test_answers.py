@@ -171,7 +171,7 @@ def hessian_two_layer(overlap, units=200):
     return record({}, overlaps=columns(names, [(units, overlap, 0.8, 0.9)]))
 
 
-def pac_bayes(ours, seeds=3, methods=("base", "iter")):
+def pac_bayes(ours, seeds=5, methods=("base", "iter")):
     rows = [
         ("true", seed, method, bound + 0.01 * seed, 0.05)
         for method, bound in (("base", 0.5), ("iter", ours))
@@ -189,13 +189,28 @@ def one_shot(lead, accuracy=0.8):
     return record(config, summary=summary, paired=paired)
 
 
-def hessian_structure(overlap, labels=("true",), models=2):
-    config = {"model": ("F-200^2",), "labels": labels, "models": models}
+def hessian_structure(overlap, labels=("true",)):
+    config = {"model": ("F-200^2",), "labels": labels, "dataset": "mnist", "top": 20}
     names, indices = ("fc1", "fc2"), range(1, 21)
     at = [("F-200^2", "true", layer, index, overlap) for layer in names for index in indices]
     layers = columns("model labels layer output_share", [(*one[:3], 0.9) for one in at])
     curves = columns("model labels layer index overlap", at)
-    return record(config, spectra=curves, overlaps=curves, layers=layers)
+    return record(config, spectra=curves, layers=layers)
+
+
+def hessian_overlap(place, labels="true"):
+    config = {"model": ("F-100-8",), "labels": labels}
+    names, pair = {"fc1": 100, "fc2": 8, "fc3": 10}, ("F-100-8", 0, 1)
+    at = [(*pair, layer, k + 1) for layer, m in names.items() for k in range(2 * m)]
+    peaks = [int(place * names[one[3]]) for one in at]
+    rows = [(*one, float(one[4] == peak), 0.1) for one, peak in zip(at, peaks, strict=True)]
+    found = [(*pair, layer, m, m, 0.9, place * m, 1.0, 0.9) for layer, m in names.items()]
+    return record(
+        config,
+        layers=columns("model layer kept", [("F-100-8", layer, 1.0) for layer in names]),
+        overlaps=columns("model first second layer index overlap kronecker", rows),
+        pairs=columns("model first second layer outputs reach alignment place height slope", found),
+    )
 
 
 def advisor(share, best=1.0):
@@ -280,8 +295,11 @@ CASES = (
     ("one-shot", one_shot(-0.2), "Yes, but it has to."),
     ("one-shot", one_shot(0.0, accuracy=0.2), "No, no better than guessing."),
     ("hessian-structure", hessian_structure(0.8), "Nearly."),
-    ("hessian-structure", hessian_structure(0.1, models=1), "No."),
+    ("hessian-structure", hessian_structure(0.1), "No."),
     ("hessian-structure", hessian_structure(0.8, labels=("random",)), UNKNOWN),
+    ("hessian-overlap", hessian_overlap(1), "Yes."),
+    ("hessian-overlap", hessian_overlap(0.5), "No."),
+    ("hessian-overlap", hessian_overlap(1, labels="random"), UNKNOWN),
     ("advisor", advisor(0.99), "Yes."),
     ("advisor", advisor(0.1), "No."),
     ("advisor", advisor(1.0, best=0.0), UNKNOWN),

@@ -115,7 +115,15 @@ def maml_nonlinear(module):
     return module.config(), {"difference": columns(names, rows)}, expected
 
 
+def estimator_costs(module):
+    names = "estimator varied quantity measured stated source"
+    rows = [("RMD", "T", "memory", 1.02, 1.0, "table"), ("ours", "T", "time", 1.0, 1.0, "ours")]
+    expected = {"RMD, exponent of memory in T": (1, 1.02)}
+    return module.config(), {"exponents": columns(names, rows)}, expected
+
+
 MAKERS = {
+    "estimator-costs": estimator_costs,
     "hypercleaning": hypercleaning,
     "task-interaction": task_interaction,
     "one-shot": one_shot,
@@ -133,7 +141,7 @@ def test_printed_numbers_of_experiments(name):
     found = pd.DataFrame(beside_the_paper(experiment.printed(record), record)).set_index("what")
     for what, pair in expected.items():
         assert np.allclose(found.loc[what, ["paper", "here"]].astype(float), pair), what
-    if name == "anchor-vectors":
+    if name in ("anchor-vectors", "estimator-costs"):
         assert len(found) == len(expected)
     if name == "hypercleaning":
         digits = replace(record, config=replace(config, dataset="digits"))

@@ -16,9 +16,9 @@ from metastep_lab.data.preparation import balanced_indices, corrupt_labels
 from metastep_lab.shaban2019.one_shot.characters import Characters
 from metastep_lab.wang2021.least_squares.step_size_grid import draw_spectral_tasks
 from metastep_lab.wang2021.mlp_optimizer.digit_classification import epochs
-from metastep_lab.wu2022.hessian_structure.digit_networks import draw_layers
 from metastep_lab.wu2022.hessian_two_layer.samples import draw_network, sample
 from metastep_lab.wu2022.language import GatedRecurrentModel, TransformerModel
+from metastep_lab.wu2022.networks.digit_networks import draw_layers
 from metastep_lab.wu2022.pac_bayes.problem import initialize
 
 RATES = jnp.array([-0.5, 0.2])

@@ -74,6 +74,16 @@ def test_states_times_unembedding_are_the_logits(make, save):
     assert fit.log_partitions.shape == (75, 2) and np.isfinite(fit.mse).all()
 
 
+@pytest.mark.parametrize(("longest", "context"), [(2048, 2048), (4096, 2048)])
+def test_windows_are_the_models_own_up_to_those_of_opt(longest, context, save):
+    config = opt()
+    config.max_position_embeddings = longest
+    model = load_causal_model(save(config)[0])
+    tokens = np.resize(TOKENS, 2050)
+    assert model.context == context
+    assert [len(window) for window in model.hidden_states(tokens)] == [2048, 2]
+
+
 def test_a_shorter_context_reads_shorter_windows(save):
     model = load_causal_model(save(gpt2())[0])
     states = [window for window in model.hidden_states(TOKENS[:20], context=8)]

@@ -10,6 +10,7 @@ import pytest
 import metastep as ms
 from metastep.attribution import attribute, leave_out
 from metastep.attribution.attribute import CLOSE, SMOOTH
+from metastep.attribution.queries import Question
 from tests.helpers import central_differences, compilations, relative_distance
 from tests.metastep.attribution.cases import (
     ASKED,
@@ -55,7 +56,7 @@ def of_network():
 
 def test_a_network_on_batches_agrees_with_finite_differences(of_network):
     for query in range(QUERIES):
-        problem = network((ASKED[0][query], ASKED[1][query]))
+        problem = Question(network, (ASKED[0][query], ASKED[1][query]))
         expected = central_differences(problem, jnp.ones(8), KEY)
         # The error of the differences is about 1e-10.
         assert relative_distance(of_network.scores[query], expected) < 1e-7

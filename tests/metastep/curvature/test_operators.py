@@ -71,7 +71,7 @@ def test_layer_hessian_equals_the_block_of_the_dense_hessian(x64, case, monkeypa
     case, risk, hessian = case
     monkeypatch.setattr(layerwise, "CACHED", 100)  # several batches, and examples that remain
     for name in case.layers:
-        bias = name == case.layers[0]
+        bias = case.bias and name == case.layers[0]
         layer = find_layers(risk, [name], bias)[name]
         at = positions(layer, risk, bias).reshape(-1)
         operator = layer_hessian(

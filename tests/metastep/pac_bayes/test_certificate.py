@@ -10,8 +10,8 @@ import optax
 import pytest
 
 from metastep import pac_bayes
+from metastep.pac_bayes.errors import misclassified
 from metastep.pac_bayes.examples import digest, trivial_error
-from metastep.pac_bayes.optimize import misclassified
 from tests.metastep.pac_bayes.exact import exact, moments_and_bounds
 
 KEY = jax.random.key(0)

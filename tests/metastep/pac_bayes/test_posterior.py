@@ -172,11 +172,19 @@ def test_bad_arguments(risk, changed, message):
         pac_bayes.optimize(risk, **arguments)
 
 
+def test_an_interval_that_grows_tenfold():
+    """Line 7 of Algorithm 4: t mod eta = 0, with eta = 2, then 20, then 200."""
+    due = [t for t in range(100) if pac_bayes.ITER.repeated(2, slowed=30).is_due(t)]
+    assert due == [*range(0, 30, 2), 40]
+
+
 def test_what_cannot_be(risk, parts):
     layout, posterior, basis = parts
     optimized = Optimized(posterior, basis, layout, np.zeros((1, 3)))
     with pytest.raises(ValueError, match="every is 0"):
         pac_bayes.ITER.repeated(0)
+    with pytest.raises(ValueError, match="slowed is 0"):
+        pac_bayes.ITER.repeated(1, slowed=0)
     with pytest.raises(ValueError, match="draws is 0"):
         pac_bayes.draw_errors(risk, optimized, 0, KEY)
     unbounded = lambda output, target: 2.0 + 0 * output[0]

@@ -11,6 +11,7 @@ from metastep.sparse_coding import (
     learn_dictionary,
     local_start,
     masked_loss,
+    orthogonal_matching_pursuit,
     random_dictionary,
     sample_start,
 )
@@ -179,3 +180,41 @@ def test_entries_that_are_not_finite_are_refused(value):
 def test_bad_parts():
     with pytest.raises(ValueError, match="parts is 0"):
         masked_loss(np.ones((2, 2)), np.eye(2), 1, parts=0, rng=np.random.default_rng(0))
+
+
+def test_a_fixed_mask_moves_the_hidden_coordinates_alone():
+    """The visible part of an atom changes by its normalization only."""
+    rng = np.random.default_rng(3)
+    truth = random_dictionary(rng, 10, 12)
+    signals = draw_signals(rng, truth, 40, 2, 0.1).signals
+    learn = lambda **options: (
+        learn_dictionary(
+            signals,
+            truth,
+            2,
+            hidden=2,
+            epochs=3,
+            batch_size=10,
+            rng=np.random.default_rng(0),
+            **options,
+        ).dictionary
+    )
+    for adam in (True, False):
+        learned = learn(fixed=True, adam=adam, learning_rate=0.01)
+        ratio = learned / truth
+        spread = np.abs(ratio - np.median(ratio, axis=0)).max(axis=1)
+        assert np.sum(spread > 1e-9) == 2
+    assert np.sum(np.abs(learn(learning_rate=0.01) / truth - 1).max(axis=1) > 1e-9) == 10
+
+
+def test_plain_steps_are_those_of_the_gradient():
+    """One step on one batch: atoms less the rate times the gradient, normalized."""
+    rng = np.random.default_rng(4)
+    start = random_dictionary(rng, 8, 8)
+    signals = draw_signals(rng, start, 5, 2, 0.2).signals
+    learned = learn_dictionary(
+        signals, start, 2, epochs=1, batch_size=5, learning_rate=0.1, adam=False, rng=rng
+    ).dictionary
+    codes = orthogonal_matching_pursuit(signals, start, 2)
+    moved = start - 0.1 * 2 / 5 * (codes @ start.T - signals).T @ codes
+    np.testing.assert_allclose(learned, moved / np.linalg.norm(moved, axis=0), rtol=1e-10)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_iris
 
-from metastep.sklearn import DifferentFeaturesWarning
+from metastep.sklearn import DifferentFeaturesWarning, HypercleanedClassifier
 from metastep_lab.cleaning import command as cleaning
 from metastep_lab.cli import invoke
 
@@ -78,6 +78,21 @@ def test_a_table(call, tmp_path):
     status, _, err = call("flowers.csv", "--label", "species")
     assert status == 2 and "holds this work already (complete)" in err
     assert call("flowers.csv", "--label", "species", "--resume")[0] == 0
+
+
+def test_the_ranking_is_that_of_the_classifier(call, tmp_path):
+    table, _ = flowers()
+    table.drop(columns=["garden", "note"]).to_csv("flowers.csv", index=False)
+    assert call("flowers.csv", "--label", "species", "--out", "out")[0] == 0
+    numbers = table[["a", "b", "c", "d"]].to_numpy(float)
+    model = HypercleanedClassifier(random_state=0).fit(numbers, table["species"].to_numpy(str))
+    suspects, weights = (
+        pd.read_csv(tmp_path / "out" / f"{n}.csv") for n in ("suspects", "weights")
+    )
+    assert list(suspects["row"] - 1) == list(model.suspects_)
+    assert list(suspects["suggested"]) == list(model.suggested_labels_[model.suspects_])
+    assert np.allclose(weights["score"], model.label_scores_, rtol=0, atol=1e-6)  # of the file
+    assert np.allclose(weights["weight"], model.sample_weight_, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("model", ["linear", "boosted", "network"])

@@ -1,29 +1,16 @@
 """The page in headless Chromium: what only a browser knows."""
 
-import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import sync_playwright
 
 from metastep_lab.figures.style import Lines, draw_lines, new_figure
 from metastep_lab.report.page import build_page
 from metastep_lab.runs.running import Request, execute
 from tests.metastep_lab.report.fake_experiment import EXPERIMENT, TRAP, Config
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "best-practice"]}}
 COLORED = """figure => {
   const canvases = [];
@@ -42,8 +29,6 @@ COLORED = """figure => {
     return count;
   }).filter(count => count > 0);
 }"""  # pixels of every canvas that are no shade of gray
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 
 
 def rich(record):
@@ -78,14 +63,6 @@ def path(tmp_path_factory):
     page = build_page([folder / "fake-rich", folder / "fake-walk", folder / "interrupted"])
     (folder / "report.html").write_text(page)
     return folder / "report.html"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

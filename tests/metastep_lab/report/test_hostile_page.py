@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from metastep_lab.figures.style import save
 from metastep_lab.report import embedding
@@ -19,7 +18,6 @@ from tests.metastep_lab.report.hostile import (
     honest_figure,
     plot,
 )
-from tests.metastep_lab.report.test_browser import CHROMIUM, FLAGS
 
 VERSION = json.loads(HONEST)["bokeh"]
 OPEN_POLICY = "script-src 'unsafe-inline' 'unsafe-eval'; img-src data:"
@@ -35,8 +33,6 @@ RESULT = {
     "timing": {},
     "environment": {},
 }
-
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 
 
 def changed(change):
@@ -105,14 +101,6 @@ def directory(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
 def visit(browser, path):
     """Point at every plot and zoom into it; return what scripts left, and the honest tip."""
     page = browser.new_page(viewport={"width": 1200, "height": 800})
@@ -139,14 +127,12 @@ def visit(browser, path):
     return marks, tip, elsewhere
 
 
-@in_browser
 def test_no_script_runs_and_nothing_is_fetched(browser, directory):
     path = directory / "report.html"
     path.write_text(build_page([directory]))
     assert visit(browser, path) == (set(), True, [])
 
 
-@in_browser
 @pytest.mark.parametrize("protected", ["by nothing", "by its policy alone", "by the check alone"])
 def test_each_of_two_walls_holds_alone(browser, directory, monkeypatch, protected):
     """Without both the scripts run: the test above looks at something that can happen."""

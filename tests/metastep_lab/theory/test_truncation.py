@@ -134,3 +134,54 @@ def test_commuting_problems_never_point_uphill():
 def test_an_indefinite_hessian_is_refused():
     with pytest.raises(ValueError, match="eigenvalue -1; all must be positive"):
         theory.power_of_step(np.diag([1.0, -1.0]), 0.1, 3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 5), st.integers(0, 30))
+def test_descent_converges_at_the_rate_of_lemma_b_2(seed, dim, steps):
+    """|w_t - w*| <= D exp(-alpha gamma t) on a strongly convex loss that is no quadratic."""
+    rng, hessian, _, _ = random_problem(seed, dim, 1)
+    # w^T H w / 2 + sum log cosh w: its curvature lies between that of H and one more.
+    eigenvalues = np.linalg.eigvalsh(hessian)
+    step_size = 1 / (eigenvalues[-1] + 1)
+    w = 3 * rng.standard_normal(dim)
+    first = np.linalg.norm(w)
+    for _ in range(steps):
+        w = w - step_size * (hessian @ w + np.tanh(w))
+    bound = first * np.exp(-eigenvalues[0] * step_size * steps)
+    assert np.linalg.norm(w) <= bound * (1 + 1e-12)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 5))
+def test_directions_of_lemma_d_1_lead_to_a_stationary_point(seed, dim):
+    """g = P grad f, P within c_1 and c_2: h_t = |grad f| vanishes."""
+    rng, hessian, _, _ = random_problem(seed, dim, 1)
+    smoothness = np.linalg.eigvalsh(hessian)[-1] + 1
+    x = start = 3 * rng.standard_normal(dim)
+    factor = rng.standard_normal((dim, dim))
+    skew = (factor - factor.T) / (np.linalg.norm(factor - factor.T, 2) + 1e-9)
+    slope = lambda x: hessian @ x + np.sin(x)
+    for _ in range(2000):
+        # g . grad f = |grad f|^2 and |g|^2 <= 4 |grad f|^2: c_1 = 1, c_2 = 4.
+        gradient = slope(x)
+        x = x - 1 / (4 * smoothness) * (gradient + skew @ gradient)
+    assert np.linalg.norm(slope(x)) < 1e-3 * max(np.linalg.norm(slope(start)), 1.0)
+
+
+@pytest.mark.parametrize("window", [1, 3, 6, 9])
+def test_equation_9_holds_where_the_loss_is_not_convex_on_the_way(window):
+    """g = a (w - lambda)^2 / 2 + cos w, convex from w = 2 on alone, which the last steps reach."""
+    step, horizon, outer, w = 0.4, 10, 4.0, 0.5
+    slopes, path = [], []
+    for _ in range(horizon):
+        slopes.append(1 - step * (0.5 - np.cos(w)))
+        w = w - step * (0.5 * (w - outer) - np.sin(w))
+        path.append(w)
+    response, force = step * 0.5, 2 * (w - 1)
+    terms = [response * np.prod(slopes[t + 1 :]) * force for t in range(horizon)]
+    kept = slopes[horizon - window :]
+    strong = min((1 - slope) / step for slope in kept)
+    assert strong > 0 > min(1 - slope for slope in slopes)
+    bound = 2 ** (horizon - window + 1) * (1 - step * strong) ** window * abs(force) * response
+    assert abs(sum(terms[: horizon - window])) <= bound

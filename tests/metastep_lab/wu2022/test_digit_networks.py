@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from metastep.curvature import EmpiricalRisk, find_layers
-from metastep_lab.wu2022.hessian_structure.digit_networks import EPSILON, DigitNetwork
+from metastep_lab.wu2022.networks.digit_networks import EPSILON, DigitNetwork
 
 SMALL = DigitNetwork(channels=(2,), hidden=(5,), batch_norm=True, classes=3)
 SIZE = (8, 8)

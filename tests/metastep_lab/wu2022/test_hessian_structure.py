@@ -14,23 +14,15 @@ from metastep_lab.tables import Record
 from metastep_lab.wu2022.hessian_structure import clusters as hessian_structure_clusters
 from metastep_lab.wu2022.hessian_structure import experiment as hessian_structure
 from metastep_lab.wu2022.hessian_structure import study as hessian_structure_study
-from metastep_lab.wu2022.hessian_structure.image_networks import VGG11, ResNet18
-from metastep_lab.wu2022.hessian_structure.models import (
-    CLASSES,
-    Examples,
-    State,
-    as_risk,
-    fitted,
-    in_order,
-    load,
-    network_of,
-    predictions,
-)
-from metastep_lab.wu2022.hessian_structure.reading import shown
 from metastep_lab.wu2022.hessian_structure.reference import MEASURED
+from metastep_lab.wu2022.networks import capturing
+from metastep_lab.wu2022.networks.images import Examples
+from metastep_lab.wu2022.networks.names import network_of
+from metastep_lab.wu2022.networks.training import State, as_risk, predictions
 from tests.metastep_lab.doctored import changed, check_every_claim, verdicts
 
 EXPERIMENT = hessian_structure.EXPERIMENT
+CLASSES = 10
 EXAMPLES, INPUTS, OUTPUTS, TOP = 7, 4, 12, 20
 
 
@@ -103,8 +95,8 @@ def test_an_image_network_is_captured_in_parts(key, monkeypatch):
     state = State(jax.tree.map(draw, shapes), {})
     risk = as_risk(network, state, Examples(images, labels))
     # 4 inputs and 10 times 10 outputs: two parts of three, and the seventh is left out.
-    monkeypatch.setattr(hessian_structure_study, "AT_ONCE", 4 * 104)
-    found = hessian_structure_study.captured(risk, "fc1.weight")
+    monkeypatch.setattr(capturing, "AT_ONCE", 4 * 104)
+    found = capturing.captured(risk, "fc1.weight")
     p = jax.nn.softmax(predictions(network, state, images[:6]))
     expected = jax.vmap(jnp.diag)(p) - p[:, :, None] * p[:, None, :]
     # Scores of order 10 in float32.
@@ -139,11 +131,23 @@ def test_clusters_of_the_rows(key):
     by_weight = np.zeros((CLASSES, *both.shape[1:]))
     for label in set(labels.tolist()):
         by_weight[label] = both[labels == label].mean(axis=0)
-    grams = hessian_structure_clusters._grams(*place)
-    np.testing.assert_array_equal(hessian_structure_clusters._grams(hessian, *more), grams)
-    for gram, means in zip(grams, (centers, by_weight), strict=True):
-        flat = means.reshape(CLASSES**2, -1)
-        np.testing.assert_allclose(gram, flat @ flat.T, rtol=1e-4, atol=1e-4)
+    later = jax.random.normal(key, (CLASSES, OUTPUTS))
+    grams = hessian_structure_clusters.grams(*place, later)
+    # Examples that the capture had no room for do not count.
+    np.testing.assert_array_equal(hessian_structure_clusters.grams(hessian, *more, later), grams)
+    near = np.mean(roots, axis=0) @ np.asarray(later, float)
+    near_weight = np.einsum("cm,n->cmn", near, inputs.mean(axis=0))
+    for gram, means, close in zip(
+        np.asarray(grams, float), (centers, by_weight), (near, near_weight), strict=True
+    ):
+        flat, close = means.reshape(CLASSES**2, -1), close.reshape(CLASSES, -1)
+        every = np.concatenate([flat, close])
+        np.testing.assert_allclose(gram, every @ every.T, rtol=1e-4, atol=1e-4)
+        middle = means.mean(axis=0).reshape(CLASSES, -1)
+        cosines = np.sum(middle * close, axis=1) ** 2
+        cosines /= np.sum(middle**2, axis=1) * np.sum(close**2, axis=1)
+        found = hessian_structure_clusters.agreement(gram)
+        np.testing.assert_allclose(found, cosines, rtol=1e-2, atol=1e-4)
 
 
 def test_the_embedding_keeps_clusters_and_its_bits(key):
@@ -155,65 +159,19 @@ def test_the_embedding_keeps_clusters_and_its_bits(key):
     inputs, jacobian, curvature = (jnp.asarray(part, jnp.float32) for part in parts)
     hessian = LayerHessian(LayerFactors(inputs, jacobian), curvature)
     place = hessian, jnp.zeros((EXAMPLES, CLASSES)), jnp.arange(EXAMPLES)
-    points = list(hessian_structure_clusters.embedded(*place, key))
-    assert points == list(hessian_structure_clusters.embedded(*place, key))
-    assert len(points) == 2 * CLASSES**2
-    present = [point for point in points if point[0] == "output" and point[1] < EXAMPLES]
+    later = jnp.ones((CLASSES, OUTPUTS))
+    grams = np.asarray(hessian_structure_clusters.grams(*place, later), float)
+    points = list(hessian_structure_clusters.embedded(grams, key))
+    assert points == list(hessian_structure_clusters.embedded(grams, key))
+    assert len(points) == 2 * (CLASSES**2 + CLASSES)
+    assert {point[1] for point in points} == {-1, *range(CLASSES)}
+    present = [point for point in points if point[0] == "output" and 0 <= point[1] < EXAMPLES]
     logits, places = (np.array([point[part] for point in present]) for part in (2, slice(3, 5)))
     distances = np.linalg.norm(places[:, None] - places, axis=2) + np.diag([np.inf] * len(places))
     np.testing.assert_array_equal(logits[np.argmin(distances, axis=1)], logits)
 
 
-def test_data_for_every_network():
-    plain = load("digits", None, 200, random_labels=False, normalized=True, seed=0)
-    drawn = load("digits", None, 200, random_labels=True, normalized=False, seed=0)
-    assert abs(float(jnp.mean(plain.images))) < 1e-5 and float(jnp.max(drawn.images)) <= 1
-    assert np.mean(np.asarray(plain.labels) == np.asarray(drawn.labels)) < 0.2
-    assert fitted(network_of("F-200^2"), plain) is plain
-    for name in ("LeNet5", "VGG11-W4"):
-        large = fitted(network_of(name), plain).images
-        assert large.shape == (200, 32, 32)
-        np.testing.assert_array_equal(large[:, ::4, ::4], plain.images)
-
-
-def test_color_images_for_every_network(tmp_path, key):
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (180, 32, 32, 3), np.uint8)
-    labels = np.repeat(np.arange(10, dtype=np.uint8), 18)
-    parts = {"train_images": images[:160], "train_labels": labels[:160]}
-    parts |= {"test_images": images[160:], "test_labels": labels[160:]}
-    np.savez(tmp_path / "cifar10-7k.npz", **parts)
-    found = load("cifar10", tmp_path, 150, random_labels=False, normalized=False, seed=0)
-    order = np.random.default_rng(0).permutation(160)[:150]
-    np.testing.assert_array_equal(found.labels, labels[order])
-    assert found.images.shape == (150, 3, 32, 32)
-    # A quotient in float32.
-    np.testing.assert_allclose(found.images[7, 1], images[order[7], ..., 1] / 255, rtol=1e-6)
-    with pytest.raises(ValueError, match="examples is 161; allowed are integers from 128 to 160"):
-        load("cifar10", tmp_path, 161, random_labels=False, normalized=False, seed=0)
-    for name in ("F-100-8", "LeNet5", "VGG11-W4"):
-        network = network_of(name)
-        assert fitted(network, found) is found
-        first = {"F-100-8": (100, 3072), "LeNet5": (6, 3, 5, 5), "VGG11-W4": (4, 3, 3, 3)}[name]
-        params = jax.eval_shape(lambda key, network=network: network.init(key, (3, 32, 32)), key)
-        assert params[in_order(params)[0]]["weight"].shape == first
-        scores = jax.eval_shape(network.scores, params, found.images, network.initial_statistics())
-        assert scores[0].shape == (150, CLASSES)
-
-
-def test_names_of_networks_and_their_layers():
-    assert network_of("VGG11-W32") == VGG11(32) and network_of("ResNet18-W5") == ResNet18(5)
-    for name in ("VGG11", "VGG11-W3", "VGG11-W032", "VGG16-W32", "ResNet18-W32-BN", "lenet5"):
-        with pytest.raises(ValueError, match=f"model is '{name}'; allowed are F-200.*ResNet18-W"):
-            hessian_structure.Config(model=(name,))
-    layers = [*(f"conv{i + 1}" for i in range(17)), "sc-conv1", "sc-conv2", "sc-conv3", "fc1"]
-    assert in_order(sorted(layers)) == layers
-    table = grid(model=("ResNet18-W48",), layer=sorted(layers), seed=(0.0,))
-    chosen = shown(Record(None, {"layers": table}, {}, {}), "layers", "ResNet18-W48")
-    assert chosen == ["conv1", "conv4", "conv8", "conv11", "conv15", "fc1"]
-
-
-TINY = "model=F-100-8 labels=true examples=128 epochs=1 models=2 top=20".split()
+TINY = "model=F-20-12 labels=true examples=128 epochs=1 models=2 top=20".split()
 
 
 def run(directory, *more):
@@ -250,29 +208,34 @@ def test_interrupted_and_resumed(tmp_path, monkeypatch):
     shares = ("overlap", "rank_one", "input_correspondence", "inside")
     assert all(np.all((spectra[name] >= 0) & (spectra[name] < 1 + 1e-5)) for name in shares)
     found = verdicts(EXPERIMENT, record)
-    assert found["narrow-peak"] is not None
     assert found["outliers"] is None and found["reference"] is None
+    assert found["centers"] is not None
     # (C.257) of Wu's thesis, Weyl's inequality: lambda_1 / lambda_2 >= |E[x]|^2 / |Sigma| - 1.
     slack = record.tables["layers"]["ratio"] - record.tables["layers"]["ratio_bound"]
     assert np.isfinite(slack).any() and np.nanmin(slack) >= 0
     assert set(EXPERIMENT.figures(record)) == {
-        "kronecker", "spectra", "correspondence", "rank-one", "training", "clusters",
-        "logit-clusters", "class-clusters", "overlap",
+        "kronecker", "spectra", "correspondence", "rank-one", "singular", "training", "clusters",
+        "logit-clusters", "class-clusters", "whole",
     }  # fmt: skip
     points = record.tables["embedding"]
-    assert len(points["x"]) == 2 * 2 * CLASSES**2  # two moments, two kinds of derivatives
+    count = CLASSES**2 + CLASSES
+    assert len(points["x"]) == 2 * 2 * count  # two moments, two kinds of derivatives
+    # The first singular value is that of the table of spectra.
+    first = record.frames["singular"].query("index == 1 and layer == 'fc2'")["value"]
+    rank_one = record.frames["spectra"].query("layer == 'fc2' and seed == 0")["rank_one"]
+    np.testing.assert_allclose(first, rank_one[:4], atol=1e-5)
 
 
-MODELS = ("F-200^2", "F-200^2-BN", "F-100-8")
+MODELS = ("F-200^2", "F-200^2-BN", "F-11^2")
 LAYERS = ("fc1", "fc2", "fc3")
 GOOD = {
     "alignment": 0.999, "ratio": 12.0, "ratio_bound": 8.0, "output_gap": 5.0, "hessian_gap": 2.0,
     "output_outliers": 9, "output_share": 0.9, "trace_ratio": 1.2, "true": 1.0, "kronecker": 1.05,
     "overlap": 0.8, "rank_one": 0.95, "input_correspondence": 0.8, "inside": 0.98,
-    "logit_share": [0.9, 0.4], "class_share": [0.01, 0.2], "whole": 0.8, "later": 0.5,
-    "between": 0.3, "after": 0.15, "peak": 7, "early": 0.012, "accuracy": 1.0, "random_gap": 1.1,
+    "logit_share": [0.9, 0.4], "class_share": [0.01, 0.2], "whole": 0.8, "later": 0.55,
+    "accuracy": 0.5, "random_gap": 1.1, "center": 0.9,
 }  # fmt: skip
-NORMALIZED = {"alignment": 0.1, "ratio": 1.2, "ratio_bound": -0.5, "overlap": 0.3, "between": 0.01}
+NORMALIZED = {"alignment": 0.1, "ratio": 1.2, "ratio_bound": -0.5, "overlap": 0.3}
 
 
 def grid(**axes):
@@ -295,8 +258,8 @@ def handmade(values, normalized, models=MODELS, names=LAYERS, dataset="mnist"):
         "spectra": grid(**nets, seed=(0.0, 1.0), layer=names, index=index),
         "correspondence": grid(**nets, layer=names, basis=("input", "output"), vector=index,
                                index=index),
-        "overlaps": grid(**nets, layer=names, first=(0.0,), second=(1.0,), index=index),
-        "pairs": grid(**nets, layer=names, first=(0.0,), second=(1.0,)),
+        "singular": grid(**nets, layer=names, vector=(1.0, 2.0), index=index[:10]),
+        "centers": grid(**nets, epoch=(0.0, 60.0), logit=range(10)),
         "trajectory": grid(**nets, epoch=(0.0, 60.0), layer=names, index=index),
         "clusters": grid(**nets, epoch=(0.0, 60.0)),
         "embedding": grid(model=models[:1], labels=("true",), epoch=(0.0, 60.0),
@@ -315,24 +278,17 @@ def handmade(values, normalized, models=MODELS, names=LAYERS, dataset="mnist"):
             other = normalized.get(column, values[column])
             table[column] = np.where(behind, other, values[column])
     layers = tables["layers"]
-    layers["outputs"] = np.where(layers["layer"] == "fc3", 10, 200)
+    small = layers["model"] == "F-11^2"
+    layers["outputs"] = np.where(layers["layer"] == "fc3", 10, np.where(small, 11, 200))
+    layers["inputs"] = np.where(layers["layer"] == "fc1", 784, layers["outputs"])
     layers["output_gap"][layers["labels"] == "random"] = values["random_gap"]
     spectra = tables["spectra"]
     spectra |= {name: 1 / spectra["index"] for name in ("output", "input")}
     spectra |= {"kronecker_input": np.ones(len(behind)), "kronecker_output": spectra["index"]}
+    tables["singular"]["value"] = 1 / tables["singular"]["index"]
+    for name in ("by_output", "by_weight"):
+        tables["centers"][name] = np.full(len(tables["centers"]["epoch"]), values["center"])
     tables["correspondence"]["value"] = np.full(len(tables["correspondence"]["index"]), 0.1)
-    overlaps = tables["overlaps"]
-    level = np.where(overlaps["index"] <= 9, values["between"], values["after"])
-    level = np.where(overlaps["model"] == "F-200^2-BN", normalized["between"], level)
-    level = np.where(
-        overlaps["layer"] == "fc2", values["early"] / (1 + (overlaps["index"] > 9)), level
-    )
-    peak = np.where(overlaps["index"] == values["peak"], 0.3, 0.15)
-    overlaps["overlap"] = np.where(overlaps["model"] == "F-100-8", peak, level)
-    pairs = tables["pairs"]
-    count = len(pairs["first"])
-    pairs |= {"outputs": np.full(count, 8), "alignment": np.full(count, 0.3)}
-    pairs["alone"] = np.zeros(count)
     path = tables["trajectory"]
     path["input"] = np.where(path["index"] == 1, values["ratio"], 1)
     path["output"] = np.where(path["index"] < 10, values["output_share"], 0.05)
@@ -362,8 +318,6 @@ def referenced():
         overlaps, ratios = curve("overlap", (1, 9, 10, 20)), curve("eigenvalue", (1, 9))
         record = changed(record, "layers", where, **inputs)
         record = changed(record, "spectra", where, overlap=overlaps, kronecker=ratios, **numbers)
-        dims = (9,) if layer == "fc1" else (9, 20)
-        record = changed(record, "overlaps", where, overlap=curve("between", dims))
     return record
 
 
@@ -394,20 +348,13 @@ SPOILED = (
     ("clusters", "clusters", "epoch == 60", {"class_share": 0.6}),
     ("whole-hessian", "whole", "", {"approximate": lambda rows: 1.3 * rows["true"]}),
     ("whole-hessian", "whole", "", {"overlap": 0.6}),
-    ("whole-hessian", "whole", "index == 20", {"overlap": 0.65}),
     ("whole-hessian", "whole", "index == 5", {"weighted_overlap": 0.7}),
-    ("batch-normalization-overlap", "spectra", NORMAL, {"overlap": 0.9}),
-    ("batch-normalization-overlap", "overlaps", NORMAL, {"overlap": 0.2}),
-    ("narrow-peak", "overlaps", "model == 'F-100-8' and index == 3", {"overlap": 0.5}),
-    ("narrow-peak", "overlaps", "model == 'F-100-8' and index == 7", {"overlap": 0.2}),
-    ("output-layer", "overlaps", "layer == 'fc3' and index == 1", {"overlap": 0.6}),
-    ("output-layer", "overlaps", "layer == 'fc3' and index == 20", {"overlap": 0.25}),
-    ("early-peak", "overlaps", f"{PLAIN} and layer == 'fc2'", {"overlap": 0.017}),
-    ("early-peak", "overlaps", f"{PLAIN} and layer == 'fc2' and index == 20", {"overlap": 0.02}),
+    ("whole-hessian-50", "whole", "index == 20", {"overlap": 0.45}),
+    ("batch-normalization-product", "spectra", NORMAL, {"overlap": 0.9}),
+    ("centers", "centers", f"{PLAIN} and epoch == 0", {"by_output": 0.7}),
+    ("centers", "centers", f"{PLAIN} and epoch == 0", {"by_weight": 0.7}),
     ("reference", "layers", f"{PLAIN} and layer == 'fc2'", {"ratio": 9.6}),
     ("reference", "spectra", f"{PLAIN} and layer == 'fc2' and index == 20", {"overlap": 0.7}),
-    ("reference-between", "overlaps", f"{PLAIN} and layer == 'fc3' and index == 9",
-     {"overlap": 0.4}),
 )  # fmt: skip
 CONVOLUTIONS = *(f"conv{i + 1}" for i in range(8)), "fc1"
 
@@ -416,14 +363,14 @@ def test_every_claim_can_hold_and_fail():
     good = handmade(GOOD, NORMALIZED)
     found = verdicts(EXPERIMENT, good)
     # Those numbers were made up, and those of the independent computation were not.
-    assert not found.pop("reference") and not found.pop("reference-between")
+    assert not found.pop("reference")
     assert found.pop("convolutions") is None
     assert set(found.values()) == {True}, found
-    assert set(EXPERIMENT.figures(good)) >= {"overlap", "batch-normalization", "whole"}
+    assert set(EXPERIMENT.figures(good)) >= {"singular", "batch-normalization", "whole"}
     deep = handmade(GOOD, NORMALIZED, ("VGG11-W32",), CONVOLUTIONS, "cifar10")
     check_every_claim(EXPERIMENT, SPOILED, good, deep, referenced())
-    unfitted = changed(good, "models", "labels == 'random'", accuracy=0.98)
-    assert verdicts(EXPERIMENT, unfitted)["random-labels"] is None
+    large = changed(good, "layers", "model == 'F-11^2'", inputs=2000)
+    assert verdicts(EXPERIMENT, large)["random-labels"] is None
 
 
 @pytest.mark.parametrize(
@@ -470,7 +417,7 @@ def test_bad_configuration(settings, message):
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [("examples=1798", "examples is 1798"), ("model=F-200^2,VGG11", "model is 'VGG11'; allowed")],
+    [("examples=1798", "examples is 1798"), ("model=F-200^2,VGG12", "model is 'VGG12'; allowed")],
 )
 def test_a_wrong_setting_leaves_nothing_behind(setting, message, tmp_path, capsys):
     out = tmp_path / "run"

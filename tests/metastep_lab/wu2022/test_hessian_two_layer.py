@@ -55,6 +55,22 @@ def test_the_predicted_overlap_is_that_of_the_shares():
     assert round(samples.PREDICTED, 3) == 0.829
 
 
+def test_the_scores_keep_a_mean():
+    """Lemma C.2.12 says 0; the correlation of two rectified normals is that of Cho and Saul."""
+    network = samples.draw_network(jax.random.key(0), 100, 10)
+    found = samples.moments(network, jax.random.split(jax.random.key(1), 5))
+    share = float(found.scores @ found.scores / found.square)
+    rng = np.random.default_rng(0)
+    first, second = rng.multivariate_normal([0, 0], [[1, 1 / np.pi], [1 / np.pi, 1]], 100_000).T
+    product = np.maximum(first, 0) * np.maximum(second, 0)
+    # The standard error of the mean of 100,000 products of variance below 1.
+    assert np.isclose(2 * product.mean(), samples.MEAN_SHARE, rtol=0, atol=0.012)
+    # Ten scores of one network: a chi-squared mean over ten, relative spread 0.2.
+    assert 0.2 < share < 0.8
+    # Half of the inputs activate a unit, on average over units.
+    assert abs(float(jnp.mean(jnp.diagonal(found.active))) - 0.5) < 0.05
+
+
 def run(directory, *more):
     settings = ("units=16,8", "classes=3", "samples=200", "hessian_samples=200", "seeds=1")
     flags = [part for setting in settings for part in ("--set", setting)]
@@ -83,7 +99,9 @@ def test_interrupted_and_resumed(tmp_path, monkeypatch):
     overlaps = ("independent", "printed", "row_span", "weighted_row_span", "kronecker")
     # Overlaps are shares; float32 rounding above 1.
     assert all(np.all((table[name] > 0) & (table[name] < 1 + 1e-5)) for name in overlaps)
-    assert set(verdicts(EXPERIMENT, record).values()) == {None}
+    found = verdicts(EXPERIMENT, record)
+    assert found.pop("curvature-has-full-rank") is not None
+    assert set(found.values()) == {None}
     assert set(EXPERIMENT.figures(record)) == {"gap", "overlaps"}
 
 
@@ -93,6 +111,9 @@ GOOD = {
     "gap_hessian": [0.5, 0.1],
     "independent": [0.45, 0.999],
     "kronecker": [0.45, 0.99],
+    "mean_share": [0.5, 0.04],
+    "shift": [0.2, 0.05],
+    "least": [0.6, 0.5],
     "row_span": [0.45, 0.83],
     "printed": [0.45, 0.83],
     "weighted_row_span": [0.45, 0.995],
@@ -100,6 +121,12 @@ GOOD = {
 SPOILED = (
     ("output-gap", {"gap_output": [0.45, 0.26]}),
     ("output-gap", {"gap_output": [0.1, 0.1]}),
+    ("hessian-gap", {"gap_hessian": [0.5, 0.26]}),
+    ("hessian-gap", {"gap_hessian": [0.1, 0.2]}),
+    ("scores-have-mean-zero", {"mean_share": [0.5, 0.49]}),
+    ("scores-forget-units", {"shift": [0.2, 0.11]}),
+    ("scores-forget-units", {"shift": [0.05, 0.05]}),
+    ("curvature-has-full-rank", {"least": [0.09, 0.5]}),
     ("independent-copy", {"independent": [1, 0.99]}),
     ("decoupling", {"kronecker": [1, 0.97]}),
     ("row-span", {"row_span": [1, 0.94]}),

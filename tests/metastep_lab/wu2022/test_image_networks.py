@@ -1,5 +1,7 @@
 """Forward passes against NumPy, sizes against the architectures, curvature against autodiff."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 from metastep.compilation import compiled
 from metastep.curvature import EmpiricalRisk, find_layers, layer_hessian
-from metastep_lab.wu2022.hessian_structure.image_networks import VGG11, ResNet18
+from metastep_lab.wu2022.networks.image_networks import VGG11, ResNet18
 
 BLOCKS = [(1, None), (1, None), (2, 1), (1, None), (2, 2), (1, None), (2, 3), (1, None)]
 
@@ -57,7 +59,7 @@ def drawn(network, size, dtype):
 
 @pytest.mark.parametrize(
     ("network", "features", "size"),
-    [(VGG11(2), vgg11, (3, 32, 64)), (ResNet18(2), resnet18, (9, 9))],
+    [(VGG11((2,) * 8), vgg11, (3, 32, 64)), (ResNet18(2), resnet18, (9, 9))],
 )
 def test_scores_are_those_of_the_architecture(network, features, size, key):
     params = drawn(network, size, np.float32)
@@ -72,7 +74,7 @@ def test_scores_are_those_of_the_architecture(network, features, size, key):
 
 
 @pytest.mark.parametrize(
-    ("network", "convolutions", "shortcuts"), [(VGG11(64), 8, 0), (ResNet18(64), 17, 3)]
+    ("network", "convolutions", "shortcuts"), [(VGG11((64,) * 8), 8, 0), (ResNet18(64), 17, 3)]
 )
 def test_layers_and_their_sizes(network, convolutions, shortcuts):
     params = shapes_of(network, (3, 32, 32))
@@ -106,10 +108,13 @@ def test_curvature_of_a_convolution_within_a_residual_network(x64, key):
 
 
 def test_networks_and_images_that_are_not_allowed(key):
-    for network in (VGG11, ResNet18):
-        with pytest.raises(ValueError, match="width is 0"):
-            network(0)
+    with pytest.raises(ValueError, match="width is 0"):
+        ResNet18(0)
+    for channels in ((4,) * 7, (4, 0) * 4):
+        with pytest.raises(ValueError, match=r"channels is \(4.*allowed are eight integers"):
+            VGG11(channels)
+    for network in (VGG11(), ResNet18(4)):
         with pytest.raises(ValueError, match="classes is 0"):
-            network(4, classes=0)
+            replace(network, classes=0)
     with pytest.raises(ValueError, match=r"image is \(3, 31, 32\)"):
-        VGG11(4).init(key, (3, 31, 32))
+        VGG11((4,) * 8).init(key, (3, 31, 32))

@@ -145,6 +145,16 @@ CATALOG: tuple[Listing, ...] = (
         module="metastep_lab.shaban2019.truncation_toy.experiment",
     ),
     Listing(
+        name="estimator-costs",
+        source="Shaban et al. 2019, Table 1",
+        question=(
+            "How do memory and time of a hypergradient grow with the training steps, the window "
+            "and the number of hyperparameters?"
+        ),
+        minutes={"quick": 0.6, "full": 10.0},
+        module="metastep_lab.shaban2019.estimator_costs.experiment",
+    ),
+    Listing(
         name="hypercleaning",
         source="Shaban et al. 2019, section 4.2.1, Table 2, Figure 5",
         question=(
@@ -217,6 +227,16 @@ CATALOG: tuple[Listing, ...] = (
         module="metastep_lab.wu2022.sparse_coding.experiment",
     ),
     Listing(
+        name="dictionary-losses",
+        source="Thesis of Wu, chapter 2, Theorems 2.3.2 and 2.3.6, Corollary 2.3.4",
+        question=(
+            "Can a dictionary that fits the noise have a smaller loss than the true one, and does "
+            "hiding coordinates prevent it?"
+        ),
+        minutes={"quick": 0.4, "full": 10.0},
+        module="metastep_lab.wu2022.dictionary_losses.experiment",
+    ),
+    Listing(
         name="anchor-vectors",
         source=(
             "Wu, Lee and Ge 2023; thesis of Wu, Figures 3.1-3.3, B.1-B.4, Tables 3.1, B.1, B.2"
@@ -240,13 +260,46 @@ CATALOG: tuple[Listing, ...] = (
     ),
     Listing(
         name="hessian-structure",
-        source="Wu 2022, Tables C.5-C.7, Figures 4.2-4.4, C.1, C.7-C.11, C.15-C.17, C.22-C.26",
+        source="Wu 2022, Tables C.5-C.7, Figures 4.1b, 4.2, 4.3, C.1, C.7-C.17, C.22, C.24-C.26",
         question=(
-            "Is the Hessian of a layer nearly a Kronecker product of low rank, and do "
-            "independently trained networks share its leading eigenspace?"
+            "Is the Hessian of a layer nearly a Kronecker product of low rank, made of the layer's "
+            "mean input and of as many directions as there are classes, less one?"
         ),
-        minutes={"quick": 1.5, "paper": 40.0},
+        minutes={
+            "quick": 1.5,
+            "reduced": 40.0,
+            "paper": 130.0,
+            "fig-4.3": 90.0,
+            "fig-c1": 600.0,
+            "fig-c7": 450.0,
+            "fig-c12": 80_000.0,
+            "table-c5-mnist": 2600.0,
+            "table-c5-cifar10": 40_000.0,
+            "table-c5-lenet": 9000.0,
+            "table-c5-cifar100": 2_000_000.0,
+            "table-c7-mnist": 900.0,
+            "table-c7-cifar10": 2700.0,
+        },
         module="metastep_lab.wu2022.hessian_structure.experiment",
+    ),
+    Listing(
+        name="hessian-overlap",
+        source="Wu 2022, Theorem C.7.1, Figures 4.1a, 4.4, C.2-C.6, C.18-C.21, C.23",
+        question=(
+            "Do the leading eigenspaces of the Hessians of independently trained networks overlap "
+            "most at the number of a layer's outputs?"
+        ),
+        minutes={
+            "quick": 1.0,
+            "reduced": 60.0,
+            "paper": 3600.0,
+            "fig-c2": 6500.0,
+            "fig-c3-cifar10": 500_000.0,
+            "fig-c3-cifar100": 110_000.0,
+            "fig-c4": 2_000_000.0,
+            "fig-c23": 2500.0,
+        },
+        module="metastep_lab.wu2022.hessian_overlap.experiment",
     ),
     Listing(
         name="hessian-two-layer",
@@ -265,7 +318,7 @@ CATALOG: tuple[Listing, ...] = (
             "Is the guaranteed error of a network lower when the uncertainty of its weights "
             "follows the eigenvectors of its layer-wise Hessians?"
         ),
-        minutes={"quick": 1.0, "paper": 20.0},
+        minutes={"quick": 2.0, "ten-classes": 15.0, "reduced": 40.0, "paper": 3000.0},
         module="metastep_lab.wu2022.pac_bayes.experiment",
     ),
     Listing(

@@ -6,7 +6,16 @@ import optax
 import pytest
 from jax.ad_checkpoint import checkpoint_name
 
-from metastep.curvature import BatchRisk, EmpiricalRisk, Hessian, find_layers, kronecker_eigenpairs
+from metastep.curvature import (
+    BatchRisk,
+    EmpiricalRisk,
+    Hessian,
+    find_layers,
+    full_hessian_eigenpairs,
+    kronecker_eigenpairs,
+    kronecker_hessian,
+)
+from metastep.curvature.layers.capture import example_factors
 
 CROSS_ENTROPY = optax.softmax_cross_entropy_with_integer_labels
 X, Y = jnp.ones((4, 3)), jnp.array([0, 1, 2, 0])
@@ -25,10 +34,13 @@ def tied(params, x):
     return params["W"].T @ jax.nn.relu(params["W"] @ x)
 
 
-def grouped(params, x):
-    z = jax.lax.conv_general_dilated(
-        x.reshape(1, 3, 1), params["W"].reshape(3, 1, 3), (1,), "SAME", feature_group_count=3
-    )
+def overlapping(params, x):
+    return params["W"][:2] @ x + params["W"][1:] @ x
+
+
+def grouped_batch(params, x):
+    kernel = params["W"].reshape(3, 1, 3)
+    z = jax.lax.conv_general_dilated(x.reshape(3, 1, 1), kernel, (1,), "SAME", batch_group_count=3)
     return z.reshape(-1)[:3]
 
 
@@ -44,13 +56,14 @@ def own_rule(params, x):
 own_rule.defjvp(lambda at, along: (own_rule(*at), own_rule(at[0], along[1])))
 
 UNCAPTURABLE = {
-    "loop": (in_a_loop, "inside a scan"),
+    "loop": (in_a_loop, "inside a scan, in every step"),
     "branch": (in_a_branch, "inside a cond; choose the branch in Python"),
     "own rule": (own_rule, "inside a custom_jvp_call, which brings its own derivative"),
     "shared": (twice, "used 2 times"),
     "tied": (tied, "used 2 times"),
     "elementwise": (lambda params, x: (params["W"] * 2) @ x, "operation mul"),
-    "grouped": (grouped, "grouped convolution"),
+    "overlapping": (overlapping, "parts of it that are used as matrices overlap"),
+    "grouped batch": (grouped_batch, "convolution whose batch is in groups"),
     "returned": (lambda params, x: params["W"], "returned by the model"),
     "unused": (lambda params, x: x, "used 0 times"),
     "product of two": (lambda params, x: params["W"] @ params["W"] @ x, "dot_general"),
@@ -62,9 +75,43 @@ def test_what_cannot_be_captured_says_why_and_what_to_do(row):
     model, why = UNCAPTURABLE[row]
     loss = lambda output, target: jnp.sum(output) * target
     risk = EmpiricalRisk(model, loss, {"W": W}, X, Y)
-    with pytest.raises(ValueError, match=f"layers has W, which cannot be captured.*({why})") as e:
+    with pytest.raises(
+        ValueError, match=rf"layers has W(\[0\])?, which cannot be captured.*({why})"
+    ) as e:
         find_layers(risk)
     assert "Hessian or GaussNewton" in str(e.value)
+
+
+def test_a_scan_is_walked_as_it_runs(x64):
+    """Backwards, with outputs that it stacks, and with inputs that are no parameters."""
+
+    def model(params, x):
+        step = lambda hidden, both: (both[0] @ hidden + both[1], jnp.sum(hidden))
+        stacks = params["W"], jnp.arange(2.0)
+        last, sums = jax.lax.scan(step, x, stacks, reverse=True)
+        return last * sums[0] + sums[1]
+
+    params = {"W": jnp.arange(18.0).reshape(2, 3, 3) / 10}
+    inputs = jnp.linspace(0, 1, 6).reshape(2, 3)
+    risk = EmpiricalRisk(model, CROSS_ENTROPY, params, inputs, Y[:2])
+    x = inputs[1]
+    factors, _ = example_factors(risk, ("W[0]", "W[1]"), False, (x, Y[1]))
+    first = params["W"][1] @ x + 1  # the stack's last step comes first
+    assert jnp.allclose(factors["W[1]"].inputs, x[None], atol=1e-12)
+    assert jnp.allclose(factors["W[0]"].inputs, first[None], atol=1e-12)
+    slopes = jax.jacrev(lambda w: model({"W": params["W"].at[0].set(w)}, x))(params["W"][0])
+    # The derivative by W is the one by the layer's output times its input.
+    found = jnp.einsum("cpo,pn->con", factors["W[0]"].jacobian, factors["W[0]"].inputs)
+    assert jnp.allclose(found, slopes, atol=1e-12)
+
+
+def test_groups_have_no_single_kronecker_product():
+    model = lambda params, x: jnp.einsum("gon,gn->go", params["W"], x.reshape(3, 1)).reshape(-1)
+    risk = EmpiricalRisk(model, CROSS_ENTROPY, {"W": jnp.ones((3, 1, 1))}, X, Y)
+    assert find_layers(risk)["W"].groups == 3
+    for call in (kronecker_hessian, lambda risk: full_hessian_eigenpairs(risk, 1)):
+        with pytest.raises(ValueError, match=r"W with 3 groups.*allowed are layers of one group"):
+            call(risk)
 
 
 def test_recomputed_and_named_values_are_looked_through():

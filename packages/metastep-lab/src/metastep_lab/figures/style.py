@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb as to_rgb
 from matplotlib.figure import Figure as Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.ticker import LogLocator
 from numpy.typing import ArrayLike
 
 from metastep.files import write_atomically
@@ -163,6 +164,9 @@ def draw_lines(axes: Axes, panel: Lines) -> None:
     # Without positive values matplotlib would warn and draw a linear axis.
     if panel.x_log and np.isfinite(axes.dataLim.minposx):
         axes.set_xscale("log", nonpositive="mask")
+        # Over one power of ten or two, Matplotlib's own labels at 2, 3, 4 and 6 overlap.
+        if axes.dataLim.x1 >= 10 * axes.dataLim.minposx:
+            axes.xaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
     if panel.y_log and np.isfinite(axes.dataLim.minposy):
         axes.set_yscale("log", nonpositive="mask")
     axes.set(xlabel=panel.x_label, ylabel=panel.y_label, title=panel.title)

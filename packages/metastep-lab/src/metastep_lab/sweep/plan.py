@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -66,16 +67,22 @@ def _predict(
     cpus: int,
 ) -> Prediction:
     run = lambda config: measure(experiment, config, cell.entry.seed, data, cpus)
+    say = lambda text: terminal.paragraph(console, text)
     field = length_field(cell.config, along)
-    prediction = predict(cell.config, field, run)
     what = ", ".join(f"{name}={value}" for name, value in cell.entry.values.items())
     console.print(f"{experiment.name} {what}".strip())
-    say = lambda text: terminal.paragraph(console, text)
+
+    def probe(config: Any) -> Cost:
+        """Measure, and say so at once: a plan of a long run takes long, too."""
+        cost = run(config)
+        if field is not None:
+            say(f"measured with {field} = {getattr(config, field)}: {_words(cost)}")
+        return cost
+
+    prediction = predict(cell.config, field, probe)
     if field is None:
         say("no field to shorten: the run was measured as it is")
     else:
-        for value, cost in prediction.probes:
-            say(f"measured with {field} = {value}: {_words(cost)}")
         say(f"extrapolated in a straight line to {field} = {getattr(cell.config, field)}")
     say(f"predicted for one run: {_words(prediction.whole)}, on a share of {cpus} cores")
     for name, value, time, memory in doublings(cell.config, prediction, run):

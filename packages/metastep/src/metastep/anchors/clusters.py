@@ -59,9 +59,11 @@ def find_clusters(values: np.ndarray) -> Clusters | None:
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or values.size < 2 or not np.isfinite(values).all():
         raise ValueError(f"values has shape {values.shape}; allowed: at least two finite numbers")
+    # Centered, so that the sum of the upper part is minus that of the lower one.
     ordered = np.sort(values) - values.mean()
     sizes = np.arange(1, ordered.size)
     sums = np.cumsum(ordered)[:-1]
+    # The variance between the parts: its largest value is the least variance within them.
     between = sums**2 / sizes + sums**2 / sizes[::-1]
     split = int(np.argmax(between)) + 1
     lower, upper = ordered[:split], ordered[split:]

@@ -29,6 +29,7 @@ def as_queries(problem: Asked, queries: PyTree) -> PyTree[Array]:
                 "queries are given, and problem is one problem with one objective: give a function "
                 "`query -> problem`, or no queries."
             )
+        # No number, but one row: the code for many queries serves one problem too.
         return jnp.zeros((1, 0))
     if queries is None:
         raise ValueError(
@@ -125,6 +126,7 @@ def require_connected(problem: AbstractProblem, weights: Outer, key: RandomKey) 
     """
     keys = split_keys(key)
 
+    # One step is enough: a weight that never reaches a step does not reach the end.
     def moved(weights: Outer) -> PyTree:
         begin = start(problem, weights, keys)
         return real_variables(take_step(problem, weights, begin, keys).inner)[0]

@@ -45,11 +45,13 @@ def require_budget(run: Program, compiling: float, horizon: int, clock: Clock) -
     """Refuse a budget that one exact hypergradient exceeds, judged by a few steps of training."""
     if clock.budget is None:
         return
+    # Two steps of the program that is compiled already; its length is an argument.
     few = min(horizon, 2)
     arguments = (*run.arguments[:-1], jnp.int32(few))
     _, seconds = fastest(replace(run, arguments=arguments))
     predicted = GRADIENT_OF_RUN * (compiling + seconds * horizon / few)
     if clock.seconds + predicted > clock.budget:
+        # Half as much again, in one digit: an answer of the same kind must not follow.
         least = float(f"{1.5 * (clock.seconds + predicted):.1g}")
         raise ValueError(
             f"budget is {clock.budget:g} s; one exact hypergradient, which is what everything is "

@@ -143,6 +143,7 @@ def options(
         trials,
         forward * runs,
         costs.compiled(trials, chaotic, runs * costs.forward_bytes),
+        # Expected for a linear objective: the variance of a mean over pairs is (N + 1) / n |g|^2.
         cosine=(PAIRS / (PAIRS + count + 1)) ** 0.5,
         relative_error=((count + 1) / PAIRS) ** 0.5,
     )
@@ -160,6 +161,7 @@ def _exact(costs: Costs, memory: int) -> tuple[Option, ...]:
         "cosine": found.repeatability if known else 1.0,
         "relative_error": found.rounding_error if known else 0.0,
     }
+    # One state is the one at work; the others may be stored.
     affordable = int(memory // max(sizes.state, 1)) - 1
     states = max(1, min(Binomial().budget(horizon), affordable))
     tangents = 1 + costs.count
@@ -182,6 +184,7 @@ def _exact(costs: Costs, memory: int) -> tuple[Option, ...]:
         ),
         costs.option(
             Reverse(Binomial(states)),
+            # As many states as the logarithm repeat a step about half as many times.
             plain + forward * (1 + np.log2(horizon) / 2),
             sizes.binomial(states, workspace),
             **accuracy,
@@ -200,6 +203,7 @@ def _implicit(costs: Costs, cosine: float, error: float) -> Option:
     spectrum, sizes = costs.found.spectrum, costs.found.sizes
     symmetric = spectrum is not None and spectrum.symmetric
     solver = implicit_solver(symmetric, costs.problem.horizon)
+    # Conjugate gradients keep a few vectors, GMRES one for each product until it restarts.
     states = 8 if isinstance(solver, lx.CG) else 8 + PRODUCTS
     return costs.option(
         Implicit(solver),

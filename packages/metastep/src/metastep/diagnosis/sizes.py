@@ -75,7 +75,9 @@ def sizes(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Sizes:
     require_influence(ending, outer, USE_IT)
     state = shapes(lambda: start(problem, outer, keys).inner)
     floats = [x for x in state if jnp.issubdtype(x.dtype, jnp.inexact)]
+    # What the closure of the backward pass holds is what reverse mode stores.
     stored = shapes(lambda: jax.vjp(run, outer)[1])
+    # `scan` stacks the residuals of its steps along a first axis of that length.
     steps = [x for x in stored if x.shape[:1] == (horizon,)]
     return Sizes(
         state=total(state),

@@ -201,9 +201,14 @@ def solve_with(
     # Conjugate gradients accept only operators that are tagged as definite. If the tag is wrong,
     # the residual shows it.
     tags = lx.positive_semidefinite_tag if isinstance(solver, lx.CG) else ()
-    structure = jax.eval_shape(lambda: vector)
-    remainder = lx.FunctionLinearOperator(lambda v: subtract(v, operator(v)), structure, tags)
-    return lx.linear_solve(remainder, vector, solver, throw=False).value
+    # Solvers of lineax multiply all leaves by one scalar, which needs one precision: the widest.
+    dtype = jnp.result_type(*jax.tree.leaves(vector))
+    wide = lambda tree: jax.tree.map(lambda x: x.astype(dtype), tree)
+    narrow = lambda tree: jax.tree.map(lambda x, like: x.astype(like.dtype), tree, vector)
+    product = lambda v: subtract(v, wide(operator(narrow(v))))
+    structure = jax.eval_shape(lambda: wide(vector))
+    remainder = lx.FunctionLinearOperator(product, structure, tags)
+    return narrow(lx.linear_solve(remainder, wide(vector), solver, throw=False).value)
 
 
 def require_visible(problem: AbstractProblem, outer: Outer, keys: Keys, end: Trajectory) -> None:

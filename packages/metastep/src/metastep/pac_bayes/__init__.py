@@ -23,9 +23,9 @@ from metastep.pac_bayes.certificate import prior_variance as prior_variance
 from metastep.pac_bayes.certify import Certified as Certified
 from metastep.pac_bayes.certify import Settings as Settings
 from metastep.pac_bayes.certify import certify as certify
+from metastep.pac_bayes.errors import draw_errors as draw_errors
 from metastep.pac_bayes.learned_prior import LearnedPrior as LearnedPrior
 from metastep.pac_bayes.optimize import Optimized as Optimized
-from metastep.pac_bayes.optimize import draw_errors as draw_errors
 from metastep.pac_bayes.optimize import optimize as optimize
 from metastep.pac_bayes.posterior import Posterior as Posterior
 from metastep.pac_bayes.posterior import draw as draw

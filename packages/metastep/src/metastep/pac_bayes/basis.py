@@ -86,22 +86,33 @@ class Rotation:
         basis: `(risk, layout) -> (left, right)`, orthogonal matrices for each layer.
         every: epochs between two computations, at the posterior's mean; None for once, at the
             start.
+        slowed: epochs after which `every` is multiplied by ten, each time; None for never.
     """
 
     basis: Callable[[EmpiricalRisk, Layout], Basis]
     every: int | None = None
+    slowed: int | None = None
 
     def __post_init__(self):
-        if self.every is not None and self.every < 1:
-            raise ValueError(f"every is {self.every}; allowed are None and integers from 1.")
+        for name in ("every", "slowed"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; allowed are None and integers from 1.")
 
     def is_due(self, epoch: int) -> bool:
         """Return whether the basis is computed at the start of this epoch."""
-        return epoch == 0 if self.every is None else epoch % self.every == 0
+        if self.every is None:
+            return epoch == 0
+        times = 0 if self.slowed is None else epoch // self.slowed
+        return epoch % (self.every * 10**times) == 0
 
-    def repeated(self, every: int) -> "Rotation":
-        """Return the same basis, computed again after every `every` epochs."""
-        return replace(self, every=every)
+    def repeated(self, every: int, slowed: int | None = None) -> "Rotation":
+        """Return the same basis, computed again after every `every` epochs.
+
+        With `slowed` this is ITER(D) of the thesis, if the step size is divided by ten at the same
+        epochs.
+        """
+        return replace(self, every=every, slowed=slowed)
 
 
 BASE = Rotation(standard_basis)

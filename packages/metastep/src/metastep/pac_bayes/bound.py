@@ -98,6 +98,7 @@ def _divergence(q: Array, rest: Array, t: Array) -> Array:
 
 def _curved(x: Array) -> Array:
     """Return x - log(1 + x) with a small relative error, also near 0."""
+    # log(1 + x) = 2 artanh(x / (2 + x)): the series converges faster than that of the logarithm.
     ratio = x / (2 + x)
     near = jnp.abs(ratio) < 0.35
     small = jnp.where(near, ratio, 0)

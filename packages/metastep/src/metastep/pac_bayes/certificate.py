@@ -158,6 +158,7 @@ class Certificate:
         reasons = [
             f"{name} is {stated:.9g}, and the constants give {value:.9g}."
             for name, (stated, value) in found.items()
+            # JSON keeps every digit; what differs by more than rounding was changed.
             if not math.isclose(stated, value, rel_tol=ROUNDING, abs_tol=ROUNDING)
         ]
         if self.test_error is not None and self._lowest(self.test_error) > self.bound:
@@ -181,6 +182,7 @@ class Certificate:
         return digest(select(data, ~rows)) == self.data_digest
 
     def _lowest(self, test_error: float) -> float:
+        # A test error may exceed the bound by chance: only its lower limit contradicts the bound.
         return float(kl_inverse_lower(test_error, -math.log(CHANCE) / self.test_examples))
 
     def _kl(self) -> float:
@@ -250,6 +252,7 @@ class Certificate:
 
 
 def _read(path: Path | str, content: dict[str, Any], field: Any) -> Any:
+    # Fields that older versions did not write have defaults; all others must be there.
     value = content.get(field.name, field.default)
     if value is MISSING:
         raise ValueError(f"{path} has no {field.name}.")

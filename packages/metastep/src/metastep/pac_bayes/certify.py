@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,20 +22,12 @@ from metastep.pac_bayes.bound import (
     require_probability,
 )
 from metastep.pac_bayes.certificate import Certificate, gaussian_kl, prior_variance
+from metastep.pac_bayes.errors import Error, draw_errors, misclassified
 from metastep.pac_bayes.examples import Data, digest, require_data, trivial_error
-from metastep.pac_bayes.learned_prior import LearnedPrior, write_rows
-from metastep.pac_bayes.optimize import (
-    Error,
-    Optimized,
-    checked_prior,
-    draw_errors,
-    misclassified,
-    optimize,
-)
+from metastep.pac_bayes.learned_prior import LearnedPrior, begin_with
+from metastep.pac_bayes.optimize import Optimized, checked_prior, optimize
 from metastep.pac_bayes.posterior import initial_posterior, isotropic_posterior
 from metastep.types import RandomKey
-
-DEAL = 3  # folded into the key, beside the three that are split off it
 
 
 @dataclass(frozen=True)
@@ -157,7 +148,7 @@ def certify(
     if isinstance(prior, LearnedPrior):
         begin = partial(isotropic_posterior, log_scale=math.log(prior.scale))
         ceiling = prior.ceiling
-    data, params, prior, origin = _begin(data, params, prior, key)
+    data, params, prior, origin = begin_with(data, params, prior, key)
     risk = mean_risk(model, loss, params, data)
     checked = checked_prior(prior, risk)
     _require_finite_loss(risk)
@@ -184,40 +175,6 @@ def certify(
     )
     certificate = replace(certificate, trivial_error=trivial_error(data[1], error), **origin)
     return Certified(certificate, optimized)
-
-
-def _begin(
-    data: Data, params: PyTree | None, prior: PyTree | LearnedPrior, key: RandomKey
-) -> tuple[Data, PyTree, PyTree, dict[str, Any]]:
-    """Return the bound's data, where the posterior starts, the prior, and the prior's origin."""
-    if not isinstance(prior, LearnedPrior):
-        if params is None:
-            raise ValueError(
-                "params is None; allowed are the trained parameters. Only a LearnedPrior gives the "
-                "posterior a place to start from."
-            )
-        _require_different(prior, params)
-        return data, params, prior, {}
-    learned = prior.learn(data, jax.random.fold_in(key, DEAL))
-    origin = {
-        "prior_examples": int(np.sum(learned.rows)),
-        "prior_rows": write_rows(learned.rows),
-        "prior_repeats": learned.repeats,
-    }
-    if params is None:
-        return learned.data, learned.params, learned.params, origin
-    _require_different(learned.params, params)
-    return learned.data, params, learned.params, origin
-
-
-def _require_different(prior: PyTree, params: PyTree) -> None:
-    floating = lambda tree: jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array_like))
-    pairs = floating(prior), floating(params)
-    if len(pairs[0]) == len(pairs[1]) and all(map(np.array_equal, *pairs)):
-        raise ValueError(
-            "prior equals params; allowed are parameters that were chosen without the data of the "
-            "bound, such as the initialization, or those of a LearnedPrior with params left out."
-        )
 
 
 def write_certificate(
@@ -266,6 +223,7 @@ def write_certificate(
         )
         return found, kl
 
+    # The optimized variance lies between two that the union bound counts; the bound is for one.
     place = PRIOR_PRECISION * (math.log(ceiling) - 2 * float(posterior.log_prior_scale))
     candidates = {max(1, math.floor(place)), max(1, math.ceil(place))}
     j = min(candidates, key=lambda j: at(j)[0].value)

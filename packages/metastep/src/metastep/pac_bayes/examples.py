@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, PyTree
 
-from metastep.pac_bayes.optimize import Error, misclassified
+from metastep.pac_bayes.errors import Error, misclassified
 
 Data = tuple[PyTree, PyTree]
 

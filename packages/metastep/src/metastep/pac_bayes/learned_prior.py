@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Bool, PyTree
@@ -13,6 +14,7 @@ from metastep.pac_bayes.bound import PRIOR_PRECISION
 from metastep.pac_bayes.examples import Data, count, repeats, select
 from metastep.types import RandomKey
 
+DEAL = 3  # folded into the key, beside the three that are split off it
 FEWEST = 2  # examples that a bound is for: it divides by n - 1
 
 
@@ -155,9 +157,48 @@ def read_rows(text: str, trained: int, others: int) -> Bool[np.ndarray, " exampl
             "digits for every eight of all examples, and none for a prior without data."
         )
     rows = np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))[:examples].astype(bool)
+    # Written again, so that bits beyond the last example, and capital digits, count as damage.
     if np.sum(rows) != trained or write_rows(rows) != text:
         raise ValueError(
             f"prior_rows names {np.sum(rows)} examples; allowed are as many as prior_examples, "
             f"{trained}."
         )
     return rows
+
+
+def begin_with(
+    data: Data, params: PyTree | None, prior: PyTree | LearnedPrior, key: RandomKey
+) -> tuple[Data, PyTree, PyTree, dict[str, Any]]:
+    """Return the bound's data, where the posterior starts, the prior, and the prior's origin.
+
+    Raises:
+        ValueError: if there is no place to start from, or the prior equals it.
+    """
+    if not isinstance(prior, LearnedPrior):
+        if params is None:
+            raise ValueError(
+                "params is None; allowed are the trained parameters. Only a LearnedPrior gives the "
+                "posterior a place to start from."
+            )
+        _require_different(prior, params)
+        return data, params, prior, {}
+    learned = prior.learn(data, jax.random.fold_in(key, DEAL))
+    origin = {
+        "prior_examples": int(np.sum(learned.rows)),
+        "prior_rows": write_rows(learned.rows),
+        "prior_repeats": learned.repeats,
+    }
+    if params is None:
+        return learned.data, learned.params, learned.params, origin
+    _require_different(learned.params, params)
+    return learned.data, params, learned.params, origin
+
+
+def _require_different(prior: PyTree, params: PyTree) -> None:
+    floating = lambda tree: jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array_like))
+    pairs = floating(prior), floating(params)
+    if len(pairs[0]) == len(pairs[1]) and all(map(np.array_equal, *pairs)):
+        raise ValueError(
+            "prior equals params; allowed are parameters that were chosen without the data of the "
+            "bound, such as the initialization, or those of a LearnedPrior with params left out."
+        )

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from metastep.compilation import compiled
 from metastep.curvature.operators.risk import EmpiricalRisk
@@ -31,8 +31,6 @@ from metastep.pac_bayes.posterior import (
     rotate,
 )
 from metastep.types import RandomKey, Scalar
-
-PAIRS = 500  # draws at a time, which bounds the memory
 
 
 class Optimized(NamedTuple):
@@ -178,6 +176,7 @@ def _epoch(
     order = jax.random.permutation(order_key, examples)[: steps * batch_size]
     objective = jax.value_and_grad(partial(_objective, layout=layout), has_aux=True)
 
+    # The union bound counts variances c exp(-j / b) for j from 1; scales are half their logarithms.
     largest = (fixed.log_ceiling - 1 / PRIOR_PRECISION) / 2  # at j = 1
 
     def step(carry: Any, now: tuple[Array, Array]) -> tuple[Any, Array]:
@@ -207,6 +206,7 @@ def _objective(
     hidden = tuple(name for name in layout.names if name not in layout.first)
     params = perturb(risk, layout, posterior, fixed.basis, noise, other, hidden)
     left = fixed.basis[0]
+    # Layers that see the data: their outputs move by R(x) E', and no noisy weight is ever formed.
     shifts = {
         name: fixed.rotated[name][rows] @ noise[name].T @ left[name].T for name in layout.first
     }
@@ -217,88 +217,3 @@ def _objective(
     examples = jnp.asarray(risk.examples, kl.dtype)
     complexity = penalty(kl, posterior.log_prior_scale, examples, fixed.delta, fixed.log_ceiling)
     return loss + complexity, jnp.stack([loss, complexity, kl])
-
-
-Error = Callable[[Any, Any], Any]
-
-
-def misclassified(output: Float[Array, " classes"], target: Array) -> Array:
-    """Return whether the largest score belongs to another class than the label: the 0-1 error."""
-    return jnp.argmax(output) != target
-
-
-def draw_errors(
-    risk: EmpiricalRisk,
-    optimized: Optimized,
-    draws: int,
-    key: RandomKey,
-    error: Error = misclassified,
-) -> Float[np.ndarray, " draws"]:
-    """Return the errors of independent draws, each a pair of weights and a random example.
-
-    Their mean is an unbiased estimate of the posterior's error on the data of `risk`. In layers
-    whose input is the data, the output is drawn instead of the weights, since it is Gaussian for a
-    given input. A draw then costs about one evaluation of the model.
-
-    Args:
-        risk: the model with the data on which to measure the error.
-        optimized: the posterior and its basis.
-        draws: the number of draws.
-        key: a random key.
-        error: `(output, target) -> number in [0, 1]` for one example.
-
-    Raises:
-        ValueError: for `draws` below 1, or an error outside [0, 1].
-    """
-    if draws < 1:
-        raise ValueError(f"draws is {draws}; allowed are integers from 1.")
-    rotated = rotate(first_inputs(risk, optimized.layout), optimized.basis[1])
-    keys = jax.random.split(key, -(-draws // PAIRS))
-    found = _errors(risk, optimized[:2], rotated, keys, optimized.layout, error)
-    errors = np.asarray(found, float).reshape(-1)[:draws]
-    if not np.all((errors >= 0) & (errors <= 1)):
-        raise ValueError(
-            f"error has values from {errors.min()} to {errors.max()}; allowed are errors in "
-            "[0, 1]: the bound holds for no other. Clip or rescale it."
-        )
-    return errors
-
-
-@compiled
-def _errors(
-    risk: EmpiricalRisk,
-    parts: tuple[Posterior, Basis],
-    rotated: Matrices,
-    keys: Key[Array, " chunks"],
-    layout: Layout,
-    error: Error,
-) -> Float[Array, "chunks pairs"]:
-    posterior, basis = parts
-    variance = {name: jnp.exp(2 * posterior.log_scale[name]) for name in layout.first}
-    hidden = tuple(name for name in layout.names if name not in layout.first)
-    rest = {name: posterior.log_scale[name] for name in hidden}
-    narrowed = eqx.tree_at(lambda p: p.log_scale, posterior, rest)
-
-    def pair(key: RandomKey, row: Array, spread: Matrices) -> Array:
-        layer_key, first_key = jax.random.split(key)
-        noise, other = draw_noise(narrowed, layer_key)
-        params = perturb(risk, layout, posterior, basis, noise, other, hidden)
-        shifts = {
-            name: basis[0][name]
-            @ (deviation * jax.random.normal(jax.random.fold_in(first_key, i), deviation.shape))
-            for i, (name, deviation) in enumerate(spread.items())
-        }
-        inputs, target = jax.tree.map(lambda leaf: leaf[row], risk.data)
-        batch = jax.tree.map(lambda leaf: leaf[None], (inputs, shifts))
-        output = noisy_outputs(risk, layout, params, *batch)
-        return jnp.asarray(error(jax.tree.map(lambda leaf: leaf[0], output), target), float)
-
-    def chunk(key: RandomKey) -> Array:
-        row_key, key = jax.random.split(key)
-        rows = jax.random.randint(row_key, (PAIRS,), 0, risk.examples)
-        spread = {
-            name: jnp.sqrt(rotated[name][rows] ** 2 @ values.T) for name, values in variance.items()
-        }
-        return jax.vmap(pair)(jax.random.split(key, PAIRS), rows, spread)
-
-    return jax.lax.map(chunk, keys)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PyTree
 
 from metastep.compilation import compiled
 from metastep.curvature.layers.capture import find_layers
+from metastep.curvature.layers.findings import Key, Taps
 from metastep.curvature.layers.tracing import evaluate
 from metastep.curvature.operators.risk import EmpiricalRisk
 from metastep.pac_bayes.bound import kl_divergence
@@ -47,26 +48,28 @@ class Layout(NamedTuple):
 def find_layout(risk: EmpiricalRisk) -> Layout:
     """Find the layers of a model and whether their biases can be part of them.
 
+    A parameter of which the model uses parts as separate matrices (a stack of layers, a grouped
+    convolution) has independent entries.
+
     Raises:
         ValueError: for a model whose layers cannot be captured.
     """
-    layers = find_layers(risk)
-    bias = bool(layers) and all(layer.bias is not None for layer in layers.values())
     leaves, paths = _leaves(risk.params)
-    for layer in layers.values():
-        if layer.outputs * layer.inputs != leaves[paths.index(layer.name)].size:
-            raise ValueError(
-                f"layers has {layer.name}, of which the model uses a part as a weight matrix; "
-                "allowed are models that use their weights whole."
-            )
-    owned = [paths.index(layer.name) for layer in layers.values()]
+    whole = lambda layer: (
+        layer.name in paths
+        and layer.groups == 1
+        and layer.outputs * layer.inputs == leaves[paths.index(layer.name)].size
+    )
+    layers = {name: layer for name, layer in find_layers(risk).items() if whole(layer)}
+    bias = bool(layers) and all(layer.bias is not None for layer in layers.values())
+    owned = [paths.index(name) for name in layers]
     if bias:
         owned += [paths.index(str(layer.bias)) for layer in layers.values()]
     fixed = _independent_inputs(risk)
     first = [
         name
         for name, layer in layers.items()
-        if layer.positions == 1 and paths.index(name) in fixed
+        if layer.positions == 1 and (paths.index(name), 0) in fixed
     ]
     return Layout(tuple(layers), bias, tuple(first), tuple(owned))
 
@@ -84,27 +87,28 @@ def _with_leaves(params: PyTree, leaves: list[Array]) -> PyTree:
 
 
 def _evaluate(
-    risk: EmpiricalRisk, leaves: list[Array], example: PyTree, taps: dict[int, Array]
-) -> tuple[PyTree, dict[int, Array]]:
+    risk: EmpiricalRisk, leaves: list[Array], example: PyTree, taps: Taps
+) -> tuple[PyTree, Taps]:
     """Return the output with `taps` added to layers' outputs, and every layer's input rows."""
     model = lambda leaves, x: risk.model(_with_leaves(risk.params, leaves), x)
     output, findings = evaluate(model, leaves, example, taps)
     return output, findings.inputs
 
 
-def _independent_inputs(risk: EmpiricalRisk) -> set[int]:
-    """Return the leaves whose layers' inputs do not depend on any parameter."""
+def _independent_inputs(risk: EmpiricalRisk) -> set[Key]:
+    """Return the matrices whose layers' inputs do not depend on any parameter."""
     leaves, _ = _leaves(risk.params)
     inputs = lambda leaves, x: _evaluate(risk, leaves, x, {})[1]
     closed, shape = jax.make_jaxpr(inputs, return_shape=True)(leaves, risk.example()[0])
+    # Data flow alone, by the equations: a layer's input is fixed if no parameter reaches it.
     dependent = set(closed.jaxpr.invars[: len(leaves)])
     for equation in closed.jaxpr.eqns:
         reads = [atom for atom in equation.invars if isinstance(atom, jex.core.Var)]
         if any(atom in dependent for atom in reads):
             dependent.update(equation.outvars)
     return {
-        leaf
-        for leaf, atom in zip(shape, closed.jaxpr.outvars, strict=True)
+        key
+        for key, atom in zip(sorted(shape), closed.jaxpr.outvars, strict=True)
         if atom not in dependent
     }
 
@@ -136,6 +140,7 @@ def initial_posterior(
     """Return the start of Algorithm 4: mean w, standard deviations |w|."""
     leaves, _ = _leaves(risk.params)
     layers = find_layers(risk, layout.names, layout.bias)
+    # A weight of zero would have the scale 0, whose logarithm never moves again.
     log = lambda leaf: jnp.log(jnp.maximum(jnp.abs(leaf), SMALLEST_SCALE))
     return Posterior(
         mean=eqx.filter(risk.params, eqx.is_inexact_array),
@@ -162,7 +167,7 @@ def first_inputs(risk: EmpiricalRisk, layout: Layout) -> Matrices:
 
     def rows(example: PyTree) -> dict[str, Array]:
         inputs = _evaluate(risk, leaves, example, {})[1]
-        return {name: inputs[paths.index(name)][0] for name in layout.first}
+        return {name: inputs[paths.index(name), 0][0] for name in layout.first}
 
     found = jax.vmap(rows)(risk.inputs)
     if not layout.bias:
@@ -250,7 +255,7 @@ def noisy_outputs(
 ) -> PyTree:
     """Return the model's outputs with `shifts` `[examples, out]` added after the first layers."""
     leaves, paths = _leaves(params)
-    place = {name: paths.index(name) for name in layout.first}
+    place = {name: (paths.index(name), 0) for name in layout.first}
 
     def output(example: PyTree, shifts: dict[str, Array]) -> PyTree:
         taps = {place[name]: shift[None] for name, shift in shifts.items()}

@@ -146,6 +146,7 @@ class HypergradientLogisticRegression(LinearClassifier):
 
 def _complete(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Add to the rows all examples of the classes that they lack."""
+    # A class that is missing from a fold would have no finite intercept there.
     absent = ~np.isin(labels, labels[rows])
     return np.union1d(rows, np.flatnonzero(absent))
 
@@ -169,6 +170,7 @@ class Labelled(NamedTuple):
         """Return the sum of cross-entropies, its derivative, and the rows' probabilities."""
         scores = self.features @ params.T
         if len(params) == 1:
+            # The first class is the reference, whose score is 0.
             scores = np.insert(scores, 0, 0.0, axis=1)
         scores -= np.max(scores, axis=1, keepdims=True)
         exponentials = np.exp(scores)
@@ -202,6 +204,7 @@ def train_exactly(
         factor = cho_factor(_hessian(train, probabilities, penalty))
         step = cho_solve(factor, slope.ravel()).reshape(params.shape)
         decrement, taken = float(np.sum(slope * step)), taken + 1
+        # Half the decrement is how far the objective is above its minimum, for any units.
         if decrement <= NEWTON_DECREMENT * len(train.targets) or taken == NEWTON_STEPS:
             return params - step, factor
         params = params - _halved(objective, params, step, decrement) * step
@@ -215,6 +218,7 @@ def _halved(
 ) -> float:
     """Return the largest of 1, 1/2, 1/4, ... that decreases the objective sufficiently."""
     size, value = 1.0, objective(params)
+    # Near the minimum a decrease is smaller than the rounding of the objective.
     value += ROUNDING * abs(value)
     while size > SMALLEST_STEP:
         if objective(params - size * step) <= value - 1e-4 * size * decrement:

@@ -139,12 +139,14 @@ def ridge_fold(
 
     At w = A^{-1} X^T y with A = X^T X + diag(alpha), the derivative is -w_j (A^{-1} d_w f)_j.
     """
+    # Centered on the fold's own training rows, which leaves the intercept free of the penalty.
     center, level = features.mean(axis=0), targets.mean()
     features, held_out = features - center, held_out - center
     gram, moment = features.T @ features, features.T @ (targets - level)
     expected = held_out_targets - level
 
     def fold(alpha: np.ndarray) -> tuple[float, np.ndarray]:
+        # One factor for the solution and for its adjoint.
         factor = cho_factor(gram + np.diag(alpha))
         coef = cho_solve(factor, moment)
         errors = held_out @ coef - expected

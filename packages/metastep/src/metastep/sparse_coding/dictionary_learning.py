@@ -44,6 +44,8 @@ def learn_dictionary(
     batch_size: int = 200,
     learning_rate: float = 1e-3,
     shuffle: bool = False,
+    fixed: bool = False,
+    adam: bool = True,
     rng: np.random.Generator,
 ) -> LearnedDictionary:
     """Learn a dictionary by Algorithm 2 (`hidden=0`) or, with masking, Algorithm 3.
@@ -65,12 +67,15 @@ def learn_dictionary(
         signals: (n, d); their dtype, float32 or float64, is that of the whole computation.
         start: (d, p'), the initial dictionary, columns of unit norm.
         n_nonzero: atoms for each signal, from 1 to the smaller of p' and d - `hidden`.
-        hidden: the number of coordinates hidden from the pursuit, drawn anew for each batch. The
-            loss uses these only; with 0 it uses all. The thesis takes d // 10.
+        hidden: the number of coordinates hidden from the pursuit. The loss uses these only; with 0
+            it uses all. The thesis takes d // 10.
         epochs: passes over the signals.
         batch_size: signals in each step; the last batch of a pass may be smaller.
         learning_rate: of Adam; its other constants are the usual 0.9, 0.999 and 1e-8.
         shuffle: draw the batches anew in each pass; otherwise they follow the given order.
+        fixed: hide the same coordinates from every batch, as in Theorem 2.3.6; otherwise they are
+            drawn anew for each, as in Algorithm 3.
+        adam: False takes plain steps along the gradient of the mean squared error of a signal.
         rng: source of the masks and batches.
 
     Raises:
@@ -85,19 +90,22 @@ def learn_dictionary(
     _check(signals, start, n_nonzero, hidden, epochs, batch_size, learning_rate)
     n, dim = signals.shape
     atoms = np.array(start.T, signals.dtype, order="C")
-    adam = _Adam(atoms, learning_rate)
-    losses, everything = [], np.arange(dim)
+    descent = _Adam(atoms, learning_rate) if adam else None
+    losses, everything, mixed = [], np.arange(dim), None
     for _ in range(epochs):
         order = rng.permutation(n) if shuffle else np.arange(n)
         for first in range(0, n, batch_size):
             batch = signals[order[first : first + batch_size]]
             shown = judged = everything
             if hidden:
-                mixed = rng.permutation(dim)
+                mixed = rng.permutation(dim) if mixed is None or not fixed else mixed
                 judged, shown = np.sort(mixed[:hidden]), np.sort(mixed[hidden:])
             loss, gradient = _loss_and_gradient(batch, atoms, n_nonzero, shown, judged)
             losses.append(loss)
-            adam.update(atoms, judged, gradient)
+            if descent is None:
+                atoms[:, judged] -= learning_rate * gradient
+            else:
+                descent.update(atoms, judged, gradient)
             norms = np.sqrt(np.vecdot(atoms, atoms))
             atoms /= np.where(norms > 0, norms, 1)[:, None]
     return LearnedDictionary(atoms.T, np.reshape(losses, (epochs, -1)))

@@ -153,6 +153,7 @@ def restricted_isometry_bounds(
     products = np.abs(dictionary.T @ dictionary)
     norms = np.abs(np.diagonal(products) - 1)
     np.fill_diagonal(products, 0)
+    # A row of a support's Gram matrix has s - 1 other entries, at most its largest ones.
     circles = np.sort(products, axis=1)[:, atoms - n_nonzero + 1 :].sum(axis=1)
     return _largest_deviation(dictionary, drawn), float(norms.max() + circles.max())
 

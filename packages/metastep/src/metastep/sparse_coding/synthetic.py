@@ -42,9 +42,15 @@ def random_dictionary(rng: np.random.Generator, dim: int, atoms: int) -> np.ndar
 
 
 def draw_signals(
-    rng: np.random.Generator, dictionary: np.ndarray, samples: int, n_nonzero: int, noise: float
+    rng: np.random.Generator,
+    dictionary: np.ndarray,
+    samples: int,
+    n_nonzero: int,
+    noise: float,
+    *,
+    scale: float | None = None,
 ) -> SparseSignals:
-    """Draw signals y = A z + noise with random supports and codes z of unit norm.
+    """Draw signals y = A z + noise with random supports and codes z, of unit norm by default.
 
     Example:
         >>> import numpy as np
@@ -59,6 +65,8 @@ def draw_signals(
         samples: n, the number of signals.
         n_nonzero: the size of each support, from 1 to p; uniform over supports, Gaussian entries.
         noise: standard deviation of the noise in each coordinate.
+        scale: standard deviation of the entries of z, which then have no fixed norm (Assumption
+            2.3.5 of the thesis); None for a norm of 1.
 
     Returns:
         Signals (n, d) and codes (n, p), float64.
@@ -76,9 +84,11 @@ def draw_signals(
         raise ValueError(f"n_nonzero is {n_nonzero}; allowed are integers from 1 to {atoms}")
     if not noise >= 0:
         raise ValueError(f"noise is {noise}; allowed are numbers from 0")
+    if scale is not None and not scale > 0:
+        raise ValueError(f"scale is {scale}; allowed are positive numbers")
     supports = np.argsort(rng.random((samples, atoms)), axis=1)[:, :n_nonzero]
     entries = rng.standard_normal((samples, n_nonzero))
-    entries /= np.linalg.norm(entries, axis=1, keepdims=True)
+    entries *= 1 / np.linalg.norm(entries, axis=1, keepdims=True) if scale is None else scale
     codes = np.zeros((samples, atoms))
     np.put_along_axis(codes, supports, entries, axis=1)
     noises = noise * rng.standard_normal((samples, dim))

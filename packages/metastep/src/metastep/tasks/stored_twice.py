@@ -48,6 +48,7 @@ class StoredTwice(eqx.Module):
 def _multiply(right: Array, matrix: Array, transposed_matrix: Array) -> Array:
     """Return matrix @ right, with `right` padded to full vector registers."""
     del transposed_matrix
+    # For ten classes the product of a multiple of 16 columns is faster than that of ten.
     width = right.shape[1]
     padding = -width % LANES if width > LANES // 2 else 0
     return (matrix @ jnp.pad(right, ((0, 0), (0, padding))))[:, :width]
@@ -80,6 +81,7 @@ def _batch(arguments: Any, axes: Any) -> tuple[Any, int]:
     right, matrix, transposed_matrix = arguments
     if axes[1] is not None or axes[2] is not None:  # a matrix per row: no stored transpose to use
         return jax.vmap(jnp.matmul, (axes[1], axes[0]))(matrix, right), 0
+    # One product with more columns: the matrix is read once for the whole batch.
     right = jnp.moveaxis(right, axes[0], 1)
     flat = _product.bind(right.reshape(right.shape[0], -1), matrix, transposed_matrix)
     return flat.reshape(flat.shape[0], *right.shape[1:]), 1

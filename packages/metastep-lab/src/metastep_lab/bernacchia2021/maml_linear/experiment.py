@@ -15,7 +15,8 @@ Tables (one row per observation; `simulated` and `standard_error` over runs):
   best train rate minus loss at 0), best_test_rate, and, exact for finite sizes, loss_at_zero and
   slope_at_zero (by the train rate); leading_slope (Eq. 10) is the slope of Theorems 1 and 2.
 - `sweep`: figure, varied, value, loss (at the theory's best train rate), standard_error,
-  best_train_rate, best_error, spread (over train rates): one quantity varied at a time (`sweeps`).
+  best_train_rate, shift (relative, from the setting itself), shift_error, spread (over the train
+  rates): one quantity varied at a time (see `sweeps`).
 - `test_data`: figure, train_rate, test_rate, analytic, sampled (on drawn test tasks), difference
   (sampled minus analytic, run by run), standard_error.
 """
@@ -23,7 +24,7 @@ Tables (one row per observation; `simulated` and `standard_error` over runs):
 import re
 from collections.abc import Mapping
 from string import ascii_lowercase
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +42,7 @@ from metastep_lab.bernacchia2021.curves import (
 from metastep_lab.bernacchia2021.maml_linear.claims import CLAIMS, answer
 from metastep_lab.bernacchia2021.maml_linear.figures import figures
 from metastep_lab.bernacchia2021.maml_linear.setting import Setting
-from metastep_lab.bernacchia2021.maml_linear.sweeps import sweep
+from metastep_lab.bernacchia2021.maml_linear.sweeps import FACTORS, sweep
 from metastep_lab.bernacchia2021.mixed_regression_runs import rows_on_drawn_tasks, simulate
 from metastep_lab.catalog import listing
 from metastep_lab.configuration import (
@@ -92,8 +93,8 @@ class Config:
         rates: how many train rates, odd.
         test_rates: test rates.
         runs: independent repetitions.
-        sweep_rates: how many train rates in the sweeps of settings with both panels; 0 for no
-            sweeps.
+        sweeps: what is varied in the settings with both panels.
+        sweep_rates: how many train rates there, odd.
         sweep_runs: their repetitions.
         tested: settings of which some runs are also tested on drawn tasks; absent ones are skipped.
         test_runs: how many runs of each of them.
@@ -122,10 +123,20 @@ class Config:
         tuple[float, ...], MinLen(1), Predicate(different), "different numbers"
     ] = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
     runs: Several = 5000
-    sweep_rates: Annotated[
-        int, Predicate(lambda rates: rates == 0 or (rates >= 5 and rates % 2)), "0 and odd from 5"
-    ] = 29
-    sweep_runs: Several = 1000
+    sweeps: tuple[
+        Literal[
+            "noise",
+            "variability",
+            "test_rate",
+            "start",
+            "target_samples",
+            "validation_samples",
+            "tasks",
+        ],
+        ...,
+    ] = tuple(FACTORS)
+    sweep_rates: GridSize = 29
+    sweep_runs: Several = 3000
     tested: tuple[str, ...] = ("2", "3")
     test_runs: Several = 100
     test_tasks: Count = 100
@@ -179,7 +190,7 @@ HEADERS = {
     "loss": "figure panel train_rate test_rate theory simulated standard_error",
     "paired": "figure panel train_rate difference standard_error",
     "optimum": "figure panel quantity theory simulated standard_error",
-    "sweep": "figure varied value loss standard_error best_train_rate best_error spread",
+    "sweep": "figure varied value loss standard_error best_train_rate shift shift_error spread",
     "test_data": "figure train_rate test_rate analytic sampled difference standard_error",
 }
 
@@ -208,8 +219,9 @@ def _run_setting(
     for quantity, value, statistic in _optima(setting, grid, best, along, distances):
         place = "a" if quantity == "best_test_rate" else panel
         rows["optimum"].append((figure, place, quantity, value, *statistic))
-    if setting.both_rates and config.sweep_rates:
-        rows["sweep"] += sweep(setting, best, config.sweep_rates, config.sweep_runs, key)
+    if setting.both_rates:
+        sizes = config.sweep_rates, config.sweep_runs
+        rows["sweep"] += sweep(setting, best, config.sweeps, *sizes, key)
     if setting.setting in config.tested:
         drawn = rows_on_drawn_tasks(
             key,
@@ -287,7 +299,14 @@ EXPERIMENT = Experiment(
     listing("maml-linear"),
     config=Config,
     presets={
-        "quick": Config(runs=400, tested=("2",), test_runs=20, sweep_rates=15, sweep_runs=200),
+        "quick": Config(
+            runs=400,
+            tested=("2",),
+            test_runs=20,
+            sweeps=("noise", "variability", "test_rate", "start", "tasks"),
+            sweep_rates=9,
+            sweep_runs=200,
+        ),
         "paper": Config(),
     },
     run=run,

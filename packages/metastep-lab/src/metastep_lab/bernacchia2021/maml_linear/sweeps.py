@@ -21,42 +21,52 @@ FACTORS = {
 """What is varied, in units of the setting; `start` in units of nu, as |omega_0 - w_0|."""
 
 
-def sweep(setting: Setting, best: float, rates: int, runs: int, key: Array) -> list[tuple]:
+def sweep(
+    setting: Setting, best: float, names: tuple[str, ...], rates: int, runs: int, key: Array
+) -> list[tuple]:
     """Vary one quantity after the other.
 
     Args:
         setting: the others.
         best: the train rate at which the loss is measured.
+        names: what is varied, of `FACTORS`.
         rates: train rates of the curve along which the best is found.
         runs: repetitions, with the same key for all values.
         key: of the draws.
 
     Returns:
         Rows of figure, varied, value, loss (at `best`), its standard error, best_train_rate (that
-        of the smallest simulated loss), its error, and spread (largest minus smallest mean loss
-        over the train rates). Values with as many validation examples as parameters, give or take
-        one, are left out.
+        of the smallest simulated loss), shift (its relative change from that of the setting
+        itself), shift_error (by the jackknife of both) and spread (largest minus smallest mean
+        loss over the train rates). Values with as many validation examples as parameters, give or
+        take one, are left out.
     """
     grid = rate_grid(setting.train_rate_limit, rates)
+    optimum = lambda curve: best_rate(grid, curve)
+    shift = lambda both: optimum(both[rates:]) / optimum(both[:rates]) - 1
+    nowhere = jnp.zeros(setting.dim)
+    own = _curves(setting, nowhere, grid, best, runs, key)
     rows = []
-    for varied, factors in FACTORS.items():
-        for changed, value, start in _values(setting, varied, factors, key):
-            distribution = changed.distribution
-            found = simulate(
-                key,
-                distribution,
-                changed.design,
-                jnp.asarray([*grid, best]),
-                jnp.asarray([changed.test_rate]),
-                runs=runs,
-                start=distribution.center + start,
-            )
-            losses = np.asarray(found.loss)[..., 0]
-            curve, means = losses[:, :-1], losses[:, :-1].mean(axis=0)
-            optimum = jackknife(curve, lambda y: best_rate(grid, y))
-            numbers = *mean_and_error(losses[:, -1]), *optimum, np.ptp(means)
+    for varied in names:
+        for changed, value, start in _values(setting, varied, FACTORS[varied], key):
+            same = changed == setting and not np.any(start)
+            losses = own if same else _curves(changed, start, grid, best, runs, key)
+            curve, both = losses[:, :-1], np.hstack([own[:, :-1], losses[:, :-1]])
+            means, moved = curve.mean(axis=0), (0.0, 0.0) if same else jackknife(both, shift)
+            numbers = *mean_and_error(losses[:, -1]), optimum(means), *moved, np.ptp(means)
             rows.append((setting.figure, varied, value, *numbers))
     return rows
+
+
+def _curves(
+    setting: Setting, start: Array, grid: np.ndarray, best: float, runs: int, key: Array
+) -> np.ndarray:
+    """Return the losses of every run at the train rates of the grid and at the best."""
+    distribution = setting.distribution
+    rates = jnp.asarray([*grid, best]), jnp.asarray([setting.test_rate])
+    start = distribution.center + start
+    found = simulate(key, distribution, setting.design, *rates, runs=runs, start=start)
+    return np.asarray(found.loss)[..., 0]
 
 
 def _values(

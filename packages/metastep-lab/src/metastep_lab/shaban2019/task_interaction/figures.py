@@ -53,7 +53,7 @@ def _coupling_figure(record: Record) -> tuple[Figure, str]:
     figure, axes = new_figure(width=8.0, height=6.4)
     draw_heatmap(
         axes[0],
-        np.round(np.log10(mean), 1),
+        np.round(np.log10(mean), 1) + 0.0,  # no negative zero
         x_ticks=names,
         y_ticks=names,
         x_label="class",

@@ -88,6 +88,39 @@ def _interference(record: Record) -> Numbers:
     }
 
 
+def _full(record: Record) -> Frame:
+    """Return the averages of the window that is exact, by iterations."""
+    rows = record.frames["stochastic"]
+    full = rows[rows["window"] == record.config.horizon].sort_values("iterations")
+    return full.set_index("iterations")["average"]
+
+
+def _falls_per(averages: Frame) -> Numbers:
+    """Return the exponents between consecutive numbers of iterations."""
+    exponents = np.diff(np.log(averages)) / np.diff(np.log(averages.index))
+    return {"exponents": exponents, "averages": averages}
+
+
+def _by_horizon(record: Record, longest: bool) -> Numbers:
+    """Return errors at the long or the short training, and their factors per step."""
+    rows = record.frames["conjugate"]
+    horizon = rows["horizon"].max() if longest else rows["horizon"].min()
+    rows = rows[rows["horizon"] == horizon].sort_values("steps")
+    first, last, condition = rows.iloc[0], rows.iloc[-1], rows["condition"].iloc[0]
+    per_step = lambda name: (last[name] / first[name]) ** (1 / (last["steps"] - first["steps"]))
+    return {
+        "rows": rows,
+        "truncated": per_step("truncated"),
+        "conjugate": per_step("conjugate"),
+        "slow": 1 - 1 / condition,
+        "fast": 1 - condition**-0.5,
+    }
+
+
+ERRORS = each(
+    "K={steps:g} {truncated:.2g} / {conjugate:.2g}", "K-RMD / conjugate gradients: ", ", "
+)
+
 CLAIMS = (
     Statement(
         "bias-below-bound",
@@ -175,5 +208,55 @@ CLAIMS = (
             f"K-RMD and the series differ by at most {rows['difference'].max(skipna=False):.1g}; "
             + each("K={window:g} {error:.2g} (bound {bound:.2g})", "error by K ")(rows)
         ),
+    ),
+    Statement(
+        "theorem-3.3",
+        "Theorem 3.3: in stochastic descent along K-RMD the mean of |d|^2, weighted by step sizes, "
+        "is at most of order epsilon + (epsilon^2 + 1) / sqrt(R) (here: below the bound of the "
+        "proof for every window and number of iterations R).",
+        measure=lambda record: record.frames["stochastic"],
+        verdict=lambda rows: rows.eval("average + 3 * standard_error <= bound").all(),
+        evidence=each(
+            "K={window:g} R={iterations:g} {average:.3g} ({bound:.3g})", "mean (bound): ", ", "
+        ),
+    ),
+    Statement(
+        "theorem-3.3-rate",
+        "Theorem 3.3: without bias the mean of |d|^2 falls like 1 / sqrt(R) up to a logarithm "
+        "(here: the exponent is at most -0.4 between consecutive R).",
+        lacks=lambda record: (
+            None if len(_full(record)) > 1 else "needs the full window and two numbers R"
+        ),
+        measure=lambda record: _falls_per(_full(record)),
+        verdict=lambda found: np.all(found["exponents"] <= -0.4),
+        evidence=lambda found: (
+            "; ".join(f"R = {count:g}: {value:.3g}" for count, value in found["averages"].items())
+            + "; exponents "
+            + ", ".join(f"{one:.3f}" for one in found["exponents"])
+        ),
+    ),
+    Statement(
+        "conjugate-gradients-at-the-minimum",
+        "Section 3.3: where the training has converged, K-RMD has a bias of order (1 - 1/kappa)^K, "
+        "and Eq. 11 with K steps of conjugate gradients one of order (1 - 1/sqrt(kappa))^K, which "
+        "is preferable (here: for every K, and both factors per step at most these, times 1.01).",
+        measure=lambda record: _by_horizon(record, True),
+        verdict=lambda found: (
+            found["rows"].eval("conjugate < truncated").all()
+            and found["truncated"] <= 1.01 * found["slow"]
+            and found["conjugate"] <= 1.01 * found["fast"]
+        ),
+        evidence=lambda found: (
+            f"{ERRORS(found['rows'])}; factor per step {found['truncated']:.3f} / "
+            f"{found['conjugate']:.3f} (at most {found['slow']:.3f} / {found['fast']:.3f})"
+        ),
+    ),
+    Statement(
+        "conjugate-gradients-before-it",
+        "Section 3.3: where it has not, Eq. 11 has no control on its error, while K-RMD has (here: "
+        "after a short training the error of Eq. 11 stays above a half, that of K-RMD vanishes).",
+        measure=lambda record: _by_horizon(record, False)["rows"],
+        verdict=lambda rows: rows["conjugate"].iloc[-1] > 0.5 and rows["truncated"].iloc[-1] < 1e-9,
+        evidence=ERRORS,
     ),
 )

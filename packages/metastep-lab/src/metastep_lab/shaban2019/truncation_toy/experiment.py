@@ -13,6 +13,11 @@ Tables (one row per observation):
   hypergradient before and after ten outer steps): Lemma 3.2 and Theorem 3.4 are false as stated.
 - `neumann`: window, difference (K-RMD less the K-term series, relative to the exact gradient),
   error |h - d|, bound (Eq. 10), exact_norm: on a random problem at its fixed point (Prop. 3.6).
+- `stochastic`: window, iterations, average (weighted mean of |d|^2 over the iterations of a
+  stochastic descent of f-tilde, over runs), standard_error, bias (the largest |h - d| on the way),
+  bound (of the proof of Theorem 3.3).
+- `conjugate`: horizon, steps, truncated and conjugate (relative errors of K-RMD and of as many
+  steps of conjugate gradients for Eq. 11), condition: a random problem, long and briefly trained.
 - `implicit`: horizon, difference between the unrolled hypergradient and that of the fixed point.
 """
 
@@ -30,9 +35,10 @@ import metastep as ms
 from metastep.compilation import compiled
 from metastep.trees import cosine, inner_product, norm
 from metastep_lab.catalog import listing
-from metastep_lab.configuration import Count, Positive, configuration
+from metastep_lab.configuration import Ascending, Count, Positive, Several, configuration
 from metastep_lab.experiment import Context, Experiment
 from metastep_lab.shaban2019.truncation_toy.claims import CLAIMS, answer
+from metastep_lab.shaban2019.truncation_toy.conjugate import compared
 from metastep_lab.shaban2019.truncation_toy.counterexamples import (
     descent_counterexample,
     implicit,
@@ -45,10 +51,13 @@ from metastep_lab.shaban2019.truncation_toy.model import (
     outer_loss,
     toy,
 )
+from metastep_lab.shaban2019.truncation_toy.stochastic import averages
 from metastep_lab.tables import Table, columns
 from metastep_lab.theory import truncation as theory
 
 KEY_SEED = 0
+LENGTHS = (500, 5)
+"""Trainings on the random problem of `conjugate`: converged, and not."""
 Pair = Annotated[tuple[float, ...], Len(2, 2), "two numbers"]
 
 
@@ -64,6 +73,8 @@ class Config:
         start: lambda at the beginning for f (not in the paper).
         start_tilde: the same for f-tilde; from (0, 0) the ratio of Figure 2 turns negative, from
             (1, 1) it does not.
+        iterations: R of the stochastic descent.
+        runs: its repetitions.
     """
 
     horizon: Annotated[Count, "the integers from 1"] = 100
@@ -72,6 +83,8 @@ class Config:
     first_step: Positive = 0.6
     start: Pair = (1.0, 1.0)
     start_tilde: Pair = (0.0, 0.0)
+    iterations: Ascending = (100, 1000, 10000)
+    runs: Several = 50
 
     def __post_init__(self):
         """Check the values of the fields."""
@@ -83,7 +96,7 @@ class Config:
 
 
 def run(config: Config, context: Context) -> Mapping[str, float]:
-    """Compute every table in float64. Deterministic: the seed changes nothing."""
+    """Compute every table in float64. The seed changes `stochastic` and `conjugate` only."""
     with jax.enable_x64(True):
         key = jax.random.key(KEY_SEED)
         context.log("bias at (1, 1)")
@@ -94,6 +107,13 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
         context.table("descent_counterexample", descent_counterexample(key))
         context.table("neumann", neumann(key))
         context.table("implicit", implicit(key))
+        context.log("stochastic descent")
+        draws = jax.random.key(context.seed)
+        rows = averages(config.windows, config.horizon, config.iterations, config.runs, draws)
+    names = "window iterations average standard_error bias bound"
+    context.table("stochastic", columns(names, rows))
+    names = "horizon steps truncated conjugate condition"
+    context.table("conjugate", columns(names, compared(LENGTHS, context.seed)))
     return {}
 
 
@@ -216,7 +236,7 @@ def _interference(config: Config, key: Array) -> Table:
 EXPERIMENT = Experiment(
     listing("truncation-toy"),
     config=Config,
-    presets={"quick": Config(outer_steps=200), "paper": Config()},
+    presets={"quick": Config(outer_steps=200, iterations=(100, 1000), runs=20), "paper": Config()},
     run=run,
     claims=CLAIMS,
     figures=figures,

@@ -15,7 +15,7 @@ Tables (one row per observation):
   seconds (one retraining).
 - `curves`, at the smooth step size: model, seed, method, removed (share of the examples, the most
   helpful ones by the sum of the scores), rise (of the mean loss of the queries when trained
-  without them).
+  without them), predicted (by the exact scores).
 - `recall`, at the smooth step size: model, seed, method, checked (share of the examples, the most
   harmful ones by the sum of the scores), recall (share of the spoilt examples among them).
 - `removals`: model, speed, query, predicted, true: the changes of a few queries with the first
@@ -145,7 +145,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
 COLUMNS = {
     "scores": "model speed seed method lds lds_error seconds",
     "training": "model speed seed loss metasmoothness removal_error trusted seconds",
-    "curves": "model seed method removed rise",
+    "curves": "model seed method removed rise predicted",
     "recall": "model seed method checked recall",
     "removals": "model speed query predicted true",
 }

@@ -109,7 +109,8 @@ def _warnings_figure(record: Record) -> tuple[Figure, str]:
         "What was measured before anything was left out, and the LDS of the exact scores, one "
         "point for each model, step size and seed. Dotted: left of it in the left panel and right "
         "of it in the right one the scores are not believed. Rank correlation "
-        f"{found['smoothness']:.2f} and {found['error']:.2f}. Scores that are not finite count "
+        f"{found['smoothness']:.2f} and {found['error']:.2f}; of the warning itself "
+        f"{found['warning']:.2f}. Scores that are not finite count "
         "as 0, errors above 1000 as 1000."
     )
     return figure, text

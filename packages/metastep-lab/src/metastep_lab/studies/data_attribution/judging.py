@@ -113,9 +113,9 @@ def curve_rows(
             row[order[:count]] = True
     flat = masks.reshape(-1, total)
     removals = retrain(context, case, training, flat, f"{case.name}-{case.seed}-curves")
-    rises = removals.changes.mean(axis=1).reshape(len(orders), -1)
+    exact = sums["exact"] / removals.changes.shape[1]
+    found = zip(removals.changes.mean(axis=1), -flat @ exact, strict=True)
+    places = ((method, share) for method in orders for share in removed)
     return [
-        (case.name, case.seed, method, share, rise)
-        for method, of_method in zip(orders, rises, strict=True)
-        for share, rise in zip(removed, of_method, strict=True)
+        (case.name, case.seed, *place, *rises) for place, rises in zip(places, found, strict=True)
     ]

@@ -68,12 +68,13 @@ def _tuning_figure(record: Record) -> tuple[Figure, str]:
     figure, axes = new_figure(columns=1)
     for index, (seed, rows) in enumerate(record.frames["history"].groupby("seed")):
         smooth = rows["validation_loss"].rolling(20, min_periods=1).mean()
-        axes[0].plot(rows["step"], smooth, label=f"seed {seed}", **style(index))
-    axes[0].set(xlabel="outer step", ylabel="validation loss (nats)", yscale="log")
+        axes[0].plot(rows["step"], smooth, label=f"seed {seed:g}", **style(index))
+    axes[0].set(xlabel="outer step", ylabel="validation loss (nats)")
     axes[0].set_title("Mean over training runs of all ages")
     axes[0].legend()
     text = (
         "The validation loss that the ratings are tuned on, the mean over the population, averaged "
-        "over twenty outer steps. It falls at first because all runs begin untrained."
+        "over twenty outer steps. It falls at first because all runs begin untrained; it rises "
+        "again and again because a run that is over begins anew."
     )
     return figure, text

@@ -82,6 +82,9 @@ def _gap_figure(record: Record) -> tuple[Figure, str]:
         ends.append(f"{label}: {', '.join(f'{gap:.3f}' for gap in rows['gap'])}")
     axes[0].axhline(0, color="black", linewidth=0.8)
     axes[0].set(xlabel="samples", ylabel="difference in test accuracy", xscale="log")
+    numbers = numbers_of_samples(record)
+    axes[0].set_xticks(numbers, [f"{one:,}" for one in numbers])
+    axes[0].minorticks_off()
     axes[0].set_title("Train-by-validation less train-by-train")
     axes[0].legend()
     text = (

@@ -9,7 +9,7 @@ import pandas as pd
 from metastep.learned import AbstractLearnedOptimizer, TrainedOptimizer
 from metastep.types import Outer
 from metastep_lab.experiment import Context
-from metastep_lab.tables import Table
+from metastep_lab.tables import Frame, Table
 from metastep_lab.wang2021.mlp_optimizer.digit_classification import training_objective
 from metastep_lab.wang2021.mlp_optimizer.samples import Arm, Size, few
 from metastep_lab.wang2021.mlp_optimizer.study import (
@@ -140,7 +140,8 @@ def generalization_rows(
 
 def summary(accuracy: Table) -> Table:
     """Return means at the last step, with the spread over meta-seeds and over tests apart."""
-    rows, keys = pd.DataFrame(dict(accuracy)), ["noise", "samples", "mode", "checkpoint", "split"]
+    rows: Frame = pd.DataFrame(dict(accuracy))
+    keys = ["noise", "samples", "mode", "checkpoint", "split"]
     last = rows[rows["step"] == rows.groupby("samples")["step"].transform("max")]
     found = last.groupby(keys, sort=False).agg(
         step=("step", "first"),

@@ -1,5 +1,6 @@
 """Clusters of the derivatives of a network's logits, by logit and by class."""
 
+import math
 from collections.abc import Iterator
 
 import jax
@@ -11,18 +12,22 @@ from sklearn.manifold import TSNE
 from metastep.compilation import compiled
 from metastep.curvature import LayerHessian
 from metastep.types import RandomKey
-from metastep_lab.wu2022.hessian_structure.models import CLASSES
+from metastep_lab.wu2022.networks.digit_networks import Params
+from metastep_lab.wu2022.networks.training import in_order
 
-PERPLEXITY = CLASSES - 1  # the neighbors that a point has in a cluster of its own
 STEPS = 500
 DERIVATIVES = ("output", "weight")
 
 
-def _rows(operator: LayerHessian, scores: Array) -> Float[Array, "examples classes out"]:
-    """Return N = diag(sqrt(p)) (I - 1 p^T) G of each example, M = N^T N."""
+def _roots(scores: Array) -> Float[Array, "examples classes classes"]:
+    """Return Q = diag(sqrt(p)) (I - 1 p^T) of each example."""
     p = jax.nn.softmax(scores)
-    root = jnp.sqrt(p)[:, :, None] * (jnp.eye(CLASSES) - p[:, None, :])
-    return jnp.einsum("icd,idm->icm", root, operator.factors.jacobian[:, :, 0])
+    return jnp.sqrt(p)[:, :, None] * (jnp.eye(p.shape[1]) - p[:, None, :])
+
+
+def _rows(operator: LayerHessian, scores: Array) -> Float[Array, "examples classes out"]:
+    """Return N = Q G of each example, M = N^T N."""
+    return jnp.einsum("icd,idm->icm", _roots(scores), operator.factors.jacobian[:, :, 0])
 
 
 def _captured(operator: LayerHessian, *values: Array) -> tuple[Array, ...]:
@@ -30,9 +35,9 @@ def _captured(operator: LayerHessian, *values: Array) -> tuple[Array, ...]:
     return tuple(value[: len(operator.factors.inputs)] for value in values)
 
 
-def _averaging(labels: Array) -> Float[Array, "examples classes"]:
+def _averaging(labels: Array, classes: int) -> Float[Array, "examples classes"]:
     """Return weights of the examples whose sums are means over each class."""
-    members = jax.nn.one_hot(labels, CLASSES)
+    members = jax.nn.one_hot(labels, classes)
     return members / jnp.maximum(jnp.sum(members, axis=0), 1)
 
 
@@ -48,47 +53,96 @@ def shares(
     are those of the operator's examples, and maybe more.
     """
     scores, labels = _captured(operator, scores, labels)
-    centers = jnp.einsum("iy,icm->ycm", _averaging(labels), _rows(operator, scores))
-    found = [CLASSES * jnp.sum(jnp.mean(centers, axis) ** 2) for axis in (0, 1)]
+    classes = scores.shape[1]
+    centers = jnp.einsum("iy,icm->ycm", _averaging(labels, classes), _rows(operator, scores))
+    found = [classes * jnp.sum(jnp.mean(centers, axis) ** 2) for axis in (0, 1)]
     return jnp.stack(found) / jnp.sum(centers**2)
 
 
+def later_weights(params: Params) -> Float[Array, "classes out"]:
+    """Return S / 2^(L - 1) of (C.265) for fc1: the product of the later weights, halved by each.
+
+    Every ReLU passes half of its inputs at the beginning, by the thesis.
+    """
+    first, *later = (params[name]["weight"] for name in in_order(params))
+    found = jnp.eye(len(first))
+    for weight in later:
+        found = weight @ found / 2
+    return found
+
+
 @compiled
-def _grams(operator: LayerHessian, scores: Array, labels: Array) -> Float[Array, "2 _ _"]:
-    """Return the inner products of all Gamma_ij, and of all Delta_ij, in the order of i, j."""
-    scores, labels = _captured(operator, scores, labels)
-    rows, weights = _rows(operator, scores), _averaging(labels)
-    by_output = jnp.einsum("iy,icm->ycm", weights, rows).reshape(CLASSES**2, -1)
-    inputs = operator.factors.inputs[:, 0]
-    mean = lambda weight: jnp.einsum("icm,in->cmn", rows, weight[:, None] * inputs)
-    by_weight = jax.lax.map(mean, weights.T).reshape(CLASSES**2, -1)
-    return jnp.stack([by_output @ by_output.T, by_weight @ by_weight.T])
-
-
-def embedded(
+def grams(
     operator: LayerHessian,
     scores: Float[Array, "examples classes"],
     labels: Int[Array, " examples"],
-    key: RandomKey,
+    later: Float[Array, "classes out"],
+) -> Float[Array, "2 _ _"]:
+    """Return the inner products of mean derivatives, by the layer's output and by its weight.
+
+    Args:
+        operator: the Hessian of the layer.
+        scores: of the operator's examples, and maybe more.
+        labels: as `scores`.
+        later: S of (C.265), see `later_weights`.
+
+    Returns:
+        Those of all Gamma_ij (C.263) in the order of i, j, then their approximations E[Q] S (C.266)
+        by logit j; and the same for Delta_ij (C.262), whose approximations are these times E[x]^T.
+    """
+    scores, labels = _captured(operator, scores, labels)
+    classes = scores.shape[1]
+    rows, weights = _rows(operator, scores), _averaging(labels, classes)
+    near = jnp.mean(_roots(scores), axis=0) @ later
+    by_output = jnp.einsum("iy,icm->ycm", weights, rows).reshape(classes**2, -1)
+    inputs = operator.factors.inputs[:, 0]
+    mean = lambda weight: jnp.einsum("icm,in->cmn", rows, weight[:, None] * inputs)
+    by_weight = jax.lax.map(mean, weights.T).reshape(classes**2, -1)
+    near_weight = jnp.einsum("cm,n->cmn", near, jnp.mean(inputs, axis=0)).reshape(classes, -1)
+    parts = jnp.concatenate([by_output, near]), jnp.concatenate([by_weight, near_weight])
+    return jnp.stack([part @ part.T for part in parts])
+
+
+def agreement(gram: Float[np.ndarray, "_ _"]) -> Float[np.ndarray, " classes"]:
+    """Return the squared cosine of each logit center, the mean over classes, with (C.266)."""
+    classes = _class_count(gram)
+    averaging = np.tile(np.eye(classes), classes) / classes
+    centers = averaging @ gram[: classes**2, : classes**2] @ averaging.T
+    near = gram[classes**2 :, classes**2 :]
+    products = np.diagonal(averaging @ gram[: classes**2, classes**2 :])
+    return products**2 / np.maximum(np.diagonal(centers) * np.diagonal(near), 1e-30)
+
+
+def _class_count(gram: np.ndarray) -> int:
+    return (math.isqrt(4 * len(gram) + 1) - 1) // 2  # c^2 + c rows
+
+
+def embedded(
+    found: Float[np.ndarray, "2 _ _"], key: RandomKey
 ) -> Iterator[tuple[str, int, int, float, float]]:
     """Embed the mean derivatives of each logit over each class into the plane, by t-SNE.
 
+    Args:
+        found: the inner products by `grams`.
+        key: random key of the first places.
+
     Yields:
-        by (the layer's output for Gamma_ij (C.263), its weight for Delta_ij (C.262)), class i,
-        logit j, and two coordinates.
+        by (the layer's output for Gamma_ij (C.263), its weight for Delta_ij (C.262)), class i, -1
+        for the approximation (C.266), logit j, and two coordinates.
     """
     seed = int(jax.random.bits(key, dtype=jnp.uint32))
-    for name, gram in zip(DERIVATIVES, np.asarray(_grams(operator, scores, labels)), strict=True):
-        squares = np.diagonal(gram)
+    for name, gram in zip(DERIVATIVES, found, strict=True):
+        classes, squares = _class_count(gram), np.diagonal(gram)
         distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * gram, 0))
         # The exact method has no threads; their order of summation would change the picture.
         method = TSNE(
-            perplexity=PERPLEXITY,
+            perplexity=classes - 1,  # the neighbors that a point has in a cluster of its own
             max_iter=STEPS,
             metric="precomputed",
             init="random",
             random_state=seed,
             method="exact",
         )
-        places = method.fit_transform(distances).tolist()
-        yield from ((name, *divmod(i, CLASSES), *place) for i, place in enumerate(places))
+        for i, place in enumerate(method.fit_transform(distances).tolist()):
+            group, logit = divmod(i, classes)
+            yield name, group if group < classes else -1, logit, *place

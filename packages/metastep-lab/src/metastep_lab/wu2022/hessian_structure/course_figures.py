@@ -5,11 +5,10 @@ import numpy as np
 from metastep_lab.figures.style import MARKERS, Figure, Lines, line_figure, new_figure, style
 from metastep_lab.tables import Frame, Record
 from metastep_lab.wu2022.hessian_structure.clusters import DERIVATIVES
-from metastep_lab.wu2022.hessian_structure.models import CLASSES
-from metastep_lab.wu2022.hessian_structure.reading import GAP, rows_of, shown
+from metastep_lab.wu2022.hessian_structure.reading import gap, rows_of, shown
 
 Drawn = tuple[Figure, str]
-CORNER = 20  # indices that are drawn
+LAST = 20  # the last index that is drawn
 
 
 def training(record: Record, model: str, labels: str) -> Drawn:
@@ -23,7 +22,7 @@ def training(record: Record, model: str, labels: str) -> Drawn:
     ratios = {name: (by_epoch.index, inputs[name][1] / inputs[name][2]) for name in names}
     values = {
         f"{index}": (by_epoch.index, middle[index])
-        for index in (1, 2, GAP, GAP + 1, CORNER)
+        for index in (1, 2, gap(record), gap(record) + 1, LAST)
         if index in middle
     }
     return line_figure(
@@ -40,7 +39,7 @@ def training(record: Record, model: str, labels: str) -> Drawn:
     ), (
         f"{model}, {labels} labels, first network, during training: the first eigenvalue of the "
         "input autocorrelation E[xxᵀ] as a multiple of the second, and some eigenvalues of the "
-        f"output Hessian E[M] on a log scale, of which the theory has {GAP} stand out."
+        f"output Hessian E[M] on a log scale, of which the theory has {gap(record)} stand out."
     )
 
 
@@ -68,21 +67,30 @@ def embedding(record: Record, group: str) -> Drawn:
     table = record.frames["embedding"]
     epoch = table["epoch"].min() if group == "logit" else table["epoch"].max()
     figure, axes = new_figure(columns=2, height=4.6)
-    near = []
+    near, classes = [], gap(record) + 1
     for panel, symbol, by in zip(axes, ("Γ", "Δ"), DERIVATIVES, strict=True):
         rows = table[(table["epoch"] == epoch) & (table["by"] == by)]
-        near.append(f"{_kept(rows, group):.0%} ({symbol})")
-        for index in range(CLASSES):
-            points = rows[rows[group] == index]
+        shown, approximate = rows[rows["class"] >= 0], rows[rows["class"] < 0]
+        near.append(f"{_kept(shown, group):.0%} ({symbol})")
+        for index in range(classes):
+            points = shown[shown[group] == index]
             look = style(index, markers=True) | {"linestyle": "none"}
             if index >= len(MARKERS):
                 look["markerfacecolor"] = "none"
             panel.plot(points["x"], points["y"], label=f"{index}", **look)
+        if group == "logit":
+            places = approximate["x"], approximate["y"]
+            panel.plot(*places, "+", color="black", markersize=11, label="approximation")
         title = f"{symbol}: by the {by} of fc1"
         panel.set(xlabel="t-SNE coordinate 1", ylabel="t-SNE coordinate 2", title=title)
     entries = axes[0].get_legend_handles_labels()
-    figure.legend(*entries, title=group, loc="outside lower center", ncols=CLASSES)
-    chance = (CLASSES - 1) / (CLASSES**2 - 1)
+    figure.legend(*entries, title=group, loc="outside lower center", ncols=6)
+    chance = (classes - 1) / (classes**2 - 1)
+    crosses = (
+        " Crosses are the approximations of the centers of the logits by the later weights (C.266)."
+        if group == "logit"
+        else ""
+    )
     first = table.iloc[0]
     return figure, (
         f"{first['model']}, {first['labels']} labels, first network, epoch {epoch:g}: "
@@ -90,7 +98,7 @@ def embedding(record: Record, group: str) -> Drawn:
         "the factor N of the Hessian, mean over the examples of each class. t-SNE puts near each "
         f"other in the plane what is near in many dimensions; marks show the {group}. The nearest "
         f"neighbor is of the same {group} for {' and '.join(near)} of the points; chance is "
-        f"{chance:.0%}."
+        f"{chance:.0%}.{crosses}"
     )
 
 

@@ -4,10 +4,8 @@ Networks are trained on images. For each layer the top eigenpairs of its Hessian
 those of E[M] (x) E[x x^T], where M is the Hessian with respect to the layer's output and x its
 input, and with those of networks that were trained independently.
 
-The presets use digits. VGG11 and ResNet18, of any width, are for the color images of
-CIFAR-10: `metastep run hessian-structure --preset paper --data DIR` with `--set dataset=cifar10`,
-`--set model=VGG11-W32`, `--set labels=true` and `--set examples=5000` takes hours on two cores;
-ResNet18 of the thesis's widths (48, 64, 80) and VGG11-W200 need a GPU.
+The presets have the names of the thesis's figures and tables. Those with VGG11 or ResNet18, and
+those of 1000 epochs, are for a GPU.
 
 Tables (one row per observation; model, labels and seed name the network):
 
@@ -26,115 +24,68 @@ Tables (one row per observation; model, labels and seed name the network):
   input_correspondence (Corr(v_1, h)), output_correspondence (Corr(u_index, h)), inside (its part in
   the span of u_1 ... u_(c-1)).
 - `correspondence`: model, labels, layer, basis (input | output), vector, index, value; first seed.
-- `overlaps`: model, labels, layer, first, second (seeds), index, overlap (of the top eigenspaces).
-- `pairs`: model, labels, layer, first, second, outputs, alignment ((t_1 . t_2)^2 of the first
-  eigenvectors of E[x x^T]), alone (1 where both satisfy the condition of Theorem C.7.1).
+- `singular`: model, labels, layer, vector, index, value (the ten largest singular values of the
+  first four eigenvectors of H as matrices of norm 1); first seed.
 - `trajectory`: model, labels, epoch, layer, index, output, input (eigenvalues); first seed.
 - `clusters`: model, labels, epoch, logit_share and class_share (of sum_ij |Gamma_ij|^2 that is in
   the logit centers and in the class centers of fc1); first seed.
+- `centers`: model, labels, epoch (the first and the last), logit, by_output and by_weight (squared
+  cosines of the logit's center, the mean over classes of Gamma_ij and of Delta_ij of fc1, with its
+  approximation (C.266)); first seed, fully connected networks.
 - `embedding`: model, labels, epoch (the first and the last), by (derivatives of the logits by the
   output or by the weight of fc1), class, logit, and two coordinates x and y by t-SNE of the means
-  over the class (C.262, C.263); first model, first kind of labels, first seed.
+  over the class (C.262, C.263), class -1 for the approximations (C.266); first model, first kind of
+  labels, first seed.
 - `whole`: model, index, true (eigenvalues of the Hessian of all layers), approximate and weighted
-  (those of C.3), overlap and weighted_overlap; first seed, first kind of labels, F-200^2
-  and F-600^2.
+  (those of C.3), overlap and weighted_overlap; first seed, first kind of labels, fully connected
+  networks without batch normalization of at most 4 million parameters.
 """
 
 from collections.abc import Mapping
-from itertools import combinations, product
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
-from annotated_types import Ge
+import numpy as np
 from jaxtyping import Array
 
 from metastep import saving as checkpoint
 from metastep_lab.catalog import listing
-from metastep_lab.configuration import ONCE, Count, Positive, configuration
 from metastep_lab.experiment import Context, Experiment
 from metastep_lab.tables import columns
 from metastep_lab.wu2022.hessian_structure.claims import answer, claims
-from metastep_lab.wu2022.hessian_structure.clusters import embedded
+from metastep_lab.wu2022.hessian_structure.clusters import agreement, embedded, grams, later_weights
 from metastep_lab.wu2022.hessian_structure.figures import figures
-from metastep_lab.wu2022.hessian_structure.models import (
-    BATCH,
-    Examples,
-    Network,
-    State,
-    as_risk,
-    fit,
-    fitted,
-    load,
-    network_of,
-    predictions,
-    trained,
-)
+from metastep_lab.wu2022.hessian_structure.settings import PRESETS, Config
 from metastep_lab.wu2022.hessian_structure.study import (
     LAYER_COLUMNS,
     SHOWN,
     SPECTRUM_COLUMNS,
-    captured,
-    first_examples,
-    layer_names,
     measure,
-    pair_overlap,
     watch,
     whole,
 )
+from metastep_lab.wu2022.networks.capturing import captured, first_examples, layer_names
+from metastep_lab.wu2022.networks.digit_networks import DigitNetwork
+from metastep_lab.wu2022.networks.images import Examples, class_count, fitted, load
+from metastep_lab.wu2022.networks.names import Network, network_of
+from metastep_lab.wu2022.networks.training import Descent, State, as_risk, fit, predictions, trained
 
 WATCHED = 2000  # examples for the factors during training
-WHOLE = ("F-200^2", "F-600^2")
+MOST_PARAMETERS = 4_000_000  # of a network whose whole Hessian is measured: F-600^8 has 3 million
 TABLES = {
     "models": "model labels seed loss accuracy",
     "layers": f"model labels seed layer {LAYER_COLUMNS}",
     "spectra": f"model labels seed layer {SPECTRUM_COLUMNS}",
     "correspondence": "model labels layer basis vector index value",
-    "overlaps": "model labels layer first second index overlap",
-    "pairs": "model labels layer first second outputs alignment alone",
+    "singular": "model labels layer vector index value",
     "trajectory": "model labels epoch layer index output input",
     "clusters": "model labels epoch logit_share class_share",
+    "centers": "model labels epoch logit by_output by_weight",
     "embedding": "model labels epoch by class logit x y",
     "whole": "model index true approximate weighted overlap weighted_overlap",
 }
-
-Kept = dict[str, dict[str, Array]]
-
-
-@configuration
-class Config:
-    """The configuration.
-
-    Attributes:
-        dataset: digits (8 x 8, ships with scikit-learn), mnist (of which 10,000 are used) or
-            cifar10 (the training examples).
-        model: networks; F-200^2 has two hidden layers of 200 units, F-100-8 a narrow second one,
-            BN batch normalization; VGG11-W32 has 32 channels in each convolution, and so on with
-            ResNet18 and any other width.
-        labels: of the images, or drawn at random.
-        scaling: of the images, to mean 0 and variance 1 over all pixels, or from 0 to 1.
-        examples: for training and for the Hessians.
-        epochs: of stochastic gradient descent in batches of 128.
-        step_size: of the descent.
-        models: networks of each kind, trained independently.
-        top: eigenpairs of each Hessian.
-    """
-
-    dataset: Literal["digits", "mnist", "cifar10"] = "mnist"
-    model: Annotated[tuple[str, ...], *ONCE] = ("F-200^2", "F-200^2-BN", "F-100-8", "LeNet5")
-    labels: Annotated[tuple[Literal["true", "random"], ...], *ONCE] = ("true", "random")
-    scaling: Literal["normalized", "unit"] = "normalized"
-    examples: Annotated[int, Ge(BATCH)] = 10_000
-    epochs: Count = 60
-    step_size: Positive = 0.05
-    models: Count = 3
-    top: Annotated[int, Ge(SHOWN)] = 50
-
-    def __post_init__(self):
-        """Refuse unknown networks."""
-        for name in self.model:
-            network_of(name)
 
 
 def run(config: Config, context: Context) -> Mapping[str, float]:
@@ -142,80 +93,87 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     data = {labels: _load(config, context, labels) for labels in config.labels}
     cells = list(product(config.model, config.labels, range(config.models)))
     rows: dict[str, list[tuple]] = {name: [] for name in TABLES}
-    group: list[tuple[Kept, dict[str, Any]]] = []
     for done, (model, labels, seed) in enumerate(cells):
         context.progress(done, len(cells), f"{model}, {labels} labels, network {seed + 1}")
-        network = network_of(model)
-        examples = fitted(network, data[labels])
         path: Path = context.checkpoint(f"{model}-{labels}-{seed}".replace("^", "_"))
         if not (context.resume and path.exists()):
+            network = network_of(model, class_count(config.dataset))
             key = jax.random.fold_in(jax.random.key(context.seed), seed)
-            checkpoint.save(path, *_cell(config, (model, labels, seed), examples, key))
-        group.append(checkpoint.load(path, _like(config, network, examples)))
-        _add(rows, (model, labels, seed), group[-1][1])
-        if len(group) == config.models:
-            _add_pairs(rows, (model, labels), group)
-            group = []
+            examples = fitted(network, data[labels])
+            found = _cell(config, (model, labels, seed), network, examples, key)
+            checkpoint.save(path, {}, found)
+        _add(rows, (model, labels, seed), checkpoint.load(path, {})[1])
     context.progress(len(cells), len(cells), "measured")
     for name, header in TABLES.items():
         context.table(name, columns(header, rows[name]))
     return {}
 
 
-def _load(config: Config, context: Context, labels: str) -> Examples:
+def _load(config: Config, context: Context, labels: Literal["true", "random"]) -> Examples:
     return load(
         config.dataset,
         context.data,
         config.examples,
-        random_labels=labels == "random",
-        normalized=config.scaling == "normalized",
+        labels=labels,
+        scaling=config.scaling,
         seed=context.seed,
     )
 
 
-def _like(config: Config, network: Network, examples: Examples) -> Kept:
-    """Return zeros of the shapes of a network's saved state."""
-    params = network.init(jax.random.key(0), examples.images.shape[1:])
-    found = {}
-    for name, layer in params.items():
-        shape = (len(layer["weight"]), layer["weight"][0].size)
-        vectors = jnp.zeros((min(config.top, shape[0] * shape[1]), *shape))
-        found[f"{name}.weight"] = {"vectors": vectors, "direction": jnp.zeros(shape[1])}
-    return found
-
-
 def _cell(
-    config: Config, cell: tuple[str, str, int], examples: Examples, key: Array
-) -> tuple[Kept, dict[str, Any]]:
-    """Train and measure one network; return its eigenvectors, and the rest as JSON."""
+    config: Config,
+    cell: tuple[str, str, int],
+    network: Network,
+    examples: Examples,
+    key: Array,
+) -> dict[str, Any]:
+    """Train and measure one network; return the numbers as JSON."""
     model, labels, seed = cell
-    network, is_first = network_of(model), seed == 0 and labels == config.labels[0]
+    is_first = seed == 0 and labels == config.labels[0]
     training_key, measuring_key = jax.random.split(key)
-    notes: dict[str, Any] = {"moments": [], "layers": {}, "embedding": [], "whole": []}
+    notes: dict[str, Any] = {
+        "moments": [],
+        "layers": {},
+        "embedding": [],
+        "centers": [],
+        "whole": [],
+    }
     state = State({}, {})
-    for epoch, state in trained(network, examples, training_key, config.epochs, config.step_size):
+    descent = Descent(config.step_size, config.momentum, config.weight_decay)
+    for epoch, state in trained(network, examples, training_key, config.epochs, descent):
         if seed == 0:
             risk = first_examples(as_risk(network, state, examples), WATCHED)
             scores = predictions(network, state, risk.inputs)
             notes["moments"].append([epoch, *watch(risk, scores)])
-            if is_first and model == config.model[0] and epoch in (0, config.epochs):
-                found = embedded(captured(risk, "fc1.weight"), scores, risk.targets, measuring_key)
-                notes["embedding"] += [[epoch, *row] for row in found]
+            if _is_connected(network) and epoch in (0, config.epochs):
+                place = captured(risk, "fc1.weight"), scores, risk.targets
+                found = np.asarray(grams(*place, later_weights(state.params)), float)
+                pairs = zip(*(agreement(one).tolist() for one in found), strict=True)
+                notes["centers"] += [[epoch, logit, *pair] for logit, pair in enumerate(pairs)]
+                if is_first and model == config.model[0]:
+                    notes["embedding"] += [[epoch, *row] for row in embedded(found, measuring_key)]
     risk = as_risk(network, state, examples)
     notes["model"] = list(fit(predictions(network, state, examples.images), examples.labels))
-    kept: Kept = {}
     for i, name in enumerate(layer_names(risk)):
         found = measure(captured(risk, name), config.top, jax.random.fold_in(measuring_key, i))
-        kept[name] = {"vectors": found.vectors, "direction": found.direction}
         notes["layers"][name] = {
             "numbers": found.numbers,
             "spectrum": found.spectrum,
             "correspondence": found.correspondence.tolist(),
-            "alone": found.alone,
+            "singular": found.singular,
         }
-    if is_first and model in WHOLE:
+    if is_first and _is_connected(network) and _parameters(state) <= MOST_PARAMETERS:
         notes["whole"] = whole(risk, config.top, measuring_key)
-    return kept, notes
+    return notes
+
+
+def _is_connected(network: Network) -> bool:
+    """Whether a network is fully connected and without batch normalization."""
+    return isinstance(network, DigitNetwork) and not (network.channels or network.batch_norm)
+
+
+def _parameters(state: State) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
 def _add(rows: dict[str, list[tuple]], cell: tuple[str, str, int], notes: dict[str, Any]) -> None:
@@ -232,6 +190,11 @@ def _add(rows: dict[str, list[tuple]], cell: tuple[str, str, int], notes: dict[s
                 for part, basis in enumerate(("input", "output"))
                 for i, j in product(range(SHOWN), range(SHOWN))
             ]
+            rows["singular"] += [
+                (model, labels, layer, vector + 1, index + 1, value)
+                for vector, values in enumerate(found["singular"])
+                for index, value in enumerate(values)
+            ]
     for epoch, outputs, inputs, *shares in notes["moments"]:
         rows["clusters"].append((model, labels, epoch, *shares))
         for layer, *values in zip(names, outputs, inputs, strict=True):
@@ -239,42 +202,15 @@ def _add(rows: dict[str, list[tuple]], cell: tuple[str, str, int], notes: dict[s
                 (model, labels, epoch, layer, i + 1, *pair)
                 for i, pair in enumerate(zip(*values, strict=False))
             ]
+    rows["centers"] += [(model, labels, *row) for row in notes["centers"]]
     rows["embedding"] += [(model, labels, *row) for row in notes["embedding"]]
     rows["whole"] += [(model, *row) for row in notes["whole"]]
-
-
-def _add_pairs(
-    rows: dict[str, list[tuple]],
-    kind: tuple[str, str],
-    group: list[tuple[Kept, dict[str, Any]]],
-) -> None:
-    """Add the rows of each pair of networks of one kind."""
-    for first, second in combinations(range(len(group)), 2):
-        (kept, notes), (other, other_notes) = group[first], group[second]
-        for name in kept:
-            layer = name.removesuffix(".weight")
-            curve = pair_overlap(kept[name]["vectors"], other[name]["vectors"])
-            pair = (*kind, layer, first, second)
-            rows["overlaps"] += [(*pair, i + 1, value) for i, value in enumerate(curve.tolist())]
-            alignment = float(jnp.vdot(kept[name]["direction"], other[name]["direction"])) ** 2
-            alone = all(part["layers"][name]["alone"] for part in (notes, other_notes))
-            outputs = kept[name]["vectors"].shape[1]
-            rows["pairs"].append((*pair, outputs, alignment, int(alone)))
 
 
 EXPERIMENT = Experiment(
     listing("hessian-structure"),
     config=Config,
-    presets={
-        "quick": Config(
-            dataset="digits",
-            model=("F-200^2", "F-200^2-BN", "F-100-8"),
-            examples=1797,
-            models=2,
-            top=20,
-        ),
-        "paper": Config(),
-    },
+    presets=PRESETS,
     run=run,
     claims=claims,
     figures=figures,
@@ -290,7 +226,6 @@ EXPERIMENT = Experiment(
             "batch-normalization",
             "training",
             "whole-hessian",
-            "output-layer",
             "reference",
         }
     ),

@@ -1,19 +1,22 @@
 """The figures of `hessian-structure`."""
 
 from collections.abc import Mapping
+from itertools import product
 
 import numpy as np
 
 from metastep_lab.figures.style import Figure, Lines, line_figure, new_figure
 from metastep_lab.tables import Column, Record
 from metastep_lab.wu2022.hessian_structure.course_figures import (
-    CORNER,
     Drawn,
     clusters,
     embedding,
     training,
 )
-from metastep_lab.wu2022.hessian_structure.reading import GAP, MOST, curve, layers, rows_of, shown
+from metastep_lab.wu2022.hessian_structure.reading import MOST, curve, gap, layers, rows_of, shown
+
+OVER_LAYERS = {"kronecker", "rank-one", "training", "correspondence", "singular"}
+BASES = {"input": "E[xxᵀ]", "output": "E[M]"}
 
 
 def figures(record: Record) -> Mapping[str, Drawn]:
@@ -24,23 +27,22 @@ def figures(record: Record) -> Mapping[str, Drawn]:
         "spectra": _spectra(record, model),
         "correspondence": _correspondence(record, model, labels),
         "rank-one": _rank_one(record, labels),
+        "singular": _singular(record, model, labels),
         "training": training(record, model, labels),
         "clusters": clusters(record),
         "logit-clusters": embedding(record, "logit"),
         "class-clusters": embedding(record, "class"),
     }
-    if record.config.models > 1:
-        drawn["overlap"] = _overlap(record, labels)
     plain = [name for name in record.config.model if f"{name}-BN" in record.config.model]
     if plain:
         drawn["batch-normalization"] = _batch_norm(record, plain[0], labels)
     if len(record.frames["whole"]):
         drawn["whole"] = _whole(record)
-    over_indices = ("kronecker", "spectra", "rank-one", "overlap", "batch-normalization", "whole")
+    over_indices = ("kronecker", "spectra", "rank-one", "singular", "batch-normalization", "whole")
     for name in drawn.keys() & set(over_indices):
         _mark_whole_numbers(drawn[name][0])
     if any(len(layers(record, "spectra", one)) > MOST for one in record.config.model):
-        for name in drawn.keys() & {"kronecker", "rank-one", "training", "overlap"}:
+        for name in drawn.keys() & OVER_LAYERS:
             figure, text = drawn[name]
             drawn[name] = figure, f"{text} Of more than {MOST} layers {MOST} are drawn."
     return drawn
@@ -84,8 +86,8 @@ def _kronecker(record: Record, model: str, labels: str) -> Drawn:
     return line_figure(values, overlaps, shared_legend=len(drawn) == MOST), (
         f"{model}, {labels} labels: top eigenvalues of each layer's Hessian (solid) and of its "
         "Kronecker approximation (dashed), and the overlap of their top eigenspaces, means over "
-        f"networks. 1 is the same space. The theory is about the first {GAP}, one less than the "
-        "classes."
+        f"networks. 1 is the same space. The theory is about the first {gap(record)}, one "
+        "less than the classes."
     )
 
 
@@ -104,49 +106,70 @@ def _spectra(record: Record, model: str) -> Drawn:
         )
     figure = line_figure(*panels, shared_legend=True)
     for axes in figure.axes:
-        axes.axvline(GAP + 0.5, color="#777777", linewidth=1, linestyle=":")
+        axes.axvline(gap(record) + 0.5, color="#777777", linewidth=1, linestyle=":")
     return figure, (
         f"{model}: eigenvalues of the output Hessian E[M] and of the Hessian H of two layers, "
-        f"relative to the largest. A dotted line stands after {GAP} of them, one less than the "
-        "classes."
+        f"relative to the largest. A dotted line stands after {gap(record)} of them, one less than "
+        "the classes."
     )
 
 
 def _correspondence(record: Record, model: str, labels: str) -> Drawn:
-    """Figures C.7 to C.11."""
-    layer = shown(record, "spectra", model)[-2]
-    factored = rows_of(record, "spectra", model=model, labels=labels, layer=layer, seed=0)
-    figure, axes = new_figure(columns=2, height=4.2)
+    """Figures C.7 to C.14 and C.19 to C.21, the upper left corner of every layer."""
+    names = shown(record, "spectra", model)
+    figure, axes = new_figure(columns=2, rows=len(names), height=3.8 * len(names))
     images = []
-    for panel, basis, name in zip(axes, ("input", "output"), ("E[xxᵀ]", "E[M]"), strict=True):
+    for panel, (layer, basis) in zip(axes, product(names, BASES), strict=True):
         rows = rows_of(record, "correspondence", model=model, labels=labels, layer=layer)
-        matrix = rows[rows["basis"] == basis]["value"].to_numpy().reshape(CORNER, CORNER)
+        rows = rows[rows["basis"] == basis]
+        matrix = rows.pivot(index="vector", columns="index", values="value").to_numpy()
         panel.grid(False)
-        edges = (0.5, CORNER + 0.5, CORNER + 0.5, 0.5)
-        images.append(panel.imshow(matrix, cmap="cividis", vmin=0, vmax=1, extent=edges))
-        ranks = factored[f"kronecker_{basis}"].to_numpy()[:CORNER]
-        seen = ranks <= CORNER
+        last = len(matrix) + 0.5
+        extent = (0.5, last, last, 0.5)
+        images.append(panel.imshow(matrix, cmap="cividis", vmin=0, vmax=1, extent=extent))
+        factored = rows_of(record, "spectra", model=model, labels=labels, layer=layer, seed=0)
+        ranks = factored[f"kronecker_{basis}"].to_numpy()[: len(matrix)]
+        seen = ranks <= len(matrix)
         panel.plot(
             np.arange(1, len(ranks) + 1)[seen],
             ranks[seen],
             linestyle="none",
             marker="o",
-            markersize=5,
+            markersize=3,
             markerfacecolor="none",
             color="#D55E00",
             label="of the Kronecker product",
         )
-        panel.set(xlabel="eigenvector of H", ylabel=f"eigenvector of {name}", title=name)
-        panel.set_xticks([1, 5, 10, 15, 20])
-        panel.set_yticks([1, 5, 10, 15, 20])
-    figure.colorbar(images[0], ax=list(axes), label="correspondence")
+        panel.set(xlabel="eigenvector of H", ylabel=f"eigenvector of {BASES[basis]}")
+        panel.set_title(f"{layer}, {BASES[basis]}")
+        panel.set_xticks([1, *range(10, len(matrix) + 1, 10)])
+        panel.set_yticks([1, *range(10, len(matrix) + 1, 10)])
+    figure.colorbar(images[0], ax=list(axes), label="correspondence", aspect=40)
     entries = axes[0].get_legend_handles_labels()
     figure.legend(*entries, loc="outside lower center")
     return figure, (
-        f"{model}, {layer}, {labels} labels, first network: how much of each eigenvector of the "
-        "Hessian stands along the eigenvectors of the two factors. Circles show of which ones the "
-        "eigenvectors of the Kronecker product are made. E[xxᵀ] belongs to the layer's inputs x, "
-        "E[M] to its output."
+        f"{model}, {labels} labels, first network, layer by layer: how much of each eigenvector of "
+        "the Hessian stands along the eigenvectors of the two factors. Circles show of which ones "
+        "the eigenvectors of the Kronecker product are made. E[xxᵀ] belongs to the layer's inputs "
+        "x, E[M] to its output."
+    )
+
+
+def _singular(record: Record, model: str, labels: str) -> Drawn:
+    """Figure 4.1 (b), for every layer."""
+    panels = []
+    for layer in shown(record, "spectra", model):
+        rows = rows_of(record, "singular", model=model, labels=labels, layer=layer)
+        series = {
+            f"{vector:g}": (part["index"], part["value"]) for vector, part in rows.groupby("vector")
+        }
+        panels.append(
+            Lines(series, "index", "singular value", title=layer, legend_title="eigenvector")
+        )
+    return line_figure(*panels), (
+        f"{model}, {labels} labels, first network: the ten largest singular values of the first "
+        "four eigenvectors of each layer's Hessian as matrices of norm 1. One that stands out "
+        "means that the eigenvector is nearly an outer product."
     )
 
 
@@ -160,43 +183,6 @@ def _rank_one(record: Record, labels: str) -> Drawn:
     return line_figure(*panels, shared_legend=alone), (
         f"{labels} labels: the first singular value of each top eigenvector as a matrix of norm 1, "
         "mean over networks. Near 1 the eigenvector is an outer product."
-    )
-
-
-def _overlap(record: Record, labels: str) -> Drawn:
-    """Figures 4.4 and C.23."""
-    panels = []
-    for model in record.config.model:
-        series, bands, predicted = {}, {}, {}
-        for layer in shown(record, "overlaps", model):
-            at = {"model": model, "labels": labels, "layer": layer}
-            indices, values = curve(record, "overlaps", "overlap", **at)
-            series[layer] = indices, values.mean(axis=0)
-            bands[layer] = values.min(axis=0), values.max(axis=0)
-            pairs = rows_of(record, "pairs", **at)
-            outputs = pairs["outputs"].iloc[0]
-            if model == "F-100-8" and layer == "fc2":
-                inside = indices[indices <= outputs]
-                predicted[layer] = inside, inside / outputs * pairs["alignment"].mean()
-        panels.append(
-            Lines(
-                series,
-                "dimension k",
-                "overlap of top eigenspaces",
-                title=model,
-                bands=bands,
-                dashed=predicted,
-                dashed_label="Theorem C.7.1",
-            )
-        )
-    figure = line_figure(*panels)
-    for axes in figure.axes:
-        axes.set_ylim(0, 1.5 * axes.get_ylim()[1])  # room for the legend
-    return figure, (
-        f"{labels} labels: overlap of the top eigenspaces of independently trained networks, mean "
-        "and range over pairs; 1 is the same space. fc1, fc2, ... are the fully connected layers, "
-        "the last of them the output layer. Dashed: what Theorem C.7.1 predicts for a layer of few "
-        "units."
     )
 
 
@@ -236,5 +222,5 @@ def _whole(record: Record) -> Drawn:
     return line_figure(*panels), (
         "All layers at once: eigenvalues of the Hessian and of its approximation from layer "
         "outputs and mean inputs, and the overlap of their top eigenspaces, first network; 1 is "
-        f"the same space. The theory is about the first {GAP}."
+        f"the same space. The theory is about the first {gap(record)}."
     )

@@ -3,9 +3,9 @@
 from metastep_lab.claims import Statement, each, every, lacking
 from metastep_lab.tables import Frame, Record
 from metastep_lab.wu2022.hessian_structure.reading import (
-    GAP,
+    gap,
     is_connected,
-    needs_wide,
+    needs_spectra,
     rows_of,
     spread,
     spreads,
@@ -28,15 +28,16 @@ def _outputs(record: Record) -> Frame:
     found = spreads(rows, LAYER, "output_gap", "output_share", "hessian_gap")
     places = rows.groupby(LAYER)["output_outliers"]
     listed = places.agg(lambda column: ", ".join(f"{place:g}" for place in column))
-    return found.assign(place=places.median(), places=listed)
+    return found.assign(place=places.median(), places=listed, gap=gap(record))
 
 
 def _products(record: Record, connected: bool = True) -> Frame:
     """Return the columns of `spectra` for the first c - 1 eigenpairs, by layer."""
     rows = _of_wide(record, "spectra", connected)
-    rows = rows[rows["index"] <= GAP].assign(ratio=lambda rows: rows["kronecker"] / rows["true"])
+    rows = rows[rows["index"] <= gap(record)]
+    rows = rows.assign(ratio=rows["kronecker"] / rows["true"])
     names = "ratio", "rank_one", "input_correspondence", "inside"
-    overlaps = spreads(rows[rows["index"] == GAP], LAYER, "overlap")
+    overlaps = spreads(rows[rows["index"] == gap(record)], LAYER, "overlap")
     return spreads(rows, LAYER, *names).join(overlaps)
 
 
@@ -45,9 +46,9 @@ OUTPUTS = (
         "outliers",
         "Figure 4.3: with true labels the spectrum of E[M] has its gap after c - 1 eigenvalues "
         "in every fully connected layer (the largest ratio of neighbors, most networks).",
-        lacks=needs_wide,
+        lacks=needs_spectra,
         measure=_outputs,
-        verdict=every(f"place == {GAP}"),
+        verdict=every("place == gap"),
         evidence=each("{model} {layer} after {places} (ratio {output_gap_mean:.3g})"),
     ),
     Statement(
@@ -55,7 +56,7 @@ OUTPUTS = (
         "Section 4.5.2: in every fully connected layer those c - 1 hold most of the trace of "
         "E[M] (here: more than 0.7), and H has the gap too (here: lambda_(c-1) / lambda_c "
         "above 1.2, mean).",
-        lacks=needs_wide,
+        lacks=needs_spectra,
         measure=_outputs,
         verdict=every("output_share_mean > 0.7 and hessian_gap_mean > 1.2"),
         evidence=each("{model} {layer} {output_share_mean:.2f} and {hessian_gap_mean:.3g}"),
@@ -66,7 +67,7 @@ PRODUCTS = (
         "kronecker-eigenvalues",
         "Figure 4.2: the first c - 1 eigenvalues of E[M] (x) E[x x^T] are those of H (here: within "
         "25 % on average, in every fully connected layer).",
-        lacks=needs_wide,
+        lacks=needs_spectra,
         measure=_products,
         verdict=every("abs(ratio_mean - 1) < 0.25"),
         evidence=each("{model} {layer} " + spread("ratio")),
@@ -75,7 +76,7 @@ PRODUCTS = (
         "kronecker-eigenspace",
         "Figure 4.2: the top (c - 1)-dimensional eigenspaces of H and of the Kronecker product "
         "are close (here: overlap above 0.6, in every fully connected layer).",
-        lacks=needs_wide,
+        lacks=needs_spectra,
         measure=_products,
         verdict=every("overlap_mean > 0.6"),
         evidence=each("{model} {layer} " + spread("overlap")),
@@ -85,7 +86,7 @@ PRODUCTS = (
         "Figures C.7 to C.11: the first c - 1 eigenvectors of H stand along the first eigenvector "
         "of E[x x^T] (here: mean correspondence above 0.6) and in the span of the first c - 1 of "
         "E[M] (mean above 0.9), in every fully connected layer.",
-        lacks=needs_wide,
+        lacks=needs_spectra,
         measure=_products,
         verdict=every("input_correspondence_mean > 0.6 and inside_mean > 0.9"),
         evidence=each("{model} {layer} {input_correspondence_mean:.3f} and {inside_mean:.3f}"),
@@ -95,7 +96,7 @@ PRODUCTS = (
         "Figure C.17: the first c - 1 eigenvectors of H, as matrices, are close to rank 1 (here: "
         "first singular value / norm above 0.5 for every one and above 0.8 on average, in every "
         "fully connected layer).",
-        lacks=needs_wide,
+        lacks=needs_spectra,
         measure=_products,
         verdict=every("rank_one_min > 0.5 and rank_one_mean > 0.8"),
         evidence=each("{model} {layer} " + spread("rank_one")),

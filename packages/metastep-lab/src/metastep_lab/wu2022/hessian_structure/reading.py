@@ -4,12 +4,23 @@ import numpy as np
 
 from metastep_lab.claims import lacking
 from metastep_lab.tables import Column, Frame, Record
-from metastep_lab.wu2022.hessian_structure.image_networks import AbstractImageNetwork
-from metastep_lab.wu2022.hessian_structure.models import CLASSES, in_order, network_of
+from metastep_lab.wu2022.networks.image_networks import AbstractImageNetwork
+from metastep_lab.wu2022.networks.images import class_count
+from metastep_lab.wu2022.networks.names import narrowest, network_of
+from metastep_lab.wu2022.networks.training import in_order
 
-GAP = CLASSES - 1
-LARGE = 20  # a dimension well above the classes
 MOST = 6  # layers in a figure
+WIDE = 20  # units, or channels
+
+
+def gap(record: Record) -> int:
+    """Return c - 1, the number of eigenvalues that the theory has stand out."""
+    return class_count(record.config.dataset) - 1
+
+
+def large(record: Record) -> int:
+    """Return 2 c, a dimension well above the classes."""
+    return 2 * class_count(record.config.dataset)
 
 
 def rows_of(record: Record, table: str, **which: object) -> Frame:
@@ -21,15 +32,13 @@ def rows_of(record: Record, table: str, **which: object) -> Frame:
 
 
 def wide(record: Record) -> list[str]:
-    """Return the networks without batch normalization or a layer narrower than the classes."""
+    """Return the networks without batch normalization or a narrow layer."""
+    return [name for name in plain(record) if narrowest(network_of(name)) >= WIDE]
 
-    def is_wide(name: str) -> bool:
-        network = network_of(name)
-        if isinstance(network, AbstractImageNetwork):
-            return network.width >= CLASSES
-        return not network.batch_norm and name != "F-100-8"
 
-    return [name for name in record.config.model if is_wide(name)]
+def plain(record: Record) -> list[str]:
+    """Return the networks without batch normalization."""
+    return [name for name in record.config.model if not name.endswith("-BN")]
 
 
 def true_wide(record: Record) -> list[str]:
@@ -38,6 +47,11 @@ def true_wide(record: Record) -> list[str]:
 
 
 needs_wide = lacking("needs a wide network without batch normalization, and true labels", true_wide)
+needs_spectra = lacking(
+    "needs a wide network without batch normalization, true labels, and top at least twice the "
+    "classes",
+    lambda record: record.config.top >= large(record) and true_wide(record),
+)
 
 
 def is_image_network(name: str) -> bool:
@@ -79,13 +93,8 @@ def behind(record: Record, labels: str = "true") -> Frame:
 
 def leading(record: Record, name: str, model: str, layer: str) -> Column:
     """Return a column of `spectra` for the first c - 1 indices, true labels, `[seeds, c - 1]`."""
-    return curve(record, "spectra", name, model=model, layer=layer, labels="true")[1][:, :GAP]
-
-
-def between(record: Record, model: str, layer: str) -> Column:
-    """Return the overlap between networks for k = 1, 2, ..., mean over pairs, true labels."""
-    which = {"model": model, "layer": layer, "labels": "true"}
-    return curve(record, "overlaps", "overlap", **which)[1].mean(axis=0)
+    values = curve(record, "spectra", name, model=model, layer=layer, labels="true")[1]
+    return values[:, : gap(record)]
 
 
 def spreads(rows: Frame, by: list[str], *names: str) -> Frame:

@@ -5,7 +5,7 @@ import pandas as pd
 
 from metastep_lab.claims import Statement, lacking
 from metastep_lab.tables import Frame, Record
-from metastep_lab.wu2022.hessian_structure.reading import between, curve, leading, rows_of
+from metastep_lab.wu2022.hessian_structure.reading import curve, leading, rows_of
 
 MODEL = "F-200^2"
 LAYERS = ("fc1", "fc2", "fc3")
@@ -35,8 +35,6 @@ MEASURED = {
     "overlap 10": (0.69, 0.81, 0.83),
     "overlap 20": (0.51, 0.56, 0.62),
     "overlap 50": (0.45, 0.52, 0.64),
-    "between 9": (0.033, 0.0117, 0.325),
-    "between 20": (np.nan, 0.0102, 0.155),
 }
 
 
@@ -56,7 +54,6 @@ def _found(record: Record, layer: str) -> dict[str, float]:
     curves = {
         "eigenvalue": np.mean(kronecker / true, axis=0),
         "overlap": np.mean(overlap, axis=0),
-        "between": between(record, MODEL, layer),
     }
     found = {}
     for name in MEASURED:
@@ -70,8 +67,8 @@ def _found(record: Record, layer: str) -> dict[str, float]:
     return found
 
 
-def _deviations(record: Record, pairs: bool) -> Frame:
-    """Return each number with its relative deviation, of single networks or between two."""
+def _deviations(record: Record) -> Frame:
+    """Return each number with its relative deviation."""
     rows = [
         (
             f"{layer} {name} {value:.4g} for {MEASURED[name][i]:g}",
@@ -79,7 +76,6 @@ def _deviations(record: Record, pairs: bool) -> Frame:
         )
         for i, layer in enumerate(LAYERS)
         for name, value in _found(record, layer).items()
-        if name.startswith("between") == pairs and np.isfinite(MEASURED[name][i])
     ]
     return pd.DataFrame(rows, columns=["name", "off"])
 
@@ -90,29 +86,15 @@ def _outside(rows: Frame) -> str:
     return "; ".join([f"{count}, largest deviation {rows['off'].max():.2f}", *outside])
 
 
-def _near(id: str, text: str, pairs: bool) -> Statement:
-    setting = ", ".join(f"{name} {value}" for name, value in SETTING.items())
-    return Statement(
-        id,
-        text,
-        lacks=lacking(f"needs {MODEL}, true labels, two networks, {setting}", _same_setting),
-        measure=lambda record: _deviations(record, pairs),
-        verdict=lambda rows: (rows["off"] <= SPREAD).all(),
-        evidence=_outside,
-    )
-
-
+_WORDS = ", ".join(f"{name} {value}" for name, value in SETTING.items())
 REFERENCE = (
-    _near(
+    Statement(
         "reference",
         "Not in the thesis: what an independent computation measured on two networks "
         f"{MODEL}, in each layer, within {100 * SPREAD:.0f} %.",
-        pairs=False,
-    ),
-    _near(
-        "reference-between",
-        "Not in the thesis: the overlaps between the two networks of that computation, within "
-        f"{100 * SPREAD:.0f} % of the mean over pairs.",
-        pairs=True,
+        lacks=lacking(f"needs {MODEL}, true labels, two networks, {_WORDS}", _same_setting),
+        measure=_deviations,
+        verdict=lambda rows: (rows["off"] <= SPREAD).all(),
+        evidence=_outside,
     ),
 )

@@ -1,9 +1,8 @@
-"""The measurements of `hessian-structure`: a layer, a pair of networks, an epoch of training."""
+"""The measurements of `hessian-structure`: a layer, a whole network, an epoch of training."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -14,24 +13,19 @@ from metastep.curvature import (
     Hessian,
     LayerHessian,
     correspondence,
-    find_layers,
     full_hessian_eigenpairs,
     kronecker_eigenpairs,
-    layer_hessian,
     subspace_overlap,
     top_eigenpairs,
 )
 from metastep.curvature.layers.kronecker import input_mean, output_mean
-from metastep.pac_bayes.certify import mean_risk
 from metastep.types import RandomKey
 from metastep_lab.wu2022.hessian_structure.clusters import shares
-from metastep_lab.wu2022.hessian_structure.image_networks import AbstractImageNetwork
-from metastep_lab.wu2022.hessian_structure.models import CLASSES, SCORED, in_order
+from metastep_lab.wu2022.networks.capturing import captured, layer_names
 
-GAP = CLASSES - 1
-SHOWN = 20
-CAPTURED = 2**27  # numbers kept of one layer: half a gibibyte
-AT_ONCE = 2**24  # numbers captured at a time of a layer of an image network
+SHOWN = 50  # eigenvectors whose correspondence is shown
+WATCHED = 20  # eigenvalues during training
+FIRST, SINGULAR = 4, 10
 LAYER_COLUMNS = (
     "outputs inputs positions examples alignment ratio ratio_bound output_gap hessian_gap "
     "output_outliers output_share trace_ratio residual"
@@ -57,51 +51,15 @@ class Measured(NamedTuple):
     Attributes:
         numbers: a row of `LAYER_COLUMNS`.
         spectrum: rows of `SPECTRUM_COLUMNS`.
-        correspondence: `[2, 20, 20]`, of eigenvectors of E[x x^T] and of E[M] with those of H;
+        correspondence: `[2, 50, 50]`, of eigenvectors of E[x x^T] and of E[M] with those of H;
             NaN where there are fewer.
-        vectors: the top eigenvectors of H.
-        direction: the first eigenvector of E[x x^T].
-        alone: whether the top eigenvectors of the Kronecker product are all those of E[M] times
-            that direction, as Theorem C.7.1 assumes.
+        singular: the ten largest singular values of the first four eigenvectors of H as matrices.
     """
 
     numbers: list[float]
     spectrum: list[list[float]]
     correspondence: Float[np.ndarray, "2 _ _"]
-    vectors: Float[Array, "k out in"]
-    direction: Float[Array, " in"]
-    alone: bool
-
-
-def layer_names(risk: EmpiricalRisk) -> tuple[str, ...]:
-    """Return the paths of the weights, without the statistics of batch normalization."""
-    layers = in_order(name for name in risk.params if name != "statistics")
-    return tuple(f"{name}.weight" for name in layers)
-
-
-def first_examples(risk: EmpiricalRisk, count: int) -> EmpiricalRisk:
-    """Return the mean over the first examples only."""
-    data = risk.inputs[:count], risk.targets[:count]
-    return mean_risk(risk.model, risk.loss, risk.params, data)
-
-
-def captured(risk: EmpiricalRisk, name: str) -> LayerHessian:
-    """Return the Hessian of a layer over as many examples as fit into memory."""
-    (layer,) = find_layers(risk, [name]).values()
-    numbers = layer.positions * (layer.inputs + CLASSES * layer.outputs)
-    if not isinstance(risk.model, AbstractImageNetwork):
-        return layer_hessian(first_examples(risk, CAPTURED // numbers), name)
-    # The capture takes ten times the memory of what it keeps, and XLA's convolutions are slow in
-    # the loop over batches: parts of equal size, one after the other.
-    count = min(CAPTURED // numbers, risk.examples)
-    parts = -(-count // max(1, min(AT_ONCE // numbers, SCORED)))
-    size = count // parts
-    part = lambda start: tuple(leaf[start : start + size] for leaf in risk.data)
-    found = [
-        layer_hessian(mean_risk(risk.model, risk.loss, risk.params, part(i * size)), name)
-        for i in range(parts)
-    ]
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *found)
+    singular: list[list[float]]
 
 
 @compiled
@@ -122,21 +80,21 @@ def measure(operator: LayerHessian, top: int, key: RandomKey) -> Measured:
     """Compare the Hessian of a layer with its Kronecker factors, by up to `top` eigenpairs."""
     moments = _moments(operator)
     shape = operator.structure().shape
-    k = min(top, operator.size)
+    k, gap = min(top, operator.size), operator.curvature.shape[-1] - 1
     factored = kronecker_eigenpairs(moments.output, moments.input, k)
     start = factored.matrices()
     pairs = top_eigenpairs(operator, k, key=key, start=start)
     outputs, left = _descending(moments.output)
     inputs, right = _descending(moments.input)
-    curves = _curves(pairs.vectors, start, jnp.asarray(left), jnp.asarray(right))
+    curves = _curves(pairs.vectors, start, jnp.asarray(left), jnp.asarray(right), gap)
     numbers = [
         *shape,
         *operator.factors.inputs.shape[1::-1],
         *_input_numbers(moments, inputs, right[:, 0]),
-        _gap(outputs),
-        _gap(np.asarray(pairs.values, float)),
-        _outliers(outputs),
-        float(outputs[:GAP].sum() / outputs.sum()),
+        _gap(outputs, gap),
+        _gap(np.asarray(pairs.values, float), gap),
+        _outliers(outputs, 2 * gap + 2),
+        float(outputs[:gap].sum() / outputs.sum()),
         float(outputs.sum() * inputs.sum() / moments.trace),
         float(jnp.max(pairs.residuals / pairs.values)),
     ]
@@ -158,9 +116,7 @@ def measure(operator: LayerHessian, top: int, key: RandomKey) -> Measured:
         numbers,
         np.asarray(spectrum, float).tolist(),
         np.asarray(curves.correspondence, float),
-        pairs.vectors,
-        jnp.asarray(right[:, 0], pairs.vectors.dtype),
-        bool(outputs[-1] * inputs[0] > outputs[0] * inputs[1]),
+        np.linalg.svd(pairs.vectors[:FIRST], compute_uv=False)[:, :SINGULAR].tolist(),
     )
 
 
@@ -169,16 +125,16 @@ def _descending(matrix: Array) -> tuple[np.ndarray, np.ndarray]:
     return np.maximum(values[::-1], 0), vectors[:, ::-1]
 
 
-def _gap(values: np.ndarray) -> float:
+def _gap(values: np.ndarray, place: int) -> float:
     """Return lambda_(c-1) / lambda_c; NaN without a c-th, at most a million (float32)."""
-    if len(values) <= GAP:
+    if len(values) <= place:
         return float("nan")
-    return float(values[GAP - 1] / max(values[GAP], 1e-6 * values[0]))
+    return float(values[place - 1] / max(values[place], 1e-6 * values[0]))
 
 
-def _outliers(values: np.ndarray) -> int:
+def _outliers(values: np.ndarray, most: int) -> int:
     """Return after how many eigenvalues, from 2 to 2 c, the largest ratio of neighbors follows."""
-    values = np.maximum(values[: 2 * CLASSES + 1], 1e-6 * values[0])
+    values = np.maximum(values[: most + 1], 1e-6 * values[0])
     return int(np.argmax(values[1:-1] / values[2:])) + 2
 
 
@@ -201,7 +157,7 @@ class _Curves(NamedTuple):
 
 
 @compiled
-def _curves(vectors: Array, factored: Array, left: Array, right: Array) -> _Curves:
+def _curves(vectors: Array, factored: Array, left: Array, right: Array, gap: int) -> _Curves:
     left, right = left.astype(vectors.dtype), right.astype(vectors.dtype)
     k = len(vectors)
     # The first singular value by the smaller of the two Gram matrices.
@@ -222,15 +178,9 @@ def _curves(vectors: Array, factored: Array, left: Array, right: Array) -> _Curv
         rank_one,
         by_input[0],
         own[:k],
-        jnp.sum(by_output[:GAP], axis=0),
+        jnp.sum(by_output[:gap], axis=0),
     ]
     return _Curves(jnp.stack(lines), jnp.stack(shown))
-
-
-@compiled
-def pair_overlap(first: Array, second: Array) -> Float[Array, " k"]:
-    """Return the overlap of the top eigenspaces of two networks for every dimension."""
-    return subspace_overlap(first, second)
 
 
 class Moment(NamedTuple):
@@ -248,8 +198,8 @@ def watch(risk: EmpiricalRisk, scores: Float[Array, "examples classes"]) -> Mome
     for name in layer_names(risk):
         operator = captured(risk, name)
         moments = _moments(operator)
-        found.outputs.append(_descending(moments.output)[0][:SHOWN].tolist())
-        found.inputs.append(_descending(moments.input)[0][:SHOWN].tolist())
+        found.outputs.append(_descending(moments.output)[0][:WATCHED].tolist())
+        found.inputs.append(_descending(moments.input)[0][:WATCHED].tolist())
         if name == "fc1.weight":
             logits, classes = shares(operator, scores, risk.targets).tolist()
             found = found._replace(logit_share=logits, class_share=classes)

@@ -9,10 +9,12 @@ shares is the eigenspace.
 Tables (one row per observation):
 
 - `overlaps`: units, inputs, seed, gap_output and gap_hessian (lambda_c / lambda_(c-1) of E[M] and
-  of the Hessian H), then overlaps of top (c - 1)-dimensional eigenspaces: of E[M] with independent
-  (that of M* with an independent copy of the active units), printed (that of (4.8)), row_span (of
-  the second layer, without 1^T W), weighted_row_span (the same times the shares); and kronecker
-  (of H with E[M] (x) E[x x^T]).
+  of the Hessian H), mean_share (of |E z|^2 in E |z|^2 for the scores z, given the weights), shift
+  (of the mean score where the first two units are active, in standard deviations), least
+  (lambda_(c-1) / lambda_1 of E[A]), then overlaps of top (c - 1)-dimensional eigenspaces: of E[M]
+  with independent (that of M* with an independent copy of the active units), printed (that of
+  (4.8)), row_span (of the second layer, without 1^T W), weighted_row_span (the same times the
+  shares); and kronecker (of H with E[M] (x) E[x x^T]).
 """
 
 from collections.abc import Mapping

@@ -22,6 +22,14 @@ BATCH = 200
 GROWTH = 1.2
 PREDICTED = 0.25 / (0.25 + math.asin(1 / math.pi) / (2 * math.pi))
 """Limit of the overlap with the row span: (E p)^2 / E p^2, p = Phi(s / sqrt(pi - 1)), s normal."""
+MEAN_SHARE = (
+    math.sqrt(1 - 1 / math.pi**2) + (math.pi - math.acos(1 / math.pi)) / math.pi
+) / math.pi
+"""Limit of |E z|^2 / E |z|^2 for the scores z, given the weights.
+
+It is the correlation of relu(w . x) and relu(w . x') for independent inputs, whose
+pre-activations have the correlation 1 / pi (Cho, Saul, 2009).
+"""
 
 
 class Network(NamedTuple):
@@ -32,18 +40,35 @@ class Network(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Means over the inputs."""
+    """Means over the inputs: E[M], E[d d^T], E[A], and those of the scores z.
+
+    The last two are of the inputs for which the first two units are active: E[d_1 d_2] and
+    E[d_1 d_2 z].
+    """
 
     output: Float[Array, "units units"]
     active: Float[Array, "units units"]
     curvature: Float[Array, "classes classes"]
+    scores: Float[Array, " classes"]
+    square: Float[Array, ""]
+    both: Float[Array, ""]
+    given: Float[Array, " classes"]
 
 
 class Measured(NamedTuple):
-    """Gaps lambda_c / lambda_(c-1), and overlaps of top (c - 1)-dimensional eigenspaces."""
+    """Gaps lambda_c / lambda_(c-1), and overlaps of top (c - 1)-dimensional eigenspaces.
+
+    Attributes:
+        mean_share: |E z|^2 / E |z|^2 of the scores z.
+        shift: |E[z | two units active] - E z|, relative to the root of E |z - E z|^2.
+        least: lambda_(c-1) / lambda_1 of E[A].
+    """
 
     gap_output: float
     gap_hessian: float
+    mean_share: float
+    shift: float
+    least: float
     independent: float
     printed: float
     row_span: float
@@ -61,13 +86,14 @@ def draw_network(key: RandomKey, units: int, classes: int) -> Network:
     )
 
 
-def _factors(network: Network, x: Array) -> tuple[Array, Array, Array]:
-    """Return N, the active units and A of one input."""
+def _factors(network: Network, x: Array) -> tuple[Array, Array, Array, Array]:
+    """Return N, the active units, A and the scores of one input."""
     before = network.first @ x
     active = (before >= 0).astype(x.dtype)
-    p = jax.nn.softmax(network.second @ jax.nn.relu(before))
+    scores = network.second @ jax.nn.relu(before)
+    p = jax.nn.softmax(scores)
     root = jnp.sqrt(p)[:, None] * (jnp.eye(p.size) - p[None, :])
-    return (root @ network.second) * active, active, jnp.diag(p) - jnp.outer(p, p)
+    return (root @ network.second) * active, active, jnp.diag(p) - jnp.outer(p, p), scores
 
 
 def _inputs(key: RandomKey, count: int, size: int) -> Array:
@@ -76,20 +102,30 @@ def _inputs(key: RandomKey, count: int, size: int) -> Array:
 
 @compiled
 def moments(network: Network, keys: Key[Array, " batches"]) -> Moments:
-    """Return E[M], E[d d^T] of the active units d, and E[A], over 200 inputs for each key.
+    """Return the means over 200 inputs for each key.
 
     Monte Carlo: standard errors fall with the root of the number of inputs.
     """
 
     def batch(total: Moments, key: RandomKey) -> tuple[Moments, None]:
         x = _inputs(key, BATCH, network.first.shape[1])
-        rows, active, curvature = jax.vmap(lambda x: _factors(network, x))(x)
+        rows, active, curvature, scores = jax.vmap(lambda x: _factors(network, x))(x)
         rows = rows.reshape(-1, rows.shape[-1])
-        added = Moments(rows.T @ rows, active.T @ active, jnp.sum(curvature, axis=0))
+        both = active[:, 0] * active[:, 1]
+        added = Moments(
+            rows.T @ rows,
+            active.T @ active,
+            jnp.sum(curvature, axis=0),
+            jnp.sum(scores, axis=0),
+            jnp.sum(scores**2),
+            jnp.sum(both),
+            both @ scores,
+        )
         return jax.tree.map(jnp.add, total, added), None
 
     classes, units = network.second.shape
-    zeros = [jnp.zeros((size, size)) for size in (units, units, classes)]
+    shapes = (units, units), (units, units), (classes, classes), (classes,), (), (), (classes,)
+    zeros = [jnp.zeros(shape) for shape in shapes]
     total, _ = jax.lax.scan(batch, Moments(*zeros), keys)
     return jax.tree.map(lambda leaf: leaf / (BATCH * len(keys)), total)
 
@@ -114,12 +150,18 @@ def measure(network: Network, key: RandomKey, batches: int, hessian_batches: int
     printed = (between + np.diag(np.diag(between))) / 4
     plain = _row_span(np.asarray(network.second, float))
     share = norm.cdf(np.sum(np.asarray(network.first, float), axis=1) / math.sqrt(math.pi - 1))
+    square, mean = float(found.square), np.asarray(found.scores, float)
+    shift = np.linalg.norm(np.asarray(found.given) / float(found.both) - mean)
+    curvatures = np.linalg.eigvalsh(np.asarray(found.curvature, float))
     gap_hessian, kronecker = _hessian(network, hessian_key, hessian_batches)
     overlap = lambda other: float(subspace_overlap(jnp.asarray(space), jnp.asarray(other))[-1])
     leading = lambda matrix: np.linalg.eigh(matrix)[1][:, -top:].T
     return Measured(
         gap_output=float(values[-classes] / values[-top]),
         gap_hessian=gap_hessian,
+        mean_share=float(mean @ mean) / square,
+        shift=float(shift / np.sqrt(square - mean @ mean)),
+        least=float(curvatures[1] / curvatures[-1]),
         independent=overlap(leading(between * np.asarray(found.active))),
         printed=overlap(leading(printed)),
         row_span=overlap(plain),

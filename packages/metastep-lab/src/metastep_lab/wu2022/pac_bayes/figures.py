@@ -7,11 +7,17 @@ import numpy as np
 from metastep_lab.figures.style import MARKERS, Figure, Lines, line_figure, new_figure, style
 from metastep_lab.tables import Frame, Record, curves
 
-NAMES = {"base": "BASE", "appr": "APPR", "iter": "ITER", "iter-m": "ITER.M"}
+NAMES = {
+    "base": "BASE",
+    "appr": "APPR",
+    "iter": "ITER",
+    "iter-d": "ITER(D)",
+    "iter-m": "ITER.M",
+}
 METHODS = (
-    "BASE draws every weight independently. APPR, ITER and ITER.M draw along the eigenvectors of "
-    "the layers' Hessians, which are computed once, repeatedly, or repeatedly and in part from the "
-    "weights."
+    "BASE draws every weight independently. The others draw along the eigenvectors of the layers' "
+    "Hessians, which are computed once (APPR), repeatedly (ITER), more and more rarely (ITER(D)), "
+    "or repeatedly and in part from the weights (ITER.M)."
 )
 """The meaning of the names in the figures."""
 
@@ -43,12 +49,13 @@ def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
             line_figure(
                 Lines(
                     curves(_named(record, "variances"), "method", "index", "log_variance"),
-                    "index of the input direction (for BASE: of the pixel)",
-                    "log variance, mean over outputs",
+                    "group of directions (for BASE: of weights)",
+                    "log variance, mean over the group",
                 )
             ),
-            "Logarithm of the posterior's variance in the first layer against the index of the "
-            f"input eigenvector, the largest eigenvalue first. {METHODS}",
+            "Logarithm of the posterior's variance in the first layer. Its directions are ordered "
+            "by the eigenvalues of the Kronecker product E[M] ⊗ E[xxᵀ], the largest first, and put "
+            f"into groups of equal size; those of BASE are its weights in their order. {METHODS}",
         )
     return drawn
 
@@ -79,7 +86,8 @@ def _bounds_figure(record: Record) -> Figure:
                 label=label,
             )
         panel.set_xticks(range(len(methods)), [NAMES[method] for method in methods])
-        panel.axhline(0.5, color="#777777", linewidth=1, linestyle=":", label="guessing")
+        guessing = 1 - 1 / record.config.classes
+        panel.axhline(guessing, color="#777777", linewidth=1, linestyle=":", label="guessing")
         panel.set(ylabel="error rate", title=f"{kind} labels", ylim=(0, None))
         panel.set_xlim(-0.5, len(methods) - 0.5)
     entries = axes[0].get_legend_handles_labels()
@@ -91,7 +99,7 @@ def _history_figure(record: Record) -> Figure:
     rows = _named(record, "history").query("seed == 0")
     drawn = lambda name: curves(rows, "method", "epoch", name)
     return line_figure(
-        Lines(drawn("loss"), "epoch", "mean cross-entropy in bits", title="loss"),
+        Lines(drawn("loss"), "epoch", "mean surrogate of the error", title="loss"),
         Lines(drawn("penalty"), "epoch", "sqrt(B_RE / 2)", title="penalty", y_log=True),
         shared_legend=True,
     )

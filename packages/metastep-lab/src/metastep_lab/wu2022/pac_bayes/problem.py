@@ -13,55 +13,68 @@ from jaxtyping import Array, Float, Key
 
 from metastep.compilation import compiled
 from metastep.curvature import EmpiricalRisk
-from metastep.pac_bayes.certify import cross_entropy_bits, mean_risk
+from metastep.pac_bayes.certify import cross_entropy_bits, mean_risk, relative_cross_entropy
 from metastep.types import RandomKey
 from metastep_lab import data
 
-CLASSES = 2
-BATCH = 100
-MOMENTUM = 0.9
+BATCH = 100  # examples in each step of the posterior, as in the code of Dziugaite and Roy
 
 Params = dict[str, dict[str, Array]]
+SURROGATES = {"bits": cross_entropy_bits, "relative": relative_cross_entropy}
 
 
 class Examples(NamedTuple):
-    """Images as rows in [0, 1], and labels: 0 for digits 0 to 4, 1 for 5 to 9."""
+    """Images as rows in [0, 1], and labels: digits, or 0 for digits 0 to 4 and 1 for 5 to 9."""
 
     inputs: np.ndarray
     labels: np.ndarray
 
 
 def load(
-    dataset: str, folder: Path | None, train: int, random_labels: bool, seed: int
+    dataset: str, folder: Path | None, classes: int, train: int | None, random: bool, seed: int
 ) -> tuple[Examples, Examples]:
-    """Load a data set with two classes and split it into training and test examples.
+    """Load a data set and split it into training and test examples.
 
-    Training examples are the first of the last 10,000 of MNIST, or a random part of digits. Random
-    labels are coin tosses, in both parts.
+    Training examples are the first of the training part of MNIST where both of its parts are
+    there, of the test part where it is alone, or a random part of digits. Test examples are the
+    whole test part of MNIST, or those that are left over.
+
+    Args:
+        dataset: `digits` or `mnist`.
+        folder: searched first for the files.
+        classes: 10, or 2 for digits below 5 and from 5.
+        train: the number of training examples; None for the whole training part, or five sixths
+            where there is one part only, which is its share in MNIST.
+        random: whether labels are drawn at random, in both parts.
+        seed: of the division of digits, and of random labels.
 
     Raises:
         DataNotFoundError: if the data set is not there.
         ValueError: if it has too few examples.
     """
     loaded = (data.digits if dataset == "digits" else data.mnist)(folder)
-    labels = (loaded.arrays["labels"] >= 5).astype(np.int32)
+    labels = loaded.arrays["labels"].astype(np.int32)
+    labels = labels if classes > 2 else (labels >= 5).astype(np.int32)
     images = loaded.arrays["images"].reshape(len(labels), -1).astype(np.float32)
     images /= 16 if dataset == "digits" else 255
     rng = np.random.default_rng(seed)
+    training, testing = np.arange(len(labels)), np.arange(0)
     if dataset == "digits":
-        order = rng.permutation(len(labels))
-        images, labels = images[order], labels[order]
-    else:
-        # The subset is the test part, which is also the last 10,000 of the whole of MNIST.
-        images, labels = images[-10_000:], labels[-10_000:]
-    if train >= len(labels):
+        training = rng.permutation(len(labels))
+    elif len(parts := np.unique(loaded.arrays["split"])) == 2:
+        training, testing = (np.flatnonzero(loaded.arrays["split"] == one) for one in parts[::-1])
+    if train is None:
+        train = len(training) if len(testing) else 5 * len(training) // 6
+    if train > len(training) - (len(testing) == 0):
         raise ValueError(
-            f"train is {train}; allowed are integers below {len(labels)}, the number of examples "
-            f"of {dataset}"
+            f"train is {train}; allowed are none and integers up to the number of training "
+            f"examples of {dataset}, with one left for testing: {len(training)} are there"
         )
-    if random_labels:
-        labels = rng.integers(0, CLASSES, len(labels)).astype(np.int32)
-    return Examples(images[:train], labels[:train]), Examples(images[train:], labels[train:])
+    if random:
+        labels = rng.integers(0, classes, len(labels)).astype(np.int32)
+    testing = testing if len(testing) else training[train:]
+    part = lambda rows: Examples(images[rows], labels[rows])
+    return part(training[:train]), part(testing)
 
 
 def network(params: Params, x: Float[Array, " inputs"]) -> Float[Array, " classes"]:
@@ -82,20 +95,43 @@ def initialize(key: RandomKey, sizes: Sequence[int], scale: float) -> Params:
     return params
 
 
-def as_risk(params: Params, examples: Examples) -> EmpiricalRisk:
-    """Return the mean cross-entropy in bits."""
-    return mean_risk(network, cross_entropy_bits, params, (examples.inputs, examples.labels))
+def as_risk(params: Params, examples: Examples, surrogate: str) -> EmpiricalRisk:
+    """Return the mean cross-entropy, in bits or relative to that of a guess."""
+    data = examples.inputs, examples.labels
+    return mean_risk(network, SURROGATES[surrogate], params, data)
 
 
-def train(risk: EmpiricalRisk, key: RandomKey, epochs: int, step_size: float) -> Params:
-    """Train by stochastic gradient descent with momentum, batches of 100."""
-    return _train(risk, jax.random.split(key, epochs), jnp.asarray(step_size))
+class Descent(NamedTuple):
+    """Stochastic gradient descent of the network, before the bound."""
+
+    epochs: int
+    step_size: float
+    momentum: float
+    batch: int
+
+
+def train(params: Params, examples: Examples, descent: Descent, key: RandomKey) -> Params:
+    """Lower the mean cross-entropy in bits."""
+    risk = as_risk(params, examples, "bits")
+    return _train(
+        risk,
+        jax.random.split(key, descent.epochs),
+        jnp.asarray(descent.step_size),
+        jnp.asarray(descent.momentum),
+        descent.batch,
+    )
 
 
 @compiled
-def _train(risk: EmpiricalRisk, keys: Key[Array, " epochs"], step_size: Array) -> Params:
-    optimizer = optax.sgd(step_size, momentum=MOMENTUM)
-    steps = risk.examples // BATCH
+def _train(
+    risk: EmpiricalRisk,
+    keys: Key[Array, " epochs"],
+    step_size: Array,
+    momentum: Array,
+    batch: int,
+) -> Params:
+    optimizer = optax.sgd(step_size, momentum=momentum)
+    steps = risk.examples // batch
 
     def step(carry: tuple, rows: Array) -> tuple[tuple, None]:
         params, state = carry
@@ -105,8 +141,8 @@ def _train(risk: EmpiricalRisk, keys: Key[Array, " epochs"], step_size: Array) -
         return (optax.apply_updates(params, updates), state), None
 
     def epoch(carry: tuple, key: RandomKey) -> tuple[tuple, None]:
-        order = jax.random.permutation(key, risk.examples)[: steps * BATCH]
-        return jax.lax.scan(step, carry, order.reshape(steps, BATCH))
+        order = jax.random.permutation(key, risk.examples)[: steps * batch]
+        return jax.lax.scan(step, carry, order.reshape(steps, batch))
 
     (params, _), _ = jax.lax.scan(epoch, (risk.params, optimizer.init(risk.params)), keys)
     return params

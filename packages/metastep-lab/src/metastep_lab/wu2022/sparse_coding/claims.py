@@ -23,7 +23,11 @@ def answer(record: Record) -> str:
     opening = "No, not better" if not better else "Only in part"
     opening = "Better than by predicting what it sees" if better == len(over) else opening
     most = over[over["value"] == over["value"].max()]
-    starts = {"sample": "from samples", "local": "from near the truth"}
+    starts = {
+        "sample": "from samples",
+        "local": "from near the truth",
+        "random": "from random atoms",
+    }
     found = "; ".join(
         f"{starts[row['initialization']]} {_mean(row, 'masking')} with hiding, "
         f"{_mean(row, 'baseline')} without"

@@ -1,8 +1,9 @@
 """Does masking help to recover the dictionary that generated noisy sparse signals?
 
 Signals are sparse combinations of true atoms plus noise. A dictionary with more atoms than the
-truth is learned with and without masking, from held-out signals (`sample`) or from the truth filled
-up with such signals (`local`), and compared with the truth. Three things vary:
+truth is learned with and without masking, from held-out signals (`sample`), from the truth filled
+up with such signals (`local`) or from normal numbers (`random`), and compared with the truth. Three
+things vary:
 
 - `realization` (Figure 2.1): the number of learned atoms;
 - `scale` (Figure 2.2): the dimension, the numbers of atoms and the sparsity in proportion, with
@@ -68,7 +69,9 @@ class Config:
         mask_fraction: the part of the coordinates that masking hides.
         epochs: passes over the signals.
         batch_size: signals in each step.
-        learning_rate: of Adam.
+        learning_rate: of Adam, or of plain steps.
+        fixed_mask: hide the same coordinates from every batch.
+        adam: False descends by plain steps, with the same learning rate.
         processes: cells computed at the same time; the results do not depend on it.
     """
 
@@ -77,7 +80,7 @@ class Config:
         "scale",
         "noise",
     )
-    initialization: Annotated[tuple[Literal["sample", "local"], ...], *SEVERAL] = (
+    initialization: Annotated[tuple[Literal["sample", "local", "random"], ...], *SEVERAL] = (
         "sample",
         "local",
     )
@@ -93,6 +96,8 @@ class Config:
     epochs: Count = 500
     batch_size: Count = 200
     learning_rate: Positive = 1e-3
+    fixed_mask: bool = False
+    adam: bool = True
     processes: Count = 2
 
     def __post_init__(self):
@@ -176,6 +181,8 @@ def measure(cell: Cell, config: Config, seed: int) -> tuple[float, float]:
     start = sample_start(held_out)
     if cell.initialization == "local":
         start = local_start(truth, held_out[: cell.learned - cell.atoms])
+    elif cell.initialization == "random":
+        start = random_dictionary(rng, cell.dim, cell.learned)
     learned = learn_dictionary(
         train,
         start,
@@ -184,6 +191,8 @@ def measure(cell: Cell, config: Config, seed: int) -> tuple[float, float]:
         epochs=config.epochs,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
+        fixed=config.fixed_mask,
+        adam=config.adam,
         rng=np.random.default_rng([seed, cell.seed, cell.dim, 1]),
     )
     return cosine_recovery_error(truth, start), cosine_recovery_error(truth, learned.dictionary)

@@ -8,7 +8,7 @@ Figure 2.2 and 1 or 2 in Figure 2.3.
 
 import pandas as pd
 
-from metastep_lab.claims import Statement, every, lacking
+from metastep_lab.claims import Numbers, Statement, every, lacking
 from metastep_lab.printed import Printed
 from metastep_lab.tables import Frame, Record, where
 from metastep_lab.wu2022.sparse_coding.settings import like_the_thesis, settings
@@ -59,7 +59,7 @@ def printed(record: Record) -> list[Printed]:
         return []
     found = settings(record)
 
-    def mean(row: Frame, method: str) -> float | None:
+    def mean(row: Numbers, method: str) -> float | None:
         same = where(found, **{name: row[name] for name in ("vary", "value", "initialization")})
         return float(same[method].iloc[0]) if len(same) else None
 
@@ -70,7 +70,7 @@ def printed(record: Record) -> list[Printed]:
             row[f"authors_{method}"],
             lambda record, row=row, method=method: mean(row, method),
         )
-        for _, row in PUBLISHED.iterrows()
+        for row in PUBLISHED.to_dict("records")
         for method in ("baseline", "masking")
     ]
 

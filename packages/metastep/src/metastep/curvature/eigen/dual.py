@@ -35,7 +35,10 @@ class Dual(AbstractEigenMethod):
 
     def find(self, operator: AbstractOperator, k: int, start: Array) -> Found:
         """Return k pairs with their residuals, at one product each, in whole blocks."""
-        if not isinstance(operator, LayerHessian) or operator.factors.inputs.shape[1] != 1:
+        if not (
+            isinstance(operator, LayerHessian)
+            and operator.factors.inputs.shape[1] == operator.groups == 1
+        ):
             raise ValueError(
                 f"method is Dual() and the operator a {type(operator).__name__}; allowed is a "
                 "LayerHessian of a fully connected layer. Use Lanczos()."
@@ -51,6 +54,7 @@ class Dual(AbstractEigenMethod):
     @property
     def _inner(self) -> Lanczos:
         """The eigensolver for the Gram matrix."""
+        # Lifting multiplies residuals, so the pairs of the Gram matrix must be more accurate.
         return Lanczos(tolerance=self.tolerance / 10)
 
 
@@ -59,12 +63,14 @@ def _gram(operator: LayerHessian, rows: int) -> tuple[Array, Array, Array]:
     """Return F^T F and the two factors of the columns of F with the largest norm."""
     x, g = operator.factors.inputs[:, 0], operator.factors.jacobian[:, :, 0]
     values, vectors = jnp.linalg.eigh(operator.curvature)
+    # Rounding may leave a small negative eigenvalue of a convex loss.
     roots = jnp.sqrt(jnp.maximum(values, 0))[:, :, None] * vectors.transpose(0, 2, 1)
     left = jnp.einsum("icd,idm->icm", roots, g).reshape(-1, g.shape[-1]) / jnp.sqrt(len(x))
     example = jnp.arange(len(left)) // g.shape[1]
     sizes = jnp.sum(left**2, axis=1) * jnp.sum(x**2, axis=1)[example]
     _, chosen = jax.lax.top_k(sizes, min(rows, len(left)))
     left, right = left[chosen], x[example[chosen]]
+    # The inner product of two outer products is the product of the factors' inner products.
     return (left @ left.T) * (right @ right.T), left, right
 
 
@@ -89,6 +95,7 @@ def _lifted(operator: LayerHessian, inner: Found, left: Array, right: Array) -> 
 
     k, rows = inner.vectors.shape
     block = min(k, BLOCK)
+    # Filled up to whole blocks with copies, so that one program serves any k.
     weights = jnp.pad(inner.vectors, ((0, -k % block), (0, 0)), mode="edge")
     found = jax.lax.map(lift, weights.reshape(-1, block, rows))
     values, vectors, residuals = (x.reshape(-1, *x.shape[2:])[:k] for x in found)

@@ -77,6 +77,7 @@ def top_eigenpairs(
         values=found.values,
         vectors=jax.vmap(operator.unravel)(found.vectors),
         residuals=found.residuals,
+        # False for NaN as well: every comparison with it is.
         converged=found.residuals <= method.tolerance * jnp.abs(found.values),
         products=found.products,
     )

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from metastep.compilation import compiled
 from metastep.curvature.layers.capture import batch_factors, find_layers
+from metastep.curvature.layers.kronecker import require_one_group
 from metastep.curvature.operators.risk import EmpiricalRisk, batched, require_batch_size
 
 Means = dict[str, Float[Array, " in"]]
@@ -64,6 +65,7 @@ def full_hessian_eigenpairs(
         raise ValueError(
             f"k is {k}; allowed are the integers from 1 to the number of layer outputs {outputs}."
         )
+    require_one_group(found)
     spread = [layer.name for layer in found.values() if layer.positions > 1]
     if spread:
         raise ValueError(

@@ -34,6 +34,7 @@ def subspace_overlap(
             f"second has shape {list(second.shape)}; allowed is that of first, {list(first.shape)}."
         )
     cosines = first.reshape(len(first), -1) @ second.reshape(len(second), -1).T
+    # Sums over all leading squares at once: entry (j, j) is |U_j^T V_j|^2.
     within = jnp.cumsum(jnp.cumsum(cosines**2, axis=0), axis=1)
     return jnp.diag(within) / jnp.arange(1, len(first) + 1)
 

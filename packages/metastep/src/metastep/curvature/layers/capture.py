@@ -10,10 +10,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from metastep.curvature.layers.tracing import Findings, Taps, evaluate
+from metastep.curvature.layers.findings import Findings, Key, Taps, parts_of, require_capture
+from metastep.curvature.layers.tracing import evaluate
 from metastep.curvature.operators.risk import EmpiricalRisk
-
-ADVICE = "use Hessian or GaussNewton with `where`, which need no capture"
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,14 +21,19 @@ class Layer:
 
     A fully connected layer has one position. A convolution has one for every output pixel, and the
     rows of X are the patches, input channels first. `[W b]` is the layer's matrix with its bias as
-    the last column. The W of a tap is not a parameter.
+    the last column. The W of a tap is not a parameter. With several groups (a grouped convolution,
+    or a product with one matrix for each element of a batch), the outputs of a group, which lie
+    beside each other, have inputs of their own.
 
     Attributes:
-        name: path of the weight in `params`, such as `fc1.weight`, or the name of a `tap`.
+        name: path of the weight in `params`, such as `fc1.weight`, or the name of a `tap`. If the
+            model uses parts of a parameter as separate matrices, as a scan over a stack of layers
+            does, it is followed by the part's number, as in `blocks.weight[0]`.
         outputs: number of rows m of W.
         inputs: number of columns n of W, without the bias.
         positions: number of positions P.
         is_convolution: whether a convolution uses it.
+        groups: number of groups.
         bias: path of the bias in `params`; None without a bias.
     """
 
@@ -38,8 +42,9 @@ class Layer:
     inputs: int
     positions: int
     is_convolution: bool
+    groups: int
     bias: str | None
-    _index: int
+    _key: Key
     _entries: np.ndarray | None
     _bias: tuple[int, np.ndarray] | None
 
@@ -51,7 +56,7 @@ class Layer:
         """Return W, or [W b], from a tree like the parameters (a gradient, a direction)."""
         entries = self._require_entries()
         leaves = jax.tree.leaves(eqx.filter(params, eqx.is_inexact_array))
-        columns = [leaves[self._index].reshape(-1)[entries]]
+        columns = [leaves[self._key[0]].reshape(-1)[entries]]
         if bias:
             index, order = self._require_bias()
             columns.append(leaves[index].reshape(-1)[order][:, None])
@@ -61,7 +66,7 @@ class Layer:
         """Return `like` with this layer's W, or [W b], in place; the inverse of `to_matrix`."""
         leaves, treedef = jax.tree.flatten(like)
         places = [i for i, leaf in enumerate(leaves) if eqx.is_inexact_array(leaf)]
-        weight = self._index, self._require_entries()
+        weight = self._key[0], self._require_entries()
         parts = [(weight, matrix[:, : self.inputs])]
         if matrix.shape[1] > self.inputs:
             parts.append((self._require_bias(), matrix[:, self.inputs]))
@@ -92,7 +97,8 @@ class LayerFactors(eqx.Module):
     """The factors of one layer's curvature, for each example.
 
     Attributes:
-        inputs: X, `[examples, positions, in]`, with a last column of ones if there is a bias.
+        inputs: X, `[examples, positions, groups * in]`, with a column of ones after those of each
+            group if there is a bias.
         jacobian: G = d output / d z, `[examples, classes, positions, out]`.
     """
 
@@ -116,8 +122,9 @@ def find_layers(
 
     Raises:
         ValueError: for a name that does not exist (the message lists the names that do); a weight
-            that is used more than once, inside a loop, or by an operation that is neither a matrix
-            product nor a convolution; a tap that is not unique; or a missing bias.
+            that is used more than once (in every step of a loop, for instance), or by an operation
+            that is neither a matrix product nor a convolution; a tap that is not unique; or a
+            missing bias.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -133,14 +140,23 @@ def find_layers(
     parameters = eqx.filter(risk.params, eqx.is_inexact_array)
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(parameters)]
     paths = [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]
-    dimensions = [leaf.ndim for leaf in jax.tree.leaves(parameters)]
     findings = _findings(risk)
-    biases = {leaf for leaf in findings.bias_uses if leaf not in findings.uses}
+    # Of a stack that a scan goes along, each step has a slice.
+    dimensions = [
+        leaf.ndim - (i in findings.scanned) for i, leaf in enumerate(jax.tree.leaves(parameters))
+    ]
+    used = {leaf for leaf, _ in findings.uses}
+    biases = {leaf for leaf, _ in findings.bias_uses if leaf not in used}
     usual = [i for i, size in enumerate(dimensions) if size > 1 and i not in biases]
-    weights = [paths[i] for i in sorted({*usual, *findings.uses}) if i < len(paths)]
-    indices = {path: i for i, path in enumerate(paths)} | findings.tapped
+    keys: dict[str, Key] = {}
+    for i in sorted({*usual, *used}):
+        if i < len(paths):
+            keys |= parts_of(i, paths[i], findings)
+    weights = [*keys]
+    keys = {path: (i, 0) for i, path in enumerate(paths) if i not in used} | keys
+    keys |= {name: (index, 0) for name, index in findings.tapped.items()}
     wanted = weights if names is None else list(names)
-    unknown = [name for name in wanted if name not in indices]
+    unknown = [name for name in wanted if name not in keys]
     if unknown:
         known = ", ".join([*weights, *findings.tapped]) or "none"
         raise ValueError(f"layers names {unknown}; allowed are {known}.")
@@ -150,7 +166,7 @@ def find_layers(
             f"layers names {twice}, which are paths of parameters and names of taps; allowed are "
             "taps with other names."
         )
-    found = {name: _layer(name, indices[name], paths, findings) for name in wanted}
+    found = {name: _layer(name, keys[name], paths, findings) for name in wanted}
     for layer in found.values():
         if bias and layer._entries is not None:
             layer._require_bias()
@@ -173,7 +189,7 @@ def example_factors(
     layers = find_layers(risk, names, bias)
     leaves = jax.tree.leaves(eqx.filter(risk.params, eqx.is_inexact_array))
     dtype = lambda layer: (
-        jnp.result_type(*leaves) if layer._entries is None else leaves[layer._index].dtype
+        jnp.result_type(*leaves) if layer._entries is None else leaves[layer._key[0]].dtype
     )
     taps = {
         name: jnp.zeros((layer.positions, layer.outputs), dtype(layer))
@@ -181,12 +197,13 @@ def example_factors(
     }
 
     def outputs(taps: dict[str, Array]) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
-        by_index = {layers[name]._index: tap for name, tap in taps.items()}
-        output, findings = _run(risk, example[0], by_index)
-        rows = {name: findings.inputs[layers[name]._index] for name in taps}
+        by_key = {layers[name]._key: tap for name, tap in taps.items()}
+        output, findings = _run(risk, example[0], by_key)
+        rows = {name: findings.inputs[layers[name]._key] for name in taps}
         flat, unravel = ravel_pytree(output)
         return flat, (jax.tree_util.Partial(unravel), rows)
 
+    # Gradients by zeros that are added to the layers' outputs, so the model stays as it is.
     flat, pull, (unravel, rows) = jax.vjp(outputs, taps, has_aux=True)
     (jacobian,) = jax.vmap(pull)(jnp.eye(flat.size, dtype=flat.dtype))
     loss = lambda flat: risk.loss(unravel(flat), example[1])
@@ -200,8 +217,13 @@ def example_factors(
             zeros = taps[name].reshape(-1)
             curvature[name] = jax.hessian(at)(zeros)
             jacobian[name] = jnp.eye(zeros.size, dtype=zeros.dtype).reshape(-1, *taps[name].shape)
-    ones = lambda x: jnp.concatenate([x, jnp.ones((len(x), 1), x.dtype)], axis=1) if bias else x
-    return {name: LayerFactors(ones(rows[name]), jacobian[name]) for name in names}, curvature
+
+    def with_ones(name: str) -> Array:
+        x = rows[name].reshape(len(rows[name]), layers[name].groups, -1)
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, int(bias))), constant_values=1)
+        return x.reshape(len(x), -1)
+
+    return {name: LayerFactors(with_ones(name), jacobian[name]) for name in names}, curvature
 
 
 def _run(risk: EmpiricalRisk, example: PyTree, taps: Taps) -> tuple[PyTree, Findings]:
@@ -213,6 +235,7 @@ def _run(risk: EmpiricalRisk, example: PyTree, taps: Taps) -> tuple[PyTree, Find
 
 def _findings(risk: EmpiricalRisk) -> Findings:
     """Return the findings of one abstract evaluation, without computing numbers."""
+    # Traced for its side effect: findings are about the program, and no number is computed.
     kept: list[Findings] = []
 
     def run(risk: EmpiricalRisk) -> Array:
@@ -223,51 +246,33 @@ def _findings(risk: EmpiricalRisk) -> Findings:
     return kept[0]
 
 
-def _layer(name: str, index: int, paths: list[str], findings: Findings) -> Layer:
-    _require_capture(name, index, findings)
-    (use,) = findings.uses[index]
+def _layer(name: str, key: Key, paths: list[str], findings: Findings) -> Layer:
+    require_capture(name, key, findings)
+    (use,) = findings.uses[key]
+    used = {leaf for leaf, _ in findings.uses}
+    # A bias counts as the layer's own if it is added to this output and used nowhere else.
     own = [
         (bias, order)
-        for bias, order in findings.biases.get(index, [])
+        for bias, order in findings.biases.get(key, [])
         if findings.bias_uses[bias] == 1
-        and bias not in findings.obstacles
-        and bias not in findings.uses
-        and findings.output_uses[index] == 1
+        and bias[0] not in findings.obstacles
+        and bias[0] not in used
+        and findings.output_uses[key] == 1
         and use.entries is not None
     ]
-    bias = own[0] if own else None
+    bias = (own[0][0][0], own[0][1]) if own else None
     return Layer(
         name=name,
         outputs=use.shape[0],
         inputs=use.shape[1],
         positions=use.positions,
         is_convolution=use.is_convolution,
+        groups=use.groups,
         bias=None if bias is None else paths[bias[0]],
-        _index=index,
+        _key=key,
         _entries=use.entries,
         _bias=bias,
     )
-
-
-def _require_capture(name: str, index: int, findings: Findings) -> None:
-    """Raise a `ValueError` with the reason why a layer cannot be captured, and the remedy."""
-    why = findings.obstacles.get(index)
-    uses = len(findings.uses.get(index, []))
-    if name in findings.tapped:
-        advice = ""
-        if why is None and uses != 1:
-            why = f"{uses} taps have this name; give each its own"
-        elif why is None and not findings.output_uses.get(index):
-            why = "the model does not use what tap returns; go on with it in place of the outputs"
-    else:
-        advice = "mark its output with `tap`, "
-        if why is None and uses != 1:
-            why = f"it is used {uses} times, and the curvature of shared weights does not factor"
-    if why is not None:
-        raise ValueError(
-            f"layers has {name}, which cannot be captured: {why}. Name the layers that are wanted "
-            f"without it, {advice}or {ADVICE}."
-        )
 
 
 Factors = Callable[[tuple[PyTree, PyTree]], tuple[dict[str, LayerFactors], dict[str, Array]]]

@@ -114,6 +114,7 @@ def kronecker_eigenpairs(
 def _eigenpairs(left: Array, right: Array, k: int) -> KroneckerEigenpairs:
     outs, left_vectors = jnp.linalg.eigh(left)
     ins, right_vectors = jnp.linalg.eigh(right)
+    # All products of eigenvalues are out * in numbers; their eigenvectors are never formed.
     values, flat = jax.lax.top_k(jnp.outer(outs[::-1], ins[::-1]).reshape(-1), k)
     rows, columns = flat // len(ins), flat % len(ins)
     basis = left_vectors.T[::-1][rows], right_vectors.T[::-1][columns]
@@ -200,6 +201,7 @@ def _diagonals(
         layers, curvature = factors(data)
         found = {}
         for name, layer in layers.items():
+            # Both factors are rotated before they meet, so that no (out * in)^2 matrix appears.
             rotated = jnp.einsum("icpm,ma->icpa", layer.jacobian, left[name])
             inputs = jnp.einsum("ipn,nb->ipb", layer.inputs, right[name])
             slopes = jnp.einsum("icpa,ipb->icab", rotated, inputs)

@@ -1,13 +1,13 @@
 """The Hessian of each layer as a Kronecker product E[M] (x) E[x x^T]."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from metastep.compilation import compiled
-from metastep.curvature.layers.capture import batch_factors, find_layers
+from metastep.curvature.layers.capture import Layer, batch_factors, find_layers
 from metastep.curvature.operators.base import AbstractOperator
 from metastep.curvature.operators.risk import EmpiricalRisk, batched, require_batch_size
 
@@ -61,6 +61,7 @@ class KroneckerHessian(AbstractOperator):
 
 
 def _eigh(matrix: Array) -> tuple[Array, Array]:
+    # `eigh` gives ascending eigenvalues, and leading ones come first everywhere here.
     values, vectors = jnp.linalg.eigh(matrix)
     return values[::-1], vectors[:, ::-1]
 
@@ -88,7 +89,7 @@ def kronecker_hessian(
         The operator; its `output` and `input` hold the factors.
 
     Raises:
-        ValueError: as `find_layers`.
+        ValueError: as `find_layers`; for a layer whose outputs are in groups.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -102,8 +103,21 @@ def kronecker_hessian(
         ([[0.25, -0.25], [-0.25, 0.25]], (4, 4))
     """
     require_batch_size(batch_size)
-    names = tuple(find_layers(risk, layers, bias))
+    found = find_layers(risk, layers, bias)
+    require_one_group(found)
+    names = tuple(found)
     return KroneckerHessian(*_kronecker_factors(risk, names, bias, batch_size))
+
+
+def require_one_group(layers: Mapping[str, Layer]) -> None:
+    """Raise a `ValueError` for a layer whose outputs do not have all inputs in common."""
+    for layer in layers.values():
+        if layer.groups > 1:
+            raise ValueError(
+                f"layers has {layer.name} with {layer.groups} groups, whose Hessian is no single "
+                "Kronecker product; allowed are layers of one group. Name them, or use "
+                "layer_hessian, which is exact for groups."
+            )
 
 
 @compiled

@@ -1,5 +1,6 @@
 """The Hessian of one layer, exact from stored factors, and its two Kronecker factors."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
@@ -27,15 +28,17 @@ class LayerHessian(AbstractOperator):
     Attributes:
         factors: X and G of every example.
         curvature: A, the Hessian of each example's loss at the model's output.
+        groups: of the layer's outputs, each with inputs of its own; see `Layer`.
     """
 
     factors: LayerFactors
     curvature: Float[Array, "examples classes classes"]
+    groups: int = eqx.field(static=True, default=1)
 
     def structure(self) -> jax.ShapeDtypeStruct:
         """Return the shape of the layer's matrix."""
         x, g = self.factors.inputs, self.factors.jacobian
-        return jax.ShapeDtypeStruct((g.shape[-1], x.shape[-1]), g.dtype)
+        return jax.ShapeDtypeStruct((g.shape[-1], x.shape[-1] // self.groups), g.dtype)
 
     def mv(self, vector: Float[Array, "out in"]) -> Float[Array, "out in"]:
         """Return the product with a matrix like the layer's."""
@@ -54,16 +57,34 @@ class LayerHessian(AbstractOperator):
         def mean(batch: tuple[Array, Array, Array]) -> Array:
             x, g, a = batch
             x, shape = x.reshape(-1, size), (len(x), positions, vectors, out)
-            moved = (x @ matrices.reshape(-1, size).T).reshape(shape).swapaxes(1, 2)
+            moved = self._applied(matrices, x).reshape(shape).swapaxes(1, 2)
             logits = jnp.einsum("ivm,icm->ivc", moved.reshape(len(g), vectors, -1), g)
             pulled = jnp.einsum("icd,ivd->ivc", a, logits) / len(g)
             moved = jnp.einsum("ivc,icm->ivm", pulled, g).reshape(moved.shape).swapaxes(1, 2)
-            return (moved.reshape(len(x), -1).T @ x).reshape(matrices.shape)
+            return self._gathered(moved.reshape(len(x), vectors, out), x)
 
         # With a separate axis for positions, XLA's layout would copy X and G for each product.
         data = x.reshape(examples, -1), g.reshape(*g.shape[:2], -1), self.curvature
+        # Batches of about equal size, each with intermediate values of at most `CACHED` numbers.
         batches = -(-examples * positions * vectors * out // CACHED)
         return batched(mean, data, examples, -(-examples // batches))
+
+    def _applied(self, matrices: Array, rows: Array) -> Float[Array, "rows _"]:
+        """Return V x for every row x, `[vectors, out]` in one axis."""
+        if self.groups == 1:
+            return rows @ matrices.reshape(-1, matrices.shape[-1]).T
+        apart = matrices.reshape(len(matrices), self.groups, -1, matrices.shape[-1])
+        inputs = rows.reshape(len(rows), self.groups, -1)
+        return jnp.einsum("vgon,rgn->rvgo", apart, inputs).reshape(len(rows), -1)
+
+    def _gathered(self, outputs: Array, rows: Array) -> Float[Array, "vectors out in"]:
+        """Return the sum over rows of z x^T, the transpose of `_applied`."""
+        _, vectors, out = outputs.shape
+        if self.groups == 1:
+            return (outputs.reshape(len(rows), -1).T @ rows).reshape(vectors, out, -1)
+        apart = outputs.reshape(len(rows), vectors, self.groups, -1)
+        inputs = rows.reshape(len(rows), self.groups, -1)
+        return jnp.einsum("rvgo,rgn->vgon", apart, inputs).reshape(vectors, out, -1)
 
 
 def layer_hessian(
@@ -81,7 +102,7 @@ def layer_hessian(
 
     Args:
         risk: model, loss, parameters and data.
-        layer: path of the weight.
+        layer: path of the weight, as `find_layers` lists it.
         bias: include the bias in the layer's matrix.
         second_order: exact for every network; `classes` is then positions * out. Without it the
             operator is exact for piecewise-linear networks (ReLU, max-pooling, fixed batch
@@ -98,8 +119,8 @@ def layer_hessian(
         Wu, Zhu, Wu, Wang, Ge (2020), Dissecting Hessian, Proposition 4.1.
     """
     require_batch_size(batch_size)
-    (name,) = find_layers(risk, [layer], bias)
-    return LayerHessian(*_stored(risk, name, bias, second_order, batch_size))
+    ((name, found),) = find_layers(risk, [layer], bias).items()
+    return LayerHessian(*_stored(risk, name, bias, second_order, batch_size), found.groups)
 
 
 @compiled

@@ -145,6 +145,7 @@ def _patches(layer: Any, x: Array) -> Float[Array, "positions in"]:
     """Return the patches that a convolution multiplies by its kernel."""
     shape = layer.weight.shape[1:]
     size = jnp.size(layer.weight[0])
+    # The convolution itself, with every unit kernel: stride, padding and dilation are its own.
     kernel = jnp.eye(size, dtype=x.dtype).reshape(size, *shape)
     bias = None if layer.bias is None else jnp.zeros((size, *layer.bias.shape[1:]), x.dtype)
     parts = lambda layer: (layer.weight, layer.bias)

@@ -4,11 +4,11 @@ The model is traced to a jaxpr and evaluated equation by equation. Every array t
 rearrangement of a parameter also carries an array of the same shape with the origin of each entry
 in the parameter. A matrix product or a convolution with one such operand is a layer. If a
 rearranged parameter is added to its output, it is the bias. An output that `tap` marks is a layer,
-too.
+too. A scan over a stack of weights is evaluated step by step, and each step has layers of its own.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from metastep.curvature.layers.findings import Findings, Key, Taps, Use
+from metastep.curvature.layers.layouts import bias_entries, read_layout
 from metastep.curvature.layers.taps import read_mark
 
 REARRANGE = ("broadcast_in_dim", "reshape", "rev", "squeeze", "transpose")
@@ -24,47 +26,27 @@ SAME_PLACE = ("convert_element_type", "copy", "name", "reduce_precision", "shard
 INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "remat2": "jaxpr"}
 LOOPS = ("scan", "while")
 CUSTOM = ("custom_jvp_call", "custom_vjp_call")
+PARTS = ("slice", "split")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The entry of parameter `leaf` at each place of an array; or the output of its layer."""
+    """The entry of parameter `leaf` at each place of an array; or its channel in a layer's output.
+
+    Attributes:
+        leaf: the index of the parameter.
+        entries: entries of the parameter, or channels.
+        layer: the layer whose output this is; None for a parameter.
+    """
 
     leaf: int
     entries: np.ndarray
-    is_output: bool = False
+    layer: Key | None = None
 
-
-@dataclass(frozen=True)
-class Use:
-    """One use z[p, i] = sum_j W[i, j] X[p, j] of a weight matrix.
-
-    `entries[i, j]` is the place of W[i, j] in the parameter; the W of a tap is not a parameter.
-    """
-
-    shape: tuple[int, int]
-    positions: int
-    is_convolution: bool = False
-    entries: np.ndarray | None = None
-
-
-@dataclass
-class Findings:
-    """The findings of one evaluation of the model, by the index of the parameter's leaf.
-
-    The indices of taps follow those of the leaves; `tapped` has their names.
-    """
-
-    uses: dict[int, list[Use]] = field(default_factory=dict)
-    obstacles: dict[int, str] = field(default_factory=dict)
-    biases: dict[int, list[tuple[int, np.ndarray]]] = field(default_factory=dict)
-    bias_uses: dict[int, int] = field(default_factory=dict)
-    output_uses: dict[int, int] = field(default_factory=dict)
-    inputs: dict[int, Array] = field(default_factory=dict)
-    tapped: dict[str, int] = field(default_factory=dict)
-
-
-Taps = dict[int, Array]
+    @property
+    def is_output(self) -> bool:
+        """Whether this is not a parameter."""
+        return self.layer is not None
 
 
 def evaluate(
@@ -72,8 +54,8 @@ def evaluate(
 ) -> tuple[PyTree, Findings]:
     """Evaluate `model(leaves, example)` for one input; return its output and its layers.
 
-    `taps` has, by the index of a leaf or tap, the value to add to the output of its layer,
-    `[positions, out]`. The recorded inputs of a layer are rows `[positions, in]`.
+    `taps` has, by matrix, the value to add to the output of its layer, `[positions, out]`. The
+    recorded inputs of a layer are rows `[positions, groups * in]`.
     """
     closed, shape = jax.make_jaxpr(model, return_shape=True)(list(leaves), example)
     origins = [Origin(i, np.arange(leaf.size).reshape(leaf.shape)) for i, leaf in enumerate(leaves)]
@@ -94,8 +76,8 @@ class _Walk:
 
     def consume(self, origins: Sequence[Origin | None]) -> None:
         for origin in origins:
-            if origin is not None and origin.is_output:
-                _increment(self.findings.output_uses, origin.leaf)
+            if origin is not None and origin.layer is not None:
+                _increment(self.findings.output_uses, origin.layer)
 
     def forget(self, origins: Sequence[Origin | None], why: str) -> None:
         for origin in origins:
@@ -130,6 +112,8 @@ class _Walk:
             inner = equation.params[INLINED[name]]
             closed = inner if hasattr(inner, "consts") else jex.core.ClosedJaxpr(inner, ())
             return self.run(closed, operands, origins)
+        if name == "scan" and _stacks(equation, origins):
+            return self._unrolled(equation, operands, origins)
         for tap in hidden:
             self.findings.obstacles.setdefault(self._tap_index(tap), _obstacle(name))
         results = _bind(equation, operands)
@@ -139,10 +123,11 @@ class _Walk:
         if name in SAME_PLACE:
             return results, [origins[0]]
         first = origins[0] if origins else None
-        # The slice with which `tap` itself extracts its outputs from the marked array.
-        is_cut = name == "slice" and first is not None and first.leaf >= self.leaves
-        if first is not None and (name in REARRANGE or is_cut):
-            return results, [_rearranged(equation, first)]
+        # Parts of a parameter, and the slice with which `tap` extracts its outputs.
+        is_part = first is not None and (not first.is_output or first.leaf >= self.leaves)
+        if first is not None and (name in REARRANGE or (name in PARTS and is_part)):
+            return results, _rearranged(equation, first)
+        # From here on an output leaves its layer: a second use, after a bias, is counted.
         self.consume(origins)
         if name in ("dot_general", "conv_general_dilated") and len(parameters) == 1:
             return self._layer(equation, operands, origins, results[0])
@@ -157,38 +142,66 @@ class _Walk:
         side = next(i for i, o in enumerate(origins) if o is not None and not o.is_output)
         origin = origins[side]
         assert origin is not None
-        read = _read_product if equation.primitive.name == "dot_general" else _read_convolution
-        layout = read(equation, operands, side, origin.entries)
+        layout = read_layout(equation, operands, side, origin.entries)
         if isinstance(layout, str):
             self.forget([origin], layout)
             return [output], [None]
-        rows, entries, axes = layout
-        leaf, shape = origin.leaf, tuple(output.shape[axis] for axis in axes)
+        rows, entries, axes, groups = layout
+        key, shape = (origin.leaf, int(entries.min())), tuple(output.shape[axis] for axis in axes)
         back = lambda matrix: matrix.reshape(shape).transpose(np.argsort(axes))
         convolution = equation.primitive.name == "conv_general_dilated"
-        self._record(leaf, Use(entries.shape, len(rows), convolution, entries), rows)
+        self._record(key, Use(entries.shape, len(rows), convolution, entries, groups), rows)
         channel = np.broadcast_to(np.arange(len(entries)), (len(rows), len(entries)))
-        if leaf in self.taps:
-            output = output + back(self.taps[leaf]).astype(output.dtype)
-        return [output], [Origin(leaf, back(channel), is_output=True)]
+        if key in self.taps:
+            output = output + back(self.taps[key]).astype(output.dtype)
+        return [output], [Origin(origin.leaf, back(channel), key)]
+
+    def _unrolled(
+        self, equation: Any, operands: list[Any], origins: list[Origin | None]
+    ) -> tuple[list[Any], list[Origin | None]]:
+        """Evaluate a scan over a stack of weights one step after the other."""
+        params = equation.params
+        fixed, carried = params["num_consts"], params["num_consts"] + params["num_carry"]
+        stacks = origins[carried:]
+        self.consume(stacks)
+        parameter = [one if one is not None and not one.is_output else None for one in stacks]
+        self.findings.scanned.update(one.leaf for one in parameter if one is not None)
+        state, known = operands[fixed:carried], origins[fixed:carried]
+        steps, gathered = range(params["length"]), {}
+        for t in reversed(steps) if params["reverse"] else steps:
+            slices = [jax.lax.index_in_dim(x, t, keepdims=False) for x in operands[carried:]]
+            parts = [one and Origin(one.leaf, one.entries[t]) for one in parameter]
+            results, ends = self.run(
+                params["jaxpr"],
+                [*operands[:fixed], *state, *slices],
+                [*origins[:fixed], *known, *parts],
+            )
+            count = carried - fixed
+            state, known, gathered[t] = results[:count], ends[:count], results[count:]
+            self.consume(ends[count:])
+            self.forget(ends[count:], "a scan stacks it")
+        outputs = [jnp.stack(each) for each in zip(*(gathered[t] for t in steps), strict=True)]
+        return [*state, *outputs], [*known, *([None] * len(outputs))]
 
     def _tap(self, name: str, outputs: int, joined: Any) -> tuple[list[Any], list[Origin | None]]:
         """Record a tap; `joined` holds its outputs, followed by its inputs."""
         index = self._tap_index(name)
         rows = joined.reshape(-1, joined.shape[-1])[:, outputs:]
-        self._record(index, Use((outputs, rows.shape[1]), len(rows)), rows)
-        if index in self.taps:
-            change = jnp.pad(self.taps[index], ((0, 0), (0, rows.shape[1])))
+        key = index, 0
+        self._record(key, Use((outputs, rows.shape[1]), len(rows)), rows)
+        if key in self.taps:
+            # The inputs beside the outputs are only carried along for this reading.
+            change = jnp.pad(self.taps[key], ((0, 0), (0, rows.shape[1])))
             joined = joined + change.reshape(joined.shape).astype(joined.dtype)
         channel = np.broadcast_to(np.arange(joined.shape[-1]), joined.shape)
-        return [joined], [Origin(index, channel, is_output=True)]
+        return [joined], [Origin(index, channel, key)]
 
     def _tap_index(self, name: str) -> int:
         return self.findings.tapped.setdefault(name, self.leaves + len(self.findings.tapped))
 
-    def _record(self, index: int, use: Use, rows: Array) -> None:
-        self.findings.uses.setdefault(index, []).append(use)
-        self.findings.inputs[index] = rows
+    def _record(self, key: Key, use: Use, rows: Array) -> None:
+        self.findings.uses.setdefault(key, []).append(use)
+        self.findings.inputs[key] = rows
 
     def _bias(self, origins: list[Origin | None]) -> Origin | None:
         """Record `layer + bias`; the sum is no longer the layer's output."""
@@ -196,17 +209,24 @@ class _Walk:
         outputs = [origin for origin in origins if origin is not None and origin.is_output]
         if len(parameters) == 1 and len(outputs) == 1:
             (bias,), (output,) = parameters, outputs
-            order = _bias_entries(output.entries, bias.entries)
-            if order is not None:
-                self.findings.biases.setdefault(output.leaf, []).append((bias.leaf, order))
-                _increment(self.findings.bias_uses, bias.leaf)
+            order = bias_entries(output.entries, bias.entries)
+            if order is not None and output.layer is not None:
+                key = bias.leaf, int(order.min())
+                self.findings.biases.setdefault(output.layer, []).append((key, order))
+                _increment(self.findings.bias_uses, key)
                 return None
         self.forget(parameters, _obstacle("add"))
         return None
 
 
-def _increment(counts: dict[int, int], leaf: int) -> None:
-    counts[leaf] = counts.get(leaf, 0) + 1
+def _increment(counts: dict[Key, int], key: Key) -> None:
+    counts[key] = counts.get(key, 0) + 1
+
+
+def _stacks(equation: Any, origins: Sequence[Origin | None]) -> bool:
+    """Whether a scan goes along a parameter."""
+    along = origins[equation.params["num_consts"] + equation.params["num_carry"] :]
+    return any(one is not None and not one.is_output for one in along)
 
 
 def _bind(equation: Any, operands: list[Any]) -> list[Any]:
@@ -215,10 +235,11 @@ def _bind(equation: Any, operands: list[Any]) -> list[Any]:
     return list(results) if equation.primitive.multiple_results else [results]
 
 
-def _rearranged(equation: Any, origin: Origin) -> Origin:
+def _rearranged(equation: Any, origin: Origin) -> list[Origin | None]:
+    # Origins are known while the model is traced: the same operation moves them, at once.
     with jax.ensure_compile_time_eval():
-        (entries,) = _bind(equation, [jnp.asarray(origin.entries)])
-    return Origin(origin.leaf, np.asarray(entries), origin.is_output)
+        found = _bind(equation, [jnp.asarray(origin.entries)])
+    return [Origin(origin.leaf, np.asarray(entries), origin.layer) for entries in found]
 
 
 def _mark(equation: Any) -> tuple[str, int] | None:
@@ -238,75 +259,12 @@ def _marks(equation: Any) -> list[str]:
 
 def _obstacle(name: str) -> str:
     if name in LOOPS:
-        return f"it is used inside a {name}; write the loop over layers in Python"
+        return (
+            f"it is used inside a {name}, in every step; scan over a stack of weights, one for "
+            "each layer, or write the loop over layers in Python"
+        )
     if name == "cond":
         return "it is used inside a cond; choose the branch in Python, or compute both and select"
     if name in CUSTOM:
         return f"it is used inside a {name}, which brings its own derivative"
     return f"it is used by the operation {name}, which is no plain matrix product or convolution"
-
-
-def _bias_entries(channels: np.ndarray, entries: np.ndarray) -> np.ndarray | None:
-    """Return the entry of the bias for each channel, if there is exactly one."""
-    if np.broadcast_shapes(channels.shape, entries.shape) != channels.shape:
-        return None
-    entries = np.broadcast_to(entries, channels.shape)
-    _, first = np.unique(channels, return_index=True)
-    order = entries.reshape(-1)[first]
-    fits = np.array_equal(order[channels], entries) and len(np.unique(order)) == len(order)
-    return order if fits else None
-
-
-_Layout = tuple[Any, np.ndarray, tuple[int, ...]]
-
-
-def _read_product(
-    equation: Any, operands: list[Any], side: int, entries: np.ndarray
-) -> _Layout | str:
-    """Return input rows, weight entries `[out, in]`, and the output's axes as (positions, out)."""
-    contracted, batch = equation.params["dimension_numbers"]
-    if batch[0]:
-        return "it is used by a batched matrix product, one matrix for each element of a batch"
-    other = 1 - side
-    free = [
-        [axis for axis in range(np.ndim(operand)) if axis not in contracted[i]]
-        for i, operand in enumerate(operands)
-    ]
-    inputs = int(np.prod([entries.shape[axis] for axis in contracted[side]]))
-    matrix = entries.transpose(*free[side], *contracted[side]).reshape(-1, inputs)
-    rows = operands[other].transpose(*free[other], *contracted[other]).reshape(-1, inputs)
-    positions = [*range(len(free[0]))], [*range(len(free[0]), len(free[0]) + len(free[1]))]
-    return _checked(rows, matrix, (*positions[other], *positions[side]))
-
-
-def _read_convolution(
-    equation: Any, operands: list[Any], side: int, entries: np.ndarray
-) -> _Layout | str:
-    params = equation.params
-    if side == 0:
-        return "it is the input of a convolution, not its kernel"
-    if params["feature_group_count"] != 1 or params["batch_group_count"] != 1:
-        return "it is used by a grouped convolution, which has no single Kronecker factor"
-    numbers = params["dimension_numbers"]
-    kernel = entries.transpose(numbers.rhs_spec)
-    patches = jax.lax.conv_general_dilated_patches(
-        operands[0],
-        filter_shape=kernel.shape[2:],
-        window_strides=params["window_strides"],
-        padding=params["padding"],
-        lhs_dilation=params["lhs_dilation"],
-        rhs_dilation=params["rhs_dilation"],
-        dimension_numbers=numbers,
-        precision=jax.lax.Precision.HIGHEST,
-    )
-    batch, feature, *space = numbers.out_spec
-    axes = (batch, *space, feature)
-    matrix = kernel.reshape(kernel.shape[0], -1)
-    rows = patches.transpose(axes).reshape(-1, matrix.shape[1])
-    return _checked(rows, matrix, axes)
-
-
-def _checked(rows: Any, matrix: np.ndarray, axes: tuple[int, ...]) -> _Layout | str:
-    if len(np.unique(matrix)) != matrix.size:
-        return "its entries are repeated before they are used"
-    return rows, matrix, axes

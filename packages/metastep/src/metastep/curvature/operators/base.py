@@ -53,6 +53,7 @@ class AbstractOperator(eqx.Module):
 
     def unravel(self, flat: Float[Array, " size"]) -> PyTree:
         """Return one array as a tree like `structure()`; the inverse of `ravel`."""
+        # NumPy's zeros: they only give the structure, and JAX would put them on the device.
         zeros = lambda leaf: np.zeros(leaf.shape, leaf.dtype)
         return ravel_pytree(jax.tree.map(zeros, self.structure()))[1](flat)
 

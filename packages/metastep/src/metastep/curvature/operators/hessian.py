@@ -101,6 +101,7 @@ class Hessian(_AbstractRiskOperator):
     def linear(self, data: PyTree) -> Linear:
         """Linearize the gradient."""
         mean = lambda point: self.risk.mean(self.rebuild(point), data)
+        # Forward over reverse mode: linearized once, a product costs one tangent of the gradient.
         return jax.linearize(jax.grad(mean), self.point())[1]
 
 
@@ -134,6 +135,7 @@ class GaussNewton(_AbstractRiskOperator):
         inputs, targets = data
         model = lambda point: jax.vmap(lambda x: self.risk.model(self.rebuild(point), x))(inputs)
         loss = lambda outputs: jnp.mean(jax.vmap(self.risk.loss)(outputs, targets))
+        # J v, then A (J v), then J^T of that: no matrix is formed, not even that of the outputs.
         outputs, push = jax.linearize(model, self.point())
         _, curve = jax.linearize(jax.grad(loss), outputs)
         pull = jax.linear_transpose(push, self.point())

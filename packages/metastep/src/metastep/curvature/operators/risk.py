@@ -86,6 +86,7 @@ class EmpiricalRisk(AbstractRisk):
     targets: PyTree = eqx.field(converter=_as_data)
 
     def __check_init__(self):
+        # Rebuilt inside of a compiled function, it holds no numbers; they were checked before.
         if _is_traced(self):
             return
         _require_finite(self.params)
@@ -139,6 +140,7 @@ class BatchRisk(AbstractRisk):
         _require_finite(self.params)
         _require_examples(self.data)
         if self.examples > 1:
+            # Two examples tell a mean from a sum, and mixing shows as a gap of any other size.
             both, first, second = _loss_of_two(self)
             gap = abs(both - (first + second) / 2)
             if gap > MEAN_TOLERANCE * (abs(first) + abs(second)) / 2:
@@ -211,6 +213,7 @@ def batched(
     shapes = eqx.filter_eval_shape(function, jax.tree.map(lambda leaf: leaf[0], full))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     total, _ = jax.lax.scan(add, zeros, full)
+    # Not padded: a padded example would need a weight inside of the user's loss.
     if rest:
         last = function(jax.tree.map(lambda leaf: leaf[count * batch_size :], data))
         total = jax.tree.map(jnp.add, total, weigh(rest, last))

@@ -252,6 +252,7 @@ def _hutchpp(operator: AbstractOperator, third: int, key: RandomKey) -> tuple[Ar
     basis = jnp.linalg.qr(_products(operator, _signs(operator, third, first)).T)[0].T
     exact = jnp.sum(basis * _products(operator, basis))
     rest = _signs(operator, third, second)
+    # The trace outside of the subspace alone: the subspace has its exact part already.
     rest = rest - (rest @ basis.T) @ basis
     return exact, jnp.sum(rest * _products(operator, rest), axis=1)
 
@@ -277,6 +278,8 @@ def _quadrature(
         def step(basis: Array, j: Array) -> tuple[Array, tuple[Array, Array]]:
             moved = operator.flat_mv(basis[j])
             along = basis @ moved
+            # Against the whole basis and twice: with three terms alone, converged eigenvalues would
+            # come back as copies.
             moved = moved - along @ basis
             moved = moved - (basis @ moved) @ basis
             length = jnp.linalg.norm(moved)
@@ -286,6 +289,7 @@ def _quadrature(
         _, (centre, off) = jax.lax.scan(step, basis, jnp.arange(steps))
         tridiagonal = jnp.diag(centre) + jnp.diag(off[:-1], 1) + jnp.diag(off[:-1], -1)
         nodes, vectors = jnp.linalg.eigh(tridiagonal)
+        # Gauss quadrature: the weights are the squared first components of the eigenvectors.
         return nodes, vectors[0] ** 2
 
     return jax.lax.map(probe, jax.random.split(key, probes))

@@ -1,8 +1,9 @@
-"""VGG11 and ResNet18 with convolutions of one width, without normalization, for small images."""
+"""VGG11 and ResNet18 without normalization and dropout, for small images."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -10,41 +11,25 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from metastep.types import RandomKey
-from metastep_lab.wu2022.hessian_structure.digit_networks import (
+from metastep_lab.wu2022.networks.digit_networks import (
     Params,
     draw_layers,
     max_pool,
     with_colors,
 )
 
+VGG11_CHANNELS = (64, 128, 256, 256, 512, 512, 512, 512)
 POOLED = (True, True, False, True, False, True, False, True)  # after each convolution of VGG11
 STRIDES = (1, 1, 2, 1, 2, 1, 2, 1)  # of each block of ResNet18
 
 
-@dataclass(frozen=True)
 class AbstractImageNetwork(ABC):
-    """A ReLU network of convolutions that all have `width` channels, and the classifier `fc1`.
+    """A ReLU network of convolutions and the classifier `fc1`.
 
     Parameters are `{"conv1": {"weight", "bias"}, ..., "fc1": ...}`, weights `[out, in, 3, 3]` and
     `[classes, in]`. Without normalization and dropout the network is piecewise linear, and its
     outputs for one image do not depend on others.
-
-    Attributes:
-        width: channels of each convolution.
-        classes: number of outputs.
-
-    Raises:
-        ValueError: on construction, for a width or a number of classes below 1.
     """
-
-    width: int
-    classes: int = 10
-
-    def __post_init__(self):
-        """Refuse networks without channels or outputs."""
-        for name in ("width", "classes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are integers from 1")
 
     @abstractmethod
     def init(self, key: RandomKey, image: tuple[int, ...]) -> Params:
@@ -78,20 +63,38 @@ class AbstractImageNetwork(ABC):
         """Return the input of `fc1`."""
 
 
+@dataclass(frozen=True)
 class VGG11(AbstractImageNetwork):
     """Eight convolutions of 3 x 3, five of them followed by max-pooling by 2, and `fc1`.
 
-    Images of 32 x 32 pixels are reduced to one pixel, so that `fc1` has `width` inputs.
+    Images of 32 x 32 pixels are reduced to one pixel, so that `fc1` has one input for each channel.
 
     Reference:
-        Simonyan, Zisserman (2015), network A; the widths: Wu (2022), Appendix C.5.2.
+        Simonyan, Zisserman (2015), network A; other channels: Wu (2022), Appendix C.5.2.
+
+    Attributes:
+        channels: of the eight convolutions.
+        classes: number of outputs.
+
+    Raises:
+        ValueError: on construction, for other than eight numbers of channels from 1, and for a
+            number of classes below 1.
 
     Example:
         >>> import jax
-        >>> params = VGG11(width=4).init(jax.random.key(0), (3, 32, 32))
+        >>> params = VGG11((4,) * 8).init(jax.random.key(0), (3, 32, 32))
         >>> params["conv8"]["weight"].shape, params["fc1"]["weight"].shape
         ((4, 4, 3, 3), (10, 4))
     """
+
+    channels: tuple[int, ...] = VGG11_CHANNELS
+    classes: int = 10
+
+    def __post_init__(self):
+        """Refuse networks without channels or outputs."""
+        if len(self.channels) != len(POOLED) or min(self.channels) < 1:
+            raise ValueError(f"channels is {self.channels}; allowed are eight integers from 1")
+        _require_outputs(self.classes)
 
     def init(self, key: RandomKey, image: tuple[int, ...]) -> Params:
         """Draw weights of variance 2 / inputs (He et al., 2015).
@@ -105,9 +108,9 @@ class VGG11(AbstractImageNetwork):
                 f"image is {image}; allowed are sizes from {smallest} x {smallest} pixels, which "
                 "the pooling leaves one of"
             )
-        shapes = _convolutions(len(POOLED), image, self.width)
+        shapes = _convolutions(self.channels, image)
         pixels = (image[-2] // smallest) * (image[-1] // smallest)
-        shapes["fc1"] = (self.classes, pixels * self.width)
+        shapes["fc1"] = (self.classes, pixels * self.channels[-1])
         return draw_layers(key, shapes, jax.nn.initializers.he_uniform(in_axis=1, out_axis=0))
 
     def _features(
@@ -119,6 +122,7 @@ class VGG11(AbstractImageNetwork):
         return x.reshape(len(x), -1)
 
 
+@dataclass(frozen=True)
 class ResNet18(AbstractImageNetwork):
     """A convolution, eight blocks of two convolutions with a shortcut, a mean over pixels, `fc1`.
 
@@ -129,6 +133,13 @@ class ResNet18(AbstractImageNetwork):
         He, Zhang, Ren, Sun (2016), as adapted to CIFAR; the widths and no batch normalization:
         Wu (2022), Appendix C.5.2.
 
+    Attributes:
+        width: channels of each convolution.
+        classes: number of outputs.
+
+    Raises:
+        ValueError: on construction, for a width or a number of classes below 1.
+
     Example:
         >>> import jax
         >>> params = ResNet18(width=4).init(jax.random.key(0), (3, 8, 8))
@@ -136,9 +147,18 @@ class ResNet18(AbstractImageNetwork):
         ['sc-conv1', 'sc-conv2', 'sc-conv3']
     """
 
+    width: int
+    classes: int = 10
+
+    def __post_init__(self):
+        """Refuse networks without channels or outputs."""
+        if self.width < 1:
+            raise ValueError(f"width is {self.width}; allowed are integers from 1")
+        _require_outputs(self.classes)
+
     def init(self, key: RandomKey, image: tuple[int, ...]) -> Params:
         """Draw Glorot-uniform weights; those of He would double the mean square in each block."""
-        shapes = _convolutions(1 + 2 * len(STRIDES), image, self.width)
+        shapes = _convolutions((self.width,) * (1 + 2 * len(STRIDES)), image)
         for i, stride in enumerate(STRIDES):
             if stride > 1:
                 shapes[_shortcut(i)] = (self.width, self.width, 1, 1)
@@ -160,11 +180,17 @@ def _shortcut(block: int) -> str:
     return f"sc-conv{block // 2}"  # every second block, from the third on, has one
 
 
-def _convolutions(count: int, image: tuple[int, ...], width: int) -> dict[str, tuple[int, ...]]:
+def _require_outputs(classes: int) -> None:
+    if classes < 1:
+        raise ValueError(f"classes is {classes}; allowed are integers from 1")
+
+
+def _convolutions(channels: tuple[int, ...], image: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of conv1, conv2, ..."""
     *colors, _, _ = image
     (first,) = colors or (1,)
-    return {f"conv{i + 1}": (width, width if i else first, 3, 3) for i in range(count)}
+    pairs = pairwise((first, *channels))
+    return {f"conv{i + 1}": (after, before, 3, 3) for i, (before, after) in enumerate(pairs)}
 
 
 def _convolve(layer: dict[str, Array], x: Array, stride: int = 1) -> Array:

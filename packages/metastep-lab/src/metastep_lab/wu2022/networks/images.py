@@ -1,0 +1,107 @@
+"""The images that the networks of the thesis are trained on, and their labels."""
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from metastep_lab import data
+from metastep_lab.wu2022.networks.digit_networks import DigitNetwork
+from metastep_lab.wu2022.networks.image_networks import AbstractImageNetwork
+
+BATCH = 128
+LOADERS = {
+    "digits": data.digits,
+    "mnist": data.mnist,
+    "cifar10": data.cifar10,
+    "cifar100": data.cifar100,
+}
+
+Dataset = Literal["digits", "mnist", "cifar10", "cifar100"]
+Labels = Literal["true", "random", "halves"]
+Scaling = Literal["normalized", "unit"]
+
+
+class Examples(NamedTuple):
+    """Images, gray or in colors, and their labels."""
+
+    images: Float[Array, "examples *colors rows columns"]
+    labels: Int[Array, " examples"]
+
+
+def class_count(dataset: Dataset, labels: Labels = "true") -> int:
+    """Return the number of classes: 2 for halves, else those of the data set."""
+    if labels == "halves":
+        return 2
+    return 100 if dataset == "cifar100" else 10
+
+
+def load(
+    dataset: Dataset,
+    folder: Path | None,
+    examples: int,
+    *,
+    labels: Labels,
+    scaling: Scaling,
+    seed: int,
+) -> Examples:
+    """Load images and labels.
+
+    Args:
+        dataset: its training examples are taken, or its test examples if there are no others, as in
+            the subset of MNIST.
+        folder: where to look for it.
+        examples: how many to take; of MNIST the first ones.
+        labels: true; random, as in MNIST-R and CIFAR10-R of the thesis; or halves: 0 for the first
+            half of the classes and 1 for the second, as in MNIST-2.
+        scaling: normalized to mean 0 and variance 1 over all pixels, or unit: from 0 to 1.
+        seed: of the order, except that of MNIST, and of random labels.
+
+    Raises:
+        DataNotFoundError: if the data set is not there.
+        ValueError: if it has too few examples.
+    """
+    images, classes = _raw(dataset, folder)
+    if examples > len(classes):
+        raise ValueError(
+            f"examples is {examples}; allowed are integers from {BATCH} to {len(classes)}, the "
+            f"number of examples of {dataset} that were found"
+        )
+    rng = np.random.default_rng(seed)
+    if dataset != "mnist":
+        order = rng.permutation(len(classes))
+        images, classes = images[order], classes[order]
+    images, classes = images[:examples].astype(np.float32), classes[:examples].astype(np.int32)
+    images /= 16 if dataset == "digits" else 255
+    if scaling == "normalized":
+        images = (images - images.mean()) / images.std()
+    if labels == "random":
+        classes = rng.integers(0, class_count(dataset), len(classes)).astype(np.int32)
+    elif labels == "halves":
+        classes = (classes >= class_count(dataset) // 2).astype(np.int32)
+    return Examples(jnp.asarray(images), jnp.asarray(classes))
+
+
+def _raw(dataset: Dataset, folder: Path | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return images, colors before rows and columns, and labels, as they are stored."""
+    arrays = LOADERS[dataset](folder).arrays
+    images, labels = arrays["images"], arrays["labels"]
+    if "split" in arrays:
+        training = arrays["split"] == "train"
+        if training.any():
+            images, labels = images[training], labels[training]
+    return images if images.ndim == 3 else images.transpose(0, 3, 1, 2), labels
+
+
+def fitted(network: DigitNetwork | AbstractImageNetwork, examples: Examples) -> Examples:
+    """Return images of 32 x 32 pixels for convolutions: enlarged or with a margin."""
+    images = np.asarray(examples.images)
+    if images.shape[-1] == 32 or (isinstance(network, DigitNetwork) and not network.channels):
+        return examples
+    times = 32 // images.shape[-1]
+    images = np.kron(images, np.ones((1, times, times), images.dtype))
+    margin = (32 - images.shape[-1]) // 2
+    space = ((0, 0), (margin, margin), (margin, margin))
+    return Examples(jnp.asarray(np.pad(images, space, mode="edge")), examples.labels)
