@@ -31,7 +31,7 @@ PROJECTION = 128
 REGULARIZATION = (0.0, 0.1, 10.0)  # of TRAK
 SLOW = "dattri: influence functions (CG)"
 DAMPING = 1e-2
-TOLERANCE = 1e-7  # of the trainings of pyinfluence, which compares ones that differ by one example
+REFITS = 300  # of pyinfluence's bootstrap
 
 Methods = dict[str, Callable[[], np.ndarray]]
 
@@ -136,11 +136,13 @@ def in_dattri(model: Judged, split) -> Methods:
     examples, queries = (DataLoader(one, batch_size=len(one)) for one in sets)
     dimensions = [one.ndim for one in sets[0].tensors]
 
-    def loss(params, batch):
+    def loss_of(module, params, batch):
         # dattri calls it with one example under `vmap`, and with a whole batch.
         pairs = zip(batch, dimensions, strict=True)
         whole = tuple(one if one.ndim == count else one[None] for one, count in pairs)
-        return torch.func.functional_call(model, params, whole).mean()
+        return torch.func.functional_call(module, params, whole).mean()
+
+    loss = partial(loss_of, model)
 
     def margin(params, pair):
         probability = torch.exp(-loss(params, pair))
@@ -152,6 +154,13 @@ def in_dattri(model: Judged, split) -> Methods:
     def scored(method):
         method.cache(examples)
         return -method.attribute(examples, queries).detach().numpy().T
+
+    def ekfac():
+        # Where it fails, its hooks stay in the model.
+        own = deepcopy(model)
+        return scored(
+            IFAttributorEKFAC(AttributionTask(partial(loss_of, own), own, state), damping=DAMPING)
+        )
 
     def trak(regularization):
         method = TRAKAttributor(
@@ -170,7 +179,7 @@ def in_dattri(model: Judged, split) -> Methods:
 
     return {
         SLOW: lambda: scored(IFAttributorCG(task, max_iter=50, regularization=DAMPING)),
-        "dattri: EK-FAC": lambda: scored(IFAttributorEKFAC(task, damping=DAMPING)),
+        "dattri: EK-FAC": ekfac,
         **{f"dattri: TRAK, one model, {ridge:g}": partial(trak, ridge) for ridge in REGULARIZATION},
         "dattri: gradient cosine": cosine,
     }
@@ -239,15 +248,15 @@ def in_pyinfluence(split, decay: float) -> Methods:
     def scored(options: Mapping[str, object]):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = LogisticRegression(
-                C=strength, fit_intercept=False, max_iter=1000, tol=TOLERANCE
-            )
+            model = LogisticRegression(C=strength, fit_intercept=False, max_iter=1000)
             model.fit(inputs, labels)
             return -influence(model, inputs, labels, asked, truth, **options)
 
     binary = len(np.unique(labels)) == 2
     one = (
-        ("influence functions", {}) if binary else ("bootstrap", {"random_state": 0, "verbose": 0})
+        ("influence functions", {})
+        if binary
+        else ("bootstrap", {"n_estimators": REFITS, "random_state": 0, "verbose": 0})
     )
     loo = ("every example left out", {"method": "loo", "verbose": 0})
     return {f"pyinfluence: {name}": partial(scored, options) for name, options in (one, loo)}

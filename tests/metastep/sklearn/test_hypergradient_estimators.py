@@ -14,8 +14,7 @@ from sklearn.utils.estimator_checks import check_estimator
 import metastep as ms
 from metastep.sklearn import HypergradientLogisticRegression, HypergradientRidge
 from metastep.sklearn.hypergradient_logistic_regression import Labelled, logistic_fold
-from metastep.sklearn.hypergradient_ridge import ridge_fold
-from metastep.tasks import cross_entropy
+from metastep.sklearn.hypergradient_ridge import Weighted, ridge_fold
 from tests.helpers import relative_distance
 
 ESTIMATORS = {"ridge": HypergradientRidge, "logistic": HypergradientLogisticRegression}
@@ -30,22 +29,28 @@ CHECKED = {
 
 @pytest.mark.parametrize("estimator", CHECKED.values(), ids=CHECKED)
 def test_scikit_learn_accepts_it(estimator):
-    check_estimator(estimator, on_skip=None)
+    # Repeated rows are dealt to other folds than one row of twice the weight.
+    folds = {"check_sample_weight_equivalence_on_dense_data": "repeated rows are in other folds"}
+    check_estimator(estimator, on_skip=None, expected_failed_checks=folds)
 
 
 def ridge_case(rng):
     """Return our fold, and the same training run for metastep: loss, objective, parameters."""
     train, valid = rng.standard_normal((40, 3)), rng.standard_normal((20, 3))
     targets, expected = train[:, 0] + rng.standard_normal(40), valid[:, 0] + 1
+    factors, importance = rng.uniform(0.5, 1.5, 40), rng.uniform(0.5, 1.5, 20)
     ones = lambda rows: jnp.insert(jnp.asarray(rows), 0, 1.0, axis=1)
     x, v = ones(train), ones(valid)
 
     def loss(params, outer, batch):
         errors = x @ params - targets
-        return (errors @ errors + jnp.exp(outer) @ params[1:] ** 2) / 80
+        return (factors @ errors**2 + jnp.exp(outer) @ params[1:] ** 2) / 80
 
-    objective = lambda params, outer: jnp.sum((v @ params - expected) ** 2)
-    return ridge_fold(train, targets, valid, expected), loss, objective, jnp.zeros(4)
+    objective = lambda params, outer: importance @ (v @ params - expected) ** 2
+    fold = ridge_fold(
+        Weighted(train, targets, np.sqrt(factors)), Weighted(valid, expected, np.sqrt(importance))
+    )
+    return fold, loss, objective, jnp.zeros(4)
 
 
 def logistic_case(classes):
@@ -54,6 +59,7 @@ def logistic_case(classes):
             Labelled(
                 np.insert(rng.standard_normal((n, 3)), 0, 1.0, axis=1),
                 np.eye(classes)[np.arange(n) % classes],
+                rng.uniform(0.5, 1.5, n),
             )
             for n in (40, 20)
         )
@@ -62,7 +68,8 @@ def logistic_case(classes):
 
         def losses(params, part):
             labels = jnp.argmax(part.targets, axis=1)
-            return jnp.sum(cross_entropy(full(params), jnp.asarray(part.features), labels))
+            scores = jnp.asarray(part.features) @ full(params).T
+            return part.weights @ optax.softmax_cross_entropy_with_integer_labels(scores, labels)
 
         def loss(params, outer, batch):
             penalty = jnp.sum(jnp.exp(outer) * params[:, 1:] ** 2) / 2
@@ -89,6 +96,24 @@ def test_the_gradient_is_metasteps_hypergradient(make, key):
     assert np.isclose(value, estimate.value, rtol=1e-12, atol=0)
     # The tolerance of Implicit's linear solver is eps^(3/4) = 2e-12, relative.
     assert relative_distance(np.exp(logarithms) * slope, estimate.grad) < 1e-9
+
+
+@pytest.mark.parametrize("make", ESTIMATORS.values(), ids=ESTIMATORS)
+def test_a_weight_is_a_number_of_copies(make):
+    """With a validation set there are no folds; rows of weight 0 have no effect."""
+    X, y = load_iris(return_X_y=True)
+    X, y, V, v = X[::2], y[::2], X[1::2], y[1::2]
+    counts = np.arange(len(y)) % 3
+    # L-BFGS takes other steps after a few, where rounding decides its line search.
+    weighted = make(max_iter=2).fit(X, y, V, v, sample_weight=counts)
+    repeated = make(max_iter=2).fit(np.repeat(X, counts, axis=0), np.repeat(y, counts), V, v)
+    assert np.allclose(weighted.alpha_, repeated.alpha_, rtol=1e-8, atol=0)
+    assert np.allclose(weighted.coef_, repeated.coef_, rtol=1e-8, atol=0)
+    plain = make(max_iter=2, random_state=0).fit(X, y)
+    doubled = make(max_iter=2, random_state=0).fit(
+        np.concatenate([X, 1000 + X]), np.tile(y, 2), sample_weight=np.repeat([1.0, 0.0], len(y))
+    )
+    assert np.allclose(plain.coef_, doubled.coef_, rtol=1e-8, atol=0)
 
 
 def test_one_group_is_scikit_learns_ridge():

@@ -38,17 +38,19 @@ def encode_groups(groups: Any, features: int) -> np.ndarray:
     return np.unique(labels, return_inverse=True)[1]
 
 
-def split(samples: int, cv: int, random_state: Any) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return training and held-out rows of every fold."""
-    return list(KFold(cv, shuffle=True, random_state=random_state).split(np.zeros(samples)))
+def split(weights: np.ndarray, cv: int, random_state: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return training and held-out rows of every fold; rows of weight 0 are in none."""
+    rows = np.flatnonzero(weights)
+    dealt = KFold(cv, shuffle=True, random_state=random_state).split(rows)
+    return [(rows[train], rows[held_out]) for train, held_out in dealt]
 
 
 def tune_regularization(
     folds: Sequence[Fold],
     groups: np.ndarray,
     *,
-    samples: int,
-    held_out: int,
+    samples: float,
+    held_out: float,
     max_iter: int,
     tol: float,
 ) -> Tuned:
@@ -59,8 +61,8 @@ def tune_regularization(
     Args:
         folds: training runs.
         groups: the group of every feature.
-        samples: training examples, which set the scale of the regularization.
-        held_out: examples in the held-out parts of all folds.
+        samples: the sum of the training examples' weights, the scale of the regularization.
+        held_out: the sum of the weights in the held-out parts of all folds.
         max_iter: iterations of L-BFGS-B.
         tol: for the projected gradient of the loss, divided by the loss at the start.
     """

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from metastep.sklearn._linear_classifier import LinearClassifier
 from metastep.sklearn._parts import (
@@ -97,7 +97,9 @@ class HypergradientLogisticRegression(LinearClassifier):
         self.tol = tol
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any, X_valid: Any = None, y_valid: Any = None) -> Self:
+    def fit(
+        self, X: Any, y: Any, X_valid: Any = None, y_valid: Any = None, sample_weight: Any = None
+    ) -> Self:
         """Tune the regularization, and train with it.
 
         Args:
@@ -107,6 +109,8 @@ class HypergradientLogisticRegression(LinearClassifier):
                 `HypercleanedClassifier` shows how a `Pipeline` transforms it. A
                 `DifferentFeaturesWarning` is given if it clearly differs from `X`.
             y_valid: their labels (n_validation,), every class of `y` among them.
+            sample_weight: factors of the examples' cross-entropies, (n_samples,), also where they
+                are held out.
         """
         checked: Any = validate_data(self, X, y, dtype=np.float64)
         check_counts(self, "cv", "max_iter")
@@ -114,25 +118,28 @@ class HypergradientLogisticRegression(LinearClassifier):
         self.classes_, labels = encode_labels(checked[1], self)
         given = check_validation_set(self, checked[0], X_valid, y_valid)
         groups = encode_groups(self.groups, checked[0].shape[1])
-        standard = Standardization.of(checked[0])
+        factors: Any = _check_sample_weight(sample_weight, checked[0], ensure_non_negative=True)
+        if np.ptp(labels[factors > 0]) == 0:
+            raise ValueError("sample_weight is 0 but for a single class; two classes are needed")
+        standard = Standardization.of(checked[0], factors)
         one_hot = np.eye(len(self.classes_))
-        train = Labelled(standard.apply_with_ones(checked[0]), one_hot[labels])
+        train = Labelled(standard.apply_with_ones(checked[0]), one_hot[labels], factors)
         if given is None:
-            rows = split(len(labels), self.cv, self.random_state)
+            rows = split(factors, self.cv, self.random_state)
             folds = [
                 logistic_fold(train.take(_complete(a, labels)), train.take(b)) for a, b in rows
             ]
-            held_out = len(labels)
+            held_out = factors.sum()
         else:
             codes = encode_validation_labels(given[1], self.classes_)
-            folds = [
-                logistic_fold(train, Labelled(standard.apply_with_ones(given[0]), one_hot[codes]))
-            ]
+            judges = standard.apply_with_ones(given[0])
+            ones = np.ones(len(codes))
+            folds = [logistic_fold(train, Labelled(judges, one_hot[codes], ones))]
             held_out = len(codes)
         tuned = tune_regularization(
             folds,
             groups,
-            samples=len(labels),
+            samples=factors.sum(),
             held_out=held_out,
             max_iter=self.max_iter,
             tol=self.tol,
@@ -152,14 +159,15 @@ def _complete(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 class Labelled(NamedTuple):
-    """Examples with a first column of ones, (examples, features), and one-hot targets."""
+    """Examples with a first column of ones, (examples, features), one-hot targets, and weights."""
 
     features: np.ndarray
     targets: np.ndarray
+    weights: np.ndarray
 
     def take(self, rows: np.ndarray) -> "Labelled":
         """Return some of the examples."""
-        return Labelled(self.features[rows], self.targets[rows])
+        return Labelled(*(part[rows] for part in self))
 
     def start(self) -> np.ndarray:
         """Return zero parameters: one row per class; for two classes, only the second one's."""
@@ -167,7 +175,7 @@ class Labelled(NamedTuple):
         return np.zeros((1 if classes == 2 else classes, self.features.shape[1]))
 
     def evaluate(self, params: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-        """Return the sum of cross-entropies, its derivative, and the rows' probabilities."""
+        """Return the weighted sum of cross-entropies, its derivative, and all probabilities."""
         scores = self.features @ params.T
         if len(params) == 1:
             # The first class is the reference, whose score is 0.
@@ -176,9 +184,9 @@ class Labelled(NamedTuple):
         exponentials = np.exp(scores)
         sums = np.sum(exponentials, axis=1, keepdims=True)
         probabilities = (exponentials / sums)[:, -len(params) :]
-        errors = probabilities - self.targets[:, -len(params) :]
-        value = np.sum(np.log(sums)) - np.sum(scores * self.targets)
-        return float(value), errors.T @ self.features, probabilities
+        errors = self.weights[:, None] * (probabilities - self.targets[:, -len(params) :])
+        losses = np.log(sums[:, 0]) - np.sum(scores * self.targets, axis=1)
+        return float(self.weights @ losses), errors.T @ self.features, probabilities
 
 
 def train_exactly(
@@ -232,7 +240,7 @@ def _hessian(train: Labelled, probabilities: np.ndarray, penalty: np.ndarray) ->
     hessian = np.zeros((rows, columns, rows, columns))
     for r in range(rows):
         for s in range(r + 1):
-            curvature = probabilities[:, r] * ((r == s) - probabilities[:, s])
+            curvature = train.weights * probabilities[:, r] * ((r == s) - probabilities[:, s])
             block = train.features.T @ (curvature[:, None] * train.features)
             hessian[r, :, s] = hessian[s, :, r] = block
         hessian[r, :, r] += np.diag(penalty)

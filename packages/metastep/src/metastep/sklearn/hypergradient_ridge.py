@@ -1,12 +1,12 @@
 """Ridge regression with one regularization per feature, tuned on validation loss."""
 
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import check_array
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from metastep.sklearn._parts import (
     Standardization,
@@ -85,7 +85,9 @@ class HypergradientRidge(RegressorMixin, BaseEstimator):
         self.tol = tol
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any, X_valid: Any = None, y_valid: Any = None) -> Self:
+    def fit(
+        self, X: Any, y: Any, X_valid: Any = None, y_valid: Any = None, sample_weight: Any = None
+    ) -> Self:
         """Tune the regularization, and train with it.
 
         Args:
@@ -95,34 +97,41 @@ class HypergradientRidge(RegressorMixin, BaseEstimator):
                 `HypercleanedClassifier` shows how a `Pipeline` transforms it. A
                 `DifferentFeaturesWarning` is given if it clearly differs from `X`.
             y_valid: their targets (n_validation,).
+            sample_weight: factors of the examples' squared errors, (n_samples,), also where they
+                are held out.
         """
         checked: Any = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
         check_counts(self, "cv", "max_iter")
         check_number(self, "tol", 0)
         given = check_validation_set(self, checked[0], X_valid, y_valid)
         groups = encode_groups(self.groups, checked[0].shape[1])
-        standard, y = Standardization.of(checked[0]), np.asarray(checked[1], np.float64)
-        scaled = standard.apply(checked[0])
+        factors: Any = _check_sample_weight(sample_weight, checked[0], ensure_non_negative=True)
+        standard = Standardization.of(checked[0], factors)
+        train = Weighted(
+            standard.apply(checked[0]), np.asarray(checked[1], np.float64), np.sqrt(factors)
+        )
         if given is None:
-            rows = split(len(y), self.cv, self.random_state)
-            folds = [ridge_fold(scaled[a], y[a], scaled[b], y[b]) for a, b in rows]
+            rows = split(factors, self.cv, self.random_state)
+            folds = [ridge_fold(train.take(a), train.take(b)) for a, b in rows]
         else:
             kind: Any = np.float64
             expected: Any = check_array(given[1], dtype=kind, ensure_2d=False, input_name="y_valid")
-            folds = [ridge_fold(scaled, y, standard.apply(given[0]), expected)]
+            ones = np.ones(len(expected))
+            folds = [ridge_fold(train, Weighted(standard.apply(given[0]), expected, ones))]
         tuned = tune_regularization(
             folds,
             groups,
-            samples=len(y),
-            held_out=len(y if given is None else given[1]),
+            samples=factors.sum(),
+            held_out=factors.sum() if given is None else len(given[1]),
             max_iter=self.max_iter,
             tol=self.tol,
         )
         self.alpha_, self.validation_loss_curve_ = tuned
         self.n_iter_ = max(1, len(tuned.losses) - 1)
-        gram, moment = scaled.T @ scaled, scaled.T @ (y - y.mean())
-        coef = np.linalg.solve(gram + np.diag(self.alpha_), moment)
-        self.coef_, self.intercept_ = standard.undo(np.insert(coef, 0, y.mean()))
+        center, level = train.means()
+        features, targets = train.moved(center, level)
+        coef = np.linalg.solve(features.T @ features + np.diag(self.alpha_), features.T @ targets)
+        self.coef_, self.intercept_ = standard.undo(np.insert(coef, 0, level - center @ coef))
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -132,18 +141,43 @@ class HypergradientRidge(RegressorMixin, BaseEstimator):
         return features @ self.coef_ + self.intercept_
 
 
-def ridge_fold(
-    features: np.ndarray, targets: np.ndarray, held_out: np.ndarray, held_out_targets: np.ndarray
-) -> Fold:
+class Weighted(NamedTuple):
+    """Examples, their targets, and the square roots of their weights."""
+
+    features: np.ndarray
+    targets: np.ndarray
+    roots: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "Weighted":
+        """Return some of the examples."""
+        return Weighted(*(part[rows] for part in self))
+
+    def means(self) -> tuple[np.ndarray, float]:
+        """Return the weighted means of the features and of the targets."""
+        weights: Any = self.roots**2
+        return (
+            np.average(self.features, axis=0, weights=weights),
+            float(np.average(self.targets, weights=weights)),
+        )
+
+    def moved(self, center: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return features and targets relative to these, times the roots of the weights."""
+        return (
+            self.roots[:, None] * (self.features - center),
+            self.roots * (self.targets - level),
+        )
+
+
+def ridge_fold(train: Weighted, judges: Weighted) -> Fold:
     """Return the squared errors of held-out examples as a function of the regularization.
 
     At w = A^{-1} X^T y with A = X^T X + diag(alpha), the derivative is -w_j (A^{-1} d_w f)_j.
     """
     # Centered on the fold's own training rows, which leaves the intercept free of the penalty.
-    center, level = features.mean(axis=0), targets.mean()
-    features, held_out = features - center, held_out - center
-    gram, moment = features.T @ features, features.T @ (targets - level)
-    expected = held_out_targets - level
+    means = train.means()
+    features, targets = train.moved(*means)
+    held_out, expected = judges.moved(*means)
+    gram, moment = features.T @ features, features.T @ targets
 
     def fold(alpha: np.ndarray) -> tuple[float, np.ndarray]:
         # One factor for the solution and for its adjoint.

@@ -114,7 +114,7 @@ def curve_rows(
     flat = masks.reshape(-1, total)
     removals = retrain(context, case, training, flat, f"{case.name}-{case.seed}-curves")
     exact = sums["exact"] / removals.changes.shape[1]
-    found = zip(removals.changes.mean(axis=1), -flat @ exact, strict=True)
+    found = zip(removals.changes.mean(axis=1), -(flat @ exact), strict=True)
     places = ((method, share) for method in orders for share in removed)
     return [
         (case.name, case.seed, *place, *rises) for place, rises in zip(places, found, strict=True)
