@@ -2,9 +2,10 @@
 
 Makes an environment for each pair, installs both packages with their tests, runs the tests, and
 prints one row of a table for each. An installation takes a minute, all tests take ten on two cores.
+`--light` leaves out PyTorch, Ray and whatever else only some tests need.
 
     python benchmarks/versions.py python3.11 python3.12 /path/to/python3.13 --jax 0.10.2 \
-        --tests tests/metastep
+        --light --tests tests/metastep/problems tests/metastep_lab/theory
 """
 
 import argparse
@@ -15,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+EVERY_TEST_NEEDS = ["beartype", "hypothesis", "mpmath", "pytest", "pytest-xdist"]
 WHAT = "import sys, jax, metastep; print(sys.version.split()[0], jax.__version__)"
 
 
@@ -29,19 +31,22 @@ def pinned(jax: str | None, folder: Path) -> Path:
     return path
 
 
-def tried(interpreter: str, jax: str | None, tests: list[str]) -> str:
+def tried(interpreter: str, jax: str | None, tests: list[str], light: bool) -> str:
     """Install and test in a fresh environment; return a row of the table."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         subprocess.run([interpreter, "-m", "venv", folder / "env"], check=True)
         python = str(folder / "env" / "bin" / "python")
-        packages = ["-e", "packages/metastep", "-e", "packages/metastep-lab[test]"]
+        packages = ["-e", "packages/metastep", "-e", "packages/metastep-lab"]
+        packages = (
+            [*packages, *EVERY_TEST_NEEDS] if light else [*packages[:3], f"{packages[3]}[test]"]
+        )
         install = [python, "-m", "pip", "install", "--quiet", "--constraint"]
         made = subprocess.run([*install, pinned(jax, folder), *packages], cwd=ROOT)
         if made.returncode:
             return f"| {interpreter} | {jax or 'pinned'} | cannot be installed |"
         versions = subprocess.run([python, "-c", WHAT], capture_output=True, text=True, cwd=folder)
-        run = [python, "-m", "pytest", "-q", "--numprocesses", "2", "--dist", "loadfile", *tests]
+        run = [python, "-m", "pytest", "--numprocesses", "2", "--dist", "loadfile", *tests]
         ended = subprocess.run(run, capture_output=True, text=True, cwd=ROOT)
         summary = ended.stdout.strip().splitlines()[-1].strip("= ")
         print(ended.stdout if ended.returncode else summary, file=sys.stderr)
@@ -53,8 +58,9 @@ if __name__ == "__main__":
     parser.add_argument("interpreters", nargs="+", help="Python 3.11 or newer")
     parser.add_argument("--jax", nargs="*", default=[None], help="versions; the pinned one if none")
     parser.add_argument("--tests", nargs="*", default=[], help="what to run; all if none")
+    parser.add_argument("--light", action="store_true", help="without optional packages")
     given = parser.parse_args()
     print("| Python | JAX | tests |\n|---|---|---|", flush=True)
     for interpreter in given.interpreters:
         for jax in given.jax:
-            print(tried(interpreter, jax, given.tests), flush=True)
+            print(tried(interpreter, jax, given.tests, given.light), flush=True)

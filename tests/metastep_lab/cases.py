@@ -22,7 +22,7 @@ TINY: dict[str, str] = {
     "train_rates=-0.2,-0.1,0,0.1 trained_rates=-0.1,0,0.1 test_rates=0,0.1 paper_rate=-0.1 "
     "paper_test_rate=0.1 linearized_runs=8 trained_runs=5",
     "truncation-toy": "windows=1,5,20 horizon=20 outer_steps=40",
-    "estimator-costs": "parameters=8 horizons=4,5,6 windows=1,2,4 hyperparameters=1,2,4 repeats=1",
+    "estimator-costs": "parameters=8 horizons=4,8,16 windows=1,2,4 hyperparameters=1,2,4 repeats=1",
     "hypercleaning": "train=100 validation=100 windows=1,20 horizon=20 outer_steps=20",
     "task-interaction": "examples=6 trials=2 windows=1 horizon=3 outer_steps=5 measure_every=2 "
     "smoothness=4 stability_limit=none",

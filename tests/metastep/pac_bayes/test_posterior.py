@@ -1,5 +1,7 @@
 """Optimization and measurement of a posterior against formed noise, autodiff and formulas."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from metastep.curvature import EmpiricalRisk
 from metastep.pac_bayes import basis as rotations
 from metastep.pac_bayes import posterior as posteriors
 from metastep.pac_bayes.certify import cross_entropy_bits
-from metastep.pac_bayes.optimize import Optimized, _Fixed, _objective, penalty
+from metastep.pac_bayes.optimize import Optimized, _Fixed, _objective, checked_prior, penalty
 from tests.helpers import relative_distance
 
 KEY = jax.random.key(3)
@@ -159,7 +161,7 @@ def test_optimization_tightens_the_bound_and_the_basis_helps_it_follow(risk):
         ({"delta": 0.0}, "delta is 0"),
         ({"epochs": 0}, "epochs is 0"),
         ({"batch_size": 61}, "batch_size is 61; allowed are integers from 1 to 60"),
-        ({"prior": {"fc1": jnp.zeros((6, 5))}}, "prior has parameters of shapes"),
+        ({"prior": {"fc1": jnp.zeros((6, 5))}}, r"the shape of .* is missing; allowed is \(\d"),
         (
             {"prior": make_params(KEY) | {"b2": jnp.array([jnp.nan, 0])}},
             "prior has infinite or NaN",
@@ -170,6 +172,36 @@ def test_bad_arguments(risk, changed, message):
     arguments = {"prior": make_params(KEY), "key": KEY, "batch_size": 20} | changed
     with pytest.raises(ValueError, match=message):
         pac_bayes.optimize(risk, **arguments)
+
+
+class Normalized(eqx.Module):
+    """A model with a number that is not trained, and a function of its own."""
+
+    weight: jax.Array
+    eps: float
+    activation: Callable = eqx.field(static=True)
+
+    def __call__(self, x):
+        return self.activation(self.weight @ x) / (1 + self.eps)
+
+
+def test_a_prior_is_compared_by_its_arrays():
+    make = lambda value: Normalized(jnp.full((2, 3), value), 1e-5, lambda x: jnp.tanh(x))
+    risk = EmpiricalRisk(
+        lambda model, x: model(x),
+        lambda z, y: z[y] ** 2,
+        make(1.0),
+        jnp.ones((4, 3)),
+        jnp.ones(4, int),
+    )
+    given = eqx.tree_at(lambda model: model.weight, make(0.0), np.full((2, 3), 2.0, np.float32))
+    found = checked_prior(given, risk)
+    assert jax.tree.structure(found) == jax.tree.structure(
+        eqx.filter(risk.params, eqx.is_inexact_array)
+    )
+    assert jax.tree.leaves(found)[0].tolist() == [[2.0] * 3] * 2
+    with pytest.raises(ValueError, match=r"the shape of \.weight is \(3, 2\); allowed is \(2, 3\)"):
+        checked_prior(eqx.tree_at(lambda m: m.weight, given, jnp.ones((3, 2))), risk)
 
 
 def test_an_interval_that_grows_tenfold():

@@ -1,11 +1,14 @@
 """The claims of `truncation-toy` and `estimator-costs` on tables made by hand."""
 
+import numpy as np
+import pytest
+
 from metastep_lab.shaban2019.estimator_costs import experiment as costs
 from metastep_lab.shaban2019.truncation_toy import experiment as toy
 from metastep_lab.shaban2019.truncation_toy.model import HESSIAN
 from metastep_lab.tables import Record, columns
 from metastep_lab.theory.truncation import descent_ratio_bounds
-from tests.metastep_lab.doctored import check_every_claim
+from tests.metastep_lab.doctored import changed, check_every_claim, verdicts
 
 BIAS, LIMIT = "window error bound cosine ratio", "objective window distance gap gradient_norm"
 AVERAGE = "window iterations average standard_error bias bound"
@@ -118,3 +121,24 @@ def test_every_claim_of_estimator_costs_can_fail():
         ),
     )
     check_every_claim(costs.EXPERIMENT, spoiled, measured())
+
+
+def test_times_that_were_not_measured_decide_nothing():
+    unknown = changed(
+        measured(), "exponents", "quantity == 'time' and varied == 'K'", measured=np.nan
+    )
+    found = verdicts(costs.EXPERIMENT, unknown)
+    assert found["table-1-time"] is None and found["other-estimators-time"] is None
+    assert found["table-1-memory"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("windows", (8, 32, 100), "windows is .*; allowed are divisors of all horizons"),
+        ("hyperparameters", (3, 5, 7), "hyperparameters is .*; allowed are divisors of parameters"),
+    ],
+)
+def test_sizes_that_do_not_divide_are_refused(name, value, message):
+    with pytest.raises(ValueError, match=message):
+        costs.Config(**{name: value})

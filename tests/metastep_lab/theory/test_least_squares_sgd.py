@@ -160,7 +160,9 @@ def test_the_second_moment_diverges_beyond_the_threshold_only(examples, dim):
 
 def test_the_ranges_of_the_theorems():
     assert np.isclose(theory.train_by_train_range(50), 1e-8, rtol=1e-12, atol=0)
-    assert np.isclose(theory.train_by_validation_range(100), 1 / (100 * np.log(100)) ** 2)
+    for dim in (2, 100):
+        expected = 1 / (dim * np.log(dim)) ** 2
+        assert np.isclose(theory.train_by_validation_range(dim), expected, rtol=1e-12, atol=0)
 
 
 GOOD = task(0, 2, 4)

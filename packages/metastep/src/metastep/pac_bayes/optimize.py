@@ -30,6 +30,7 @@ from metastep.pac_bayes.posterior import (
     perturb,
     rotate,
 )
+from metastep.trees import as_arrays
 from metastep.types import RandomKey, Scalar
 
 
@@ -129,19 +130,34 @@ def _require_counts(epochs: int, batch_size: int, examples: int) -> None:
 
 
 def checked_prior(prior: PyTree, risk: EmpiricalRisk) -> PyTree:
-    """Return the prior's floating-point leaves, or raise a `ValueError` if they do not fit."""
-    floating = eqx.filter(prior, eqx.is_inexact_array_like)
-    floating = jax.tree.map(jnp.asarray, floating)
-    shape = lambda tree: jax.tree.map(jnp.shape, tree)
-    expected = shape(eqx.filter(risk.params, eqx.is_inexact_array))
-    if shape(floating) != expected:
+    """Return the prior's floating-point leaves as a tree like those of the parameters.
+
+    Raises:
+        ValueError: if they do not fit by path and shape, or are not finite.
+    """
+    # Numbers that are no arrays, such as the eps of a normalization, are no parameters of the risk.
+    found, expected = _by_path(as_arrays(prior)), _by_path(risk.params)
+    shape = lambda leaves, path, missing: leaves[path].shape if path in leaves else missing
+    different = [
+        path for path in expected | found if shape(found, path, 0) != shape(expected, path, 0)
+    ]
+    if different:
+        path = different[0]
         raise ValueError(
-            f"prior has parameters of shapes {shape(floating)}; allowed are those of params, "
-            f"{expected}."
+            f"prior has other parameters than params: the shape of {path or 'the array'} is "
+            f"{shape(found, path, 'missing')}; allowed is "
+            f"{shape(expected, path, 'no such parameter')}."
         )
-    if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(floating)):
+    if not all(np.all(np.isfinite(leaf)) for leaf in found.values()):
         raise ValueError("prior has infinite or NaN entries; allowed are finite parameters.")
-    return floating
+    # Its own tree may differ in what is no array: two equinox modules in an activation, say.
+    like = jax.tree.structure(eqx.filter(risk.params, eqx.is_inexact_array))
+    return jax.tree.unflatten(like, [found[path] for path in expected])
+
+
+def _by_path(tree: PyTree) -> dict[str, Array]:
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_inexact_array))
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
 def at(risk: EmpiricalRisk, posterior: Posterior) -> EmpiricalRisk:

@@ -131,7 +131,7 @@ def _cell(
         # Rows and factors were computed in float32, and weights need no more digits.
         single = lambda value: jnp.asarray(value, jnp.float32)
         arrays[layer] = {
-            "space": Space(*map(single, spectrum.space)),
+            "space": jax.tree.map(single, spectrum.space),
             "output": single(spectrum.output),
             "input": single(spectrum.input),
         }
@@ -142,7 +142,7 @@ def _cell(
 
 def _like(config: Config, network: Network, examples: Examples) -> dict[str, Any]:
     """Return the shapes of a network's saved arrays."""
-    shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
+    shape: Any = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
     draw = lambda key: network.init(key, examples.images.shape[1:])
     found = {}
     for name, layer in jax.eval_shape(draw, jax.random.key(0)).items():

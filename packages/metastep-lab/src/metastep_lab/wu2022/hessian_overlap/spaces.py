@@ -79,7 +79,9 @@ def layer_spectrum(risk: EmpiricalRisk, name: str, rows: int) -> LayerSpectrum:
     each = captured.all + whole * captured.classes * size
     parts = in_parts(risk, name, max(1, AT_ONCE // each))
     k = min(2 * layer.outputs, size)
-    return _formed(parts, k) if size <= rows else _selected(parts, k, rows)
+    if size <= rows:
+        return _formed(parts, k, layer.positions)
+    return _selected(parts, k, layer.positions, rows)
 
 
 class _Sums(NamedTuple):
@@ -91,11 +93,11 @@ class _Sums(NamedTuple):
 
     def added(self, output: Array, input: Array) -> "_Sums":
         """Return the sums with one more group."""
-        more = (np.asarray(one, float) for one in (output, input))
-        return _Sums(*(a + b for a, b in zip(self, (*more, 1), strict=True)))
+        more = np.asarray(output, float), np.asarray(input, float)
+        return _Sums(self.output + more[0], self.input + more[1], self.groups + 1)
 
 
-def _formed(parts: Iterable[LayerHessian], k: int) -> LayerSpectrum:
+def _formed(parts: Iterable[LayerHessian], k: int, positions: int) -> LayerSpectrum:
     """Return the spectrum of a Hessian with few entries, by forming it."""
     sums, hessian = _Sums(), 0.0
     for part in parts:
@@ -103,12 +105,12 @@ def _formed(parts: Iterable[LayerHessian], k: int) -> LayerSpectrum:
         every = np.asarray(_outer(left, inputs), float)
         hessian = hessian + every.T @ every
         sums = sums.added(*factors)
-    values, vectors = _top(hessian / sums.groups, k)
+    values, vectors = _top(np.asarray(hessian) / sums.groups, k)
     space = Space(np.ones((k, 1)), vectors.T, np.eye(k))
-    return LayerSpectrum(space, values, *_means(sums), 1.0, inputs.shape[1])
+    return LayerSpectrum(space, values, *_means(sums), 1.0, positions)
 
 
-def _selected(parts: Iterable[LayerHessian], k: int, rows: int) -> LayerSpectrum:
+def _selected(parts: Iterable[LayerHessian], k: int, positions: int, rows: int) -> LayerSpectrum:
     """Return the spectrum from the rows of largest norm."""
     sums, total = _Sums(), 0.0
     kept: tuple[np.ndarray, ...] = ()
@@ -129,7 +131,7 @@ def _selected(parts: Iterable[LayerHessian], k: int, rows: int) -> LayerSpectrum
     # none where lambda is zero.
     scale = np.where(values > RANK * values[0], np.sqrt(np.maximum(values, 0)), np.inf)
     share = float(np.sum(squares) / total)
-    spectrum = values / sums.groups, *_means(sums), share, inputs.shape[1]
+    spectrum = values / sums.groups, *_means(sums), share, positions
     return LayerSpectrum(Space(left, right, vectors / scale), *spectrum)
 
 

@@ -79,15 +79,16 @@ def embedding(record: Record, group: str) -> Drawn:
                 look["markerfacecolor"] = "none"
             panel.plot(points["x"], points["y"], label=f"{index}", **look)
         if group == "logit":
-            places = approximate["x"], approximate["y"]
-            panel.plot(*places, "+", color="black", markersize=11, label="approximation")
+            for index, x, y in approximate[["logit", "x", "y"]].itertuples(index=False):
+                look = {"color": style(int(index))["color"], "markersize": 12}
+                panel.plot(x, y, "+", label="" if index else "approximation", **look)
         title = f"{symbol}: by the {by} of fc1"
         panel.set(xlabel="t-SNE coordinate 1", ylabel="t-SNE coordinate 2", title=title)
     entries = axes[0].get_legend_handles_labels()
     figure.legend(*entries, title=group, loc="outside lower center", ncols=6)
     chance = (classes - 1) / (classes**2 - 1)
     crosses = (
-        " Crosses are the approximations of the centers of the logits by the later weights (C.266)."
+        " Crosses in the color of a logit approximate its center by the later weights (C.266)."
         if group == "logit"
         else ""
     )

@@ -122,13 +122,13 @@ def _correspondence(record: Record, model: str, labels: str) -> Drawn:
     for panel, (layer, basis) in zip(axes, product(names, BASES), strict=True):
         rows = rows_of(record, "correspondence", model=model, labels=labels, layer=layer)
         rows = rows[rows["basis"] == basis]
-        matrix = rows.pivot(index="vector", columns="index", values="value").to_numpy()
+        found = rows.pivot(index="vector", columns="index", values="value")
+        matrix = found.dropna(how="all").dropna(how="all", axis=1).to_numpy()
         panel.grid(False)
-        last = len(matrix) + 0.5
-        extent = (0.5, last, last, 0.5)
+        extent = (0.5, matrix.shape[1] + 0.5, len(matrix) + 0.5, 0.5)
         images.append(panel.imshow(matrix, cmap="cividis", vmin=0, vmax=1, extent=extent))
         factored = rows_of(record, "spectra", model=model, labels=labels, layer=layer, seed=0)
-        ranks = factored[f"kronecker_{basis}"].to_numpy()[: len(matrix)]
+        ranks = factored[f"kronecker_{basis}"].to_numpy()[: matrix.shape[1]]
         seen = ranks <= len(matrix)
         panel.plot(
             np.arange(1, len(ranks) + 1)[seen],
@@ -142,7 +142,7 @@ def _correspondence(record: Record, model: str, labels: str) -> Drawn:
         )
         panel.set(xlabel="eigenvector of H", ylabel=f"eigenvector of {BASES[basis]}")
         panel.set_title(f"{layer}, {BASES[basis]}")
-        panel.set_xticks([1, *range(10, len(matrix) + 1, 10)])
+        panel.set_xticks([1, *range(10, matrix.shape[1] + 1, 10)])
         panel.set_yticks([1, *range(10, len(matrix) + 1, 10)])
     figure.colorbar(images[0], ax=list(axes), label="correspondence", aspect=40)
     entries = axes[0].get_legend_handles_labels()

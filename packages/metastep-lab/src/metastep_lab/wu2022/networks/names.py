@@ -7,7 +7,6 @@ from metastep_lab.wu2022.networks.digit_networks import DigitNetwork
 from metastep_lab.wu2022.networks.image_networks import (
     VGG11,
     VGG11_CHANNELS,
-    AbstractImageNetwork,
     ResNet18,
 )
 
@@ -23,7 +22,7 @@ GRAMMAR = (
     f"(VGG11-W32); widths from {NARROWEST}, at most {DEEPEST} hidden layers"
 )
 
-Network = DigitNetwork | AbstractImageNetwork
+Network = DigitNetwork | VGG11 | ResNet18
 
 
 def network_of(name: str, classes: int = 10) -> Network:

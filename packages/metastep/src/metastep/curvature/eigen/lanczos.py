@@ -221,7 +221,8 @@ def _new_directions(rows: Array, basis: Array, near: Array) -> tuple[Array, Arra
     )
     begin = (*_orthonormal(rest), along, jnp.zeros((), rows.dtype), jnp.zeros((), int))
     lost = lambda state: (state[3] < LOST) & (state[4] < PASSES)
-    return jax.lax.while_loop(lost, again, begin)[:3]
+    fresh, coupling, along, *_ = jax.lax.while_loop(lost, again, begin)
+    return fresh, coupling, along
 
 
 def _without(rows: Array, basis: Array) -> tuple[Array, Array]:

@@ -53,7 +53,8 @@ def parts_of(leaf: int, path: str, findings: Findings) -> dict[str, Key]:
     keys = sorted(key for key in findings.uses if key[0] == leaf)
     if len(keys) < 2:
         return {path: keys[0] if keys else (leaf, 0)}
-    entries = np.concatenate([np.ravel(findings.uses[key][0].entries) for key in keys])
+    matrices = [findings.uses[key][0].entries for key in keys]
+    entries = np.concatenate([one.reshape(-1) for one in matrices if one is not None])
     if len(np.unique(entries)) < len(entries):
         findings.obstacles.setdefault(leaf, "parts of it that are used as matrices overlap")
     return {f"{path}[{i}]": key for i, key in enumerate(keys)}
