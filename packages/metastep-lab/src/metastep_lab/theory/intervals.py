@@ -1,6 +1,6 @@
 """Confidence intervals for what a simulation can say of a theorem: probabilities and exponents."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -62,6 +62,6 @@ def exponent(x: ArrayLike, y: ArrayLike) -> Exponent:
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if not np.all(np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)):
         return Exponent(np.nan, np.nan, np.nan)
-    fit = linregress(np.log(x), np.log(y))
+    fit: Any = linregress(np.log(x), np.log(y))
     margin = t.ppf((1 + CONFIDENCE) / 2, x.size - 2) * fit.stderr
     return Exponent(float(fit.slope), float(fit.slope - margin), float(fit.slope + margin))

@@ -24,7 +24,7 @@ Tables (one row per observation; `simulated` and `standard_error` over runs):
 import re
 from collections.abc import Mapping
 from string import ascii_lowercase
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ from metastep_lab.bernacchia2021.curves import (
 from metastep_lab.bernacchia2021.maml_linear.claims import CLAIMS, answer
 from metastep_lab.bernacchia2021.maml_linear.figures import figures
 from metastep_lab.bernacchia2021.maml_linear.setting import Setting
-from metastep_lab.bernacchia2021.maml_linear.sweeps import FACTORS, sweep
+from metastep_lab.bernacchia2021.maml_linear.sweeps import sweep
 from metastep_lab.bernacchia2021.mixed_regression_runs import rows_on_drawn_tasks, simulate
 from metastep_lab.catalog import listing
 from metastep_lab.configuration import (
@@ -65,6 +65,15 @@ NEW_TASK = ("dim", "target_samples", "noise", "variability")
 SIZES = ("validation_samples", "tasks", "init_distance")
 """The arguments of the theory beside rates, `train_samples` and `NEW_TASK`."""
 
+Swept = Literal[
+    "noise",
+    "variability",
+    "test_rate",
+    "target_samples",
+    "validation_samples",
+    "tasks",
+    "start",
+]
 Counts = Annotated[tuple[Count, ...], "integers from 1"]
 Positives = Annotated[tuple[Positive, ...], "positive numbers"]
 
@@ -123,18 +132,7 @@ class Config:
         tuple[float, ...], MinLen(1), Predicate(different), "different numbers"
     ] = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
     runs: Several = 5000
-    sweeps: tuple[
-        Literal[
-            "noise",
-            "variability",
-            "test_rate",
-            "start",
-            "target_samples",
-            "validation_samples",
-            "tasks",
-        ],
-        ...,
-    ] = tuple(FACTORS)
+    sweeps: tuple[Swept, ...] = get_args(Swept)
     sweep_rates: GridSize = 29
     sweep_runs: Several = 3000
     tested: tuple[str, ...] = ("2", "3")

@@ -44,7 +44,9 @@ def averages(
     start = jnp.ones(2)
     rows = []
     for window in windows:
-        lengths, errors, estimates = _paths(keys, start, window, horizon, max(iterations))
+        lengths, errors, estimates = _paths(
+            keys, start, jnp.asarray(window), horizon, max(iterations)
+        )
         steps = FIRST / np.sqrt(np.arange(1, max(iterations) + 1))
         epsilon = float(errors.max())
         largest = float(jnp.maximum(lengths, estimates).max())

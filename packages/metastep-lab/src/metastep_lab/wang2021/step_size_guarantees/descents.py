@@ -55,13 +55,13 @@ def settling(problems: Quadratics, horizon: int, updates: int) -> list[tuple]:
     starts = np.multiply.outer(STARTS, 1 / lowest)
     near = np.multiply.outer(DISTANCES, 1 / highest)
     with jax.enable_x64(True):
-        arrays = (*problems, best, starts, near)
-        last = np.asarray(_descend(*map(jnp.asarray, arrays), horizon, updates))
+        values, squares, best, starts, near = map(jnp.asarray, (*problems, best, starts, near))
+        last = np.asarray(_descend(values, squares, best, starts, near, horizon, updates))
     rows = []
     for at, start, problem in np.ndindex(last.shape):
         eigenvalues, squares = (part[problem] for part in problems)
         most = max(STARTS[start], 2.0) / eigenvalues[0]
-        bound = updates_bound(eigenvalues, squares, near[at, problem], most)
+        bound = updates_bound(eigenvalues, squares, float(near[at, problem]), most)
         count = last[at, start, problem]
         count = np.nan if count == updates else count + 1.0
         rows.append((problem, STARTS[start], DISTANCES[at], count, bound))

@@ -41,7 +41,7 @@ from metastep_lab.configuration import (
     different,
 )
 from metastep_lab.experiment import Context, Experiment
-from metastep_lab.tables import columns
+from metastep_lab.tables import Frame, columns
 from metastep_lab.theory import least_squares as theory
 from metastep_lab.theory.intervals import exponent
 from metastep_lab.wang2021.step_size_guarantees import stochastic
@@ -177,10 +177,12 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
 
 def _relative(settled: list[tuple]) -> tuple[np.ndarray, np.ndarray]:
     """Return 1 / epsilon, and k_0 over its geometric mean for each problem and start."""
-    rows = pd.DataFrame(settled, columns=["problem", "start", "distance", "updates", "bound"])
+    rows: Frame = pd.DataFrame(
+        settled, columns=["problem", "start", "distance", "updates", "bound"]
+    )
     known = rows.groupby(["problem", "start"])["updates"].transform("count") == len(DISTANCES)
     rows = rows[known]
-    logarithm = np.log(rows["updates"])
+    logarithm: Frame = np.log(rows["updates"])
     mean = logarithm.groupby([rows["problem"], rows["start"]]).transform("mean")
     return 1 / rows["distance"].to_numpy(), np.exp(logarithm - mean).to_numpy()
 

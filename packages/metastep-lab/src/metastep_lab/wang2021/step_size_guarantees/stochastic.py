@@ -41,7 +41,8 @@ def draw(
         inputs = rng.standard_normal((tasks, count, dim))
         targets = np.einsum("tnd,td->tn", inputs, truth)
         parts.append((inputs, targets + noise * rng.standard_normal((tasks, count))))
-    return Tasks(*parts[0], truth, parts[1])
+    (train, answers), tests = parts
+    return Tasks(train, answers, truth, tests)
 
 
 def losses(drawn: Tasks, steps: np.ndarray, horizon: int) -> theory.ExpectedLosses:
@@ -57,7 +58,7 @@ def losses(drawn: Tasks, steps: np.ndarray, horizon: int) -> theory.ExpectedLoss
                 targets=drawn.targets[part],
                 truth=drawn.truth[part],
                 horizon=horizon,
-                validation=tuple(array[part] for array in drawn.tests),
+                validation=(drawn.tests[0][part], drawn.tests[1][part]),
             )
             found.append((one.train, one.mean_squared_error, one.validation))
     return theory.ExpectedLosses(*(np.concatenate(part) for part in zip(*found, strict=True)))
