@@ -30,17 +30,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from annotated_types import MinLen, Predicate
-from scipy.optimize import fminbound
 
 from metastep_lab.bernacchia2021.curves import (
     GridSize,
-    best_rate,
-    jackknife,
     mean_and_error,
     rate_grid,
 )
 from metastep_lab.bernacchia2021.maml_linear.claims import CLAIMS, answer
 from metastep_lab.bernacchia2021.maml_linear.figures import figures
+from metastep_lab.bernacchia2021.maml_linear.optima import STEP, best_train_rate, optima, predicted
 from metastep_lab.bernacchia2021.maml_linear.setting import Setting
 from metastep_lab.bernacchia2021.maml_linear.sweeps import sweep
 from metastep_lab.bernacchia2021.mixed_regression_runs import rows_on_drawn_tasks, simulate
@@ -55,15 +53,6 @@ from metastep_lab.configuration import (
 )
 from metastep_lab.experiment import Context, Experiment
 from metastep_lab.tables import columns
-from metastep_lab.theory import maml as theory
-
-STEP = 1e-3
-"""Half the width of the central difference at train rate 0; its bias is below 1e-4 of the slope."""
-
-
-NEW_TASK = ("dim", "target_samples", "noise", "variability")
-SIZES = ("validation_samples", "tasks", "init_distance")
-"""The arguments of the theory beside rates, `train_samples` and `NEW_TASK`."""
 
 Swept = Literal[
     "noise",
@@ -198,14 +187,14 @@ def _run_setting(
 ) -> None:
     """Simulate one setting, and add its rows to those of every table."""
     grid = rate_grid(setting.train_rate_limit, config.rates)
-    best, count = _best_train_rate(setting), config.rates
+    best, count = best_train_rate(setting), config.rates
     train = np.concatenate([grid, [setting.train_rate, best, -STEP, STEP]])
     test = np.array([setting.test_rate, *(config.test_rates if setting.both_rates else ())])
     rates = jnp.asarray(train), jnp.asarray(test)
     found = simulate(key, setting.distribution, setting.design, *rates, runs=config.runs)
     losses, distances = np.asarray(found.loss), np.asarray(found.distance)
     figure, panel = setting.figure, setting.panel
-    numbers = np.stack([_theory(setting, train[:, None], test), *mean_and_error(losses)], axis=-1)
+    numbers = np.stack([predicted(setting, train[:, None], test), *mean_and_error(losses)], axis=-1)
     for rate, values in zip(grid, numbers[:count, 0], strict=True):
         rows["loss"].append((figure, panel, rate, setting.test_rate, *values))
     for rate, values in zip(test[1:], numbers[count, 1:], strict=True):
@@ -214,7 +203,7 @@ def _run_setting(
     paired = along[:, :count] - along[:, [count // 2]]
     paired = zip(grid, *mean_and_error(paired), strict=True)
     rows["paired"] += [(figure, panel, *values) for values in paired]
-    for quantity, value, statistic in _optima(setting, grid, best, along, distances):
+    for quantity, value, statistic in optima(setting, grid, best, along, distances):
         place = "a" if quantity == "best_test_rate" else panel
         rows["optimum"].append((figure, place, quantity, value, *statistic))
     if setting.both_rates:
@@ -231,54 +220,6 @@ def _run_setting(
             test_samples=config.test_samples,
         )
         rows["test_data"] += [(figure, setting.train_rate, *row) for row in drawn]
-
-
-def _theory(setting: Setting, train: np.ndarray, test: np.ndarray | float) -> np.ndarray:
-    sizes = setting.fields("train_samples", *SIZES, *NEW_TASK)
-    return theory.expected_test_loss(train, test, **sizes)
-
-
-def _best_train_rate(setting: Setting) -> float:
-    """Return the theory's best train rate: Eq. 8, or the minimum of Theorem 2 in the range."""
-    if setting.dim > setting.equations:
-        return theory.optimal_train_rates(setting.dim, setting.train_samples)[0]
-    loss = lambda rate: _theory(setting, rate, setting.test_rate).item()
-    grid = rate_grid(setting.train_rate_limit, 401)
-    near = grid[np.argmin([loss(rate) for rate in grid])] + np.array([-1, 1]) * (grid[1] - grid[0])
-    return np.asarray(fminbound(loss, *near, xtol=1e-8)).item()
-
-
-def _optima(
-    setting: Setting, grid: np.ndarray, best: float, along: np.ndarray, distances: np.ndarray
-) -> list[tuple[str, float, tuple]]:
-    """Return quantity, theory, and simulation with its error."""
-    task, rate = setting.fields(*NEW_TASK), setting.test_rate
-    count, curve = len(grid), along[:, : len(grid)]
-    zero, _, at_best, below, above = np.moveaxis(
-        along[:, [count // 2, *range(count, count + 4)]], 1, 0
-    )
-    slope = mean_and_error((above - below) / (2 * STEP))
-    expected = _theory(setting, np.array([0.0, best, -STEP, STEP]), rate)
-    exact = theory.loss_at_zero(rate, **setting.fields(*SIZES), **task).item()
-    without_tasks = setting.fields("dim", "target_samples", "noise", "validation_samples", "tasks")
-    found = [
-        ("best_train_rate", best, jackknife(curve, lambda y: best_rate(grid, y))),
-        ("gain", expected[1] - expected[0], mean_and_error(at_best - zero)),
-        ("loss_at_zero", exact, mean_and_error(zero)),
-        ("slope_at_zero", theory.slope_at_zero(rate, **without_tasks).item(), slope),
-        ("leading_slope", (expected[3] - expected[2]) / (2 * STEP), slope),
-    ]
-    if setting.dim > setting.equations:
-        worst = theory.optimal_train_rates(setting.dim, setting.train_samples)[1]
-        measured = jackknife(curve, lambda y: best_rate(grid, y, largest=True))
-        found.append(("worst_train_rate", worst, measured))
-    if setting.both_rates:
-        sizes = setting.fields("dim", "train_samples", "noise", "variability", *SIZES)
-        variance = theory.meta_parameter_variance(setting.train_rate, **sizes)
-        optimal = lambda variance: theory.optimal_test_rate(variance, **task).item()
-        measured = jackknife(distances[:, count], optimal)
-        found.append(("best_test_rate", optimal(variance), measured))
-    return found
 
 
 def _metrics(settings: list[Setting], rows: Mapping[str, list[tuple]]) -> dict[str, float]:
