@@ -146,6 +146,33 @@ def test_an_inner_state_that_overflows_is_named(key):
     assert found.result == ms.RESULTS.nonfinite_inner
 
 
+@pytest.mark.parametrize(
+    ("horizon", "result"),
+    [(100, ms.RESULTS.successful), (200, ms.RESULTS.underflowed)],
+    ids=["in-range", "below"],
+)
+def test_an_inner_state_that_underflows_is_named(horizon, result, key):
+    """After 130 steps w = 0.51^t / 2 is below the least normal float32, at which it stops."""
+    loss = lambda w, outer, batch: w**2 / 2
+    problem = ms.TrainingProblem(loss, lambda w, outer: w, jnp.array(0.5), optax.sgd, horizon)
+    found = ms.scaled_hypergradient(problem, 0.49, key=key)
+    rate = float(np.float32(0.49))
+    expected = np.log(horizon / 2) + (horizon - 1) * np.log1p(-rate)
+    error = abs(np.expm1(float(found.log_magnitude) - expected))
+    assert found.result == result
+    assert (error > 0.1) == (result == ms.RESULTS.underflowed)
+    # Where nothing is right, all digits are lost; the estimate may be off by one.
+    assert float(found.digits_lost) > np.log10(min(error, 1) / np.finfo(np.float32).eps) - 1
+
+
+def test_float64_holds_what_float32_does_not(x64, key):
+    loss = lambda w, outer, batch: w**2 / 2
+    problem = ms.TrainingProblem(loss, lambda w, outer: w, jnp.array(0.5), optax.sgd, 200)
+    found = ms.scaled_hypergradient(problem, 0.49, key=key)
+    assert found.result == ms.RESULTS.successful
+    np.testing.assert_allclose(found.log_magnitude, np.log(100) + 199 * np.log(0.51), rtol=1e-12)
+
+
 @pytest.mark.parametrize("chunk", [0, -1, True])
 def test_bad_chunk(chunk, key):
     with pytest.raises(ValueError, match="chunk is"):

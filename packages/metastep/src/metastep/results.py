@@ -66,6 +66,12 @@ class RESULTS(eqx.Enumeration):
         "another order of summation gives another sign. Shorten the horizon, reduce the inner step "
         "size, or smooth the objective."
     )
+    underflowed = (
+        "The inner state became too small for its precision, and the hypergradient hangs on it: "
+        "fewer than one of its decimal digits is left where the smallest numbers are halved "
+        "(`digits_lost`). Use float64, shorten the horizon, or LogDomain if the dynamics scale "
+        "with the state."
+    )
     unmoved = (
         "The inner state stood still: the steps that were differentiated returned it unchanged, as "
         "those of a loop that stopped early do. They tell nothing about the hyperparameters, and "

@@ -3,7 +3,7 @@
 Tangents obey a linear recursion, so they may be divided by powers of two at any step, whatever the
 inner dynamics. In float32 a derivative of 1e300 can then be represented; it need not be meaningful.
 To measure the effect of rounding errors, the derivative is computed again along trajectories whose
-states are rounded differently, as in `diagnose`.
+states are rounded differently, as in `diagnose`, and along one whose smallest numbers are smaller.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from metastep.checks import integer, require_count, require_key
 from metastep.compilation import compiled
@@ -28,6 +28,9 @@ from metastep.types import Inner, Outer, RandomKey, Scalar
 
 DRAWS = 2
 """The number of trajectories whose states are rounded differently."""
+
+SMALL = 0.8
+"""Numbers below the least normal one to this power are about to underflow: 5e-31 in float32."""
 
 NOTHING = -(2**30)
 """The exponent of a tangent that is zero."""
@@ -43,10 +46,11 @@ class ScaledEstimate(eqx.Module):
         lyapunov_exponent: scalar, nats per inner step: the growth rate of a random tangent of the
             inner state over the horizon. For explanation only, since it depends on the units.
         digits_lost: scalar, from 0: decimal digits of the derivative along a random direction of
-            `outer` that rounding costs. At most the digits of the precision: 7 in float32, 16 in
-            float64.
-        result: `chaotic` if fewer than one digit is left, `nonfinite_inner` or `nonfinite_value`
-            if the run itself failed; `RESULTS[result]` is the message.
+            `outer` that rounding costs, or an inner state near the end of its range. At most the
+            digits of the precision: 7 in float32, 16 in float64.
+        result: if fewer than one digit is left, `underflowed` if the range costs most of them, else
+            `chaotic`; `nonfinite_inner` or `nonfinite_value` if the run itself failed.
+            `RESULTS[result]` is the message.
     """
 
     value: Scalar
@@ -70,11 +74,13 @@ def scaled_hypergradient(
     """Compute sign and log magnitude of every derivative by rescaled forward-mode tangents.
 
     Exact to rounding where `digits_lost` is small. Rescaling prevents overflow and underflow of
-    tangents only. It does not help against an inner state that overflows (use `LogDomain` if the
-    dynamics are homogeneous), rounding of an objective near its minimum, or chaos.
+    tangents only. It does not help against an inner state that overflows or underflows (use
+    `LogDomain` if the dynamics are homogeneous), rounding of an objective near its minimum, or
+    chaos.
 
     Example:
-        Gradient descent with one step size: 200 steps of w <- w - s w.
+        Gradient descent with one step size: 100 steps of w <- w - s w. Its derivative is
+        -100 (1 - s)^99 / 2.
 
         >>> import jax, jax.numpy as jnp, optax, metastep as ms
         >>> problem = ms.TrainingProblem(
@@ -82,11 +88,11 @@ def scaled_hypergradient(
         ...     objective=lambda w, outer: w,
         ...     init_params=jnp.array(0.5),
         ...     optimizer=lambda outer: optax.sgd(outer),
-        ...     horizon=200,
+        ...     horizon=100,
         ... )
         >>> found = ms.scaled_hypergradient(problem, 0.49, key=jax.random.key(0))
-        >>> float(found.sign), bool(found.log_magnitude < -100), bool(found.digits_lost < 3)
-        (-1.0, True, True)
+        >>> float(found.sign), round(float(found.log_magnitude), 2), bool(found.digits_lost < 3)
+        (-1.0, -62.75, True)
 
     Args:
         problem: the inner dynamics and the objective.
@@ -95,7 +101,7 @@ def scaled_hypergradient(
         chunk: how many of the N are run at the same time; None runs all of them.
 
     Returns:
-        The estimate. Time: N + 4 tangents of the forward run. Memory: O(M chunk) for an inner state
+        The estimate. Time: N + 5 tangents of the forward run. Memory: O(M chunk) for an inner state
         of size M, independent of the horizon.
 
     Raises:
@@ -125,9 +131,11 @@ def _estimate(
     chunk = min(chunk or flat.size, flat.size)
     signs, magnitudes = jax.lax.map(derivative, jnp.arange(flat.size), batch_size=chunk)
     exponent = lyapunov_exponent(problem, outer, keys)
-    lost, digits = _digits_lost(problem, outer, keys)
+    (by_rounding, by_range), digits = _digits_lost(problem, outer, keys)
+    lost = jnp.maximum(by_rounding, by_range)
     where = RESULTS.where
-    result = where(lost <= digits - 1, RESULTS.successful, RESULTS.chaotic)
+    reason = where(by_range > by_rounding, RESULTS.underflowed, RESULTS.chaotic)
+    result = where(lost <= digits - 1, RESULTS.successful, reason)
     result = where(jnp.isfinite(value), result, RESULTS.nonfinite_value)
     result = where(end.first_nonfinite < 0, result, RESULTS.nonfinite_inner)
     return ScaledEstimate(value, unflatten(signs), unflatten(magnitudes), exponent, lost, result)
@@ -175,11 +183,12 @@ def _derivative(
     outer: Outer,
     direction: Outer,
     keys: Keys,
-    rounding: Int[Array, ""] | None = None,
+    rounding: tuple[Int[Array, ""], Bool[Array, ""]] | None = None,
 ) -> _Tangent:
     """Return the derivative of the objective along one direction.
 
-    If `rounding` is a seed other than 0, states are rounded differently.
+    `rounding` is a seed and a flag. If the seed is not 0, states are rounded differently. If the
+    flag is set, their small numbers are halved at every step.
     """
     zero = jnp.zeros((), jnp.int32)
     inner = start(problem, outer, keys).inner
@@ -200,8 +209,9 @@ def _derivative(
         after = step(inner, outer)
         if rounding is not None:
             floats, rest = differentiable(after)
-            floats = rounded(floats, differentiable(inner)[0], rounding, t)
-            after = eqx.combine(floats, rest)
+            seed, fade = rounding
+            floats = rounded(floats, differentiable(inner)[0], seed, t)
+            after = eqx.combine(jax.tree.map(lambda x: _faded(x, fade), floats), rest)
         return (eqx.filter(after, eqx.is_array), tangent, t + 1), None
 
     carry = (arrays, _normalised(first, zero), zero)
@@ -213,6 +223,16 @@ def _derivative(
     return _sum(_normalised(by_state, tangent.exponent), _normalised(by_outer, zero))
 
 
+def _faded(x: Array, fade: Bool[Array, ""]) -> Array:
+    """Halve the numbers that are about to underflow.
+
+    Below the range of its precision a number stops or becomes zero, at a size that the compiler
+    decides. Halving, in place of zero, meets no derivative of a square root at zero.
+    """
+    small = jnp.abs(x) < float(jnp.finfo(x.dtype).smallest_normal) ** SMALL
+    return jnp.where(fade & small, x / 2, x)
+
+
 def _sign_and_magnitude(total: _Tangent) -> tuple[Scalar, Scalar]:
     """Return the sign of a number and the logarithm of its magnitude."""
     size = jnp.abs(total.direction)
@@ -221,15 +241,21 @@ def _sign_and_magnitude(total: _Tangent) -> tuple[Scalar, Scalar]:
     return jnp.sign(total.direction), jnp.where(nothing, -jnp.inf, magnitude)
 
 
-def _digits_lost(problem: AbstractProblem, outer: Outer, keys: Keys) -> tuple[Scalar, float]:
-    """Return the digits of a random directional derivative lost to rounding, and all digits."""
+def _digits_lost(
+    problem: AbstractProblem, outer: Outer, keys: Keys
+) -> tuple[tuple[Scalar, Scalar], float]:
+    """Return the digits of a random directional derivative that are lost, and all digits.
+
+    Lost are those to rounding and those to the range of the precision.
+    """
     flat, unflatten = ravel_pytree(outer)
     line = unflatten(jax.random.normal(jax.random.fold_in(keys.init, 5), flat.shape, flat.dtype))
     inner = eqx.filter_eval_shape(lambda: start(problem, outer, keys).inner)
     kinds = [x.dtype for x in jax.tree.leaves(differentiable(inner)[0])]
     eps = max((float(jnp.finfo(kind).eps) for kind in kinds), default=float(jnp.finfo(flat).eps))
-    along = lambda seed: _derivative(problem, outer, line, keys, seed)
-    found = jax.lax.map(along, jnp.arange(1 + DRAWS))
+    along = lambda rounding: _derivative(problem, outer, line, keys, rounding)
+    seeds = jnp.array([0, *range(1, 1 + DRAWS), 0])
+    found = jax.lax.map(along, (seeds, jnp.arange(len(seeds)) > DRAWS))
     # Logarithms would add a rounding error relative to themselves.
     shared = jnp.maximum(found.exponent[0], found.exponent[1:])
     first = _times_power(found.direction[0], found.exponent[0] - shared)
@@ -240,8 +266,8 @@ def _digits_lost(problem: AbstractProblem, outer: Outer, keys: Keys) -> tuple[Sc
     errors = jnp.where((first == 0) & (others == 0), 0, jnp.where(jnp.isfinite(errors), errors, 1))
     # The roughest dtype of the state decides how many digits there are to lose.
     digits = -log10(eps)
-    lost = jnp.log10(jnp.sqrt(jnp.mean(errors**2))) + digits
-    return jnp.clip(lost, 0, digits), digits
+    lost = lambda errors: jnp.clip(jnp.log10(jnp.sqrt(jnp.mean(errors**2))) + digits, 0, digits)
+    return (lost(errors[:DRAWS]), lost(errors[DRAWS:])), digits
 
 
 def random_change(inner: Inner, keys: Keys) -> PyTree:
