@@ -17,8 +17,9 @@ LIBRARY := packages/metastep
 LABORATORY := packages/metastep-lab
 PROJECTS := $(LIBRARY)/pyproject.toml $(LABORATORY)/pyproject.toml constraints.txt
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
-# Most of the time of the tests is compilation, which takes half of it if machine code is not optimised.
-FAST_COMPILATION := --xla_backend_optimization_level=0
+# Most of the time of the tests is compilation: XLA's older code for loops takes two thirds of it, and
+# machine code that is not optimised about two thirds of what is left.
+FAST_COMPILATION := --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0
 DEMO := runs/demo
 REPRODUCE := runs/reproduce
 
