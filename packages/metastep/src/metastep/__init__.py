@@ -2,6 +2,7 @@
 
 from importlib.metadata import version as _version
 
+from metastep import optimizers as optimizers
 from metastep.bilevel import F2SA as F2SA
 from metastep.bilevel import SOBA as SOBA
 from metastep.bilevel import AmIGO as AmIGO
