@@ -49,17 +49,7 @@ def _overlap(record: Record) -> tuple[Figure, str]:
             if layer != layers(record, model)[-1]:
                 rise = k[k <= 1]
                 predicted[layer] = rise, rise * alignment[model, layer]
-        panels.append(
-            Lines(
-                series,
-                "dimension k / outputs m of the layer",
-                "overlap of top eigenspaces",
-                title=model,
-                bands=bands,
-                dashed=predicted,
-                dashed_label="Theorem C.7.1",
-            )
-        )
+        panels.append(_overlaps(model, series, predicted, "Theorem C.7.1", bands))
     return _with_room(line_figure(*panels)), (
         "Overlap of the top k-dimensional eigenspaces of independently trained networks, layer by "
         "layer, mean and range over pairs; 1 is the same space. The theory has a peak at k = m. "
@@ -77,20 +67,30 @@ def _products(record: Record) -> tuple[Figure, str]:
             k = _relative(record, model, layer)
             series[layer] = k, mean_curve(record, model, layer)
             products[layer] = k, mean_curve(record, model, layer, "kronecker")
-        panels.append(
-            Lines(
-                series,
-                "dimension k / outputs m of the layer",
-                "overlap of top eigenspaces",
-                title=model,
-                dashed=products,
-                dashed_label="products",
-            )
-        )
+        panels.append(_overlaps(model, series, products, "products"))
     return _with_room(line_figure(*panels)), (
         "Overlap of the top eigenspaces of the Hessians of hidden layers (solid) and of their "
         "Kronecker products E[M] ⊗ E[xxᵀ] (dashed), mean over pairs of networks. The products show "
         "where the overlap has its peak without the Hessians."
+    )
+
+
+def _overlaps(
+    model: str,
+    series: Curves,
+    dashed: Curves,
+    dashed_label: str,
+    bands: Mapping[str, tuple[Column, Column]] | None = None,
+) -> Lines:
+    """Return the panel of one network: measured overlaps, and dashed ones to compare with."""
+    return Lines(
+        series,
+        "dimension k / outputs m of the layer",
+        "overlap of top eigenspaces",
+        title=model,
+        bands=bands or {},
+        dashed=dashed,
+        dashed_label=dashed_label,
     )
 
 

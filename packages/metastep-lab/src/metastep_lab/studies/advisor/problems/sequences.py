@@ -1,5 +1,6 @@
 """A small transformer on text, a recurrent network, MAML on sinusoids and a learned optimizer."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -61,6 +62,31 @@ def _attention(layer: dict, x: Array) -> Array:
     return mixed.swapaxes(1, 2).reshape(x.shape) @ layer["out"]
 
 
+def _step_size_and_decay(
+    error: Callable[[dict, Any], Scalar],
+    params: dict,
+    draw: Callable[[StepIndex, RandomKey], Array],
+    held_out: Any,
+    horizon: int,
+    decay: float,
+) -> tuple[AbstractProblem, Outer]:
+    """Return the tuning of Adam's step size and of a penalty, judged on held-out examples."""
+
+    def loss(params: dict, outer: dict, batch: Array) -> Scalar:
+        squares = sum(jnp.sum(x**2) for x in jax.tree.leaves(params))
+        return error(params, batch) + jnp.exp(outer["decay"]) * squares
+
+    problem = TrainingProblem(
+        loss,
+        lambda params, outer: error(params, held_out),
+        params,
+        lambda outer: adam(1e-2 * jnp.exp(outer["step_size"])),
+        horizon,
+        draw,
+    )
+    return problem, {"step_size": jnp.zeros(()), "decay": jnp.array(decay)}
+
+
 def transformer(
     text: Text, folder: Path | None = None, horizon: int = 20
 ) -> tuple[AbstractProblem, Outer]:
@@ -89,20 +115,8 @@ def transformer(
             x = x + jax.nn.gelu(standard(x) @ layer["up"]) @ layer["down"]
         return jnp.mean(cross_entropy(x @ params["head"], seen[:, 1:]))
 
-    def loss(params: dict, outer: dict, chosen: Array) -> Scalar:
-        squares = sum(jnp.sum(x**2) for x in jax.tree.leaves(params))
-        return error(params, tokens[chosen]) + jnp.exp(outer["decay"]) * squares
-
-    draw = lambda t, key: jax.random.randint(key, (BATCH,), 0, SENTENCES - 16, jnp.int32)
-    problem = TrainingProblem(
-        loss,
-        lambda params, outer: error(params, tokens[-16:]),
-        params,
-        lambda outer: adam(1e-2 * jnp.exp(outer["step_size"])),
-        horizon,
-        draw,
-    )
-    return problem, {"step_size": jnp.zeros(()), "decay": jnp.array(-7.0)}
+    draw = lambda t, key: tokens[jax.random.randint(key, (BATCH,), 0, SENTENCES - 16, jnp.int32)]
+    return _step_size_and_decay(error, params, draw, tokens[-16:], horizon, -7.0)
 
 
 def recurrent(horizon: int = 40) -> tuple[AbstractProblem, Outer]:
@@ -123,20 +137,8 @@ def recurrent(horizon: int = 40) -> tuple[AbstractProblem, Outer]:
         hidden, _ = jax.lax.scan(read, jnp.zeros((seen.shape[1], width)), seen)
         return jnp.mean(cross_entropy(hidden @ params["out"], labels[rows]))
 
-    def loss(params: dict, outer: dict, rows: Array) -> Scalar:
-        squares = sum(jnp.sum(x**2) for x in jax.tree.leaves(params))
-        return error(params, rows) + jnp.exp(outer["decay"]) * squares
-
     draw = lambda t, key: jax.random.randint(key, (16,), 0, 1000, jnp.int32)
-    problem = TrainingProblem(
-        loss,
-        lambda params, outer: error(params, slice(1000, 1300)),
-        params,
-        lambda outer: adam(1e-2 * jnp.exp(outer["step_size"])),
-        horizon,
-        draw,
-    )
-    return problem, {"step_size": jnp.zeros(()), "decay": jnp.array(-6.0)}
+    return _step_size_and_decay(error, params, draw, slice(1000, 1300), horizon, -6.0)
 
 
 def sinusoid(horizon: int = 5) -> tuple[AbstractProblem, Outer]:
