@@ -28,7 +28,7 @@ from metastep.attribution.units import Units, as_units
 from metastep.checks import require_count, require_key
 from metastep.compilation import compiled
 from metastep.diagnosis.metasmoothness import metasmoothness
-from metastep.estimators.base import AbstractEstimator, Estimate
+from metastep.estimators.base import AbstractEstimator, Estimate, require_estimator
 from metastep.estimators.reverse import Reverse
 from metastep.problems.base import AbstractProblem
 from metastep.results import RESULTS
@@ -181,6 +181,10 @@ def attribute(
     require_key(key)
     require_count("repeats", repeats)
     require_count("batch_size", batch_size)
+    estimator = Reverse() if estimator is None else estimator
+    # A class can be called, too: Reverse for Reverse() is a common mistake.
+    if isinstance(estimator, type) or not callable(estimator):
+        require_estimator(estimator)
     units, queries = as_units(examples, groups), as_queries(problem, queries)
     first = Question(problem, jax.tree.map(lambda x: x[0], queries))
     require_connected(first, units.weights, key)
@@ -190,7 +194,6 @@ def attribute(
         removal = random_removals(units.count, share, 1, jax.random.fold_in(key, REMOVAL))[0]
 
     keys = [key, *(jax.random.fold_in(key, REMOVAL + n) for n in range(1, repeats))]
-    estimator = Reverse() if estimator is None else estimator
     if isinstance(estimator, AbstractEstimator):
         runs = [_estimates(problem, units, queries, estimator, batch_size, key) for key in keys]
     else:
@@ -253,6 +256,11 @@ def _one_by_one(
     for place in range(len(jax.tree.leaves(queries)[0])):
         asked = problem_of(problem, jax.tree.map(lambda x, place=place: x[place], queries))
         found = differentiate(asked, units.weights, key)
+        if not isinstance(found, Estimate):
+            raise ValueError(
+                f"estimator returned a {type(found).__name__}; allowed is an estimate, as "
+                "hypergradient and driven_hypergradient return it."
+            )
         made.append((found.value, units.collect(found.grad), found.result))
     return jax.tree.map(lambda *x: jnp.stack(x), *made)
 
