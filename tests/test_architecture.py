@@ -272,6 +272,7 @@ TESTED_ELSEWHERE = {
     "estimators.evaluate": ("estimators/test_exact.py", PRIVATE),
     "estimators.evolution": ("estimators/test_sampled.py", TABLE),
     "estimators.forward": ("estimators/test_exact.py", TABLE),
+    "estimators.growth": ("estimators/test_scaled.py", PRIVATE),
     "estimators.persistent": ("estimators/test_sampled.py", TABLE),
     "estimators.random_directions": ("estimators/test_sampled.py", TABLE),
     "estimators.reverse": ("estimators/test_exact.py", TABLE),

@@ -6,7 +6,6 @@ To measure the effect of rounding errors, the derivative is computed again along
 states are rounded differently, as in `diagnose`, and along one whose smallest numbers are smaller.
 """
 
-from collections.abc import Callable
 from math import log10
 from typing import SupportsIndex
 
@@ -14,16 +13,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 from metastep.checks import integer, require_count, require_key
 from metastep.compilation import compiled
 from metastep.estimators.base import USE_IT, require_influence
 from metastep.estimators.evaluate import evaluate
+from metastep.estimators.growth import lyapunov_exponent, pushed
 from metastep.problems.base import AbstractProblem, Keys, advance, split_keys, start
 from metastep.results import RESULTS
 from metastep.rounding import rounded
-from metastep.trees import as_hyperparameters, differentiable, norm, real_variables
+from metastep.trees import as_hyperparameters, differentiable
 from metastep.types import Inner, Outer, RandomKey, Scalar
 
 DRAWS = 2
@@ -171,13 +171,6 @@ def _sum(first: _Tangent, second: _Tangent) -> _Tangent:
     return _normalised(jax.tree.map(add, first.direction, second.direction), exponent)
 
 
-def _pushed(function: Callable[[PyTree], PyTree], at: PyTree, direction: PyTree) -> PyTree:
-    """Return the derivative of `function` along `direction`, on the floating-point leaves."""
-    floats, rest = differentiable(at)
-    on_floats = lambda floats: differentiable(function(eqx.combine(floats, rest)))[0]
-    return jax.jvp(on_floats, (floats,), (direction,))[1]
-
-
 def _derivative(
     problem: AbstractProblem,
     outer: Outer,
@@ -193,7 +186,7 @@ def _derivative(
     zero = jnp.zeros((), jnp.int32)
     inner = start(problem, outer, keys).inner
     # `init` may depend on the hyperparameters: the tangent need not start at zero.
-    first = _pushed(lambda outer: start(problem, outer, keys).inner, outer, direction)
+    first = pushed(lambda outer: start(problem, outer, keys).inner, outer, direction)
     arrays, static = eqx.partition(inner, eqx.is_array)
 
     def body(
@@ -202,8 +195,8 @@ def _derivative(
         arrays, tangent, t = carry
         inner = eqx.combine(arrays, static)
         step = lambda inner, outer: problem.step(inner, outer, t, keys.step(t))
-        by_state = _pushed(lambda inner: step(inner, outer), inner, tangent.direction)
-        by_outer = _pushed(lambda outer: step(inner, outer), outer, direction)
+        by_state = pushed(lambda inner: step(inner, outer), inner, tangent.direction)
+        by_outer = pushed(lambda outer: step(inner, outer), outer, direction)
         # Only the part through the state has been rescaled before; both get exponents of their own.
         tangent = _sum(_normalised(by_state, tangent.exponent), _normalised(by_outer, zero))
         after = step(inner, outer)
@@ -218,8 +211,8 @@ def _derivative(
     (arrays, tangent, _), _ = jax.lax.scan(body, carry, None, length=problem.horizon)
     inner = eqx.combine(arrays, static)
     judge = lambda inner, outer: problem.objective(inner, outer, keys.objective)
-    by_state = _pushed(lambda inner: judge(inner, outer), inner, tangent.direction)
-    by_outer = _pushed(lambda outer: judge(inner, outer), outer, direction)
+    by_state = pushed(lambda inner: judge(inner, outer), inner, tangent.direction)
+    by_outer = pushed(lambda outer: judge(inner, outer), outer, direction)
     return _sum(_normalised(by_state, tangent.exponent), _normalised(by_outer, zero))
 
 
@@ -268,50 +261,3 @@ def _digits_lost(
     digits = -log10(eps)
     lost = lambda errors: jnp.clip(jnp.log10(jnp.sqrt(jnp.mean(errors**2))) + digits, 0, digits)
     return (lost(errors[:DRAWS]), lost(errors[DRAWS:])), digits
-
-
-def random_change(inner: Inner, keys: Keys) -> PyTree:
-    """Return a small change of an inner state, of norm 1."""
-    variables, restore = real_variables(inner)
-    flat, unflatten = ravel_pytree(variables)
-    # Any generic direction will do, so the draw is fixed and independent of the run's randomness.
-    random = jax.random.normal(jax.random.fold_in(keys.init, 7), flat.shape, flat.dtype)
-    return differentiable(restore(unflatten(random / norm(random))))[0]
-
-
-def changed(change: PyTree, step: Callable[[Inner], Inner], inner: Inner) -> tuple[PyTree, Scalar]:
-    """Push a change of `inner` through one step; return it with entries up to 1, and the factor.
-
-    Time: one Jacobian-vector product.
-    """
-    pushed = _pushed(step, inner, change)
-    leaves = jax.tree.leaves(pushed)
-    factor = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0.0) for x in leaves]))
-    # A change that has died out stays zero instead of becoming NaN.
-    unit = jnp.where(factor > 0, factor, 1)
-    return jax.tree.map(lambda x: (x / unit).astype(x.dtype), pushed), factor
-
-
-def growth_rate(change: PyTree, factors: Float[Array, " T"]) -> Scalar:
-    """Return the growth rate at which a change of norm 1 became `change` times the factors."""
-    return (jnp.sum(jnp.log(factors)) + jnp.log(norm(change))) / factors.size
-
-
-def lyapunov_exponent(problem: AbstractProblem, outer: Outer, keys: Keys) -> Float[Array, ""]:
-    """Return the growth rate of a random tangent of the state, in nats per step.
-
-    Time: one tangent of the forward run. Memory: a few inner states.
-    """
-    inner = start(problem, outer, keys).inner
-    arrays, static = eqx.partition(inner, eqx.is_array)
-
-    def body(carry: tuple[Inner, PyTree, Int[Array, ""]], _: None) -> tuple[tuple, Scalar]:
-        arrays, change, t = carry
-        inner = eqx.combine(arrays, static)
-        step = lambda inner: problem.step(inner, outer, t, keys.step(t))
-        change, factor = changed(change, step, inner)
-        return (eqx.filter(step(inner), eqx.is_array), change, t + 1), factor
-
-    carry = (arrays, random_change(inner, keys), jnp.zeros((), jnp.int32))
-    (_, change, _), factors = jax.lax.scan(body, carry, None, length=problem.horizon)
-    return growth_rate(change, factors)
