@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, DTypeLike, Int, PyTree
 
-Number = float | Array
+from metastep.types import Number
 
 
 def scale_by_adam(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-Number = float | Array
+from metastep.types import Number
 
 
 def warmup_cosine_decay_schedule(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt32
 
 Outer = PyTree[Any]
@@ -18,3 +19,6 @@ RandomKeys = Key[Array, "_"] | UInt32[Array, "_ 2"]
 
 Scalar = Float[Array, ""]
 StepIndex = Int[Array, ""] | int
+
+Number = float | np.floating | Array
+"""A real number that may be tuned: a Python or NumPy number, or a scalar array."""
