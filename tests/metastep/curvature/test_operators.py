@@ -202,7 +202,8 @@ def test_export_to_scipy_and_lineax(x64, operators):
     exported = operator.to_lineax()
     moved = operator.ravel(exported.mv(operator.unravel(jnp.asarray(vector))))
     np.testing.assert_allclose(moved, matrix @ vector, atol=EXACT)
-    assert lx.is_symmetric(exported)
+    assert lx.is_symmetric(exported) and not lx.is_positive_semidefinite(exported)
+    assert lx.is_positive_semidefinite(operator.to_lineax(positive=True))
 
 
 def test_a_matrix_goes_into_the_parameters_and_back(x64):
