@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,16 +60,15 @@ def read_images(folder: Path, table: Frame) -> Images:
     Raises:
         RefusedError: if no column names files of the folder, or a file is not an image.
     """
-    named = None
-    for column in table.columns:
-        names = [str(cell) for cell in table[column]]
-        if names[0] and (folder / names[0]).is_file():
-            named = names
-            break
-    if named is None:
+    names = {name: [folder / str(cell) for cell in table[name]] for name in table.columns}
+    # The column of most files, not of the first row's file: that one may be the missing one.
+    # `Path.is_file` would raise for a text that is too long to be a name.
+    hits = {name: sum(map(os.path.isfile, paths)) for name, paths in names.items()}
+    best = max(hits, key=lambda name: hits[name], default=None)
+    if best is None or not hits[best]:
         raise RefusedError(f"{folder}: no column of its .csv file names files of the folder")
     root = folder.resolve()
-    paths = [folder / name for name in named]
+    paths = names[best]
     for row, path in enumerate(paths, start=1):
         if not path.resolve().is_relative_to(root):
             raise RefusedError(f"{path} (row {row}) is outside of {folder}")

@@ -20,6 +20,7 @@ from jaxtyping import Array, PyTree
 import metastep as ms
 
 CLASSES = 10
+DIGITS_SIDE = 8  # pixels
 WIDTHS = (8, 16)  # channels of the two convolutions
 HEADS, DEPTH, BROADER = 2, 2, 2
 CONTEXT = 24  # tokens of a paragraph
@@ -115,6 +116,15 @@ def cross_entropy(scores: Array, label: Array) -> Array:
     return jax.nn.logsumexp(scores) - scores[label]
 
 
+def _slower(side: int) -> float:
+    """Return the factor of the step size of digits (8 pixels wide) at which images train smoothly.
+
+    For MNIST the largest of 1, 1/2, 1/4 and so on at which `attribute` had nothing to say against
+    its scores, for three splits that no preset uses. More pixels make the loss more curved.
+    """
+    return 1.0 if side == DIGITS_SIDE else 0.5
+
+
 @cache
 def linear(side: int) -> Model:
     """Return softmax regression on images of `side` x `side` pixels."""
@@ -122,7 +132,7 @@ def linear(side: int) -> Model:
         loss=lambda w, one: cross_entropy(w[:, :-1] @ one[0].ravel() + w[:, -1], one[1]),
         params=lambda key: jnp.zeros((CLASSES, side**2 + 1)),
         optimizer=optax.sgd,
-        step_size=1.0,
+        step_size=1.0 * _slower(side),
         decay=0.001,
     )
 
@@ -156,7 +166,7 @@ def network(side: int, steps: int) -> Model:
 
     fall = optax.cosine_decay_schedule(1.0, steps)
     optimizer = lambda rate: optax.sgd(lambda count: rate * fall(count), momentum=0.9)
-    return Model(loss, params, optimizer, 0.1, 0.0005)
+    return Model(loss, params, optimizer, 0.1 * _slower(side), 0.0005)
 
 
 def _patches(image: Array) -> Array:
