@@ -41,6 +41,7 @@ class Images:
         picture = _open(self.paths[row])
         factor = max(1, SHOWN // max(picture.size))
         width, height = (min(SHOWN, factor * side) for side in picture.size)
+        # Enlarged pixels stay squares, which shows what the model sees.
         resampling = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.BILINEAR
         buffer = io.BytesIO()
         picture.resize((width, height), resampling).save(buffer, "PNG")
@@ -67,6 +68,7 @@ def read_images(folder: Path, table: Frame) -> Images:
     best = max(hits, key=lambda name: hits[name], default=None)
     if best is None or not hits[best]:
         raise RefusedError(f"{folder}: no column of its .csv file names files of the folder")
+    # A page with pictures must not show files that happen to be reachable from the folder.
     root = folder.resolve()
     paths = names[best]
     for row, path in enumerate(paths, start=1):
@@ -76,6 +78,7 @@ def read_images(folder: Path, table: Frame) -> Images:
     kind = "L" if all(picture.mode == "L" for picture in pictures) else "RGB"
     largest = max(max(picture.size) for picture in pictures)
     side = min(SIDE, largest)
+    # Box: every pixel counts, also where a large image is made much smaller.
     pixels = [
         np.asarray(picture.convert(kind).resize((side, side), Image.Resampling.BOX)).ravel()
         for picture in pictures
@@ -87,6 +90,7 @@ def _open(path: Path) -> Image.Image:
     """Read an image, gray or in colors."""
     try:
         with warnings.catch_warnings():
+            # A small file may claim billions of pixels and take all memory.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
                 return picture.convert("L" if picture.mode in ("1", "L", "I;16") else "RGB")

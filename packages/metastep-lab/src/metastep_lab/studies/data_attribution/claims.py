@@ -71,6 +71,7 @@ def _leads(record: Record) -> Frame:
     for model in record.config.models:
         scores = by_method(record, model)
         for other in scores.columns.drop("exact"):
+            # Paired: the seeds differ more than the methods.
             mean, error = mean_and_error(scores["exact"] - scores[other])
             rows.append((f"{model} over {other}", mean, error))
     return pd.DataFrame(rows, columns=["pair", "lead", "error"]).dropna()
@@ -82,6 +83,7 @@ def _warnings(record: Record) -> Numbers:
     runs = exact.merge(
         record.frames["training"], on=["model", "speed", "seed"], suffixes=("", "_training")
     )
+    # Scores that are not finite rank nothing, which is chance.
     runs = runs.assign(lds=runs["lds"].fillna(0.0))
     believed = runs["trusted"] == 1
     bars = runs["model"].map(BARS)
@@ -110,6 +112,7 @@ def relation(record: Record) -> Numbers:
     """Return the rank correlation of the measurements before removal with the LDS."""
     runs = _warnings(record)["runs"]
     ranks = runs[["metasmoothness", "trusted", "lds"]].rank()
+    # A removal that could not be predicted at all is worse than any that was missed.
     error = runs["removal_error"].fillna(np.inf).rank()
     return {
         "warning": -ranks["trusted"].corr(ranks["lds"]),

@@ -85,6 +85,7 @@ class Training(eqx.Module):
         if rows is not None:
             examples, chosen = jax.tree.map(lambda x: x[rows], (examples, weights))
         losses = jax.vmap(self.model.loss, (None, 0))(params, examples)
+        # The decay has no weight: without an example it stays, and so does the divisor.
         squares = sum(jnp.sum(x**2) for x in jax.tree.leaves(params))
         return jnp.mean(chosen * losses) + self.model.decay * squares
 
@@ -104,6 +105,7 @@ def train(
     """
     batches = None
     if batch is not None:
+        # Drawn here and not from the key of training: the same order for every removal.
         rng, total = np.random.default_rng(seed), len(jax.tree.leaves(examples)[0])
         epochs = -(-steps * batch // total)
         order = np.concatenate([rng.permutation(total) for _ in range(epochs)])
@@ -159,6 +161,7 @@ def network(side: int, steps: int) -> Model:
 
     def loss(layers: PyTree, one: Any) -> Array:
         hidden = one[0][:, :, None]
+        # GELU and not ReLU, whose kinks make training less smooth.
         for weights, bias in layers[:2]:
             hidden = jax.nn.gelu(_patches(hidden) @ weights + bias)
         weights, bias = layers[2]
@@ -218,6 +221,7 @@ def transformer(vocabulary: int, width: int, steps: int) -> Model:
         return jnp.mean(jax.vmap(cross_entropy)(scores, after))
 
     shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, max(1, steps // 5), steps)
+    # Adam without `eps_root` has no finite derivative where a gradient is zero.
     optimizer = lambda rate: optax.adam(lambda count: rate * shape(count), eps=1e-6, eps_root=1e-6)
     return Model(loss, params, optimizer, 0.005, 0.0)
 
