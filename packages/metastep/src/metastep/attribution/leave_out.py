@@ -196,7 +196,7 @@ class _Progress:
                 f"{path} exists; pass Checkpoint(..., resume=True) to continue from it, or choose "
                 "another file."
             )
-        # Another batch size gives other roundings, and is in the digest: a run ends with equal bits.
+        # The digest has the batch size, too: another one would round differently.
         restored, notes = saving.load(path, jnp.asarray(values))
         done = notes.get("done")
         if notes.get("digest") != self.digest or type(done) is not int:
