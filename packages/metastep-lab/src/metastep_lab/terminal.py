@@ -142,7 +142,9 @@ class Display:
         self._begin = perf_counter()
         self._bar_shown = False
         self._last = ("", -1)
-        self._stage = ("", 0, 0.0)  # its name, its progress when first seen, and the time
+        # A stage has one total, and its progress does not fall; each of its parts may have a name.
+        self._stage = (-1, 0, 0.0)  # its total, its progress when first seen, and the time
+        self._done = 0
 
     def say(self, message: str) -> None:
         """Show one line.
@@ -163,7 +165,7 @@ class Display:
             what: the stage.
         """
         part = min(done / total, 1.0) if total else 1.0
-        left = self._left(done, total, what)
+        left = self._left(done, total)
         if not self.console.is_terminal:
             tenth = (what, int(10 * part))
             if tenth != self._last:
@@ -176,11 +178,12 @@ class Display:
         self._write(line[: self.console.width - 1])
         self._bar_shown = True
 
-    def _left(self, done: int, total: int, what: str) -> str:
+    def _left(self, done: int, total: int) -> str:
         now = perf_counter()
-        if self._stage[0] != what or done < self._stage[1]:
-            self._stage = (what, done, now)
+        if self._stage[0] != total or done < self._done:
+            self._stage = (total, done, now)
         _, first, begin = self._stage
+        self._done = done
         if done == first or done >= total:
             return ""
         return f", {format_seconds((now - begin) * (total - done) / (done - first))} left"
