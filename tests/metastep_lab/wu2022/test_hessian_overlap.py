@@ -216,26 +216,3 @@ def test_every_claim_can_hold_and_fail():
     # Without a layer in which the condition holds, the theorem says nothing.
     fails = changed(good, "pairs", reach=3)
     assert verdicts(EXPERIMENT, fails)["theorem-height"] is None
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"model": ()}, "model is"),
-        ({"model": ("VGG12",)}, "model is 'VGG12'; allowed are F-WIDTH"),
-        ({"rows": 1199}, "rows is 1199; allowed are integers from 1200"),
-        ({"model": ("ResNet18-W800",), "rows": 1000}, "allowed are integers from 1600"),
-        ({"dataset": "svhn"}, "dataset is 'svhn'"),
-        ({"labels": "two"}, "labels is 'two'"),
-        ({"models": (1,)}, r"models is \(1,\); allowed are two"),
-        ({"models": ()}, "models is"),
-        ({"momentum": (1.0,)}, "momentum is"),
-        ({"momentum": (0.0, 0.9)}, r"momentum is \(0.0, 0.9\); allowed are as many entries"),
-        ({"step_size": (0.0,)}, "step_size is"),
-        ({"weight_decay": (-0.1,)}, "weight_decay is"),
-        ({"examples": 127}, "examples is 127"),
-    ],
-)
-def test_bad_configuration(settings, message):
-    with pytest.raises(ValueError, match=message):
-        hessian_overlap.Config(**settings)

@@ -385,24 +385,6 @@ def test_claims_about_an_image_network(values, verdict, printed):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"model": ()}, "model is"),
-        ({"model": ("LeNet5", "LeNet5")}, "model is"),
-        ({"labels": ()}, "labels is"),
-        ({"examples": 127}, "examples is 127"),
-        ({"epochs": 0}, "epochs is 0"),
-        ({"step_size": 0.0}, "step_size is 0"),
-        ({"models": 0}, "models is 0"),
-        ({"top": 19}, "top is 19"),
-    ],
-)
-def test_bad_configuration(settings, message):
-    with pytest.raises(ValueError, match=message):
-        hessian_structure.Config(**settings)
-
-
-@pytest.mark.parametrize(
     ("setting", "message"),
     [("examples=1798", "examples is 1798"), ("model=F-200^2,VGG12", "model is 'VGG12'; allowed")],
 )

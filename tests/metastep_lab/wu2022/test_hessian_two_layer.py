@@ -1,4 +1,4 @@
-"""The samples against autodiff, a tiny run that is interrupted and resumed, and bad input."""
+"""The samples against autodiff, and a tiny run that is interrupted and resumed."""
 
 from functools import partial
 
@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 from scipy import integrate
 from scipy.stats import norm
 
@@ -131,20 +130,3 @@ def test_every_claim_can_hold_and_fail():
     spoiled = [(name, "overlaps", "", values) for name, values in SPOILED]
     # The row span cannot be the eigenspace and be as far from it as predicted.
     check_every_claim(EXPERIMENT, spoiled, good, changed(good, "overlaps", row_span=0.96))
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"units": ()}, "units is"),
-        ({"units": (10,)}, "units is .* above 10"),
-        ({"units": (50, 50)}, "units is"),
-        ({"classes": 1}, "classes is 1"),
-        ({"samples": 300}, "samples is 300"),
-        ({"hessian_samples": 0}, "hessian_samples is 0"),
-        ({"seeds": 0}, "seeds is 0"),
-    ],
-)
-def test_bad_configuration(settings, message):
-    with pytest.raises(ValueError, match=message):
-        hessian_two_layer.Config(**settings)

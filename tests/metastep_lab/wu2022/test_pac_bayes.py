@@ -202,34 +202,6 @@ def test_the_step_size_decays_as_in_the_thesis():
     np.testing.assert_allclose(sizes, [1.0] * 4 + [0.1] * 4 + [0.01], rtol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"methods": ()}, "methods is"),
-        ({"methods": ("base", "base")}, "methods is"),
-        ({"labels": ()}, "labels is"),
-        ({"hidden": ()}, "hidden is"),
-        ({"hidden": (0,)}, "hidden is"),
-        ({"train": 99}, "train is 99"),
-        ({"epochs": 0}, "epochs is 0"),
-        ({"training_epochs": 0}, "training_epochs is 0"),
-        ({"interval": 0}, "interval is 0"),
-        ({"draws": 0}, "draws is 0"),
-        ({"seeds": 0}, "seeds is 0"),
-        ({"step_size": 0.0}, "step_size is 0"),
-        ({"initial_scale": -1.0}, "initial_scale is -1"),
-        ({"classes": 3}, "classes is 3"),
-        ({"training_momentum": 1.5}, "training_momentum is 1.5"),
-        ({"training_batch": 0}, "training_batch is 0"),
-        ({"methods": ("iter-d",)}, "decay_every is None"),
-        ({"decay_every": 0}, "decay_every is 0"),
-    ],
-)
-def test_bad_configuration(settings, message):
-    with pytest.raises(ValueError, match=message):
-        pac_bayes.Config(**settings)
-
-
 def test_too_many_examples_leave_nothing_behind(tmp_path, capsys):
     out = tmp_path / "run"
     for setting, message in (("train=1797", "train is 1797"), ("batch=1401", "batch is 1401")):
