@@ -267,22 +267,6 @@ def test_figures_draw_the_study_where_there_is_one():
     assert all(figure.axes and text for figure, text in found.values())
 
 
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"ways": 1}, "ways is 1; allowed are integers from 2"),
-        ({"test_characters": 4}, "test_characters is 4; allowed are integers from 5"),
-        ({"rate": 0.0}, "rate is 0.0"),
-        ({"windows": ()}, r"windows is \(\)"),
-        ({"windows": (51,)}, "up to the horizon, 50"),
-        ({"study_steps": 10}, "study_steps is 10; allowed are multiples of measure_every"),
-    ],
-)
-def test_bad_configuration(changed, message):
-    with pytest.raises(ValueError, match=message):
-        Config(**changed)
-
-
 def test_characters_for_training_must_be_left(tmp_path):
     with pytest.raises(ValueError, match="leaves at least 5 of the 73 characters"):
         split(Config(), np.zeros((73, 1, 105, 105), np.uint8), np.random.default_rng(0))

@@ -183,29 +183,6 @@ def test_texts(tmp_path):
     assert text.given == text.train
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"seeds": 0}, "seeds is 0"),
-        ({"vocabulary": 0}, "vocabulary is 0"),
-        ({"models": ()}, "models is"),
-        ({"models": ("gru", "gru")}, "models is"),
-        ({"hidden": 6, "models": ("transformer",)}, "hidden is 6"),
-        ({"top": (10, 100)}, "top is"),
-        ({"top": (0,)}, "top is"),
-        ({"top": (0, 5000)}, "top is .* below the vocabulary, 5000"),
-        ({"tokens": 63}, "tokens is 63"),
-        ({"skip": 64}, "skip is 64"),
-        ({"steps": 0}, "steps is 0"),
-        ({"step_size": 0.0}, "step_size is 0"),
-        ({"embedding_scale": 0.0}, "embedding_scale is 0"),
-    ],
-)
-def test_bad_configuration(settings, message):
-    with pytest.raises(ValueError, match=message):
-        Config(**settings)
-
-
 def test_bad_settings_leave_nothing_behind(tmp_path, capsys):
     settings = ("models=lstm", "vocabulary=100000", "text=nowhere.txt", "directories=nowhere")
     for setting in settings:
