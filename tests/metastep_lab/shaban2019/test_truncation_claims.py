@@ -123,9 +123,9 @@ def test_every_claim_of_estimator_costs_can_fail():
 
 
 def test_sizes_and_exponents_of_estimator_costs():
-    config = costs.Config(hyperparameters=(1, 2, 4))
-    assert {one["N"] for varied in "TK" for one in config.sizes(varied)} == {2}
-    assert [one["N"] for one in config.sizes("N")] == [1, 2, 4]
+    config = costs.Config(hyperparameters=(1, 2, 4, 8))
+    assert {one["N"] for varied in "TK" for one in config.sizes(varied)} == {4}
+    assert [one["N"] for one in config.sizes("N")] == [1, 2, 4, 8]
     assert np.isclose(costs._exponent((2.0, 3.0), (8.0, 48.0)), 2.0)
 
 
