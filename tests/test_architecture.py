@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import metastep
 from metastep_lab.catalog import CATALOG
 from metastep_lab.experiment import load
 
@@ -169,6 +170,13 @@ def loaded_by(code):
 
 def test_importing_the_library_loads_nothing_heavy():
     assert not loaded_by("import metastep") & {*HEAVY, "metastep_lab"}
+
+
+def test_every_part_is_an_attribute():
+    parts = {name.split(".")[0] for name in LIBRARY} - {"estimators", "problems.base", "problems"}
+    code = "import metastep as ms; print([getattr(ms, name).__name__ for name in {parts}])"
+    assert loaded_by(code.format(parts=sorted(parts))) > {"metastep", "sklearn"}
+    assert not hasattr(metastep, "attributions")
 
 
 @pytest.mark.parametrize(
