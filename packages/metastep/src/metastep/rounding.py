@@ -66,6 +66,7 @@ def rounded(variables: Inner, before: Inner, seed: Array, t: Array) -> Inner:
     def moved() -> list[Array]:
         return list(map(move, leaves, jax.tree.leaves(before), _bits(leaves, seed, t)))
 
+    # `cond`, so that a run with a seed of 0 costs no random numbers.
     return jax.tree.unflatten(treedef, jax.lax.cond(seed == 0, lambda: leaves, moved))
 
 

@@ -28,8 +28,7 @@ from jax import Array
 
 import metastep as ms
 from metastep.diagnosis.compare import Program, compile_with, ready
-from metastep.estimators.evaluate import evaluate
-from metastep.problems.base import split_keys
+from metastep.problems.base import evaluate, split_keys
 from metastep_lab.catalog import listing
 from metastep_lab.configuration import Ascending, Count, configuration
 from metastep_lab.experiment import Context, Experiment
