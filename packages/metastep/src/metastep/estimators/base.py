@@ -27,8 +27,8 @@ from metastep.types import Outer, RandomKey, Scalar
 OfLeaf = Callable[[Array], list[Array]]
 
 USE_IT = (
-    "Use it in `init`, `step` or `objective`, undo the stop_gradient or rounding in its way, or "
-    "take it out of `outer`."
+    "Use it in `init`, `step` or `objective`, undo the stop_gradient, rounding or sign (as in "
+    "optax.lion) in its way, or take it out of `outer`."
 )
 """Advice for a leaf that has no influence on the end of the whole trajectory."""
 
