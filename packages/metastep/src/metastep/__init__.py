@@ -73,7 +73,9 @@ else:
 
     def __getattr__(name: str) -> object:
         # The other parts load SciPy and scikit-learn: they are imported when they are first used.
-        parts = "anchors attribution curvature interop learned pac_bayes sklearn sparse_coding tasks"
+        parts = (
+            "anchors attribution curvature interop learned pac_bayes sklearn sparse_coding tasks"
+        )
         if name in parts.split():
             return _import_module(f"metastep.{name}")
         raise AttributeError(f"module 'metastep' has no attribute {name!r}")
