@@ -60,7 +60,9 @@ def rounded(variables: Inner, before: Inner, seed: Array, t: Array) -> Inner:
 
     def move(leaf: Array, previous: Array, bits: Array) -> Array:
         stored, updated = _units(leaf, bits)
-        exact = (leaf == jnp.round(leaf)) & (jnp.abs(leaf) < EXACT_INTEGERS)
+        # In half precision integers are the only numbers above 1024 or 128: they do round.
+        largest = min(EXACT_INTEGERS, 0.125 / float(jnp.finfo(leaf.dtype).eps))
+        exact = (leaf == jnp.round(leaf)) & (jnp.abs(leaf) < largest)
         return leaf + jnp.where(exact, 0, stored * leaf + updated * (leaf - previous))
 
     def moved() -> list[Array]:

@@ -81,6 +81,9 @@ def orthogonal_matching_pursuit(signals: Real, dictionary: Real, n_nonzero: int)
             f"signals and dictionary have the shapes {signals.shape} and {dictionary.shape}; "
             "allowed are (n, d) and (d, p)"
         )
+    if np.iscomplexobj(signals) or np.iscomplexobj(dictionary):
+        dtypes = f"{signals.dtype} and {dictionary.dtype}"
+        raise ValueError(f"signals and dictionary are {dtypes}; allowed are real numbers")
     require_count("n_nonzero", n_nonzero, most=dictionary.shape[1])
     rounds = min(n_nonzero, signals.shape[1])
     if isinstance(signals, np.ndarray) and isinstance(dictionary, np.ndarray):
