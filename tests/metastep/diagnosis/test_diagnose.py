@@ -295,12 +295,12 @@ def test_a_model_that_holds_functions_is_counted(key):
 
 
 # Descent stores little of its state for the backward pass, Adam all of it. With 400 examples and
-# 300 units, activations of 50 steps exceed 64 MiB: `Reverse()` then chooses mixed mode, a window of
+# 200 units, activations of 50 steps exceed 64 MiB: `Reverse()` then chooses mixed mode, a window of
 # five steps does not.
 MEMORY = {
     "descent": (layer, [ms.Reverse(), ms.Reverse("sqrt"), ms.TruncatedReverse(20)]),
     "adam": (lambda: layer(4, optimizer=adam(0.1)), [ms.Reverse(), ms.TruncatedReverse(20)]),
-    "mixed": (lambda: layer(400, 300), [ms.Reverse(), ms.TruncatedReverse(5)]),
+    "mixed": (lambda: layer(400, 200), [ms.Reverse(), ms.TruncatedReverse(5)]),
 }
 
 
