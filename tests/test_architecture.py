@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import metastep
 from metastep_lab.catalog import CATALOG
 from metastep_lab.experiment import load
 
@@ -18,7 +19,7 @@ FILES = sorted(path for source in SOURCES for path in source.rglob("*.py"))
 ROW = ("types", "trees", "results", "files", "compilation", "checks", "explained", "rounding")
 BOTTOM = {f"metastep.{name}" for name in ROW}
 PAPERS = {"wang2021", "shaban2019", "bernacchia2021", "wu2022", "studies"}
-EXPERIMENTS = {"catalog", "experiment", "configuration", "tables", "claims", "printed"}
+EXPERIMENTS = {"catalog", "experiment", "configuration", "tables", "claims", "printed", "parts"}
 
 # A layer may import itself, the layers named here, and the bottom row. The longest prefix decides.
 LIBRARY = {
@@ -70,6 +71,7 @@ LABORATORY = {
     "claims": {"tables"},
     "printed": {"tables"},
     "experiment": {"catalog", "figures", "tables", "claims", "printed"},
+    "parts": {"experiment", "tables"},
     "runs": {*EXPERIMENTS, "figures", "terminal", "errors"},
     "report": {"runs", "experiment", "figures", "terminal", "errors"},
     "sweep": {"runs", "experiment", "configuration", "catalog", "report", "terminal", "errors"},
@@ -169,6 +171,13 @@ def loaded_by(code):
 
 def test_importing_the_library_loads_nothing_heavy():
     assert not loaded_by("import metastep") & {*HEAVY, "metastep_lab"}
+
+
+def test_every_part_is_an_attribute():
+    parts = {name.split(".")[0] for name in LIBRARY} - {"estimators", "problems.base", "problems"}
+    code = "import metastep as ms; print([getattr(ms, name).__name__ for name in {parts}])"
+    assert loaded_by(code.format(parts=sorted(parts))) > {"metastep", "sklearn"}
+    assert not hasattr(metastep, "attributions")
 
 
 @pytest.mark.parametrize(

@@ -1,50 +1,38 @@
-"""A tiny run, its interruption, the claims on the published numbers, and bad configurations."""
+"""A tiny run, its interruption, and the claims on the published numbers."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
-from metastep_lab import cli
 from metastep_lab.claims import evaluate
 from metastep_lab.runs.running import read_record
 from metastep_lab.tables import Record, columns
 from metastep_lab.wu2022.sparse_coding import experiment as sparse_coding
-from metastep_lab.wu2022.sparse_coding.experiment import EXPERIMENT, Cell, Config, cells, measure
+from metastep_lab.wu2022.sparse_coding.experiment import (
+    ALGORITHMS,
+    EXPERIMENT,
+    VARIANTS,
+    Cell,
+    Config,
+    cells,
+    measure,
+)
 from metastep_lab.wu2022.sparse_coding.published import PUBLISHED
+from tests.metastep_lab import small
 from tests.metastep_lab.doctored import changed, check_every_claim, verdicts
 
-TINY = (
-    "seeds=1 samples=60 dim=20 atoms=40 n_nonzero=2 realizations=40,80 dims=20,30 noises=0.02,0.22 "
-    "epochs=10 batch_size=30 processes=1 vary=realization,scale,noise"
-).split()
 NAMES = "vary value initialization algorithm seed error_initial error"
 
 
-def start(out, *flags):
-    settings = [f"--set={setting}" for setting in TINY]
-    return cli.invoke(
-        ["run", "sparse-coding", "--out", str(out), *settings, *flags], (EXPERIMENT.listing,)
-    )
-
-
 def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, capsys, monkeypatch):
-    assert start(tmp_path / "whole") == 0, capsys.readouterr().err
-    calls = []
-
-    def interrupted(*arguments):
-        calls.append(arguments)
-        if len(calls) == 7:
-            raise KeyboardInterrupt
-        return measure(*arguments)
-
-    monkeypatch.setattr(sparse_coding, "measure", interrupted)
-    assert start(tmp_path / "parts") != 0
-    assert start(tmp_path / "parts", "--resume") == 0
-    whole, parts = (
-        (tmp_path / name / "tables" / "recovery.csv").read_bytes() for name in ("whole", "parts")
-    )
-    assert whole == parts
+    run = partial(small.run, "sparse-coding")
+    assert run(tmp_path / "whole") == 0, capsys.readouterr().err
+    calls = small.interrupted(monkeypatch, sparse_coding, "measure", 7)
+    assert run(tmp_path / "parts") == 130
+    assert run(tmp_path / "parts", "--resume") == 0
+    assert small.same_tables(tmp_path / "whole", tmp_path / "parts") == ["recovery"]
     # Six cells before the interruption, the seventh twice; shared cells are computed once.
     distinct = 4 * (2 + 2 + 2 - 1)
     assert len(calls) == distinct + 1
@@ -71,12 +59,20 @@ def published(config):
     start = {200: 0.512, 400: 0.437, 600: 0.406, 800: 0.387, 1000: 0.371}
     shared = {("scale", 100): ("realization", 400), ("noise", 0.1): ("realization", 1000)}
     found = []
-    for vary, value, initialization, algorithm, seed in cells(config):
+    for vary, value, initialization, algorithm, seed in cells(replace(config, training=False)):
         place = *shared.get((vary, value), (vary, value)), initialization
         error = rows.loc[place, f"earlier_{algorithm}"] + 0.004 * (seed - 1)
         initial = start.get(value, 0.3) if initialization == "sample" else 0.0
         found.append((vary, value, initialization, algorithm, seed, initial, error))
-    return Record(config, {"recovery": columns(NAMES, found)}, {}, {})
+    errors = {name: 0.5 for name in VARIANTS} | {"masking": 0.4, "masks in turn": 0.41}
+    forms = [
+        ("training", 400, start, name, seed, 0.5, error + 0.002 * seed)
+        for start in ("sample", "random")
+        for name, error in errors.items()
+        for seed in range(config.seeds)
+    ]
+    tables = {"recovery": columns(NAMES, found), "training": columns(NAMES, forms)}
+    return Record(config, tables, {}, {})
 
 
 MASKING = "algorithm == 'masking' and vary == '{}' and value == {} and initialization == '{}'"
@@ -117,6 +113,16 @@ def test_every_claim_can_hold_and_fail():
     )
     worse = changed(record, "recovery", "initialization == 'sample'", error_initial=0.3)
     spoiled = [(name, "recovery", where, values) for name, where, values in SPOILED]
+    forms = (
+        ("masks-in-turn-do-as-well", "algorithm == 'masks in turn'", 0.44),
+        ("one-mask-is-not-enough", "algorithm == 'one mask'", 0.3),
+        ("adam-is-faster", "algorithm == 'plain steps of 10'", 0.3),
+        ("masking-better-from-random-atoms", "initialization == 'random'", 0.6),
+    )
+    spoiled += [
+        (name, "training", f"{where} and algorithm != 'baseline'", {"error": error})
+        for name, where, error in forms
+    ]
     check_every_claim(EXPERIMENT, spoiled, record, better, worse)
 
 
@@ -132,7 +138,7 @@ def test_the_claims_without_some_of_the_figures(vary):
 
 def test_both_algorithms_see_the_same_problem():
     config = replace(EXPERIMENT.presets["quick"], epochs=1, samples=20, realizations=(100,))
-    cell = Cell(50, 100, 3, 100, 0.1, "sample", "baseline", 0)
+    cell = Cell(50, 100, 3, 100, 0.1, "sample", "baseline", 0, "drawn", True, 1e-3)
     baseline, masking = (
         measure(replace(cell, algorithm=name), config, 5) for name in ("baseline", "masking")
     )
@@ -140,24 +146,12 @@ def test_both_algorithms_see_the_same_problem():
     assert measure(replace(cell, seed=1), config, 5)[0] != baseline[0]
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"seeds": 0}, "seeds is 0"),
-        ({"samples": 0}, "samples is 0"),
-        ({"processes": 0}, "processes is 0"),
-        ({"vary": ()}, "vary is"),
-        ({"initialization": ("local", "local")}, "initialization is"),
-        ({"realizations": (100,)}, "realizations is"),
-        ({"noises": (-0.1,)}, "noises is"),
-        ({"noises": (0.1, 0.1)}, "noises is"),
-        ({"dims": (10,)}, "dims is"),
-        ({"mask_fraction": 0.0}, "mask_fraction is 0"),
-        ({"mask_fraction": 0.005}, "mask_fraction is 0.005"),
-        ({"n_nonzero": 95}, "n_nonzero is 95"),
-        ({"learning_rate": 0.0}, "learning_rate is 0"),
-    ],
-)
-def test_bad_configuration(settings, message):
-    with pytest.raises(ValueError, match=message):
-        Config(**settings)
+def test_forms_of_training_share_their_data_and_start():
+    config = replace(EXPERIMENT.presets["quick"], epochs=2, samples=20, seeds=1)
+    forms = {row[2:4]: cell for row, cell in cells(config).items() if row[0] == "training"}
+    assert {name for start, name in forms if start == "sample"} == set(VARIANTS)
+    assert {name for start, name in forms if start == "random"} == set(ALGORITHMS)
+    found = {form: measure(cell, config, 5) for form, cell in forms.items()}
+    for start in ("sample", "random"):
+        assert len({pair[0] for form, pair in found.items() if form[0] == start}) == 1
+    assert len({pair[1] for pair in found.values()}) == len(found)

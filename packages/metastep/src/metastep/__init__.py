@@ -1,8 +1,11 @@
 """Hypergradients: derivatives of a training outcome with respect to hyperparameters."""
 
+from importlib import import_module as _import_module
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING
 
 from metastep import optimizers as optimizers
+from metastep import step_sizes as step_sizes
 from metastep.bilevel import F2SA as F2SA
 from metastep.bilevel import SOBA as SOBA
 from metastep.bilevel import AmIGO as AmIGO
@@ -55,3 +58,25 @@ from metastep.problems.objectives import train_by_validation as train_by_validat
 from metastep.results import RESULTS as RESULTS
 
 __version__ = _version("metastep")
+
+if TYPE_CHECKING:
+    from metastep import anchors as anchors
+    from metastep import attribution as attribution
+    from metastep import curvature as curvature
+    from metastep import interop as interop
+    from metastep import learned as learned
+    from metastep import pac_bayes as pac_bayes
+    from metastep import sklearn as sklearn
+    from metastep import sparse_coding as sparse_coding
+    from metastep import tasks as tasks
+else:
+    # These load SciPy or scikit-learn, so they are imported when they are first used.
+    _PARTS = {
+        *("anchors", "attribution", "curvature", "interop", "learned", "pac_bayes"),
+        *("sklearn", "sparse_coding", "tasks"),
+    }
+
+    def __getattr__(name: str) -> object:
+        if name in _PARTS:
+            return _import_module(f"metastep.{name}")
+        raise AttributeError(f"module 'metastep' has no attribute {name!r}")

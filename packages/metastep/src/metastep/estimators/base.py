@@ -25,8 +25,8 @@ from metastep.trees import all_finite, as_hyperparameters, leaf_names, norm
 from metastep.types import Outer, RandomKey, Scalar
 
 USE_IT = (
-    "Use it in `init`, `step` or `objective`, undo the stop_gradient or rounding in its way, or "
-    "take it out of `outer`."
+    "Use it in `init`, `step` or `objective`, undo the stop_gradient, rounding or sign (as in "
+    "optax.lion) in its way, or take it out of `outer`."
 )
 """Advice for a leaf that has no influence on the end of the whole trajectory."""
 
