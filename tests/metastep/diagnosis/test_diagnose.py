@@ -178,10 +178,12 @@ def layer(examples=16, width=24, **options):
 def test_without_memory_for_all_residuals_it_measures_the_same(key):
     problem, outer = layer()
     exact = ms.hypergradient(problem, outer, ms.Reverse(), key=key)
-    memory = compiled_bytes(ms.Reverse(), problem, outer, key) // 2
+    needed = compiled_bytes(ms.Reverse(), problem, outer, key)
+    memory = needed // 2
     scarce = ms.diagnose(problem, outer, key=key, memory=memory)
     assert not scarce.option(ms.Reverse()).measured and scarce.option(ms.Reverse("sqrt")).measured
     assert relative_distance(scarce.exact, exact.grad) < 1e-12
+    assert np.isclose(scarce.option(ms.Reverse()).memory, needed, rtol=0.2, atol=0)
     assert scarce.recommendation.estimator != ms.Reverse()
     assert scarce.option(scarce.recommendation.estimator).memory <= memory
 
