@@ -19,7 +19,7 @@ FILES = sorted(path for source in SOURCES for path in source.rglob("*.py"))
 ROW = ("types", "trees", "results", "files", "compilation", "checks", "explained", "rounding")
 BOTTOM = {f"metastep.{name}" for name in ROW}
 PAPERS = {"wang2021", "shaban2019", "bernacchia2021", "wu2022", "studies"}
-EXPERIMENTS = {"catalog", "experiment", "configuration", "tables", "claims", "printed"}
+EXPERIMENTS = {"catalog", "experiment", "configuration", "tables", "claims", "printed", "parts"}
 
 # A layer may import itself, the layers named here, and the bottom row. The longest prefix decides.
 LIBRARY = {
@@ -47,7 +47,7 @@ LIBRARY = {
         "saving",
         "schedules",
     },
-    "diagnosis": {"estimators", "problems.base", "schedules"},
+    "diagnosis": {"estimators", "problems.base", "problems.mixed", "schedules"},
     "bilevel": {"estimators", "problems"},
     "minimize": {"estimators", "problems.base", "saving"},
     "attribution": {"diagnosis", "minimize", "estimators", "problems.base", "saving"},
@@ -71,6 +71,7 @@ LABORATORY = {
     "claims": {"tables"},
     "printed": {"tables"},
     "experiment": {"catalog", "figures", "tables", "claims", "printed"},
+    "parts": {"experiment", "tables"},
     "runs": {*EXPERIMENTS, "figures", "terminal", "errors"},
     "report": {"runs", "experiment", "figures", "terminal", "errors"},
     "sweep": {"runs", "experiment", "configuration", "catalog", "report", "terminal", "errors"},

@@ -1,7 +1,6 @@
 """The claims of `truncation-toy` and `estimator-costs` on tables made by hand."""
 
 import numpy as np
-import pytest
 
 from metastep_lab.shaban2019.estimator_costs import experiment as costs
 from metastep_lab.shaban2019.truncation_toy import experiment as toy
@@ -130,15 +129,3 @@ def test_times_that_were_not_measured_decide_nothing():
     found = verdicts(costs.EXPERIMENT, unknown)
     assert found["table-1-time"] is None and found["other-estimators-time"] is None
     assert found["table-1-memory"] is True
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("windows", (8, 32, 100), "windows is .*; allowed are divisors of all horizons"),
-        ("hyperparameters", (3, 5, 7), "hyperparameters is .*; allowed are divisors of parameters"),
-    ],
-)
-def test_sizes_that_do_not_divide_are_refused(name, value, message):
-    with pytest.raises(ValueError, match=message):
-        costs.Config(**{name: value})

@@ -31,11 +31,7 @@ class Listing:
 
 
 def listing(name: str, catalog: Sequence[Listing] | None = None) -> Listing:
-    """Return the entry of a name.
-
-    Args:
-        name: of an experiment.
-        catalog: where to look; None is `CATALOG`.
+    """Return the entry of a name; `catalog` is `CATALOG` for None.
 
     Raises:
         KeyError: if there is none of that name.

@@ -47,12 +47,9 @@ class Point(NamedTuple):
 def comparison_figure(panels: Mapping[str, Sequence[Row]]) -> Figure:
     """Draw relative error against time and against memory, a marker for each estimator.
 
-    Args:
-        panels: title to rows, such as `{"my problem": compare(...).rows}`; the same estimators, in
-            the same order, in each. Two panels for each title, side by side.
-
-    Returns:
-        The figure, with one legend below.
+    `panels` has rows by title, such as `{"my problem": compare(...).rows}`, with the same
+    estimators, in the same order, in each. There are two panels for each title, and one legend
+    below.
     """
     figure, axes = new_figure(2, len(panels), width=9.2, height=3.0 * len(panels) + 1.4)
     pairs = axes.reshape(-1, 2)

@@ -50,16 +50,10 @@ class Window(Protocol):
 def diagnosis_figure(
     options: Sequence[Row], windows: Sequence[Window], recommended: object = None
 ) -> Figure:
-    """Draw what `diagnose` found.
+    """Draw the relative error of estimators against time and memory, and that of windows.
 
-    Args:
-        options: `Diagnosis.options`; an estimator without a finite error is left out.
-        windows: `Diagnosis.windows`.
-        recommended: the recommended estimator, whose marker is filled; the others are outlined.
-
-    Returns:
-        Three panels with the relative error against time, memory and the window of truncation, and
-        one legend below.
+    An estimator without a finite error is left out. The marker of the recommended one is filled,
+    the others are outlined. There is one legend below the three panels.
     """
     figure, (by_time, by_memory, by_window) = new_figure(3, 1, width=12.0, height=5.2)
     drawn = [row for row in options if np.isfinite(row.relative_error)]

@@ -33,6 +33,7 @@ from metastep.problems.base import split_keys
 from metastep_lab.catalog import listing
 from metastep_lab.configuration import Ascending, Count, configuration
 from metastep_lab.experiment import Context, Experiment
+from metastep_lab.parts import in_turn
 from metastep_lab.shaban2019.estimator_costs.claims import CLAIMS, answer
 from metastep_lab.shaban2019.estimator_costs.figures import figures
 from metastep_lab.shaban2019.estimator_costs.published import printed
@@ -158,8 +159,7 @@ def _descent(outer: Array) -> optax.GradientTransformation:
 def run(config: Config, context: Context) -> Mapping[str, float]:
     """Compile and time every estimator at every size."""
     rows, exponents, plain = [], [], {}
-    for done, (name, stated) in enumerate(ESTIMATORS.items()):
-        context.progress(done, len(ESTIMATORS), name)
+    for name, stated in in_turn(context, list(ESTIMATORS.items()), lambda one: one[0]):
         for varied in dict.fromkeys((*stated.memory, *stated.time)):
             found = _vary(config, stated, varied, context.seed, plain)
             rows += [(name, varied, *row) for row in found]
@@ -169,7 +169,6 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
                     measured = _exponent(*((row[0], row[column]) for row in found[-2:]))
                     row = name, varied, quantity, measured, law[varied], stated.source
                     exponents.append(row)
-    context.progress(len(ESTIMATORS), len(ESTIMATORS), "estimators")
     context.table("costs", columns("estimator varied value memory seconds", rows))
     names = "estimator varied quantity measured stated source"
     context.table("exponents", columns(names, exponents))
