@@ -47,7 +47,7 @@ LIBRARY = {
         "saving",
         "schedules",
     },
-    "diagnosis": {"estimators", "problems.base", "schedules"},
+    "diagnosis": {"estimators", "problems.base", "problems.mixed", "schedules"},
     "bilevel": {"estimators", "problems"},
     "minimize": {"estimators", "problems.base", "saving"},
     "attribution": {"diagnosis", "minimize", "estimators", "problems.base", "saving"},

@@ -36,7 +36,8 @@ TINY: dict[str, str] = {
     "data-attribution": "models=linear train=40 queries=2 steps=4 window=2 speeds=1 subsets=3 "
     "removed=0.1 seeds=1",
     "sparse-coding": "seeds=1 samples=60 dim=20 atoms=40 n_nonzero=2 realizations=40,80 "
-    "dims=20,30 noises=0.02,0.22 epochs=10 batch_size=30 processes=1 vary=realization,scale,noise",
+    "dims=20,30 noises=0.02,0.22 epochs=10 batch_size=30 processes=1 vary=realization,scale,noise "
+    "training=false",
     "dictionary-losses": "dims=6 n_nonzero=1 norms=1 angles=4 signals=20 masked_dim=10 hidden=2 "
     "masked_atoms=4 scales=1,10,30,100 masked_signals=40",
     "anchor-vectors": "models=gru seeds=1 tokens=1300 vocabulary=150 hidden=8 steps=40 batch=4 "

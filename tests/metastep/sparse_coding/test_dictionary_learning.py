@@ -1,5 +1,7 @@
 """Algorithms 2 and 3 against a slow loop of other libraries' parts, and what they are for."""
 
+from itertools import product
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -182,29 +184,47 @@ def test_bad_parts():
         masked_loss(np.ones((2, 2)), np.eye(2), 1, parts=0, rng=np.random.default_rng(0))
 
 
-def test_a_fixed_mask_moves_the_hidden_coordinates_alone():
+def test_given_masks_move_their_coordinates_alone():
     """The visible part of an atom changes by its normalization only."""
     rng = np.random.default_rng(3)
     truth = random_dictionary(rng, 10, 12)
     signals = draw_signals(rng, truth, 40, 2, 0.1).signals
-    learn = lambda **options: (
+    learn = lambda hidden, **options: (
         learn_dictionary(
             signals,
             truth,
             2,
-            hidden=2,
+            hidden=hidden,
             epochs=3,
             batch_size=10,
             rng=np.random.default_rng(0),
             **options,
         ).dictionary
     )
-    for adam in (True, False):
-        learned = learn(fixed=True, adam=adam, learning_rate=0.01)
+    for adam, masks in product((True, False), ([[7, 2]], [[0, 1], [1, 2], [5, 0]])):
+        learned = learn(np.array(masks), adam=adam, learning_rate=0.01)
         ratio = learned / truth
         spread = np.abs(ratio - np.median(ratio, axis=0)).max(axis=1)
-        assert np.sum(spread > 1e-9) == 2
-    assert np.sum(np.abs(learn(learning_rate=0.01) / truth - 1).max(axis=1) > 1e-9) == 10
+        assert set(np.flatnonzero(spread > 1e-9)) == set(np.ravel(masks))
+    assert np.sum(np.abs(learn(2, learning_rate=0.01) / truth - 1).max(axis=1) > 1e-9) == 10
+
+
+def test_one_batch_takes_the_first_mask():
+    rng = np.random.default_rng(5)
+    start = random_dictionary(rng, 10, 12)
+    signals = draw_signals(rng, start, 20, 2, 0.1).signals
+    learn = lambda masks: (
+        learn_dictionary(signals, start, 2, hidden=masks, epochs=1, rng=rng).dictionary
+    )
+    first, both, last = map(learn, map(np.array, ([[3, 4]], [[3, 4], [8, 9]], [[8, 9]])))
+    assert np.array_equal(first, both) and not np.array_equal(first, last)
+
+
+@pytest.mark.parametrize("masks", [[0, 1], [[]], [[0.0]], [[0, 10]], [[-1, 0]], [[1, 1]]])
+def test_masks_that_fit_no_signal_are_refused(masks):
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="allowed are an integer, and an array"):
+        learn_dictionary(np.ones((3, 10)), np.eye(10), 1, hidden=np.array(masks), rng=rng)
 
 
 def test_plain_steps_are_those_of_the_gradient():

@@ -227,6 +227,12 @@ def test_claims(accuracy, other, name, verdict):
     assert found[name] is verdict
 
 
+def test_the_time_of_window_one_needs_window_one():
+    record = invented({})
+    config = replace(record.config, windows=record.config.windows[1:])
+    assert verdicts(EXPERIMENT, replace(record, config=config))["window-one-is-cheaper"] is None
+
+
 def test_claims_about_gradients_can_fail():
     spoiled = (
         ("cosines-are-positive", "cosine", "window == 1", {"cosine": -0.1}),

@@ -1,5 +1,7 @@
 """The advisor held against the truth: problems, truth, a small run, and every claim both ways."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -116,12 +118,17 @@ def made_up():
             "improvement": [0.96, 1.0, 2.0, 1.0],
         }
     )
-    return {"advice": advice, "sizes": sizes, "outcomes": outcomes}
+    windows = pd.DataFrame({"problem": ["network"], "seed": 0, "window": 10})
+    return {"advice": advice, "windows": windows, "sizes": sizes, "outcomes": outcomes}
+
+
+def recorded(tables, config):
+    tables = {name: {c: frame[c].to_numpy() for c in frame} for name, frame in tables.items()}
+    return Record(config, tables, {}, {})
 
 
 def verdicts(tables):
-    tables = {name: {c: frame[c].to_numpy() for c in frame} for name, frame in tables.items()}
-    record = Record(EXPERIMENT.presets["quick"], tables, {}, {})
+    record = recorded(tables, EXPERIMENT.presets["quick"])
     return {claim.id: claim for claim in evaluate(EXPERIMENT.claims, record)}
 
 
@@ -168,6 +175,17 @@ def test_claims_without_rows_are_undecided():
     assert undecided == {"no-misses", "chaos", "regret", "counter-example"}
 
 
+def test_without_tuning_the_claim_on_regret_is_undecided_and_says_why():
+    tables = made_up()
+    tables["outcomes"] = tables["outcomes"].iloc[:0]
+    record = recorded(tables, replace(EXPERIMENT.presets["quick"], outer_steps=0))
+    found = {claim.id: claim for claim in evaluate(EXPERIMENT.claims, record)}
+    assert {name for name, claim in found.items() if claim.holds is None} == {"regret"}
+    assert "outer_steps=0" in found["regret"].evidence
+    assert "outer_steps=0" in EXPERIMENT.answer(record)
+    assert {"digits", "worth"} <= set(EXPERIMENT.figures(record))
+
+
 def test_the_figure_of_a_comparison_shows_every_estimator():
     rows = [
         Point("one", error, seconds, size)
@@ -178,7 +196,9 @@ def test_the_figure_of_a_comparison_shows_every_estimator():
     assert np.isclose(by_time.lines[1].get_xdata()[0], 0.1)
 
 
-@pytest.mark.parametrize("wrong", ["problems=", "examples=10", "seeds=0", "problems=moon"])
+@pytest.mark.parametrize(
+    "wrong", ["problems=", "examples=10", "seeds=0", "outer_steps=-1", "problems=moon"]
+)
 def test_what_is_refused(wrong, tmp_path, capsys):
     command = ["run", "advisor", "--set", wrong, "--out", str(tmp_path / "run")]
     assert invoke(command, (EXPERIMENT.listing,)) == 2

@@ -113,7 +113,15 @@ SPOILED = (
         ("train-by-validation-step-size", "optimum", f"{VALIDATED} and samples == 2", values)
         for values in ({"step_size_times_horizon": 4.0}, {"at_boundary": 1}, {"step_size": 1.0})
     ),
-    ("train-by-validation-error", "optimum", f"{VALIDATED} and samples == 2", {"error": 0.991}),
+    *(
+        (
+            "train-by-validation-error",
+            "optimum",
+            f"{VALIDATED} and samples == {n}",
+            {"error": 0.991},
+        )
+        for n in (2, 8)
+    ),
     (
         "train-by-validation-error",
         "optimum",

@@ -132,7 +132,9 @@ SPOILED = (
 
 
 def test_every_claim_can_hold_and_fail():
-    good = handmade()
+    good = changed(handmade(), "dictionary", norm_high=4.5)
+    said = {claim.id: claim.evidence for claim in evaluate(EXPERIMENT.claims, good)}
+    assert "gru-0 0.3 / 4.5" in said["words-in-a-cone"]
     without_context = changed(good, "every_position", "model == 'gru-0' and top == 100", mse=0.4)
     check_every_claim(EXPERIMENT, SPOILED, good, without_context)
     found = verdicts(EXPERIMENT, changed(good, "mse", held_out_mse=np.nan))

@@ -147,7 +147,7 @@ CATALOG: tuple[Listing, ...] = (
             "How do memory and time of a hypergradient grow with the training steps, the window "
             "and the number of hyperparameters?"
         ),
-        minutes={"quick": 0.6, "full": 10.0},
+        minutes={"quick": 1.2, "full": 10.0},
         module="metastep_lab.shaban2019.estimator_costs.experiment",
     ),
     Listing(
