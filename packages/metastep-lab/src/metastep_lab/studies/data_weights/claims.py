@@ -60,6 +60,10 @@ CLAIMS = (
         },
         verdict=lambda found: found["auc"] >= FINDS,
         evidence="mean area {auc:.3f}, smallest {least:.3f}; guessing has 0.5",
+        reasons={
+            False: "The bar is ours, and 400 outer steps on this little data reach it on some "
+            "machines and miss it on others; the preset `full` reaches .99.",
+        },
     ),
     Statement(
         "lower-loss",
