@@ -273,10 +273,7 @@ CLAIMS = (
             "test rate {test_rate:g}: smallest correlation {lowest:.3f} over {rates} rates, "
             "{decided} signs decided in both, {opposite} of them different"
         ),
-        reasons={
-            False: "At the higher test rate a step moves the network too far for its "
-            "linearization.",
-        },
+        reasons={False: "At the higher test rate a step leaves the linear range."},
     ),
     Statement(
         "adaptation-helps",
