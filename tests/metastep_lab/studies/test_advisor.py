@@ -10,7 +10,6 @@ import pytest
 
 from metastep_lab.claims import evaluate
 from metastep_lab.cli import invoke
-from metastep_lab.figures.comparison import Point, comparison_figure
 from metastep_lab.runs.running import read_record
 from metastep_lab.studies.advisor import experiment as advisor
 from metastep_lab.studies.advisor.judging import ADVICE
@@ -201,16 +200,6 @@ def test_without_tuning_the_claim_on_regret_is_undecided_and_says_why():
     assert "outer_steps=0" in found["regret"].evidence
     assert "outer_steps=0" in EXPERIMENT.answer(record)
     assert {"digits", "worth"} <= set(EXPERIMENT.figures(record))
-
-
-def test_the_figure_of_a_comparison_shows_every_estimator():
-    rows = [
-        Point("one", error, seconds, size)
-        for error, seconds, size in ((0.0, 1e-3, 2**20), (0.5, 1e-4, None))
-    ]
-    by_time, by_memory = comparison_figure({"two": rows}).axes
-    assert [len(axes.lines) for axes in (by_time, by_memory)] == [2, 1]
-    assert np.isclose(by_time.lines[1].get_xdata()[0], 0.1)
 
 
 @pytest.mark.parametrize(
