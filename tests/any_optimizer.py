@@ -85,7 +85,7 @@ ROWS = {
     "sm3": Row(lambda rate, beta: optax.flatten(optax.sm3(rate, momentum=0.5)), complex=False),
     "optimistic": Row(lambda rate, beta: optax.optimistic_gradient_descent(rate, alpha=beta)),
     "polyak": Row(lambda rate, beta: optax.polyak_sgd(rate)),
-    "noisy": Row(lambda rate, beta: optax.noisy_sgd(rate, eta=0.01)),
+    "noisy": Row(lambda rate, beta: optax.noisy_sgd(rate, eta=0.01, key=jax.random.key(0))),
     "adafactor": Row(lambda rate, beta: optax.adafactor(rate, momentum=0.5), complex=False),
     "ademamix": Row(lambda rate, beta: contrib.ademamix(rate, b1=beta, eps_root=ROOT)),
     "adopt": Row(lambda rate, beta: contrib.adopt(rate, b1=beta), complex=False),

@@ -99,5 +99,11 @@ SPOILED = (
 )
 
 
+def test_a_quick_run_has_a_part_of_the_cells():
+    quick, whole = EXPERIMENT.presets["quick"], Config()
+    for name in ("horizons", "start_step_sizes"):
+        assert {*getattr(quick, name)} < {*getattr(whole, name)}
+
+
 def test_every_claim_can_fail():
     check_every_claim(EXPERIMENT, SPOILED, held())

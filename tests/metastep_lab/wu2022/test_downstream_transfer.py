@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from metastep.anchors.transfer import Assumption, TransferReport
 from metastep_lab import cli
 from metastep_lab.runs.running import read_record
 from metastep_lab.wu2022.downstream_transfer import experiment as downstream_transfer
 from metastep_lab.wu2022.downstream_transfer import text as downstream_transfer_text
 from metastep_lab.wu2022.downstream_transfer.experiment import EXPERIMENT
+from metastep_lab.wu2022.downstream_transfer.rows import failing_names
 from metastep_lab.wu2022.language import train
 from tests.metastep_lab.doctored import changed, check_every_claim, verdicts
 
@@ -85,6 +87,12 @@ SPOILED = (
     ("anchors-help-ordinary-students", "accuracy", "family == 'perturbed' and strength == 1",
      {"agreement": 0.5}),
 )  # fmt: skip
+
+
+def test_failing_assumptions_are_named():
+    each = tuple(Assumption(name, name == "b", 0.0, 0.0, "") for name in "abc")
+    reports = (TransferReport(*[0.0] * 8, words=0, assumptions=some) for some in (each, ()))
+    assert [failing_names(report) for report in reports] == ["a+c", "none"]
 
 
 def test_every_claim_can_hold_and_fail(finished):
