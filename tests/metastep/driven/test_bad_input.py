@@ -109,6 +109,7 @@ def identified(loss):
 
 
 MATRIX = jnp.arange(9.0).reshape(3, 3)
+OTHER = MATRIX + 1
 PAIRS = {
     "axes": [
         lambda w, *_: jnp.sum(jnp.sum(w, axis=0) ** 2),
@@ -122,12 +123,16 @@ PAIRS = {
         lambda w, *_: jnp.sum(jnp.sin(w) * jnp.cos(MATRIX)),
         lambda w, *_: jnp.sum(jnp.sin(MATRIX) * jnp.cos(w)),
     ],
+    "data of a compiled loss": [
+        jax.jit(lambda w, *_: jnp.sum((w - MATRIX) ** 2)),
+        jax.jit(lambda w, *_: jnp.sum((w - OTHER) ** 2)),
+    ],
 }
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS.values(), ids=PAIRS)
-def test_the_same_operations_in_another_way_are_another_run(first, second):
-    renamed = lambda weights, *rest: first(weights)
+def test_the_same_operations_in_another_way_or_on_other_data_are_another_run(first, second):
+    renamed = lambda weights, *rest: first(weights, *rest)
     assert identified(first) == identified(renamed) != identified(second)
 
 

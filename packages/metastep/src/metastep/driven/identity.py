@@ -37,16 +37,19 @@ def identity(run: Run, point: Trajectory, batch: Any, segment: int) -> str:
     # The program of one step, not its source: what a closure captures shows up as constants.
     traced = jax.make_jaxpr(program)(arrays, batch)
     found = hashlib.blake2b(digest_size=16)
-    for line in _sketch(traced.jaxpr):
+    for line in _sketch(traced):
         found.update(line.encode())
-    constants = [jnp.asarray(x) for x in traced.consts if hasattr(x, "dtype")]
-    found.update(digest((constants, run.outer, run.keys, arrays)).tobytes())
+    found.update(digest((run.outer, run.keys, arrays)).tobytes())
     found.update(f"{run.problem.horizon} {segment} {run.truncated}".encode())
     return found.hexdigest()
 
 
-def _sketch(jaxpr: Any) -> Iterator[str]:
-    """Yield the name, the arguments, the options and the result types of each operation."""
+def _sketch(program: Any) -> Iterator[str]:
+    """Yield the constants, and each operation's name, arguments, options and result types."""
+    # A function that was compiled by itself keeps its own constants.
+    constants = [jnp.asarray(x) for x in getattr(program, "consts", ()) if hasattr(x, "dtype")]
+    yield f"{digest(constants).tobytes().hex()}\n"
+    jaxpr = getattr(program, "jaxpr", program)
     numbers: dict[Any, int] = {}
     # By the order in which they appear: a printed name depends on what was traced before.
     number = lambda variable: numbers.setdefault(variable, len(numbers))
@@ -60,7 +63,7 @@ def _sketch(jaxpr: Any) -> Iterator[str]:
         yield f"{equation.primitive.name} {inputs} {outputs} {sorted(options.items())}\n"
         for parameter in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
             if _is_program(parameter):
-                yield from _sketch(getattr(parameter, "jaxpr", parameter))
+                yield from _sketch(parameter)
     yield f"{list(map(read, jaxpr.outvars))}\n"
 
 
