@@ -13,34 +13,37 @@ import numpy as np
 
 from metastep.driven.feeding import digest
 from metastep.driven.passes import Run
-from metastep.problems.base import Trajectory
+from metastep.problems.base import Keys, Trajectory, start
 from metastep.problems.batches import with_batch
+from metastep.types import Outer
 
 
-def identity(run: Run, point: Trajectory, batch: Any, segment: int) -> str:
+def identity(run: Run, point: Trajectory, batch: Any, segment: int, first: int) -> str:
     """Return a digest of a run: of its program, its data outside of batches, and its arguments.
 
-    The values of `batch` do not matter, and `segment` is the number of steps of a segment. The
-    digest changes with the loss, optimizer, constants, key, start and hyperparameters, but not with
-    what a printed program contains beside its operations (addresses, names).
+    The values of `batch` do not matter. `segment` is the number of steps of a segment, and `first`
+    the step at which the backward pass ends. The digest changes with the loss, optimizer,
+    constants, key, start and hyperparameters, but not with what a printed program contains beside
+    its operations (addresses, names).
     """
     arrays, static = eqx.partition(point, eqx.is_array)
 
-    def program(arrays: Any, batch: Any) -> list[Any]:
+    # All by arguments: what is computed from a constant would be one, whatever its derivative is.
+    def program(outer: Outer, keys: Keys, arrays: Any, batch: Any) -> list[Any]:
         point = eqx.combine(arrays, static)
         problem = with_batch(run.problem, batch)
-        key = run.keys.step(point.steps)
-        after = problem.step(point.inner, run.outer, point.steps, key)
-        value = problem.objective(point.inner, run.outer, run.keys.objective)
-        return jax.tree.leaves(eqx.filter((after, value), eqx.is_array))
+        after = problem.step(point.inner, outer, point.steps, keys.step(point.steps))
+        value = problem.objective(point.inner, outer, keys.objective)
+        results = start(problem, outer, keys), after, value
+        return jax.tree.leaves(eqx.filter(results, eqx.is_array))
 
-    # The program of one step, not its source: what a closure captures shows up as constants.
-    traced = jax.make_jaxpr(program)(arrays, batch)
+    # The program, not its source: what a closure captures shows up as constants.
+    traced = jax.make_jaxpr(program)(run.outer, run.keys, arrays, batch)
     found = hashlib.blake2b(digest_size=16)
     for line in _sketch(traced):
         found.update(line.encode())
     found.update(digest((run.outer, run.keys, arrays)).tobytes())
-    found.update(f"{run.problem.horizon} {segment} {run.truncated}".encode())
+    found.update(f"{run.problem.horizon} {segment} {first} {run.truncated}".encode())
     return found.hexdigest()
 
 
