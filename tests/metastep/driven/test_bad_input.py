@@ -160,6 +160,11 @@ def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "run").write_bytes(content)
     with pytest.raises(CheckpointError, match="run is damaged"):
         driven(directory=tmp_path)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    (tmp_path / "estimate").touch()
+    with pytest.raises(CheckpointError, match="has estimate of a run, and no file 'run'"):
+        driven(directory=tmp_path)
 
 
 def test_a_disk_that_is_too_small_is_noticed_before(tmp_path, monkeypatch):

@@ -157,6 +157,7 @@ def test_the_divergence_of_gaussians_in_50_digits(x64):
         ({"draw_delta": 1.5}, "draw_delta is 1.5"),
         ({"draws": 0}, "draws is 0"),
         ({"delta": 0.6, "draw_delta": 0.6, "draws": 9}, "delta \\+ draw_delta is 1.2"),
+        ({"delta": 0.5, "draw_delta": 0.5, "draws": 9}, "delta \\+ draw_delta is 1.0"),
     ],
 )
 def test_bad_arguments(changed, message):
