@@ -18,8 +18,7 @@ from jaxtyping import PyTree
 from metastep.diagnosis.bias_curve import stacked_bytes
 from metastep.diagnosis.compare import compile_with
 from metastep.estimators.base import USE_IT, AbstractEstimator, require_influence
-from metastep.estimators.evaluate import evaluate
-from metastep.problems.base import AbstractProblem, advance, split_keys, start
+from metastep.problems.base import AbstractProblem, advance, evaluate, split_keys, start
 from metastep.problems.mixed import ROOM, choose_mixed
 from metastep.types import Outer, RandomKey
 
