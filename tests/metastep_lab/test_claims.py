@@ -45,6 +45,15 @@ def test_what_is_lacking_leaves_the_claim_open_and_measures_nothing():
 
 
 @pytest.mark.parametrize(
+    ("verdict", "words"), [(True, "1"), (False, "1. Too small."), (None, "1. Needs more.")]
+)
+def test_a_verdict_is_explained_after_its_evidence(verdict, words):
+    reasons = {False: "Too small.", None: "Needs more."}
+    row = Statement("a", "Text.", lambda _: 1, lambda _: verdict, "{}", reasons=reasons)
+    assert evaluate((row,), RECORD) == (Claim("a", "Text.", verdict, words),)
+
+
+@pytest.mark.parametrize(
     ("values", "margins", "verdict"),
     [((1, 2), (0.5, 1), True), ((1, -2), (0.5, 1), False), ((1, 0.5), (0.5, 1), None)],
 )

@@ -1,5 +1,7 @@
 """Algorithms 2 and 3 against a slow loop of other libraries' parts, and what they are for."""
 
+from itertools import product
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -152,6 +154,7 @@ def test_one_coordinate_is_predicted_as_zero():
         ({"signals": np.ones((0, 4))}, "0 rows"),
         ({"hidden": 4}, "hidden is 4"),
         ({"hidden": -1}, "hidden is -1"),
+        ({"hidden": 1.5}, "hidden is 1.5"),
         ({"n_nonzero": 0}, "n_nonzero is 0"),
         ({"n_nonzero": 4, "hidden": 1}, "n_nonzero is 4"),
         ({"epochs": 0}, "epochs is 0"),
@@ -177,34 +180,62 @@ def test_entries_that_are_not_finite_are_refused(value):
             call(fine, wrong, 1, rng=rng)
 
 
-def test_bad_parts():
-    with pytest.raises(ValueError, match="parts is 0"):
-        masked_loss(np.ones((2, 2)), np.eye(2), 1, parts=0, rng=np.random.default_rng(0))
+@pytest.mark.parametrize(
+    ("dictionary", "n_nonzero", "parts", "message"),
+    [
+        (np.eye(2), 1, 0, "parts is 0"),
+        (np.eye(2), 0, 2, "n_nonzero is 0"),
+        (np.eye(2), 3, 2, "n_nonzero is 3"),
+        (np.ones((3, 2)), 1, 2, r"\(2, 2\) and \(3, 2\)"),
+    ],
+)
+def test_a_masked_loss_that_cannot_be(dictionary, n_nonzero, parts, message):
+    with pytest.raises(ValueError, match=message):
+        rng = np.random.default_rng(0)
+        masked_loss(np.ones((2, 2)), dictionary, n_nonzero, parts=parts, rng=rng)
 
 
-def test_a_fixed_mask_moves_the_hidden_coordinates_alone():
+def test_given_masks_move_their_coordinates_alone():
     """The visible part of an atom changes by its normalization only."""
     rng = np.random.default_rng(3)
     truth = random_dictionary(rng, 10, 12)
     signals = draw_signals(rng, truth, 40, 2, 0.1).signals
-    learn = lambda **options: (
+    learn = lambda hidden, **options: (
         learn_dictionary(
             signals,
             truth,
             2,
-            hidden=2,
+            hidden=hidden,
             epochs=3,
             batch_size=10,
             rng=np.random.default_rng(0),
             **options,
         ).dictionary
     )
-    for adam in (True, False):
-        learned = learn(fixed=True, adam=adam, learning_rate=0.01)
+    for adam, masks in product((True, False), ([[7, 2]], [[0, 1], [1, 2], [5, 0]])):
+        learned = learn(np.array(masks), adam=adam, learning_rate=0.01)
         ratio = learned / truth
         spread = np.abs(ratio - np.median(ratio, axis=0)).max(axis=1)
-        assert np.sum(spread > 1e-9) == 2
-    assert np.sum(np.abs(learn(learning_rate=0.01) / truth - 1).max(axis=1) > 1e-9) == 10
+        assert set(np.flatnonzero(spread > 1e-9)) == set(np.ravel(masks))
+    assert np.sum(np.abs(learn(2, learning_rate=0.01) / truth - 1).max(axis=1) > 1e-9) == 10
+
+
+def test_one_batch_takes_the_first_mask():
+    rng = np.random.default_rng(5)
+    start = random_dictionary(rng, 10, 12)
+    signals = draw_signals(rng, start, 20, 2, 0.1).signals
+    learn = lambda masks: (
+        learn_dictionary(signals, start, 2, hidden=masks, epochs=1, rng=rng).dictionary
+    )
+    first, both, last = map(learn, map(np.array, ([[3, 4]], [[3, 4], [8, 9]], [[8, 9]])))
+    assert np.array_equal(first, both) and not np.array_equal(first, last)
+
+
+@pytest.mark.parametrize("masks", [[0, 1], [[]], [[0.0]], [[0, 10]], [[-1, 0]], [[1, 1]]])
+def test_masks_that_fit_no_signal_are_refused(masks):
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="allowed are an integer, and an array"):
+        learn_dictionary(np.ones((3, 10)), np.eye(10), 1, hidden=np.array(masks), rng=rng)
 
 
 def test_plain_steps_are_those_of_the_gradient():

@@ -1,4 +1,4 @@
-"""Small runs of `maml-linear` and `maml-wishart`, their claims, and bad configurations."""
+"""Small runs of `maml-linear` and `maml-wishart`, and their claims."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A tiny run, interrupted and resumed; its statistics, claims and bad configurations."""
+"""A tiny run, interrupted and resumed; its statistics and claims."""
 
 from dataclasses import replace
 

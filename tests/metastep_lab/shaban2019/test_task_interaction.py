@@ -1,4 +1,4 @@
-"""A tiny run, interrupted and resumed; claims on tables made by hand; bad configurations."""
+"""A tiny run, interrupted and resumed; claims on tables made by hand."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""A tiny run: what its tables hold, its claims, and the configurations it refuses."""
+"""A tiny run: what its tables hold, and its claims."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""A small run with a given model, its claims and figures; interruption; bad configurations."""
+"""A small run with a given model, its claims and figures; interruption."""
 
 import shutil
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Eigenspaces against dense Hessians, a tiny run that is resumed, its claims, and bad input."""
+"""Eigenspaces against dense Hessians, a tiny run that is resumed, and its claims."""
 
 from dataclasses import replace
 from functools import partial

@@ -72,8 +72,7 @@ def test_the_scores_keep_a_mean():
     assert abs(float(jnp.mean(jnp.diagonal(found.active))) - 0.5) < 0.05
 
 
-SETTINGS = "units=16,8 classes=3 samples=200 hessian_samples=200 seeds=1"
-run = partial(small.run, "hessian-two-layer", settings=SETTINGS)
+run = partial(small.run, "hessian-two-layer")
 
 
 def test_interrupted_and_resumed(tmp_path, monkeypatch):

@@ -10,7 +10,15 @@ from metastep_lab.claims import evaluate
 from metastep_lab.runs.running import read_record
 from metastep_lab.tables import Record, columns
 from metastep_lab.wu2022.sparse_coding import experiment as sparse_coding
-from metastep_lab.wu2022.sparse_coding.experiment import EXPERIMENT, Cell, Config, cells, measure
+from metastep_lab.wu2022.sparse_coding.experiment import (
+    ALGORITHMS,
+    EXPERIMENT,
+    VARIANTS,
+    Cell,
+    Config,
+    cells,
+    measure,
+)
 from metastep_lab.wu2022.sparse_coding.published import PUBLISHED
 from tests.metastep_lab import small
 from tests.metastep_lab.doctored import changed, check_every_claim, verdicts
@@ -51,12 +59,20 @@ def published(config):
     start = {200: 0.512, 400: 0.437, 600: 0.406, 800: 0.387, 1000: 0.371}
     shared = {("scale", 100): ("realization", 400), ("noise", 0.1): ("realization", 1000)}
     found = []
-    for vary, value, initialization, algorithm, seed in cells(config):
+    for vary, value, initialization, algorithm, seed in cells(replace(config, training=False)):
         place = *shared.get((vary, value), (vary, value)), initialization
         error = rows.loc[place, f"earlier_{algorithm}"] + 0.004 * (seed - 1)
         initial = start.get(value, 0.3) if initialization == "sample" else 0.0
         found.append((vary, value, initialization, algorithm, seed, initial, error))
-    return Record(config, {"recovery": columns(NAMES, found)}, {}, {})
+    errors = {name: 0.5 for name in VARIANTS} | {"masking": 0.4, "masks in turn": 0.41}
+    forms = [
+        ("training", 400, start, name, seed, 0.5, error + 0.002 * seed)
+        for start in ("sample", "random")
+        for name, error in errors.items()
+        for seed in range(config.seeds)
+    ]
+    tables = {"recovery": columns(NAMES, found), "training": columns(NAMES, forms)}
+    return Record(config, tables, {}, {})
 
 
 MASKING = "algorithm == 'masking' and vary == '{}' and value == {} and initialization == '{}'"
@@ -97,6 +113,16 @@ def test_every_claim_can_hold_and_fail():
     )
     worse = changed(record, "recovery", "initialization == 'sample'", error_initial=0.3)
     spoiled = [(name, "recovery", where, values) for name, where, values in SPOILED]
+    forms = (
+        ("masks-in-turn-do-as-well", "algorithm == 'masks in turn'", 0.44),
+        ("one-mask-is-not-enough", "algorithm == 'one mask'", 0.3),
+        ("adam-is-faster", "algorithm == 'plain steps of 10'", 0.3),
+        ("masking-better-from-random-atoms", "initialization == 'random'", 0.6),
+    )
+    spoiled += [
+        (name, "training", f"{where} and algorithm != 'baseline'", {"error": error})
+        for name, where, error in forms
+    ]
     check_every_claim(EXPERIMENT, spoiled, record, better, worse)
 
 
@@ -112,9 +138,20 @@ def test_the_claims_without_some_of_the_figures(vary):
 
 def test_both_algorithms_see_the_same_problem():
     config = replace(EXPERIMENT.presets["quick"], epochs=1, samples=20, realizations=(100,))
-    cell = Cell(50, 100, 3, 100, 0.1, "sample", "baseline", 0)
+    cell = Cell(50, 100, 3, 100, 0.1, "sample", "baseline", 0, "drawn", True, 1e-3)
     baseline, masking = (
         measure(replace(cell, algorithm=name), config, 5) for name in ("baseline", "masking")
     )
     assert baseline[0] == masking[0] and baseline[1] != masking[1]
     assert measure(replace(cell, seed=1), config, 5)[0] != baseline[0]
+
+
+def test_forms_of_training_share_their_data_and_start():
+    config = replace(EXPERIMENT.presets["quick"], epochs=2, samples=20, seeds=1)
+    forms = {row[2:4]: cell for row, cell in cells(config).items() if row[0] == "training"}
+    assert {name for start, name in forms if start == "sample"} == set(VARIANTS)
+    assert {name for start, name in forms if start == "random"} == set(ALGORITHMS)
+    found = {form: measure(cell, config, 5) for form, cell in forms.items()}
+    for start in ("sample", "random"):
+        assert len({pair[0] for form, pair in found.items() if form[0] == start}) == 1
+    assert len({pair[1] for pair in found.values()}) == len(found)

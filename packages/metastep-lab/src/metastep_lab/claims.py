@@ -1,7 +1,7 @@
 """The statements of a paper as rows, and their verdicts in a finished run."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from string import Formatter
 from typing import Any
 
@@ -50,6 +50,8 @@ class Statement:
             a number without a name. Columns are written by `listed`.
         lacks: a function of the record that returns what is missing for the measurement, such as
             `needs two windows`, or None.
+        reasons: a verdict to the sentence that explains it to a reader, after the evidence: why
+            the claim does not hold (False), or what would decide it (None).
     """
 
     id: str
@@ -58,6 +60,7 @@ class Statement:
     verdict: Callable[[Any], Any]
     evidence: str | Callable[[Any], str]
     lacks: Callable[[Record], str | None] = lambda record: None
+    reasons: Mapping[bool | None, str] = field(default_factory=dict)
 
 
 Statements = Sequence[Statement] | Callable[[Record], Sequence[Statement]]
@@ -80,7 +83,9 @@ def _judge(row: Statement, record: Record) -> Claim:
     else:
         named = numbers if isinstance(numbers, Mapping | pd.DataFrame) else {}
         evidence = _Words().format(row.evidence, numbers, config=record.config, **named)
-    return Claim(row.id, text, row.verdict(numbers), evidence)
+    claim = Claim(row.id, text, row.verdict(numbers), evidence)
+    reason = row.reasons.get(claim.holds)
+    return replace(claim, evidence=f"{evidence.removesuffix('.')}. {reason}") if reason else claim
 
 
 class _Words(Formatter):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metastep.sparse_coding.finite import require_finite
+from metastep.checks import require, require_count, require_finite
 from metastep.sparse_coding.matching_pursuit import pursue
 from metastep.sparse_coding.pursuit_searches import choices_as_matrix
 
@@ -39,12 +39,11 @@ def learn_dictionary(
     start: np.ndarray,
     n_nonzero: int,
     *,
-    hidden: int = 0,
+    hidden: int | np.ndarray = 0,
     epochs: int = 500,
     batch_size: int = 200,
     learning_rate: float = 1e-3,
     shuffle: bool = False,
-    fixed: bool = False,
     adam: bool = True,
     rng: np.random.Generator,
 ) -> LearnedDictionary:
@@ -66,15 +65,15 @@ def learn_dictionary(
     Args:
         signals: (n, d); their dtype, float32 or float64, is that of the whole computation.
         start: (d, p'), the initial dictionary, columns of unit norm.
-        n_nonzero: atoms for each signal, from 1 to the smaller of p' and d - `hidden`.
-        hidden: the number of coordinates hidden from the pursuit. The loss uses these only; with 0
-            it uses all. The thesis takes d // 10.
+        n_nonzero: atoms for each signal, from 1 to the smaller of p' and of the coordinates shown.
+        hidden: the number of coordinates hidden from the pursuit, drawn anew for each batch as in
+            Algorithm 3; or the coordinates themselves, integers of shape (masks, count): batches
+            take these masks in turn, and Theorem 2.3.6 has one. The loss uses the hidden
+            coordinates only; with 0 it uses all. The thesis takes d // 10.
         epochs: passes over the signals.
         batch_size: signals in each step; the last batch of a pass may be smaller.
         learning_rate: of Adam; its other constants are the usual 0.9, 0.999 and 1e-8.
         shuffle: draw the batches anew in each pass; otherwise they follow the given order.
-        fixed: hide the same coordinates from every batch, as in Theorem 2.3.6; otherwise they are
-            drawn anew for each, as in Algorithm 3.
         adam: False takes plain steps along the gradient of the mean squared error of a signal.
         rng: source of the masks and batches.
 
@@ -87,19 +86,25 @@ def learn_dictionary(
         the authors' code, the visible part of the dictionary is not normalized for decoding, and
         normalizing the atoms does not change Adam's moments.
     """
-    _check(signals, start, n_nonzero, hidden, epochs, batch_size, learning_rate)
+    masks = hidden if isinstance(hidden, np.ndarray) else None
+    count = _count(hidden, len(start)) if isinstance(hidden, np.ndarray) else hidden
+    _check(signals, start, n_nonzero, count, epochs, batch_size, learning_rate)
     n, dim = signals.shape
     atoms = np.array(start.T, signals.dtype, order="C")
     descent = _Adam(atoms, learning_rate) if adam else None
-    losses, everything, mixed = [], np.arange(dim), None
+    losses, everything = [], np.arange(dim)
     for _ in range(epochs):
         order = rng.permutation(n) if shuffle else np.arange(n)
         for first in range(0, n, batch_size):
             batch = signals[order[first : first + batch_size]]
             shown = judged = everything
-            if hidden:
-                mixed = rng.permutation(dim) if mixed is None or not fixed else mixed
-                judged, shown = np.sort(mixed[:hidden]), np.sort(mixed[hidden:])
+            if count:
+                drawn = (
+                    rng.permutation(dim)[:count]
+                    if masks is None
+                    else masks[len(losses) % len(masks)]
+                )
+                judged, shown = np.sort(drawn), np.setdiff1d(everything, drawn)
             loss, gradient = _loss_and_gradient(batch, atoms, n_nonzero, shown, judged)
             losses.append(loss)
             if descent is None:
@@ -109,6 +114,22 @@ def learn_dictionary(
             norms = np.sqrt(np.vecdot(atoms, atoms))
             atoms /= np.where(norms > 0, norms, 1)[:, None]
     return LearnedDictionary(atoms.T, np.reshape(losses, (epochs, -1)))
+
+
+def _count(masks: np.ndarray, dim: int) -> int:
+    """Return the number of coordinates that each of these masks hides."""
+    fits = masks.ndim == 2 and masks.size and np.issubdtype(masks.dtype, np.integer)
+    if (
+        not fits
+        or masks.min() < 0
+        or masks.max() >= dim
+        or any(len(set(mask)) < len(mask) for mask in masks.tolist())
+    ):
+        raise ValueError(
+            f"hidden is {masks}; allowed are an integer, and an array of masks, each a row of "
+            f"different integers from 0 to {dim - 1}"
+        )
+    return masks.shape[1]
 
 
 def _check(
@@ -130,16 +151,11 @@ def _check(
             f"signals has dtype {signals.dtype} and {len(signals)} rows; allowed are float32 or "
             "float64 and at least one row"
         )
-    if not 0 <= hidden < len(start):
-        raise ValueError(f"hidden is {hidden}; allowed are integers from 0 to {len(start) - 1}")
-    most = min(start.shape[1], len(start) - hidden)
-    if not 1 <= n_nonzero <= most:
-        raise ValueError(f"n_nonzero is {n_nonzero}; allowed are integers from 1 to {most}")
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; allowed are integers from 1")
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate is {learning_rate}; allowed are positive numbers")
+    require_count("hidden", hidden, least=0, most=len(start) - 1)
+    require_count("n_nonzero", n_nonzero, most=min(start.shape[1], len(start) - hidden))
+    require_count("epochs", epochs)
+    require_count("batch_size", batch_size)
+    require(learning_rate > 0, "learning_rate", learning_rate, "positive numbers")
     require_finite("signals", signals)
     require_finite("start", start)
 
@@ -210,8 +226,13 @@ def masked_loss(
         ValueError: if the shapes do not fit, a number is not allowed, or an entry is infinite or
             NaN.
     """
-    if parts < 1:
-        raise ValueError(f"parts is {parts}; allowed are integers from 1")
+    if signals.ndim != 2 or dictionary.ndim != 2 or signals.shape[1] != len(dictionary):
+        raise ValueError(
+            f"signals and dictionary have the shapes {signals.shape} and {dictionary.shape}; "
+            "allowed are (n, d) and (d, p)"
+        )
+    require_count("n_nonzero", n_nonzero, most=dictionary.shape[1])
+    require_count("parts", parts)
     require_finite("signals", signals)
     require_finite("dictionary", dictionary)
     dim = signals.shape[1]

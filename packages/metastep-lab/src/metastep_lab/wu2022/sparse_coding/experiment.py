@@ -10,17 +10,21 @@ things vary:
   twice as many learned atoms as true ones;
 - `noise` (Figure 2.3): the standard deviation of the noise, at the largest number of learned atoms.
 
+Forms of training are compared with twice as many learned atoms as true ones: masks in turn or a
+single one in place of drawn ones, plain steps in place of Adam, and random starts (section 2.4).
+
 Both algorithms and both starts see the same data.
 
-Table:
+Tables:
 
 - `recovery`: vary, value (learned atoms | dimension | standard deviation), initialization,
   algorithm (baseline | masking), seed, error_initial, error (average over the true atoms of
   1 - |cosine| with the most similar learned one, before and after learning).
+- `training`: the same columns; algorithm is a name of `VARIANTS`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Annotated, Any, Literal
 
@@ -46,7 +50,14 @@ from metastep_lab.wu2022.sparse_coding.figures import figures
 from metastep_lab.wu2022.sparse_coding.published import printed
 
 ALGORITHMS = ("baseline", "masking")
-
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "masking": {},
+    "baseline": {"algorithm": "baseline"},
+    "masks in turn": {"masks": "in turn"},
+    "one mask": {"masks": "one"},
+    **{f"plain steps of {rate:g}": {"adam": False, "learning_rate": rate} for rate in (1, 10, 100)},
+}
+"""What `training` changes in a cell."""
 
 SEVERAL = (MinLen(1), Predicate(different), "different values, at least one")
 
@@ -70,8 +81,10 @@ class Config:
         epochs: passes over the signals.
         batch_size: signals in each step.
         learning_rate: of Adam, or of plain steps.
-        fixed_mask: hide the same coordinates from every batch.
+        masks: `drawn` anew for each batch; `in turn`, through masks that share no coordinate, so
+            that every batch meets every mask; or `one` for all batches.
         adam: False descends by plain steps, with the same learning rate.
+        training: also compare the `VARIANTS` of training.
         processes: cells computed at the same time; the results do not depend on it.
     """
 
@@ -96,8 +109,9 @@ class Config:
     epochs: Count = 500
     batch_size: Count = 200
     learning_rate: Positive = 1e-3
-    fixed_mask: bool = False
+    masks: Literal["drawn", "in turn", "one"] = "drawn"
     adam: bool = True
+    training: bool = True
     processes: Count = 2
 
     def __post_init__(self):
@@ -142,6 +156,9 @@ class Cell:
     initialization: str
     algorithm: str
     seed: int
+    masks: str
+    adam: bool
+    learning_rate: float
 
     def name(self) -> str:
         """Return a name that no other cell of a run has."""
@@ -161,13 +178,21 @@ def cells(config: Config) -> dict[tuple[str, float, str, str, int], Cell]:
     if "noise" in config.vary:
         most = max(config.realizations)
         problems += [("noise", sd, (*base, most, sd)) for sd in config.noises]
-    return {
-        (vary, value, start, algorithm, seed): Cell(*problem, start, algorithm, seed)
+    how = config.masks, config.adam, config.learning_rate
+    found = {
+        (vary, value, start, algorithm, seed): Cell(*problem, start, algorithm, seed, *how)
         for vary, value, problem in problems
         for start, algorithm, seed in product(
             config.initialization, ALGORITHMS, range(config.seeds)
         )
     }
+    if config.training:
+        twice = 2 * config.atoms
+        for seed, (name, changes) in product(range(config.seeds), VARIANTS.items()):
+            for start in ("sample", "random") if name in ALGORITHMS else ("sample",):
+                cell = Cell(*base, twice, noise, start, "masking", seed, *how)
+                found["training", twice, start, name, seed] = replace(cell, **changes)
+    return found
 
 
 def measure(cell: Cell, config: Config, seed: int) -> tuple[float, float]:
@@ -183,29 +208,37 @@ def measure(cell: Cell, config: Config, seed: int) -> tuple[float, float]:
         start = local_start(truth, held_out[: cell.learned - cell.atoms])
     elif cell.initialization == "random":
         start = random_dictionary(rng, cell.dim, cell.learned)
+    hidden: int | np.ndarray = config.hidden(cell.dim) if cell.algorithm == "masking" else 0
+    if hidden and cell.masks != "drawn":
+        masks = rng.permutation(cell.dim)[: cell.dim // hidden * hidden].reshape(-1, hidden)
+        batches = -(-config.samples // config.batch_size)
+        # Shifted by one in each pass: otherwise a mask would meet the same batches again and again.
+        order = np.add.outer(np.arange(len(masks)), np.arange(batches)).ravel() % len(masks)
+        hidden = masks[order] if cell.masks == "in turn" else masks[:1]
     learned = learn_dictionary(
         train,
         start,
         cell.n_nonzero,
-        hidden=config.hidden(cell.dim) if cell.algorithm == "masking" else 0,
+        hidden=hidden,
         epochs=config.epochs,
         batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        fixed=config.fixed_mask,
-        adam=config.adam,
+        learning_rate=cell.learning_rate,
+        adam=cell.adam,
         rng=np.random.default_rng([seed, cell.seed, cell.dim, 1]),
     )
     return cosine_recovery_error(truth, start), cosine_recovery_error(truth, learned.dictionary)
 
 
 def run(config: Config, context: Context) -> Mapping[str, float]:
-    """Learn every dictionary once and write the table."""
+    """Learn every dictionary once and write the tables."""
     rows = cells(config)
     errors = _measured(list(dict.fromkeys(rows.values())), config, context)
     names = "vary value initialization algorithm seed error_initial error"
-    context.table(
-        "recovery", columns(names, [(*row, *errors[cell.name()]) for row, cell in rows.items()])
-    )
+    found = [(*row, *errors[cell.name()]) for row, cell in rows.items()]
+    for table, ours in (("recovery", False), ("training", True)):
+        chosen = [row for row in found if (row[0] == "training") == ours]
+        if chosen:
+            context.table(table, columns(names, chosen))
     return {"dictionaries": len(errors)}
 
 
