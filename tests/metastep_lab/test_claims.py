@@ -63,4 +63,4 @@ def test_beyond(values, margins, verdict):
 
 def test_falls_and_listed():
     assert [falls(values) for values in ((2, 1), (1, 1), (1,))] == [True, False, None]
-    assert listed(pd.Series({"full": 0.5, "none": 1.0}), ".1f", "; ") == "full 0.5; none 1.0"
+    assert listed(pd.Series({"full": 0.5, "none": 1.0}), ".1f") == "full 0.5, none 1.0"

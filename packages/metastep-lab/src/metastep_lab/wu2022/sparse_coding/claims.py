@@ -14,7 +14,7 @@ from metastep_lab.claims import (
     lacking,
     mean_and_error,
 )
-from metastep_lab.tables import Frame, Record, where
+from metastep_lab.tables import Frame, Record
 from metastep_lab.wu2022.sparse_coding.published import agrees
 from metastep_lab.wu2022.sparse_coding.settings import series, settings
 
@@ -135,7 +135,7 @@ SIMILAR = 0.2
 
 def _training(record: Record, start: str) -> Frame:
     """Return the errors of the forms of training from one start, a row for each seed."""
-    rows = where(record.frames["training"], initialization=start)
+    rows = record.rows("training", initialization=start)
     return rows.pivot(index="seed", columns="algorithm", values="error")
 
 
