@@ -278,7 +278,6 @@ TESTED_ELSEWHERE = {
     "driven": ("driven/test_driven.py", PRIVATE),
     "estimators.base": ("estimators/test_trust.py", TABLE),
     "estimators.central_differences": ("estimators/test_complex.py", TABLE),
-    "estimators.evaluate": ("estimators/test_exact.py", PRIVATE),
     "estimators.evolution": ("estimators/test_sampled.py", TABLE),
     "estimators.forward": ("estimators/test_exact.py", TABLE),
     "estimators.growth": ("estimators/test_scaled.py", PRIVATE),
@@ -316,12 +315,10 @@ TESTED_ELSEWHERE = {
         TABLE,
     ),
     "sklearn.hypergradient_ridge": ("sklearn/test_hypergradient_estimators.py", TABLE),
-    "sparse_coding.finite": ("sparse_coding/test_matching_pursuit.py", PRIVATE),
     "sparse_coding.pursuit_forms": ("sparse_coding/test_matching_pursuit.py", PRIVATE),
     "sparse_coding.pursuit_searches": ("sparse_coding/test_matching_pursuit.py", PRIVATE),
     "sparse_coding.synthetic": ("sparse_coding/test_recovery.py", "the signals of these tests"),
     "tasks.stored_twice": ("tasks/test_classification.py", "the storage of this task"),
-    "trees": ("estimators/test_complex.py", PRIVATE),
     "types": ("../conftest.py", "aliases, which the runtime type checker of the tests uses"),
 }
 MODULES = {module_of(path): path for path in FILES if path.name != "__init__.py"}

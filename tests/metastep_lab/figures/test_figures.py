@@ -76,6 +76,18 @@ def test_panels_come_row_by_row():
     assert figure.get_size_inches()[0] > figures.new_figure()[0].get_size_inches()[0]
 
 
+def test_a_label_has_the_same_look_in_all_panels_of_a_shared_legend():
+    line = [1, 2], [3, 4]
+    panels = [figures.Lines(dict.fromkeys(names, line), "x", "y") for names in ("ab", "cb")]
+    figure = figures.line_figure(*panels, shared_legend=True)
+    looks = [
+        {line.get_label(): (line.get_color(), line.get_linestyle()) for line in axes.get_lines()}
+        for axes in figure.axes
+    ]
+    assert looks[0]["b"] == looks[1]["b"] and looks[0]["a"] != looks[1]["c"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "c"]
+
+
 def test_heatmap_writes_its_numbers(tmp_path):
     figure, (axes,) = figures.new_figure()
     figures.draw_heatmap(

@@ -13,9 +13,10 @@ from metastep_lab.cli import invoke
 from metastep_lab.runs.running import read_record
 from metastep_lab.studies.advisor import experiment as advisor
 from metastep_lab.studies.advisor.judging import ADVICE
+from metastep_lab.studies.advisor.problems import digits
 from metastep_lab.studies.advisor.problems.sequences import characters
 from metastep_lab.studies.advisor.problems.table import Sources, cases
-from metastep_lab.studies.advisor.truth import truth
+from metastep_lab.studies.advisor.truth import _digits_lost, truth
 from metastep_lab.tables import Record
 
 EXPERIMENT = advisor.EXPERIMENT
@@ -47,6 +48,19 @@ def test_text_is_letters_and_spaces():
     rows, letters = characters("descriptions", None)
     assert rows.shape == (128, 25) and rows.min() == 0 and rows.max() < letters
     assert np.mean(rows == 0) < 0.3
+
+
+def test_normalisation_forgets_the_scale_of_the_filters_and_equal_rows_lose_no_digit():
+    params, images = digits.start(), jnp.sin(jnp.arange(512.0)).reshape(8, 1, 8, 8)
+    louder = {**params, "filters": 3 * params["filters"]}
+    plain, normalised = (
+        [digits.logits(one, images, jax.nn.gelu, normalise=on) for one in (params, louder)]
+        for on in (False, True)
+    )
+    # The variance has 1e-5 added, of about 0.1.
+    np.testing.assert_allclose(*normalised, rtol=1e-3, atol=1e-3)
+    assert np.max(np.abs(plain[1] - plain[0])) > 0.1
+    assert _digits_lost(np.ones((2, 3)), np.ones((2, 3))) == 0
 
 
 def test_truth_knows_chaos_and_the_closed_form_of_a_toy():

@@ -85,7 +85,7 @@ def _judge(row: Statement, record: Record) -> Claim:
         evidence = _Words().format(row.evidence, numbers, config=record.config, **named)
     claim = Claim(row.id, text, row.verdict(numbers), evidence)
     reason = row.reasons.get(claim.holds)
-    return replace(claim, evidence=f"{evidence}. {reason}") if reason else claim
+    return replace(claim, evidence=f"{evidence.removesuffix('.')}. {reason}") if reason else claim
 
 
 class _Words(Formatter):

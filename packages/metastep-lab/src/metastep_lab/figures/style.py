@@ -5,7 +5,7 @@ markers differ, too, so that a figure can be read in black and white.
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -108,27 +108,35 @@ class Lines:
 def line_figure(*panels: Lines, columns: int = 2, shared_legend: bool = False) -> Figure:
     """Return a figure of panels of lines, row by row, at most `columns` side by side.
 
-    `shared_legend` puts one legend below all panels, that of the first, in place of one in each.
+    `shared_legend` puts one legend below all panels, in place of one in each; a label has the same
+    look in all of them.
     """
     columns = min(columns, len(panels))
     figure, axes = new_figure(columns, -(-len(panels) // columns))
+    labels = dict.fromkeys(label for panel in panels for label in panel.series)
+    entries = {}
     for place, panel in zip(axes, panels, strict=False):
-        draw_lines(place, panel)
+        draw_lines(place, panel, list(labels) if shared_legend else None)
+        entries |= dict(zip(*reversed(place.get_legend_handles_labels()), strict=True))
         if shared_legend and (legend := place.get_legend()):
             legend.remove()
     for place in axes[len(panels) :]:
         place.set_axis_off()
     if shared_legend:
-        entries = axes[0].get_legend_handles_labels()
-        figure.legend(*entries, loc="outside lower center", ncols=2, fontsize=TICK_SIZE)
+        names, handles = list(entries), list(entries.values())
+        figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=TICK_SIZE)
     return figure
 
 
-def draw_lines(axes: Axes, panel: Lines) -> None:
-    """Draw a panel of lines into axes of a figure."""
-    for index, (label, points) in enumerate(panel.series.items()):
+def draw_lines(axes: Axes, panel: Lines, labels: Sequence[str] | None = None) -> None:
+    """Draw a panel of lines into axes of a figure.
+
+    `labels` are all labels of the figure, whose order gives each its look; None for this panel's.
+    """
+    order = list(panel.series) if labels is None else labels
+    for label, points in panel.series.items():
         x, y = (np.asarray(part, float) for part in points)
-        look = style(index, markers=x.size <= FEW_POINTS)
+        look = style(order.index(label), markers=x.size <= FEW_POINTS)
         if panel.dashed:
             look["linestyle"] = "-"
         axes.plot(x, y, label=label, **look)

@@ -109,9 +109,10 @@ def _texts(run: Run) -> list[str]:
 
 
 def _name(stem: str) -> str:
-    """Turn `figure-2-1-errors` into Figure 2.1 errors, and `roc-auc` into Roc auc."""
+    """Turn `figure-2-1-errors` into Figure 2.1 errors, `tables-1-2` into Tables 1 and 2."""
     if stem.startswith("figure-"):
         stem = re.sub(r"\b([a-z]|[0-9]+)-(?=[0-9])", lambda part: part[1].upper() + ".", stem)
+    stem = re.sub(r"^(tables-\d+)-(?=\d)", r"\1 and ", stem)
     return stem[:1].upper() + stem[1:].replace("-", " ").replace("_", " ")
 
 

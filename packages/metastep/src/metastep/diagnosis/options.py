@@ -84,7 +84,7 @@ class Costs:
         # The measuring program also has a gradient for each window, and stores more for each step.
         measured = found.curve.step_bytes
         sizes = replace(found.sizes, residual=measured, mixed_residual=measured)
-        stored = (sizes.reverse if found.stored else sizes.segments)(horizon, 0)
+        stored = sizes.reverse(horizon, 0) if found.stored else sizes.segment(horizon)
         beside = (len(found.windows) + 1) * sizes.outer
         return float(max((found.exact_bytes or 0) - beside - stored, self.forward_bytes))
 

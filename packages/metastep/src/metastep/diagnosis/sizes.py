@@ -18,8 +18,7 @@ from jaxtyping import PyTree
 from metastep.diagnosis.bias_curve import stacked_bytes
 from metastep.diagnosis.compare import compile_with
 from metastep.estimators.base import USE_IT, AbstractEstimator, require_influence
-from metastep.estimators.evaluate import evaluate
-from metastep.problems.base import AbstractProblem, advance, split_keys, start
+from metastep.problems.base import AbstractProblem, advance, evaluate, split_keys, start
 from metastep.problems.mixed import ROOM, choose_mixed
 from metastep.types import Outer, RandomKey
 
@@ -55,11 +54,19 @@ class Sizes:
         return steps * self.stored(steps) + workspace
 
     def segments(self, horizon: int, workspace: float | int) -> float:
-        """Return the memory of `Reverse("sqrt")`: a remainder is a segment of its own."""
-        length = max(1, isqrt(horizon))
-        count, remainder = divmod(horizon, length)
-        segments = (length + remainder) * self.stored(length) + self.constant
-        return count * self.state + max(segments, workspace)
+        """Return the memory of `Reverse("sqrt")`.
+
+        A remainder is a segment with its own array of residuals, needed at another time than the
+        workspace.
+        """
+        remainder = horizon % isqrt(horizon)
+        return self.segment(horizon) + max(remainder * self.stored(isqrt(horizon)), workspace)
+
+    def segment(self, horizon: int) -> float:
+        """Return the states that `Reverse("sqrt")` stores, and the residuals of one segment."""
+        length = isqrt(horizon)
+        states = horizon // length * self.state
+        return states + length * self.stored(length) + self.constant
 
     def binomial(self, states: int, workspace: float | int) -> float:
         """Return the memory of a binomial schedule."""

@@ -204,6 +204,9 @@ CLAIMS = (
         measure=lambda record: _errors(record).query("both_rates and overparameterized"),
         verdict=_underestimates,
         evidence=_ranges,
+        reasons={
+            None: "Some deviations are smaller than three standard errors: more runs would decide.",
+        },
     ),
     Statement(
         "accurate-where-strong",

@@ -105,6 +105,12 @@ SWEEPS = (
         measure=_best,
         verdict=_unmoved,
         evidence=each("{varied} {value:.3g} {shift:+.1%}±{shift_error:.1%}", "relative shift: "),
+        reasons={
+            None: "The standard errors of these best rates are as large as the shift that is "
+            "allowed: more runs would decide.",
+            False: "The theorem is leading order; at these sizes what it neglects shifts the "
+            "best rate.",
+        },
     ),
     Statement(
         "many-tasks-forget-the-train-rate",

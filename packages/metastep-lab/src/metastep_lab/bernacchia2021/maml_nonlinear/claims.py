@@ -120,6 +120,11 @@ def _optimum(
         measure=measure,
         verdict=lambda row: row["holds"],
         evidence=_evidence,
+        reasons={
+            None: "More runs would decide: this difference is within its standard error.",
+            False: "Whether a negative rate is best depends on a factor 1/2 in the squared error, "
+            "which the text leaves open.",
+        },
     )
 
 
@@ -268,6 +273,7 @@ CLAIMS = (
             "test rate {test_rate:g}: smallest correlation {lowest:.3f} over {rates} rates, "
             "{decided} signs decided in both, {opposite} of them different"
         ),
+        reasons={False: "At the higher test rate a step leaves the linear range."},
     ),
     Statement(
         "adaptation-helps",

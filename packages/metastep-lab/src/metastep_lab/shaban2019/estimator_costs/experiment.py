@@ -26,8 +26,7 @@ from annotated_types import Ge, MinLen
 from jax import Array
 
 from metastep.diagnosis.compare import Program, ready
-from metastep.estimators.evaluate import evaluate
-from metastep.problems.base import split_keys
+from metastep.problems.base import evaluate, split_keys
 from metastep_lab.catalog import listing
 from metastep_lab.configuration import Ascending, Count, configuration
 from metastep_lab.experiment import Context, Experiment

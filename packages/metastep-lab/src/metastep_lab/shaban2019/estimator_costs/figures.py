@@ -28,6 +28,7 @@ def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
             ("seconds", "processor time (s)"),
         )
         for varied, label in LABELS.items()
+        if varied == "T" or column != "seconds"
     ]
     text = (
         "What a hypergradient costs against the number of training steps T, the window K and the "

@@ -257,6 +257,10 @@ CLAIMS = (
         measure=_decay,
         verdict=lambda found: found["tuned"] <= DECAY < found["none"],
         evidence="relative error by window, regularization {text}",
+        reasons={
+            False: "The tuned regularization is too weak to damp what happened more than half a "
+            "horizon ago; the strong one begins to.",
+        },
     ),
 )
 MORE_STEPS = Statement(

@@ -192,6 +192,9 @@ CLAIMS = (
             "smallest cosine {worst_cosine:+.2f}",
             "counter-example (ten outer steps): ",
         ),
+        reasons={
+            False: "It is true where A and B^T B commute, and they do not in the counter-example.",
+        },
     ),
     Statement(
         "neumann-series",

@@ -75,6 +75,12 @@ def _better(id: str, text: str, comparison: Comparison, name: str = "f1") -> Sta
             None if found["few"] else beyond(found["mean"], MARGIN * found["error"])
         ),
         evidence="{all}; {config.dataset}, {config.seeds} seeds{few}",
+        reasons={
+            None: "More seeds would decide: differences are within the margin.",
+            False: "Weights that are tuned on wrong labels fit those, too."
+            if ours == OURS_NOISY
+            else "The other method sees the clean examples, too, or needs none here.",
+        },
     )
 
 

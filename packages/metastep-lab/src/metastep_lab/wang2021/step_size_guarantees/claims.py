@@ -218,6 +218,10 @@ CLAIMS = (
         measure=_sampled(SGD_VALIDATION),
         verdict=_promised,
         evidence=_probabilities,
+        reasons={
+            None: "The share still rises with the number m of training tasks, which the theorem "
+            "takes large enough.",
+        },
     ),
     Statement(
         "sgd-is-not-truncated",

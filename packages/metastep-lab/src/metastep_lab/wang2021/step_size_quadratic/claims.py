@@ -87,6 +87,10 @@ CLAIMS = (
         "{relative_error_1000:.3g} after 1000, at most {relative_error_last:.3g} in the last 100; "
         "the meta step size is small enough to settle only after {predicted:.0f} updates. Within "
         "10% after 300 updates: {within} cells",
+        reasons={
+            False: "Until its meta step is small enough, eta jumps around eta*; before that it "
+            "is near eta* by chance only.",
+        },
     ),
     Statement(
         "exact-meta-gradient-converges",
@@ -111,6 +115,10 @@ CLAIMS = (
             "t = {horizon:g}: k* = {predicted_steps:.0f}, error in the last 100 updates up to "
             "{error:.2g}"
         ),
+        reasons={
+            None: "Only settings whose k* is below four fifths of the updates decide, and this "
+            "run has none: more updates do.",
+        },
     ),
     Statement(
         "log-domain-is-exact",
@@ -199,6 +207,10 @@ CLAIMS = (
         evidence=lambda found: (
             f"without over true derivative from {span(found['ratio'])}; {found['cells']}"
         ),
+        reasons={
+            False: "Without second derivatives every gradient on the way counts as if it did not "
+            "depend on the step size, so that another derivative is followed.",
+        },
     ),
     Statement(
         "meta-gradient-bounded",

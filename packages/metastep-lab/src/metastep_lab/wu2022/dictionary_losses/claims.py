@@ -101,6 +101,11 @@ CLAIMS = (
         measure=lambda record: finest(record, 1.0),
         verdict=_gains,
         evidence=GAINS,
+        reasons={
+            False: "With one atom in each signal, unit atoms apart from A miss a part of the "
+            "signal that grows with |z|^2; the theorem's B has atoms of other lengths, "
+            "which d_R counts and no loss does.",
+        },
     ),
     Statement(
         "corollary-2.3.4",

@@ -222,6 +222,7 @@ CLAIMS = (
         evidence="it is below 1 for {useful} pairs, up to a divergence of {limit:.1e} nats; "
         "students make errors from {erring:.1e} nats on. The largest margin and bulk "
         "probability are {normalized_margin:.2g} and {bulk_probability:.2g}.",
+        reasons={False: "Its constant is 288: students whose bound is below 1 make no errors."},
     ),
     Statement(
         "assumptions-hold",
@@ -232,6 +233,7 @@ CLAIMS = (
         verdict=lambda found: found["failing"] == "none",
         evidence="failing: {failing}. Anchors miss log Z_bulk by up to {value:.3g} nats without "
         "the {top:g} most probable words, and Gamma / 8 is {limit:.3g}.",
+        reasons={False: "The anchor of a small model misses log Z_bulk by more than this allows."},
     ),
     Statement(
         "text-bound-is-informative",
@@ -242,6 +244,7 @@ CLAIMS = (
         evidence="least bound {proven:.2g}, at a divergence of {divergence:.2g} nats, mu "
         "{overlap:.2g}, p_b {bulk_probability:.2g}, Gamma {normalized_margin:.2g}; the error there "
         "is {error:.3f}.",
+        reasons={False: "It divides by mu p_b^2 Gamma^2, which is small for text."},
     ),
     Statement(
         "raw-heads-break",
@@ -289,5 +292,6 @@ CLAIMS = (
         verdict=lambda found: found["better"] == found["students"],
         evidence="mean agreement raw / anchored: {listed}; anchored is better for {better} of "
         "{students} students.",
+        reasons={False: "They have no shared shift to remove; the anchor adds its error."},
     ),
 )

@@ -81,8 +81,8 @@ class Config:
         epochs: passes over the signals.
         batch_size: signals in each step.
         learning_rate: of Adam, or of plain steps.
-        masks: `drawn` anew for each batch; `in turn`, so that each pass through the masks hides
-            every coordinate once; or `one` for all batches.
+        masks: `drawn` anew for each batch; `in turn`, through masks that share no coordinate, so
+            that every batch meets every mask; or `one` for all batches.
         adam: False descends by plain steps, with the same learning rate.
         training: also compare the `VARIANTS` of training.
         processes: cells computed at the same time; the results do not depend on it.
@@ -211,7 +211,10 @@ def measure(cell: Cell, config: Config, seed: int) -> tuple[float, float]:
     hidden: int | np.ndarray = config.hidden(cell.dim) if cell.algorithm == "masking" else 0
     if hidden and cell.masks != "drawn":
         masks = rng.permutation(cell.dim)[: cell.dim // hidden * hidden].reshape(-1, hidden)
-        hidden = masks if cell.masks == "in turn" else masks[:1]
+        batches = -(-config.samples // config.batch_size)
+        # Shifted by one in each pass: otherwise a mask would meet the same batches again and again.
+        order = np.add.outer(np.arange(len(masks)), np.arange(batches)).ravel() % len(masks)
+        hidden = masks[order] if cell.masks == "in turn" else masks[:1]
     learned = learn_dictionary(
         train,
         start,
