@@ -12,27 +12,32 @@ again. A survivor is a missing test, or belongs in tests/survivors.toml with a r
 import argparse
 import functools
 import hashlib
+import importlib
 import itertools
 import json
+import multiprocessing
 import os
+import resource
 import subprocess
 import sys
 import tomllib
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import coverage
+import pytest
 from cosmic_ray.ast import ast_nodes, get_ast
-from cosmic_ray.mutating import mutate_and_test, mutate_code
+from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
-from cosmic_ray.work_item import MutationSpec, TestOutcome
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = ROOT / ".mutants"
 TREE, TESTS, RESULTS = PLACE / "tree", PLACE / "tests", PLACE / "results.jsonl"
+OUTPUT = PLACE / "output"
 SOURCES = [f"packages/{name}/src" for name in ("metastep", "metastep-lab")]
 # How many mutants are drawn of each kind, and the share that the tests must catch.
 KINDS = {"library": (180, 0.9), "claims": (50, 0.9), "laboratory": (110, 0.8)}
@@ -40,9 +45,11 @@ KINDS = {"library": (180, 0.9), "claims": (50, 0.9), "laboratory": (110, 0.8)}
 NOT_ASKED = ("Bit", "Shift", "VariableReplacer", "VariableInserter")
 OPERATORS = [one for one in operator_names() if not any(word in one for word in NOT_ASKED)]
 SIGNATURES = ("parameters", "lambdef")
-SECONDS_OF_TESTS = 240  # of those that execute the line, as recorded
 MOST_SECONDS = 240  # of processor time; four times as much by the clock
-PYTEST = ["pytest", "-q", "-rfE", "-p", "no:cacheprovider"]
+MOST_BYTES = 24_000_000_000
+PYTEST = ["-q", "-rfE", "-p", "no:cacheprovider"]
+# Half of the time of a short test; what is imported here is shared by the forks that run tests.
+IMPORTED = ("jax", "scipy.stats", "sklearn.linear_model", "beartype")
 SETTINGS = {
     "JAX_COMPILATION_CACHE_DIR": str(PLACE / "compiled"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
@@ -143,6 +150,33 @@ def sample() -> list[Mutant]:
     return [Mutant(*one) for one in json.loads(file.read_text())]
 
 
+def run_tests(arguments: list[str], rules: Path | None) -> None:
+    """Run pytest in this process, its output in a file, and exit as it does."""
+    # So that a mutant that computes or allocates for ever ends alone.
+    if rules is None:
+        resource.setrlimit(resource.RLIMIT_CPU, (MOST_SECONDS, MOST_SECONDS))
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+    with OUTPUT.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    watched = coverage.Coverage(config_file=str(rules)) if rules else None
+    with watched.collect() if watched else nullcontext():
+        status = pytest.main([*PYTEST, *arguments])
+    if watched:
+        watched.save()
+    sys.exit(int(status))
+
+
+def forked(arguments: list[str], rules: Path | None = None) -> int:
+    """The exit status of pytest in a fork, with what it executes on record if there are rules."""
+    process = multiprocessing.get_context("fork").Process(target=run_tests, args=(arguments, rules))
+    process.start()
+    process.join(None if rules else 4 * MOST_SECONDS)
+    process.kill()
+    process.join()
+    return process.exitcode
+
+
 @functools.cache
 def recorded(test: str) -> tuple[coverage.CoverageData, dict[str, float]]:
     """Which lines the tests of a file execute, and how long each takes that passes."""
@@ -155,8 +189,7 @@ def recorded(test: str) -> tuple[coverage.CoverageData, dict[str, float]]:
         rules.write_text(
             f"[run]\nsource=packages\ndynamic_context=test_function\ndata_file={part}\n"
         )
-        run = [sys.executable, "-m", "coverage", "run", "--rcfile", rules, "-m", *PYTEST]
-        subprocess.run([*run, "--junitxml", report, test], stdout=subprocess.DEVNULL)
+        forked(["--junitxml", str(report), test], rules)
         part.rename(data)
     lines = coverage.CoverageData(str(data))
     lines.read()
@@ -176,7 +209,7 @@ def mirrored(path: str) -> list[str]:
     return sorted(str(one) for one in folder.glob("test_*.py"))
 
 
-def tests_of(mutant: Mutant) -> list[str]:
+def tests_of(mutant: Mutant, most: float) -> list[str]:
     """Tests that execute the line: those that mirror the file first, then others on record."""
     near, found = mirrored(mutant.path), {}
     every = sorted(str(one) for one in Path("tests").glob("metastep*/**/test_*.py"))
@@ -193,23 +226,25 @@ def tests_of(mutant: Mutant) -> list[str]:
                 found[one] = min(rank, found.get(one, rank))
     ordered = sorted(found, key=lambda one: (found[one], one))
     total = itertools.accumulate(found[one][2] for one in ordered)
-    chosen = [one for one, so_far in zip(ordered, total, strict=True) if so_far < SECONDS_OF_TESTS]
+    chosen = [one for one, so_far in zip(ordered, total, strict=True) if so_far < most]
     split = (one.rpartition(".") for one in chosen or ordered[:1])
     return [f"{file.replace('.', '/')}.py::{function}" for file, _, function in split]
 
 
-def tried(mutant: Mutant) -> dict:
+def tried(mutant: Mutant, most: float) -> dict:
     """Change the line, run the tests that execute it, and say which noticed."""
-    tests, caught = tests_of(mutant), ""
-    # A shell's limits, so that a mutant that computes or allocates for ever ends alone.
-    limits = f"ulimit -t {MOST_SECONDS}; ulimit -v 24000000; exec"
-    command = f"{limits} {sys.executable} -m {' '.join(PYTEST)} -x {' '.join(tests)}"
-    spec = MutationSpec(mutant.path, mutant.operator, mutant.occurrence, (1, 0), (1, 1))
+    tests, caught, path = tests_of(mutant, most), "", Path(mutant.path)
     if tests:
-        ended = mutate_and_test([spec], f"sh -c '{command}'", 4 * MOST_SECONDS)
-        said = [*ended.output.splitlines(), "ended"]
+        text = path.read_text()
+        made = get_operator(mutant.operator)()
+        path.write_text(mutate_code(text, made, mutant.occurrence))
+        try:
+            status = forked(["-x", *tests])
+        finally:
+            path.write_text(text)
+        said = [*OUTPUT.read_text(errors="replace").splitlines(), "ended"]
         named = [line for line in said if line.startswith(("FAILED", "ERROR"))]
-        if ended.test_outcome == TestOutcome.KILLED:
+        if status:
             caught = (named or said)[0][:200]
     return {"name": mutant.name, "line": mutant.line, "tests": len(tests), "caught": caught}
 
@@ -236,12 +271,18 @@ def main() -> None:
     parser.add_argument("--most", type=int, help="how many mutants; all that are left if none")
     parser.add_argument("--survivors", action="store_true", help="try survivors once more")
     parser.add_argument("--only", default="", help="a part of the name of the mutants")
+    parser.add_argument(
+        "--seconds", type=float, default=240, help="of tests for each mutant, as recorded"
+    )
     given = parser.parse_args()
     TESTS.mkdir(parents=True, exist_ok=True)
     copied()
     os.chdir(TREE)
-    sources = os.pathsep.join(str(TREE / folder) for folder in SOURCES)
-    os.environ.update({**SETTINGS, **os.environ, "PYTHONPATH": sources})
+    sources = [str(TREE / folder) for folder in SOURCES]
+    sys.path[:1] = [str(TREE), *sources]
+    os.environ.update({**SETTINGS, **os.environ, "PYTHONPATH": os.pathsep.join(sources)})
+    for name in IMPORTED:
+        importlib.import_module(name)
     listed = tomllib.loads(Path("tests/survivors.toml").read_text())["accepted"]
     accepted, whole = {one["mutant"] for one in listed}, sample()
     lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
@@ -250,7 +291,7 @@ def main() -> None:
     left = again if given.survivors else {one.name for one in whole} - known.keys()
     todo = [one for one in whole if one.name in left and given.only in one.name]
     for one in todo[: given.most]:
-        known[one.name] = tried(one)
+        known[one.name] = tried(one, given.seconds)
         with RESULTS.open("a") as file:
             print(json.dumps(known[one.name]), file=file)
         print(known[one.name]["caught"] or "SURVIVED", "|", one.name, flush=True)

@@ -139,6 +139,15 @@ def test_numbers_move_relative_to_themselves_and_to_their_update():
     assert moves.max() <= 1 and np.all((0.1 < moves.mean(0)) & (moves.mean(0) < 0.5))
 
 
+@pytest.mark.parametrize(("dtype", "size"), [(jnp.float16, 1500.0), (jnp.bfloat16, 200.0)])
+def test_integers_of_half_precision_are_rounded_numbers(dtype, size):
+    """Above 1024 and 128 float16 and bfloat16 have integers only; counters are smaller."""
+    state = [jnp.array([size, 3.0], dtype)]
+    draws = [rounded(state, state, jnp.int32(seed), jnp.int32(0))[0] for seed in range(1, 60)]
+    moved = np.stack(draws) != np.asarray(state[0])
+    assert moved[:, 0].any() and not moved[:, 1].any()
+
+
 @pytest.mark.parametrize(("optimizer", "predict"), ROWS)
 def test_digits_lost_are_those_lost_against_float64(optimizer, predict, key):
     problem, outer = problem_of(optimizer, predict, jnp.float32)

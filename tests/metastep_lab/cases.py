@@ -36,7 +36,8 @@ TINY: dict[str, str] = {
     "data-attribution": "models=linear train=40 queries=2 steps=4 window=2 speeds=1 subsets=3 "
     "removed=0.1 seeds=1",
     "sparse-coding": "seeds=1 samples=60 dim=20 atoms=40 n_nonzero=2 realizations=40,80 "
-    "dims=20,30 noises=0.02,0.22 epochs=10 batch_size=30 processes=1 vary=realization,scale,noise",
+    "dims=20,30 noises=0.02,0.22 epochs=10 batch_size=30 processes=1 vary=realization,scale,noise "
+    "training=false",
     "dictionary-losses": "dims=6 n_nonzero=1 norms=1 angles=4 signals=20 masked_dim=10 hidden=2 "
     "masked_atoms=4 scales=1,10,30,100 masked_signals=40",
     "anchor-vectors": "models=gru seeds=1 tokens=1300 vocabulary=150 hidden=8 steps=40 batch=4 "
@@ -45,7 +46,7 @@ TINY: dict[str, str] = {
     "context=16 places=40 top=1 architecture=gru perturbed=0.1,1 shifted=1,10 silenced=1,8",
     "hessian-structure": "model=F-20-12 labels=true examples=128 epochs=1 models=2 top=20",
     "hessian-overlap": "model=F-12-8 examples=128 epochs=1 models=2 rows=40",
-    "hessian-two-layer": "units=20,30 classes=4 samples=200 hessian_samples=100 seeds=1",
+    "hessian-two-layer": "units=16,8 classes=3 samples=200 hessian_samples=200 seeds=1",
     "pac-bayes": "hidden=4 train=1000 training_epochs=2 epochs=2 interval=1 draws=500 seeds=1 "
     "methods=base,iter labels=random",
     "advisor": "problems=toy-100 seeds=1 outer_steps=2",

@@ -13,6 +13,7 @@ from metastep.curvature import (
     EmpiricalFisher,
     GaussNewton,
     Hessian,
+    SymmetricMatrix,
     ekfac,
     factored_inverse,
     find_layers,
@@ -203,6 +204,12 @@ def test_export_to_scipy_and_lineax(x64, operators):
     moved = operator.ravel(exported.mv(operator.unravel(jnp.asarray(vector))))
     np.testing.assert_allclose(moved, matrix @ vector, atol=EXACT)
     assert lx.is_symmetric(exported)
+
+
+@pytest.mark.parametrize("options", [{}, {"positive": True}])
+def test_only_who_says_so_gets_a_positive_operator_of_lineax(options):
+    exported = SymmetricMatrix(jnp.eye(2)).to_lineax(**options)
+    assert lx.is_positive_semidefinite(exported) == bool(options)
 
 
 def test_a_matrix_goes_into_the_parameters_and_back(x64):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import metastep as ms
 from metastep.diagnosis.bias_curve import bias_curve
@@ -106,14 +107,20 @@ def test_contraction_and_curvature_are_those_of_the_hessian():
 @pytest.mark.parametrize("name", ["quadratic", "counterexample"])
 def test_the_error_is_below_the_bound_of_the_paper(name):
     """Equation 10, on problems that meet its assumptions: constant Jacobians, w_0 constant."""
-    for row in diagnosed(name)[2].windows:
+    problem, outer, found = diagnosed(name)
+    for row in found.windows:
         assert row.relative_error <= row.bound
+    key = jax.random.key(KEY)
+    shortest = ms.hypergradient(problem, outer, ms.TruncatedReverse(1), key=key)
+    error = relative_distance(shortest.grad, found.exact)
+    assert np.isclose(found.windows[0].relative_error, error, rtol=1e-9, atol=0)
 
 
 def test_the_lyapunov_exponent_of_the_logistic_map():
     _, _, found = diagnosed("logistic")
     # 0.4945 at rate 3.9 for an infinite orbit; 200 steps scatter by about 0.6 / sqrt(200).
     assert abs(found.lyapunov_exponent - 0.4945) < 0.13
+    assert np.isclose(199 * found.lyapunov_exponent, np.log(found.adjoint_decay), rtol=1e-12)
 
 
 DUE = {
@@ -132,6 +139,8 @@ def test_warnings_are_given_where_they_are_due(name):
 def test_warnings_are_not_given_where_they_are_not():
     assert not {"not-descent", "chaotic", "neumann-diverges", "not-finite"} & kinds("quadratic")
     assert not {"implicit-wrong", "neumann-diverges", "chaotic"} & kinds("counterexample")
+    assert "chaotic" not in kinds("momentum") | kinds("start")
+    assert diagnosed("quadratic")[2].digits_lost < 1
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "logistic"])
@@ -166,22 +175,24 @@ def test_implicit_differentiation_is_as_far_off_as_it_says(name):
     assert ms.RESULTS[estimate.result] == found.implicit_message
 
 
-def layer():
+def layer(examples=16, width=24, **options):
     """A layer of 8 x 24 weights, whose residuals are most of what reverse mode needs."""
-    inputs = jnp.sin(jnp.arange(16.0 * 8)).reshape(16, 8)
+    inputs = jnp.sin(jnp.arange(8.0 * examples)).reshape(examples, 8)
     error = lambda w, outer, batch: jnp.mean(jnp.tanh(inputs @ w) ** 2) + outer * jnp.sum(w**2)
-    start = jnp.cos(jnp.arange(8.0 * 24)).reshape(8, 24)
-    problem = training(error, lambda w, outer: jnp.sum(w**3), 50, init_params=start)
+    start = jnp.cos(jnp.arange(8.0 * width)).reshape(8, width)
+    problem = training(error, lambda w, outer: jnp.sum(w**3), 50, init_params=start, **options)
     return problem, jnp.array(0.3)
 
 
 def test_without_memory_for_all_residuals_it_measures_the_same(key):
     problem, outer = layer()
     exact = ms.hypergradient(problem, outer, ms.Reverse(), key=key)
-    memory = compiled_bytes(ms.Reverse(), problem, outer, key) // 2
+    needed = compiled_bytes(ms.Reverse(), problem, outer, key)
+    memory = needed // 2
     scarce = ms.diagnose(problem, outer, key=key, memory=memory)
     assert not scarce.option(ms.Reverse()).measured and scarce.option(ms.Reverse("sqrt")).measured
     assert relative_distance(scarce.exact, exact.grad) < 1e-12
+    assert np.isclose(scarce.option(ms.Reverse()).memory, needed, rtol=0.2, atol=0)
     assert scarce.recommendation.estimator != ms.Reverse()
     assert scarce.option(scarce.recommendation.estimator).memory <= memory
 
@@ -294,11 +305,23 @@ def test_a_model_that_holds_functions_is_counted(key):
     assert not found.chaotic
 
 
-def test_memory_is_that_of_the_compiler(key):
+# Descent stores little of its state for the backward pass, Adam all of it. With 400 examples and
+# 200 units, activations of 50 steps exceed 64 MiB: `Reverse()` then chooses mixed mode, a window of
+# five steps does not.
+MEMORY = {
+    "descent": (layer, [ms.Reverse(), ms.Reverse("sqrt"), ms.TruncatedReverse(20)]),
+    "adam": (lambda: layer(4, optimizer=adam(0.1)), [ms.Reverse(), ms.TruncatedReverse(20)]),
+    "mixed": (lambda: layer(400, 200), [ms.Reverse(), ms.TruncatedReverse(5)]),
+}
+
+
+@pytest.mark.parametrize("name", MEMORY)
+def test_memory_is_that_of_the_compiler(name, key):
     """Within a fifth, for whatever stores residuals or states of the steps."""
-    problem, outer = layer()
+    make, estimators = MEMORY[name]
+    problem, outer = make()
     found = ms.diagnose(problem, outer, key=key)
-    for estimator in (ms.Reverse(), ms.Reverse("sqrt"), ms.TruncatedReverse(20)):
+    for estimator in estimators:
         true = compiled_bytes(estimator, problem, outer, key)
         assert np.isclose(found.option(estimator).memory, true, rtol=0.2, atol=0)
 
@@ -312,10 +335,18 @@ def test_it_becomes_a_dictionary_of_plain_values():
 
 
 def test_the_suggested_step_lowers_the_objective():
-    """By a descent step of the suggested size, which goes as far as the parabola's minimum."""
-    problem, outer, found = diagnosed("quadratic")
-    key = jax.random.key(KEY)
+    """By a descent step of the suggested size, which goes as far as the parabola's minimum.
+
+    The parabola has the value, the slope, and the value at twice the measured length.
+    """
+    problem, outer, found = diagnosed("start")
+    key, length = jax.random.key(KEY), found.response.length
+    uphill, unflatten = ravel_pytree(found.exact)
     value = lambda outer: problem.objective(ms.unroll(problem, outer, key), outer, key)
-    moved = outer - found.response.descent_step_size * found.exact
-    assert found.response.score > 0.9
-    assert value(moved) < value(outer)
+    step = unflatten(-found.response.descent_step_size * uphill)
+    assert value(jax.tree.map(jnp.add, outer, step)) < value(outer)
+    smooth = ms.metasmoothness(problem, outer, key=key, direction=unflatten(-uphill), length=length)
+    assert np.isclose(found.response.score, smooth.score, rtol=1e-9) and smooth.score > 0.9
+    slope, (here, _, beyond) = np.linalg.norm(uphill), smooth.values
+    minimum = slope * length / (slope + (beyond - here) / (2 * length))
+    assert np.isclose(found.response.reach, minimum, rtol=1e-6, atol=0) and minimum < 2 * length

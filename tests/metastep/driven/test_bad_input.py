@@ -14,6 +14,9 @@ import pytest
 import metastep as ms
 from metastep import files
 from metastep.driven import records
+from metastep.driven.identity import identity
+from metastep.driven.passes import Run, begin
+from metastep.problems.base import split_keys
 from metastep.saving import CheckpointError
 from tests.driven_run import EXAMPLES, OUTER, bits, problem, same_problem
 
@@ -98,6 +101,36 @@ def test_another_loss_is_another_run(shared):
         ms.driven_hypergradient(one, OUTER, ms.Reverse(ms.Binomial(2)), key=KEY, directory=shared)
 
 
+def identified(loss):
+    """Return the digest of a run on a matrix."""
+    one = ms.TrainingProblem(loss, lambda w, outer: jnp.sum(w**2), jnp.ones((3, 3)), optax.sgd, 2)
+    run = Run(one, jnp.array(0.1), split_keys(KEY))
+    return identity(run, begin(run), None, 1)
+
+
+MATRIX = jnp.arange(9.0).reshape(3, 3)
+PAIRS = {
+    "axes": [
+        lambda w, *_: jnp.sum(jnp.sum(w, axis=0) ** 2),
+        lambda w, *_: jnp.sum(jnp.sum(w, axis=1) ** 2),
+    ],
+    "order": [
+        lambda w, *_: jnp.sum((w - MATRIX) * jnp.sin(w)),
+        lambda w, *_: jnp.sum((MATRIX - w) * jnp.sin(w)),
+    ],
+    "wiring": [
+        lambda w, *_: jnp.sum(jnp.sin(w) * jnp.cos(MATRIX)),
+        lambda w, *_: jnp.sum(jnp.sin(MATRIX) * jnp.cos(w)),
+    ],
+}
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS.values(), ids=PAIRS)
+def test_the_same_operations_in_another_way_are_another_run(first, second):
+    renamed = lambda weights, *rest: first(weights)
+    assert identified(first) == identified(renamed) != identified(second)
+
+
 def test_another_start_is_another_run(shared):
     one = same_problem(HORIZON)
     other = eqx.tree_at(lambda one: one.init_params, one, 1.1 * one.init_params)
@@ -111,6 +144,11 @@ def test_a_damaged_file_is_named(tmp_path):
     content[-40] ^= 1
     (tmp_path / "run").write_bytes(content)
     with pytest.raises(CheckpointError, match="run is damaged"):
+        driven(directory=tmp_path)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    (tmp_path / "estimate").touch()
+    with pytest.raises(CheckpointError, match="has estimate of a run, and no file 'run'"):
         driven(directory=tmp_path)
 
 

@@ -133,6 +133,21 @@ def test_no_master_copy(dtype, key):
     assert 0.01 < relative_distance(found, exact) < 0.1
 
 
+def test_a_python_number_is_an_array_of_it(key):
+    """A weak type would leave the products of the step in float16."""
+    problem = ms.TrainingProblem(
+        lambda w, outer, batch: jnp.sum((w - outer) ** 2 * outer),
+        lambda w, outer: jnp.sum(w**2),
+        jnp.ones(3, HALF),
+        optax.sgd,
+        5,
+    )
+    weak, strong = (
+        ms.hypergradient(problem, outer, ms.Reverse(), key=key) for outer in (0.1, jnp.array(0.1))
+    )
+    assert weak.grad == strong.grad and not weak.grad.weak_type
+
+
 def test_a_scaled_loss_keeps_small_gradients_of_float16(key):
     """Gradients of about 1e-7 and their derivatives leave float16; times 2^16 they do not."""
     estimate = lambda *given: ms.hypergradient(network(*given), OF_NETWORK, ms.Reverse(), key=key)

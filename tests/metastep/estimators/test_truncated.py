@@ -1,5 +1,6 @@
 """The toy problem of the paper against the values of an independent study (25 digits)."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -143,3 +144,23 @@ def test_jit_does_not_change_the_estimate(key):
     jitted = ms.hypergradient(problem, outer, ms.TruncatedReverse(3), key=key)
     assert relative_distance(plain.grad, jitted.grad) < 1e-13
     assert jax.tree.structure(plain.grad) == jax.tree.structure(jitted.grad)
+
+
+class Counter(ms.AbstractProblem):
+    """A state without a floating-point number: the objective alone depends on `outer`."""
+
+    horizon: int = eqx.field(static=True, default=4)
+
+    def init(self, outer, key):
+        return jnp.zeros((), jnp.int32)
+
+    def step(self, inner, outer, t, key):
+        return inner + 1
+
+    def objective(self, inner, outer, key):
+        return outer**2 * inner
+
+
+def test_a_state_without_a_floating_point_number(key):
+    found = ms.hypergradient(Counter(), 2.0, ms.TruncatedReverse(2), key=key)
+    assert (found.value, found.grad) == (16.0, 16.0) and found.result == ms.RESULTS.successful

@@ -241,6 +241,15 @@ def test_refused(make, message):
         make()
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_times_in_half_precision(dtype):
+    """Steps and time scales above the largest number of float16."""
+    for step in (300, 70_000):
+        found = feature.time_features(jnp.array(step), dtype)
+        expected = np.tanh(step / np.array(feature.TIME_SCALES) - 1)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=float(jnp.finfo(dtype).eps))
+
+
 def test_features_in_single_precision():
     """After 20 steps, against float64; 1 - 0.9999 in single precision would cost 3e-4."""
     grads = np.random.default_rng(0).normal(size=(20, 7))

@@ -224,7 +224,7 @@ def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
 
 def test_a_damaged_checkpoint_is_refused(tmp_path, key):
     path = tmp_path / "state"
-    minimize(problem(), key, steps=3, checkpoint=ms.Checkpoint(path))
+    minimize(problem(), key, steps=3, checkpoint=ms.Checkpoint(str(path)))
     whole = path.read_bytes()
     resume = ms.Checkpoint(path, resume=True)
     middle = len(whole) // 2
@@ -282,10 +282,10 @@ def test_nothing_recompiles(key):
 
 
 WRONG = {
-    "steps": (problem(), {"steps": 0}, "steps is 0; allowed: the integers from 1"),
-    "every": (problem(), {"every": -1}, "every is -1; allowed: the integers from 1"),
-    "meta_batch": (problem(), {"meta_batch": 4}, "meta_batch is 4; allowed: None for a single"),
-    "no-meta-batch": (drawn, {}, "meta_batch is None; allowed: the integers from 1"),
+    "steps": (problem(), {"steps": 0}, "steps is 0; allowed are the integers from 1"),
+    "every": (problem(), {"every": -1}, "every is -1; allowed are the integers from 1"),
+    "meta_batch": (problem(), {"meta_batch": 4}, "meta_batch is 4; allowed are None for a single"),
+    "no-meta-batch": (drawn, {}, "meta_batch is None; allowed are the integers from 1"),
     "tasks": (drawn, {"meta_batch": 2, "tasks_at_once": 0}, "tasks_at_once is 0; allowed"),
     "project": (problem(), {"project": lambda outer: outer[:1]}, "project changed the leaf itself"),
 }

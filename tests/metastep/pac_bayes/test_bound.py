@@ -56,6 +56,10 @@ def test_divergence_of_coins(x64):
     expected[-1] = 1e-18 / (2 * 0.3 * 0.7)
     # 0.3 + 1e-9 is rounded: 1e-7 of the difference, twice that of its square.
     assert np.allclose(pac_bayes.kl_bernoulli(q, p), expected, rtol=3e-7, atol=0)
+    outside = pac_bayes.kl_bernoulli(
+        np.array([1.2, -0.1, 0.5, 0.5]), np.array([0.1, 0.1, 1.2, -0.1])
+    )
+    assert np.all(np.isnan(outside))
 
 
 def test_divergence_of_gaussians_is_an_integral(x64):
@@ -153,6 +157,7 @@ def test_the_divergence_of_gaussians_in_50_digits(x64):
         ({"draw_delta": 1.5}, "draw_delta is 1.5"),
         ({"draws": 0}, "draws is 0"),
         ({"delta": 0.6, "draw_delta": 0.6, "draws": 9}, "delta \\+ draw_delta is 1.2"),
+        ({"delta": 0.5, "draw_delta": 0.5, "draws": 9}, "delta \\+ draw_delta is 1.0"),
     ],
 )
 def test_bad_arguments(changed, message):

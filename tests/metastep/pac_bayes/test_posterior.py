@@ -160,7 +160,7 @@ def test_optimization_tightens_the_bound_and_the_basis_helps_it_follow(risk):
     [
         ({"delta": 0.0}, "delta is 0"),
         ({"epochs": 0}, "epochs is 0"),
-        ({"batch_size": 61}, "batch_size is 61; allowed are integers from 1 to 60"),
+        ({"batch_size": 61}, "batch_size is 61; allowed are the integers from 1 to 60"),
         ({"prior": {"fc1": jnp.zeros((6, 5))}}, r"the shape of .* is missing; allowed is \(\d"),
         (
             {"prior": make_params(KEY) | {"b2": jnp.array([jnp.nan, 0])}},

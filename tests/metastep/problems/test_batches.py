@@ -57,6 +57,13 @@ def test_every_source_gives_batch_t(make):
     assert np.allclose(batch["x"], X[ROWS]) and np.array_equal(batch["y"], Y[ROWS])
 
 
+@pytest.mark.parametrize("arrays", [X, jnp.asarray(X)], ids=["NumPy", "JAX"])
+def test_arrays_have_no_batch_beyond_their_end(arrays):
+    """JAX itself returns the last entry there."""
+    with pytest.raises(ValueError, match=r"batch 10 is missing.*the arrays have 10 entries"):
+        ms.Batches({"x": arrays}).at(10)
+
+
 def test_examples_without_rows_by_list():
     with pytest.raises(ValueError, match=r"does not take a list of rows .*repeat\(\)\.batch\(4\)"):
         ms.Batches([{"x": x} for x in X], size=4).at(0)

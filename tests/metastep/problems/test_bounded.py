@@ -61,6 +61,16 @@ def test_a_wide_ball_changes_nothing(x64, key):
             np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-15)
 
 
+@pytest.mark.parametrize("estimator", [ms.Reverse(), ms.Forward()], ids=repr)
+def test_a_step_without_finite_derivatives_leaves_the_ball(estimator, key):
+    loss = lambda w, outer, batch: jnp.sum(jnp.exp(w))  # overflows in float32
+    problem = ms.TrainingProblem(
+        loss, lambda w, outer: jnp.sum(w**2), jnp.full(2, 95.0), optax.sgd, 3
+    )
+    found = ms.hypergradient(ms.Bounded(problem, radius=400.0), 10.0, estimator, key=key)
+    assert (found.value, found.grad) == (400.0**2, 0.0) and found.result == ms.RESULTS.successful
+
+
 def test_batches_of_runs_stop_one_by_one(key):
     _, problem = least_squares(key)
     run = lambda step_size: ms.unroll(ms.Bounded(problem, radius=40.0), step_size, key).stopped

@@ -68,11 +68,12 @@ def test_a_validation_set_tunes_the_weights(spoiled):
     ("settings", "message"),
     [
         ({"rounds": -1}, "rounds == -1, must be >= 0"),
+        ({"rounds": 1.5}, "rounds must be an instance of int"),
         ({"regularization": 0.0}, "regularization == 0.0, must be > 0"),
         ({"threshold": 2.0}, "threshold == 2.0, must be <= 1"),
         ({"max_iter": 0}, "max_iter == 0, must be >= 1"),
     ],
 )
 def test_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         HypercleanedRegressor(**settings).fit(np.eye(6), np.arange(6.0))

@@ -154,6 +154,7 @@ def test_one_coordinate_is_predicted_as_zero():
         ({"signals": np.ones((0, 4))}, "0 rows"),
         ({"hidden": 4}, "hidden is 4"),
         ({"hidden": -1}, "hidden is -1"),
+        ({"hidden": 1.5}, "hidden is 1.5"),
         ({"n_nonzero": 0}, "n_nonzero is 0"),
         ({"n_nonzero": 4, "hidden": 1}, "n_nonzero is 4"),
         ({"epochs": 0}, "epochs is 0"),
@@ -179,9 +180,19 @@ def test_entries_that_are_not_finite_are_refused(value):
             call(fine, wrong, 1, rng=rng)
 
 
-def test_bad_parts():
-    with pytest.raises(ValueError, match="parts is 0"):
-        masked_loss(np.ones((2, 2)), np.eye(2), 1, parts=0, rng=np.random.default_rng(0))
+@pytest.mark.parametrize(
+    ("dictionary", "n_nonzero", "parts", "message"),
+    [
+        (np.eye(2), 1, 0, "parts is 0"),
+        (np.eye(2), 0, 2, "n_nonzero is 0"),
+        (np.eye(2), 3, 2, "n_nonzero is 3"),
+        (np.ones((3, 2)), 1, 2, r"\(2, 2\) and \(3, 2\)"),
+    ],
+)
+def test_a_masked_loss_that_cannot_be(dictionary, n_nonzero, parts, message):
+    with pytest.raises(ValueError, match=message):
+        rng = np.random.default_rng(0)
+        masked_loss(np.ones((2, 2)), dictionary, n_nonzero, parts=parts, rng=rng)
 
 
 def test_given_masks_move_their_coordinates_alone():

@@ -107,6 +107,17 @@ def test_bad_input(signals, dictionary, n_nonzero, message):
         orthogonal_matching_pursuit(np.ones(signals), np.ones(dictionary), n_nonzero)
 
 
+@pytest.mark.parametrize("module", [np, jnp], ids=["numpy", "jax"])
+@pytest.mark.parametrize("factors", [(1j, 1), (1, 1j)], ids=["signals", "dictionary"])
+def test_complex_numbers_are_refused(factors, module):
+    signals, dictionary = (
+        module.asarray(x * factor)
+        for x, factor in zip(problem("gram", float), factors, strict=True)
+    )
+    with pytest.raises(ValueError, match="allowed are real numbers"):
+        orthogonal_matching_pursuit(signals, dictionary, 3)
+
+
 NOT_FINITE = st.sampled_from([np.nan, np.inf, -np.inf])
 
 

@@ -15,7 +15,7 @@ def linear():
     for one in maml_linear.Config().settings():
         rows = [
             ("best_train_rate", -1.0, -1.0, 0.01),
-            ("gain", -0.1, -0.1, 0.001),
+            ("gain", -0.1, -0.1, 0.03),
             ("loss_at_zero", 1.0, 1.0, 0.01),
             ("slope_at_zero", 0.1, 0.1, 0.001),
             ("leading_slope", 0.1, 0.1, 0.001),
@@ -118,6 +118,19 @@ def test_claims_of_maml_linear_that_two_regimes_leave_open():
     undecided += "monotone-overparameterized monotone-underparameterized "
     undecided += "best-rate-depends-on-p-and-n_t-alone many-tasks-forget-the-train-rate"
     assert {name for name, holds in found.items() if holds is None} == set(undecided.split())
+
+
+def test_sweeps_of_maml_linear_need_three_standard_errors_and_their_regime():
+    row = "figure == 3 and varied == 'tasks' and value == 2"
+    close = changed(linear(), "sweep", row, loss=0.903)
+    assert verdicts(maml_linear.EXPERIMENT, close)["monotone-underparameterized"] is None
+    sweep = linear().tables["sweep"]
+    for figure, missing in ((2, "underparameterized"), (3, "overparameterized")):
+        part = {name: values[sweep["figure"] == figure] for name, values in sweep.items()}
+        one = Record(maml_linear.Config(), {**linear().tables, "sweep": part}, {}, {})
+        found = verdicts(maml_linear.EXPERIMENT, one)
+        kinds = {name.removeprefix("monotone-"): found[name] for name in found if "mono" in name}
+        assert {name for name, holds in kinds.items() if holds is None} == {missing}
 
 
 def wishart(draws=2):

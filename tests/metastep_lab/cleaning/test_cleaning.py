@@ -124,10 +124,15 @@ def test_images(call, tmp_path):
     assert set(pd.read_csv(tmp_path / "out" / "suspects.csv")["row"][:2] - 1) == {8, 31}
     assert 'src="data:image/png;base64' in (tmp_path / "out" / "report.html").read_text()
     assert "inside of photos" in call("photos", "--label", "time", "--out", "photos/o")[2]
-    os.remove("photos/all/7.png")
-    assert "photos/all/7.png does not exist" in call("photos", "--label", "time")[2]
-    (tmp_path / "photos" / "all" / "7.png").write_bytes(b"no image")
-    assert "7.png is no image" in call("photos", "--label", "time")[2]
+    # Also without the first image, and beside a text that is too long for a name of a file.
+    table = pd.read_csv("photos/labels.csv")
+    table.assign(note="long " * 200).to_csv("photos/labels.csv", index=False)
+    for name in ("7.png", "0.png"):
+        os.remove(f"photos/all/{name}")
+        assert f"photos/all/{name} does not exist" in call("photos", "--label", "time")[2]
+    for name in ("7.png", "0.png"):
+        (tmp_path / "photos" / "all" / name).write_bytes(b"no image")
+    assert "0.png is no image" in call("photos", "--label", "time")[2]
 
 
 def test_it_goes_on_where_it_was_interrupted(call, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 
+from metastep_lab.shaban2019.hypercleaning import claims
 from metastep_lab.shaban2019.hypercleaning.experiment import COLUMNS, EXPERIMENT, Config
 from metastep_lab.shaban2019.hypercleaning.identification import (
     count_flagged,
@@ -74,6 +75,14 @@ def test_every_claim_can_fail():
         EXPERIMENT, claims=[row for row in EXPERIMENT.claims if row.id not in BY_EXAMPLES]
     )
     check_every_claim(rest, SPOILED, record)
+
+
+def test_the_numbers_of_table_2_are_those_of_its_windows_and_differ_as_the_paper_says():
+    rows = (claims.PAPER_LOSS, claims.PAPER_ACCURACY, claims.PAPER_VALIDATION, claims.PAPER_F1)
+    assert all([*row] == [1, 5, 25, 50, 100] for row in rows)
+    assert all(max(row.values()) < 1.1 * min(row.values()) for row in rows)
+    losses, accuracies = ([*row.values()] for row in rows[:2])
+    assert sorted(losses, reverse=True) == losses and sorted(accuracies) == accuracies
 
 
 def test_the_claims_of_the_appendix_need_its_steps():

@@ -227,6 +227,12 @@ def test_claims(accuracy, other, name, verdict):
     assert found[name] is verdict
 
 
+def test_the_time_of_window_one_needs_window_one():
+    record = invented({})
+    config = replace(record.config, windows=record.config.windows[1:])
+    assert verdicts(EXPERIMENT, replace(record, config=config))["window-one-is-cheaper"] is None
+
+
 def test_claims_about_gradients_can_fail():
     spoiled = (
         ("cosines-are-positive", "cosine", "window == 1", {"cosine": -0.1}),
@@ -259,22 +265,6 @@ def test_figures_draw_the_study_where_there_is_one():
     found = figures(record)
     assert set(found) == {"figure-7", "study"}
     assert all(figure.axes and text for figure, text in found.values())
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"ways": 1}, "ways is 1; allowed are integers from 2"),
-        ({"test_characters": 4}, "test_characters is 4; allowed are integers from 5"),
-        ({"rate": 0.0}, "rate is 0.0"),
-        ({"windows": ()}, r"windows is \(\)"),
-        ({"windows": (51,)}, "up to the horizon, 50"),
-        ({"study_steps": 10}, "study_steps is 10; allowed are multiples of measure_every"),
-    ],
-)
-def test_bad_configuration(changed, message):
-    with pytest.raises(ValueError, match=message):
-        Config(**changed)
 
 
 def test_characters_for_training_must_be_left(tmp_path):

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-import pytest
+import numpy as np
 
 from metastep_lab.shaban2019.estimator_costs import experiment as costs
 from metastep_lab.shaban2019.estimator_costs.estimators import ESTIMATORS
@@ -137,13 +137,8 @@ def test_operations_are_counted_through_every_kind_of_loop():
     assert operations(program, jnp.ones(3), jnp.asarray(4)) == 5 * 3 + 4 * (3 + 1) + 1 + 3 + 3
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("windows", (8, 32, 100), "windows is .*; allowed are divisors of all horizons"),
-        ("hyperparameters", (3, 5, 7), "hyperparameters is .*; allowed are divisors of parameters"),
-    ],
-)
-def test_sizes_that_do_not_divide_are_refused(name, value, message):
-    with pytest.raises(ValueError, match=message):
-        costs.Config(**{name: value})
+def test_sizes_and_exponents_of_estimator_costs():
+    config = costs.Config(hyperparameters=(1, 2, 4, 8))
+    assert {one["N"] for varied in "TK" for one in config.sizes(varied)} == {4}
+    assert [one["N"] for one in config.sizes("N")] == [1, 2, 4, 8]
+    assert np.isclose(costs._exponent((2.0, 3.0), (8.0, 48.0)), 2.0)

@@ -1,5 +1,7 @@
 """The limits of K-RMD on f-tilde against the roots of an independent study (ten digits)."""
 
+from itertools import product
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 import metastep as ms
 from metastep_lab.shaban2019.truncation_toy import experiment as toy
 from metastep_lab.shaban2019.truncation_toy.counterexamples import ten_steps
+from metastep_lab.shaban2019.truncation_toy.model import HESSIAN, STEP_SIZE
+from metastep_lab.shaban2019.truncation_toy.stochastic import FIRST, NOISE, SMOOTHNESS, averages
 
 LIMITS = {
     1: ((0.8842638180, -0.0011740540), 0.5576, 3.43, 10.42),
@@ -41,6 +45,24 @@ def test_the_counterexample_diverges_with_window_one():
     assert after > 4 * before
     before, after = ten_steps(0.17, ms.TruncatedReverse(20), key)
     assert after < before / 100
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("window", [1, 100])
+def test_a_stochastic_run_begins_with_the_gradient_its_bias_and_the_bound(window, key):
+    """After one step Theorem 3.3 bounds |dF|^2 by (F + spent) / eta, with the largest gradient."""
+    problem, start = toy.toy("f-tilde", 100), jnp.ones(2)
+    gradient = lambda estimator: ms.hypergradient(problem, start, estimator, key=key)
+    exact, short = gradient(ms.Reverse()), gradient(ms.TruncatedReverse(window))
+    ((*_, average, _, bias, bound),) = averages((window,), 100, (1,), 2, key)
+    off = jnp.linalg.norm(short.grad - exact.grad)
+    assert np.isclose(average, jnp.sum(exact.grad**2), rtol=1e-9, atol=0)
+    assert np.isclose(bias, off, rtol=1e-9, atol=1e-9)
+    by_state = 1 - (1 - STEP_SIZE * jnp.diagonal(jnp.asarray(HESSIAN))) ** window
+    corners = [NOISE * by_state * jnp.array(sign) for sign in product((-1, 1), repeat=2)]
+    sizes = [jnp.linalg.norm(vector) for vector in (*(short.grad + c for c in corners), exact.grad)]
+    spent = [s * off * FIRST + SMOOTHNESS * (3 * s**2 + off**2) / 2 * FIRST**2 for s in sizes]
+    assert np.isclose([(exact.value + one) / FIRST for one in spent], bound, rtol=1e-9).any()
 
 
 RATIOS = {1: -0.451, 2: -0.306, 5: 0.047}

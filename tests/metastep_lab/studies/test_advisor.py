@@ -1,5 +1,7 @@
 """The advisor held against the truth: problems, truth, a small run, and every claim both ways."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,13 +10,13 @@ import pytest
 
 from metastep_lab.claims import evaluate
 from metastep_lab.cli import invoke
-from metastep_lab.figures.comparison import Point, comparison_figure
 from metastep_lab.runs.running import read_record
 from metastep_lab.studies.advisor import experiment as advisor
 from metastep_lab.studies.advisor.judging import ADVICE
+from metastep_lab.studies.advisor.problems import digits
 from metastep_lab.studies.advisor.problems.sequences import characters
 from metastep_lab.studies.advisor.problems.table import Sources, cases
-from metastep_lab.studies.advisor.truth import truth
+from metastep_lab.studies.advisor.truth import _digits_lost, truth
 from metastep_lab.tables import Record
 
 EXPERIMENT = advisor.EXPERIMENT
@@ -46,6 +48,19 @@ def test_text_is_letters_and_spaces():
     rows, letters = characters("descriptions", None)
     assert rows.shape == (128, 25) and rows.min() == 0 and rows.max() < letters
     assert np.mean(rows == 0) < 0.3
+
+
+def test_normalisation_forgets_the_scale_of_the_filters_and_equal_rows_lose_no_digit():
+    params, images = digits.start(), jnp.sin(jnp.arange(512.0)).reshape(8, 1, 8, 8)
+    louder = {**params, "filters": 3 * params["filters"]}
+    plain, normalised = (
+        [digits.logits(one, images, jax.nn.gelu, normalise=on) for one in (params, louder)]
+        for on in (False, True)
+    )
+    # The variance has 1e-5 added, of about 0.1.
+    np.testing.assert_allclose(*normalised, rtol=1e-3, atol=1e-3)
+    assert np.max(np.abs(plain[1] - plain[0])) > 0.1
+    assert _digits_lost(np.ones((2, 3)), np.ones((2, 3))) == 0
 
 
 def test_truth_knows_chaos_and_the_closed_form_of_a_toy():
@@ -116,12 +131,17 @@ def made_up():
             "improvement": [0.96, 1.0, 2.0, 1.0],
         }
     )
-    return {"advice": advice, "sizes": sizes, "outcomes": outcomes}
+    windows = pd.DataFrame({"problem": ["network"], "seed": 0, "window": 10})
+    return {"advice": advice, "windows": windows, "sizes": sizes, "outcomes": outcomes}
+
+
+def recorded(tables, config):
+    tables = {name: {c: frame[c].to_numpy() for c in frame} for name, frame in tables.items()}
+    return Record(config, tables, {}, {})
 
 
 def verdicts(tables):
-    tables = {name: {c: frame[c].to_numpy() for c in frame} for name, frame in tables.items()}
-    record = Record(EXPERIMENT.presets["quick"], tables, {}, {})
+    record = recorded(tables, EXPERIMENT.presets["quick"])
     return {claim.id: claim for claim in evaluate(EXPERIMENT.claims, record)}
 
 
@@ -168,17 +188,20 @@ def test_claims_without_rows_are_undecided():
     assert undecided == {"no-misses", "chaos", "regret", "counter-example"}
 
 
-def test_the_figure_of_a_comparison_shows_every_estimator():
-    rows = [
-        Point("one", error, seconds, size)
-        for error, seconds, size in ((0.0, 1e-3, 2**20), (0.5, 1e-4, None))
-    ]
-    by_time, by_memory = comparison_figure({"two": rows}).axes
-    assert [len(axes.lines) for axes in (by_time, by_memory)] == [2, 1]
-    assert np.isclose(by_time.lines[1].get_xdata()[0], 0.1)
+def test_without_tuning_the_claim_on_regret_is_undecided_and_says_why():
+    tables = made_up()
+    tables["outcomes"] = tables["outcomes"].iloc[:0]
+    record = recorded(tables, replace(EXPERIMENT.presets["quick"], outer_steps=0))
+    found = {claim.id: claim for claim in evaluate(EXPERIMENT.claims, record)}
+    assert {name for name, claim in found.items() if claim.holds is None} == {"regret"}
+    assert "outer_steps=0" in found["regret"].evidence
+    assert "outer_steps=0" in EXPERIMENT.answer(record)
+    assert {"digits", "worth"} <= set(EXPERIMENT.figures(record))
 
 
-@pytest.mark.parametrize("wrong", ["problems=", "examples=10", "seeds=0", "problems=moon"])
+@pytest.mark.parametrize(
+    "wrong", ["problems=", "examples=10", "seeds=0", "outer_steps=-1", "problems=moon"]
+)
 def test_what_is_refused(wrong, tmp_path, capsys):
     command = ["run", "advisor", "--set", wrong, "--out", str(tmp_path / "run")]
     assert invoke(command, (EXPERIMENT.listing,)) == 2

@@ -18,7 +18,7 @@ from metastep_lab.studies.data_attribution import models
 from metastep_lab.studies.data_attribution.examples import images, paragraphs
 from metastep_lab.studies.data_attribution.methods import gradient_cosine
 from metastep_lab.tables import Record, columns
-from tests.metastep_lab.doctored import check_every_claim, verdicts
+from tests.metastep_lab.doctored import changed, check_every_claim, verdicts
 
 EXPERIMENT = study.EXPERIMENT
 TINY = study.Config(
@@ -152,6 +152,13 @@ def test_a_small_run_decides_no_bar():
         assert {found[name] for name in bars} == {None}
     found = verdicts(EXPERIMENT, handmade(models=("linear",), speeds=(1.0,)))
     assert found["exact-linear"] and found["exact-network"] is None and found["warned"] is None
+
+
+def test_a_recall_within_its_noise_decides_nothing():
+    # By seed 0.2, 0.35 and 0.5, where three times the chance is 0.3.
+    rising = lambda rows: 0.2 + 0.15 * rows["seed"]
+    record = changed(handmade(), "recall", "model == 'network'", recall=rising)
+    assert verdicts(EXPERIMENT, record)["finds-spoilt"] is None
 
 
 def setting(name):

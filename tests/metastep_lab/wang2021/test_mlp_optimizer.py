@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,20 +15,11 @@ from metastep_lab.wang2021.mlp_optimizer import study as mlp_optimizer_study
 from metastep_lab.wang2021.mlp_optimizer.samples import few, many, sizes
 from metastep_lab.wang2021.mlp_optimizer.setting import PRESETS
 from metastep_lab.wang2021.mlp_optimizer.size_claims import mean_gaps
+from tests.metastep_lab import small
 from tests.metastep_lab.doctored import changed, check_every_claim, verdicts
 
 EXPERIMENT = mlp_optimizer.EXPERIMENT
-TINY = (
-    "samples=40 hidden=8 modes=train-by-validation horizon=24 updates=5 meta_seeds=1 tests=2 "
-    "test_steps=16 measure_every=8 segment=8 unrolls=3 longest_segment=8 block=8 trajectories=1 "
-    "monitor_every=3 monitor_tasks=1 tuning_tasks=1"
-).split()
-
-
-def run(directory, *more):
-    flags = [part for setting in TINY for part in ("--set", setting)]
-    arguments = ["run", "mlp-optimizer", *flags, "--out", str(directory), *more]
-    return invoke(arguments, (EXPERIMENT.listing,))
+run = partial(small.run, "mlp-optimizer")
 
 
 def test_pool_and_tasks():

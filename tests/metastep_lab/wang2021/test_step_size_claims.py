@@ -78,11 +78,14 @@ SPOILED = (
         for start, status in ((0.1, "converged"), (0.01, "stuck"))
         if status == "converged" or name == "rmsprop"
     ),
-    (
-        "gd-fails-with-the-exact-gradient",
-        "convergence",
-        "method == 'log-domain-constant' and start == 0.1",
-        {"status": "converged"},
+    *(
+        (
+            "gd-fails-with-the-exact-gradient",
+            "convergence",
+            "method == 'log-domain-constant' and start == 0.1",
+            {"status": status},
+        )
+        for status in ("converged", "stuck")
     ),
     *(
         ("rmsprop-with-the-exact-gradient", "convergence", "method == 'log-domain-rmsprop'", values)

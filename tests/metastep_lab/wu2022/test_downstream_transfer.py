@@ -9,7 +9,7 @@ from metastep_lab import cli
 from metastep_lab.runs.running import read_record
 from metastep_lab.wu2022.downstream_transfer import experiment as downstream_transfer
 from metastep_lab.wu2022.downstream_transfer import text as downstream_transfer_text
-from metastep_lab.wu2022.downstream_transfer.experiment import EXPERIMENT, Config
+from metastep_lab.wu2022.downstream_transfer.experiment import EXPERIMENT
 from metastep_lab.wu2022.language import train
 from tests.metastep_lab.doctored import changed, check_every_claim, verdicts
 
@@ -124,27 +124,6 @@ def test_an_interrupted_run_continues_to_the_same_bits(tmp_path, text, finished,
     for name, table in finished.tables.items():
         for column, values in table.items():
             np.testing.assert_array_equal(found.tables[name][column], values)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"models": 0}, "models is 0"),
-        ({"places": 0}, "places is 0"),
-        ({"steps": 20}, "steps is 20"),
-        ({"noise": ()}, "noise is"),
-        ({"shifted": (1.0, 1.0)}, "shifted is"),
-        ({"silenced": (-1.0,)}, "silenced is"),
-        ({"positive": ()}, "positive is"),
-        ({"negative": ("can",)}, "negative is"),
-        ({"top": 5000}, "top is 5000"),
-        ({"hidden": 6}, "hidden is 6"),
-        ({"batch": 0}, "batch is 0"),
-    ],
-)
-def test_bad_configuration(settings, message):
-    with pytest.raises(ValueError, match=message):
-        Config(**settings)
 
 
 def test_a_text_without_the_words_leaves_nothing_behind(tmp_path, capsys, text):

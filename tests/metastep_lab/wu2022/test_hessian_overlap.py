@@ -1,6 +1,7 @@
-"""Eigenspaces against dense Hessians, a tiny run that is resumed, its claims, and bad input."""
+"""Eigenspaces against dense Hessians, a tiny run that is resumed, and its claims."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +9,14 @@ import numpy as np
 import pytest
 
 from metastep.curvature import subspace_overlap
-from metastep_lab import cli
 from metastep_lab.runs.running import read_record
-from metastep_lab.tables import Record
+from metastep_lab.tables import Record, columns
 from metastep_lab.wu2022.hessian_overlap import experiment as hessian_overlap
 from metastep_lab.wu2022.hessian_overlap import spaces
 from metastep_lab.wu2022.networks.digit_networks import DigitNetwork
 from metastep_lab.wu2022.networks.images import Examples
 from metastep_lab.wu2022.networks.training import State, as_risk
+from tests.metastep_lab import small
 from tests.metastep_lab.doctored import changed, check_every_claim, verdicts
 
 EXPERIMENT = hessian_overlap.EXPERIMENT
@@ -103,32 +104,16 @@ def test_the_rows_of_largest_norm_are_kept():
     np.testing.assert_allclose(every.output, some.output, rtol=1e-6)
 
 
-TINY = "model=F-12-8 examples=128 epochs=1 models=2 rows=40".split()
-
-
-def run(directory, *more):
-    flags = [part for setting in TINY for part in ("--set", setting)]
-    command = ["run", "hessian-overlap", *flags, "--out", str(directory)]
-    return cli.invoke([*command, *more], (EXPERIMENT.listing,))
+run = partial(small.run, "hessian-overlap")
 
 
 def test_interrupted_and_resumed(tmp_path, monkeypatch):
-    cell, calls = hessian_overlap._cell, []
-
-    def interrupted(*arguments):
-        calls.append(arguments)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return cell(*arguments)
-
-    monkeypatch.setattr(hessian_overlap, "_cell", interrupted)
+    calls = small.interrupted(monkeypatch, hessian_overlap, "_cell", 2)
     assert run(tmp_path / "run") == 130
     assert run(tmp_path / "run", "--resume") == 0
     assert run(tmp_path / "whole") == 0
     assert len(calls) == 5  # two cells, one of them begun twice; two more
-    for name in hessian_overlap.TABLES:
-        resumed, whole = (tmp_path / part / "tables" / f"{name}.csv" for part in ("run", "whole"))
-        assert resumed.read_bytes() == whole.read_bytes(), name
+    assert small.same_tables(tmp_path / "run", tmp_path / "whole") == sorted(hessian_overlap.TABLES)
     record = read_record(tmp_path / "run", EXPERIMENT)
     for name, header in hessian_overlap.TABLES.items():
         assert list(record.tables[name]) == header.split()
@@ -179,10 +164,10 @@ def handmade():
                 found = reach, HEIGHT, int(np.argmax(values)) + 1, values.max(), HEIGHT
                 pairs.append((*place, outputs, *found, int(np.argmax(values)) + 1))
     tables = {
-        "layers": hessian_overlap.columns("model layer outputs kept", layers),
-        "overlaps": hessian_overlap.columns(hessian_overlap.TABLES["overlaps"], overlaps),
-        "pairs": hessian_overlap.columns(hessian_overlap.TABLES["pairs"], pairs),
-        "networks": hessian_overlap.columns(
+        "layers": columns("model layer outputs kept", layers),
+        "overlaps": columns(hessian_overlap.TABLES["overlaps"], overlaps),
+        "pairs": columns(hessian_overlap.TABLES["pairs"], pairs),
+        "networks": columns(
             "model network step_size momentum weight_decay",
             [(m, i, *d) for m in MODELS for i, d in enumerate(config.descents())],
         ),
@@ -231,26 +216,3 @@ def test_every_claim_can_hold_and_fail():
     # Without a layer in which the condition holds, the theorem says nothing.
     fails = changed(good, "pairs", reach=3)
     assert verdicts(EXPERIMENT, fails)["theorem-height"] is None
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"model": ()}, "model is"),
-        ({"model": ("VGG12",)}, "model is 'VGG12'; allowed are F-WIDTH"),
-        ({"rows": 1199}, "rows is 1199; allowed are integers from 1200"),
-        ({"model": ("ResNet18-W800",), "rows": 1000}, "allowed are integers from 1600"),
-        ({"dataset": "svhn"}, "dataset is 'svhn'"),
-        ({"labels": "two"}, "labels is 'two'"),
-        ({"models": (1,)}, r"models is \(1,\); allowed are two"),
-        ({"models": ()}, "models is"),
-        ({"momentum": (1.0,)}, "momentum is"),
-        ({"momentum": (0.0, 0.9)}, r"momentum is \(0.0, 0.9\); allowed are as many entries"),
-        ({"step_size": (0.0,)}, "step_size is"),
-        ({"weight_decay": (-0.1,)}, "weight_decay is"),
-        ({"examples": 127}, "examples is 127"),
-    ],
-)
-def test_bad_configuration(settings, message):
-    with pytest.raises(ValueError, match=message):
-        hessian_overlap.Config(**settings)

@@ -1,5 +1,7 @@
 """The measures against dense matrices, a tiny run that is resumed, its claims, and bad input."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,7 @@ from metastep_lab.wu2022.networks import capturing
 from metastep_lab.wu2022.networks.images import Examples
 from metastep_lab.wu2022.networks.names import network_of
 from metastep_lab.wu2022.networks.training import State, as_risk, predictions
+from tests.metastep_lab import small
 from tests.metastep_lab.doctored import changed, check_every_claim, verdicts
 
 EXPERIMENT = hessian_structure.EXPERIMENT
@@ -171,34 +174,17 @@ def test_the_embedding_keeps_clusters_and_its_bits(key):
     np.testing.assert_array_equal(logits[np.argmin(distances, axis=1)], logits)
 
 
-TINY = "model=F-20-12 labels=true examples=128 epochs=1 models=2 top=20".split()
-
-
-def run(directory, *more):
-    flags = [part for setting in TINY for part in ("--set", setting)]
-    command = ["run", "hessian-structure", "--preset", "quick", *flags, "--out", str(directory)]
-    return cli.invoke([*command, *more], (EXPERIMENT.listing,))
+run = partial(small.run, "hessian-structure")
 
 
 def test_interrupted_and_resumed(tmp_path, monkeypatch):
-    cell, calls = hessian_structure._cell, []
-
-    def interrupted(*arguments):
-        calls.append(arguments)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return cell(*arguments)
-
-    monkeypatch.setattr(hessian_structure, "_cell", interrupted)
+    calls = small.interrupted(monkeypatch, hessian_structure, "_cell", 2)
     assert run(tmp_path / "run") == 130
     assert run(tmp_path / "run", "--resume") == 0
     assert run(tmp_path / "whole") == 0
     assert len(calls) == 5  # two cells, one of them begun twice; two more
-    names = sorted(path.name for path in (tmp_path / "whole" / "tables").iterdir())
-    assert names == sorted(f"{name}.csv" for name in hessian_structure.TABLES)
-    for name in names:
-        resumed, whole = (tmp_path / part / "tables" / name for part in ("run", "whole"))
-        assert resumed.read_bytes() == whole.read_bytes(), name
+    names = small.same_tables(tmp_path / "run", tmp_path / "whole")
+    assert names == sorted(hessian_structure.TABLES)
     record = read_record(tmp_path / "run", EXPERIMENT)
     for name, header in hessian_structure.TABLES.items():
         assert list(record.tables[name]) == header.split()
@@ -396,24 +382,6 @@ def test_claims_about_an_image_network(values, verdict, printed):
     narrow = handmade(GOOD, NORMALIZED, ("VGG11-W9",), CONVOLUTIONS, "cifar10")
     assert EXPERIMENT.answer(narrow).startswith("This run cannot tell")
     assert False not in verdicts(EXPERIMENT, narrow).values()
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"model": ()}, "model is"),
-        ({"model": ("LeNet5", "LeNet5")}, "model is"),
-        ({"labels": ()}, "labels is"),
-        ({"examples": 127}, "examples is 127"),
-        ({"epochs": 0}, "epochs is 0"),
-        ({"step_size": 0.0}, "step_size is 0"),
-        ({"models": 0}, "models is 0"),
-        ({"top": 19}, "top is 19"),
-    ],
-)
-def test_bad_configuration(settings, message):
-    with pytest.raises(ValueError, match=message):
-        hessian_structure.Config(**settings)
 
 
 @pytest.mark.parametrize(

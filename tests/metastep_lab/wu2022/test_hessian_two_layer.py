@@ -1,18 +1,19 @@
-"""The samples against autodiff, a tiny run that is interrupted and resumed, and bad input."""
+"""The samples against autodiff, and a tiny run that is interrupted and resumed."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 from scipy import integrate
 from scipy.stats import norm
 
-from metastep_lab import cli
 from metastep_lab.runs.running import read_record
 from metastep_lab.tables import Record
 from metastep_lab.wu2022.hessian_two_layer import experiment as hessian_two_layer
 from metastep_lab.wu2022.hessian_two_layer import samples as samples
+from tests.metastep_lab import small
 from tests.metastep_lab.doctored import changed, check_every_claim, verdicts
 
 EXPERIMENT = hessian_two_layer.EXPERIMENT
@@ -71,24 +72,11 @@ def test_the_scores_keep_a_mean():
     assert abs(float(jnp.mean(jnp.diagonal(found.active))) - 0.5) < 0.05
 
 
-def run(directory, *more):
-    settings = ("units=16,8", "classes=3", "samples=200", "hessian_samples=200", "seeds=1")
-    flags = [part for setting in settings for part in ("--set", setting)]
-    return cli.invoke(
-        ["run", "hessian-two-layer", *flags, "--out", str(directory), *more], (EXPERIMENT.listing,)
-    )
+run = partial(small.run, "hessian-two-layer")
 
 
 def test_interrupted_and_resumed(tmp_path, monkeypatch):
-    measure, calls = samples.measure, []
-
-    def interrupted(*arguments):
-        calls.append(arguments)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return measure(*arguments)
-
-    monkeypatch.setattr(hessian_two_layer, "measure", interrupted)
+    calls = small.interrupted(monkeypatch, hessian_two_layer, "measure", 2)
     assert run(tmp_path / "run") == 130
     assert run(tmp_path / "run", "--resume") == 0
     assert len(calls) == 3
@@ -141,20 +129,3 @@ def test_every_claim_can_hold_and_fail():
     spoiled = [(name, "overlaps", "", values) for name, values in SPOILED]
     # The row span cannot be the eigenspace and be as far from it as predicted.
     check_every_claim(EXPERIMENT, spoiled, good, changed(good, "overlaps", row_span=0.96))
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"units": ()}, "units is"),
-        ({"units": (10,)}, "units is .* above 10"),
-        ({"units": (50, 50)}, "units is"),
-        ({"classes": 1}, "classes is 1"),
-        ({"samples": 300}, "samples is 300"),
-        ({"hessian_samples": 0}, "hessian_samples is 0"),
-        ({"seeds": 0}, "seeds is 0"),
-    ],
-)
-def test_bad_configuration(settings, message):
-    with pytest.raises(ValueError, match=message):
-        hessian_two_layer.Config(**settings)

@@ -1,5 +1,7 @@
 """Names of networks, their images, and their training against optax."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,10 +63,13 @@ def test_layers_in_order():
     assert chosen == ["conv1", "conv4", "conv8", "conv11", "conv15", "fc1"]
 
 
-def digits(**changes):
-    return load(
-        "digits", None, 200, **{"labels": "true", "scaling": "normalized", "seed": 0} | changes
-    )
+def loaded(dataset, folder, examples, labels="true", scaling="unit"):
+    config = SimpleNamespace(dataset=dataset, examples=examples, scaling=scaling)
+    return load(config, SimpleNamespace(data=folder, seed=0), labels)
+
+
+def digits(labels="true", scaling="normalized"):
+    return loaded("digits", None, 200, labels, scaling)
 
 
 def test_images_for_every_network():
@@ -95,14 +100,13 @@ def test_the_training_examples_of_mnist_where_they_are(tmp_path):
         images[:, 0] = ink
         write_idx(tmp_path, stem, images)
         write_idx(tmp_path, stem, rng.integers(0, 10, count, np.uint8))
-    settings = {"labels": "true", "scaling": "unit", "seed": 0}
-    found = load("mnist", tmp_path, 300, **settings)
+    found = loaded("mnist", tmp_path, 300)
     assert jnp.max(found.images) * 255 == 100
     with pytest.raises(ValueError, match="examples is 301; allowed are integers from 128 to 300"):
-        load("mnist", tmp_path, 301, **settings)
+        loaded("mnist", tmp_path, 301)
     for path in tmp_path.glob("train*"):
         path.unlink()
-    assert jnp.max(load("mnist", tmp_path, 150, **settings).images) * 255 == 200
+    assert jnp.max(loaded("mnist", tmp_path, 150).images) * 255 == 200
 
 
 def test_color_images_for_every_network(tmp_path, key):
@@ -112,15 +116,14 @@ def test_color_images_for_every_network(tmp_path, key):
     parts = {"train_images": images[:160], "train_labels": labels[:160]}
     parts |= {"test_images": images[160:], "test_labels": labels[160:]}
     np.savez(tmp_path / "cifar10-7k.npz", **parts)
-    settings = {"labels": "true", "scaling": "unit", "seed": 0}
-    found = load("cifar10", tmp_path, 150, **settings)
+    found = loaded("cifar10", tmp_path, 150)
     order = np.random.default_rng(0).permutation(160)[:150]
     np.testing.assert_array_equal(found.labels, labels[order])
     assert found.images.shape == (150, 3, 32, 32)
     # A quotient in float32.
     np.testing.assert_allclose(found.images[7, 1], images[order[7], ..., 1] / 255, rtol=1e-6)
     with pytest.raises(ValueError, match="examples is 161; allowed are integers from 128 to 160"):
-        load("cifar10", tmp_path, 161, **settings)
+        loaded("cifar10", tmp_path, 161)
     first = {"F-100-8": (100, 3072), "LeNet5": (6, 3, 5, 5), "VGG11-W4": (4, 3, 3, 3)}
     for name, shape in first.items():
         network = network_of(name)

@@ -1,5 +1,6 @@
 """Table C.8 recomputed, a tiny run that is interrupted and resumed, its claims, and bad input."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -18,13 +19,13 @@ from metastep_lab.wu2022.pac_bayes import experiment as pac_bayes
 from metastep_lab.wu2022.pac_bayes import problem, variances
 from metastep_lab.wu2022.pac_bayes.problem import load
 from metastep_lab.wu2022.pac_bayes.thesis import table_c8
+from tests.metastep_lab import small
+from tests.metastep_lab.cases import TINY
 from tests.metastep_lab.doctored import check_every_claim, verdicts
 
 EXPERIMENT = pac_bayes.EXPERIMENT
-TINY = (
-    "hidden=4 train=1000 training_epochs=2 epochs=2 interval=1 draws=500 seeds=1 "
-    "methods=base,iter-d labels=random decay_every=1"
-).split()
+SETTINGS = TINY["pac-bayes"].replace("base,iter", "base,iter-d") + " decay_every=1"
+run = partial(small.run, "pac-bayes", settings=SETTINGS)
 
 
 def test_table_c8_follows_from_its_columns():
@@ -47,28 +48,14 @@ def test_measuring_the_training_error_costs_less_than_a_hundredth(error):
     assert 0 < found.value - found.uncorrected < 0.01
 
 
-def run(directory, *more):
-    flags = [part for setting in TINY for part in ("--set", setting)]
-    arguments = ["run", "pac-bayes", "--preset", "quick", *flags, "--out", str(directory), *more]
-    return cli.invoke(arguments, (EXPERIMENT.listing,))
-
-
 def test_interrupted_and_resumed(tmp_path, monkeypatch):
-    cell, calls = pac_bayes._cell, []
-
-    def interrupted(*arguments):
-        calls.append(arguments)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return cell(*arguments)
-
-    monkeypatch.setattr(pac_bayes, "_cell", interrupted)
+    calls = small.interrupted(monkeypatch, pac_bayes, "_cell", 2)
     assert run(tmp_path / "run") == 130
     assert run(tmp_path / "run", "--resume") == 0
     assert len(calls) == 3  # two cells, one of them begun twice
     record = read_record(tmp_path / "run", EXPERIMENT)
     bounds = record.tables["bounds"]
-    assert list(bounds) == pac_bayes.BOUND_COLUMNS.split()
+    assert list(bounds) == pac_bayes.TABLES["bounds"].split()
     assert len(record.tables["history"]["epoch"]) == 2 * 2
     assert np.all(bounds["uncorrected"] <= bounds["bound"]) and np.all(bounds["holds"] == 1)
     # Coins cannot be learned: 797 of them, four standard errors.
@@ -213,34 +200,6 @@ def test_the_step_size_decays_as_in_the_thesis():
         sizes.append(-float(update[0]))
     # Adam's step for a constant gradient is the step size, but for rounding in 1 - 0.999^t.
     np.testing.assert_allclose(sizes, [1.0] * 4 + [0.1] * 4 + [0.01], rtol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"methods": ()}, "methods is"),
-        ({"methods": ("base", "base")}, "methods is"),
-        ({"labels": ()}, "labels is"),
-        ({"hidden": ()}, "hidden is"),
-        ({"hidden": (0,)}, "hidden is"),
-        ({"train": 99}, "train is 99"),
-        ({"epochs": 0}, "epochs is 0"),
-        ({"training_epochs": 0}, "training_epochs is 0"),
-        ({"interval": 0}, "interval is 0"),
-        ({"draws": 0}, "draws is 0"),
-        ({"seeds": 0}, "seeds is 0"),
-        ({"step_size": 0.0}, "step_size is 0"),
-        ({"initial_scale": -1.0}, "initial_scale is -1"),
-        ({"classes": 3}, "classes is 3"),
-        ({"training_momentum": 1.5}, "training_momentum is 1.5"),
-        ({"training_batch": 0}, "training_batch is 0"),
-        ({"methods": ("iter-d",)}, "decay_every is None"),
-        ({"decay_every": 0}, "decay_every is 0"),
-    ],
-)
-def test_bad_configuration(settings, message):
-    with pytest.raises(ValueError, match=message):
-        pac_bayes.Config(**settings)
 
 
 def test_too_many_examples_leave_nothing_behind(tmp_path, capsys):

@@ -1,11 +1,11 @@
-"""A tiny run, its interruption, the claims on the published numbers, and bad configurations."""
+"""A tiny run, its interruption, and the claims on the published numbers."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
-from metastep_lab import cli
 from metastep_lab.claims import evaluate
 from metastep_lab.runs.running import read_record
 from metastep_lab.tables import Record, columns
@@ -20,39 +20,19 @@ from metastep_lab.wu2022.sparse_coding.experiment import (
     measure,
 )
 from metastep_lab.wu2022.sparse_coding.published import PUBLISHED
+from tests.metastep_lab import small
 from tests.metastep_lab.doctored import changed, check_every_claim, verdicts
 
-TINY = (
-    "seeds=1 samples=60 dim=20 atoms=40 n_nonzero=2 realizations=40,80 dims=20,30 noises=0.02,0.22 "
-    "epochs=10 batch_size=30 processes=1 vary=realization,scale,noise training=false"
-).split()
 NAMES = "vary value initialization algorithm seed error_initial error"
 
 
-def start(out, *flags):
-    settings = [f"--set={setting}" for setting in TINY]
-    return cli.invoke(
-        ["run", "sparse-coding", "--out", str(out), *settings, *flags], (EXPERIMENT.listing,)
-    )
-
-
 def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, capsys, monkeypatch):
-    assert start(tmp_path / "whole") == 0, capsys.readouterr().err
-    calls = []
-
-    def interrupted(*arguments):
-        calls.append(arguments)
-        if len(calls) == 7:
-            raise KeyboardInterrupt
-        return measure(*arguments)
-
-    monkeypatch.setattr(sparse_coding, "measure", interrupted)
-    assert start(tmp_path / "parts") != 0
-    assert start(tmp_path / "parts", "--resume") == 0
-    whole, parts = (
-        (tmp_path / name / "tables" / "recovery.csv").read_bytes() for name in ("whole", "parts")
-    )
-    assert whole == parts
+    run = partial(small.run, "sparse-coding")
+    assert run(tmp_path / "whole") == 0, capsys.readouterr().err
+    calls = small.interrupted(monkeypatch, sparse_coding, "measure", 7)
+    assert run(tmp_path / "parts") == 130
+    assert run(tmp_path / "parts", "--resume") == 0
+    assert small.same_tables(tmp_path / "whole", tmp_path / "parts") == ["recovery"]
     # Six cells before the interruption, the seventh twice; shared cells are computed once.
     distinct = 4 * (2 + 2 + 2 - 1)
     assert len(calls) == distinct + 1
@@ -175,26 +155,3 @@ def test_forms_of_training_share_their_data_and_start():
     for start in ("sample", "random"):
         assert len({pair[0] for form, pair in found.items() if form[0] == start}) == 1
     assert len({pair[1] for pair in found.values()}) == len(found)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"seeds": 0}, "seeds is 0"),
-        ({"samples": 0}, "samples is 0"),
-        ({"processes": 0}, "processes is 0"),
-        ({"vary": ()}, "vary is"),
-        ({"initialization": ("local", "local")}, "initialization is"),
-        ({"realizations": (100,)}, "realizations is"),
-        ({"noises": (-0.1,)}, "noises is"),
-        ({"noises": (0.1, 0.1)}, "noises is"),
-        ({"dims": (10,)}, "dims is"),
-        ({"mask_fraction": 0.0}, "mask_fraction is 0"),
-        ({"mask_fraction": 0.005}, "mask_fraction is 0.005"),
-        ({"n_nonzero": 95}, "n_nonzero is 95"),
-        ({"learning_rate": 0.0}, "learning_rate is 0"),
-    ],
-)
-def test_bad_configuration(settings, message):
-    with pytest.raises(ValueError, match=message):
-        Config(**settings)

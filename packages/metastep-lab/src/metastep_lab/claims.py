@@ -67,15 +67,7 @@ Statements = Sequence[Statement] | Callable[[Record], Sequence[Statement]]
 
 
 def evaluate(statements: Statements, record: Record) -> tuple[Claim, ...]:
-    """Decide statements by a run.
-
-    Args:
-        statements: as `Experiment.claims` has them.
-        record: the run.
-
-    Returns:
-        One claim for each statement; undecided if the run lacks what it needs.
-    """
+    """Decide statements by a run: one claim for each, undecided if the run lacks what it needs."""
     rows = statements(record) if callable(statements) else statements
     return tuple(_judge(row, record) for row in rows)
 
@@ -106,15 +98,7 @@ class _Words(Formatter):
 
 
 def span(values: Column, form: str = ".3g") -> str:
-    """Write the smallest and the largest value, or one number if both are written the same.
-
-    Args:
-        values: at least one.
-        form: how a number is written.
-
-    Returns:
-        Such as `0.5 to 2`.
-    """
+    """Write the smallest and the largest value, `0.5 to 2`, or one number if both look the same."""
     ends = f"{np.min(values):{form}}", f"{np.max(values):{form}}"
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
@@ -122,12 +106,7 @@ def span(values: Column, form: str = ".3g") -> str:
 def yes_or_no(verdicts: Sequence[bool | None] | Column, yes: str = "Yes") -> str:
     """Write the first word of an answer from several verdicts.
 
-    Args:
-        verdicts: at least one; None counts as no.
-        yes: the text if all verdicts are true.
-
-    Returns:
-        `yes` if all are true, "Only in part" if some are, else "No".
+    It is `yes` if all are true, "Only in part" if some are, else "No"; None counts as no.
     """
     if all(verdicts):
         return yes
@@ -137,13 +116,8 @@ def yes_or_no(verdicts: Sequence[bool | None] | Column, yes: str = "Yes") -> str
 def listed(values: Frame, form: str, between: str = ", ") -> str:
     """Write the numbers of a column, each after its label in the index.
 
-    Args:
-        values: a Series, or a dictionary; of a DataFrame, the means of the columns are written.
-        form: how a number is written.
-        between: the separator.
-
-    Returns:
-        Such as `K=1 0.41, K=5 0.38` by window, or `full 0.41, untuned 0.38`.
+    Such as `K=1 0.41, K=5 0.38` by window, or `full 0.41, untuned 0.38`, also from a dictionary; of
+    a DataFrame, the means of the columns are written.
     """
     if isinstance(values, pd.DataFrame):
         values = values.mean(skipna=False)
@@ -156,14 +130,8 @@ def listed(values: Frame, form: str, between: str = ", ") -> str:
 def each(template: str, opening: str = "", between: str = "; ") -> Callable[[Frame], str]:
     """Return a function that writes every row of a DataFrame, for `Statement.evidence`.
 
-    Args:
-        template: of a row, with the names of columns and of the index, such as
-            `"K={window:g} {error:.2g}"`.
-        opening: the text before the first row.
-        between: the separator of rows.
-
-    Returns:
-        DataFrame to text.
+    The template has the names of columns and of the index, such as `"K={window:g} {error:.2g}"`;
+    `opening` stands before the first row, `between` between two.
     """
 
     def write(rows: Frame) -> str:
@@ -176,12 +144,8 @@ def each(template: str, opening: str = "", between: str = "; ") -> Callable[[Fra
 def lacking(words: str, found: Callable[[Record], Any]) -> Callable[[Record], str | None]:
     """Return a function that says what a run lacks, for `Statement.lacks`.
 
-    Args:
-        words: such as `needs two windows`.
-        found: of the record: a truth value, or a table or list that may be empty.
-
-    Returns:
-        A function of the record: these words if nothing is found, else None.
+    It returns the words, such as `needs two windows`, if what is found in a record is false or
+    empty, else None.
     """
 
     def lacks(record: Record) -> str | None:
@@ -192,14 +156,9 @@ def lacking(words: str, found: Callable[[Record], Any]) -> Callable[[Record], st
 
 
 def mean_and_error(values: Frame) -> tuple[Any, Any]:
-    """Return the mean over rows and its standard error.
+    """Return the mean over rows of a Series or DataFrame, and its standard error.
 
-    Args:
-        values: a Series or a DataFrame.
-
-    Returns:
-        Two numbers, or two Series with one number for each column; NaN where a value is missing,
-        and for the error of a single row.
+    NaN where a value is missing, and for the error of a single row.
     """
     return values.mean(skipna=False), values.sem(skipna=False)
 
@@ -212,21 +171,14 @@ def falls(values: Sequence[float] | Column) -> bool | None:
 def every(condition: str) -> Callable[[Frame], bool | None]:
     """Return the verdict whether a condition holds in every row, for `Statement.verdict`.
 
-    Args:
-        condition: on the columns, as `DataFrame.eval` takes it, such as `"overlap > 0.6"`.
-
-    Returns:
-        A function of a DataFrame: True or False, or None if it has no rows.
+    The condition is on the columns, as `DataFrame.eval` takes it, such as `"overlap > 0.6"`. The
+    verdict is None for no rows.
     """
     return lambda rows: rows.eval(condition).all() if len(rows) else None
 
 
 def beyond(values: Column | float, margins: Column | float) -> bool | None:
-    """Whether values are above zero by more than their margins.
-
-    Args:
-        values: for instance differences.
-        margins: for instance two standard errors, of the same shape.
+    """Whether values, such as differences, are above zero by more than their margins.
 
     Returns:
         True if all are, False if one is below zero by more than its margin, else None.

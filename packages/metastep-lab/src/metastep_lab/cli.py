@@ -39,11 +39,7 @@ LONG_WORD = re.compile(r"(\S{60})\S{200,}(\S{20})")
 
 
 def main(catalog: Sequence[Listing] = CATALOG) -> None:
-    """Run the command line and end the process.
-
-    Args:
-        catalog: the experiments there are.
-    """
+    """Run the command line and end the process."""
     try:
         status = invoke(sys.argv[1:], catalog)
         # From here on Ctrl-C ends the process at once, without a traceback of what is closed.
@@ -54,15 +50,7 @@ def main(catalog: Sequence[Listing] = CATALOG) -> None:
 
 
 def invoke(arguments: Sequence[str], catalog: Sequence[Listing]) -> int:
-    """Run one command.
-
-    Args:
-        arguments: what follows the program's name.
-        catalog: the experiments there are.
-
-    Returns:
-        The exit status.
-    """
+    """Run one command, what follows the program's name, and return the exit status."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
@@ -92,14 +80,7 @@ def _complain(message: str, status: int, debug: bool = False) -> int:
 
 
 def build_app(catalog: Sequence[Listing]) -> typer.Typer:
-    """The commands, for a given set of experiments.
-
-    Args:
-        catalog: the experiments there are.
-
-    Returns:
-        The application.
-    """
+    """Return the commands, for a given set of experiments."""
     app = typer.Typer(
         pretty_exceptions_enable=False,
         rich_markup_mode=None,

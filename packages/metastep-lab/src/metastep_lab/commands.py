@@ -22,12 +22,6 @@ def _names(incomplete: str) -> list[str]:
 def as_path(text: str) -> Path:
     """Read the name of a file or a folder.
 
-    Args:
-        text: what the user typed.
-
-    Returns:
-        The path.
-
     Raises:
         BadParameter: for an empty text, which would stand for the current folder.
     """

@@ -57,13 +57,9 @@ ONCE = (MinLen(1), Predicate(different), "different ones, at least one")
 def configuration(cls: type[Config]) -> type[Config]:
     """Make a frozen dataclass that refuses impossible values with one line.
 
-    Args:
-        cls: fields with annotations. A bound is an `Annotated` type such as `Count`. A text in the
-            annotation describes the allowed values if the bounds do not. `__post_init__`
-            checks the conditions on several fields.
-
-    Returns:
-        The dataclass. It raises `ValueError` naming the field, the value and what is allowed.
+    A bound is an `Annotated` type such as `Count`. A text in the annotation describes the allowed
+    values if the bounds do not. `__post_init__` checks the conditions on several fields. Refusals
+    are a `ValueError` that names the field, the value and what is allowed.
     """
     made: Any = dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))(cls)
     checked = made.__init__
@@ -103,14 +99,9 @@ def _bounded(kind: Any) -> str:
 
 
 def parse_settings(config: Any, settings: Sequence[str]) -> Any:
-    """Change fields of a configuration by what a user typed.
+    """Change fields of a preset by texts `field=value`.
 
-    Args:
-        config: a preset.
-        settings: texts `field=value`; lists are comma-separated, `none` stands for None.
-
-    Returns:
-        The changed configuration.
+    Lists are comma-separated, `none` stands for None.
 
     Raises:
         ValueError: for an unknown field, a wrong type or an impossible value; one line that names
@@ -145,28 +136,13 @@ def _is_unicode(text: str) -> bool:
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """Return a suggestion for a mistyped name, as a part of a sentence.
-
-    Args:
-        name: what the user typed.
-        names: the names that exist.
-
-    Returns:
-        `" (did you mean 'steps'?)"`, or an empty text if no name is similar.
-    """
+    """Return `" (did you mean 'steps'?)"` for a mistyped name, empty if no name is similar."""
     near = get_close_matches(name, names, n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def parse_value(kind: Any, text: str) -> Any:
     """Read a value of one of the types that a configuration may have.
-
-    Args:
-        kind: the annotation.
-        text: what the user typed.
-
-    Returns:
-        The value.
 
     Raises:
         ValueError: if `text` is no such value.
@@ -208,14 +184,7 @@ def _one_of(text: str, choices: tuple[Any, ...]) -> str:
 
 
 def describe(kind: Any) -> str:
-    """Describe the values that a field allows.
-
-    Args:
-        kind: the annotation.
-
-    Returns:
-        Such as `"an integer"` or `"integers, separated by commas"`.
-    """
+    """Describe the values that an annotation allows, such as `"an integer"`."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return f"{describe(_not_none(arguments))}, or none"
@@ -228,27 +197,13 @@ def describe(kind: Any) -> str:
 
 
 def config_as_json(config: Any) -> dict[str, Any]:
-    """Return a configuration in the form of `result.json`: tuples become lists.
-
-    Args:
-        config: a configuration dataclass.
-
-    Returns:
-        Field name to value.
-    """
+    """Return a configuration in the form of `result.json`: tuples become lists."""
     as_list = lambda value: list(value) if isinstance(value, tuple) else value
     return {name: as_list(value) for name, value in asdict(config).items()}
 
 
 def config_from_json(config: type, values: Mapping[str, Any]) -> Any:
-    """Read back what `config_as_json` returned.
-
-    Args:
-        config: the configuration's class.
-        values: field name to value.
-
-    Returns:
-        The configuration.
+    """Read back what `config_as_json` returned, as a class of configurations.
 
     Raises:
         ValueError: if the fields are not those of `config`, or a value is impossible.

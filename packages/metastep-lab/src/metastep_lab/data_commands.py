@@ -20,11 +20,8 @@ RECIPES = {recipe.name: recipe for recipe in data_sets.RECIPES}
 def list_data(folder: Path | None) -> None:
     """Show every data set: where it was found, and what fetching it takes.
 
-    Args:
-        folder: the folder that holds data sets, or None.
-
     Raises:
-        RefusedError: if that folder does not exist.
+        RefusedError: if the given folder does not exist.
     """
     with _refusing():
         found = data_sets.available(folder)
@@ -37,16 +34,9 @@ def list_data(folder: Path | None) -> None:
 
 
 def fetch_data(name: str, folder: Path | None, address: str | None, sha256: str | None) -> int:
-    """Fetch the original files of a data set, and show how far it is.
+    """Fetch the original files of a data set, and show how far it is; return the exit status.
 
-    Args:
-        name: the data set.
-        folder: where the files go; None for `METASTEP_DATA` or the user's cache.
-        address: where the files are, in place of the public addresses.
-        sha256: the checksum, in place of the published one.
-
-    Returns:
-        The exit status.
+    The arguments are those of `data.fetching.fetch`.
 
     Raises:
         RefusedError: if there is no such data set, or it could not be fetched.

@@ -15,11 +15,8 @@ from metastep_lab.runs.environment import check_devices, default_precision, devi
 def examine(data: Path | None) -> None:
     """Show versions, devices, precision and the data sets that are found.
 
-    Args:
-        data: the folder that holds data sets, or None.
-
     Raises:
-        RefusedError: if that folder does not exist.
+        RefusedError: if the given folder of data sets does not exist.
     """
     check_devices()
     try:

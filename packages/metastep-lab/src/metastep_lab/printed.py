@@ -27,15 +27,9 @@ class Printed:
 
 
 def beside_the_paper(rows: Iterable[Printed], record: Record) -> Table | None:
-    """Return the table of printed numbers that a run has, too.
+    """Return the table of printed numbers that a run has, too; None if it has none of them.
 
-    Args:
-        rows: the printed numbers.
-        record: the run.
-
-    Returns:
-        Columns place, what, paper, here; None if the run has none of them. Numbers that it has and
-        that are not finite are left out.
+    Its columns are place, what, paper, here. Numbers of the run that are not finite are left out.
     """
     found = [(row.place, row.what, row.paper, row.here(record)) for row in rows]
     known = [row for row in found if row[3] is not None and np.isfinite(row[3])]
@@ -47,14 +41,8 @@ def mean_of(
 ) -> Callable[[Record], float | None]:
     """Return a function of the record: the mean of a column in some rows, for `Printed.here`.
 
-    Args:
-        table: name of the table.
-        column: name of the column; empty cells are left out.
-        scale: the unit of the paper in units of the run: 100 for percent.
-        **cell: column name to the value that it has in these rows.
-
-    Returns:
-        A function that returns None if there are no such rows.
+    `scale` is the unit of the paper in units of the run: 100 for percent. `cell` has the values of
+    columns in these rows; the function returns None if there are none.
     """
 
     def here(record: Record) -> float | None:

@@ -15,45 +15,19 @@ Frame = Any
 
 
 def columns(names: str, rows: Sequence[tuple[Any, ...]]) -> Table:
-    """Turn rows into a table.
-
-    Args:
-        names: the columns' names, separated by spaces.
-        rows: one tuple for each row, as long as there are names; none gives empty columns.
-
-    Returns:
-        Name to column.
-    """
+    """Turn rows into a table; `names` are those of its columns, separated by spaces."""
     values = zip(*rows, strict=True) if rows else ((),) * len(names.split())
     return {name: np.array(column) for name, column in zip(names.split(), values, strict=True)}
 
 
 def curves(rows: Frame, by: str, x: str, y: str) -> dict[str, tuple[Frame, Frame]]:
-    """Return a curve for each value of a column, as `figures.style.Lines` takes them.
-
-    Args:
-        rows: a DataFrame.
-        by: the column whose values distinguish the curves.
-        x: the column of the horizontal axis.
-        y: the column of the vertical axis.
-
-    Returns:
-        Value to two columns, in the order of the values in the table.
-    """
+    """Return a curve for each value of the column `by`, as `figures.style.Lines` takes them."""
     parts = rows.groupby(by, sort=False)
     return {str(name): (part[x], part[y]) for name, part in parts}
 
 
 def where(rows: Frame, **equal: object) -> Frame:
-    """Return the rows of a DataFrame whose named columns equal the given values.
-
-    Args:
-        rows: the DataFrame.
-        **equal: column name to value, at least one.
-
-    Returns:
-        A shorter DataFrame with the same index.
-    """
+    """Return the rows of a DataFrame whose named columns equal the given values."""
     return rows[np.all([rows[name] == value for name, value in equal.items()], axis=0)]
 
 

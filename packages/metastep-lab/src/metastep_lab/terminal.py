@@ -28,8 +28,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 def console() -> Console:
     """Return a console for the standard output, without markup in texts of runs.
 
-    Returns:
-        A console; without color if there is no terminal or `NO_COLOR` is set.
+    It is without color if there is no terminal or `NO_COLOR` is set.
     """
     sizes = {"COLUMNS", "LINES"}
     known = {
@@ -41,26 +40,12 @@ def console() -> Console:
 
 
 def plain(text: str) -> str:
-    """Make a text from a file harmless for a terminal.
-
-    Args:
-        text: what was read.
-
-    Returns:
-        The same without control characters.
-    """
+    """Make a text from a file harmless for a terminal: without control characters."""
     return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def experiments_table(experiments: Sequence[Listing]) -> Table:
-    """A table of experiments: what they ask, and the minutes that each preset takes.
-
-    Args:
-        experiments: the rows.
-
-    Returns:
-        What a console prints.
-    """
+    """Return a table of experiments: what they ask, and the minutes that each preset takes."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("experiment, minutes", no_wrap=True)
     table.add_column("question and source")
@@ -72,14 +57,7 @@ def experiments_table(experiments: Sequence[Listing]) -> Table:
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration for reading.
-
-    Args:
-        seconds: how long.
-
-    Returns:
-        Such as `0.4 s`, `12 s`, `3 min 12 s` or `2 h 5 min`.
-    """
+    """Write a duration, such as `0.4 s`, `12 s`, `3 min 12 s` or `2 h 5 min`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -90,14 +68,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def counts(verdicts: Iterable[bool | None]) -> str:
-    """Count verdicts.
-
-    Args:
-        verdicts: of the claims.
-
-    Returns:
-        Such as `6 claims: holds 5, does not hold 0, undecided 1`.
-    """
+    """Count verdicts, such as `6 claims: holds 5, does not hold 0, undecided 1`."""
     given = list(verdicts)
     parts = [
         f"{word} {sum(one is holds for one in given)}" for holds, (word, _) in VERDICTS.items()
@@ -106,27 +77,14 @@ def counts(verdicts: Iterable[bool | None]) -> str:
 
 
 def paragraph(console: Console, text: str, look: str = "") -> None:
-    """Print indented text, without the trailing blanks of rich's own padding.
-
-    Args:
-        console: where.
-        text: what.
-        look: a rich style.
-    """
+    """Print indented text, without the trailing blanks of rich's own padding."""
     width = max(console.width - 4, 20)
     for line in wrap(plain(" ".join(text.split())), width, break_on_hyphens=False):
         console.print(Text("    " + line, look))
 
 
 def verdict(console: Console, holds: bool | None, name: str, remark: str = "") -> None:
-    """Print whether a claim holds.
-
-    Args:
-        console: where.
-        holds: True, False, or None for undecided.
-        name: the claim.
-        remark: the text after its name.
-    """
+    """Print whether a claim holds, its name, and a remark."""
     word, look = VERDICTS[holds]
     console.print(Text.assemble((f"{word:<14}", look), (name, "bold"), (remark, "dim")))
 
@@ -142,28 +100,20 @@ class Display:
         self._begin = perf_counter()
         self._bar_shown = False
         self._last = ("", -1)
-        self._stage = ("", 0, 0.0)  # its name, its progress when first seen, and the time
+        # A stage has one total, and its progress does not fall; each of its parts may have a name.
+        self._stage = (-1, 0, 0.0)  # its total, its progress when first seen, and the time
+        self._done = 0
 
     def say(self, message: str) -> None:
-        """Show one line.
-
-        Args:
-            message: the line.
-        """
+        """Show one line."""
         self.clear()
         time = (f"{perf_counter() - self._begin:8.1f} s  ", "dim")
         self.console.print(Text.assemble(time, message), soft_wrap=True)
 
     def show(self, done: int, total: int, what: str) -> None:
-        """Show the progress of a stage: a bar on a terminal, else a line for every tenth part.
-
-        Args:
-            done: how many parts are done.
-            total: how many there are.
-            what: the stage.
-        """
+        """Show the progress of a stage: a bar on a terminal, else a line for every tenth part."""
         part = min(done / total, 1.0) if total else 1.0
-        left = self._left(done, total, what)
+        left = self._left(done, total)
         if not self.console.is_terminal:
             tenth = (what, int(10 * part))
             if tenth != self._last:
@@ -176,11 +126,12 @@ class Display:
         self._write(line[: self.console.width - 1])
         self._bar_shown = True
 
-    def _left(self, done: int, total: int, what: str) -> str:
+    def _left(self, done: int, total: int) -> str:
         now = perf_counter()
-        if self._stage[0] != what or done < self._stage[1]:
-            self._stage = (what, done, now)
+        if self._stage[0] != total or done < self._done:
+            self._stage = (total, done, now)
         _, first, begin = self._stage
+        self._done = done
         if done == first or done >= total:
             return ""
         return f", {format_seconds((now - begin) * (total - done) / (done - first))} left"

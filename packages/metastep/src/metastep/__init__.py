@@ -70,10 +70,13 @@ if TYPE_CHECKING:
     from metastep import sparse_coding as sparse_coding
     from metastep import tasks as tasks
 else:
+    # These load SciPy or scikit-learn, so they are imported when they are first used.
+    _PARTS = {
+        *("anchors", "attribution", "curvature", "interop", "learned", "pac_bayes"),
+        *("sklearn", "sparse_coding", "tasks"),
+    }
 
     def __getattr__(name: str) -> object:
-        # The other parts load SciPy and scikit-learn: they are imported when they are first used.
-        parts = "anchors attribution curvature interop learned pac_bayes sklearn sparse_coding tasks"
-        if name in parts.split():
+        if name in _PARTS:
             return _import_module(f"metastep.{name}")
         raise AttributeError(f"module 'metastep' has no attribute {name!r}")

@@ -14,7 +14,7 @@ def integer(value: Any) -> Any:
     It is the converter of integer fields: a Python int is static when a problem or an estimator is
     compiled, an integer array is not.
     """
-    if isinstance(value, bool):
+    if isinstance(value, bool):  # an index of Python, too
         return value
     try:
         return operator.index(value)
@@ -22,41 +22,34 @@ def integer(value: Any) -> Any:
         return value
 
 
-def require(condition: bool, name: str, value: object, allowed: str) -> None:
-    """Refuse the value of an argument unless a condition holds; `allowed` names what is allowed.
-
-    Raises:
-        ValueError: naming the argument, its value and what is allowed.
-    """
+def require(condition: bool | np.bool_, name: str, value: object, allowed: str) -> None:
+    """Raise a `ValueError` that names an argument, its value and what is allowed."""
     if not condition:
-        raise ValueError(f"{name} is {value!r}; allowed: {allowed}.")
+        shown = repr(value) if isinstance(value, str) else value
+        raise ValueError(f"{name} is {shown}; allowed are {allowed}.")
 
 
-def is_count(value: object) -> bool:
-    """Whether `value` is an integer from 1."""
+def is_count(value: object, least: int = 1, most: int | None = None) -> bool:
+    """Whether `value` is an integer from `least` to `most`."""
     value = integer(value)
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if not isinstance(value, int) or isinstance(value, bool):
+        return False
+    return value >= least and (most is None or value <= most)
 
 
-def require_count(name: str, value: object, none: str | None = None) -> None:
-    """Refuse values other than integers from 1; None is allowed if `none` states its meaning.
-
-    Raises:
-        ValueError: naming the argument, its value and what is allowed.
-    """
-    if none is not None and value is None:
-        return
-    if not is_count(value):
+def require_count(
+    name: str, value: object, none: str | None = None, *, least: int = 1, most: int | None = None
+) -> None:
+    """Refuse values other than integers in a range; None is allowed if `none` says its meaning."""
+    if value is not None or none is None:
         also = f"None ({none}) and " if none else ""
-        raise ValueError(f"{name} is {value!r}; allowed are {also}the integers from 1.")
+        upper = "" if most is None else f" to {most}"
+        allowed = f"{also}the integers from {least}{upper}"
+        require(is_count(value, least, most), name, value, allowed)
 
 
 def require_key(key: Any) -> None:
-    """Refuse anything but a JAX random key.
-
-    Raises:
-        ValueError: naming the argument, its value and what is allowed.
-    """
+    """Refuse anything but a JAX random key."""
     if isinstance(key, jax.Array | np.ndarray):
         typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()
         if typed or (key.dtype == jnp.uint32 and key.ndim == 1):
@@ -68,10 +61,8 @@ def require_key(key: Any) -> None:
 def scalar(name: str, value: Any) -> Any:
     """Return a function's result if it is one real number; a Python number becomes an array.
 
-    `value` is the result of the function `name`, or its shape and dtype.
-
-    Raises:
-        ValueError: with the result of the function and what to change.
+    `value` is the result of the function `name`, or its shape and dtype. A `ValueError` says what
+    the function returned and what to change.
     """
     if isinstance(value, tuple):
         raise ValueError(
@@ -97,3 +88,14 @@ def scalar(name: str, value: Any) -> Any:
             f"{advice}"
         )
     return value
+
+
+def require_finite(name: str, matrix: np.ndarray) -> None:
+    """Refuse a matrix with an entry that is infinite or NaN, and name the first one."""
+    finite = np.isfinite(matrix)
+    if not np.all(finite):
+        row, column = np.argwhere(~finite)[0].tolist()
+        raise ValueError(
+            f"{name} has the entry {matrix[row, column]} in row {row}, column {column} (from 0); "
+            "allowed are finite numbers"
+        )

@@ -63,6 +63,7 @@ def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
 
     @wraps(function)
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        # Inside of a `jit` every new array is a tracer, and JAX accepts no options there.
         if isinstance(jnp.zeros(()), Tracer):
             return nested(*args, **kwargs)
         try:

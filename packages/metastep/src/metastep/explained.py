@@ -53,6 +53,7 @@ def sharded() -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        # By its name, since the class is not public.
         if type(error).__name__ == "ShardingTypeError":
             advice = (
                 "an array lies on a mesh with explicit axes, the default of jax.make_mesh, where "

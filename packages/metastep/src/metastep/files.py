@@ -143,6 +143,7 @@ def has_type(value: Any, kind: Any) -> bool:
         return any(has_type(value, one) for one in get_args(kind))
     if get_origin(kind) is tuple:
         return isinstance(value, list) and all(has_type(one, get_args(kind)[0]) for one in value)
+    # By `type`: to `isinstance` a boolean is an integer.
     if kind is float:
         return type(value) in (int, float)
     return type(value) is kind if kind in (bool, int, str, NoneType) else False

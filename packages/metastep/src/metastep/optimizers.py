@@ -92,19 +92,16 @@ def scale_by_adam(
 
 
 def _corrected(moment: PyTree, decay: Number, count: Int[Array, ""]) -> PyTree:
-    """Divide a moment by 1 - decay^count."""
-    taken = _taken(decay, count)
-    return jax.tree.map(lambda x: x / taken.astype(x.dtype), moment)
-
-
-def _taken(decay: Number, count: Int[Array, ""]) -> Array:
-    """Return 1 - decay^count without cancellation, for a decay rate from 0 below 1."""
+    """Divide a moment by 1 - decay^count, computed without cancellation; 0 <= decay < 1."""
     if not isinstance(decay, jax.Array):
         # The logarithm of a Python number is computed in float64, whatever precision JAX uses.
-        return -jnp.expm1(count * log(decay)) if decay > 0 else 1 - decay**count
-    positive = decay > 0
-    logarithm = jnp.log1p(jnp.where(positive, decay, 0.5) - 1)
-    return jnp.where(positive, -jnp.expm1(count * logarithm), 1 - decay**count)
+        taken = -jnp.expm1(count * log(decay)) if decay > 0 else 1 - decay**count
+    else:
+        positive = decay > 0
+        # 0.5 in place of 0: the derivative of log 0 would turn into NaN.
+        logarithm = jnp.log1p(jnp.where(positive, decay, 0.5) - 1)
+        taken = jnp.where(positive, -jnp.expm1(count * logarithm), 1 - decay**count)
+    return jax.tree.map(lambda x: x / taken.astype(x.dtype), moment)
 
 
 def adam(
@@ -119,14 +116,8 @@ def adam(
 ) -> optax.GradientTransformationExtraArgs:
     """Return a replacement for `optax.adam` in problems that are differentiated through.
 
-    Args:
-        learning_rate: a number, a traced scalar, or an optax schedule.
-        b1: as for `scale_by_adam`, like the following arguments.
-        b2: decay rate of the second moment.
-        eps: added to the root of the second moment.
-        eps_root: added to the second moment.
-        mu_dtype: dtype of the first moment.
-        nesterov: whether the first moment looks one step ahead.
+    `learning_rate` is a number, a traced scalar or an optax schedule; the other arguments are those
+    of `scale_by_adam`.
 
     Example:
         The gradient of the second coordinate is always zero; `optax.adam` gives NaN here.
@@ -168,17 +159,9 @@ def adamw(
 ) -> optax.GradientTransformationExtraArgs:
     """Return a replacement for `optax.adamw` in problems that are differentiated through.
 
-    Args:
-        learning_rate: a number, a traced scalar, or an optax schedule.
-        b1: as for `scale_by_adam`, like the following arguments up to `mu_dtype`.
-        b2: decay rate of the second moment.
-        eps: added to the root of the second moment.
-        eps_root: added to the second moment.
-        mu_dtype: dtype of the first moment.
-        weight_decay: strength of the decay, a number or a schedule; `learning_rate` scales it.
-        mask: a pytree of booleans for the leaves to decay, or a function from parameters to one.
-            None for all.
-        nesterov: whether the first moment looks one step ahead.
+    The arguments are those of `adam` and, as in optax, `weight_decay`, a number or a schedule that
+    `learning_rate` scales, and `mask`, the leaves to decay: a pytree of booleans, or a function
+    from parameters to one.
 
     Reference:
         Loshchilov and Hutter (2019), Decoupled weight decay regularization.

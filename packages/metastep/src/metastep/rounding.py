@@ -60,12 +60,15 @@ def rounded(variables: Inner, before: Inner, seed: Array, t: Array) -> Inner:
 
     def move(leaf: Array, previous: Array, bits: Array) -> Array:
         stored, updated = _units(leaf, bits)
-        exact = (leaf == jnp.round(leaf)) & (jnp.abs(leaf) < EXACT_INTEGERS)
+        # In half precision integers are the only numbers above 1024 or 128: they do round.
+        largest = min(EXACT_INTEGERS, 0.125 / float(jnp.finfo(leaf.dtype).eps))
+        exact = (leaf == jnp.round(leaf)) & (jnp.abs(leaf) < largest)
         return leaf + jnp.where(exact, 0, stored * leaf + updated * (leaf - previous))
 
     def moved() -> list[Array]:
         return list(map(move, leaves, jax.tree.leaves(before), _bits(leaves, seed, t)))
 
+    # `cond`, so that a run with a seed of 0 costs no random numbers.
     return jax.tree.unflatten(treedef, jax.lax.cond(seed == 0, lambda: leaves, moved))
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from metastep.files import parse_arrays, parse_json, write_atomically
+from metastep.trees import is_key
 
 FORMAT = "metastep checkpoint 1"
 
@@ -48,6 +49,7 @@ def save(path: Path, tree: PyTree, notes: Mapping[str, Any]) -> None:
         sealed.write(json.dumps(header).encode() + b"\n")
         with zipfile.ZipFile(cast(Any, sealed), "w") as archive:
             for index, leaf in enumerate(leaves):
+                # The size is unknown until the end, and may be above 4 GiB.
                 with archive.open(f"arr_{index}.npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, _plain(leaf))
         file.seek(0)
@@ -128,12 +130,8 @@ def _is_array(leaf: Any) -> bool:
     return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
 
 
-def _is_typed_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _data(leaf: Any) -> Any:
-    return jax.random.key_data(leaf) if _is_typed_key(leaf) else leaf
+    return jax.random.key_data(leaf) if is_key(leaf) else leaf
 
 
 def _plain(leaf: Array) -> np.ndarray:
@@ -144,7 +142,7 @@ def _plain(leaf: Array) -> np.ndarray:
 def _restore(value: np.ndarray, leaf: Array | jax.ShapeDtypeStruct) -> Array:
     data = _data(leaf)
     restored = jnp.asarray(value.view(data.dtype).reshape(data.shape))
-    if _is_typed_key(leaf):
+    if is_key(leaf):
         return jax.random.wrap_key_data(restored, impl=jax.random.key_impl(cast(Array, leaf)))
     return restored
 

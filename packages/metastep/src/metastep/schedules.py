@@ -47,11 +47,7 @@ Checkpoint = int | Literal["sqrt", "binomial"] | Binomial | None
 
 
 def segment_length(checkpoint: Checkpoint, steps: int) -> int:
-    """Return the number of steps between two stored states.
-
-    Raises:
-        ValueError: if `checkpoint` is neither "sqrt" nor an integer from 1.
-    """
+    """Return the number of steps between two stored states, for "sqrt" or an integer from 1."""
     if checkpoint == "sqrt":
         return max(1, isqrt(steps))
     if not is_count(checkpoint):
@@ -159,14 +155,9 @@ def _split(length: int, states: int) -> int:
 
 
 def schedule(steps: int, states: int) -> Schedule:
-    """Plan the reversal of `steps` steps with `states` stored states.
+    """Plan the reversal of `steps` steps with `states` stored states, the initial one included.
 
-    Args:
-        steps: the number of steps to reverse, from 1.
-        states: how many states may be stored at once, from 1; the first is the initial state.
-
-    Returns:
-        At most 2 * `steps` - 1 moves. Cost: proportional to their number.
+    At most 2 * `steps` - 1 moves. Cost: proportional to their number.
     """
     stored, actions = [0], []
     for source, target, slot in moves(steps, states, stored):

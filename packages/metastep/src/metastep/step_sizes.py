@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from metastep.checks import require, require_count
 from metastep.types import Number
 
 
@@ -48,11 +49,8 @@ def warmup_cosine_decay_schedule(
         ValueError: if the fall has no steps.
     """
     length = decay_steps - warmup_steps
-    if length < 1:
-        raise ValueError(
-            f"decay_steps is {decay_steps}; allowed are the integers above warmup_steps, "
-            f"{warmup_steps}."
-        )
+    allowed = f"the integers above warmup_steps, {warmup_steps}"
+    require(length >= 1, "decay_steps", decay_steps, allowed)
     shape = optax.cosine_decay_schedule(1.0, length, exponent=exponent)
     rise = optax.linear_schedule(init_value, peak_value, warmup_steps)
     fall = lambda count: end_value + (peak_value - end_value) * shape(count)
@@ -83,10 +81,7 @@ def exponential_decay(
     Raises:
         ValueError: for `transition_steps` below 1.
     """
-    if transition_steps < 1:
-        raise ValueError(
-            f"transition_steps is {transition_steps}; allowed are the integers from 1."
-        )
+    require_count("transition_steps", transition_steps)
 
     def schedule(count: Any) -> Array:
         taken = jnp.maximum(count - transition_begin, 0) / transition_steps
@@ -109,24 +104,9 @@ def warmup_exponential_decay_schedule(
     staircase: bool = False,
     end_value: Number | None = None,
 ) -> optax.Schedule:
-    """Rise linearly to the peak, then decay exponentially.
+    """Rise linearly to `peak_value` in `warmup_steps` steps, then fall by `exponential_decay`.
 
-    Args:
-        init_value: the initial value.
-        peak_value: the value after the rise.
-        warmup_steps: length of the rise.
-        transition_steps: as for `exponential_decay`, like the following arguments, with steps
-            counted from the peak.
-        decay_rate: the factor.
-        transition_begin: the step at which the decay begins.
-        staircase: whether the value changes at multiples of `transition_steps` only.
-        end_value: the limit.
-
-    Returns:
-        A function of the step, equal to optax's.
-
-    Raises:
-        ValueError: for `transition_steps` below 1.
+    The steps of the fall are counted from the peak. Equal to optax's.
     """
     rise = optax.linear_schedule(init_value, peak_value, warmup_steps)
     fall = exponential_decay(
@@ -138,15 +118,7 @@ def warmup_exponential_decay_schedule(
 def piecewise_constant_schedule(
     init_value: Number, boundaries_and_scales: Mapping[int, Number] | None = None
 ) -> optax.Schedule:
-    """Multiply by a factor at each boundary.
-
-    Args:
-        init_value: the initial value.
-        boundaries_and_scales: the factor for every step at which the value changes.
-
-    Returns:
-        A function of the step, equal to optax's.
-    """
+    """Multiply by a factor at each boundary, the step from which it counts. Equal to optax's."""
     scales = dict(boundaries_and_scales or {})
 
     def schedule(count: Any) -> Array:

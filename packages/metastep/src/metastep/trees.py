@@ -7,7 +7,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from metastep.types import Scalar
 
 
 def differentiable(tree: PyTree) -> tuple[PyTree, PyTree]:
@@ -22,6 +24,11 @@ def as_arrays(tree: PyTree) -> PyTree:
         and (jnp.issubdtype(x.dtype, jnp.number) or jnp.issubdtype(x.dtype, jnp.bool_))
     )
     return jax.tree.map(lambda x: jnp.asarray(x) if numeric(x) else x, tree)
+
+
+def is_key(x: Any) -> bool:
+    """Whether an array holds random keys, whose bits are no numbers."""
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def real_variables(tree: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
@@ -39,11 +46,8 @@ def real_variables(tree: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
     def restore(variables: PyTree) -> PyTree:
         return eqx.combine(jax.tree.map(join, variables, is_complex), rest)
 
-    return jax.tree.map(_as_real, floats), restore
-
-
-def _as_real(x: Array) -> Array:
-    return jnp.stack([x.real, x.imag], axis=-1) if jnp.iscomplexobj(x) else x
+    as_real = lambda x: jnp.stack([x.real, x.imag], axis=-1) if jnp.iscomplexobj(x) else x
+    return jax.tree.map(as_real, floats), restore
 
 
 def ascent(gradients: PyTree) -> PyTree:
@@ -59,11 +63,18 @@ def inner_product(first: PyTree, second: PyTree) -> Float[Array, ""]:
     """Return the real inner product of two trees, over all floating-point leaves."""
     # The real part: complex numbers count as pairs of real ones, as everywhere in this library.
     products = jax.tree.map(
-        lambda a, b: jnp.sum(a.conj() * b).real,
+        lambda a, b: jnp.sum((a.conj() * b).real, dtype=_wide(a)),
         eqx.filter(first, eqx.is_inexact_array),
         eqx.filter(second, eqx.is_inexact_array),
     )
     return sum(jax.tree.leaves(products), start=jnp.zeros(()))
+
+
+def largest(tree: PyTree) -> Float[Array, ""]:
+    """Return the largest magnitude in the floating-point leaves; 0 if there are none."""
+    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
+    sizes = [jnp.max(jnp.abs(x), initial=0.0) for x in leaves]
+    return jnp.max(jnp.stack(sizes or [jnp.zeros(())]))
 
 
 def norm(tree: PyTree) -> Float[Array, ""]:
@@ -75,14 +86,34 @@ def norm(tree: PyTree) -> Float[Array, ""]:
     leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
     if not leaves:
         return jnp.zeros(())
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0.0) for x in leaves]))
+    size = largest(leaves)
     # 1 for zero and for infinity, so that the norm is 0 and inf instead of NaN.
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    return scale * jnp.sqrt(sum(jnp.sum(_squared(x / scale)) for x in leaves))
+    scale = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
+
+    def squares(x: Array) -> Array:
+        # In float32 at least: more than 65504 entries of size 1 overflow a sum in float16.
+        return jnp.sum(x.real**2 + x.imag**2 if jnp.iscomplexobj(x) else x**2, dtype=_wide(x))
+
+    return (scale * jnp.sqrt(sum(squares(x / scale) for x in leaves))).astype(size.dtype)
 
 
-def _squared(x: Array) -> Array:
-    return x.real**2 + x.imag**2 if jnp.iscomplexobj(x) else x**2
+def ratio(numerator: Scalar, denominator: Scalar) -> Scalar:
+    """Divide two norms, with 0 / 0 = 0."""
+    return jnp.where(numerator == 0, 0.0, numerator / denominator)
+
+
+def _wide(x: Array) -> jnp.dtype:
+    return jnp.promote_types(x.real.dtype, jnp.float32)
+
+
+def times_power(x: Array, exponent: Int[Array, "..."]) -> Array:
+    """Multiply by 2^exponent without rounding, in two halves, so that neither factor overflows."""
+    # Larger shifts also give 0 or infinity.
+    exponent = jnp.clip(exponent, -2000, 2000)
+    # `ldexp`, since `exp2` is not exact at integers on every processor.
+    power = lambda by: jnp.ldexp(jnp.ones((), x.real.dtype), by)
+    half = exponent // 2
+    return x * power(half) * power(exponent - half)
 
 
 def cosine(first: PyTree, second: PyTree) -> Float[Array, ""]:
@@ -95,6 +126,14 @@ def cosine(first: PyTree, second: PyTree) -> Float[Array, ""]:
 def subtract(first: PyTree, second: PyTree) -> PyTree:
     """Return `first - second` on trees of floating-point leaves."""
     return jax.tree.map(jnp.subtract, first, second)
+
+
+def mean_and_error(samples: Float[Array, "n *shape"]) -> tuple[Array, Array]:
+    """Return the mean of independent samples and its standard error (NaN for one sample)."""
+    mean = jnp.mean(samples, axis=0)
+    if len(samples) == 1:
+        return mean, jnp.full_like(mean, jnp.nan)
+    return mean, jnp.std(samples, axis=0, ddof=1) / jnp.sqrt(jnp.asarray(len(samples), mean.dtype))
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
@@ -111,8 +150,7 @@ def leaf_names(tree: PyTree) -> list[str]:
 def as_hyperparameters(outer: PyTree) -> PyTree:
     """Return a pytree with every leaf, an array or a Python float, as a floating-point array.
 
-    Raises:
-        ValueError: if there is no leaf, or a leaf is not a real floating-point number.
+    A `ValueError` names a leaf that is not a real floating-point number.
     """
     if not jax.tree.leaves(outer):
         raise ValueError(
@@ -131,17 +169,15 @@ def as_hyperparameters(outer: PyTree) -> PyTree:
                 "gradient needs a real floating-point dtype. Write 1.0 for 1, or keep the value "
                 "out of outer and close over it."
             )
-        return jnp.asarray(leaf)
+        # Without the weak type of a Python number: it would compile a second program, and half
+        # precision would be another training run for 0.1 than for jnp.asarray(0.1).
+        return jax.lax.convert_element_type(leaf, jnp.result_type(leaf))
 
     return jax.tree_util.tree_map_with_path(convert, outer)
 
 
 def same_structure(name: str, expected: PyTree, actual: PyTree) -> None:
-    """Check that two trees agree in structure, shapes and dtypes; `name` is what produced `actual`.
-
-    Raises:
-        ValueError: naming the first leaf that differs, and both shapes and dtypes.
-    """
+    """Refuse a tree that differs in structure, a shape or a dtype; `name` is what returned it."""
     expected_leaves, expected_treedef = jax.tree_util.tree_flatten_with_path(expected)
     actual_leaves, actual_treedef = jax.tree_util.tree_flatten_with_path(actual)
     if expected_treedef != actual_treedef:

@@ -55,10 +55,7 @@ def loss_panel(rows: Frame, along: str, title: str) -> Lines:
 def gain_panel(paired: Frame, losses: Frame, title: str) -> Lines:
     """Return a panel of the gain of every train rate over train rate 0, in percent of the loss.
 
-    Args:
-        paired: rows of `paired` of one panel.
-        losses: rows of `loss` of the same panel; train rate 0 is among them.
-        title: of the panel.
+    The rows of `paired` and of `loss` are those of one panel; train rate 0 is among the latter.
     """
     zero = losses[losses["train_rate"] == 0].iloc[0]
     numbers = ["difference", "standard_error"]

@@ -57,7 +57,9 @@ def simulate(
 ) -> Simulation:
     """Run MAML to its exact optimum and test it, for every pair of train and test rate.
 
-    Differences between rates are paired: take them run by run before averaging.
+    Differences between rates are paired: take them run by run before averaging. The draws depend on
+    the key and on neither the rates, of any sign, nor `runs`. Memory beyond the losses is bounded
+    whatever the number of runs.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -70,20 +72,9 @@ def simulate(
         >>> found.loss.shape, found.distance.shape
         ((100, 3, 1), (100, 3))
 
-    Args:
-        key: a random key; the draws depend on it and on neither the rates nor `runs`.
-        distribution: of the tasks.
-        design: numbers of examples and tasks.
-        train_rates: alpha_t, inner step sizes during training, of any sign.
-        test_rates: alpha_r, inner step sizes on new tasks.
-        runs: independent repetitions, from 1.
-        start: omega_0; zeros for None. No effect if all tasks have at
-            least as many validation examples as parameters.
-        test_tasks: also measure the loss on this many drawn tasks in each run, from 0.
-        test_samples: test examples of each of them, from 1.
-
-    Returns:
-        The losses. Memory beyond them is bounded whatever the number of runs.
+    The outer descent starts at omega_0, `start`, zeros for None; it has no effect if all tasks have
+    at least as many validation examples as parameters. With `test_tasks` the loss is also measured
+    on so many drawn tasks in each run, by `test_samples` examples of each.
 
     Raises:
         ValueError: for a count out of range, or as many validation examples in all tasks as
@@ -111,11 +102,9 @@ def rows_on_drawn_tasks(
 ) -> list[tuple[float, ...]]:
     """Compare the analytic loss with that on drawn test tasks.
 
-    The arguments are those of `simulate`, with the train rate and the test rates as a pair.
-
-    Returns:
-        One row for each test rate: the rate, the analytic loss, the loss on drawn tasks, its
-        difference to the analytic one, taken run by run, and the standard error of that.
+    The arguments are those of `simulate`, with the train rate and the test rates as a pair. There
+    is one row for each test rate: the rate, the analytic loss, the loss on drawn tasks, its
+    difference to the analytic one, taken run by run, and the standard error of that.
     """
     train_rates, test_rates = jnp.array(rates[:1]), jnp.array(rates[1])
     found = simulate(

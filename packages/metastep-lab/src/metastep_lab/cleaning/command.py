@@ -65,6 +65,7 @@ def clean(request: Request) -> int:
     check_classes(file)
     validation = _read_validation(request, file)
     matrix = make_matrix(file, validation, dense=request.model != "linear" or bool(validation))
+    # The folder of images is input, which stays as it is.
     if request.file.is_dir() and request.directory.resolve().is_relative_to(request.file.resolve()):
         raise RefusedError(f"--out is {request.directory}, inside of {request.file}")
     inputs = [request.file, *([request.validation] if request.validation else [])]
@@ -75,13 +76,14 @@ def clean(request: Request) -> int:
             display.say(f"{request.directory} is complete already; there is nothing to do")
             return 0
         remove_leftovers(request.directory)
+        # Written first, so that an interrupted call is known by its folder.
         write_state(request.directory, {**state, "status": "interrupted"})
         try:
             outcome = _judge(request, file, validation, matrix, display)
         except RefusedError:
             raise
         except ValueError as error:  # numbers that no check has foreseen
-            if not request.resume:
+            if not request.resume:  # what an earlier call has left is not for this one to remove
                 (request.directory / MARK).unlink()
                 shutil.rmtree(request.directory / "checkpoint", ignore_errors=True)
             raise RefusedError(f"{request.file}: {error}") from error
@@ -95,7 +97,7 @@ def clean(request: Request) -> int:
         page = build_page(file, outcome, request.command())
         write_outcome(request.directory, file, outcome, page, state)
         shutil.rmtree(request.directory / "checkpoint", ignore_errors=True)
-    _say(request, file, outcome, display)
+    _say(request, outcome, display)
     return 0
 
 
@@ -125,11 +127,12 @@ def _read_validation(request: Request, file: LabelledFile) -> LabelledFile | Non
 
 def _state(request: Request, file: LabelledFile, validation: LabelledFile | None) -> dict[str, Any]:
     """Return the values that identify this call."""
-    digest = hashlib.sha256(file.content)
-    if file.images is not None:
-        digest.update(file.images.pixels.tobytes())
-    if validation is not None:
-        digest.update(validation.content)
+    digest = hashlib.sha256()
+    # By content, not by date: a file that was copied or touched is still the same.
+    for one in (file, validation) if validation else (file,):
+        digest.update(one.content)
+        if one.images is not None:
+            digest.update(one.images.pixels.tobytes())
     return {
         "schema": 1,
         "file": request.file.name,
@@ -221,10 +224,10 @@ def _kept(path: Path, make: Callable[[], Ranking]) -> Ranking:
     return ranking
 
 
-def _say(request: Request, file: LabelledFile, outcome: Outcome, display: terminal.Display) -> None:
+def _say(request: Request, outcome: Outcome, display: terminal.Display) -> None:
     """Print the results."""
-    console, count = display.console, int(outcome.ranking.suspect.sum())
-    console.print(f"{count} of {len(file.labels)} labels are suspect", soft_wrap=True)
+    console = display.console
+    console.print(outcome.lead(), soft_wrap=True)
     if outcome.reliability is None:
         console.print("how many of them are wrong cannot be estimated; the page says why")
     else:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ class Images:
         picture = _open(self.paths[row])
         factor = max(1, SHOWN // max(picture.size))
         width, height = (min(SHOWN, factor * side) for side in picture.size)
+        # Enlarged pixels stay squares, which shows what the model sees.
         resampling = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.BILINEAR
         buffer = io.BytesIO()
         picture.resize((width, height), resampling).save(buffer, "PNG")
@@ -59,16 +61,16 @@ def read_images(folder: Path, table: Frame) -> Images:
     Raises:
         RefusedError: if no column names files of the folder, or a file is not an image.
     """
-    named = None
-    for column in table.columns:
-        names = [str(cell) for cell in table[column]]
-        if names[0] and (folder / names[0]).is_file():
-            named = names
-            break
-    if named is None:
+    names = {name: [folder / str(cell) for cell in table[name]] for name in table.columns}
+    # The column of most files, not of the first row's file: that one may be the missing one.
+    # `Path.is_file` would raise for a text that is too long to be a name.
+    hits = {name: sum(map(os.path.isfile, paths)) for name, paths in names.items()}
+    best = max(hits, key=lambda name: hits[name], default=None)
+    if best is None or not hits[best]:
         raise RefusedError(f"{folder}: no column of its .csv file names files of the folder")
+    # A page with pictures must not show files that happen to be reachable from the folder.
     root = folder.resolve()
-    paths = [folder / name for name in named]
+    paths = names[best]
     for row, path in enumerate(paths, start=1):
         if not path.resolve().is_relative_to(root):
             raise RefusedError(f"{path} (row {row}) is outside of {folder}")
@@ -76,6 +78,7 @@ def read_images(folder: Path, table: Frame) -> Images:
     kind = "L" if all(picture.mode == "L" for picture in pictures) else "RGB"
     largest = max(max(picture.size) for picture in pictures)
     side = min(SIDE, largest)
+    # Box: every pixel counts, also where a large image is made much smaller.
     pixels = [
         np.asarray(picture.convert(kind).resize((side, side), Image.Resampling.BOX)).ravel()
         for picture in pictures
@@ -87,6 +90,7 @@ def _open(path: Path) -> Image.Image:
     """Read an image, gray or in colors."""
     try:
         with warnings.catch_warnings():
+            # A small file may claim billions of pixels and take all memory.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
                 return picture.convert("L" if picture.mode in ("1", "L", "I;16") else "RGB")

@@ -1,5 +1,6 @@
 """Numbers from a table: numeric, categorical and text columns by scikit-learn's transformers."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,6 @@ from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from metastep_lab.cleaning.reading import MISSING, LabelledFile
@@ -66,13 +66,14 @@ def make_matrix(file: LabelledFile, validation: LabelledFile | None, dense: bool
     frame, kinds = _prepare(file.inputs, file)
     if not (kinds.numeric or kinds.categorical or kinds.text):
         raise RefusedError(f"{file.path}: no column can be used; all are constant or names of rows")
+    # A category of one row would be a name for it, by which a model could memorize its label.
     categories = OneHotEncoder(
         handle_unknown="infrequent_if_exist", min_frequency=2, max_categories=MOST_CATEGORIES
     )
     transformer = ColumnTransformer(
         [
             ("numbers", SimpleImputer(strategy="median", add_indicator=True), kinds.numeric),
-            ("categories", make_pipeline(categories), kinds.categorical),
+            ("categories", categories, kinds.categorical),
             *(
                 (f"text {index}", TfidfVectorizer(max_features=MOST_WORDS, min_df=2), name)
                 for index, name in enumerate(kinds.text)
@@ -91,21 +92,17 @@ def make_matrix(file: LabelledFile, validation: LabelledFile | None, dense: bool
         for kind, names in zip(("numeric", "categorical", "text", "ignored"), kinds, strict=True)
         if names
     ]
-    if dense and issparse(train):
-        train, valid = _dense(train, valid)
-    sparse = lambda one: csr_array(one) if issparse(one) else one
-    return Matrix(sparse(train), sparse(valid), notes)
+    if not issparse(train):  # as the transformer decides, for both files alike
+        return Matrix(train, valid, notes)
+    convert = _to_dense(train) if dense else csr_array
+    return Matrix(convert(train), None if valid is None else convert(valid), notes)
 
 
-def _dense(train: Any, valid: Any) -> tuple[np.ndarray, np.ndarray | None]:
+def _to_dense(train: Any) -> Callable[[Any], np.ndarray]:
+    """Return how a sparse matrix becomes a dense one; beyond a size by its leading directions."""
     if train.shape[0] * train.shape[1] <= MOST_DENSE:
-        return train.toarray(), None if valid is None else _array(valid)
-    projection = TruncatedSVD(COMPONENTS, random_state=0).fit(train)
-    return projection.transform(train), None if valid is None else projection.transform(valid)
-
-
-def _array(matrix: Any) -> np.ndarray:
-    return matrix.toarray() if issparse(matrix) else matrix
+        return lambda matrix: matrix.toarray()
+    return TruncatedSVD(COMPONENTS, random_state=0).fit(train).transform
 
 
 def _prepare(inputs: Frame, file: LabelledFile, kinds: Kinds | None = None) -> tuple[Frame, Kinds]:
@@ -119,6 +116,7 @@ def _prepare(inputs: Frame, file: LabelledFile, kinds: Kinds | None = None) -> t
         texts = texts.where(~(series.isna() | texts.isin(MISSING)), "")
         if kinds is None:
             _choose(found, name, texts, numbers)
+        # In the second file the kinds of the first one hold: the features must be the same.
         if name in found.numeric:
             _check_numbers(file, name, texts, numbers, kinds is not None)
             columns[name] = numbers
@@ -149,6 +147,7 @@ def _check_numbers(
 
 def _numbers(series: Any) -> np.ndarray:
     """Return the numbers of a column, NaN in cells without a number; times are in seconds."""
+    # Parquet keeps the types; every cell of a text file is a text.
     if pd.api.types.is_datetime64_any_dtype(series):
         seconds = (series - series.min()).dt.total_seconds()
         return seconds.to_numpy(dtype=float)
@@ -161,6 +160,7 @@ def _numbers(series: Any) -> np.ndarray:
 
 def _choose(kinds: Kinds, name: str, texts: Any, numbers: np.ndarray) -> None:
     """Decide how a column is used."""
+    # Numbers of few values (1 to 5, 0 or 1) stay numbers: their order is lost in categories.
     given = texts != ""
     count, different = int(given.sum()), texts[given].nunique()
     if different < 2:

@@ -40,8 +40,15 @@ class Outcome(NamedTuple):
 
     def order(self) -> np.ndarray:
         """Return the suspects, the most suspicious first."""
+        # Stable: equal scores keep the order of the rows, on every machine.
         order = np.argsort(-self.ranking.scores, kind="stable")
         return order[self.ranking.suspect[order]]
+
+    def lead(self) -> str:
+        """Return how many labels are suspect, in words."""
+        count, rows = int(self.ranking.suspect.sum()), len(self.labels)
+        verb = "is" if count == 1 else "are"
+        return f"{count:,} of {rows:,} labels {verb} suspect ({count / rows:.1%})"
 
 
 def build_page(file: LabelledFile, outcome: Outcome, command: str) -> str:
@@ -55,15 +62,15 @@ def build_page(file: LabelledFile, outcome: Outcome, command: str) -> str:
     Returns:
         HTML that fetches nothing.
     """
-    order, rows = outcome.order(), len(file.labels)
-    plural = "label is" if len(order) == 1 else "labels are"
+    order = outcome.order()
+    # A wide table would not fit a page; suspects.csv has the row for the rest.
     names = [str(name) for name in file.inputs.columns[:CELLS]]
     checked = [("validation", "a file of checked labels")] if outcome.validated else []
     found = outcome.reliability
     return template(TEMPLATE).render(
         column=file.column,
         path=str(file.path),
-        lead=f"{len(order):,} of {rows:,} {plural} suspect ({len(order) / rows:.1%}).",
+        lead=outcome.lead(),
         found=found,
         planted=f"{found.planted:,}" if found else None,
         images=file.images is not None,

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy.sparse import issparse
 from scipy.special import expit
 from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -46,7 +45,7 @@ def rank(
     """Rank the labels.
 
     Args:
-        features: (examples, features).
+        features: (examples, features); sparse only for the linear model without checked examples.
         labels: classes from 0, (examples,).
         trusted: checked examples, or None. The linear model and the network tune their weights on
             them; boosted trees train on them, too.
@@ -58,9 +57,7 @@ def rank(
     """
     if model != "boosted":
         progress(0, 1)
-        rows = _array(features) if trusted is not None or model == "network" else features
-        judges = () if trusted is None else (_array(trusted.features), trusted.labels)
-        found = _estimator(model).fit(rows, labels, *judges)
+        found = _estimator(model).fit(features, labels, *(trusted or ()))
         suspect = np.zeros(len(labels), bool)
         suspect[found.suspects_] = True
         progress(1, 1)
@@ -77,6 +74,7 @@ def rank(
                 inputs = np.concatenate([inputs, trusted.features])
                 given = np.concatenate([given, trusted.labels])
                 factors = np.concatenate([factors, np.ones(len(trusted.labels))])
+            # A fold may lack a rare class; the model then has fewer columns.
             judge = _boosted(inputs, given, factors)
             found[np.ix_(rows, judge.classes_)] += judge.predict_proba(features[rows])
         return np.log(found)
@@ -125,11 +123,8 @@ def apply_network(params: tuple[Array, Array, Array, Array], inputs: Array) -> A
 
 def _boosted(inputs: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Any:
     """Train trees on weighted examples."""
+    # Small trees with a penalty: deep ones memorize the labels that they are to judge.
     trees = HistGradientBoostingClassifier(
         max_iter=60, max_leaf_nodes=15, min_samples_leaf=10, l2_regularization=1.0
     )
     return trees.fit(inputs, labels, weights)
-
-
-def _array(matrix: Any) -> Any:
-    return matrix.toarray() if issparse(matrix) else matrix

@@ -80,6 +80,7 @@ def read_labelled(path: Path, column: str) -> LabelledFile:
         shown = ", ".join(map(str, list(table.columns)[:12]))
         raise RefusedError(f"--label is {column}, which {name} has no column for; it has {shown}")
     labels: Any = table[column]
+    # Not a class of their own: it would be suggested for rows whose label is known.
     missing = np.flatnonzero(labels.isna() | labels.astype(str).str.strip().isin(MISSING))
     if len(missing):
         raise RefusedError(
@@ -107,6 +108,7 @@ def check_classes(file: LabelledFile) -> None:
     name, rows = f"{file.path}: the column {file.column}", len(file.labels)
     if len(counts) < 2:
         raise RefusedError(f"{name} has one class, {str(file.labels[0])!r}; two are needed")
+    # Fewer than two rows for each class: nothing could be learned from the others.
     if len(counts) > min(MOST_CLASSES, rows // 2):
         raise RefusedError(
             f"{name} has {len(counts)} different values in {rows} rows; that is a number or a "
@@ -161,11 +163,12 @@ def _text(path: Path, content: bytes) -> tuple[Frame, str]:
         ) from error
     if "\0" in text:
         raise RefusedError(f"{path} holds NUL characters and is no table of texts")
+    # By the header alone: texts in the rows hold commas, too.
     first = text.split("\n", 1)[0]
     separator = max(SEPARATORS, key=first.count)
-    csv.field_size_limit(2**27)
+    csv.field_size_limit(2**27)  # without line breaks, a file is one long header
     header = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), [])
-    _check_header(path, header)
+    _check_header(path, header)  # before pandas, which renames columns of equal names
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # of rows that are too long
@@ -176,7 +179,7 @@ def _text(path: Path, content: bytes) -> tuple[Frame, str]:
         raise RefusedError(f"{path} has rows with more cells than the header names") from None
     except (ValueError, pd.errors.ParserError) as error:
         raise RefusedError(f"{path}: {error}") from error
-    table.columns = header
+    table.columns = header  # as in the file, where pandas has names for empty ones
     return table, separator
 
 

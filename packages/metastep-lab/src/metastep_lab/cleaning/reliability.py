@@ -57,8 +57,9 @@ def measure(
         The estimates; None if too few labels are trusted, or if planted labels become suspect
         little more often than others: w is then the quotient of two small numbers.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(0)  # fixed: a repeated call must say the same
     trusted = np.flatnonzero(~ranking.suspect)
+    # About as many as seem wrong: the more wrong labels, the harder each is to find.
     rate = min(0.3, max(LEAST_PLANTED, float(ranking.suspect.mean())))
     count = int(rate * len(trusted))
     if count < FEWEST:
@@ -75,6 +76,7 @@ def measure(
     hits, alarms, suspects = found[rows].sum(), found[others].sum(), ranking.suspect.sum()
     if hits / count < LEAST_RATIO * max(alarms, 1) / max(len(others), 1):
         return None
+    # Jeffreys' prior gives sensible intervals for counts of zero as well.
     draw = lambda successes, total: rng.beta(successes + 0.5, total - successes + 0.5, DRAWS)
     recall = draw(hits, count)
     false = draw(alarms, len(others))
@@ -96,5 +98,6 @@ def measure(
 
 def _solve(flagged: Any, recall: Any, false: Any) -> tuple[Any, Any]:
     """Return the part of wrong labels, and the part of the suspects that is wrong."""
+    # Draws may have recall below the false alarms, where the quotient has no meaning.
     share = np.clip((flagged - false) / np.maximum(recall - false, 1e-9), 0, 1)
     return share, np.clip(share * recall / np.maximum(flagged, 1e-9), 0, 1)

@@ -58,6 +58,7 @@ def write_outcome(
         "weight": np.round(ranking.weights, 6),
         "score": scores,
     }
+    # Each file is whole or absent; `cleaning.json` comes last, and says that all are there.
     _write_table(directory / "suspects.csv", pd.DataFrame(suspects))
     _write_table(directory / "weights.csv", pd.DataFrame(weights))
     _write_table(directory / "clean.csv", file.table[~ranking.suspect], file.separator)
@@ -69,5 +70,6 @@ def write_outcome(
 
 
 def _write_table(path: Path, table: Frame, separator: str = ",") -> None:
+    # The same bytes on every system.
     text = table.to_csv(index=False, sep=separator, lineterminator="\n")
     write_atomically(path, text.encode())

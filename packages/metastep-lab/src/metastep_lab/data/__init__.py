@@ -53,13 +53,9 @@ RECIPES = (MNIST, CIFAR10, CIFAR100, OMNIGLOT, WIKITEXT2)
 
 
 def available(folder: Path | None = None) -> list[tuple[str, Path | None]]:
-    """List the data sets that can be found, without reading them.
+    """List by name what the loader of each data set would read, or None, without reading it.
 
-    Args:
-        folder: searched first, as by the loaders.
-
-    Returns:
-        For each data set its name and the file or folder its loader would read, or None.
+    A given folder is searched first, as by the loaders.
 
     Raises:
         DataNotFoundError: if `folder` is given and does not exist.

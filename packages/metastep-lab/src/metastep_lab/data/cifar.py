@@ -62,15 +62,10 @@ class _Version:
 def original_forms(
     layout: Layout, python: tuple[str, str], binary: tuple[str, str]
 ) -> tuple[Form, ...]:
-    """The forms of the originals, extracted and packed, the Python version first.
+    """Return the forms of the originals, extracted and packed, the Python version first.
 
-    Args:
-        layout: what is stored.
-        python: the folder and the archive of the Python version.
-        binary: those of the binary version.
-
-    Returns:
-        Four forms, which give `images`, `split` and the arrays of `layout.labels`.
+    `python` and `binary` are the folder and the archive of both versions. The forms give `images`,
+    `split` and the arrays of `layout.labels`.
     """
     return (
         *_forms(_Version(layout, *python, "", _parse_pickle)),

@@ -31,11 +31,7 @@ def cifar10(folder: Path | None = None) -> Dataset:
     `cifar-10-binary.tar.gz` (the binary version), `cifar10-7k.npz`. The home page is
     https://www.cs.toronto.edu/~kriz/cifar.html.
 
-    Args:
-        folder: searched first, before `METASTEP_DATA` and the user's cache.
-
-    Returns:
-        The data set.
+    A given folder is searched first, before `METASTEP_DATA` and the user's cache.
 
     Raises:
         DataNotFoundError: if it is in none of the places, or `folder` does not exist.

@@ -63,7 +63,7 @@ class _Unpickler(pickle.Unpickler):
 def parse_pickle(
     content: bytes, path: Path, classes: Mapping[str, int]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The pixels and labels of one batch of the Python version.
+    """Return the pixels and labels of one batch of the Python version.
 
     Args:
         content: the pickle: a dict with `data`, uint8 of shape (n, 3072), and lists of labels.

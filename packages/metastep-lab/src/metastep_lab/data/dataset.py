@@ -106,11 +106,10 @@ class Recipe:
 
 
 def cache_folder() -> Path | None:
-    """The user's cache: `$XDG_CACHE_HOME/metastep`, else `~/.cache/metastep`; None without a home.
+    """Return the user's cache: `$XDG_CACHE_HOME/metastep`, else `~/.cache/metastep`.
 
-    Returns:
-        The folder, which need not exist. A relative `XDG_CACHE_HOME` is ignored, as its standard
-        asks.
+    It need not exist. None without a home. A relative `XDG_CACHE_HOME` is ignored, as its standard
+    asks.
     """
     cache = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(cache):
@@ -122,13 +121,9 @@ def cache_folder() -> Path | None:
 
 
 def places(folder: Path | None = None) -> list[Path]:
-    """The folders searched for data, in this order: `folder`, `METASTEP_DATA`, the user's cache.
+    """Return the folders searched for data: `folder`, `METASTEP_DATA`, the user's cache.
 
-    Args:
-        folder: a folder that the user named (`--data`), or None.
-
-    Returns:
-        The folders; those from the environment need not exist.
+    Those from the environment need not exist.
 
     Raises:
         DataNotFoundError: if `folder` is given and is not a folder.
@@ -150,14 +145,9 @@ def places(folder: Path | None = None) -> list[Path]:
 
 
 def find(recipe: Recipe, folder: Path | None = None) -> tuple[Path, Path, Form] | None:
-    """The first form of a data set in the first place that has one.
+    """Return the first form of a data set in the first place that has one, after place and path.
 
-    Args:
-        recipe: the data set.
-        folder: see `places`.
-
-    Returns:
-        The place, the file or folder found in it, and its form; None if there is nothing.
+    None if there is nothing.
     """
     for place in places(folder):
         for form in recipe.forms:
@@ -168,19 +158,12 @@ def find(recipe: Recipe, folder: Path | None = None) -> tuple[Path, Path, Form] 
 
 
 def load(recipe: Recipe, folder: Path | None = None) -> Dataset:
-    """Find and read a data set.
-
-    Args:
-        recipe: the data set.
-        folder: see `places`.
-
-    Returns:
-        The data set in the first form found.
+    """Read the first form of a data set that is found in the places.
 
     Raises:
         DataNotFoundError: if it is nowhere. A damaged file raises `DataCorruptError` instead, and
-            the search does not go on, so that a worse copy is never used in its
-            place. Images that are all of one shade are damaged, too.
+            the search does not go on, so that a worse copy is never used in its place. Images that
+            are all of one shade are damaged, too.
     """
     found = find(recipe, folder)
     if found is None:
@@ -212,13 +195,5 @@ def _how_to_get(recipe: Recipe, folder: Path | None) -> str:
 
 
 def first_file(folder: Path, names: tuple[str, ...]) -> Path | None:
-    """The first of `names` that is a file in `folder`.
-
-    Args:
-        folder: where to look; it need not exist.
-        names: file names in order of preference.
-
-    Returns:
-        The path, or None.
-    """
+    """Return the first of some names that is a file in a folder, or None."""
     return next((folder / name for name in names if os.path.isfile(folder / name)), None)

@@ -9,11 +9,7 @@ from metastep_lab.data.dataset import Dataset
 
 
 def digits_path() -> Path:
-    """The folder of scikit-learn that holds the digits.
-
-    Returns:
-        The folder.
-    """
+    """Return the folder of scikit-learn that holds the digits."""
     found = find_spec("sklearn")
     assert found is not None and found.origin is not None, "metastep-lab requires scikit-learn"
     return Path(found.origin).parent / "datasets"
@@ -25,11 +21,7 @@ def digits(folder: Path | None = None) -> Dataset:
     The arrays are `images`, uint8 of shape (1797, 8, 8) with values 0 to 16, and `labels`, uint8 of
     shape (1797,) with values 0 to 9.
 
-    Args:
-        folder: not used, since scikit-learn has the data; all loaders have this argument.
-
-    Returns:
-        The data set.
+    The folder, an argument of all loaders, is not used, since scikit-learn has the data.
 
     Reference:
         Alpaydin and Kaynak, 1998, "Optical Recognition of Handwritten Digits", UCI Machine Learning

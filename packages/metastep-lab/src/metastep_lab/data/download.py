@@ -115,9 +115,6 @@ def download(
 def check_sha256(sha256: str) -> None:
     """Check that a text can be a SHA-256 checksum.
 
-    Args:
-        sha256: the text.
-
     Raises:
         ValueError: if it has not 64 hexadecimal digits.
     """
@@ -126,14 +123,7 @@ def check_sha256(sha256: str) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 checksum of a file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        64 hexadecimal digits.
-    """
+    """Return the SHA-256 checksum of a file, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -194,23 +194,12 @@ def fetch(
 
 
 def staged(folder: Path, name: str) -> Path:
-    """Where the files of a data set are until all of them are there.
-
-    Args:
-        folder: where they go.
-        name: the data set.
-
-    Returns:
-        A hidden folder, which need not exist.
-    """
+    """Return the hidden folder where the files of a data set are until all of them are there."""
     return Path(os.path.expanduser(folder)) / f".{name}.fetching"
 
 
 def default_folder() -> Path:
-    """Where `fetch` puts files, if nobody says: `METASTEP_DATA`, else the user's cache.
-
-    Returns:
-        The folder, which need not exist.
+    """Return where `fetch` puts files, if nobody says: `METASTEP_DATA`, else the user's cache.
 
     Raises:
         DownloadError: if there is neither.

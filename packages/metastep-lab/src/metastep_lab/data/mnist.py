@@ -26,11 +26,7 @@ def mnist(folder: Path | None = None) -> Dataset:
     `train-images.idx3-ubyte`, plain or `.gz`; one of the two parts is enough); `mnist-10k.npz`. The
     home page is http://yann.lecun.com/exdb/mnist/.
 
-    Args:
-        folder: searched first, before `METASTEP_DATA` and the user's cache.
-
-    Returns:
-        The data set.
+    A given folder is searched first, before `METASTEP_DATA` and the user's cache.
 
     Raises:
         DataNotFoundError: if it is in none of the places, or `folder` does not exist.

@@ -36,11 +36,7 @@ def omniglot(folder: Path | None = None) -> Dataset:
     extracted (one is enough); `images_background_small1` and `..._small2`, likewise;
     `omniglot-242.npz`. The home page is https://github.com/brendenlake/omniglot.
 
-    Args:
-        folder: searched first, before `METASTEP_DATA` and the user's cache.
-
-    Returns:
-        The data set.
+    A given folder is searched first, before `METASTEP_DATA` and the user's cache.
 
     Raises:
         DataNotFoundError: if it is in none of the places, or `folder` does not exist.

@@ -24,17 +24,9 @@ METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 
 @contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
-    """Turn any exception of the body into a `DataCorruptError` that names the file.
+    """Turn any exception of the body, which reads a file, into a `DataCorruptError` that names it.
 
-    Args:
-        path: the file that the body reads.
-        what: what the file should be, with its article: `"an npz file"`.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        DataCorruptError: for every exception of the body.
+    `what` says what the file should be, with its article: `"an npz file"`.
     """
     try:
         yield
@@ -48,28 +40,13 @@ def reading(path: Path, what: str) -> Iterator[None]:
 
 
 def require(condition: bool, path: Path, wrong: str) -> None:
-    """Check one property of a file.
-
-    Args:
-        condition: what must hold.
-        path: the file.
-        wrong: what is wrong otherwise, as the predicate of a sentence.
-
-    Raises:
-        DataCorruptError: if the condition does not hold.
-    """
+    """Raise `DataCorruptError` unless a condition holds; `wrong` is the sentence's predicate."""
     if not condition:
         raise DataCorruptError(f"{path} {wrong}.")
 
 
 def read_bytes(path: Path) -> bytes:
     """Return the content of a file, unpacked if it is a gzip file, independently of its name.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The bytes.
 
     Raises:
         DataCorruptError: if it cannot be read, or is a damaged gzip file, or unpacks to over 1 GiB.
@@ -88,14 +65,7 @@ def _unpacked(path: Path) -> bytes:
 
 
 def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Named arrays of an npz file; pickled objects are refused.
-
-    Args:
-        path: the file.
-        names: the arrays wanted.
-
-    Returns:
-        The arrays by name.
+    """Return named arrays of an npz file; pickled objects are refused.
 
     Raises:
         DataCorruptError: if the file is not an npz file, is damaged, lacks an array or unpacks to
@@ -112,14 +82,7 @@ def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
 
 
 def read_zip(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
-    """The files of a zip archive, read in memory; nothing is unpacked to the disk.
-
-    Args:
-        path: the archive.
-        wanted: which names to read.
-
-    Returns:
-        The contents by name.
+    """Return wanted files of a zip archive by name; nothing is unpacked to the disk.
 
     Raises:
         DataCorruptError: if the archive is damaged or unpacks to over 1 GiB.
@@ -135,14 +98,7 @@ def read_zip(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
 
 
 def read_tar(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
-    """The files of a packed tar archive, read in memory; nothing is unpacked to the disk.
-
-    Args:
-        path: the archive.
-        wanted: which names (without folders) to read.
-
-    Returns:
-        The contents by name without folders.
+    """Return wanted files of a packed tar archive by name, without folders, read in memory.
 
     Raises:
         DataCorruptError: if the archive is damaged or unpacks to over 1 GiB.
@@ -165,14 +121,7 @@ def read_tar(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
 def check_labeled_images(
     images: np.ndarray, labels: np.ndarray, shape: tuple[int, ...], path: Path, classes: int = 10
 ) -> None:
-    """Check that images and their labels fit together.
-
-    Args:
-        images: should be uint8 of shape (n, *shape) with n > 0.
-        labels: should be uint8 of shape (n,), each below `classes`.
-        shape: the shape of one image.
-        path: the file or folder they come from.
-        classes: how many classes there are.
+    """Check that images are uint8 of shape (n, *shape), n > 0, and labels uint8 below `classes`.
 
     Raises:
         DataCorruptError: if anything does not fit.

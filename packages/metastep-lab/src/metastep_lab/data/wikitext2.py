@@ -30,11 +30,7 @@ def wikitext2(folder: Path | None = None) -> Dataset:
     `wikitext2-valid.txt`, `wikitext2-test.txt`. One part is enough. The home is Salesforce
     Research, "The WikiText long term dependency language modeling dataset".
 
-    Args:
-        folder: searched first, before `METASTEP_DATA` and the user's cache.
-
-    Returns:
-        The data set.
+    A given folder is searched first, before `METASTEP_DATA` and the user's cache.
 
     Raises:
         DataNotFoundError: if it is in none of the places, or `folder` does not exist.

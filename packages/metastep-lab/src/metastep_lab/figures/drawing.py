@@ -56,10 +56,7 @@ class Drawing:
         self.boxes: dict[str, list[tuple[float, ...]]] = {}
 
     def draw(self, artist: Artist) -> None:
-        """Draw an artist; skip those that the Bokeh plot has already.
-
-        Args:
-            artist: a child of the axes.
+        """Draw a child of the axes; skip what the Bokeh plot has already.
 
         Raises:
             NotConvertibleError: for an artist that has no counterpart.

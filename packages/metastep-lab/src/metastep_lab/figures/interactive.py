@@ -39,12 +39,7 @@ SCALES: dict[str, Literal["linear", "log"]] = {"linear": "linear", "log": "log"}
 def save_interactive(figure: Figure, stem: Path) -> Path | None:
     """Write the Bokeh plots of a figure next to its pictures, for the report page.
 
-    Args:
-        figure: the figure.
-        stem: the path without suffix, as `figures.save` takes it.
-
-    Returns:
-        The path, ending in `.json`; None if the figure stays a picture.
+    Returns the path, ending in `.json`; None if the figure stays a picture.
 
     Raises:
         OSError: if the file cannot be written.
@@ -58,15 +53,11 @@ def save_interactive(figure: Figure, stem: Path) -> Path | None:
 
 
 def interactive(figure: Figure) -> str | None:
-    """Convert a figure.
+    """Convert a figure to JSON, before or after it was saved.
 
-    Args:
-        figure: the figure, before or after it was saved.
-
-    Returns:
-        JSON: the version of Bokeh, the legend of the whole figure, and for each panel its title,
-        its plot as `Bokeh.embed.embed_item` takes it, and its own legend. An entry's label is the
-        name of the renderers that it switches. None if something in the figure cannot be converted.
+    It has the version of Bokeh, the legend of the whole figure, and for each panel its title, its
+    plot as `Bokeh.embed.embed_item` takes it, and its own legend. An entry's label is the name of
+    the renderers that it switches. None if something in the figure cannot be converted.
     """
     shown = [axes for axes in figure.axes if axes.axison or axes.has_data()]
     places = {axes.get_subplotspec() for axes in shown}

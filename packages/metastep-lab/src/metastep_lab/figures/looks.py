@@ -31,14 +31,10 @@ MARKERS = {
 
 
 def look_of(artist: Artist) -> dict[str, Any]:
-    """Return the properties of an artist that a legend shows.
+    """Return what a legend shows of an artist.
 
-    Args:
-        artist: of any kind.
-
-    Returns:
-        `color`; `dash`, a list of lengths in pixels, or None without a line; `marker`, Bokeh's name
-        or nothing.
+    These are `color`; `dash`, a list of lengths in pixels, or None without a line; `marker`,
+    Bokeh's name or nothing.
     """
     if isinstance(artist, Line2D):
         line = artist.get_linestyle() not in ("None", "none", "", " ")

@@ -35,15 +35,10 @@ Series = Mapping[str, tuple[ArrayLike, ArrayLike]]
 
 
 def style(index: int, markers: bool = False) -> dict[str, Any]:
-    """The color and line of series number `index`, as keyword arguments of `Axes.plot`.
+    """Return the color and line of series number `index`, as keyword arguments of `Axes.plot`.
 
-    Args:
-        index: the series' place in the figure, from 0. Seven series differ in color and line; from
-            the eighth on the combinations change.
-        markers: also a marker, for series of few points.
-
-    Returns:
-        `color`, `linestyle`, `linewidth`, and `marker` and `markersize` if asked for.
+    Seven series differ in color and line; from the eighth on the combinations change. `markers`
+    adds one, for series of few points.
     """
     turn, place = divmod(index, len(COLORS))
     look = {
@@ -59,16 +54,10 @@ def style(index: int, markers: bool = False) -> dict[str, Any]:
 def new_figure(
     columns: int = 1, rows: int = 1, width: float | None = None, height: float | None = None
 ) -> tuple[Figure, np.ndarray]:
-    """An empty figure with a grid of axes.
+    """Return an empty figure with a grid of axes, as a flat array, row by row.
 
-    Args:
-        columns: panels side by side.
-        rows: panels on top of each other.
-        width: in inches; 6.4 for one column and 4.6 for each of several where not given.
-        height: in inches; 4 for one row and 3.6 for each of several where not given.
-
-    Returns:
-        The figure and its axes as a flat array, row by row.
+    Width and height are in inches; 6.4 for one column and 4.6 for each of several, 4 for one row
+    and 3.6 for each of several where not given.
     """
     width = width or (6.4 if columns == 1 else 4.6 * columns)
     height = height or (4.0 if rows == 1 else 3.6 * rows)
@@ -117,16 +106,10 @@ class Lines:
 
 
 def line_figure(*panels: Lines, columns: int = 2, shared_legend: bool = False) -> Figure:
-    """A figure of panels of lines.
+    """Return a figure of panels of lines, row by row, at most `columns` side by side.
 
-    Args:
-        panels: what is drawn, row by row.
-        columns: at most so many panels side by side.
-        shared_legend: one legend below all panels instead of one in each; a label has the same look
-            in all of them.
-
-    Returns:
-        The figure.
+    `shared_legend` puts one legend below all panels, in place of one in each; a label has the same
+    look in all of them.
     """
     columns = min(columns, len(panels))
     figure, axes = new_figure(columns, -(-len(panels) // columns))
@@ -148,10 +131,7 @@ def line_figure(*panels: Lines, columns: int = 2, shared_legend: bool = False) -
 def draw_lines(axes: Axes, panel: Lines, labels: Sequence[str] | None = None) -> None:
     """Draw a panel of lines into axes of a figure.
 
-    Args:
-        axes: where to draw.
-        panel: what to draw.
-        labels: all labels of the figure, whose order gives each its look; None for this panel's.
+    `labels` are all labels of the figure, whose order gives each its look; None for this panel's.
     """
     order = list(panel.series) if labels is None else labels
     for label, points in panel.series.items():
@@ -193,15 +173,7 @@ def draw_heatmap(
 ) -> None:
     """Draw a matrix in colors with its numbers written in the cells and a color bar.
 
-    Args:
-        axes: where to draw.
-        values: shape (rows, columns); NaN stays white.
-        x_ticks: names of the columns.
-        y_ticks: names of the rows, the first on top.
-        x_label: what the columns are.
-        y_label: what the rows are.
-        color_label: what the numbers are, with their unit.
-        title: of this panel.
+    NaN stays white. `y_ticks` are the names of the rows, the first on top.
     """
     matrix = np.asarray(values, float)
     lowest, highest = np.nanmin(matrix), np.nanmax(matrix)
@@ -223,12 +195,7 @@ def draw_heatmap(
 def save(figure: Figure, stem: Path) -> tuple[Path, Path]:
     """Write a figure as SVG and as PNG (150 dpi), the same bytes for the same figure.
 
-    Args:
-        figure: the figure.
-        stem: the path without suffix, such as `figures/bias`; parent folders are made.
-
-    Returns:
-        The two paths, SVG first.
+    `stem` is the path without suffix; parent folders are made. Returns the two paths, SVG first.
 
     Raises:
         OSError: if a file cannot be written.

@@ -10,11 +10,7 @@ from metastep_lab.runs.directories import check_output
 
 
 def write_page(directories: Sequence[Path], out: Path) -> None:
-    """Write one page with figures, claims and tables.
-
-    Args:
-        directories: run directories.
-        out: the page.
+    """Write one page with the figures, claims and tables of run directories.
 
     Raises:
         RefusedError: if the page cannot be written.

@@ -20,15 +20,10 @@ SCRIPT = Path(__file__).with_name("page.js")
 
 
 def plot(path: Path, text: str) -> str:
-    """Write the HTML element of an interactive figure.
+    """Write the HTML element of an interactive figure; the text is for screen readers.
 
-    Args:
-        path: the file that `save_interactive` wrote.
-        text: what is to be seen, for screen readers.
-
-    Returns:
-        HTML. Empty if there is no such file, it was written for another version of Bokeh, or it
-        holds anything that `save_interactive` does not write; the page then shows the picture.
+    Empty if there is no such file, it was written for another version of Bokeh, or it holds
+    anything that `save_interactive` does not write; the page then shows the picture.
     """
     try:
         content = checked(read_bytes(path, LARGEST_JSON), version("bokeh"))
@@ -38,11 +33,7 @@ def plot(path: Path, text: str) -> str:
 
 
 def scripts() -> str:
-    """Write Bokeh and the script that draws the figures.
-
-    Returns:
-        HTML for the end of the page.
-    """
+    """Write Bokeh and the script that draws the figures, for the end of the page."""
     library, own = _scripts()
     packed = _packed(' id="bokeh"', library)
     return f"{packed}\n<script>{own.decode()}</script>"
@@ -50,11 +41,7 @@ def scripts() -> str:
 
 @cache
 def sources() -> str:
-    """Return the hashes of the two scripts for the page's policy.
-
-    Returns:
-        The script sources of the policy: the browser runs no other script.
-    """
+    """Return the hashes of the two scripts for the page's policy, the only ones that run."""
     hashes = (base64.b64encode(sha256(script).digest()).decode() for script in _scripts())
     return " ".join(f"'sha256-{one}'" for one in hashes)
 

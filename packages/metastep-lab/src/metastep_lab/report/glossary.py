@@ -187,13 +187,7 @@ WORDS = (
 
 
 def used_words(text: str) -> list[tuple[str, str]]:
-    """Choose the words that a text uses.
-
-    Args:
-        text: all that is said on a page.
-
-    Returns:
-        Word and explanation.
+    """Choose the words that a text uses, with their explanations.
 
     >>> [word for word, _ in used_words("The F1 score rises with the window.")]
     ['Window K, K-RMD', 'F1 score']

@@ -31,14 +31,9 @@ PAPER = re.compile(r"paper|printed|published|thesis|theory")
 
 
 def build_page(directories: Sequence[Path]) -> str:
-    """Build the page.
+    """Build the page of run directories, in their order.
 
-    Args:
-        directories: run directories, in the order in which they appear. Runs that were interrupted
-            or failed are shown as such.
-
-    Returns:
-        HTML.
+    Runs that were interrupted or failed are shown as such.
 
     Raises:
         RunDirectoryError: if one is not a run directory, or a file in it is damaged.

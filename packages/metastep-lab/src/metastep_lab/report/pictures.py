@@ -71,14 +71,9 @@ class Pictures:
         self._pictures = count(1)
 
     def inline(self, svg: bytes, text: str) -> str:
-        """Write a picture as a part of an HTML page.
+        """Write a picture as an element `svg`, which needs `letters()` on the same page.
 
-        Args:
-            svg: the file.
-            text: what is to be seen, for screen readers.
-
-        Returns:
-            An element `svg`. It needs `letters()` on the same page.
+        The text says what is to be seen, for screen readers.
 
         Raises:
             PictureError: if the file is damaged or not from matplotlib.

@@ -254,14 +254,9 @@ class _Plot(_Strict):
 
 
 def checked(content: bytes, version: str) -> bytes:
-    """Check an interactive figure.
+    """Return an interactive figure from an untrusted file, rebuilt from its checked parts.
 
-    Args:
-        content: what `interactive` wrote, or an untrusted file.
-        version: of Bokeh; a plot of another version is refused.
-
-    Returns:
-        The same plot, rebuilt from its checked parts.
+    A plot of another version of Bokeh is refused.
 
     Raises:
         PlotError: if it holds anything that `interactive` does not write.

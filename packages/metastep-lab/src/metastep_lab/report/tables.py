@@ -16,13 +16,9 @@ DIGITS = 4
 
 
 def format_number(value: float | int | None) -> str:
-    """A number for reading: four significant digits, whole numbers in full.
+    """Write a number with four significant digits, whole numbers in full.
 
-    Args:
-        value: the number; None stands for one that was not finite.
-
-    Returns:
-        Such as `1,234`, `0.01235`, `1.235e-07`, or a dash for None and NaN.
+    Such as `1,234`, `0.01235`, `1.235e-07`, or a dash for None and NaN.
     """
     if value is None or math.isnan(value):
         return "\N{EN DASH}"

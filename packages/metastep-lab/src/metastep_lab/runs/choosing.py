@@ -13,14 +13,7 @@ from metastep_lab.experiment import Experiment, load
 
 
 def find(catalog: Sequence[Listing], name: str) -> Experiment:
-    """Import the experiment of a name, and no other.
-
-    Args:
-        catalog: the experiments there are.
-        name: what the user typed.
-
-    Returns:
-        The experiment.
+    """Import the experiment of a name that a user typed, and no other.
 
     Raises:
         RefusedError: if there is none of that name.
@@ -34,15 +27,7 @@ def find(catalog: Sequence[Listing], name: str) -> Experiment:
 
 
 def configure(experiment: Experiment, preset: str, settings: Sequence[str]) -> Any:
-    """Return a preset with changes.
-
-    Args:
-        experiment: the experiment.
-        preset: the name of one of its presets.
-        settings: texts `field=value`.
-
-    Returns:
-        The configuration.
+    """Return a preset with changes, texts `field=value`.
 
     Raises:
         RefusedError: for an unknown preset or field, a wrong type or an impossible value.
@@ -60,10 +45,7 @@ def configure(experiment: Experiment, preset: str, settings: Sequence[str]) -> A
 
 
 def check_data(data: Path | None) -> None:
-    """Refuse a data folder that does not exist.
-
-    Args:
-        data: the folder, or None.
+    """Refuse a data folder that does not exist; None is none.
 
     Raises:
         RefusedError: if it is not a folder.
@@ -73,14 +55,7 @@ def check_data(data: Path | None) -> None:
 
 
 def described(listing: Listing) -> dict[str, Any]:
-    """An experiment with its presets and fields, as `metastep list --json` shows it.
-
-    Args:
-        listing: the entry of the catalogue.
-
-    Returns:
-        JSON-compatible.
-    """
+    """Return an experiment with its presets and fields, as `metastep list --json` shows it."""
     experiment = load(listing)
     kinds = get_type_hints(experiment.config)
     names = [field.name for field in fields(experiment.config)]

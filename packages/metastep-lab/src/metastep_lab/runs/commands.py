@@ -24,20 +24,9 @@ def run_experiment(
     data: Path | None,
     resume: bool,
 ) -> int:
-    """Run an experiment into a run directory, and print the result.
+    """Run an experiment into a directory, or `runs/NAME`, and print the result.
 
-    Args:
-        catalog: the experiments there are.
-        name: of the experiment.
-        preset: the preset that is changed.
-        settings: changes, as texts `field=value`.
-        seed: the random seed.
-        out: the run directory, else `runs/NAME`.
-        data: the folder that holds data sets, or None.
-        resume: continue the run that the directory holds.
-
-    Returns:
-        The exit status.
+    Returns the exit status.
 
     Raises:
         RefusedError: for bad input.
@@ -76,10 +65,6 @@ def run_experiment(
 
 def check_run(catalog: Sequence[Listing], directory: Path) -> int:
     """Check the paper's claims by a run, and print the numbers.
-
-    Args:
-        catalog: the experiments there are.
-        directory: the run directory.
 
     Returns:
         1 if a claim that must hold does not, else 0.

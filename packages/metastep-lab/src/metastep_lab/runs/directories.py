@@ -34,10 +34,8 @@ PAGE = b"<!DOCTYPE html>"
 def check_output(out: Path, inputs: Iterable[Path], page: bool = False) -> None:
     """Refuse an output path where anything but an earlier output could be lost.
 
-    Args:
-        out: a folder for a run or a sweep, or a page.
-        inputs: what the command reads.
-        page: whether `out` is a page, which may replace an earlier page only.
+    `out` is a folder for a run or a sweep, or, with `page`, a page, which may replace an earlier
+    page only; `inputs` are what the command reads.
 
     Raises:
         RefusedError: if `out` is a file of a run or a sweep or lies in a folder of such files, is
@@ -74,13 +72,8 @@ def occupied(
 ) -> Iterator[None]:
     """Make a run directory if there is none, and lock it against other processes.
 
-    Args:
-        directory: the run directory: new, empty, or with a run in it.
-        mark: the file that identifies such a directory.
-        inputs: what the command reads.
-
-    Yields:
-        Nothing.
+    The directory is new, empty, or has a run in it, which the file `mark` shows; `inputs` are what
+    the command reads.
 
     Raises:
         BusyError: if another process is running in it.
@@ -144,14 +137,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def held(directory: Path) -> bool:
-    """Whether a process is running in a directory.
-
-    Args:
-        directory: the run directory, or none.
-
-    Returns:
-        False also if the system cannot tell.
-    """
+    """Whether a process is running in a directory; False also if the system cannot tell."""
     try:
         with open(directory / ".lock", "rb") as handle:
             if fcntl is not None:
@@ -164,11 +150,7 @@ def held(directory: Path) -> bool:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Remove the temporary files of a process that was killed.
-
-    Args:
-        directory: the run directory.
-    """
+    """Remove the temporary files of a process that was killed."""
     for folder in (directory, directory / "tables", directory / "figures"):
         for path in folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)

@@ -18,9 +18,6 @@ NOT_FINITE = re.compile(r"\b(nan|inf|infinite|finite|overflow)", re.IGNORECASE)
 def noted_warnings(say: Callable[[str], None]) -> Iterator[list[str]]:
     """Show the warnings of the body as lines of the run, overflow in NumPy's arithmetic once.
 
-    Args:
-        say: shows one line.
-
     Yields:
         The list of NumPy's overflow warnings, which grows while the body runs.
     """
@@ -41,15 +38,10 @@ def noted_warnings(say: Callable[[str], None]) -> Iterator[list[str]]:
 
 
 def failure(error: Exception, overflows: Sequence[str], refused: bool) -> str:
-    """Say why a run failed, with advice if its numbers left the range of floating point.
+    """Say in one line why a run failed, and what to do if its numbers left the range of floats.
 
-    Args:
-        error: what it raised.
-        overflows: NumPy's warnings during the run.
-        refused: whether the run refused its data or configuration.
-
-    Returns:
-        One line, empty for an error without a message.
+    `overflows` are NumPy's warnings during the run; `refused` is whether it refused its data or
+    configuration. The line is empty for an error without a message.
     """
     reason = " ".join(str(error).split())
     in_words = isinstance(error, OverflowError) or NOT_FINITE.search(reason) is not None

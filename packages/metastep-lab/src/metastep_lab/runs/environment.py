@@ -14,11 +14,7 @@ PACKAGES = ("metastep", "jax", "jaxlib", "optax", "equinox", "lineax", "numpy", 
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that numbers depend on.
-
-    Returns:
-        Name to version; `"not installed"` where there is none.
-    """
+    """Return the versions of Python and of the packages that numbers depend on, by name."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -29,10 +25,10 @@ def versions() -> dict[str, str]:
 
 
 def check_devices() -> None:
-    """Refuse a run if JAX has no device.
+    """Refuse a run if JAX has no device, such as for an unknown `JAX_PLATFORMS`.
 
     Raises:
-        RefusedError: if JAX finds no device, such as for an unknown `JAX_PLATFORMS`.
+        RefusedError: if JAX finds no device.
     """
     try:
         jax.devices()
@@ -43,11 +39,7 @@ def check_devices() -> None:
 
 
 def devices() -> list[str]:
-    """The devices that JAX computes on.
-
-    Returns:
-        Such as `["cpu"]` or `["gpu: NVIDIA H100"]`, one entry for each.
-    """
+    """Return the devices that JAX computes on, such as `["cpu"]` or `["gpu: NVIDIA H100"]`."""
     names = []
     for device in jax.devices():
         kind = device.device_kind
@@ -56,23 +48,12 @@ def devices() -> list[str]:
 
 
 def default_precision() -> str:
-    """Return JAX's current default float type.
-
-    Returns:
-        `"float32"` or `"float64"`.
-    """
+    """Return JAX's current default float type, `"float32"` or `"float64"`."""
     return str(jnp.result_type(float))
 
 
 def environment(precision: str) -> dict[str, Any]:
-    """Return the entry of `result.json` about the machine.
-
-    Args:
-        precision: the float types that the run used.
-
-    Returns:
-        Versions, device, number of devices and of processor cores, precision and system.
-    """
+    """Return the entry of `result.json` about the machine, with the float types of the run."""
     found = devices()
     return {
         "versions": versions(),

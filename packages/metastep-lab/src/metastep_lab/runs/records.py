@@ -25,11 +25,7 @@ LARGEST_INTEGER = 2**53
 
 
 def write_result(directory: Path, result: Mapping[str, Any]) -> None:
-    """Write `result.json`.
-
-    Args:
-        directory: the run directory.
-        result: JSON-compatible; numbers that are not finite become null.
+    """Write `result.json`; numbers that are not finite become null.
 
     Raises:
         OSError: if it cannot be written.
@@ -39,14 +35,7 @@ def write_result(directory: Path, result: Mapping[str, Any]) -> None:
 
 
 def finite(value: Any) -> Any:
-    """Prepare a value for JSON: NumPy numbers become Python's, non-finite numbers become None.
-
-    Args:
-        value: dictionaries, lists, tuples and scalars, nested.
-
-    Returns:
-        The same in plain Python.
-    """
+    """Prepare a nested value for JSON: plain Python, None for numbers that are not finite."""
     if isinstance(value, Mapping):
         return {str(key): finite(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -59,12 +48,6 @@ def finite(value: Any) -> Any:
 def read_result(directory: Path) -> dict[str, Any]:
     """Read and check `result.json`.
 
-    Args:
-        directory: the run directory.
-
-    Returns:
-        Its content.
-
     Raises:
         RunDirectoryError: if there is none, or it is damaged or of another schema.
     """
@@ -72,14 +55,7 @@ def read_result(directory: Path) -> dict[str, Any]:
 
 
 def check_name(kind: str, name: str) -> str:
-    """Refuse a name that is not a plain file name.
-
-    Args:
-        kind: what it names, for the message.
-        name: the name.
-
-    Returns:
-        The name.
+    """Return a name, if it is a plain file name; `kind` says what it names.
 
     Raises:
         ValueError: if it is not made of letters, digits, `_`, `-` and `.`.
@@ -91,13 +67,10 @@ def check_name(kind: str, name: str) -> str:
 
 
 def write_table(directory: Path, name: str, columns: Mapping[str, Any]) -> None:
-    """Write `tables/NAME.csv`.
+    """Write `tables/NAME.csv` from columns, vectors of one length.
 
-    Args:
-        directory: the run directory.
-        name: the table's name.
-        columns: column name to a vector; all of one length. Numbers are written so that they read
-            back to the same float64, NaN as an empty cell, booleans as 1 and 0.
+    Numbers are written so that they read back to the same float64, NaN as an empty cell, booleans
+    as 1 and 0.
 
     Raises:
         ValueError: for columns of several lengths or dimensions, an integer beyond 2**53, or text
@@ -142,13 +115,7 @@ def _cells(name: str, vector: np.ndarray) -> list[str]:
 
 
 def read_table(path: Path) -> dict[str, np.ndarray]:
-    """Read a table.
-
-    Args:
-        path: the CSV file.
-
-    Returns:
-        Column name to values: float64 where every cell is a number or empty (NaN), text elsewhere.
+    """Read a table: float64 where every cell is a number or empty (NaN), text elsewhere.
 
     Raises:
         RunDirectoryError: if it is damaged.
@@ -158,12 +125,6 @@ def read_table(path: Path) -> dict[str, np.ndarray]:
 
 def read_texts(path: Path) -> dict[str, list[str]]:
     """Read a table whose numbers stay text.
-
-    Args:
-        path: the CSV file.
-
-    Returns:
-        Column name to cells.
 
     Raises:
         RunDirectoryError: if it is damaged.
@@ -189,13 +150,7 @@ def _column(cells: list[str]) -> np.ndarray:
 
 
 def read_tables(directory: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Read every table of a run.
-
-    Args:
-        directory: the run directory.
-
-    Returns:
-        Table name to columns.
+    """Read every table of a run, by its name.
 
     Raises:
         RunDirectoryError: if one is damaged.
@@ -206,10 +161,6 @@ def read_tables(directory: Path) -> dict[str, dict[str, np.ndarray]]:
 
 def write_arrays(directory: Path, arrays: Mapping[str, Any]) -> None:
     """Write `arrays.npz`.
-
-    Args:
-        directory: the run directory.
-        arrays: by name.
 
     Raises:
         ValueError: for an array of Python objects, or more than 1 GiB together.
@@ -224,13 +175,7 @@ def write_arrays(directory: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def read_arrays(directory: Path) -> dict[str, np.ndarray]:
-    """Read `arrays.npz`.
-
-    Args:
-        directory: the run directory.
-
-    Returns:
-        The arrays by name; empty where there is no such file.
+    """Read `arrays.npz`; empty where there is no such file.
 
     Raises:
         RunDirectoryError: if it is damaged.

@@ -76,13 +76,7 @@ def execute(
 ) -> dict[str, Any]:
     """Run an experiment, or continue it; a complete run is returned as it is.
 
-    Args:
-        request: what to run, and where.
-        say: shows one line.
-        show: shows progress: done, total, what.
-
-    Returns:
-        The content of `result.json`.
+    `say` shows one line, `show` progress: done, total, what. Returns the content of `result.json`.
 
     Raises:
         RefusedError: if JAX has no device, the directory cannot be used, a checkpoint to resume
@@ -225,14 +219,7 @@ def _conclude(request: Request, result: dict[str, Any], overflows: list[str]) ->
 
 
 def read_record(directory: Path, experiment: Experiment) -> Record:
-    """Read back a run of an experiment.
-
-    Args:
-        directory: the run directory.
-        experiment: the experiment that was run there.
-
-    Returns:
-        The record; that of an incomplete run has only the existing parts.
+    """Read back a run of an experiment; that of an incomplete run has only the existing parts.
 
     Raises:
         RunDirectoryError: if a file is damaged, or of another version or experiment.

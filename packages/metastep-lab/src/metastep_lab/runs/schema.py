@@ -104,12 +104,7 @@ def read_file(
 
 
 def read_checked(content: bytes, kind: type[Model], schema: int) -> tuple[Model, dict[str, Any]]:
-    """Read a file of a schema.
-
-    Args:
-        content: the file.
-        kind: what it should hold.
-        schema: the number that its `schema` should be.
+    """Read the content of a file of a schema.
 
     Returns:
         The content as `kind`, and as plain JSON with the fields that `kind` does not name.

@@ -83,21 +83,9 @@ def run_sweep(
 ) -> int:
     """Run an experiment for every combination of values and seeds, and tabulate the results.
 
-    Args:
-        catalog: the experiments there are.
-        name: of the experiment.
-        grid: texts `field=value,value`.
-        seeds: `first:end`, or seeds separated by commas; None for seed 0.
-        preset: what every configuration begins from.
-        settings: changes that all runs share.
-        engine: processes of this machine, or Ray.
-        address: HOST:PORT of a Ray cluster, or None.
-        resources: cores for each run or None, GPUs for each, runs at a time or None, retries.
-        data: the folder that holds data sets, or None.
-        out: the folder of the sweep, else `sweeps/NAME`.
-
-    Returns:
-        The exit status: 1 if a run failed.
+    `grid`, `seeds`, `preset` and `settings` are those of `cells`; `resources` are cores for each
+    run or None, GPUs for each, runs at a time or None, and retries; `out` is the folder, or None
+    for `sweeps/NAME`. Returns the exit status: 1 if a run failed.
 
     Raises:
         RefusedError: for bad input.
@@ -135,18 +123,11 @@ def run_sweep(
 
 
 def share_cores(runs: int, jobs: int | None, cpus: int | None) -> tuple[int, int]:
-    """Share the cores of this machine fairly.
+    """Return how many runs go at a time, and the cores of each.
 
     The number of threads can change the last bits of a sum. A resumed sweep must therefore share
-    the cores as before, so the shares depend on these arguments alone.
-
-    Args:
-        runs: all runs of the sweep, those that are complete included.
-        jobs: how many the user wants at a time, or None.
-        cpus: how many cores the user wants for each, or None.
-
-    Returns:
-        How many runs go at a time, and the cores of each.
+    the cores as before, so the shares depend on these arguments alone: all runs, complete ones
+    included, and the wishes of the user, or None.
 
     Raises:
         RefusedError: for more cores than there are.
@@ -227,12 +208,6 @@ def _tabulate(sweep: Sweep, failures: dict[str, str]) -> None:
 
 def show_sweep(out: Path) -> int:
     """Show the state of a sweep.
-
-    Args:
-        out: the folder of the sweep.
-
-    Returns:
-        0.
 
     Raises:
         RunDirectoryError: if the folder holds no sweep, or a damaged one.

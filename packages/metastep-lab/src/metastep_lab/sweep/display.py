@@ -68,12 +68,7 @@ class Monitor:
             self._live.stop()
 
     def ended(self, key: str, outcome: Outcome) -> None:
-        """Note that a run has ended.
-
-        Args:
-            key: the run.
-            outcome: how.
-        """
+        """Note that a run has ended, and how."""
         state = "complete" if outcome.complete else "failed"
         self._ended[key] = state
         self._messages[key] = outcome.message
@@ -114,16 +109,7 @@ def _counts(states: Iterable[str]) -> str:
 
 
 def picture(states: dict[str, str], messages: Mapping[str, str], longest: int) -> Table:
-    """Return a table of the most important runs: running and failed ones first.
-
-    Args:
-        states: key to state.
-        messages: key to why a run failed.
-        longest: how many rows there is room for.
-
-    Returns:
-        A table: running, failed, then the others.
-    """
+    """Return a table of the runs as far as there is room: running, failed, then the others."""
     order = ("running", "failed", "interrupted", "complete", "waiting", "missing")
     shown = sorted(states, key=lambda key: order.index(states[key]))[:longest]
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -136,12 +122,7 @@ def picture(states: dict[str, str], messages: Mapping[str, str], longest: int) -
 
 
 def show_failures(console: Console, failures: Mapping[str, str]) -> None:
-    """Print which runs failed, and why; of very many the first.
-
-    Args:
-        console: where.
-        failures: key to message.
-    """
+    """Print which runs failed, and why; of very many the first."""
     for key, message in list(failures.items())[:FAILURES]:
         words = ("failed", LOOKS["failed"]), " ", (key, "bold"), f": {message}"
         console.print(Text.assemble(*words), soft_wrap=True)
@@ -150,14 +131,7 @@ def show_failures(console: Console, failures: Mapping[str, str]) -> None:
 
 
 def show_status(console: Console, out: Path, experiment: str, rows: Sequence[Row]) -> None:
-    """Print the state of a sweep.
-
-    Args:
-        console: where.
-        out: the folder of the sweep.
-        experiment: what is run.
-        rows: its runs.
-    """
+    """Print the state of a sweep."""
     for row in rows:
         words = [(f"{row.status:<12}", LOOKS[row.status]), (row.entry.key, "bold")]
         reason = f": {terminal.plain(row.message)}" if row.message else ""

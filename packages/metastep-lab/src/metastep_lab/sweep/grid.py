@@ -56,18 +56,11 @@ def cells(
     grid: Sequence[str],
     seeds: str | None,
 ) -> tuple[Cell, ...]:
-    """Every combination of the values of a grid and the seeds.
+    """Return the runs of a sweep: every combination of values and seeds, the seeds fastest.
 
-    Args:
-        experiment: the experiment.
-        preset: the preset that every run starts from.
-        settings: changes that all runs share, as texts `field=value`.
-        grid: texts `field=value,value`; the values of a field that is itself a list are separated
-            by semicolons, `windows=1,2;1,2,3`.
-        seeds: `first:end` without the end, or seeds separated by commas; None for seed 0.
-
-    Returns:
-        The runs, in the order of the grid, the seeds fastest.
+    `grid` has texts `field=value,value`; the values of a field that is itself a list are separated
+    by semicolons, `windows=1,2;1,2,3`. All runs start from `preset` with `settings`, texts
+    `field=value`. `seeds` is for `read_seeds`, or None for seed 0.
 
     Raises:
         RefusedError: if the sweep is empty or too large, names a field that does not exist, or any
@@ -96,13 +89,7 @@ def cells(
 
 
 def read_seeds(text: str) -> Sequence[int]:
-    """Read `--seeds`.
-
-    Args:
-        text: `first:end` without the end, or integers separated by commas.
-
-    Returns:
-        The seeds.
+    """Read `--seeds`: `first:end` without the end, or integers separated by commas.
 
     Raises:
         RefusedError: for anything else, none at all, or a seed beyond 2**32 - 1.
@@ -145,12 +132,5 @@ def _name(values: dict[str, Any], seed: int) -> str:
 
 
 def as_text(value: Any) -> str:
-    """A value of a configuration in a name or a table.
-
-    Args:
-        value: as `config_as_json` gives it.
-
-    Returns:
-        Text; the entries of a list are joined by `+`.
-    """
+    """Return a value of a configuration as a part of a name; `+` joins the entries of a list."""
     return "+".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -37,15 +37,10 @@ class _Child:
 def run_locally(
     jobs: Sequence[Job], parallel: int, retries: int, gpus: int = 0
 ) -> Generator[tuple[str, Outcome], None, None]:
-    """Carry out jobs, a number of them at a time.
+    """Carry out jobs, `parallel` processes at a time, each with `gpus` GPUs of its own.
 
-    Closing the iterator, or an interruption, interrupts the runs so that they can be resumed.
-
-    Args:
-        jobs: the jobs.
-        parallel: how many processes run at a time.
-        retries: how often a job that fails is tried again.
-        gpus: how many GPUs of its own each process sees.
+    A job that fails is tried again, `retries` times. Closing the iterator, or an interruption,
+    interrupts the runs so that they can be resumed.
 
     Yields:
         The key of a job and how its last attempt ended, in the order in which they end.
@@ -76,11 +71,7 @@ def run_locally(
 
 
 def gpu_names() -> list[str]:
-    """The GPUs of this machine, as `CUDA_VISIBLE_DEVICES` names them.
-
-    Returns:
-        Those that the environment shows, else all for which there is a device file.
-    """
+    """Return the GPUs of `CUDA_VISIBLE_DEVICES`, else all for which there is a device file."""
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     if shown is not None:
         return [name for name in shown.split(",") if name]
@@ -88,11 +79,7 @@ def gpu_names() -> list[str]:
 
 
 def check_gpus(parallel: int, gpus: int) -> None:
-    """Refuse more GPUs than there are.
-
-    Args:
-        parallel: how many processes run at a time.
-        gpus: how many GPUs each takes.
+    """Refuse more GPUs than there are for so many processes.
 
     Raises:
         RefusedError: if they are not there.
@@ -105,11 +92,7 @@ def check_gpus(parallel: int, gpus: int) -> None:
 
 
 def process_context() -> Any:
-    """How new processes are started here.
-
-    Returns:
-        A context of `multiprocessing`: on Linux a server forks them that has imported the package.
-    """
+    """Return how new processes are started: on Linux by a server that has imported the package."""
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

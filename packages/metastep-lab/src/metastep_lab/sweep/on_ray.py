@@ -37,15 +37,12 @@ class Resources:
 
 @contextmanager
 def joined(address: str | None, parallel: int, resources: Resources) -> Iterator[Any]:
-    """Join a cluster, or start Ray on this machine.
+    """Yield the module `ray`, connected to a cluster, or to Ray started on this machine.
 
     Args:
         address: HOST:PORT of the cluster's head, None to start one here.
         parallel: how many runs at a time Ray makes room for when it is started here.
         resources: what each takes.
-
-    Yields:
-        The module `ray`, connected.
 
     Raises:
         RefusedError: if Ray is not installed, no cluster answers, or no machine of it has what a
@@ -123,16 +120,10 @@ def _require_room(ray: Any, resources: Resources) -> None:
 def run_on_ray(
     ray: Any, jobs: Sequence[Job], resources: Resources, retries: int
 ) -> Generator[tuple[str, Outcome], None, None]:
-    """Carry out jobs as tasks of Ray.
+    """Carry out jobs as tasks of Ray that declare `resources`.
 
-    Closing the iterator, or an interruption, interrupts the runs so that they can be resumed.
-
-    Args:
-        ray: the module, connected.
-        jobs: the jobs.
-        resources: what each declares.
-        retries: how often a task that fails is repeated, and how often Ray itself repeats one whose
-            worker or node dies.
+    A task that fails is repeated, `retries` times, as Ray itself repeats one whose worker or node
+    dies. Closing the iterator, or an interruption, interrupts the runs so that they can be resumed.
 
     Yields:
         The key of a job and how its last attempt ended, in the order in which they end.

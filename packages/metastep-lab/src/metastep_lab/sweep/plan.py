@@ -28,15 +28,8 @@ def plan_runs(
 ) -> None:
     """Predict time and memory, and say what was extrapolated.
 
-    Args:
-        catalog: the experiments there are.
-        name: of the experiment.
-        preset: the preset that the runs start from.
-        settings: changes that all runs share.
-        grid: as for a sweep; none for one run.
-        seeds: as for a sweep; None for one run with seed 0.
-        along: the field to shorten, None to choose one.
-        data: the folder that holds data sets, or None.
+    The arguments are those of `run_sweep`, without a grid or seeds for one run; `along` is the
+    field to shorten, None to choose one.
 
     Raises:
         RefusedError: for bad input, or a run that fails.

@@ -69,17 +69,7 @@ Measure = Callable[[Any], Cost]
 
 
 def measure(experiment: Experiment, config: Any, seed: int, data: Path | None, cpus: int) -> Cost:
-    """Carry out a run in a new process and a temporary directory.
-
-    Args:
-        experiment: the experiment.
-        config: its configuration.
-        seed: its seed.
-        data: the folder that holds data sets, or None.
-        cpus: how many threads each library may use.
-
-    Returns:
-        What it took.
+    """Carry out a run in a new process and a temporary directory, with `cpus` threads per library.
 
     Raises:
         RefusedError: if the run fails.
@@ -127,14 +117,7 @@ def _peak() -> float:
 
 
 def length_field(config: Any, along: str | None) -> str | None:
-    """The field along which a run is shortened.
-
-    Args:
-        config: the configuration.
-        along: what the user chose, or None.
-
-    Returns:
-        An integer field that is large enough to be cut; None if there is none.
+    """Return the integer field along which a run is shortened; None if none is large enough.
 
     Raises:
         RefusedError: if the user's choice is no such field.
@@ -154,18 +137,11 @@ def length_field(config: Any, along: str | None) -> str | None:
 
 
 def predict(config: Any, field: str | None, measured: Measure) -> Prediction:
-    """Measure two or more short runs and extrapolate in a straight line.
+    """Measure two or more short runs and extrapolate in a straight line along a field.
 
     The first has a hundredth of the steps, or as few as the configuration allows. The longer one is
-    lengthened until the difference exceeds the noise, up to half of the run.
-
-    Args:
-        config: the configuration.
-        field: the field that is shortened, None to measure the run as it is.
-        measured: carries out a configuration.
-
-    Returns:
-        The prediction.
+    lengthened until the difference exceeds the noise, up to half of the run. Without a field the
+    run is measured as it is. `measured` carries out a configuration.
 
     Raises:
         RefusedError: if the run fails, or cannot be shortened in this field.
@@ -205,15 +181,7 @@ def _fewest(config: Any, field: str, count: int, most: int) -> int:
 
 
 def shortened(config: Any, field: str, value: int) -> Any:
-    """A configuration with another value of one field.
-
-    Args:
-        config: the configuration.
-        field: the field.
-        value: the value.
-
-    Returns:
-        The changed configuration.
+    """Return a configuration with another value of one field.
 
     Raises:
         RefusedError: if the configuration forbids it.
@@ -227,12 +195,7 @@ def shortened(config: Any, field: str, value: int) -> Any:
 def doublings(
     config: Any, prediction: Prediction, measured: Measure
 ) -> Sequence[tuple[str, int, float, float]]:
-    """Double the size fields one by one, in a short run.
-
-    Args:
-        config: the configuration.
-        prediction: of the same configuration.
-        measured: carries out a configuration.
+    """Double the size fields one by one, in a run as short as a prediction's.
 
     Returns:
         Field, its doubled value, the factor of the processor time of one step, the factor of the

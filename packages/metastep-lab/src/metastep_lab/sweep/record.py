@@ -41,25 +41,12 @@ class Row:
 
 
 def run_directory(out: Path, key: str) -> Path:
-    """Where a run of a sweep is.
-
-    Args:
-        out: the folder of the sweep.
-        key: the run.
-
-    Returns:
-        Its run directory.
-    """
+    """Return where a run of a sweep is."""
     return out / "runs" / key
 
 
 def write_list(out: Path, experiment: str, entries: Sequence[Entry]) -> None:
     """Write `sweep.json`.
-
-    Args:
-        out: the folder of the sweep.
-        experiment: the experiment's name.
-        entries: the runs.
 
     Raises:
         OSError: if it cannot be written.
@@ -71,13 +58,7 @@ def write_list(out: Path, experiment: str, entries: Sequence[Entry]) -> None:
 
 
 def read_list(out: Path) -> tuple[str, tuple[Entry, ...]]:
-    """Read `sweep.json`.
-
-    Args:
-        out: the folder of the sweep.
-
-    Returns:
-        The experiment's name, and the runs.
+    """Read `sweep.json`: the experiment's name, and the runs.
 
     Raises:
         RunDirectoryError: if there is none, or it is damaged.
@@ -95,14 +76,8 @@ def read_list(out: Path) -> tuple[str, tuple[Entry, ...]]:
 def is_complete(out: Path, cell: Cell, experiment: str) -> bool:
     """Whether a run is complete.
 
-    Args:
-        out: the folder of the sweep.
-        cell: the run.
-        experiment: the experiment's name.
-
-    Returns:
-        False also for a damaged run, one of another configuration, and one whose process was killed
-        before it removed its temporary files.
+    False also for a damaged run, one of another configuration, and one whose process was killed
+    before it removed its temporary files.
     """
     directory = run_directory(out, cell.entry.key)
     try:
@@ -118,16 +93,7 @@ def is_complete(out: Path, cell: Cell, experiment: str) -> bool:
 
 
 def read_row(out: Path, entry: Entry, message: str = "") -> Row:
-    """Read what is on the disk of one run.
-
-    Args:
-        out: the folder of the sweep.
-        entry: the run.
-        message: how the last attempt failed, where that is known.
-
-    Returns:
-        The row.
-    """
+    """Read what is on the disk of one run; `message` says how its last attempt failed, if known."""
     directory = run_directory(out, entry.key)
     failed = "failed" if message else ""
     running = "running" if held(directory) else ""

@@ -23,10 +23,7 @@ FIXED = {
 
 
 def as_table(rows: Sequence[Row]) -> pa.Table:
-    """Put rows into columns.
-
-    Args:
-        rows: the runs, all with the same varying fields.
+    """Put rows, which have the same varying fields, into columns.
 
     Returns:
         The columns key, the fields that vary, seed, status, message, attempts, seconds, and
@@ -54,10 +51,6 @@ def _cell(value: Any) -> Any:
 def write_table(out: Path, rows: Sequence[Row]) -> None:
     """Write `sweep.csv` and `sweep.parquet`, each at once.
 
-    Args:
-        out: the folder of the sweep.
-        rows: the runs.
-
     Raises:
         OSError: if they cannot be written; what was there stays.
     """
@@ -70,13 +63,7 @@ def write_table(out: Path, rows: Sequence[Row]) -> None:
 
 
 def read_messages(out: Path) -> dict[str, str]:
-    """Read why runs failed that left no run directory.
-
-    Args:
-        out: the folder of the sweep.
-
-    Returns:
-        Key to message of the failed runs of `sweep.csv`; empty where there is none.
+    """Read from `sweep.csv`, if there is one, why runs failed that left no run directory, by key.
 
     Raises:
         RunDirectoryError: if it is damaged.

@@ -49,16 +49,11 @@ class Outcome:
 
 
 def carry_out(job: Job) -> Outcome:
-    """Carry out one run, from where an earlier attempt left it.
+    """Carry out one run, from where an earlier attempt left it, and return how it ended.
 
-    A killed attempt may hold the lock of the run directory for a moment; this function waits.
-    If the files of an earlier attempt are damaged, the run starts from the beginning.
-
-    Args:
-        job: what to do.
-
-    Returns:
-        How it ended. Only an interruption is raised.
+    A killed attempt may hold the lock of the run directory for a moment; this function waits. If
+    the files of an earlier attempt are damaged, the run starts from the beginning. Only an
+    interruption is raised.
     """
     try:
         limit_threads(job.cpus)
@@ -96,12 +91,9 @@ def _execute(request: Request, say: Callable[[str], None]) -> None:
 
 
 def limit_threads(cpus: int) -> None:
-    """Keep the numerical libraries of this process to a share of the cores.
+    """Keep the numerical libraries of this process to so many threads each.
 
     XLA reads `NPROC` when JAX looks for devices, which a new process has not done yet.
-
-    Args:
-        cpus: how many threads each library may use.
     """
     variables = ("NPROC", "PJRT_NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     os.environ.update(dict.fromkeys(variables, str(cpus)))
@@ -109,11 +101,7 @@ def limit_threads(cpus: int) -> None:
 
 
 def redirect_output(log: Path) -> None:
-    """Send what this process prints to a file.
-
-    Args:
-        log: the file, appended to.
-    """
+    """Append what this process prints to a file."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as file:
         for stream in (sys.stdout, sys.stderr):

@@ -19,15 +19,9 @@ class Exponent(NamedTuple):
 
 
 def probability(successes: int, trials: int) -> tuple[float, float]:
-    """Return the ends of the confidence interval of a probability.
+    """Return the ends of the confidence interval of a probability, by independent trials.
 
-    Args:
-        successes: from 0 to `trials`.
-        trials: independent ones, from 1.
-
-    Returns:
-        Both ends, which cover the probability in at least `CONFIDENCE` of all samples, whatever it
-        is.
+    They cover it in at least `CONFIDENCE` of all samples, whatever it is.
 
     Raises:
         ValueError: for numbers out of range.
@@ -50,14 +44,10 @@ def at_least(level: float, successes: int, trials: int) -> bool | None:
 
 
 def exponent(x: ArrayLike, y: ArrayLike) -> Exponent:
-    """Fit y ~ x^b by least squares on logarithms.
+    """Fit y ~ x^b by least squares on logarithms; return b with its confidence interval.
 
-    Args:
-        x: positive, of two values at least.
-        y: positive, of the same length, at least 3; independent with equal relative errors.
-
-    Returns:
-        The exponent with its confidence interval; NaN if a number is not positive and finite.
+    The entries of y, at least 3, are independent with equal relative errors; x has two values at
+    least. NaN if a number is not positive and finite.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if not np.all(np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)):

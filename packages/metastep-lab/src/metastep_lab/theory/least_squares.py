@@ -24,21 +24,15 @@ NODES = 4000
 
 
 def marchenko_pastur(ratio: float, nodes: int = NODES) -> tuple[FloatArray, FloatArray]:
-    """Return nodes and weights that integrate over the eigenvalues of X^T X / n.
+    """Return nodes and weights that integrate over the eigenvalues of X^T X / n, for d / n > 0.
 
     The midpoint rule in the angle theta of x = 1 + ratio + 2 sqrt(ratio) cos(theta), where the
     density is smooth and periodic. Its only singularity is a pole at x = 0, close by when the ratio
     is near 1. The weight of the eigenvalue 0 is therefore what is missing from 1: the rule is then
     exact to rounding for polynomials up to the degree of `nodes`, whatever the ratio.
 
-    Args:
-        ratio: d / n, above 0.
-        nodes: how many nodes for the continuous part.
-
-    Returns:
-        Eigenvalues and weights, both of shape (nodes + 1,); the last entry is the atom at 0, of
-        weight max(0, 1 - 1 / ratio) but for the correction. The weights sum to 1, the mean
-        eigenvalue is 1.
+    Both have the shape (nodes + 1,); the last entry is the atom at 0, of weight max(0, 1 - 1 /
+    ratio) but for the correction. The weights sum to 1, the mean eigenvalue is 1.
 
     Raises:
         ValueError: for a ratio that is not positive and finite.
@@ -73,16 +67,8 @@ def mean_squared_error(
 ) -> FloatArray:
     """Return M(eta) = E |w_T - w*|^2, signal not yet learned plus noise learned.
 
-    E (1 - eta l)^{2T} + sigma^2 ratio E (1 - (1 - eta l)^T)^2 / l.
-
-    Args:
-        step_size: eta, any shape, from 0.
-        ratio: dim / training samples.
-        noise: sigma, from 0.
-        horizon: T, from 1.
-
-    Returns:
-        M, the shape of `step_size`; 1 at step size 0.
+    E (1 - eta l)^{2T} + sigma^2 ratio E (1 - (1 - eta l)^T)^2 / l, with `ratio` = d / n, `noise` =
+    sigma and `horizon` = T. It is 1 at step size 0.
 
     Raises:
         ValueError: for an argument outside its range.
@@ -99,17 +85,8 @@ def train_by_validation(
 ) -> FloatArray:
     """Return the population of Eq. 4: M(eta) / 2 + sigma^2 / 2.
 
-    Args:
-        step_size: eta, any shape, from 0.
-        ratio: dim / n_1, the training examples; the number of validation examples has no effect.
-        noise: sigma, from 0.
-        horizon: T, from 1.
-
-    Returns:
-        The objective, the shape of `step_size`.
-
-    Raises:
-        ValueError: for an argument outside its range.
+    Arguments and errors are those of `mean_squared_error`; n are the examples that are trained on.
+    The number of validation examples has no effect.
     """
     error = mean_squared_error(step_size, ratio=ratio, noise=noise, horizon=horizon)
     return (error + noise**2) / 2
@@ -118,19 +95,8 @@ def train_by_validation(
 def train_by_train(step_size: ArrayLike, *, ratio: float, noise: float, horizon: int) -> FloatArray:
     """Return the population of Eq. 3, the training loss at the end.
 
-    E l (1 - eta l)^{2T} / 2 + sigma^2 (ratio E (1 - eta l)^{2T} + 1 - ratio) / 2.
-
-    Args:
-        step_size: eta, any shape, from 0.
-        ratio: dim / n.
-        noise: sigma, from 0.
-        horizon: T, from 1.
-
-    Returns:
-        The objective, the shape of `step_size`.
-
-    Raises:
-        ValueError: for an argument outside its range.
+    E l (1 - eta l)^{2T} / 2 + sigma^2 (ratio E (1 - eta l)^{2T} + 1 - ratio) / 2. Arguments and
+    errors are those of `mean_squared_error`.
     """
     steps = _check(step_size, noise, horizon)
     eigenvalues, weights = marchenko_pastur(ratio)
@@ -147,9 +113,10 @@ def optimal_step_size(
 ) -> float:
     """Return the step size in (0, 2 / lambda_+] that minimises a population objective.
 
-    Train-by-train ends near 2 / (lambda_+ + lambda_-) = 1 / (1 + ratio), train-by-validation near
-    c / T with noise (Theorem 5). With many examples the train-by-train objective is flat to 1e-8
-    over a factor of three, and the minimiser is badly determined.
+    Train-by-train ends near 2 / (lambda_+ + lambda_-) = 1 / (1 + ratio), train-by-validation near c
+    / T with noise (Theorem 5). With many examples the train-by-train objective is flat to 1e-8 over
+    a factor of three, and the minimiser is badly determined; otherwise its relative error is about
+    1e-8.
 
     Example:
         >>> from metastep_lab.theory import least_squares
@@ -159,15 +126,6 @@ def optimal_step_size(
         0.333
         >>> round(best(least_squares.train_by_validation, ratio=4.0, **setting), 5)
         0.00065
-
-    Args:
-        objective: `train_by_train`, `train_by_validation` or `mean_squared_error`.
-        ratio: dim / training samples.
-        noise: sigma, from 0.
-        horizon: T, from 1.
-
-    Returns:
-        eta*, to a relative error of about 1e-8 where the objective is not flat.
 
     Raises:
         ValueError: for an argument outside its range.
@@ -188,14 +146,6 @@ def least_squares_error(*, dim: int, samples: int, noise: float) -> float:
 
     sigma^2 d / (n - d - 1), exact for every n > d + 1: d sigma^2 / n times a factor that tends to
     one as n / d grows.
-
-    Args:
-        dim: d, from 1.
-        samples: n, above d + 1.
-        noise: sigma, from 0.
-
-    Returns:
-        The error.
 
     Raises:
         ValueError: for too few samples, where the expectation does not exist.

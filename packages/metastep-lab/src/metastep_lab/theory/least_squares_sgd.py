@@ -172,9 +172,6 @@ def divergence_step_size(inputs: ArrayLike) -> float:
 def train_by_train_range(dim: int) -> float:
     """Return 1 / (2 L^3 d) with L = 100, the largest step size that Theorem 9 allows.
 
-    Args:
-        dim: d.
-
     Raises:
         ValueError: if `dim` is below 2.
     """
@@ -185,9 +182,6 @@ def train_by_validation_range(dim: int) -> float:
     """Return 1 / (d^2 ln^2 d), the largest step size that Theorem 10 allows.
 
     The theorem divides by a constant c_5 that it does not give; here c_5 = 1.
-
-    Args:
-        dim: d.
 
     Raises:
         ValueError: if `dim` is below 2.

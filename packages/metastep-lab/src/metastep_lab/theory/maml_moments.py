@@ -40,19 +40,12 @@ class GramMoments(NamedTuple):
 
 
 def gram_moments(rows: int, columns: int) -> GramMoments:
-    """Return the moments of X^T X up to the fourth order.
+    """Return the moments of X^T X up to the fourth order, for numbers of rows and columns of X.
 
     Example:
         >>> from metastep_lab.theory.maml import gram_moments
         >>> gram_moments(30, 60).m2
         2730.0
-
-    Args:
-        rows: of X, n, from 1.
-        columns: of X, p, from 1.
-
-    Returns:
-        The multiples of the identity, exact.
 
     Raises:
         ValueError: for a number below 1.
@@ -78,12 +71,7 @@ def gram_moments(rows: int, columns: int) -> GramMoments:
 def scaled_moments(rows: int, columns: int) -> GramMoments:
     """Return the moments of S = X^T X / n, with traces divided by p: mu_2, mu_3, ... of the paper.
 
-    Args:
-        rows: n, from 1.
-        columns: p, from 1.
-
-    Returns:
-        The multiples of the identity; each tends to 1 as n grows with p fixed.
+    Each tends to 1 as n grows with p fixed.
 
     Raises:
         ValueError: for a number below 1.
@@ -100,12 +88,6 @@ def scaled_moments(rows: int, columns: int) -> GramMoments:
 def weighted_gram(weights: ArrayLike) -> float:
     """Return the multiple of the identity that is E X^T C X: the trace of C.
 
-    Args:
-        weights: C, shape (rows, rows).
-
-    Returns:
-        Tr(C).
-
     Reference:
         Bernacchia (2021), Eq. 41.
     """
@@ -115,15 +97,8 @@ def weighted_gram(weights: ArrayLike) -> float:
 def sandwiched_gram(rows: int, middle: ArrayLike) -> FloatArray:
     """Return E X^T X D X^T X = n (n + 1) D + n Tr(D) I for a symmetric D.
 
-    Args:
-        rows: of X, n, from 1.
-        middle: D, symmetric, shape (columns, columns).
-
-    Returns:
-        The matrix, exact.
-
     Raises:
-        ValueError: for a number below 1.
+        ValueError: for fewer than 1 of the n rows.
 
     Reference:
         Bernacchia (2021), Eq. 42.
@@ -137,14 +112,8 @@ def fourth_moments(covariance: ArrayLike, kurtosis: float = 3.0) -> FloatArray:
     """Return F = E (x^T Sigma x) x x^T for x = Sigma^{1/2} s with independent entries of s.
 
     F = 2 Sigma^3 + Sigma Tr(Sigma^2) + (kurtosis - 3) Sigma^{1/2} diag(Sigma^2) Sigma^{1/2}; the
-    last term is ours. The third moments of s have no part in it.
-
-    Args:
-        covariance: Sigma, shape (dim, dim).
-        kurtosis: E s^4, with E s = 0 and E s^2 = 1; 3 for normal x.
-
-    Returns:
-        F, shape (dim, dim), exact.
+    last term is ours. The kurtosis is E s^4, with E s = 0 and E s^2 = 1; 3 for normal x. The third
+    moments of s have no part in it. Exact.
 
     Reference:
         Bernacchia (2021), section 5.3.

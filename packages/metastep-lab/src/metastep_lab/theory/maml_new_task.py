@@ -54,14 +54,10 @@ def loss_given_variance(
 def optimal_test_rate(
     variance: ArrayLike, *, dim: int, target_samples: int, noise: float, variability: float
 ) -> FloatArray:
-    """Return the test rate of the smallest loss; it is positive.
+    """Return the test rate of the smallest loss, between 0 and 1 / (1 + (p + 1) / n_r).
 
-    n_r (nu^2 + V) / [(n_r + p + 1) (nu^2 + V) + sigma^2 p]. Exact given V. Arguments and errors are
-    those of `loss_given_variance`.
-
-    Returns:
-        alpha_r, shape of `variance`, between 0 and 1 / (1 + (p + 1) / n_r); NaN where noise,
-        variability and V are all 0.
+    n_r (nu^2 + V) / [(n_r + p + 1) (nu^2 + V) + sigma^2 p]. Exact given V; NaN where noise,
+    variability and V are all 0. Arguments and errors are those of `loss_given_variance`.
 
     Reference:
         The minimum of Bernacchia (2021), Eq. 65.

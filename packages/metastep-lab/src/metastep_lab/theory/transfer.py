@@ -42,19 +42,13 @@ def _checked(name: str, values: ArrayLike, low: float, high: float, allowed: str
 def silencing_divergence(probability: ArrayLike, shift: ArrayLike) -> FloatArray:
     """Return KL(p* || p) where p lowers the logit of one word: log(1 - p + p e^-s) + s p.
 
-    Exact; the bound of Theorem 3.3.1 is 2 s p, and s p holds, too. (Eq. B.8 has the logarithm and
-    s multiplied instead of added; the theorem stands.)
+    Exact, in nats; the bound of Theorem 3.3.1 is 2 s p, and s p holds, too. (Eq. B.8 has the
+    logarithm and s multiplied instead of added; the theorem stands.) The probability p of the word
+    is that under p*.
 
     Example:
         >>> round(float(silencing_divergence(1e-3, 5.0)), 6)
         0.004006
-
-    Args:
-        probability: p of the word under p*, in [0, 1], any shape.
-        shift: s, from 0, in nats.
-
-    Returns:
-        The divergence in nats, relative to s p exact up to rounding.
 
     Raises:
         ValueError: for an argument outside its range.
@@ -76,7 +70,7 @@ def transfer_bound(
     normalized_margin: ArrayLike,
     constant: float = PROVEN_CONSTANT,
 ) -> FloatArray:
-    """Return the bound of Theorem 3.5.7 on the error of the student's head.
+    """Return the bound of Theorem 3.5.7 on the error of the student's head; trivial from 1 on.
 
     Args:
         divergence: epsilon_KL, from 0, in nats.
@@ -84,9 +78,6 @@ def transfer_bound(
         bulk_probability: p_b, in [0, 1].
         normalized_margin: Gamma, from 0. Values above 6 count as 6: a smaller margin is allowed.
         constant: `PROVEN_CONSTANT`, `PRINTED_CONSTANT` or `EXACT_CONSTANT`.
-
-    Returns:
-        The bound; it is trivial from 1 on.
 
     Raises:
         ValueError: for an argument outside its range.
@@ -146,22 +137,15 @@ def flip_divergence(
 def boundary_ratio(normalized_margin: ArrayLike, anchor_error: ArrayLike = 0.0) -> FloatArray:
     """Return p_b^2 Gamma^2 / KL for a student whose head just loses every active word.
 
-    The words of interest have together e^Gamma / 4 of the teacher's bulk probability and
-    e^(2 eps_b) / 4 of the student's, and nothing else differs: thresholds are the least allowed,
-    and both anchors are wrong by eps_b in the worse direction. The teacher's score is the margin,
-    the student's is 0, for every k. A constant below this ratio would be refuted: 8 for eps_b = 0
-    and 14.2 for eps_b = Gamma / 8, as Gamma goes to 0.
+    The words of interest have together e^Gamma / 4 of the teacher's bulk probability and e^(2
+    eps_b) / 4 of the student's, and nothing else differs: thresholds are the least allowed, and
+    both anchors are wrong by eps_b, at most Gamma / 8, in the worse direction. The teacher's score
+    is the margin, the student's is 0, for every k. A constant below this ratio would be refuted: 8
+    for eps_b = 0 and 14.2 for eps_b = Gamma / 8, as Gamma goes to 0.
 
     Example:
         >>> round(float(boundary_ratio(1e-3)), 3)
         7.994
-
-    Args:
-        normalized_margin: Gamma, above 0.
-        anchor_error: eps_b, from 0 to Gamma / 8.
-
-    Returns:
-        The ratio.
 
     Raises:
         ValueError: for an argument outside its range.

@@ -2,7 +2,9 @@ r"""Closed forms for truncated back-propagation through gradient descent on a qu
 
 Setting: inner loss g(w, lambda) = w^T H w / 2 - w^T J lambda with H symmetric positive definite,
 T steps of gradient descent with step size gamma from w_0, so that A = I - gamma H and
-d step / d lambda = gamma J are constant. Everything is NumPy in float64.
+d step / d lambda = gamma J are constant. The arguments `hessian`, `coupling`, `step_size`,
+`horizon`, `window`, `start` and `outer` are H, J, gamma, T, K, w_0 and lambda. Everything is NumPy
+in float64.
 
 Reference:
     Shaban, Cheng, Hatch and Boots (2019), Truncated back-propagation for bilevel optimization.
@@ -32,11 +34,6 @@ def _spectral(hessian: ArrayLike) -> tuple[Vector, Matrix]:
 def power_of_step(hessian: ArrayLike, step_size: float, exponent: int) -> Matrix:
     """Return (I - gamma H)^exponent, shape (dim, dim).
 
-    Args:
-        hessian: H, symmetric positive definite, shape (dim, dim).
-        step_size: gamma.
-        exponent: how many steps, from 0.
-
     Raises:
         ValueError: if an eigenvalue of H is not positive.
     """
@@ -54,18 +51,8 @@ def final_state(
 ) -> Vector:
     """Return w_T = C w_0 + (I - C) H^{-1} J lambda with C = (I - gamma H)^T.
 
-    The T in this C is the power; the paper prints it like a transpose.
-
-    Args:
-        hessian: H, shape (dim, dim).
-        coupling: J, shape (dim, hyperparameters).
-        start: w_0, shape (dim,).
-        outer: lambda, shape (hyperparameters,).
-        step_size: gamma.
-        horizon: T.
-
-    Returns:
-        The state after T steps, exact; shape (dim,).
+    The T in this C is the power; the paper prints it like a transpose. J has the shape (dim,
+    hyperparameters). Exact.
     """
     contraction = power_of_step(hessian, step_size, horizon)
     minimizer = np.linalg.solve(_array(hessian), _array(coupling) @ _array(outer))
@@ -81,17 +68,8 @@ def truncated_gradient(
 ) -> Vector:
     """Return the back-propagated part of h_{T-K}: J^T H^{-1} (I - (I - gamma H)^K) d_w f.
 
-    Add d_lambda f for the whole estimate (Eq. 8). With K = T it is exact, since w_0 is constant.
-
-    Args:
-        hessian: H, shape (dim, dim).
-        coupling: J, shape (dim, hyperparameters).
-        final_gradient: d_w f at w_T, shape (dim,).
-        step_size: gamma.
-        window: K.
-
-    Returns:
-        Shape (hyperparameters,).
+    The final gradient d_w f is that at w_T, and K is the window. Add d_lambda f for the whole
+    estimate (Eq. 8). With K = T it is exact, since w_0 is constant.
     """
     final_gradient = _array(final_gradient)
     kept = final_gradient - power_of_step(hessian, step_size, window) @ final_gradient
@@ -109,17 +87,9 @@ def bias_bound(
     """Bound |h_{T-K} - d_lambda f| by (1 - gamma alpha)^K / (gamma alpha) |d_w f| M_B (Eq. 10).
 
     Holds for gradient descent with gamma at most 1 / smoothness on a globally alpha-strongly convex
-    inner loss. (Eq. 9, for the nonconvex case, grows as 2^{T-K+1} and is trivial.)
-
-    Args:
-        window: K, a number or an array.
-        step_size: gamma.
-        strong_convexity: alpha.
-        final_gradient_norm: |d_w f| at w_T.
-        largest_response: M_B, the largest spectral norm of d step / d lambda on the path.
-
-    Returns:
-        The bound, with the shape of `window`.
+    inner loss. The window K may be an array. M_B, `largest_response`, is the largest spectral norm
+    of d step / d lambda on the path. (Eq. 9, for the nonconvex case, grows as 2^{T-K+1} and is
+    trivial.)
     """
     rate = step_size * strong_convexity
     return (1 - rate) ** _array(window) / rate * final_gradient_norm * largest_response
@@ -128,13 +98,10 @@ def bias_bound(
 def descent_ratio_bounds(
     hessian: ArrayLike, step_size: float, window: int, horizon: int
 ) -> tuple[float, float]:
-    """Bound h^T d / |d|^2 where J commutes with H and d_lambda f = 0.
+    """Return the least and the largest h^T d / |d|^2 where J commutes with H and d_lambda f = 0.
 
     In the eigenbasis of H the ratio is a weighted mean of (1 - a^K) / (1 - a^T) over the
     eigenvalues a of I - gamma H. This is the case in which the paper's Lemma 3.2 is true.
-
-    Returns:
-        The smallest and the largest value that the ratio can take.
     """
     rates = 1 - step_size * _spectral(hessian)[0]
     ratios = (1 - rates**window) / (1 - rates**horizon)
@@ -146,19 +113,10 @@ def interference_limits(
 ) -> tuple[Vector, float]:
     """Return the limit of K-RMD in the scalar counter-example of Theorem 3.5, and the true minimum.
 
-    g = (w - lambda)^2 / 2 and f = w_T^2 / 2 + (lambda - target)^2 / 2: the direct derivative of f
-    interferes with the back-propagated one, and truncation moves the stationary point. (The
-    paper's Eq. 19 counts one step too many and is corrected here.)
-
-    Args:
-        window: K, a number or an array.
-        step_size: gamma of the inner descent.
-        horizon: T.
-        start: w_0.
-        target: lambda_0.
-
-    Returns:
-        The limits of K-RMD, with the shape of `window`, and the true minimiser.
+    g = (w - lambda)^2 / 2 and f = w_T^2 / 2 + (lambda - target)^2 / 2, from w_0 = `start`: the
+    direct derivative of f interferes with the back-propagated one, and truncation moves the
+    stationary point. The windows K may be an array. (The paper's Eq. 19 counts one step too many
+    and is corrected here.)
     """
     forgotten = (1 - step_size) ** horizon
     seen = 1 - (1 - step_size) ** _array(window)
@@ -172,18 +130,9 @@ def worst_cosine(
 ) -> float:
     """Return the smallest cosine between h_{T-K} and d_lambda f over all lambda, as T grows.
 
-    For f = w^T Q w / 2 and w_T at the minimiser, both are linear in lambda: h = P lambda and
-    d = S lambda. The minimum over two hyperparameters is taken on a fine grid of directions.
-
-    Args:
-        hessian: H, shape (2, 2).
-        coupling: J, shape (2, 2).
-        curvature: Q, shape (2, 2).
-        step_size: gamma.
-        window: K.
-
-    Returns:
-        A cosine; negative where truncated back-propagation is an ascent direction.
+    For f = w^T Q w / 2, with `curvature` Q, and w_T at the minimiser, both are linear in lambda: h
+    = P lambda and d = S lambda. The minimum over two hyperparameters is taken on a fine grid of
+    directions. It is negative where truncated back-propagation is an ascent direction.
     """
     directions = np.linspace(0, np.pi, 20001)
     outer = np.stack([np.cos(directions), np.sin(directions)])

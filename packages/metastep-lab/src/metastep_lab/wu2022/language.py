@@ -34,9 +34,7 @@ class AbstractLanguageModel(eqx.Module):
     def hidden_states(self, tokens: Int[Array, " time"]) -> Float[Array, "time hidden"]:
         """Return what the last layer multiplies with the embedding, for each position.
 
-        Args:
-            tokens: positions in the vocabulary. The state of a position depends only on the
-                tokens up to it.
+        The state of a position depends only on the tokens up to it.
         """
 
 
@@ -219,7 +217,7 @@ def begin(model: AbstractLanguageModel, recipe: Recipe, key: RandomKey) -> Train
 def train(
     training: Training, recipe: Recipe, tokens: Int[Array, " length"], count: int
 ) -> tuple[Training, Float[Array, " count"]]:
-    """Train for `count` steps on random windows of a text.
+    """Train for `count` steps on random windows of a text, which is longer than a context.
 
     Example:
         >>> tokens = jnp.tile(jnp.arange(5), 20)
@@ -229,15 +227,8 @@ def train(
         >>> bool(losses[-1] < 0.1)
         True
 
-    Args:
-        training: the state to continue from.
-        recipe: the recipe of that state.
-        tokens: the text, longer than a context.
-        count: how many steps; the same number compiles once. Any split of the steps gives
-            bitwise the same result.
-
-    Returns:
-        The state afterwards, and the loss of each step before its update, in nats for each token.
+    The same count compiles once. Any split of the steps gives bitwise the same result. Returns the
+    state afterwards, and the loss of each step before its update, in nats for each token.
 
     Raises:
         ValueError: if the text is no longer than a context.

@@ -10,12 +10,7 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.special import logsumexp
 
-from metastep.anchors.log_linear import (
-    LogLinearModel,
-    blocks,
-    check_same_inputs,
-    check_words,
-)
+from metastep.anchors.log_linear import LogLinearModel, blocks, check_same_inputs, check_words
 from metastep.anchors.partition import check_top
 
 
@@ -62,14 +57,10 @@ def log_bulk(
 
 
 def least_squares_anchor(model: LogLinearModel, values: np.ndarray) -> np.ndarray:
-    """Fit v0 = argmin sum_i (<h_i, v0> - values_i)^2, the shortest minimiser.
+    """Fit v0 = argmin sum_i (<h_i, v0> - values_i)^2, the shortest minimiser, shape (hidden,).
 
-    Args:
-        model: the model of the states h_i.
-        values: such as `log_bulk`, shape (states,).
-
-    Returns:
-        Shape (hidden,). Exact (QR, then a singular value decomposition).
+    `values`, such as `log_bulk`, has the shape (states,). Exact (QR, then a singular value
+    decomposition).
     """
     # The triangular factor of the tall matrix has the same solutions, in a tenth of the time.
     factor = np.asarray(np.linalg.qr(np.column_stack([model.states, values]), mode="r"))
@@ -88,15 +79,8 @@ def minimax_anchor(model: LogLinearModel, values: np.ndarray) -> np.ndarray:
         >>> minimax_anchor(model, np.array([0.0, 1.0, 4.0])).round(9)
         array([2.])
 
-    Args:
-        model: the model of the states h_i.
-        values: such as `log_bulk`, shape (states,).
-
-    Returns:
-        Shape (hidden,). Exact up to the tolerance of the solver, 1e-7.
-
-    Raises:
-        RuntimeError: if the solver fails.
+    The arguments and the shape are those of `least_squares_anchor`. Exact up to the tolerance of
+    the solver, 1e-7; a `RuntimeError` if it fails.
 
     Reference:
         Assumption 3.5.5 of Wu's thesis.

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metastep.anchors.log_linear import LogLinearModel, blocks, check_words
+from metastep.checks import require
 
 
 def silence_words(
@@ -37,14 +38,10 @@ def silence_words(
     Returns:
         The student: states (h, 1), rows (v, -s) for these words and (v, 0) for the others. Exact.
 
-    Raises:
-        ValueError: for words outside the dictionary, or a negative shift.
-
     Reference:
         Theorem 3.3.1 of Wu's thesis, for one word.
     """
-    if not 0 <= shift < np.inf:
-        raise ValueError(f"shift is {shift}; allowed are finite numbers from 0")
+    require(0 <= shift < np.inf, "shift", shift, "finite numbers from 0")
     chosen = check_words(words, len(model.unembedding))
     column = np.zeros(len(model.unembedding))
     column[chosen] = -shift
@@ -67,9 +64,6 @@ def shift_logits(model: LogLinearModel, shift: ArrayLike) -> LogLinearModel:
     Returns:
         The student: states (h, tau), rows (v, 1). Exact.
 
-    Raises:
-        ValueError: for a shift of another shape, or one that is not finite.
-
     Reference:
         Theorem 3.3.2 of Wu's thesis.
     """
@@ -86,15 +80,8 @@ def shift_logits(model: LogLinearModel, shift: ArrayLike) -> LogLinearModel:
 def useless_shift(model: LogLinearModel, thresholds: ArrayLike) -> float:
     """Return a shift of all logits after which every thresholded word is inactive.
 
-    Args:
-        model: the teacher.
-        thresholds: b_j of a head on the logits, not anchored.
-
-    Returns:
-        One nat below min b - max z: with it, the head of the student is exactly 0 everywhere.
-
-    Raises:
-        ValueError: for an empty or non-finite set of thresholds.
+    It is one nat below min b - max z, where `thresholds` b are those of a head on the logits that
+    are not anchored: with it, the head of the student is exactly 0 everywhere.
 
     Reference:
         The proof of Theorem 3.3.2 of Wu's thesis.

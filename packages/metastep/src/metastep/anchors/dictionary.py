@@ -6,6 +6,7 @@ import numpy as np
 
 from metastep.anchors.checks import checked_matrix
 from metastep.anchors.streaming import Triangle
+from metastep.checks import require_count
 
 ROWS_AT_ONCE = 4096
 
@@ -53,14 +54,13 @@ def dictionary_statistics(
 
     Raises:
         ValueError: for a dictionary that is not a finite matrix or has fewer than two words that
-            are not zero, or fewer than one pair.
+            are not zero.
 
     Reference:
         Wu, Lee and Ge (2023); thesis of Wu, section 3.4.3 and Appendix B.3.
     """
     words = checked_matrix("unembedding", unembedding, "vocabulary, hidden")
-    if pairs < 1:
-        raise ValueError(f"pairs is {pairs}; allowed are integers from 1")
+    require_count("pairs", pairs)
     triangle = Triangle(words.shape[1])
     norms, direction = [], np.zeros(words.shape[1])
     for start in range(0, len(words), ROWS_AT_ONCE):
@@ -78,9 +78,8 @@ def dictionary_statistics(
     rng = np.random.default_rng(seed)
     first = rng.integers(there.size, size=pairs)
     second = (first + rng.integers(1, there.size, size=pairs)) % there.size
-    sides = [words[there[side]].astype(np.float64) for side in (first, second)]
-    lengths_of_sides = [lengths[there[side]] for side in (first, second)]
-    left, right = map(_units, sides, lengths_of_sides)
+    unit = lambda rows: _units(words[rows].astype(np.float64), lengths[rows])
+    left, right = unit(there[first]), unit(there[second])
     return DictionaryStatistics(
         singular_values=singular_values,
         norms=lengths,

@@ -7,23 +7,15 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from metastep.anchors.log_linear import LogLinearModel, check_words
+from metastep.checks import require
 
 
 def word_logits(
     model: LogLinearModel, words: Sequence[int] | np.ndarray, anchor: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return the logits of the words of interest, anchored or raw.
+    """Return <h, v_j - v0> of the words of interest, shape (states, words), float64.
 
-    Args:
-        model: the model.
-        words: rows of its dictionary.
-        anchor: v0, shape (hidden,); None for raw logits.
-
-    Returns:
-        <h, v_j - v0>, shape (states, words), float64.
-
-    Raises:
-        ValueError: for words outside the dictionary, or an anchor of another shape.
+    The anchor v0 has the shape (hidden,); None gives raw logits.
     """
     chosen = check_words(words, len(model.unembedding))
     hidden = model.states.shape[1]
@@ -51,7 +43,6 @@ class DownstreamHead:
     thresholds: np.ndarray
 
     def __post_init__(self):
-        """Check that there is a finite coefficient and threshold for each word."""
         for name in ("coefficients", "thresholds"):
             values = getattr(self, name)
             if values.shape != self.words.shape or not np.isfinite(values).all():
@@ -61,17 +52,10 @@ class DownstreamHead:
                 )
 
     def scores(self, model: LogLinearModel, anchor: np.ndarray | None = None) -> np.ndarray:
-        """Evaluate f at every state.
+        """Return f at every state, shape (states,).
 
-        Args:
-            model: the teacher, or the student with its own anchor.
-            anchor: v0, shape (hidden,); None for raw logits (Eq. 3.5).
-
-        Returns:
-            Shape (states,).
-
-        Raises:
-            ValueError: for words outside the dictionary, or an anchor of another shape.
+        `model` is the teacher, or the student with its own anchor; without an anchor the logits are
+        raw (Eq. 3.5).
         """
         active = np.maximum(word_logits(model, self.words, anchor) - self.thresholds, 0.0)
         return active @ self.coefficients
@@ -79,14 +63,8 @@ class DownstreamHead:
     def normalized_margin(self, margin: float) -> float:
         """Return Gamma = margin / (k max |a_j|), invariant to scaling and duplicated words.
 
-        Args:
-            margin: gamma, the least score times its class.
-
-        Returns:
-            Gamma in nats; 0 if every coefficient is zero.
-
-        Reference:
-            Definition 3.5.6.
+        `margin` is gamma, the least score times its class. Gamma is in nats (Definition 3.5.6), and
+        0 if every coefficient is zero.
         """
         largest = self.words.size * np.abs(self.coefficients).max()
         return float(margin / largest) if largest else 0.0
@@ -127,18 +105,15 @@ def downstream_head(
         The head. Its coefficients are exact up to the tolerance of the solver (Newton, convex).
 
     Raises:
-        ValueError: for labels of another shape or with other values, a single class, or an argument
-            outside its range.
+        ValueError: for labels of another shape or with other values, or a single class.
     """
     if labels.shape != (len(model.states),) or set(np.unique(labels)) != {-1, 1}:
         raise ValueError(
             f"labels has shape {labels.shape} and values {np.unique(labels)[:5]}; allowed are both "
             f"1 and -1, one for each of the {len(model.states)} states"
         )
-    if not 0 <= quantile < 1:
-        raise ValueError(f"quantile is {quantile}; allowed are numbers from 0 to below 1")
-    if not penalty > 0:
-        raise ValueError(f"penalty is {penalty}; allowed are positive numbers")
+    require(0 <= quantile < 1, "quantile", quantile, "numbers from 0 to below 1")
+    require(penalty > 0, "penalty", penalty, "positive numbers")
     chosen = check_words(words, len(model.unembedding))
     logits = word_logits(model, chosen, anchor)
     thresholds = np.quantile(logits, quantile, axis=0)

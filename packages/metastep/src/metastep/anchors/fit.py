@@ -8,6 +8,7 @@ import numpy as np
 from metastep.anchors.checks import checked_matrix, checked_states
 from metastep.anchors.partition import check_top, log_bulk_partitions
 from metastep.anchors.streaming import Triangle, even_blocks
+from metastep.checks import require_count
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,7 @@ def fit_anchor(
     """
     words = checked_matrix("unembedding", unembedding, "vocabulary, hidden")
     top = check_top(top, len(words))
-    if block < 2:
-        raise ValueError(f"block is {block}; allowed are integers from 2")
+    require_count("block", block, least=2)
     regression = AnchorRegression(words.shape[1], top, intercept)
     # One buffer for all blocks: block x vocabulary numbers are most of the memory.
     logits = np.empty((0, len(words)))
@@ -114,13 +114,7 @@ def fit_anchor(
 
 
 class AnchorRegression:
-    """The least-squares problem of all bulk sizes, accumulated batch by batch.
-
-    Attributes:
-        hidden: the size of a hidden state.
-        top: the bulk sizes.
-        intercept: whether a constant is fitted, too.
-    """
+    """The least-squares problem of all bulk sizes, accumulated batch by batch."""
 
     def __init__(self, hidden: int, top: tuple[int, ...], intercept: bool):
         self.hidden, self.top, self.intercept = hidden, top, intercept
@@ -130,12 +124,7 @@ class AnchorRegression:
         self._rounding = 0.0
 
     def add(self, states: np.ndarray, values: np.ndarray) -> None:
-        """Add hidden states and their log bulk partition functions; hold out the second half.
-
-        Args:
-            states: shape (tokens, hidden).
-            values: shape (tokens, bulk sizes), float64.
-        """
+        """Add hidden states and their log bulk partition functions; hold out the second half."""
         self._values.append(values)
         rounding = np.finfo(np.result_type(states, np.float32)).eps
         self._rounding = max(self._rounding, float(rounding))
@@ -147,11 +136,7 @@ class AnchorRegression:
         self._halves[1].add(rows[first:])
 
     def solve(self) -> AnchorFit:
-        """Return the anchors of all data added so far.
-
-        Raises:
-            ValueError: for fewer tokens than unknowns.
-        """
+        """Return the anchors of all data added so far; refuse fewer tokens than unknowns."""
         unknowns = self.hidden + self.intercept
         count = sum(half.count for half in self._halves)
         if count < unknowns:

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from metastep.checks import require_count
+
 LONGEST_CONTEXT = 2048  # that of OPT; attention over longer windows needs much memory
 CAUSAL = 1e-5  # relative change of a state by later tokens; only rounding in a causal model
 LINEAR = 1e-3  # relative difference of logits and inner products; only rounding if they are equal
@@ -40,14 +42,7 @@ class CausalModel:
     def tokens(self, text: str) -> np.ndarray:
         """Encode a text with the model's own tokenizer, without special tokens.
 
-        Args:
-            text: any text.
-
-        Returns:
-            Positions in the vocabulary, shape (tokens,).
-
-        Raises:
-            ValueError: if the model has no tokenizer.
+        Returns positions in the vocabulary, shape (tokens,); a ValueError without a tokenizer.
         """
         _, transformers = _libraries()
         with _quiet(transformers):
@@ -89,8 +84,7 @@ class CausalModel:
         if ids.min() < 0 or ids.max() >= vocabulary:
             span = f"{ids.min()} to {ids.max()}"
             raise ValueError(f"tokens are {span}; allowed are integers from 0 to {vocabulary - 1}")
-        if not 1 <= width <= self.context:
-            raise ValueError(f"context is {width}; allowed are integers from 1 to {self.context}")
+        require_count("context", width, most=self.context)
         for start in range(0, len(ids), width):
             window = torch.from_numpy(ids[start : start + width].astype(np.int64))
             # The logits are not used, so the last layer gets a single position.
@@ -98,13 +92,9 @@ class CausalModel:
 
 
 def load_causal_model(source: str | PathLike[str]) -> CausalModel:
-    """Load a causal language model, such as GPT-2 or OPT.
+    """Load a causal language model, such as GPT-2 or OPT, in float32 on the CPU.
 
-    Args:
-        source: a local directory, or the name of a model that is in the cache.
-
-    Returns:
-        The model, in float32 on the CPU.
+    `source` is a local directory, or the name of a model that is in the cache.
 
     Raises:
         ImportError: without the extra `language`.

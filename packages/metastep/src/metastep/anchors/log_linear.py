@@ -37,6 +37,7 @@ class LogLinearModel:
                 f"states has shape {states.shape}; allowed: (states, {words.shape[1]}), as the "
                 f"unembedding has {words.shape[1]} columns"
             )
+        # The class is frozen, and converts its own fields.
         object.__setattr__(self, "states", states.astype(np.float64))
         object.__setattr__(self, "unembedding", words.astype(np.float64))
 
@@ -61,8 +62,8 @@ def blocks(count: int) -> Iterator[slice]:
 
 def check_same_inputs(teacher: LogLinearModel, student: LogLinearModel) -> None:
     """Refuse two models with different numbers of states or words."""
-    for name, axis in (("states", 0), ("unembedding", 0)):
-        expected, found = (getattr(model, name).shape[axis] for model in (teacher, student))
+    for name in ("states", "unembedding"):
+        expected, found = (len(getattr(model, name)) for model in (teacher, student))
         if expected != found:
             raise ValueError(
                 f"{name} of the student has {found} rows; allowed are {expected}, those of the "
@@ -102,15 +103,11 @@ def divergences(teacher: LogLinearModel, student: LogLinearModel) -> np.ndarray:
 
     Returns:
         Shape (states,), in nats, never negative. Exact up to the rounding of the logits.
-
-    Raises:
-        ValueError: for another number of states or words.
     """
     check_same_inputs(teacher, student)
     found = np.empty(len(teacher.states))
     for rows in blocks(len(found)):
-        truth, other = teacher.logits(rows), student.logits(rows)
-        found[rows] = _divergence(truth, other)
+        found[rows] = _divergence(teacher.logits(rows), student.logits(rows))
     return found
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from metastep.checks import require_count
+
 ROWS_AT_ONCE = 64  # rows whose largest logits are sorted together, which bounds the memory
 
 
@@ -96,23 +98,15 @@ class Histograms:
 def partition_histograms(log_partitions: np.ndarray, bins: int = 60) -> Histograms:
     """Return histograms of the log partition function for each bulk size (Figure 3.3).
 
-    Args:
-        log_partitions: shape (tokens, bulk sizes), such as `AnchorFit.log_partitions`.
-        bins: the number of bins of equal width, from the smallest to the largest of all values.
-
-    Returns:
-        One histogram for each bulk size, over the same edges.
-
-    Raises:
-        ValueError: for values that are not a finite, non-empty matrix, or fewer than one bin.
+    `log_partitions` has the shape (tokens, bulk sizes), as `AnchorFit.log_partitions`. The bins are
+    of equal width, from the smallest to the largest of all values.
     """
     if log_partitions.ndim != 2 or log_partitions.size == 0:
         shape = log_partitions.shape
         raise ValueError(f"log_partitions has shape {shape}; allowed: (tokens, bulk sizes), not 0")
     if not np.isfinite(log_partitions).all():
         raise ValueError("log_partitions holds infinities or NaN; allowed are finite numbers")
-    if bins < 1:
-        raise ValueError(f"bins is {bins}; allowed are integers from 1")
+    require_count("bins", bins)
     edges = np.histogram_bin_edges(log_partitions, bins)
     counts = [np.histogram(column, edges)[0] for column in log_partitions.T]
     return Histograms(edges, np.stack(counts))

@@ -10,15 +10,7 @@ FEWEST_ROWS = 2048  # reduced together, since many small factorizations cost mor
 
 
 def even_blocks(batches: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
-    """Divide a stream of rows into blocks of one size, whatever its own division.
-
-    Args:
-        batches: arrays of shape (any number of rows, columns).
-        rows: rows of every block except the last, which may have fewer.
-
-    Yields:
-        The same rows in the same order.
-    """
+    """Divide a stream of rows into blocks of `rows` rows; the last may have fewer."""
     waiting: list[np.ndarray] = []
     count = 0
     for batch in batches:

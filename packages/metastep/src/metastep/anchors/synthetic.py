@@ -7,6 +7,7 @@ import numpy as np
 from metastep.anchors.downstream import DownstreamHead
 from metastep.anchors.log_linear import LogLinearModel
 from metastep.anchors.transfer import Population
+from metastep.checks import require, require_count
 
 STRENGTH = 1.0  # standard deviation of an anchored logit of interest, in nats
 ABOVE_LEAST = 0.1  # nats between the thresholds and the least value that the theorem allows
@@ -27,17 +28,7 @@ class SyntheticTask:
     anchor: np.ndarray
 
     def population(self, margin_quantile: float) -> Population:
-        """Return the population whose task is the states of largest margin, with equal weights.
-
-        Args:
-            margin_quantile: the fraction of the states that is excluded, in [0, 1).
-
-        Returns:
-            Pre-training is uniform over all states; the classes are those of the teacher's head.
-
-        Raises:
-            ValueError: for a quantile outside its range.
-        """
+        """Return the `confident_population` of the head, pre-trained on all states alike."""
         scores = self.head.scores(self.teacher, self.anchor)
         return confident_population(scores, np.full(scores.size, 1 / scores.size), margin_quantile)
 
@@ -47,19 +38,15 @@ def confident_population(
 ) -> Population:
     """Return the population whose task is the states of which a teacher is most certain.
 
+    The task is uniform over its states; the classes are the signs of the scores.
+
     Args:
         scores: of the teacher's head, shape (states,); NaN for states that cannot be in the task.
         pretraining: probability of each state in pre-training.
         margin_quantile: the fraction of the other states that is excluded, in [0, 1).
-
-    Returns:
-        The task is uniform over the states; the classes are the signs of the scores.
-
-    Raises:
-        ValueError: for a quantile outside its range.
     """
-    if not 0 <= margin_quantile < 1:
-        raise ValueError(f"margin_quantile is {margin_quantile}; allowed: from 0 to below 1")
+    usable = 0 <= margin_quantile < 1
+    require(usable, "margin_quantile", margin_quantile, "numbers from 0 to below 1")
     sure = np.abs(scores) >= np.nanquantile(np.abs(scores), margin_quantile)
     labels = np.where(scores > 0, 1, -1)
     return Population(pretraining, sure / sure.sum(), labels)
@@ -92,20 +79,12 @@ def synthetic_task(
         bulk_words: the number of words of the bulk.
         words: the number k of words of interest.
         spread: standard deviation in nats of the logits within the bulk at a typical state.
-
-    Raises:
-        ValueError: for an argument outside its range.
     """
-    for name, value, least in (
-        ("states", states, 1),
-        ("hidden", hidden, 2),
-        ("bulk_words", bulk_words, 1),
-        ("words", words, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{name} is {value}; allowed are integers from {least}")
-    if not spread >= 0:
-        raise ValueError(f"spread is {spread}; allowed are numbers from 0")
+    require_count("states", states)
+    require_count("hidden", hidden, least=2)
+    require_count("bulk_words", bulk_words)
+    require_count("words", words)
+    require(spread >= 0, "spread", spread, "numbers from 0")
     dim = hidden - 1
     inputs = np.column_stack([np.ones(states), rng.normal(size=(states, dim))])
     common = rng.normal(size=dim)
@@ -127,13 +106,9 @@ def perturbed(
     rng: np.random.Generator,
     words: np.ndarray | None = None,
 ) -> LogLinearModel:
-    """Add noise to the dictionary.
+    """Add noise to the rows `words` of the dictionary; None for all.
 
-    Args:
-        model: the teacher.
-        strength: standard deviation of the noise, relative to the root mean square of the entries.
-        rng: random numbers.
-        words: the rows of the dictionary to perturb; None for all.
+    `strength` is its standard deviation relative to the root mean square of the entries.
     """
     noise = rng.normal(size=model.unembedding.shape)
     if words is not None:

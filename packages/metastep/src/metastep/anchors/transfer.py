@@ -31,7 +31,6 @@ class Population:
     labels: np.ndarray
 
     def __post_init__(self):
-        """Check that both are distributions, and that the states of the task have classes."""
         for name in ("pretraining", "downstream"):
             values = getattr(self, name)
             if not (values.min() >= 0 and abs(values.sum() - 1) < 1e-9):

@@ -202,8 +202,9 @@ def attribute(
     failed = jnp.ravel(results != RESULTS.successful)
     result = jax.tree.map(lambda x: jnp.ravel(x)[jnp.argmax(failed)], results)
     errors = None
-    if repeats > 1:
+    if repeats > 1:  # a single key has no spread
         errors = jax.tree.map(lambda x: jnp.std(x, axis=0, ddof=1) / repeats**0.5, scores)
+    # NaN is below and above no threshold: what was not checked is not held against the scores.
     smooth, off = np.nan, np.nan
     if removal is not None:
         # Both checks need no derivatives, so they also judge an estimator that is biased.
@@ -253,6 +254,7 @@ def _one_by_one(
     key: RandomKey,
 ) -> Scored:
     made: list[Scored] = []
+    # No `vmap`: the function may start programs of its own, and save its work in files.
     for place in range(len(jax.tree.leaves(queries)[0])):
         asked = problem_of(problem, jax.tree.map(lambda x, place=place: x[place], queries))
         found = differentiate(asked, units.weights, key)
@@ -269,7 +271,7 @@ def _smoothness(problem: Question, units: Units, removal: np.ndarray, key: Rando
     """Return the metasmoothness along the line on which some examples lose their weight."""
     direction = subtract(units.without(jnp.asarray(removal)), units.weights)
     length = float(np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(direction))))
-    if not length:
+    if not length:  # the examples had no weight before
         return float("nan")
     # Two moves of half the length end where the examples have lost all their weight.
     line = metasmoothness(problem, units.weights, key=key, direction=direction, length=length / 2)

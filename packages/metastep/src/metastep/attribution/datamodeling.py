@@ -61,6 +61,7 @@ def datamodeling_score(scores: Attribution | PyTree, removals: Removals) -> Data
     if not np.all(np.isfinite(predicted)):
         raise ValueError("scores holds NaN or infinity; see the `result` of the attribution.")
     per_query = np.array([_spearman(*pair) for pair in zip(predicted.T, true.T, strict=True)])
+    # A query that nothing changes has no ranks; it says nothing for or against the scores.
     known = per_query[np.isfinite(per_query)]
     mean = float(known.mean()) if known.size else float("nan")
     error = float(known.std(ddof=1) / known.size**0.5) if known.size > 1 else float("nan")

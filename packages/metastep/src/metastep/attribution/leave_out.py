@@ -82,6 +82,7 @@ def random_removals(
         raise ValueError(
             f"units is {units}; allowed are integers from 2: of one unit no share can be left out."
         )
+    # Without any unit there is no training, and with all of them no change.
     size = min(max(1, round(share * units)), units - 1)
     draw = lambda key: (
         jnp.zeros(units, bool).at[jax.random.permutation(key, units)[:size]].set(True)
@@ -195,6 +196,7 @@ class _Progress:
                 f"{path} exists; pass Checkpoint(..., resume=True) to continue from it, or choose "
                 "another file."
             )
+        # The digest has the batch size, too: another one would round differently.
         restored, notes = saving.load(path, jnp.asarray(values))
         done = notes.get("done")
         if notes.get("digest") != self.digest or type(done) is not int:

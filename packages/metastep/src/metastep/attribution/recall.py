@@ -52,6 +52,7 @@ def recall_at(scores: ArrayLike, planted: ArrayLike, counts: ArrayLike) -> Float
     planted = np.broadcast_to(planted, scores.shape)
     if not np.all(planted.any(axis=-1)):
         raise ValueError("planted marks no example; allowed is at least one for each query.")
+    # Stable, so that equal scores give the same recall on every machine.
     order = np.argsort(-scores, axis=-1, kind="stable")
     found = np.cumsum(np.take_along_axis(planted, order, axis=-1), axis=-1)
     return found[..., counts - 1] / planted.sum(axis=-1, keepdims=True)

@@ -35,6 +35,7 @@ class Units(eqx.Module):
         """Return the derivative by the units: by the weights, or by a factor for each group."""
         if self.groups is None:
             return grad
+        # Chain rule: a group's factor multiplies all its weights, whatever they are.
         products = (grad * self.weights).reshape(*self.groups.shape, -1).sum(axis=-1)
         return jnp.zeros(self.count, products.dtype).at[self.groups].add(products)
 

@@ -2,7 +2,8 @@
 
 They follow the minimum of the inner loss while the hyperparameters move, by one or a few steps per
 outer step, where a full training run per hypergradient would be too expensive. They are estimators
-with a state, and `minimize` drives them like any other estimator.
+with a state, and `minimize` drives them like any other estimator. The state belongs to one task:
+`minimize` refuses a meta-batch of newly drawn ones.
 """
 
 from metastep.bilevel.amigo import AmIGO as AmIGO

@@ -9,16 +9,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
-from metastep.bilevel.base import (
-    Step,
-    begin_with_adjoint,
-    conclude,
-    relative_norm,
-    require_transformation,
-)
+from metastep.bilevel.base import Step, begin, conclude, relative_norm
 from metastep.bilevel.oracles import Oracles
 from metastep.bilevel.state import BilevelState, OracleCalls
-from metastep.checks import integer, require_count
+from metastep.checks import integer, require, require_count
 from metastep.estimators.base import AbstractEstimator, Estimate
 from metastep.problems.base import AbstractProblem
 from metastep.types import Outer, RandomKey
@@ -44,7 +38,6 @@ class AmIGO(AbstractEstimator):
 
     `stats` adds `adjoint` (v), `linear_residual` (relative, before the last linear step and on its
     batch), `inner_gradient_norm` (before the last inner step) and `calls`. The state holds z and v.
-    It cannot be used with a meta-batch of newly drawn tasks: z would belong to another task.
 
     Reference:
         Arbel and Mairal (2022), Amortized implicit differentiation for stochastic bilevel
@@ -52,16 +45,14 @@ class AmIGO(AbstractEstimator):
         analysis and enhanced design, Algorithm 2 and Equation 7.
 
     Attributes:
-        linear_optimizer: an optax transformation that moves v, for instance `optax.sgd` with the
-            step size of the inner optimizer, since both depend on the Hessian of g.
+        linear_optimizer: an optax transformation that moves v, as for `SOBA`.
         inner_steps: steps on z per outer step, from 1.
         linear_steps: Hessian products per outer step, from 1.
         warm_start: whether v and the state of its optimizer are kept from one outer step to the
             next.
 
     Raises:
-        ValueError: on construction, for values that are not allowed; when used, for problems that
-            `SOBA` refuses.
+        ValueError: when used, for problems that `SOBA` refuses.
     """
 
     linear_optimizer: optax.GradientTransformation
@@ -70,13 +61,15 @@ class AmIGO(AbstractEstimator):
     warm_start: bool = True
 
     def __check_init__(self):
-        require_transformation("linear_optimizer", self.linear_optimizer)
+        given = self.linear_optimizer
+        good = isinstance(given, optax.GradientTransformation)
+        require(good, "linear_optimizer", given, "optax transformations")
         require_count("inner_steps", self.inner_steps)
         require_count("linear_steps", self.linear_steps)
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> BilevelState:
         """Return the initial parameters, and v = 0."""
-        return begin_with_adjoint(problem, outer, key, self.linear_optimizer)
+        return begin(problem, outer, key, self.linear_optimizer)
 
     def estimate(
         self, problem: AbstractProblem, outer: Outer, state: BilevelState, key: RandomKey
@@ -125,8 +118,8 @@ class AmIGO(AbstractEstimator):
             return after, slope[1]
 
         # The second part only has the structure of a gradient: the first step replaces it.
-        begin = (state.params, state.params_optimizer), state.params
-        return jax.lax.fori_loop(0, self.inner_steps, body, begin)
+        start = (state.params, state.params_optimizer), state.params
+        return jax.lax.fori_loop(0, self.inner_steps, body, start)
 
     def _follow_adjoint(
         self, oracles: Oracles, state: BilevelState, params: PyTree, right: PyTree
@@ -144,9 +137,9 @@ class AmIGO(AbstractEstimator):
             residual = jax.tree.map(jnp.add, hessian_product, right)
             return move(residual, adjoint, optimizer_state), residual
 
-        begin = state.companion, state.companion_optimizer
+        start = state.companion, state.companion_optimizer
         if not self.warm_start:
             # At v = 0 the residual is d_z f itself: the first step needs no Hessian product.
             zero = jax.tree.map(jnp.zeros_like, params)
-            begin = move(right, zero, self.linear_optimizer.init(zero))
-        return jax.lax.fori_loop(0, self.linear_steps, body, (begin, right))
+            start = move(right, zero, self.linear_optimizer.init(zero))
+        return jax.lax.fori_loop(0, self.linear_steps, body, (start, right))

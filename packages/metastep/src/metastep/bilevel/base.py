@@ -3,8 +3,6 @@
 The symbols are those of `oracles`.
 """
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -16,36 +14,35 @@ from metastep.bilevel.state import BilevelState, OracleCalls
 from metastep.estimators.base import Estimate, common_stats, require_influence
 from metastep.problems.base import AbstractProblem, split_keys, start
 from metastep.results import RESULTS
-from metastep.trees import all_finite, differentiable, norm
+from metastep.trees import all_finite, differentiable, norm, ratio
 from metastep.types import Outer, RandomKey, Scalar
 
 
-def require_transformation(name: str, value: object) -> None:
-    """Refuse everything but optax transformations.
+def begin(
+    problem: AbstractProblem,
+    outer: Outer,
+    key: RandomKey,
+    linear_optimizer: optax.GradientTransformation | None,
+) -> BilevelState:
+    """Check the problem, and return the initial state.
 
-    Raises:
-        ValueError: naming the argument, its value and what is allowed.
-    """
-    if not isinstance(value, optax.GradientTransformation):
-        raise ValueError(f"{name} is {value!r}; allowed are optax transformations.")
-
-
-def begin(problem: AbstractProblem, outer: Outer, key: RandomKey) -> BilevelState:
-    """Check the problem, and return its initial parameters with an empty companion.
-
-    Raises:
-        ValueError: if the problem does not fit, or a leaf of `outer` influences neither the
-            minimum of the inner loss nor the outer loss.
+    The companion is v = 0, moved by `linear_optimizer`; if that is None, a copy of the parameters.
+    A `ValueError` refuses a leaf of `outer` that influences neither the minimum of the inner loss
+    nor the outer loss.
     """
     optimizer_of(training_of(problem))
     inner = start(problem, outer, split_keys(key)).inner
     params, rest = differentiable(inner.params)
     zero = jnp.zeros((), jnp.int32)
+    companion, companion_optimizer = params, inner.optimizer_state
+    if linear_optimizer is not None:
+        companion = jax.tree.map(jnp.zeros_like, params)
+        companion_optimizer = linear_optimizer.init(companion)
     state = BilevelState(
         params=params,
         params_optimizer=inner.optimizer_state,
-        companion=None,
-        companion_optimizer=None,
+        companion=companion,
+        companion_optimizer=companion_optimizer,
         fixed=eqx.filter(rest, eqx.is_array),
         step=zero,
         calls=OracleCalls(zero, zero, zero, zero, zero, zero),
@@ -60,33 +57,9 @@ def begin(problem: AbstractProblem, outer: Outer, key: RandomKey) -> BilevelStat
     return state
 
 
-def begin_with_adjoint(
-    problem: AbstractProblem,
-    outer: Outer,
-    key: RandomKey,
-    linear_optimizer: optax.GradientTransformation,
-) -> BilevelState:
-    """Return the initial state of a solver whose companion is v = 0."""
-    state = begin(problem, outer, key)
-    adjoint = jax.tree.map(jnp.zeros_like, state.params)
-    return _with_companion(state, adjoint, linear_optimizer.init(adjoint))
-
-
-def begin_with_copy(problem: AbstractProblem, outer: Outer, key: RandomKey) -> BilevelState:
-    """Return the initial state of a solver whose companion is a copy of the parameters."""
-    state = begin(problem, outer, key)
-    return _with_companion(state, state.params, state.params_optimizer)
-
-
-def _with_companion(state: BilevelState, companion: PyTree, optimizer: Any) -> BilevelState:
-    where = lambda state: (state.companion, state.companion_optimizer)
-    return eqx.tree_at(where, state, (companion, optimizer), is_leaf=lambda x: x is None)
-
-
 def relative_norm(residual: PyTree, right: PyTree) -> Float[Array, ""]:
     """Return |residual| / |right|, with 0 / 0 = 0."""
-    numerator = norm(residual)
-    return jnp.where(numerator == 0, 0.0, numerator / norm(right))
+    return ratio(norm(residual), norm(right))
 
 
 class Step(eqx.Module):

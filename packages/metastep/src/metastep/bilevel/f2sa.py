@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
-from metastep.bilevel.base import Step, begin_with_copy, conclude, relative_norm
+from metastep.bilevel.base import Step, begin, conclude, relative_norm
 from metastep.bilevel.oracles import Oracles
 from metastep.bilevel.problem import Loss
 from metastep.bilevel.state import BilevelState, OracleCalls
-from metastep.checks import integer, require_count
+from metastep.checks import integer, require, require_count
 from metastep.estimators.base import AbstractEstimator, Estimate
 from metastep.problems.base import AbstractProblem
 from metastep.trees import ascent
@@ -39,8 +39,7 @@ class F2SA(AbstractEstimator):
     `stats` adds `adjoint`, lambda (y - z), which tends to the v of the other solvers;
     `linear_residual`, relative, with the Hessian product replaced by a difference of gradients;
     `inner_gradient_norm` (at z), `penalty` (lambda) and `calls`. The state holds z and, as its
-    companion, y. It cannot be used with a meta-batch of newly drawn tasks: z would belong to
-    another task.
+    companion, y.
 
     Reference:
         Kwon, Kwon, Wright and Nowak (2023), A fully first-order method for stochastic bilevel
@@ -52,8 +51,7 @@ class F2SA(AbstractEstimator):
         inner_steps: steps on z and on y per outer step, from 1.
 
     Raises:
-        ValueError: on construction, for values that are not allowed; when used, for problems that
-            `SOBA` refuses.
+        ValueError: when used, for problems that `SOBA` refuses.
     """
 
     penalty: float | Callable[[Int[Array, ""]], Any]
@@ -61,14 +59,12 @@ class F2SA(AbstractEstimator):
 
     def __check_init__(self):
         require_count("inner_steps", self.inner_steps)
-        if not callable(self.penalty) and not self.penalty > 0:
-            raise ValueError(
-                f"penalty is {self.penalty!r}; allowed are positive numbers and schedules."
-            )
+        usable = callable(self.penalty) or self.penalty > 0
+        require(usable, "penalty", self.penalty, "positive numbers and schedules")
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> BilevelState:
         """Return the initial parameters, twice."""
-        return begin_with_copy(problem, outer, key)
+        return begin(problem, outer, key, linear_optimizer=None)
 
     def estimate(
         self, problem: AbstractProblem, outer: Outer, state: BilevelState, key: RandomKey

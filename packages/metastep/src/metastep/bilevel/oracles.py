@@ -110,11 +110,7 @@ class Oracles:
 
 
 def training_of(problem: AbstractProblem) -> TrainingProblem:
-    """Return the inner problem.
-
-    Raises:
-        ValueError: for a problem without an inner loss, or with buffers.
-    """
+    """Return the inner problem; refuse a problem without an inner loss, or with buffers."""
     if isinstance(problem, BilevelProblem | TrainingProblem):
         training = problem if isinstance(problem, TrainingProblem) else problem.training
         if training.buffers is not None:
@@ -131,11 +127,7 @@ def training_of(problem: AbstractProblem) -> TrainingProblem:
 
 
 def optimizer_of(training: TrainingProblem) -> optax.GradientTransformation:
-    """Return the inner optimizer.
-
-    Raises:
-        ValueError: if it is a function of the hyperparameters.
-    """
+    """Return the inner optimizer; refuse a function of the hyperparameters."""
     if isinstance(training.optimizer, optax.GradientTransformation):
         return training.optimizer
     raise ValueError(

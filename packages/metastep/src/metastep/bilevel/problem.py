@@ -51,9 +51,6 @@ class BilevelProblem(AbstractProblem):
 
     Attributes:
         training: the inner problem, as unrolling estimators use it.
-        outer_loss: `outer_loss(params, outer, batch) -> scalar`, f.
-        outer_batch: a function `(t, key) -> batch`, or None: `outer_loss` then receives None.
-        horizon: the inner steps of one training run.
 
     Args:
         loss: `loss(params, outer, batch) -> scalar`, g. It must be strongly convex in `params`

@@ -6,15 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metastep.bilevel.base import (
-    Step,
-    begin_with_adjoint,
-    conclude,
-    relative_norm,
-    require_transformation,
-)
+from metastep.bilevel.base import Step, begin, conclude, relative_norm
 from metastep.bilevel.oracles import Oracles
 from metastep.bilevel.state import BilevelState, OracleCalls
+from metastep.checks import require
 from metastep.estimators.base import AbstractEstimator, Estimate
 from metastep.problems.base import AbstractProblem
 from metastep.types import Outer, RandomKey
@@ -44,8 +39,7 @@ class SOBA(AbstractEstimator):
     per step.
 
     `stats` adds `adjoint` (v), `linear_residual` (relative, on this step's batches),
-    `inner_gradient_norm` and `calls`. The state holds z and v. It cannot be used with a meta-batch
-    of newly drawn tasks: z would belong to another task.
+    `inner_gradient_norm` and `calls`. The state holds z and v.
 
     Reference:
         Dagréou, Ablin, Vaiter and Moreau (2022), A framework for bilevel optimization that enables
@@ -64,11 +58,13 @@ class SOBA(AbstractEstimator):
     linear_optimizer: optax.GradientTransformation
 
     def __check_init__(self):
-        require_transformation("linear_optimizer", self.linear_optimizer)
+        given = self.linear_optimizer
+        good = isinstance(given, optax.GradientTransformation)
+        require(good, "linear_optimizer", given, "optax transformations")
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> BilevelState:
         """Return the initial parameters, and v = 0."""
-        return begin_with_adjoint(problem, outer, key, self.linear_optimizer)
+        return begin(problem, outer, key, self.linear_optimizer)
 
     def estimate(
         self, problem: AbstractProblem, outer: Outer, state: BilevelState, key: RandomKey

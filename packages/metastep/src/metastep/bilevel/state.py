@@ -21,6 +21,7 @@ class OracleCalls(eqx.Module):
         outer_batches: batches drawn for gradients of f.
     """
 
+    # Python numbers for the calls of a step, which are known before it is run.
     inner_gradients: Int[Array, ""] | int = 0
     hessian_products: Int[Array, ""] | int = 0
     cross_products: Int[Array, ""] | int = 0

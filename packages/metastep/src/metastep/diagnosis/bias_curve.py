@@ -10,6 +10,7 @@ number and to its update, as rounding errors would. The change of the gradient i
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import isqrt
 
 import equinox as eqx
@@ -41,6 +42,8 @@ class BiasCurve(eqx.Module):
             contribution to that leaf of the gradient of the step t + 1 steps before the end.
         moves: shape (T,), the size of each inner step, from the first to the last.
         end: the end of the trajectory; None if only the numbers above are kept.
+        step_bytes: what this pass stores for each step unless it recomputes the step: the residuals
+            of the step, and the state if they do not contain it.
     """
 
     value: Scalar
@@ -51,6 +54,7 @@ class BiasCurve(eqx.Module):
     contributions: PyTree[Float[Array, " T"]]
     moves: Float[Array, " T"]
     end: Trajectory | None
+    step_bytes: float = eqx.field(static=True)
 
 
 class _Records(eqx.Module):
@@ -71,6 +75,12 @@ class _Sizes(eqx.Module):
     adjoint: Array
     sensitivity: Array
     contribution: PyTree[Array]
+
+
+def windows_of(horizon: int) -> tuple[int, ...]:
+    """Return 1, 2, 5, 10, 20, ... below the horizon, and the horizon."""
+    steps = [digit * 10**power for power in range(9) for digit in (1, 2, 5)]
+    return (*(step for step in steps if step < horizon), horizon)
 
 
 def bias_curve(
@@ -107,7 +117,7 @@ def bias_curve(
     seed = jnp.asarray(rounding, jnp.int32)
 
     def ending(
-        outer: Outer, records: _Records, sizes: _Sizes, last: _Sizes
+        stored: bool, outer: Outer, records: _Records, sizes: _Sizes, last: _Sizes
     ) -> tuple[Scalar, tuple[Trajectory, Array]]:
         begin = start(problem, outer, keys)
         arrays, static = eqx.partition(begin, eqx.is_array)
@@ -129,10 +139,12 @@ def bias_curve(
     none = jnp.zeros(horizon)
     zeros = _Sizes(none, none, jax.tree.map(lambda _: none, outer))
     last = jax.tree.map(lambda x: x[0], zeros)
-    differentiate = jax.value_and_grad(ending, argnums=(0, 1, 2, 3), has_aux=True)
-    (value, (arrays, moves)), (by_start, found, sizes, last) = differentiate(
-        outer, records, zeros, last
+    differentiate = lambda stored: jax.vjp(
+        partial(ending, stored), outer, records, zeros, last, has_aux=True
     )
+    value, pull_back, (arrays, moves) = differentiate(stored)
+    by_start, found, sizes, last = pull_back(jnp.ones_like(value))
+    residuals = pull_back if stored else eqx.filter_eval_shape(lambda: differentiate(True)[1])
     static = eqx.filter(eqx.filter_eval_shape(start, problem, outer, keys), _is_shape, inverse=True)
     return BiasCurve(
         value=value,
@@ -143,7 +155,14 @@ def bias_curve(
         contributions=jax.tree.map(lambda x: x[::-1], sizes.contribution),
         moves=moves,
         end=eqx.combine(arrays, static),
+        step_bytes=stacked_bytes(residuals, horizon) / horizon,
     )
+
+
+def stacked_bytes(residuals: PyTree, horizon: int) -> int:
+    """Return the bytes of the arrays that `scan` stacks along a first axis of its length."""
+    arrays = [x for x in jax.tree.leaves(residuals) if hasattr(x, "dtype")]
+    return sum(x.size * x.dtype.itemsize for x in arrays if x.shape[:1] == (horizon,))
 
 
 def _is_shape(leaf: object) -> bool:

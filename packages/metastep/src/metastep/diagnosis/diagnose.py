@@ -128,7 +128,7 @@ def judge(
             horizon=horizon,
             outer_size=count,
             state_bytes=found.sizes.state,
-            residual_bytes=round(found.sizes.residual),
+            residual_bytes=round(found.sizes.stored(horizon)),
             value=float(curve.value),
             exact=jax.tree.map(jnp.asarray, curve.exact),
             finite=found.finite,

@@ -7,6 +7,7 @@ differently. The third multiplies by the Jacobian of the last step. Each is comp
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import isqrt
 
 import equinox as eqx
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Int
 from numpy.typing import ArrayLike
 
-from metastep.diagnosis.bias_curve import BiasCurve, bias_curve
+from metastep.diagnosis.bias_curve import BiasCurve, bias_curve, windows_of
 from metastep.diagnosis.clock import BRIEF, GRADIENT_OF_RUN, Clock, fastest, require_budget
 from metastep.diagnosis.compare import Program, compile_with, timed
 from metastep.diagnosis.metasmoothness import Metasmoothness, default_length, smoothness
@@ -29,6 +30,7 @@ from metastep.problems.base import (
     start,
     take_step,
 )
+from metastep.problems.mixed import choose_mixed
 from metastep.trees import differentiable, real_variables
 from metastep.types import Inner, Outer, RandomKey, Scalar
 
@@ -117,7 +119,9 @@ def measure(
     require_budget(run, compiling, horizon, clock)
     windows = windows_of(horizon)
     stored = known.reverse(horizon, run.temporary_bytes or 0) <= memory
-    exact = compile_with(_exact(windows, stored), problem, outer, key, jnp.int32(0))
+    # In the mode that `Reverse()`, or `Reverse("sqrt")`, chooses.
+    chosen = choose_mixed(problem, None, horizon if stored else isqrt(horizon))
+    exact = compile_with(_exact(windows, stored), chosen, outer, key, jnp.int32(0))
     curve, exact_seconds = fastest(exact)
     host = jax.tree.map(np.asarray, replace(curve, end=None))
     trained = bool(curve.end.first_nonfinite < 0) and bool(np.isfinite(host.value))
@@ -161,12 +165,6 @@ def measure(
         seconds=clock.seconds,
         left_out=tuple(clock.left_out),
     )
-
-
-def windows_of(horizon: int) -> tuple[int, ...]:
-    """Return 1, 2, 5, 10, 20, ... below the horizon, and the horizon."""
-    steps = [digit * 10**power for power in range(9) for digit in (1, 2, 5)]
-    return (*(step for step in steps if step < horizon), horizon)
 
 
 def digits_of(inner: Inner) -> float:

@@ -4,8 +4,7 @@ One exact hypergradient and training runs are timed; the other times are derived
 is derived from the residuals of a step and the compiler's figures.
 """
 
-from dataclasses import dataclass
-from math import isqrt
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lineax as lx
@@ -26,17 +25,14 @@ from metastep.schedules import Binomial
 from metastep.types import Outer, RandomKey
 
 PAIRS = 16
-NUMBERS = 10
-"""Bytes per step of the numbers that the measuring program keeps."""
-
 TANGENT = 2.0
 """Time of a tangent of training, in training runs: the derivative of a product has two terms."""
 
 NOT_ASKED = 2**20
 """Bytes below which an estimate suffices: compiling for the exact figure would cost more."""
 
-COMPETITIVE = 1.25
-"""The time, in multiples of `Reverse()`, above which an estimator is not an alternative."""
+OBVIOUS = 2
+"""How often an estimate exceeds the limit for memory where no exact figure is needed."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +80,12 @@ class Costs:
     @property
     def workspace(self) -> float:
         """Memory of reverse mode beyond the residuals and states of the steps."""
-        found, horizon, sizes = self.found, self.problem.horizon, self.found.sizes
-        # The measuring program also stores a gradient for each window, the state to which a
-        # sensitivity is relative, and a few numbers for each step.
-        beside = (len(found.windows) + 1) * sizes.outer + NUMBERS * horizon
-        beside += sizes.floating * (horizon if found.stored else isqrt(horizon))
-        stored = (sizes.reverse if found.stored else sizes.segments)(horizon, 0)
+        found, horizon = self.found, self.problem.horizon
+        # The measuring program also has a gradient for each window, and stores more for each step.
+        measured = found.curve.step_bytes
+        sizes = replace(found.sizes, residual=measured, mixed_residual=measured)
+        stored = sizes.reverse(horizon, 0) if found.stored else sizes.segment(horizon)
+        beside = (len(found.windows) + 1) * sizes.outer
         return float(max((found.exact_bytes or 0) - beside - stored, self.forward_bytes))
 
     def option(
@@ -142,7 +138,8 @@ def options(
     sampled = costs.option(
         trials,
         forward * runs,
-        costs.compiled(trials, chaotic, runs * costs.forward_bytes),
+        # The draws and both sides of every pair lie beside the runs.
+        costs.compiled(trials, chaotic, runs * costs.forward_bytes + 3 * PAIRS * sizes.outer),
         # Expected for a linear objective: the variance of a mean over pairs is (N + 1) / n |g|^2.
         cosine=(PAIRS / (PAIRS + count + 1)) ** 0.5,
         relative_error=((count + 1) / PAIRS) ** 0.5,
@@ -164,9 +161,9 @@ def _exact(costs: Costs, memory: int) -> tuple[Option, ...]:
     # One state is the one at work; the others may be stored.
     affordable = int(memory // max(sizes.state, 1)) - 1
     states = max(1, min(Binomial().budget(horizon), affordable))
-    tangents = 1 + costs.count
     pushed = forward * (1 + TANGENT * costs.count)
-    competitive = pushed < COMPETITIVE * plain
+    # A run for each tangent, and the tangents of the hyperparameters themselves.
+    tangents = (1 + costs.count) * costs.forward_bytes + costs.count * sizes.outer
     return (
         costs.option(
             Reverse(),
@@ -192,7 +189,7 @@ def _exact(costs: Costs, memory: int) -> tuple[Option, ...]:
         costs.option(
             Forward(),
             pushed,
-            costs.compiled(Forward(), competitive, tangents * costs.forward_bytes),
+            costs.compiled(Forward(), tangents < OBVIOUS * memory, tangents),
             **accuracy,
         ),
     )

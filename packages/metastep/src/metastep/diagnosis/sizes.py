@@ -7,16 +7,19 @@ is compiled without optimisation, which is faster and leaves the figure unchange
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isqrt
+from functools import partial
+from math import inf, isqrt
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from metastep.diagnosis.bias_curve import stacked_bytes
 from metastep.diagnosis.compare import compile_with
 from metastep.estimators.base import USE_IT, AbstractEstimator, require_influence
-from metastep.problems.base import AbstractProblem, advance, split_keys, start
+from metastep.problems.base import AbstractProblem, advance, evaluate, split_keys, start
+from metastep.problems.mixed import ROOM, choose_mixed
 from metastep.types import Outer, RandomKey
 
 
@@ -27,33 +30,47 @@ class Sizes:
     Attributes:
         state: the inner state: parameters, optimizer state, counters and keys.
         variables: the number of its floating-point numbers; a complex one counts twice.
-        floating: the bytes of these numbers.
         outer: the hyperparameters.
         residual: the residuals of reverse mode for one inner step.
         constant: the values that reverse mode stores once for all steps.
+        mixed_residual: the residuals for one inner step in mixed mode.
+        mixed_from: the number of steps stored at the same time from which estimators choose it.
     """
 
     state: int
     variables: int
-    floating: int
     outer: int
     residual: float
     constant: int
+    mixed_residual: float
+    mixed_from: float
+
+    def stored(self, steps: int) -> float:
+        """Return the residuals of a step where those of `steps` are stored at the same time."""
+        return self.mixed_residual if steps >= self.mixed_from else self.residual
 
     def reverse(self, steps: int, workspace: float | int) -> float:
         """Return the memory of reverse mode over `steps` steps, with all residuals stored."""
-        return steps * self.residual + workspace
+        return steps * self.stored(steps) + workspace
 
     def segments(self, horizon: int, workspace: float | int) -> float:
-        """Return the memory of `Reverse("sqrt")`: a remainder is a segment of its own."""
-        length = max(1, isqrt(horizon))
-        count, remainder = divmod(horizon, length)
-        segments = (length + remainder) * self.residual + self.constant
-        return count * self.state + max(segments, workspace)
+        """Return the memory of `Reverse("sqrt")`.
+
+        A remainder is a segment with its own array of residuals, needed at another time than the
+        workspace.
+        """
+        remainder = horizon % isqrt(horizon)
+        return self.segment(horizon) + max(remainder * self.stored(isqrt(horizon)), workspace)
+
+    def segment(self, horizon: int) -> float:
+        """Return the states that `Reverse("sqrt")` stores, and the residuals of one segment."""
+        length = isqrt(horizon)
+        states = horizon // length * self.state
+        return states + length * self.stored(length) + self.constant
 
     def binomial(self, states: int, workspace: float | int) -> float:
         """Return the memory of a binomial schedule."""
-        return (states + 1) * self.state + max(self.residual + self.constant, workspace)
+        return (states + 1) * self.state + max(self.stored(1) + self.constant, workspace)
 
 
 def sizes(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Sizes:
@@ -64,28 +81,33 @@ def sizes(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Sizes:
     """
     keys, horizon = split_keys(key), problem.horizon
 
-    def run(outer: Outer) -> PyTree:
+    def run(problem: AbstractProblem, outer: Outer) -> PyTree:
         end = advance(problem, outer, start(problem, outer, keys), keys, horizon)
         return eqx.filter(end.inner, eqx.is_inexact_array)
 
-    def ending(outer: Outer) -> PyTree:
-        end = advance(problem, outer, start(problem, outer, keys), keys, horizon)
-        return problem.objective(end.inner, outer, keys.objective)
+    def residuals(problem: AbstractProblem) -> tuple[float, int]:
+        # What the closure of the backward pass holds is what reverse mode stores.
+        stored = shapes(lambda: jax.vjp(partial(run, problem), outer)[1])
+        steps = stacked_bytes(stored, horizon)
+        return steps / horizon, total(stored) - steps
 
-    require_influence(ending, outer, USE_IT)
+    require_influence(lambda outer: evaluate(problem, outer, keys)[0], outer, USE_IT)
     state = shapes(lambda: start(problem, outer, keys).inner)
     floats = [x for x in state if jnp.issubdtype(x.dtype, jnp.inexact)]
-    # What the closure of the backward pass holds is what reverse mode stores.
-    stored = shapes(lambda: jax.vjp(run, outer)[1])
-    # `scan` stacks the residuals of its steps along a first axis of that length.
-    steps = [x for x in stored if x.shape[:1] == (horizon,)]
+    residual, constant = residuals(problem)
+    mixed, least = residual, inf
+    if horizon * residual > ROOM:
+        mixed, _ = residuals(choose_mixed(problem, None, horizon))
+        # Mixed mode stores everything but the activations, from whose size the estimators choose.
+        least = ROOM / (residual - mixed) if mixed < residual else inf
     return Sizes(
         state=total(state),
         variables=sum(x.size * (1 + jnp.iscomplexobj(x)) for x in floats),
-        floating=total(floats),
         outer=total(shapes(lambda: outer)),
-        residual=total(steps) / horizon,
-        constant=total(stored) - total(steps),
+        residual=residual,
+        constant=constant,
+        mixed_residual=mixed,
+        mixed_from=least,
     )
 
 

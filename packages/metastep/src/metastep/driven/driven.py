@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from metastep.checks import require_key
+from metastep.checks import require, require_key
 from metastep.driven.driver import Driver
 from metastep.driven.feeding import Feed
 from metastep.driven.identity import identity
@@ -26,10 +26,16 @@ from metastep.estimators.base import (
     Estimate,
     require_influence,
 )
-from metastep.estimators.evaluate import evaluate
 from metastep.estimators.truncated import ONLY_BY_START, TruncatedReverse
 from metastep.explained import sharded
-from metastep.problems.base import AbstractProblem, Trajectory, advance, split_keys, start
+from metastep.problems.base import (
+    AbstractProblem,
+    Trajectory,
+    advance,
+    evaluate,
+    split_keys,
+    start,
+)
 from metastep.problems.batches import source_of, with_batch
 from metastep.problems.mixed import choose_mixed
 from metastep.trees import as_hyperparameters, differentiable
@@ -112,8 +118,7 @@ def driven_hypergradient(
         OSError: if the disk is full, before or during the run. Saved files remain.
     """
     require_key(key)
-    if not save_every >= 0:
-        raise ValueError(f"save_every is {save_every!r}; allowed are seconds from 0.")
+    require(save_every >= 0, "save_every", save_every, "seconds from 0")
     if directory is not None and jax.process_count() > 1:
         raise ValueError(
             f"directory is {directory!r} in one of {jax.process_count()} processes; allowed is "

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, PyTree, UInt8
 
 from metastep.problems.batches import Batches
-from metastep.trees import same_structure
+from metastep.trees import is_key, same_structure
 
 DIGEST_BYTES = 16
 
@@ -72,7 +72,7 @@ def digest(tree: PyTree[Array]) -> UInt8[np.ndarray, "16"]:
     found = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for x in jax.tree.leaves(tree):
         found.update(f"{x.dtype}{x.shape}".encode())
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        if is_key(x):
             x = jax.random.key_data(x)
         # With several processes, each one checks the parts that it holds.
         parts = [x] if x.is_fully_addressable else [one.data for one in x.addressable_shards]

@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import Iterator
+from enum import Enum
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.extend.core
 import jax.numpy as jnp
+import numpy as np
 
 from metastep.driven.feeding import digest
 from metastep.driven.passes import Run
@@ -44,13 +46,29 @@ def identity(run: Run, point: Trajectory, batch: Any, segment: int) -> str:
 
 
 def _sketch(jaxpr: Any) -> Iterator[str]:
-    """Yield the name, the result types and the literal arguments of each operation."""
+    """Yield the name, the arguments, the options and the result types of each operation."""
+    numbers: dict[Any, int] = {}
+    # By the order in which they appear: a printed name depends on what was traced before.
+    number = lambda variable: numbers.setdefault(variable, len(numbers))
+    read = lambda x: str(x.val) if isinstance(x, jax.extend.core.Literal) else number(x)
+    yield f"{list(map(number, (*jaxpr.constvars, *jaxpr.invars)))}\n"
     for equation in jaxpr.eqns:
-        literals = [str(x.val) for x in equation.invars if isinstance(x, jax.extend.core.Literal)]
-        yield f"{equation.primitive.name} {[str(x.aval) for x in equation.outvars]} {literals}\n"
+        inputs = list(map(read, equation.invars))
+        outputs = [(number(x), str(x.aval)) for x in equation.outvars]
+        options = {name: str(x) for name, x in equation.params.items() if _is_plain(x)}
+        options.pop("name", None)  # of a function: its own program follows
+        yield f"{equation.primitive.name} {inputs} {outputs} {sorted(options.items())}\n"
         for parameter in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
             if _is_program(parameter):
                 yield from _sketch(getattr(parameter, "jaxpr", parameter))
+    yield f"{list(map(read, jaxpr.outvars))}\n"
+
+
+def _is_plain(x: Any) -> bool:
+    """Whether the text of an option is the same in every process: it holds no address."""
+    if isinstance(x, tuple | list):
+        return all(map(_is_plain, x))
+    return x is None or isinstance(x, int | float | str | Enum | np.dtype)
 
 
 def _is_program(x: Any) -> bool:

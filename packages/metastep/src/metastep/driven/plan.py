@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from metastep.checks import is_count, require
 from metastep.estimators.base import AbstractEstimator
 from metastep.estimators.reverse import Reverse
 from metastep.estimators.truncated import TruncatedReverse, check_window
@@ -89,11 +90,7 @@ def _cuts(begin: int, end: int, segment: int) -> list[int]:
 
 
 def require_reverse(estimator: AbstractEstimator) -> Reverse | TruncatedReverse:
-    """Return the estimator if it is a reverse-mode estimator.
-
-    Raises:
-        ValueError: if it is not.
-    """
+    """Return the estimator; refuse one that is not of reverse mode."""
     if isinstance(estimator, Reverse | TruncatedReverse):
         return estimator
     raise ValueError(
@@ -109,19 +106,13 @@ def plan_of(
     memory: int | None,
     on_disk: bool,
 ) -> Plan:
-    """Return the plan of a run whose state has the shapes of `state`.
-
-    Raises:
-        ValueError: for options that do not fit.
-    """
-    steps = problem.horizon
+    """Return the plan of a run whose state has the shapes of `state`."""
+    steps, first = problem.horizon, 0
     if isinstance(estimator, TruncatedReverse):
         check_window(estimator.window, steps)
         first = steps - estimator.window
-    else:
-        first = 0
-    if memory is not None and not (isinstance(memory, int) and memory >= 0):
-        raise ValueError(f"memory is {memory!r}; allowed are None and numbers of bytes from 0.")
+    usable = memory is None or is_count(memory, least=0)
+    require(usable, "memory", memory, "None and numbers of bytes from 0")
     window, binomial = steps - first, as_binomial(estimator.checkpoint)
     whole = estimator.checkpoint is None or binomial is not None
     segment = 1 if whole else segment_length(estimator.checkpoint, window)

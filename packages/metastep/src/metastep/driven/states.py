@@ -17,18 +17,15 @@ import numpy as np
 from jaxtyping import PyTree
 
 from metastep.saving import load, save
+from metastep.trees import is_key
 
 PREFIX, PASSING = "state-", "passing-"
-
-
-def _is_key(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def described(tree: PyTree) -> PyTree:
     """Return a tree of shapes, dtypes and placements, with only the keys left as arrays."""
     describe = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-    kept = lambda x: not eqx.is_array(x) or _is_key(x)
+    kept = lambda x: not eqx.is_array(x) or is_key(x)
     return jax.tree.map(lambda x: x if kept(x) else describe(x), tree)
 
 
@@ -89,7 +86,7 @@ def join(parts: PyTree, like: PyTree) -> PyTree:
 
 def _to_host(tree: PyTree) -> PyTree:
     """Return the arrays in host memory; on a CPU nothing is copied."""
-    on_host = lambda x: not eqx.is_array(x) or _is_key(x) or jax.default_backend() == "cpu"
+    on_host = lambda x: not eqx.is_array(x) or is_key(x) or jax.default_backend() == "cpu"
     return jax.tree.map(lambda x: x if on_host(x) else np.asarray(x), tree)
 
 

@@ -16,13 +16,15 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, PyTree
 
-from metastep.checks import require_key
+from metastep.checks import require, require_key
 from metastep.compilation import compiled
 from metastep.explained import sharded
 from metastep.problems.base import AbstractProblem
 from metastep.results import RESULTS
 from metastep.trees import all_finite, as_hyperparameters, leaf_names, norm
 from metastep.types import Outer, RandomKey, Scalar
+
+OfLeaf = Callable[[Array], list[Array]]
 
 USE_IT = (
     "Use it in `init`, `step` or `objective`, undo the stop_gradient, rounding or sign (as in "
@@ -115,14 +117,30 @@ def influences(function: Callable[[Outer], PyTree], outer: Outer) -> list[bool]:
     rounded has no influence. A leaf whose derivative happens to be zero has influence. Costs one
     trace and no computation.
     """
+    return _by_leaf(_influences, function, outer)
+
+
+def dependencies(function: Callable[[Outer], PyTree], outer: Outer) -> list[bool]:
+    """Return for every leaf of `outer` whether data flow from it to `function(outer)`.
+
+    Dependence is weaker than influence: rounding, comparisons and `stop_gradient` pass data but no
+    derivative. JAX propagates a batch axis from each leaf in turn. Costs one trace.
+    """
+    return _by_leaf(_depends, function, outer)
+
+
+def _by_leaf(
+    reaches: Callable[[OfLeaf, Array], bool], function: Callable[[Outer], PyTree], outer: Outer
+) -> list[bool]:
     leaves, treedef = jax.tree.flatten(outer)
     flat_function = lambda *flat: jax.tree.leaves(function(jax.tree.unflatten(treedef, flat)))
     # Traced once and read again for each leaf, since a user's function may be slow to trace.
     traced = jax.extend.core.jaxpr_as_fun(jax.make_jaxpr(flat_function)(*leaves))
-    return [_influences(traced, leaves, index) for index in range(len(leaves))]
+    of_leaf = lambda i: lambda leaf: traced(*leaves[:i], leaf, *leaves[i + 1 :])
+    return [reaches(of_leaf(i), leaf) for i, leaf in enumerate(leaves)]
 
 
-def _influences(traced: Callable[..., list[Array]], leaves: list[Array], index: int) -> bool:
+def _influences(of_leaf: OfLeaf, leaf: Array) -> bool:
     reached = []
 
     @jax.custom_jvp
@@ -135,28 +153,15 @@ def _influences(traced: Callable[..., list[Array]], leaves: list[Array], index: 
         reached.append(not isinstance(tangents[0], SymbolicZero))
         return primals[0], tangents[0]
 
-    def of_one_leaf(leaf: Array) -> list[Array]:
-        outputs = traced(*leaves[:index], leaf, *leaves[index + 1 :])
-        return [probe(x) for x in outputs if jnp.issubdtype(x.dtype, jnp.inexact)]
+    def probed(leaf: Array) -> list[Array]:
+        return [probe(x) for x in of_leaf(leaf) if jnp.issubdtype(x.dtype, jnp.inexact)]
 
     # `eval_shape`: the rule above runs while tracing, and nothing is compiled.
-    jax.eval_shape(lambda leaf: jax.jvp(of_one_leaf, (leaf,), (leaf,)), leaves[index])
+    jax.eval_shape(lambda leaf: jax.jvp(probed, (leaf,), (leaf,)), leaf)
     return any(reached)
 
 
-def dependencies(function: Callable[[Outer], PyTree], outer: Outer) -> list[bool]:
-    """Return for every leaf of `outer` whether data flow from it to `function(outer)`.
-
-    Dependence is weaker than influence: rounding, comparisons and `stop_gradient` pass data but no
-    derivative. JAX propagates a batch axis from each leaf in turn. Costs one trace.
-    """
-    leaves, treedef = jax.tree.flatten(outer)
-    flat_function = lambda *flat: jax.tree.leaves(function(jax.tree.unflatten(treedef, flat)))
-    traced = jax.extend.core.jaxpr_as_fun(jax.make_jaxpr(flat_function)(*leaves))
-    return [_depends(traced, leaves, index) for index in range(len(leaves))]
-
-
-def _depends(traced: Callable[..., list[Array]], leaves: list[Array], index: int) -> bool:
+def _depends(of_leaf: OfLeaf, leaf: Array) -> bool:
     reached = []
 
     @jax.custom_batching.custom_vmap
@@ -169,10 +174,7 @@ def _depends(traced: Callable[..., list[Array]], leaves: list[Array], index: int
         reached.append(in_batched[0])
         return x, in_batched[0]
 
-    def of_one_leaf(leaf: Array) -> list[Array]:
-        return [probe(x) for x in traced(*leaves[:index], leaf, *leaves[index + 1 :])]
-
-    jax.eval_shape(jax.vmap(of_one_leaf), leaves[index][None])
+    jax.eval_shape(jax.vmap(lambda leaf: [probe(x) for x in of_leaf(leaf)]), leaf[None])
     return any(reached)
 
 
@@ -180,20 +182,13 @@ def require_influence(function: Callable[[Outer], PyTree], outer: Outer, advice:
     """Refuse hyperparameters whose derivative would be a silent zero.
 
     `function` is what the estimator differentiates; `advice` says why it may see no influence of a
-    leaf, and what to do.
-
-    Raises:
-        ValueError: naming every leaf without influence.
+    leaf, and what to do. A `ValueError` names every leaf without influence.
     """
     _refuse_lost(influences(function, outer), outer, "what is differentiated", advice)
 
 
 def require_dependence(function: Callable[[Outer], PyTree], outer: Outer) -> None:
-    """Refuse hyperparameters without effect, for which sampling would return noise only.
-
-    Raises:
-        ValueError: naming every leaf that `function` does not use.
-    """
+    """Refuse hyperparameters that `function` does not use: sampling would return noise only."""
     advice = "Use it in `init`, `step` or `objective`, or take it out of `outer`."
     _refuse_lost(dependencies(function, outer), outer, "the objective", advice)
 
@@ -209,11 +204,8 @@ def _refuse_lost(reached: list[bool], outer: Outer, what: str, advice: str) -> N
 
 def require_estimator(estimator: object) -> None:
     """Refuse anything but an instance of an estimator; an estimator class is a common mistake."""
-    if not isinstance(estimator, AbstractEstimator):
-        raise ValueError(
-            f"estimator is {estimator!r}; allowed are instances of estimators, such as "
-            "metastep.Reverse()."
-        )
+    allowed = "instances of estimators, such as metastep.Reverse()"
+    require(isinstance(estimator, AbstractEstimator), "estimator", estimator, allowed)
 
 
 @compiled

@@ -8,16 +8,10 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from metastep.checks import integer, require_count
-from metastep.estimators.base import (
-    AbstractEstimator,
-    Estimate,
-    finish,
-    require_dependence,
-)
-from metastep.estimators.evaluate import evaluate
+from metastep.checks import integer, require, require_count
+from metastep.estimators.base import AbstractEstimator, Estimate, finish, require_dependence
 from metastep.estimators.evolution import PERTURBATIONS
-from metastep.problems.base import AbstractProblem, split_keys
+from metastep.problems.base import AbstractProblem, evaluate, split_keys
 from metastep.types import Outer, RandomKey, Scalar
 
 
@@ -41,9 +35,6 @@ class CentralDifferences(AbstractEstimator):
         step: the larger of the two steps, in the units of `outer`, positive. None is eps^(1/5),
             the best for fourth order, times the size of what is moved: |outer_i| for a coordinate,
             the root mean square of `outer` for other directions and coordinates that are 0.
-
-    Raises:
-        ValueError: on construction, for values that are not allowed.
     """
 
     directions: int = eqx.field(default=32, converter=integer)
@@ -51,8 +42,8 @@ class CentralDifferences(AbstractEstimator):
 
     def __check_init__(self):
         require_count("directions", self.directions)
-        if self.step is not None and not 0 < self.step < float("inf"):
-            raise ValueError(f"step is {self.step!r}; allowed are None and positive numbers.")
+        usable = self.step is None or 0 < self.step < float("inf")
+        require(usable, "step", self.step, "None and positive numbers")
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> None:
         """Return None: this estimator has no state."""
@@ -62,9 +53,8 @@ class CentralDifferences(AbstractEstimator):
         flat, _ = ravel_pytree(outer)
         if self.directions >= flat.size:
             return jnp.eye(flat.size, dtype=flat.dtype)
-        draws = jax.random.normal(
-            jax.random.fold_in(key, PERTURBATIONS), (flat.size, self.directions), flat.dtype
-        )
+        key = jax.random.fold_in(key, PERTURBATIONS)
+        draws = jax.random.normal(key, (flat.size, self.directions), flat.dtype)
         return jnp.linalg.qr(draws)[0].T
 
     def estimate(

@@ -8,15 +8,10 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from metastep.checks import integer, require_count
-from metastep.estimators.base import (
-    AbstractEstimator,
-    Estimate,
-    finish,
-    require_dependence,
-)
-from metastep.estimators.evaluate import evaluate
-from metastep.problems.base import AbstractProblem, split_keys
+from metastep.checks import integer, require, require_count
+from metastep.estimators.base import AbstractEstimator, Estimate, finish, require_dependence
+from metastep.problems.base import AbstractProblem, evaluate, split_keys
+from metastep.trees import mean_and_error
 from metastep.types import Outer, RandomKey
 
 PERTURBATIONS = 3
@@ -48,9 +43,6 @@ class EvolutionStrategies(AbstractEstimator):
         sigma: the standard deviation of the perturbations, in the units of `outer`, positive.
         pairs: the number n of antithetic pairs, from 1.
         chunk: how many pairs are run at the same time, from 1; None runs all of them.
-
-    Raises:
-        ValueError: on construction, for values that are not allowed.
     """
 
     sigma: float
@@ -83,9 +75,8 @@ class EvolutionStrategies(AbstractEstimator):
 
         sigma = jnp.asarray(self.sigma, flat.dtype)
         draws = random_rows(key, self.pairs, flat)
-        samples = jax.lax.map(
-            pair, sigma * draws, batch_size=min(self.chunk or self.pairs, self.pairs)
-        )
+        chunk = min(self.chunk or self.pairs, self.pairs)
+        samples = jax.lax.map(pair, sigma * draws, batch_size=chunk)
         grad, error = mean_and_error(samples)
         stats = {"standard_error": unflatten(error)}
         return finish(value, unflatten(grad), first_nonfinite, stats), state
@@ -98,17 +89,5 @@ def random_rows(key: RandomKey, count: int, flat: Float[Array, " N"]) -> Float[A
 
 def check_sampling(sigma: float, pairs: int) -> None:
     """Refuse a `sigma` that is not positive and a number of pairs below 1."""
-    if not sigma > 0 or sigma == float("inf"):
-        raise ValueError(f"sigma is {sigma!r}; allowed are positive finite numbers.")
+    require(0 < sigma < float("inf"), "sigma", sigma, "positive finite numbers")
     require_count("pairs", pairs)
-
-
-def mean_and_error(
-    samples: Float[Array, "n N"],
-) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
-    """Return the mean of independent samples and its standard error (NaN for one sample)."""
-    count = samples.shape[0]
-    mean = jnp.mean(samples, axis=0)
-    if count == 1:
-        return mean, jnp.full_like(mean, jnp.nan)
-    return mean, jnp.std(samples, axis=0, ddof=1) / jnp.sqrt(jnp.asarray(count, mean.dtype))

@@ -9,15 +9,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Int
 
 from metastep.checks import integer, require_count
-from metastep.estimators.base import (
-    USE_IT,
-    AbstractEstimator,
-    Estimate,
-    finish,
-    require_influence,
-)
-from metastep.estimators.evaluate import evaluate
-from metastep.problems.base import AbstractProblem, split_keys
+from metastep.estimators.base import USE_IT, AbstractEstimator, Estimate, finish, require_influence
+from metastep.problems.base import AbstractProblem, evaluate, split_keys
 from metastep.types import Outer, RandomKey, Scalar
 
 
@@ -61,7 +54,5 @@ class Forward(AbstractEstimator):
 
         coordinates = jnp.arange(flat.size)
         chunk = min(self.chunk or flat.size, flat.size)
-        values, derivatives, first_nonfinite = jax.lax.map(
-            derivative, coordinates, batch_size=chunk
-        )
-        return finish(values[0], unflatten(derivatives), first_nonfinite[0], {}), state
+        values, slopes, first_nonfinite = jax.lax.map(derivative, coordinates, batch_size=chunk)
+        return finish(values[0], unflatten(slopes), first_nonfinite[0], {}), state

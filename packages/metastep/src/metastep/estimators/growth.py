@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
 from metastep.problems.base import AbstractProblem, Keys, start
-from metastep.trees import differentiable, norm, real_variables
+from metastep.trees import differentiable, largest, norm, real_variables
 from metastep.types import Inner, Outer, Scalar
 
 
@@ -35,8 +35,7 @@ def changed(change: PyTree, step: Callable[[Inner], Inner], inner: Inner) -> tup
     Time: one Jacobian-vector product.
     """
     after = pushed(step, inner, change)
-    leaves = jax.tree.leaves(after)
-    factor = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0.0) for x in leaves]))
+    factor = largest(after)
     # A change that has died out stays zero instead of becoming NaN.
     unit = jnp.where(factor > 0, factor, 1)
     return jax.tree.map(lambda x: (x / unit).astype(x.dtype), after), factor

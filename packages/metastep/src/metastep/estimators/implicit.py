@@ -1,6 +1,5 @@
 """Implicit differentiation of the fixed point that the inner loop converges to."""
 
-import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,7 @@ from metastep.estimators.base import (
 )
 from metastep.problems.base import AbstractProblem, Keys, Trajectory, advance, split_keys, start
 from metastep.results import RESULTS
-from metastep.trees import inner_product, norm, real_variables, subtract
+from metastep.trees import inner_product, norm, ratio, real_variables, subtract
 from metastep.types import Inner, Outer, RandomKey, Scalar
 
 Map = Callable[[Inner, Outer], Inner]
@@ -36,15 +35,7 @@ UNSEEN_FACTOR = 5.0
 """How much slower than the steps a response may decay and still count as vanishing."""
 
 
-class AbstractSeries(eqx.Module):
-    """A method for (I - A) x = b that needs products with A only; lineax solvers also work."""
-
-    @abc.abstractmethod
-    def solve(self, operator: Callable[[Inner], Inner], vector: Inner) -> Inner:
-        """Return x for `operator`: v -> A v and `vector`: b."""
-
-
-class Neumann(AbstractSeries):
+class Neumann(eqx.Module):
     """Solve (I - A) x = b by the first `terms` terms of the series b + A b + A^2 b + ...
 
     Converges with relative error |A|^terms if the spectral radius of A is below one, and diverges
@@ -53,9 +44,6 @@ class Neumann(AbstractSeries):
 
     Attributes:
         terms: the number of terms, from 1.
-
-    Raises:
-        ValueError: on construction, for fewer terms than 1.
     """
 
     terms: int = eqx.field(converter=integer)
@@ -64,7 +52,7 @@ class Neumann(AbstractSeries):
         require_count("terms", self.terms)
 
     def solve(self, operator: Callable[[Inner], Inner], vector: Inner) -> Inner:
-        """Sum the series, at the cost of `terms` - 1 products."""
+        """Return x for `operator`, v -> A v, and `vector`, b, by `terms` - 1 products."""
         add = lambda x: jax.tree.map(jnp.add, vector, operator(x))
         return jax.lax.fori_loop(1, self.terms, lambda _, x: add(x), vector)
 
@@ -102,7 +90,7 @@ class Implicit(AbstractEstimator):
         linear_tolerance: the `linear_residual` above which it is `linear_solve_failed`.
     """
 
-    solver: lx.AbstractLinearSolver | AbstractSeries | None = None
+    solver: lx.AbstractLinearSolver | Neumann | None = None
     stationarity_tolerance: float = 1e-2
     linear_tolerance: float = 1e-3
 
@@ -116,22 +104,8 @@ class Implicit(AbstractEstimator):
         keys = split_keys(key)
         begin = start(problem, outer, keys)
         end = advance(problem, outer, begin, keys, problem.horizon)
-        return self.at_the_end(problem, outer, keys, begin, end), state
-
-    def at_the_end(
-        self,
-        problem: AbstractProblem,
-        outer: Outer,
-        keys: Keys,
-        begin: Trajectory,
-        end: Trajectory,
-    ) -> Estimate:
-        """Return the estimate for a trajectory from `begin` to `end` that has been run before."""
         require_visible(problem, outer, keys, end)
-        # Complex numbers as pairs of real ones: I - A^T is then a real matrix, which solvers need.
-        point, restore = real_variables(end.inner)
-        fixed_point_map = _map_at(problem, end, keys, restore)
-        judged = _judged(problem, keys, restore)
+        point, fixed_point_map, judged = _around(problem, keys, end)
         value, (adjoint, direct) = jax.value_and_grad(judged, argnums=(0, 1))(point, outer)
         after, pull_back = jax.vjp(fixed_point_map, point, outer)
         # One linear system for the adjoint, whatever the number of hyperparameters; products with
@@ -145,7 +119,7 @@ class Implicit(AbstractEstimator):
         move = subtract(after, point)
         early_moves = [norm(subtract(fixed_point_map(w, outer), w)) for w in earlier]
         # Relative to the first steps, which makes it independent of the units of the state.
-        stationarity = _ratio(norm(move), jnp.maximum(*early_moves))
+        stationarity = ratio(norm(move), jnp.maximum(*early_moves))
         probe_key = jax.random.fold_in(keys.steps, problem.horizon + 1)
         responses = [_responses(fixed_point_map, w, outer, probe_key) for w in (point, *earlier)]
         stationary = stationarity <= self.stationarity_tolerance
@@ -165,19 +139,17 @@ class Implicit(AbstractEstimator):
         result = outcome(value, grad, end.first_nonfinite, judgement)
         grad = jax.tree.map(lambda hidden, leaf: jnp.where(hidden, jnp.nan, leaf), unseen, grad)
         stats |= common_stats(grad, end.first_nonfinite)
-        return Estimate(value, grad, result, stats)
+        return Estimate(value, grad, result, stats), state
 
     def _solve(self, transposed: Callable[[Inner], Inner], vector: Inner) -> tuple[Inner, Scalar]:
         """Solve (I - A^T) x = vector; return x and the relative residual, computed from x."""
         # From the solution itself: what a solver reports is updated by recursion, and drifts.
-        residual = lambda x: _ratio(
-            norm(subtract(vector, subtract(x, transposed(x)))), norm(vector)
-        )
+        residual = lambda x: ratio(norm(subtract(vector, subtract(x, transposed(x)))), norm(vector))
         solver = self.solver
         if solver is None:
-            tolerance = max(jnp.finfo(x.dtype).eps for x in jax.tree.leaves(vector)) ** 0.75
-            solver = lx.CG(rtol=float(tolerance), atol=0.0)
-        if isinstance(solver, AbstractSeries):
+            eps = max(jnp.finfo(x.dtype).eps for x in jax.tree.leaves(vector))
+            solver = lx.CG(rtol=float(eps) ** 0.75, atol=0.0)
+        if isinstance(solver, Neumann):
             solution = solver.solve(transposed, vector)
         else:
             solution = solve_with(solver, transposed, vector)
@@ -212,14 +184,8 @@ def solve_with(
 
 
 def require_visible(problem: AbstractProblem, outer: Outer, keys: Keys, end: Trajectory) -> None:
-    """Refuse hyperparameters that the last step and the objective do not depend on.
-
-    Raises:
-        ValueError: naming every such leaf.
-    """
-    point, restore = real_variables(end.inner)
-    fixed_point_map = _map_at(problem, end, keys, restore)
-    judged = _judged(problem, keys, restore)
+    """Refuse hyperparameters that the last step and the objective do not depend on."""
+    point, fixed_point_map, judged = _around(problem, keys, end)
     require_influence(
         lambda outer: (fixed_point_map(point, outer), judged(point, outer)),
         outer,
@@ -229,32 +195,22 @@ def require_visible(problem: AbstractProblem, outer: Outer, keys: Keys, end: Tra
     )
 
 
-def _judged(
-    problem: AbstractProblem, keys: Keys, restore: Callable[[Inner], Inner]
-) -> Callable[[Inner, Outer], Scalar]:
-    """Return the objective as a function of the floating-point part of the state."""
-
-    def judged(point: Inner, outer: Outer) -> Scalar:
-        return problem.objective(restore(point), outer, keys.objective)
-
-    return judged
-
-
-def _map_at(
-    problem: AbstractProblem, end: Trajectory, keys: Keys, restore: Callable[[Inner], Inner]
-) -> Map:
-    """Return one more step as a map of the floating-point part of the state."""
+def _around(
+    problem: AbstractProblem, keys: Keys, end: Trajectory
+) -> tuple[Inner, Map, Callable[[Inner, Outer], Scalar]]:
+    """Return the numbers of a state, and one more step and the objective as functions of them."""
+    # Complex numbers as pairs of real ones: I - A^T is then a real matrix, which solvers need.
+    point, restore = real_variables(end.inner)
 
     def fixed_point_map(point: Inner, outer: Outer) -> Inner:
         after = problem.step(restore(point), outer, end.steps, keys.step(end.steps))
         return real_variables(after)[0]
 
-    return fixed_point_map
-
-
-def _ratio(numerator: Scalar, denominator: Scalar) -> Scalar:
-    """Divide two norms, with 0 / 0 = 0."""
-    return jnp.where(numerator == 0, 0.0, numerator / denominator)
+    return (
+        point,
+        fixed_point_map,
+        lambda point, outer: problem.objective(restore(point), outer, keys.objective),
+    )
 
 
 def _responses(fixed_point_map: Map, point: Inner, outer: Outer, key: RandomKey) -> PyTree[Scalar]:

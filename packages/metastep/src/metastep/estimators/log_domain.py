@@ -25,7 +25,7 @@ from metastep.problems.base import (
     start,
 )
 from metastep.results import RESULTS
-from metastep.trees import differentiable
+from metastep.trees import differentiable, is_key, largest, times_power
 from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
 
 PROBE = 3
@@ -114,30 +114,20 @@ class _Scaled(eqx.Module):
 
 
 def _shift(inner: Inner, exponent: Int[Array, ""]) -> Inner:
-    """Multiply the floating-point leaves by 2^exponent, in two factors that are representable.
-
-    This uses `ldexp`, since `exp2` is not exact at integers on every processor.
-    """
+    """Multiply the floating-point leaves by 2^exponent."""
     floats, rest = differentiable(inner)
-    half = exponent // 2
-
-    def scale(x: Array) -> Array:
-        power = lambda by: jnp.ldexp(jnp.ones((), x.real.dtype), by)
-        return x * power(half) * power(exponent - half)
-
-    return eqx.combine(jax.tree.map(scale, floats), rest)
+    return eqx.combine(jax.tree.map(lambda x: times_power(x, exponent), floats), rest)
 
 
 def _largest(inner: Inner) -> Float[Array, ""]:
-    leaves = jax.tree.leaves(jax.lax.stop_gradient(differentiable(inner)[0]))
-    return jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0.0) for x in leaves]))
+    return largest(jax.lax.stop_gradient(differentiable(inner)[0]))
 
 
 def _rescale(inner: Inner, exponent: Int[Array, ""]) -> _Scaled:
     # By the largest entry of all leaves: one factor for the whole state, as homogeneity asks.
-    largest = _largest(inner)
-    _, size = jnp.frexp(largest)
-    size = jnp.where((largest > 0) & jnp.isfinite(largest), size, 0).astype(jnp.int32)
+    magnitude = _largest(inner)
+    _, size = jnp.frexp(magnitude)
+    size = jnp.where((magnitude > 0) & jnp.isfinite(magnitude), size, 0).astype(jnp.int32)
     return _Scaled(_shift(inner, -size), exponent + size)
 
 
@@ -231,14 +221,12 @@ def _difference(first: PyTree, second: PyTree) -> Float[Array, ""]:
     """
     floats, rest = differentiable(first)
     other_floats, other_rest = differentiable(second)
-    largest = _largest(first)
+    magnitude = _largest(first)
     apart = _largest(jax.tree.map(jnp.subtract, floats, other_floats))
-    numbers = lambda tree: [
-        x for x in jax.tree.leaves(tree) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-    ]
+    numbers = lambda tree: [x for x in jax.tree.leaves(tree) if not is_key(x)]
     pairs = zip(numbers(rest), numbers(other_rest), strict=True)
     same = jnp.all(jnp.array([jnp.all(a == b) for a, b in pairs] or [True]))
-    relative = jnp.where(apart == 0, 0, apart / jnp.where(largest > 0, largest, apart))
+    relative = jnp.where(apart == 0, 0, apart / jnp.where(magnitude > 0, magnitude, apart))
     return jnp.where(same & (relative <= 1), relative, 1)
 
 
@@ -248,7 +236,9 @@ def _check(problem: AbstractProblem, outer: Outer, keys: Keys) -> _Premise:
     probed = _Probed(rescaled=_Rescaled(problem, jnp.zeros(())), horizon=problem.horizon)
     scaled = probed.init(outer, keys.init)
     nothing = jnp.zeros((), jnp.int32)
-    point = Trajectory(scaled, nothing, begin.first_nonfinite, _watch_all(scaled))
+    floats = jax.tree.leaves(eqx.filter(scaled, eqx.is_inexact_array))
+    watched = tuple(jnp.array(True) for _ in floats)
+    point = Trajectory(scaled, nothing, begin.first_nonfinite, watched)
     end = advance(probed, outer, point, keys, problem.horizon)
     scaled, step_error = end.inner
     shifts = jnp.stack([nothing, nothing + PROBE, nothing - PROBE, _probe(scaled)])
@@ -271,7 +261,3 @@ def _check(problem: AbstractProblem, outer: Outer, keys: Keys) -> _Premise:
         degree_error=degree_error,
         first_nonfinite=end.first_nonfinite,
     )
-
-
-def _watch_all(inner: Inner) -> tuple[Bool[Array, ""], ...]:
-    return tuple(jnp.array(True) for _ in jax.tree.leaves(eqx.filter(inner, eqx.is_inexact_array)))

@@ -9,21 +9,11 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from metastep.checks import integer, require_count
-from metastep.estimators.base import (
-    AbstractEstimator,
-    Estimate,
-    finish,
-    require_dependence,
-)
-from metastep.estimators.evolution import check_sampling, mean_and_error, random_rows
-from metastep.problems.base import (
-    AbstractProblem,
-    Keys,
-    Trajectory,
-    advance,
-    split_keys,
-    start,
-)
+from metastep.estimators.base import AbstractEstimator, Estimate, finish, require_dependence
+from metastep.estimators.evolution import check_sampling, random_rows
+from metastep.estimators.truncated import windows_of
+from metastep.problems.base import AbstractProblem, Keys, Trajectory, advance, split_keys, start
+from metastep.trees import mean_and_error
 from metastep.types import Outer, RandomKey, Scalar
 
 
@@ -75,8 +65,7 @@ class PersistentEvolutionStrategies(AbstractEstimator):
         pairs: the number n of antithetic pairs, from 1.
 
     Raises:
-        ValueError: on construction, for values that are not allowed; when used, for a problem
-            whose horizon is not a multiple of `window`.
+        ValueError: when used, for a problem whose horizon is not a multiple of `window`.
     """
 
     window: int = eqx.field(converter=integer)
@@ -89,11 +78,7 @@ class PersistentEvolutionStrategies(AbstractEstimator):
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> Particles:
         """Return particles at the beginning of their trajectories."""
-        if problem.horizon % self.window:
-            raise ValueError(
-                f"window is {self.window}; allowed are the divisors of the horizon, "
-                f"{problem.horizon}."
-            )
+        windows_of(self.window, problem.horizon)
         keys = split_keys(key)
         flat, _ = ravel_pytree(outer)
 
@@ -135,7 +120,7 @@ class PersistentEvolutionStrategies(AbstractEstimator):
         # The changes start at 0, so that over a trajectory they add up to the final objective.
         change = values - jnp.where(fresh, 0, state.values)
         # A window is one of `windows` terms of a sum, which this factor estimates without bias.
-        windows = problem.horizon // self.window
+        windows = windows_of(self.window, problem.horizon)
         slope = windows * (change[:, 0] - change[:, 1]) / (2 * self.sigma**2)
         grad, error = mean_and_error(slope[:, None] * total)
         steps = state.steps + self.window

@@ -10,6 +10,7 @@ from jaxtyping import Array, Int
 from metastep.checks import integer, require_count
 from metastep.estimators.base import AbstractEstimator, Estimate, finish, require_influence
 from metastep.estimators.reverse import advance_for_reverse
+from metastep.estimators.truncated import windows_of
 from metastep.explained import STEP_LOOP, reversible
 from metastep.problems.base import AbstractProblem, Keys, Trajectory, split_keys, start
 from metastep.problems.mixed import choose_mixed
@@ -63,8 +64,7 @@ class PersistentReverse(AbstractEstimator):
         mixed: as for `Reverse`.
 
     Raises:
-        ValueError: on construction, for values that are not allowed; when used, for a problem
-            whose horizon is not a multiple of `window`.
+        ValueError: when used, for a problem whose horizon is not a multiple of `window`.
     """
 
     window: int = eqx.field(converter=integer)
@@ -80,12 +80,7 @@ class PersistentReverse(AbstractEstimator):
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> Population:
         """Return runs that have not begun; they are replaced in a staggered order."""
-        windows, remainder = divmod(problem.horizon, self.window)
-        if remainder:
-            raise ValueError(
-                f"window is {self.window}; allowed are the divisors of the horizon, "
-                f"{problem.horizon}."
-            )
+        windows = windows_of(self.window, problem.horizon)
         points, keys = self._begin(problem, outer, key)
         # One run stands for all: influence is a matter of structure.
         first = jax.tree.map(lambda x: x[0] if eqx.is_array(x) else x, (points, keys))

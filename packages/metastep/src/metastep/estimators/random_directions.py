@@ -8,16 +8,10 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from metastep.checks import integer, require_count
-from metastep.estimators.base import (
-    USE_IT,
-    AbstractEstimator,
-    Estimate,
-    finish,
-    require_influence,
-)
-from metastep.estimators.evaluate import evaluate
-from metastep.estimators.evolution import mean_and_error, random_rows
-from metastep.problems.base import AbstractProblem, split_keys
+from metastep.estimators.base import USE_IT, AbstractEstimator, Estimate, finish, require_influence
+from metastep.estimators.evolution import random_rows
+from metastep.problems.base import AbstractProblem, evaluate, split_keys
+from metastep.trees import mean_and_error
 from metastep.types import Outer, RandomKey, Scalar
 
 
@@ -40,9 +34,6 @@ class RandomDirections(AbstractEstimator):
     Attributes:
         directions: the number n of directions, from 1.
         chunk: how many of them are run at the same time, from 1; None runs all of them.
-
-    Raises:
-        ValueError: on construction, for values that are not allowed.
     """
 
     directions: int = eqx.field(default=1, converter=integer)
@@ -67,9 +58,8 @@ class RandomDirections(AbstractEstimator):
 
         # One tangent for each direction; the value comes along at no extra cost.
         def sample(direction: Float[Array, " N"]) -> tuple[Scalar, Float[Array, " N"], Array]:
-            value, slope, first_nonfinite = jax.jvp(
-                ending, (outer,), (unflatten(direction),), has_aux=True
-            )
+            tangent = unflatten(direction)
+            value, slope, first_nonfinite = jax.jvp(ending, (outer,), (tangent,), has_aux=True)
             return value, slope * direction, first_nonfinite
 
         draws = random_rows(key, self.directions, flat)

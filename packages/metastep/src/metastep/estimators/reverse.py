@@ -7,15 +7,8 @@ import jax
 from jaxtyping import Array
 
 from metastep.checks import integer
-from metastep.estimators.base import (
-    USE_IT,
-    AbstractEstimator,
-    Estimate,
-    finish,
-    require_influence,
-)
+from metastep.estimators.base import USE_IT, AbstractEstimator, Estimate, finish, require_influence
 from metastep.estimators.binomial import advance_binomial
-from metastep.estimators.evaluate import evaluate
 from metastep.explained import STEP_LOOP, reversible
 from metastep.problems.base import (
     AbstractProblem,
@@ -23,6 +16,7 @@ from metastep.problems.base import (
     Trajectory,
     advance,
     advance_checkpointed,
+    evaluate,
     split_keys,
     start,
 )
@@ -39,11 +33,7 @@ def advance_for_reverse(
     steps: int,
     checkpoint: Checkpoint,
 ) -> Trajectory:
-    """Take `steps` steps, with the residuals stored for the backward pass as `checkpoint` says.
-
-    Raises:
-        ValueError: if `checkpoint` is not one of the values that `Reverse` lists.
-    """
+    """Take `steps` steps, with the residuals stored for the backward pass as `Reverse` says."""
     if checkpoint is None:
         return advance(problem, outer, trajectory, keys, steps)
     if binomial := as_binomial(checkpoint):

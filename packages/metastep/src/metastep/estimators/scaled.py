@@ -18,12 +18,11 @@ from jaxtyping import Array, Bool, Int, PyTree
 from metastep.checks import integer, require_count, require_key
 from metastep.compilation import compiled
 from metastep.estimators.base import USE_IT, require_influence
-from metastep.estimators.evaluate import evaluate
 from metastep.estimators.growth import lyapunov_exponent, pushed
-from metastep.problems.base import AbstractProblem, Keys, advance, split_keys, start
+from metastep.problems.base import AbstractProblem, Keys, advance, evaluate, split_keys, start
 from metastep.results import RESULTS
 from metastep.rounding import rounded
-from metastep.trees import as_hyperparameters, differentiable
+from metastep.trees import as_hyperparameters, differentiable, largest, times_power
 from metastep.types import Inner, Outer, RandomKey, Scalar
 
 DRAWS = 2
@@ -125,7 +124,8 @@ def _estimate(
     value = problem.objective(end.inner, outer, keys.objective)
 
     def derivative(coordinate: Int[Array, ""]) -> tuple[Scalar, Scalar]:
-        line = unflatten(jnp.eye(flat.size, dtype=flat.dtype)[coordinate])
+        # Made here: the whole basis would take N^2 numbers.
+        line = unflatten(jnp.zeros_like(flat).at[coordinate].set(1))
         return _sign_and_magnitude(_derivative(problem, outer, line, keys))
 
     chunk = min(chunk or flat.size, flat.size)
@@ -143,30 +143,20 @@ def _estimate(
 
 def _normalised(direction: PyTree, exponent: Int[Array, ""]) -> _Tangent:
     """Normalise a direction by moving its size into the exponent."""
-    leaves = jax.tree.leaves(direction)
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0.0) for x in leaves]))
-    _, size = jnp.frexp(largest)
-    usable = (largest > 0) & jnp.isfinite(largest)
+    magnitude = largest(direction)
+    _, size = jnp.frexp(magnitude)
+    usable = (magnitude > 0) & jnp.isfinite(magnitude)
     size = jnp.where(usable, size, 0).astype(jnp.int32)
     # Zero gets the least exponent, so that it never determines that of a sum.
-    exponent = jnp.where(largest > 0, exponent + size, NOTHING)
-    return _Tangent(jax.tree.map(lambda x: _times_power(x, -size), direction), exponent)
-
-
-def _times_power(x: Array, exponent: Int[Array, "..."]) -> Array:
-    """Multiply by 2^exponent in two halves, so that neither factor overflows."""
-    # Larger shifts also give 0 or infinity.
-    exponent = jnp.clip(exponent, -2000, 2000)
-    power = lambda by: jnp.ldexp(jnp.ones((), x.real.dtype), by)
-    half = exponent // 2
-    return x * power(half) * power(exponent - half)
+    exponent = jnp.where(magnitude > 0, exponent + size, NOTHING)
+    return _Tangent(jax.tree.map(lambda x: times_power(x, -size), direction), exponent)
 
 
 def _sum(first: _Tangent, second: _Tangent) -> _Tangent:
     """Add two tangents; the smaller one is shifted down and may vanish, as in any addition."""
     exponent = jnp.maximum(first.exponent, second.exponent)
     add = lambda a, b: (
-        _times_power(a, first.exponent - exponent) + _times_power(b, second.exponent - exponent)
+        times_power(a, first.exponent - exponent) + times_power(b, second.exponent - exponent)
     )
     return _normalised(jax.tree.map(add, first.direction, second.direction), exponent)
 
@@ -251,8 +241,8 @@ def _digits_lost(
     found = jax.lax.map(along, (seeds, jnp.arange(len(seeds)) > DRAWS))
     # Logarithms would add a rounding error relative to themselves.
     shared = jnp.maximum(found.exponent[0], found.exponent[1:])
-    first = _times_power(found.direction[0], found.exponent[0] - shared)
-    others = _times_power(found.direction[1:], found.exponent[1:] - shared)
+    first = times_power(found.direction[0], found.exponent[0] - shared)
+    others = times_power(found.direction[1:], found.exponent[1:] - shared)
     # By the larger of the two: an error of a factor of a thousand either way counts as 1.
     errors = jnp.abs(others - first) / jnp.maximum(jnp.abs(first), jnp.abs(others))
     # Two derivatives that are both zero agree.

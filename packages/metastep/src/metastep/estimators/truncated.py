@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from metastep.checks import integer, is_count
+from metastep.checks import integer, is_count, require
 from metastep.estimators.base import AbstractEstimator, Estimate, finish, require_influence
 from metastep.estimators.reverse import advance_for_reverse
 from metastep.explained import STEP_LOOP, reversible
@@ -135,12 +135,19 @@ def stands_still(
     (before, adjoint), (after, adjoint_at_end) = cut, end
     leaves = jax.tree.leaves(jax.tree.map(same, before, after, adjoint, adjoint_at_end))
     seen = norm(adjoint_at_end) > 0
-    return jnp.all(jnp.stack(leaves)) & seen & (norm(by_steps) == 0)
+    return jnp.all(jnp.array(leaves, bool)) & seen & (norm(by_steps) == 0)
+
+
+def windows_of(window: int, horizon: int) -> int:
+    """Return the number of windows of a trajectory; refuse a window that does not divide it."""
+    windows, rest = divmod(horizon, window)
+    require(not rest, "window", window, f"the divisors of the horizon, {horizon}")
+    return windows
 
 
 def check_window(window: int, horizon: int) -> None:
     """Refuse a window that is not an integer from 1 to the horizon."""
-    if not is_count(window) or window > horizon:
+    if not is_count(window, most=horizon):
         raise ValueError(
             f"window is {window!r}; allowed are the integers from 1 to the horizon, {horizon}. "
             "For the derivative of everything, initial state included, use Reverse()."

@@ -60,7 +60,10 @@ def entry_features(
 
 def time_features(step: Int[Array, ""], dtype: jnp.dtype) -> Float[Array, " 9"]:
     """Return tanh(step / s - 1) for the nine `TIME_SCALES` s; the first step has number 1."""
-    return jnp.tanh(jnp.asarray(step, dtype) / jnp.asarray(TIME_SCALES, dtype) - 1)
+    # In float32 at least: float16 has no numbers above 65504, and bfloat16 few integers above 256.
+    wide = jnp.promote_types(dtype, jnp.float32)
+    ratio = jnp.asarray(step, wide) / jnp.asarray(TIME_SCALES, wide)
+    return jnp.tanh(ratio - 1).astype(dtype)
 
 
 def scale_of_tensor(features: Float[Array, "rows entries"]) -> Float[Array, " rows"]:

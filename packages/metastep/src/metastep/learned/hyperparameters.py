@@ -5,8 +5,9 @@ value is allowed.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from math import log
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from metastep.checks import require, require_count
 from metastep.learned.learned import AbstractLearnedOptimizer, check_params
 from metastep.optimizers import scale_by_adam
 from metastep.types import RandomKey
@@ -40,20 +42,15 @@ class LearnedSGD(AbstractLearnedOptimizer):
         [-0.5, -0.5]
     """
 
+    state_depends_on_weights: ClassVar[bool] = True
     step_size: float = eqx.field(static=True, default=0.1)
     momentum: float = eqx.field(static=True, default=0.0)
     layers: int | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
-        _require_positive("step_size", self.step_size)
-        _require_layers(self.layers)
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum is {self.momentum}; allowed are numbers from 0 below 1.")
-
-    @property
-    def state_depends_on_weights(self) -> bool:
-        """True."""
-        return True
+        require(self.step_size > 0, "step_size", self.step_size, "positive numbers")
+        require_count("layers", self.layers, none="one for all")
+        require(0 <= self.momentum < 1, "momentum", self.momentum, "numbers from 0 below 1")
 
     def initial_weights(self, key: RandomKey) -> dict[str, Any]:
         """Return the logarithm of the step size and the logit of the momentum; `key` is unused."""
@@ -95,6 +92,7 @@ class LearnedAdam(AbstractLearnedOptimizer):
         [(2,), (1,)]
     """
 
+    state_depends_on_weights: ClassVar[bool] = True
     step_size: float = eqx.field(static=True, default=0.001)
     b1: float = eqx.field(static=True, default=0.9)
     b2: float = eqx.field(static=True, default=0.999)
@@ -102,19 +100,11 @@ class LearnedAdam(AbstractLearnedOptimizer):
     layers: int | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
-        _require_positive("step_size", self.step_size)
-        _require_positive("eps", self.eps)
-        _require_layers(self.layers)
-        for name in ("b1", "b2"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}; allowed are numbers between 0 and 1."
-                )
-
-    @property
-    def state_depends_on_weights(self) -> bool:
-        """True."""
-        return True
+        require(self.step_size > 0, "step_size", self.step_size, "positive numbers")
+        require(self.eps > 0, "eps", self.eps, "positive numbers")
+        require_count("layers", self.layers, none="one for all")
+        for name, value in (("b1", self.b1), ("b2", self.b2)):
+            require(0 < value < 1, name, value, "numbers between 0 and 1")
 
     def initial_weights(self, key: RandomKey) -> dict[str, Any]:
         """Return logarithms of step size and epsilon, logits of both decays; `key` is unused."""
@@ -161,20 +151,15 @@ class LearnedSchedule(AbstractLearnedOptimizer):
         [1.0, 2.0, 4.0, 4.0]
     """
 
+    state_depends_on_weights: ClassVar[bool] = True
     knots: tuple[int, ...] = eqx.field(static=True, converter=tuple)
     step_size: float = eqx.field(static=True, default=0.1)
     direction: optax.GradientTransformation | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
-        _require_positive("step_size", self.step_size)
-        increasing = all(a < b for a, b in zip(self.knots, self.knots[1:], strict=False))
-        if not self.knots or self.knots[0] != 0 or not increasing:
-            raise ValueError(f"knots is {self.knots}; allowed are increasing integers from 0.")
-
-    @property
-    def state_depends_on_weights(self) -> bool:
-        """True."""
-        return True
+        require(self.step_size > 0, "step_size", self.step_size, "positive numbers")
+        increasing = self.knots[:1] == (0,) and all(a < b for a, b in pairwise(self.knots))
+        require(increasing, "knots", self.knots, "increasing integers from 0")
 
     def initial_weights(self, key: RandomKey) -> dict[str, Any]:
         """Return the logarithm of the step size at each knot; `key` is unused."""
@@ -239,13 +224,3 @@ def _repeat(weights: dict[str, float], layers: int | None) -> dict[str, Array]:
 
 def _logit(probability: float) -> float:
     return log(probability) - log(1 - probability)
-
-
-def _require_positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{name} is {value}; allowed are positive numbers.")
-
-
-def _require_layers(layers: int | None) -> None:
-    if layers is not None and (isinstance(layers, bool) or layers < 1):
-        raise ValueError(f"layers is {layers!r}; allowed are None and the integers from 1.")

@@ -18,15 +18,13 @@ class AbstractLearnedOptimizer(eqx.Module):
     An instance holds what is not learned. `optimizer(weights)` is an optax transformation for any
     training loop. `TrainingProblem(optimizer=optimizer, ...)` takes the family itself: the weights
     are then the hyperparameters `outer`, for every estimator.
+
+    Attributes:
+        state_depends_on_weights: whether the state depends on the weights for gradients that do
+            not. If not, a first-order meta-gradient needs no derivative of the state.
     """
 
-    @property
-    @abc.abstractmethod
-    def state_depends_on_weights(self) -> bool:
-        """Whether the state depends on the weights for gradients that do not.
-
-        If not, a first-order meta-gradient needs no derivative of the state.
-        """
+    state_depends_on_weights: eqx.AbstractClassVar[bool]
 
     @abc.abstractmethod
     def initial_weights(self, key: RandomKey) -> dict[str, Any]:
@@ -50,13 +48,6 @@ def check_params(params: PyTree) -> None:
                 "floating-point arrays. Train the others apart: equinox.partition(params, "
                 "equinox.is_inexact_array)."
             )
-
-
-def require_params(params: PyTree | None) -> PyTree:
-    """Return the parameters that `update` received; a ValueError if it received none."""
-    if params is None:
-        raise ValueError("params is None; update(grads, state, params) needs the parameters.")
-    return params
 
 
 def cast(weights: PyTree, like: Array) -> PyTree:

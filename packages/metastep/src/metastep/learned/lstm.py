@@ -1,6 +1,6 @@
 """A learned optimizer that applies one small recurrent network to every parameter."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from metastep.checks import require_count
 from metastep.learned.learned import AbstractLearnedOptimizer, cast, check_params
 from metastep.types import RandomKey
 
@@ -54,37 +55,28 @@ class CoordinatewiseLSTM(AbstractLearnedOptimizer):
             logarithm and sign.
     """
 
+    state_depends_on_weights: ClassVar[bool] = True
     units: int = eqx.field(static=True, default=20)
     layers: int = eqx.field(static=True, default=2)
     output_scale: float = eqx.field(static=True, default=0.01)
     precision: float = eqx.field(static=True, default=10.0)
 
     def __check_init__(self):
-        for name in ("units", "layers"):
-            if isinstance(getattr(self, name), bool) or getattr(self, name) < 1:
-                value = getattr(self, name)
-                raise ValueError(f"{name} is {value!r}; allowed are the integers from 1.")
-
-    @property
-    def state_depends_on_weights(self) -> bool:
-        """True."""
-        return True
+        require_count("units", self.units)
+        require_count("layers", self.layers)
 
     def initial_weights(self, key: RandomKey) -> dict[str, Any]:
         """Return normally distributed matrices of variance 1 / inputs, with forget gates open."""
         weights: dict[str, Any] = {}
-        for index, layer_key in enumerate(jax.random.split(key, self.layers + 1)):
-            last = index == self.layers
-            inputs = self.units if index else INPUTS
-            if last:
-                weight = jax.random.normal(layer_key, (1, inputs)) * inputs**-0.5
-                weights["output"] = {"weight": weight, "bias": jnp.zeros(1)}
-                continue
-            columns = inputs + self.units
-            weight = jax.random.normal(layer_key, (GATES * self.units, columns)) * columns**-0.5
-            # A forget gate near sigmoid(1) = .73 lets derivatives pass through early steps.
-            bias = jnp.zeros((GATES, self.units)).at[1].set(1.0).ravel()
+        matrix = lambda key, rows, columns: jax.random.normal(key, (rows, columns)) * columns**-0.5
+        *layer_keys, output_key = jax.random.split(key, self.layers + 1)
+        # A forget gate near sigmoid(1) = .73 lets derivatives pass through early steps.
+        bias = jnp.zeros((GATES, self.units)).at[1].set(1.0).ravel()
+        for index, layer_key in enumerate(layer_keys):
+            columns = (self.units if index else INPUTS) + self.units
+            weight = matrix(layer_key, GATES * self.units, columns)
             weights[f"layer {index}"] = {"weight": weight, "bias": bias}
+        weights["output"] = {"weight": matrix(output_key, 1, self.units), "bias": jnp.zeros(1)}
         return weights
 
     def __call__(self, weights: PyTree) -> optax.GradientTransformation:

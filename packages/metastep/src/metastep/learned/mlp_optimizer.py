@@ -1,6 +1,6 @@
 """A learned optimizer that applies one small feed-forward network to every parameter."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -10,12 +10,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from metastep.checks import integer, require_count
 from metastep.learned import features as feature
-from metastep.learned.learned import (
-    AbstractLearnedOptimizer,
-    cast,
-    check_params,
-    require_params,
-)
+from metastep.learned.learned import AbstractLearnedOptimizer, cast, check_params
 from metastep.types import RandomKey
 
 OUTPUT_SCALE = 0.001
@@ -67,17 +62,13 @@ class MLPOptimizer(AbstractLearnedOptimizer):
             authors' code, from which a short meta-training does not recover.
     """
 
+    state_depends_on_weights: ClassVar[bool] = False  # it holds moments of gradients only
     hidden: int = eqx.field(static=True, default=32, converter=integer)
     standardize: bool = eqx.field(static=True, default=False)
     fan_in: bool = eqx.field(static=True, default=True)
 
     def __check_init__(self):
         require_count("hidden", self.hidden)
-
-    @property
-    def state_depends_on_weights(self) -> bool:
-        """False: the state holds moments of gradients only."""
-        return False
 
     def initial_weights(self, key: RandomKey) -> dict[str, Any]:
         """Return normally distributed matrices and biases of 0.1."""
@@ -98,6 +89,10 @@ class MLPOptimizer(AbstractLearnedOptimizer):
 
         def update(updates: PyTree, state: Any, params: Any = None) -> tuple[PyTree, Any]:
             check_params(updates)
+            if params is None:
+                raise ValueError(
+                    "params is None; update(grads, state, params) needs the parameters."
+                )
             grads, structure = jax.tree.flatten(updates)
             flat = [jnp.ravel(grad) for grad in grads]
             leaves = lambda tree: structure.flatten_up_to(tree)
@@ -105,7 +100,7 @@ class MLPOptimizer(AbstractLearnedOptimizer):
                 feature.update_moments(*one)
                 for one in zip(leaves(state.mean), leaves(state.square), flat, strict=True)
             ]
-            params = [jnp.ravel(param) for param in leaves(require_params(params))]
+            params = [jnp.ravel(param) for param in leaves(params)]
             rows = [
                 feature.entry_features(grad, *both)
                 for grad, both in zip(flat, moments, strict=True)

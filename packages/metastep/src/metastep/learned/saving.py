@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, PyTree
 
-from metastep.checks import integer, require_count
+from metastep.checks import integer, require, require_count
 from metastep.files import has_type, parse_arrays, parse_json, read_bytes, write_atomically
 from metastep.learned.hyperparameters import LearnedAdam, LearnedSchedule, LearnedSGD
 from metastep.learned.learned import AbstractLearnedOptimizer
@@ -77,11 +77,8 @@ class TrainedOptimizer(eqx.Module):
         inner = self.optimizer(self.weights)
         if steps is None:
             return _watched(inner, self.horizon)
-        if not 1 <= steps <= self.horizon:
-            raise ValueError(
-                f"steps is {steps}; allowed are 1 to {self.horizon}, the longest trajectory that "
-                "this optimizer was meta-trained on."
-            )
+        allowed = f"1 to {self.horizon}, the longest trajectory of this optimizer's meta-training"
+        require(1 <= steps <= self.horizon, "steps", steps, allowed)
         return inner
 
 
@@ -110,11 +107,7 @@ def _watched(inner: optax.GradientTransformation, horizon: int) -> optax.Gradien
 
 
 def save(path: Path, trained: TrainedOptimizer) -> None:
-    """Write a trained optimizer, atomically.
-
-    Args:
-        path: the file, usually ending in `.npz`.
-        trained: the optimizer to write.
+    """Write a trained optimizer to a file, usually ending in `.npz`, atomically.
 
     Raises:
         ValueError: if the family cannot be written, such as a `LearnedSchedule` with a direction,
@@ -147,13 +140,7 @@ def save(path: Path, trained: TrainedOptimizer) -> None:
 
 
 def read(path: Path) -> TrainedOptimizer:
-    """Read a file of `save`.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The optimizer, with its weights in the saved precision if JAX allows it.
+    """Read a file of `save`; the weights keep their precision if JAX allows it.
 
     Raises:
         OptimizerFileError: if the file is truncated or damaged, of another schema, or its arrays
@@ -193,17 +180,7 @@ def read(path: Path) -> TrainedOptimizer:
 
 
 def load(path: Path, steps: int | None = None) -> optax.GradientTransformation:
-    """Return the optax transformation in a file.
-
-    Args:
-        path: a file of `save`.
-        steps: the number of steps you will take; see `TrainedOptimizer.transformation`.
-
-    Raises:
-        OptimizerFileError: see `read`.
-        FileNotFoundError: if there is no file.
-        ValueError: if `steps` is beyond the horizon of meta-training.
-    """
+    """Return the optax transformation in a file: `read(path).transformation(steps)`."""
     return read(path).transformation(steps)
 
 

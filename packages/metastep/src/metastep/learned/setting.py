@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import optax
 
+from metastep.checks import is_count, require, require_count
 from metastep.learned.learned import AbstractLearnedOptimizer
 from metastep.learned.segment import LearnedTraining, Objective, Task
 from metastep.results import RESULTS
@@ -36,14 +37,12 @@ class Unrolls:
     block: int = 50
 
     def __post_init__(self):
-        for name in ("length", "count", "longest", "horizon", "block"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are integers from 1")
+        for name in ("count", "longest", "horizon", "block"):
+            require_count(name, getattr(self, name))
+        fits = is_count(self.length, most=self.longest)
+        require(fits, "length", self.length, f"1 to longest, {self.longest}")
         for name in ("length_mean", "count_mean"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are numbers from 0")
-        if self.length > self.longest:
-            raise ValueError(f"length is {self.length}; allowed are 1 to longest, {self.longest}")
+            require(getattr(self, name) >= 0, name, getattr(self, name), "numbers from 0")
 
     def draw_length(self, key: RandomKey) -> int:
         """Return the length of a segment."""
@@ -140,11 +139,9 @@ class MetaTraining:
     monitor: Monitor | None = None
 
     def __post_init__(self):
-        for name in ("updates", "trajectories"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are integers from 1")
-        if not self.clip > 0:
-            raise ValueError(f"clip is {self.clip}; allowed are positive numbers")
+        require_count("updates", self.updates)
+        require_count("trajectories", self.trajectories)
+        require(self.clip > 0, "clip", self.clip, "positive numbers")
         if self.monitor is not None:
             seen = self.unrolls.horizon
             if not 1 <= self.monitor.steps <= seen or self.monitor.every < 1:

@@ -13,7 +13,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from metastep import saving as checkpoints
-from metastep.checks import is_count, require
+from metastep.checks import require_count
 from metastep.files import has_type
 from metastep.minimize.loop import Carry, Loop, advance
 from metastep.results import RESULTS
@@ -35,9 +35,12 @@ class Checkpoint:
         resume: whether to continue from an existing file; without it an existing file is an error.
     """
 
-    path: Path
+    path: Path | str
     every: int = 100
     resume: bool = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "path", Path(self.path))
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,8 @@ def progress_bar(shown: bool | None, steps: int) -> Iterator[Callable[[int, floa
 
 
 def to_resume(checkpoint: Checkpoint) -> bool:
-    """Whether there is a file to continue from.
-
-    Raises:
-        ValueError: if `every` is not an integer from 1.
-        FileExistsError: if there is a file and `resume` is False.
-    """
-    require(is_count(checkpoint.every), "checkpoint.every", checkpoint.every, "integers from 1")
+    """Whether there is a file to continue from; a FileExistsError if `resume` is False then."""
+    require_count("checkpoint.every", checkpoint.every)
     there = checkpoint.path.exists()
     if jax.process_count() > 1:
         sync_global_devices("every process has looked before the first one saves")

@@ -73,7 +73,8 @@ class Loop(eqx.Module):
         keys = jax.random.split(key, self.meta_batch)
         if self.mesh is None:
             estimates, state = self._estimates(self.problem, outer, keys, state)
-            return _average(estimates), state
+            value, grad = _mean((estimates.value, estimates.grad))
+            return _combine(value, grad, estimates.result, estimates.stats), state
         return self._sharded(self.problem, self.mesh, outer, keys, state), state
 
     def _estimates(
@@ -115,6 +116,11 @@ class Loop(eqx.Module):
         )
         return spread(outer, keys)
 
+    def row(self, step: Int[Array, ""], outer: Outer, estimate: Estimate) -> History:
+        """Return the measurements of one outer step."""
+        recorded = self.record and self.record(step, outer, estimate)
+        return History(estimate.value, estimate.stats["gradient_norm"], estimate.result, recorded)
+
     def body(self, carry: Carry) -> Carry:
         """Take one outer step; if the estimate failed, update the history only."""
         estimate, estimator_state = self.estimate(carry.outer, carry.estimator_state, carry.step)
@@ -123,8 +129,7 @@ class Loop(eqx.Module):
         outer, optimizer_state = descend(
             self.optimizer, before, (estimate.value, estimate.grad), good, self.project
         )
-        recorded = self.record and self.record(carry.step, carry.outer, estimate)
-        row = History(estimate.value, estimate.stats["gradient_norm"], estimate.result, recorded)
+        row = self.row(carry.step, carry.outer, estimate)
         write = lambda buffer, entry: buffer.at[carry.step].set(entry)
         return Carry(
             outer=outer,
@@ -171,10 +176,6 @@ def _mean(tree: PyTree[Array]) -> PyTree[Array]:
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), tree)
 
 
-def _average(tasks: Estimate) -> Estimate:
-    return _combine(_mean(tasks.value), _mean(tasks.grad), tasks.result, tasks.stats)
-
-
 def _combine(value: Array, grad: Outer, result: RESULTS, stats: Mapping[str, Any]) -> Estimate:
     """Return the estimate of a meta-batch; its result is that of the first failed task."""
     first_bad = jnp.argmax(result != RESULTS.successful)
@@ -200,6 +201,7 @@ def advance(loop: Loop, carry: Carry, stop: Int[Array, ""]) -> Carry:
 @compiled
 def begin(loop: Loop, outer: Outer, steps: int) -> Carry:
     """Return the state before the first step, with memory for the whole history."""
+    # No outer step has this number, so that no estimate repeats the draws of the state.
     key = jax.random.fold_in(loop.key, BEFORE_THE_FIRST_STEP)
     if isinstance(loop.problem, AbstractProblem):
         estimator_state = loop.estimator.init(loop.problem, outer, key)
@@ -216,9 +218,7 @@ def begin(loop: Loop, outer: Outer, steps: int) -> Carry:
 
     def entry(outer: Outer, state: Any) -> History:
         step = jnp.zeros((), jnp.int32)
-        estimate, _ = loop.estimate(outer, state, step)
-        recorded = loop.record and loop.record(step, outer, estimate)
-        return History(estimate.value, estimate.stats["gradient_norm"], estimate.result, recorded)
+        return loop.row(step, outer, loop.estimate(outer, state, step)[0])
 
     row = eqx.filter_eval_shape(entry, outer, estimator_state)
     room = lambda x: jnp.zeros((steps, *x.shape), x.dtype)

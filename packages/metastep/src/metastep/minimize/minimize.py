@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from metastep.checks import integer, is_count, require, require_key
+from metastep.checks import integer, require, require_count, require_key
 from metastep.estimators.base import AbstractEstimator, require_estimator
 from metastep.minimize.driving import Checkpoint, Pauses, Report, drive, progress_bar, restore
 from metastep.minimize.loop import Carry, History, Loop, Problem, Recorder, begin
@@ -62,11 +62,9 @@ def _default_tasks_at_once(problem: Problem, outer: Outer, meta_batch: int | Non
         return 1
     if jax.default_backend() != "cpu":
         return meta_batch
-    initial = lambda key: problem(key).init(outer, key)
-    state = eqx.filter(
-        eqx.filter_eval_shape(initial, jax.random.key(0)), lambda x: hasattr(x, "dtype")
-    )
-    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    state = eqx.filter_eval_shape(lambda key: problem(key).init(outer, key), jax.random.key(0))
+    arrays = [x for x in jax.tree.leaves(state) if hasattr(x, "dtype")]
+    size = sum(x.size * x.dtype.itemsize for x in arrays)
     return meta_batch if size <= SMALL_TASK_BYTES else 1
 
 
@@ -162,38 +160,25 @@ def minimize(
     require_estimator(estimator)
     outer = as_hyperparameters(outer)
     total, period, tasks, together = map(integer, (steps, every, meta_batch, tasks_at_once))
-    require(is_count(total), "steps", steps, "the integers from 1")
-    require(is_count(period), "every", every, "the integers from 1")
+    require_count("steps", total)
+    require_count("every", period)
     require(on_failure in ("skip", "raise"), "on_failure", on_failure, "'skip' and 'raise'")
     if isinstance(problem, AbstractProblem):
         allowed = "None for a single problem; a meta-batch needs a function key -> problem"
         require(tasks is None, "meta_batch", meta_batch, allowed)
     else:
-        require(is_count(tasks), "meta_batch", meta_batch, "the integers from 1")
+        require_count("meta_batch", tasks)
     if together is None:
         together = _default_tasks_at_once(problem, outer, tasks)
-    require(is_count(together), "tasks_at_once", together, "the integers from 1")
+    require_count("tasks_at_once", together)
     if mesh is not None:
         require(tasks is not None, "mesh", mesh, "None for a single problem")
         allowed = f"multiples of the {mesh.size} devices of the mesh"
         require((tasks or 0) % mesh.size == 0, "meta_batch", meta_batch, allowed)
         # Under explicit axes, the default of jax.make_mesh, every operation would need a sharding.
         mesh = Mesh(mesh.devices, mesh.axis_names)
-    halt = on_failure == "raise"
-    loop = Loop(
-        problem,
-        estimator,
-        optimizer,
-        key,
-        tasks or 1,
-        together,
-        mesh,
-        project,
-        record,
-        halt,
-    )
-    # A Python float is weakly typed, its update is not: the loop would be compiled twice.
-    outer = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), outer)
+    options = mesh, project, record, on_failure == "raise"
+    loop = Loop(problem, estimator, optimizer, key, tasks or 1, together, *options)
     # Also on the devices of other processes, which hold the same state.
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
     placed = lambda tree: tree if everywhere is None else eqx.filter_shard(tree, everywhere)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from metastep.checks import require_count
 from metastep.compilation import compiled
 from metastep.curvature.layers.capture import find_layers
 from metastep.curvature.layers.kronecker import kronecker_hessian
@@ -94,10 +95,8 @@ class Rotation:
     slowed: int | None = None
 
     def __post_init__(self):
-        for name in ("every", "slowed"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; allowed are None and integers from 1.")
+        require_count("every", self.every, none="once")
+        require_count("slowed", self.slowed, none="never")
 
     def is_due(self, epoch: int) -> bool:
         """Return whether the basis is computed at the start of this epoch."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
+from metastep.checks import require
 from metastep.compilation import compiled
 from metastep.types import Scalar
 
@@ -21,15 +22,12 @@ PRIOR_PRECISION = 100
 def kl_bernoulli(q: ArrayLike, p: ArrayLike) -> Float[Array, "..."]:
     """Return KL(q || p) = q log(q / p) + (1 - q) log((1 - q) / (1 - p)) of two Bernoulli variables.
 
-    Small relative error, also for p near q. Element-wise, jittable; NaN outside [0, 1].
-    [0, 1].
-
-    Args:
-        q: probabilities, any shape.
-        p: probabilities, a shape that broadcasts with that of `q`.
+    Small relative error, also for p near q. Element-wise, jittable, for shapes that broadcast; NaN
+    outside [0, 1].
     """
     q, p = jnp.asarray(q, float), jnp.asarray(p, float)
-    return _divergence(q, 1 - q, p - q)
+    usable = (q >= 0) & (q <= 1) & (p >= 0) & (p <= 1)
+    return jnp.where(usable, _divergence(q, 1 - q, p - q), jnp.nan)
 
 
 def kl_inverse(q: ArrayLike, c: ArrayLike) -> Float[Array, "..."]:
@@ -114,14 +112,9 @@ def kl_divergence(
 ) -> Scalar:
     """Return KL(Q || P) of Q = N(mean, diag(exp(2 log_scale))) and P = N(prior_mean, lambda I).
 
-    Here lambda = exp(2 log_prior_scale). Since P is isotropic, the variances may refer to another
+    Here lambda = exp(2 log_prior_scale). `mean` and `prior_mean` are trees of one structure, and
+    `log_scale` has as many entries. Since P is isotropic, the variances may refer to another
     orthonormal basis than the means. Exact; linear cost.
-
-    Args:
-        mean: a pytree of floating-point arrays.
-        log_scale: logarithms of standard deviations, as many as `mean` has entries.
-        prior_mean: like `mean`.
-        log_prior_scale: logarithm of the prior's standard deviation.
 
     Reference:
         Dziugaite and Roy (2017), Section 3.1. (C.270 of the thesis prints KL(P || Q), a slip.)
@@ -206,9 +199,6 @@ def bound(
         The bound with and without the correction. A value of 1 is vacuous, and for two balanced
         classes so is a value of 0.5 or more.
 
-    Raises:
-        ValueError: for an argument outside its range.
-
     Reference:
         Dziugaite and Roy (2017), Theorem 2.1 and Section 5; Langford and Caruana (2002), (Not)
         bounding the true error.
@@ -219,27 +209,22 @@ def bound(
         >>> round(found.uncorrected, 3), round(found.value, 3), found.confidence
         (0.12, 0.122, 0.965)
     """
-    _require(0 <= error <= 1, "error", error, "numbers in [0, 1]: the mean of a bounded error")
-    _require(0 <= kl < math.inf, "kl", kl, "finite numbers from 0")
-    _require(examples >= 2, "examples", examples, "integers from 2")
-    _require(j >= 1 and j == int(j), "j", j, "integers from 1: the union bound starts there")
+    require(0 <= error <= 1, "error", error, "numbers in [0, 1]: the mean of a bounded error")
+    require(0 <= kl < math.inf, "kl", kl, "finite numbers from 0")
+    require(examples >= 2, "examples", examples, "integers from 2")
+    require(j >= 1 and j == int(j), "j", j, "integers from 1: the union bound starts there")
     require_probability("delta", delta)
     require_probability("draw_delta", draw_delta)
-    _require(draws is None or draws >= 1, "draws", draws, "None and integers from 1")
+    require(draws is None or draws >= 1, "draws", draws, "None and integers from 1")
     spent = delta if draws is None else delta + draw_delta
-    _require(spent < 1, "delta + draw_delta", spent, "a sum below 1")
+    require(spent < 1, "delta + draw_delta", spent, "a sum below 1")
     weight = 2 * math.log(j) + math.log(math.pi**2 * examples / (6 * delta))
     complexity = (kl + weight) / (examples - 1)
     estimate = 0.0 if draws is None else math.log(2 / draw_delta) / draws
-    training_error, value, uncorrected = _limits(error, estimate, complexity)
-    return Bound(value, 1 - spent, uncorrected, training_error, complexity)
-
-
-def _limits(error: float, estimate: float, complexity: float) -> tuple[float, float, float]:
     with jax.enable_x64(True):
-        limits = _inverses(jnp.array([error, estimate, complexity]))
-        training_error, value, uncorrected = limits.tolist()
-    return training_error, value, uncorrected
+        limits = _inverses(jnp.array([error, estimate, complexity])).tolist()
+    training_error, value, uncorrected = limits
+    return Bound(value, 1 - spent, uncorrected, training_error, complexity)
 
 
 @compiled
@@ -252,9 +237,4 @@ def _inverses(numbers: Float[Array, "3"]) -> Float[Array, "3"]:
 
 def require_probability(name: str, value: float) -> None:
     """Raise a `ValueError` unless `value` is strictly between 0 and 1."""
-    _require(0 < value < 1, name, value, "numbers strictly between 0 and 1")
-
-
-def _require(fine: bool, name: str, value: object, allowed: str) -> None:
-    if not fine:
-        raise ValueError(f"{name} is {value}; allowed are {allowed}.")
+    require(0 < value < 1, name, value, "numbers strictly between 0 and 1")

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from metastep.checks import require, require_count
 from metastep.files import has_type, parse_json, read_bytes, write_atomically
 from metastep.pac_bayes.bound import (
     PRIOR_CEILING,
@@ -204,14 +205,9 @@ class Certificate:
                 f"test_error is {self.test_error} on {self.test_examples} examples; allowed are "
                 "numbers in [0, 1] on at least one, and None on none."
             )
-        if not 0 <= self.trivial_error <= 1:
-            raise ValueError(
-                f"trivial_error is {self.trivial_error}; allowed are numbers in [0, 1]."
-            )
-        if not 0 <= self.prior_repeats <= self.examples:
-            raise ValueError(
-                f"prior_repeats is {self.prior_repeats}; allowed are integers from 0 to examples."
-            )
+        trivial = 0 <= self.trivial_error <= 1
+        require(trivial, "trivial_error", self.trivial_error, "numbers in [0, 1]")
+        require_count("prior_repeats", self.prior_repeats, least=0, most=self.examples)
         if self.prior_examples or self.prior_rows:
             read_rows(self.prior_rows, self.prior_examples, self.examples)
         return bound(

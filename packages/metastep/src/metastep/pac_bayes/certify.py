@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
+from metastep.checks import require_count
 from metastep.compilation import compiled
 from metastep.curvature.operators.risk import EmpiricalRisk
 from metastep.pac_bayes.basis import ITER, Rotation
@@ -57,8 +58,7 @@ class Settings:
         require_probability("draw_delta", self.draw_delta)
         require_probability("delta + draw_delta", self.delta + self.draw_delta)
         for name in ("epochs", "batch_size", "draws"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are integers from 1.")
+            require_count(name, getattr(self, name))
 
 
 class Certified(NamedTuple):
@@ -189,18 +189,9 @@ def write_certificate(
 ) -> Certificate:
     """Assemble a certificate from a posterior and the errors of its draws, in float64.
 
-    Args:
-        optimized: the posterior.
-        prior: the prior's mean, floating-point leaves only.
-        settings: the confidence parameters.
-        risk: the training data.
-        errors: of `draw_errors` on the training data.
-        test_errors: the same on the held-out data, empty without them.
-        held_out: the held-out data, or None.
-        ceiling: c of `optimize`.
-
-    Returns:
-        The certificate with the better of the two prior variances next to the optimized one.
+    `prior` is the prior's mean, floating-point leaves only; `test_errors` is empty without held-out
+    data; `ceiling` is c of `optimize`. Of the two prior variances next to the optimized one, the
+    better is used.
     """
     posterior = optimized.posterior
     flat = lambda tree: np.concatenate(

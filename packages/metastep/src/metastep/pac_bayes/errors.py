@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from metastep.checks import require_count
 from metastep.compilation import compiled
 from metastep.curvature.operators.risk import EmpiricalRisk
 from metastep.pac_bayes.optimize import Optimized
@@ -57,8 +58,7 @@ def draw_errors(
     Raises:
         ValueError: for `draws` below 1, or an error outside [0, 1].
     """
-    if draws < 1:
-        raise ValueError(f"draws is {draws}; allowed are integers from 1.")
+    require_count("draws", draws)
     rotated = rotate(first_inputs(risk, optimized.layout), optimized.basis[1])
     keys = jax.random.split(key, -(-draws // PAIRS))
     found = _errors(risk, optimized[:2], rotated, keys, optimized.layout, error)

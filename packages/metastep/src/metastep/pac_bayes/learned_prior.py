@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, PyTree
 
+from metastep.checks import require
 from metastep.pac_bayes.bound import PRIOR_PRECISION
 from metastep.pac_bayes.examples import Data, count, repeats, select
 from metastep.types import RandomKey
@@ -61,9 +62,6 @@ class LearnedPrior:
             the prior has seen. Where the values are discrete they can be separate draws, and only
             then this is right.
 
-    Raises:
-        ValueError: for a share outside (0, 1) or a scale that is not positive.
-
     Reference:
         Ambroladze, Parrado-Hernandez, Shawe-Taylor (2007), Tighter PAC-Bayes bounds, Section 3;
         Perez-Ortiz, Rivasplata, Shawe-Taylor, Szepesvari (2021), Tighter risk certificates for
@@ -77,11 +75,8 @@ class LearnedPrior:
     allow_repeats: bool = False
 
     def __post_init__(self):
-        """Refuse an impossible share or scale."""
-        if not 0 < self.share < 1:
-            raise ValueError(f"share is {self.share}; allowed are numbers between 0 and 1.")
-        if not 0 < self.scale < math.inf:
-            raise ValueError(f"scale is {self.scale}; allowed are finite numbers above 0.")
+        require(0 < self.share < 1, "share", self.share, "numbers between 0 and 1")
+        require(0 < self.scale < math.inf, "scale", self.scale, "finite numbers above 0")
 
     @property
     def ceiling(self) -> float:
@@ -89,15 +84,10 @@ class LearnedPrior:
         return self.scale**2 * math.exp(1 / PRIOR_PRECISION)
 
     def learn(self, data: Data, key: RandomKey) -> Learned:
-        """Divide the data, and train the prior on its part.
+        """Divide the data, `(inputs, targets)`, and train the prior on its part.
 
-        Args:
-            data: `(inputs, targets)`, examples first.
-            key: a random key, for the choice of the examples; it does not depend on the data.
-
-        Raises:
-            ValueError: for rows that are not distinct indices of examples, for fewer than two
-                examples that remain for the bound, and for repeated examples.
+        A `ValueError` refuses rows that are not distinct indices of examples, fewer than two
+        remaining examples, and repeated examples.
         """
         rows = self._rows(count(data), key)
         part, rest = select(data, rows), select(data, ~rows)

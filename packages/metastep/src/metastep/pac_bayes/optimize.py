@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from metastep.checks import require_count
 from metastep.compilation import compiled
 from metastep.curvature.operators.risk import EmpiricalRisk
 from metastep.pac_bayes.basis import ITER, Rotation
@@ -84,15 +85,16 @@ def optimize(
         ceiling: c, above all variances c exp(-j / b) that the prior may have.
 
     Raises:
-        ValueError: for an argument outside its range, a prior that differs in structure or is not
-            finite, or a model whose layers cannot be captured.
+        ValueError: for a prior that differs in structure or is not finite, or a model whose layers
+            cannot be captured.
 
     Reference:
         Wu, Zhu, Wu, Wang, Ge (2020), Dissecting Hessian, Algorithm 1 (Algorithm 4 of the thesis);
         Dziugaite and Roy (2017).
     """
     require_probability("delta", delta)
-    _require_counts(epochs, batch_size, risk.examples)
+    require_count("epochs", epochs)
+    require_count("batch_size", batch_size, most=risk.examples)
     prior = checked_prior(prior, risk)
     layout = find_layout(risk)
     optimizer = ADAM if optimizer is None else optimizer
@@ -119,21 +121,10 @@ def optimize(
 ADAM = optax.adam(0.005)
 
 
-def _require_counts(epochs: int, batch_size: int, examples: int) -> None:
-    if epochs < 1:
-        raise ValueError(f"epochs is {epochs}; allowed are integers from 1.")
-    if not 1 <= batch_size <= examples:
-        raise ValueError(
-            f"batch_size is {batch_size}; allowed are integers from 1 to {examples}, the number "
-            "of examples."
-        )
-
-
 def checked_prior(prior: PyTree, risk: EmpiricalRisk) -> PyTree:
     """Return the prior's floating-point leaves as a tree like those of the parameters.
 
-    Raises:
-        ValueError: if they do not fit by path and shape, or are not finite.
+    A `ValueError` refuses leaves that do not fit by path and shape, or are not finite.
     """
     # Numbers that are no arrays, such as the eps of a normalization, are no parameters of the risk.
     found, expected = _by_path(as_arrays(prior)), _by_path(risk.params)

@@ -50,9 +50,6 @@ def find_layout(risk: EmpiricalRisk) -> Layout:
 
     A parameter of which the model uses parts as separate matrices (a stack of layers, a grouped
     convolution) has independent entries.
-
-    Raises:
-        ValueError: for a model whose layers cannot be captured.
     """
     leaves, paths = _leaves(risk.params)
     whole = lambda layer: (
@@ -106,6 +103,7 @@ def _independent_inputs(risk: EmpiricalRisk) -> set[Key]:
         reads = [atom for atom in equation.invars if isinstance(atom, jex.core.Var)]
         if any(atom in dependent for atom in reads):
             dependent.update(equation.outvars)
+    # Sorted, as JAX flattens a dictionary.
     return {
         key
         for key, atom in zip(sorted(shape), closed.jaxpr.outvars, strict=True)
@@ -183,18 +181,10 @@ def rotate(inputs: Matrices, right: Matrices) -> Matrices:
 
 
 def draw(risk: EmpiricalRisk, layout: Layout, posterior: Posterior, basis: Basis, key: RandomKey):
-    """Draw parameters from the posterior.
+    """Draw parameters, a pytree like `risk.params`, from a posterior whose scales refer to `basis`.
 
-    Args:
-        risk: model and shapes of the parameters.
-        layout: the result of `find_layout(risk)`.
-        posterior: the distribution.
-        basis: the basis to which its scales refer.
-        key: a random key.
-
-    Returns:
-        A pytree like `risk.params`. One draw gives the predictions of the stochastic model; the
-        bound requires a new draw for each prediction.
+    One draw gives the predictions of the stochastic model; the bound requires a new draw for each
+    prediction.
     """
     noise, other = draw_noise(posterior, key)
     return perturb(risk, layout, posterior, basis, noise, other, layout.names)

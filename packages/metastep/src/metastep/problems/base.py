@@ -72,11 +72,7 @@ class Keys(eqx.Module):
 
 
 def split_keys(key: RandomKey) -> Keys:
-    """Derive the keys of a trajectory. Every estimator derives them here, so all see the same.
-
-    Raises:
-        ValueError: if `key` is not a random key.
-    """
+    """Derive the keys of a trajectory. Every estimator derives them here, so all see the same."""
     require_key(key)
     init, steps, objective = jax.random.split(key, 3)
     return Keys(init, steps, objective)
@@ -227,6 +223,15 @@ def advance_checkpointed(
 
     arrays, _ = jax.lax.scan(lambda carry, _: (body(carry), None), arrays, None, length=segments)
     return eqx.combine(arrays, static)
+
+
+def evaluate(problem: AbstractProblem, outer: Outer, keys: Keys) -> tuple[Scalar, Int[Array, ""]]:
+    """Return the objective at the end of the horizon, and `Trajectory.first_nonfinite`.
+
+    Differentiable in both modes; reverse mode stores the residuals of every step.
+    """
+    end = advance(problem, outer, start(problem, outer, keys), keys, problem.horizon)
+    return problem.objective(end.inner, outer, keys.objective), end.first_nonfinite
 
 
 def unroll(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Inner:

@@ -53,8 +53,7 @@ class Batches(eqx.Module):
 
     def __init__(self, source: Any, size: SupportsIndex | None = None):
         require_count("size", size, none="the source gives batches")
-        self.load, count = _loader(source, integer(size))
-        self.count = count
+        self.load, self.count = _loader(source, integer(size))
 
     def at(self, t: int) -> PyTree:
         """Return batch `t` with NumPy or JAX arrays as leaves.
@@ -165,7 +164,15 @@ def _entry_of_arrays(arrays: PyTree) -> tuple[Callable[[Any], PyTree], int]:
             f"source has arrays of shapes {', '.join(str(np.shape(leaf)) for leaf in leaves)}; "
             "allowed are arrays of one length, each with one entry for each batch or example."
         )
-    return lambda index: jax.tree.map(lambda x: x[np.asarray(index)], arrays), shapes.pop()[0]
+    count = shapes.pop()[0]
+
+    def entry(index: Any) -> PyTree:
+        # JAX returns the last entry for an index beyond it, where NumPy raises an error.
+        if np.max(index) >= count:
+            raise IndexError(f"the arrays have {count} entries")
+        return jax.tree.map(lambda x: x[np.asarray(index)], arrays)
+
+    return entry, count
 
 
 def _with_arrays(batch: Any) -> Any:
@@ -210,11 +217,7 @@ def _is_source(node: Any) -> bool:
 
 
 def source_of(problem: AbstractProblem) -> Batches | None:
-    """Return the `Batches` of a problem, None if it has none.
-
-    Raises:
-        ValueError: if it has more than one.
-    """
+    """Return the `Batches` of a problem, None if it has none; a ValueError if there are several."""
     leaves = jax.tree.leaves(problem, is_leaf=_is_source)
     found = [leaf for leaf in leaves if _is_source(leaf)]
     if len(found) > 1:

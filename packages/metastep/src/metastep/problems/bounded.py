@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, PyTree
 
+from metastep.checks import require
 from metastep.problems.base import AbstractProblem
 from metastep.trees import differentiable, norm
 from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
@@ -16,6 +17,11 @@ from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
 
 def _params(inner: Inner) -> PyTree:
     return inner.params
+
+
+def _constant(tree: PyTree) -> PyTree:
+    floats, rest = differentiable(tree)
+    return eqx.combine(jax.lax.stop_gradient(floats), rest)
 
 
 class BoundedState(eqx.Module):
@@ -74,8 +80,8 @@ class Bounded(AbstractProblem):
         radius: float | Array,
         params: Callable[[Inner], PyTree] = _params,
     ):
-        if not isinstance(radius, Tracer) and not np.all(np.asarray(radius) > 0):
-            raise ValueError(f"radius is {radius!r}; allowed are positive numbers.")
+        positive = isinstance(radius, Tracer) or np.all(np.asarray(radius) > 0)
+        require(positive, "radius", radius, "positive numbers")
         self.problem = problem
         self.radius = radius
         self.params = params
@@ -87,11 +93,17 @@ class Bounded(AbstractProblem):
 
     def step(self, inner: BoundedState, outer: Outer, t: StepIndex, key: RandomKey) -> BoundedState:
         """Take a step; a step that leaves the ball is undone, and the run stays stopped."""
-        after = self.problem.step(inner.inner, outer, t, key)
-        # NaN compares as False, so a step that is not finite leaves the ball too.
-        inside = norm(self.params(after)) < self.radius
+        stepped = lambda inner, outer: self.problem.step(inner, outer, t, key)
+        # NaN compares as False, so a step that is not finite leaves the ball too. Without
+        # derivatives: the compiler merges this step with the one below.
+        judged = stepped(*map(_constant, (inner.inner, outer)))
+        inside = norm(self.params(judged)) < self.radius
         stopped = inner.stopped | ~inside
-        # The old state is kept, so that NaN never enters the carry, nor a derivative through it.
+        # A step that is not finite has derivatives that are not either, and 0 * inf is NaN: reverse
+        # mode must not reach it.
+        cut = lambda x, constant: jnp.where(stopped, constant, x) if eqx.is_inexact_array(x) else x
+        given = inner.inner, outer
+        after = stepped(*jax.tree.map(cut, given, tuple(map(_constant, given))))
         keep = lambda old, new: jnp.where(stopped, old, new) if eqx.is_array(new) else new
         return BoundedState(jax.tree.map(keep, inner.inner, after), stopped)
 

@@ -16,6 +16,7 @@ with respect to the initialization.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -25,7 +26,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
-from metastep.checks import integer, require_count, scalar
+from metastep.checks import integer, require, require_count, scalar
 from metastep.compilation import compiled
 from metastep.problems.base import AbstractProblem, unroll
 from metastep.problems.mixed import InnerGradient
@@ -48,10 +49,6 @@ class MetaSGD(eqx.Module):
 
     params: PyTree
     rate: Rate
-
-
-def _as_arrays(rate: Rate | None) -> Rate | None:
-    return jax.tree.map(jnp.asarray, rate)
 
 
 class MAMLProblem(AbstractProblem):
@@ -123,7 +120,7 @@ class MAMLProblem(AbstractProblem):
     training: PyTree
     validation: PyTree
     horizon: int = eqx.field(static=True, converter=integer, kw_only=True)
-    rate: Rate | None = eqx.field(converter=_as_arrays, kw_only=True)
+    rate: Rate | None = eqx.field(converter=partial(jax.tree.map, jnp.asarray), kw_only=True)
     where: Callable[[PyTree], PyTree] | None = eqx.field(default=None, kw_only=True)
     first_order: bool = eqx.field(default=False, static=True, kw_only=True)
     proximal: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.0, kw_only=True)
@@ -132,10 +129,10 @@ class MAMLProblem(AbstractProblem):
     def __check_init__(self):
         require_count("horizon", self.horizon)
         for rate in jax.tree.leaves(self.rate):
-            if not isinstance(rate, Tracer) and not np.all(np.isfinite(rate)):
-                raise ValueError(f"rate is {rate}; allowed are finite numbers of any sign.")
-        if not isinstance(self.proximal, Tracer) and not 0 <= self.proximal < np.inf:
-            raise ValueError(f"proximal is {self.proximal}; allowed are finite numbers from 0.")
+            finite = isinstance(rate, Tracer) or np.all(np.isfinite(rate))
+            require(finite, "rate", rate, "finite numbers of any sign")
+        usable = isinstance(self.proximal, Tracer) or 0 <= float(self.proximal) < np.inf
+        require(usable, "proximal", self.proximal, "finite numbers from 0")
 
     def init(self, outer: Outer, key: RandomKey) -> Inner:
         """Return zeros, the displacement of the adapted leaves."""
@@ -177,14 +174,7 @@ class MAMLProblem(AbstractProblem):
 
         At test time another rate or number of steps is often better:
         `dataclasses.replace(problem, rate=0.02, horizon=10).adapt(outer)`. A given rate replaces
-        the learned ones of a `MetaSGD`.
-
-        Args:
-            outer: the hyperparameters.
-
-        Returns:
-            The adapted parameters, of the structure of the initialization. Differentiable, and
-            compiled on the first call.
+        the learned ones of a `MetaSGD`. Differentiable, and compiled on the first call.
         """
         return _adapt(self, as_hyperparameters(outer))
 

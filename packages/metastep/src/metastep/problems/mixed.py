@@ -21,8 +21,10 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import PyTree
 
+from metastep.checks import require
 from metastep.problems.base import AbstractProblem
 from metastep.problems.linear_map import linear_map
+from metastep.trees import is_key
 from metastep.types import Scalar
 
 ROOM = 2**26
@@ -77,12 +79,11 @@ def choose_mixed(
 ) -> AbstractProblem:
     """Return the problem with the given options in every `InnerGradient` that it contains.
 
-    Raises:
-        ValueError: if `mixed` is not True, False or None, or is True for a problem without an
-            `InnerGradient`.
+    A `ValueError` refuses other values of `mixed` than True, False and None, and True for a problem
+    without an `InnerGradient`.
     """
-    if not (mixed is None or isinstance(mixed, bool)):
-        raise ValueError(f"mixed is {mixed!r}; allowed are True, False and None (by sizes).")
+    allowed = "True, False and None (by sizes)"
+    require(mixed is None or isinstance(mixed, bool), "mixed", mixed, allowed)
     is_gradient = lambda node: isinstance(node, InnerGradient)
     if mixed and not any(map(is_gradient, jax.tree.leaves(problem, is_leaf=is_gradient))):
         raise ValueError(
@@ -156,8 +157,7 @@ def _batched_with(inputs: PyTree, outputs: PyTree) -> PyTree:
     nothing = jnp.zeros((), jnp.float16)
     for x in jax.tree.leaves(inputs):
         if not jax.typeof(x).manual_axis_type.varying:
-            is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-            numbers = jax.random.key_data(x) if is_key else x
+            numbers = jax.random.key_data(x) if is_key(x) else x
             nothing += jnp.sum(jnp.ravel(numbers)[:0].real).astype(nothing.dtype)
     return jax.tree.map(lambda x: x + nothing.astype(x.dtype), outputs)
 

@@ -44,17 +44,9 @@ def train_by_train(loss: Loss, training: Any) -> Objective:
 
 
 def train_by_validation(loss: Loss, validation: Any) -> Objective:
-    """Return the loss on examples that training has not seen as the objective.
+    """Return the loss on examples that training has not seen as the objective (Eq. 4).
 
-    Args:
-        loss: `loss(params, outer, batch)`.
-        validation: the batch of all validation examples, disjoint from the training examples.
-
-    Returns:
-        `objective(params, outer)`.
-
-    Reference:
-        Wang et al. (2021), Eq. 4.
+    The arguments are those of `train_by_train`, with disjoint examples.
     """
     return lambda params, outer: loss(params, outer, validation)
 

@@ -55,9 +55,8 @@ class ResidualProblem(AbstractProblem):
     ):
         require_count("horizon", horizon)
         if targets.shape != inputs.shape[:1]:
-            raise ValueError(
-                f"targets has shape {targets.shape}; allowed is {inputs.shape[:1]}, to fit inputs."
-            )
+            allowed = f"allowed is {inputs.shape[:1]}, to fit inputs"
+            raise ValueError(f"targets has shape {targets.shape}; {allowed}.")
         self.inputs = inputs
         self.in_weights = excess and inputs.shape[0] > inputs.shape[1]
         self.start = -jnp.linalg.lstsq(inputs, targets)[0] if self.in_weights else targets

@@ -15,6 +15,9 @@ from sklearn.utils.validation import validate_data
 from metastep.sklearn._same_features import warn_if_different
 from metastep.sklearn.label_ranking import deal_folds
 
+FALLEN = 0.75
+"""The score of a tuned weight that has fallen from 1/2, where all begin, to half of that."""
+
 
 class Standardization(NamedTuple):
     """The means and the standard deviations of columns; 1 for a constant column.
@@ -32,6 +35,7 @@ class Standardization(NamedTuple):
         Raises:
             ValueError: if the squares of a column overflow.
         """
+        # Below this size the sum of the squares of a column is finite, too.
         size = np.sqrt(np.finfo(np.float64).max / rows.shape[0])
         for large in (rows.max(axis=0), -rows.min(axis=0)):
             values = large.toarray().ravel() if issparse(large) else large
@@ -123,10 +127,10 @@ def encode_validation_labels(labels: np.ndarray, classes: np.ndarray) -> np.ndar
     return np.searchsorted(classes, labels)
 
 
-def check_counts(estimator: BaseEstimator, *names: str) -> None:
-    """Refuse parameters that are not integers from 1."""
+def check_counts(estimator: BaseEstimator, *names: str, least: int = 1) -> None:
+    """Refuse parameters that are not integers from `least`."""
     for name in names:
-        check_scalar(getattr(estimator, name), name, Integral, min_val=1)
+        check_scalar(getattr(estimator, name), name, Integral, min_val=least)
 
 
 def check_number(
@@ -149,6 +153,7 @@ def make_folds(
         return deal_folds(labels, int(cv), random_state)
     splitter: Any = check_cv(cv, labels, classifier=True)
     folds = list(splitter.split(labels, labels))
+    # Repeated or single splits would judge an example twice or never.
     held_out = np.concatenate([rows for _, rows in folds])
     if not np.array_equal(np.sort(held_out), np.arange(len(labels))):
         raise ValueError("cv does not hold out every example once, which the ranking needs")

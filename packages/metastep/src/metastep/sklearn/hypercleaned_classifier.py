@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from metastep.sklearn._linear_classifier import LinearClassifier
 from metastep.sklearn._parts import (
+    FALLEN,
     Standardization,
     check_counts,
     check_number,
@@ -184,44 +185,35 @@ class HypercleanedClassifier(LinearClassifier):
             rows = standard.apply_with_ones(features)
             # More threads do not speed up small products, and slow them down on a busy machine.
             with threadpool_limits(1 if rows.size < LARGE else None, user_api="blas"):
-                params, expected = self._cross_fit(rows, labels, factors)
+                params, suspect = self._cross_fit(rows, labels, factors)
         else:
             valid = check_validation_set(self, features, *given)
             params = self._tune(standard, features, labels, factors, valid)
-            expected = None
+            suspect = self.label_scores_ > FALLEN
+        if self.threshold is not None:
+            suspect = self.label_scores_ > self.threshold
+        # Of two classes scikit-learn keeps one row: the second minus the first.
         two = len(self.classes_) == 2
         self.coef_, self.intercept_ = standard.undo(np.diff(params, axis=0) if two else params)
         if given is not None:
             self.suggested_labels_ = self.predict(X)
-        suspect = self._suspect(expected)
         self.suspects_, self.suspect_scores_ = name_suspects(
             X, suspect, self.label_scores_, self.classes_[labels], self.suggested_labels_
         )
         return self
 
-    def _suspect(self, expected: int | None) -> np.ndarray:
-        """Return which labels are suspect: above the threshold, or as many as are expected."""
-        if self.threshold is None and expected is not None:
-            first = np.argsort(-self.label_scores_, kind="stable")[:expected]
-            return np.isin(np.arange(len(self.label_scores_)), first)
-        return self.label_scores_ > (0.75 if self.threshold is None else self.threshold)
-
     def _cross_fit(
         self, rows: Any, labels: np.ndarray, factors: np.ndarray
-    ) -> tuple[np.ndarray, int]:
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Rank without a validation set; return parameters (classes, features), and suspects."""
         # Half the memory traffic, which limits large products; the ranking needs few digits.
         if rows.size > LARGE:
             rows = rows.astype(np.float32)
         folds = make_folds(self.cv, labels, self.random_state)
+        # `fit_softmax` has the factor of half the squares.
         penalty = None if self.regularization is None else 2 * self.regularization
         fitting = CrossFitting(rows, labels, len(self.classes_), folds, penalty)
-        ranking = rank_labels(
-            fitting.predict,
-            labels,
-            rounds=self.rounds,
-            factors=factors,
-        )
+        ranking = rank_labels(fitting.predict, labels, rounds=self.rounds, factors=factors)
         self.label_scores_ = expit(ranking.scores)
         self.sample_weight_ = ranking.weights
         self.suggested_labels_ = self.classes_[ranking.suggested]
@@ -230,7 +222,7 @@ class HypercleanedClassifier(LinearClassifier):
         start = fitting.params.mean(axis=0)
         weights = factors * ranking.weights
         params = fit_softmax(rows, labels, weights, fitting.penalty, start).T
-        return params, int(ranking.suspect.sum())
+        return params, ranking.suspect
 
     def _tune(
         self,
@@ -263,7 +255,7 @@ class HypercleanedClassifier(LinearClassifier):
         check_counts(self, "horizon", "window", "max_iter")
         if isinstance(self.cv, Integral):
             check_scalar(self.cv, "cv", Integral, min_val=2)
-        check_scalar(self.rounds, "rounds", Integral, min_val=0)
+        check_counts(self, "rounds", least=0)
         if self.regularization is not None:
             check_number(self, "regularization", 0)
         if self.threshold is not None:

@@ -18,6 +18,7 @@ from metastep.estimators import TruncatedReverse
 from metastep.minimize.minimize import minimize
 from metastep.problems import TrainingProblem, unroll
 from metastep.sklearn._parts import (
+    FALLEN,
     Standardization,
     check_counts,
     check_number,
@@ -153,7 +154,7 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
             judges = jnp.asarray(self._standard.apply(valid[0]), jnp.float32)
             truth = encode_validation_labels(valid[1], self.classes_)
             self._tune(rows, labels, factors, judges, truth, key)
-            suspect = self.label_scores_ > 0.75
+            suspect = self.label_scores_ > FALLEN
         weights = (factors * self.sample_weight_)[None]
         # The final training uses the fold program with one fold that holds nothing out.
         params, _ = _train_folds(self._program(), rows, jnp.asarray(labels), weights, key)
@@ -220,6 +221,7 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
                 apply, params, judges, expected, jnp.full(len(truth), 1 / len(truth))
             ),
             init_params=lambda outer, key: init(key, rows.shape[1], classes),
+            # Without `eps_root` the derivative of Adam is infinite where a gradient is zero.
             optimizer=optax.adamw(rate, eps_root=1e-8, weight_decay=decay),
             horizon=steps,
         )
@@ -239,7 +241,7 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
 
     def _check_parameters(self) -> None:
         check_counts(self, "steps", "window", "max_iter")
-        check_number(self, "rounds", 0)
+        check_counts(self, "rounds", least=0)
         check_number(self, "learning_rate", 0, boundaries="neither")
         check_number(self, "weight_decay", 0)
         if self.threshold is not None:
@@ -267,10 +269,12 @@ def _train_folds(
     program: tuple[Any, ...], rows: Array, labels: Array, weights: np.ndarray, key: RandomKey
 ) -> tuple[PyTree, Array]:
     """Train a model for each row of weights; return parameters and log probabilities of all."""
+    # All labels of a fold may have the factor zero.
     totals = np.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
     shares = jnp.asarray(weights / totals, jnp.float32)
     expected = (len(shares), len(labels), program[-1])
     params, scores = _train(program, rows, labels, shares, key)
+    # `take_along_axis` would take any number of classes without a word.
     if scores.shape != expected:
         raise ValueError(f"apply returned the shape {scores.shape[1:]}; expected {expected[1:]}")
     return params, scores

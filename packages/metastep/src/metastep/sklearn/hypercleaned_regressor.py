@@ -9,6 +9,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from metastep.sklearn._parts import (
+    FALLEN,
     Standardization,
     check_counts,
     check_number,
@@ -35,7 +36,9 @@ class HypercleanedRegressor(RegressorMixin, BaseEstimator):
     `threshold` for them.
 
     **With a validation set** of checked targets, the weights are tuned by the exact hypergradient
-    of the mean squared validation error.
+    of the mean squared validation error. This finds errors that many targets of a kind have in
+    common, which the first way takes for the rule; it is worse at single gross errors, which hardly
+    move the validation error (`docs/guides/clean-a-file.md` has numbers).
 
     Inputs are standardized inside, column by column. Cost: a few ridge regressions for each fold.
 
@@ -129,7 +132,9 @@ class HypercleanedRegressor(RegressorMixin, BaseEstimator):
         if valid is not None:
             self.suggested_targets_ = rows @ params
         self.coef_, self.intercept_ = standard.undo(params)
-        limit = (0.5 if valid is None else 0.75) if self.threshold is None else self.threshold
+        limit = self.threshold
+        if limit is None:
+            limit = 0.5 if valid is None else FALLEN
         suspect = self.label_scores_ > limit
         self.suspects_, self.suspect_scores_ = name_suspects(
             X, suspect, self.label_scores_, targets, self.suggested_targets_
@@ -169,6 +174,7 @@ class HypercleanedRegressor(RegressorMixin, BaseEstimator):
             weights = expit(logits)
             slopes = error_slopes(rows, targets, factors * weights, penalty, judges, truth)
             slopes *= factors * weights * (1 - weights)
+            # The unit of `scaled_descent`, in float64: a typical first slope moves a logit by one.
             total = np.abs(slopes).sum()
             unit = unit or float(slopes @ slopes / total if total else 1.0)
             logits -= self.learning_rate * slopes / unit
@@ -177,7 +183,7 @@ class HypercleanedRegressor(RegressorMixin, BaseEstimator):
 
     def _check_parameters(self) -> None:
         check_counts(self, "max_iter")
-        check_number(self, "rounds", 0)
+        check_counts(self, "rounds", least=0)
         check_number(self, "learning_rate", 0, boundaries="neither")
         if self.regularization is not None:
             check_number(self, "regularization", 0, boundaries="neither")

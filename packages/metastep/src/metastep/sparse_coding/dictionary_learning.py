@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metastep.sparse_coding.finite import require_finite
+from metastep.checks import require, require_count, require_finite
 from metastep.sparse_coding.matching_pursuit import pursue
 from metastep.sparse_coding.pursuit_searches import choices_as_matrix
 
@@ -86,8 +86,8 @@ def learn_dictionary(
         the authors' code, the visible part of the dictionary is not normalized for decoding, and
         normalizing the atoms does not change Adam's moments.
     """
-    masks = None if np.ndim(hidden) == 0 else np.asarray(hidden)
-    count = int(hidden) if masks is None else _count(masks, len(start))
+    masks = hidden if isinstance(hidden, np.ndarray) else None
+    count = _count(hidden, len(start)) if isinstance(hidden, np.ndarray) else hidden
     _check(signals, start, n_nonzero, count, epochs, batch_size, learning_rate)
     n, dim = signals.shape
     atoms = np.array(start.T, signals.dtype, order="C")
@@ -151,16 +151,11 @@ def _check(
             f"signals has dtype {signals.dtype} and {len(signals)} rows; allowed are float32 or "
             "float64 and at least one row"
         )
-    if not 0 <= hidden < len(start):
-        raise ValueError(f"hidden is {hidden}; allowed are integers from 0 to {len(start) - 1}")
-    most = min(start.shape[1], len(start) - hidden)
-    if not 1 <= n_nonzero <= most:
-        raise ValueError(f"n_nonzero is {n_nonzero}; allowed are integers from 1 to {most}")
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; allowed are integers from 1")
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate is {learning_rate}; allowed are positive numbers")
+    require_count("hidden", hidden, least=0, most=len(start) - 1)
+    require_count("n_nonzero", n_nonzero, most=min(start.shape[1], len(start) - hidden))
+    require_count("epochs", epochs)
+    require_count("batch_size", batch_size)
+    require(learning_rate > 0, "learning_rate", learning_rate, "positive numbers")
     require_finite("signals", signals)
     require_finite("start", start)
 
@@ -231,8 +226,13 @@ def masked_loss(
         ValueError: if the shapes do not fit, a number is not allowed, or an entry is infinite or
             NaN.
     """
-    if parts < 1:
-        raise ValueError(f"parts is {parts}; allowed are integers from 1")
+    if signals.ndim != 2 or dictionary.ndim != 2 or signals.shape[1] != len(dictionary):
+        raise ValueError(
+            f"signals and dictionary have the shapes {signals.shape} and {dictionary.shape}; "
+            "allowed are (n, d) and (d, p)"
+        )
+    require_count("n_nonzero", n_nonzero, most=dictionary.shape[1])
+    require_count("parts", parts)
     require_finite("signals", signals)
     require_finite("dictionary", dictionary)
     dim = signals.shape[1]

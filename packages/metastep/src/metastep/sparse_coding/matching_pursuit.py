@@ -15,8 +15,8 @@ import numpy as np
 from jax.core import Tracer
 from threadpoolctl import ThreadpoolController
 
+from metastep.checks import require_count, require_finite
 from metastep.compilation import compiled
-from metastep.sparse_coding.finite import require_finite
 from metastep.sparse_coding.pursuit_forms import gram_form, residual_form
 from metastep.sparse_coding.pursuit_searches import (
     SEARCHED,
@@ -81,11 +81,10 @@ def orthogonal_matching_pursuit(signals: Real, dictionary: Real, n_nonzero: int)
             f"signals and dictionary have the shapes {signals.shape} and {dictionary.shape}; "
             "allowed are (n, d) and (d, p)"
         )
-    if not 1 <= n_nonzero <= dictionary.shape[1]:
-        raise ValueError(
-            f"n_nonzero is {n_nonzero}; allowed are integers from 1 to the number of atoms, "
-            f"{dictionary.shape[1]}"
-        )
+    if np.iscomplexobj(signals) or np.iscomplexobj(dictionary):
+        dtypes = f"{signals.dtype} and {dictionary.dtype}"
+        raise ValueError(f"signals and dictionary are {dtypes}; allowed are real numbers")
+    require_count("n_nonzero", n_nonzero, most=dictionary.shape[1])
     rounds = min(n_nonzero, signals.shape[1])
     if isinstance(signals, np.ndarray) and isinstance(dictionary, np.ndarray):
         chosen, weights = pursue(signals, dictionary, rounds)

@@ -6,6 +6,7 @@ from math import comb
 
 import numpy as np
 
+from metastep.checks import require_count
 from metastep.sparse_coding.synthetic import unit_columns
 
 MOST_SUPPORTS = 200_000
@@ -26,9 +27,6 @@ def recovery_error(truth: np.ndarray, learned: np.ndarray) -> float:
     Returns:
         The mean over i of min over j and sign c of |A_i - c B_j|^2. Exact; cost d p p'.
 
-    Raises:
-        ValueError: if the dictionaries have no atoms or atoms of different lengths.
-
     Reference:
         Thesis of Wu, (2.2); Sulam, You and Zhu (2020).
     """
@@ -40,17 +38,9 @@ def recovery_error(truth: np.ndarray, learned: np.ndarray) -> float:
 def cosine_recovery_error(truth: np.ndarray, learned: np.ndarray) -> float:
     """Return the mean over the true atoms of 1 - |cosine| with the most similar learned one.
 
-    For atoms of unit norm it is half of `recovery_error`. The thesis plots this error.
-
-    Args:
-        truth: A, (d, p).
-        learned: B, (d, p'); the norms of both do not matter. The cosine with an atom of 0 is 0.
-
-    Returns:
-        From 0 (every true atom recovered) to 1.
-
-    Raises:
-        ValueError: if the dictionaries have no atoms or atoms of different lengths.
+    For atoms of unit norm it is half of `recovery_error`, which has the same arguments. Norms do
+    not matter, and the cosine with an atom of 0 is 0. The thesis plots this error, from 0 (every
+    true atom recovered) to 1.
     """
     cosines = np.abs(_products(unit_columns(truth), unit_columns(learned)))
     return float(np.maximum(1 - cosines.max(axis=1), 0).mean())
@@ -70,14 +60,8 @@ def _products(truth: np.ndarray, learned: np.ndarray) -> np.ndarray:
 def coherence(dictionary: np.ndarray) -> float:
     """Return the largest |cosine| between two different atoms: the smallest mu of (2.6).
 
-    Args:
-        dictionary: (d, p) with p from 2; the norms of the atoms do not matter.
-
-    Returns:
-        From 0 (orthogonal atoms) to 1 (two parallel ones).
-
-    Raises:
-        ValueError: if there are fewer than two atoms.
+    From 0 (orthogonal atoms) to 1 (two parallel ones). `dictionary` has the shape (d, p) with p
+    from 2; the norms of the atoms do not matter.
 
     Reference:
         Thesis of Wu, Definition 2.2.2.
@@ -109,12 +93,13 @@ def restricted_isometry_constant(dictionary: np.ndarray, n_nonzero: int) -> floa
         delta_s; below 1 exactly when every s atoms are linearly independent.
 
     Raises:
-        ValueError: if `n_nonzero` is not allowed or there are more than 200000 supports.
+        ValueError: if there are more than 200000 supports.
 
     Reference:
         Candes and Tao (2005); thesis of Wu, (2.5).
     """
-    atoms = _atoms_for(dictionary, n_nonzero)
+    atoms = dictionary.shape[1]
+    require_count("n_nonzero", n_nonzero, most=atoms)
     supports = comb(atoms, n_nonzero)
     if supports > MOST_SUPPORTS:
         raise ValueError(
@@ -140,15 +125,12 @@ def restricted_isometry_bounds(
         Gershgorin's circles: the largest deviation of a squared norm from 1, plus the sum of the
         s - 1 largest |inner products| of one atom with others.
 
-    Raises:
-        ValueError: if a number is not allowed.
-
     Reference:
         Thesis of Wu, section 2.2.3.
     """
-    atoms = _atoms_for(dictionary, n_nonzero)
-    if supports < 1:
-        raise ValueError(f"supports is {supports}; allowed are integers from 1")
+    atoms = dictionary.shape[1]
+    require_count("n_nonzero", n_nonzero, most=atoms)
+    require_count("supports", supports)
     drawn = (rng.choice(atoms, n_nonzero, replace=False) for _ in range(supports))
     products = np.abs(dictionary.T @ dictionary)
     norms = np.abs(np.diagonal(products) - 1)
@@ -156,13 +138,6 @@ def restricted_isometry_bounds(
     # A row of a support's Gram matrix has s - 1 other entries, at most its largest ones.
     circles = np.sort(products, axis=1)[:, atoms - n_nonzero + 1 :].sum(axis=1)
     return _largest_deviation(dictionary, drawn), float(norms.max() + circles.max())
-
-
-def _atoms_for(dictionary: np.ndarray, n_nonzero: int) -> int:
-    atoms = dictionary.shape[1]
-    if not 1 <= n_nonzero <= atoms:
-        raise ValueError(f"n_nonzero is {n_nonzero}; allowed are integers from 1 to {atoms}")
-    return atoms
 
 
 def _largest_deviation(dictionary: np.ndarray, supports: Iterable) -> float:

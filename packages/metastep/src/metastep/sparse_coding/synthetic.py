@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from metastep.checks import require, require_count
+
 
 @dataclass(frozen=True)
 class SparseSignals:
@@ -19,25 +21,13 @@ class SparseSignals:
 
 
 def random_dictionary(rng: np.random.Generator, dim: int, atoms: int) -> np.ndarray:
-    """Draw a Gaussian dictionary with columns of unit norm.
-
-    Args:
-        rng: source of randomness.
-        dim: d, the length of an atom.
-        atoms: p, the number of atoms.
-
-    Returns:
-        (d, p), float64.
-
-    Raises:
-        ValueError: if a size is below 1.
+    """Draw a Gaussian dictionary of `atoms` columns of unit norm, shape (dim, atoms), float64.
 
     Reference:
         Chidambaram, Wu, Cheng and Ge (2023), section 4; thesis of Wu, section 2.4.
     """
-    for name, size in (("dim", dim), ("atoms", atoms)):
-        if size < 1:
-            raise ValueError(f"{name} is {size}; allowed are integers from 1")
+    require_count("dim", dim)
+    require_count("atoms", atoms)
     return unit_columns(rng.standard_normal((dim, atoms)))
 
 
@@ -71,21 +61,14 @@ def draw_signals(
     Returns:
         Signals (n, d) and codes (n, p), float64.
 
-    Raises:
-        ValueError: for a size or a noise level that is not allowed.
-
     Reference:
         Chidambaram, Wu, Cheng and Ge (2023), section 4; thesis of Wu, section 2.4.
     """
     dim, atoms = dictionary.shape
-    if samples < 1:
-        raise ValueError(f"samples is {samples}; allowed are integers from 1")
-    if not 1 <= n_nonzero <= atoms:
-        raise ValueError(f"n_nonzero is {n_nonzero}; allowed are integers from 1 to {atoms}")
-    if not noise >= 0:
-        raise ValueError(f"noise is {noise}; allowed are numbers from 0")
-    if scale is not None and not scale > 0:
-        raise ValueError(f"scale is {scale}; allowed are positive numbers")
+    require_count("samples", samples)
+    require_count("n_nonzero", n_nonzero, most=atoms)
+    require(noise >= 0, "noise", noise, "numbers from 0")
+    require(scale is None or scale > 0, "scale", scale, "positive numbers")
     supports = np.argsort(rng.random((samples, atoms)), axis=1)[:, :n_nonzero]
     entries = rng.standard_normal((samples, n_nonzero))
     entries *= 1 / np.linalg.norm(entries, axis=1, keepdims=True) if scale is None else scale
@@ -96,27 +79,15 @@ def draw_signals(
 
 
 def sample_start(signals: np.ndarray) -> np.ndarray:
-    """Make a dictionary of signals, with one normalized atom for each.
+    """Return a dictionary (d, p') with one normalized atom for each signal, of shape (p', d).
 
-    Args:
-        signals: (p', d), usually held out from training.
-
-    Returns:
-        (d, p'). A signal of 0 gives an atom of 0.
+    The signals are usually held out from training. A signal of 0 gives an atom of 0.
     """
     return unit_columns(signals.T)
 
 
 def local_start(truth: np.ndarray, signals: np.ndarray) -> np.ndarray:
-    """Return the true dictionary, completed by normalized signals; for analysis only.
-
-    Args:
-        truth: the true dictionary, (d, p).
-        signals: (p' - p, d).
-
-    Returns:
-        (d, p').
-    """
+    """Return the true dictionary (d, p), completed by normalized signals; for analysis only."""
     return np.concatenate([truth, sample_start(signals)], axis=1)
 
 

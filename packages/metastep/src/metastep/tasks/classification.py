@@ -4,9 +4,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from metastep.checks import is_count
+from metastep.checks import require_count
 from metastep.tasks.stored_twice import StoredTwice
 from metastep.types import Scalar
 
@@ -127,24 +128,14 @@ def accuracy(
     return jnp.mean(jnp.argmax(features @ params.T, axis=1) == labels)
 
 
-def _is_concrete(array: Array) -> bool:
-    """Whether the values are known; under `jit` and `vmap` they are not."""
-    try:
-        np.asarray(array)
-    except jax.errors.TracerArrayConversionError:
-        return False
-    return True
-
-
 def _check_examples(prefix: str, features: Array, labels: Array, classes: int) -> None:
-    if not is_count(classes) or classes < 2:
-        raise ValueError(f"classes is {classes!r}; allowed are the integers from 2.")
+    require_count("classes", classes, least=2)
     if features.ndim != 2 or labels.shape != (features.shape[0],) or features.shape[0] == 0:
         raise ValueError(
             f"{prefix}features has shape {features.shape} and {prefix}labels {labels.shape}; "
             "allowed are (examples, features) and (examples,) with at least one example."
         )
-    if not all(_is_concrete(x) for x in (features, labels)):
+    if isinstance(features, Tracer) or isinstance(labels, Tracer):
         return
     bad_rows = np.flatnonzero(~np.isfinite(np.asarray(features)).all(axis=1))
     if bad_rows.size:

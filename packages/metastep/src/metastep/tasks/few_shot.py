@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from metastep.checks import require_count
 from metastep.tasks.least_squares import Examples
 from metastep.types import RandomKey, Scalar
 
@@ -45,23 +46,14 @@ def random_sinusoid(key: RandomKey, *, samples: int, validation_samples: int) ->
         >>> task.training.inputs.shape, task.validation.targets.shape
         ((10, 1), (20,))
 
-    Args:
-        key: a random key.
-        samples: points for adaptation, from 1.
-        validation_samples: points for its evaluation, from 1.
-
-    Returns:
-        The task, without noise, in the default precision.
-
-    Raises:
-        ValueError: for a number of points below 1.
+    The task has `samples` points for adaptation and `validation_samples` for its evaluation, both
+    from 1, without noise and in the default precision.
 
     Reference:
         Finn, Abbeel and Levine (2017), Model-agnostic meta-learning, section 5.1.
     """
-    for name, count in (("samples", samples), ("validation_samples", validation_samples)):
-        if count < 1:
-            raise ValueError(f"{name} is {count!r}; allowed are the integers from 1.")
+    require_count("samples", samples)
+    require_count("validation_samples", validation_samples)
     amplitude_key, phase_key, inputs_key = jax.random.split(key, 3)
     uniform = lambda key, bounds, shape=(): jax.random.uniform(
         key, shape, minval=bounds[0], maxval=bounds[1]

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
+from metastep.checks import require, require_count
 from metastep.types import Outer, RandomKey, Scalar
 
 
@@ -85,19 +86,14 @@ def random_least_squares(
     Returns:
         The task, in the default precision.
 
-    Raises:
-        ValueError: for a dim or a number of examples below 1, or a negative noise.
-
     Reference:
         Wang et al. (2021), section 4.
     """
     validation_samples = samples if validation_samples is None else validation_samples
-    sizes = {"dim": dim, "samples": samples, "validation_samples": validation_samples}
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} is {size!r}; allowed are the integers from 1.")
-    if not isinstance(noise, Tracer) and not noise >= 0:
-        raise ValueError(f"noise is {noise!r}; allowed are numbers from 0.")
+    require_count("dim", dim)
+    require_count("samples", samples)
+    require_count("validation_samples", validation_samples)
+    require(isinstance(noise, Tracer) or noise >= 0, "noise", noise, "numbers from 0")
     truth_key, training_key, validation_key = jax.random.split(key, 3)
     direction = jax.random.normal(truth_key, (dim,))
     truth = direction / jnp.linalg.norm(direction)

@@ -83,9 +83,6 @@ def random_quadratic(seed: int, dim: int = 20, rows: int | None = None) -> Quadr
         rows: the rows of X, at least `dim`; None for `dim`. With 2 dim rows H is well
             conditioned.
 
-    Raises:
-        ValueError: for a dim below 1 or fewer rows than `dim`.
-
     Reference:
         Wang et al. (2021), appendix F and footnote 2.
     """

@@ -143,8 +143,8 @@ def _scores(record: Record) -> Frame:
     return rows.assign(z=z.abs())
 
 
-def _has(kind: str) -> Callable[[Record], bool]:
-    return lambda record: len(by_setting(record, "loss").query(kind)) > 0
+def _of(kind: str) -> Callable[[Record], Frame]:
+    return lambda record: by_setting(record, "loss").query(kind)
 
 
 BOTH = "a setting with panels along both rates"
@@ -178,7 +178,7 @@ CLAIMS = (
     Statement(
         "positive-test-rate",
         "Figures 2a and 3a: the best test rate is positive, and below 1 / (1 + (p + 1) / n_r).",
-        lacks=lacking(f"needs {BOTH}", _has("both_rates")),
+        lacks=lacking(f"needs {BOTH}", _of("both_rates")),
         measure=_test_rates,
         verdict=lambda rows: _positive(rows) and (rows["simulated"] < rows["bound"]).all(),
         evidence=lambda rows: (
@@ -190,7 +190,7 @@ CLAIMS = (
         "theory-accurate",
         "Figures 2 and 3: theory and simulation agree well (here: within "
         f"{ACCURATE:g} % of the loss as measured, with no allowance for the simulation's error).",
-        lacks=lacking(f"needs {BOTH}", _has("both_rates")),
+        lacks=lacking(f"needs {BOTH}", _of("both_rates")),
         measure=lambda record: _errors(record).query("both_rates"),
         verdict=lambda rows: (rows["error"].abs() <= ACCURATE).all(),
         evidence=_ranges,
@@ -199,7 +199,7 @@ CLAIMS = (
         "theory-underestimates",
         "Section 5.1, Figure 2: the theory slightly underestimates the experimental loss.",
         lacks=lacking(
-            f"needs an overparameterized {BOTH[2:]}", _has("both_rates and overparameterized")
+            f"needs an overparameterized {BOTH[2:]}", _of("both_rates and overparameterized")
         ),
         measure=lambda record: _errors(record).query("both_rates and overparameterized"),
         verdict=_underestimates,

@@ -52,7 +52,7 @@ from metastep_lab.configuration import (
     different,
 )
 from metastep_lab.experiment import Context, Experiment
-from metastep_lab.tables import columns
+from metastep_lab.parts import Rows, in_turn, no_rows, write_tables
 
 Swept = Literal[
     "noise",
@@ -160,16 +160,12 @@ class Config:
 
 def run(config: Config, context: Context) -> Mapping[str, float]:
     """Compute every table, in float64."""
-    rows: dict[str, list[tuple]] = {name: [] for name in HEADERS}
-    settings = config.settings()
-    for done, setting in enumerate(settings):
-        context.progress(done, len(settings), "settings")
-        key = jax.random.fold_in(jax.random.key(context.seed), done)
+    rows, settings = no_rows(HEADERS), config.settings()
+    for number, setting in in_turn(context, list(enumerate(settings)), "settings"):
+        key = jax.random.fold_in(jax.random.key(context.seed), number)
         with jax.enable_x64(True):
             _run_setting(config, setting, key, rows)
-    context.progress(len(settings), len(settings), "settings")
-    for name, header in HEADERS.items():
-        context.table(name, columns(header, rows[name]))
+    write_tables(context, HEADERS, rows)
     return _metrics(settings, rows)
 
 
@@ -182,9 +178,7 @@ HEADERS = {
 }
 
 
-def _run_setting(
-    config: Config, setting: Setting, key: jax.Array, rows: dict[str, list[tuple]]
-) -> None:
+def _run_setting(config: Config, setting: Setting, key: jax.Array, rows: Rows) -> None:
     """Simulate one setting, and add its rows to those of every table."""
     grid = rate_grid(setting.train_rate_limit, config.rates)
     best, count = best_train_rate(setting), config.rates

@@ -24,22 +24,14 @@ FACTORS = {
 def sweep(
     setting: Setting, best: float, names: tuple[str, ...], rates: int, runs: int, key: Array
 ) -> list[tuple]:
-    """Vary one quantity after the other.
-
-    Args:
-        setting: the others.
-        best: the train rate at which the loss is measured.
-        names: what is varied, of `FACTORS`.
-        rates: train rates of the curve along which the best is found.
-        runs: repetitions, with the same key for all values.
-        key: of the draws.
+    """Vary one quantity after the other, of `FACTORS`, with the same key for all values.
 
     Returns:
-        Rows of figure, varied, value, loss (at `best`), its standard error, best_train_rate (that
-        of the smallest simulated loss), shift (its relative change from that of the setting
-        itself), shift_error (by the jackknife of both) and spread (largest minus smallest mean
-        loss over the train rates). Values with as many validation examples as parameters, give or
-        take one, are left out.
+        Rows of figure, varied, value, loss (at the train rate `best`), its standard error,
+        best_train_rate (that of the smallest simulated loss), shift (its relative change from that
+        of the setting itself), shift_error (by the jackknife of both) and spread (largest minus
+        smallest mean loss over the train rates). Values with as many validation examples as
+        parameters, give or take one, are left out.
     """
     grid = rate_grid(setting.train_rate_limit, rates)
     optimum = lambda curve: best_rate(grid, curve)

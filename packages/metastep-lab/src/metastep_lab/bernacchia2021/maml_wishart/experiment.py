@@ -47,6 +47,7 @@ from metastep_lab.bernacchia2021.moments import shape
 from metastep_lab.catalog import listing
 from metastep_lab.configuration import Count, NotNegative, Positive, Several, configuration
 from metastep_lab.experiment import Context, Experiment
+from metastep_lab.parts import in_turn
 from metastep_lab.tables import columns
 from metastep_lab.theory.maml import expected_test_loss_general
 
@@ -126,8 +127,7 @@ class Config:
 def run(config: Config, context: Context) -> Mapping[str, float]:
     """Compute every table, in float64."""
     optimum, metrics = [], {}
-    for draw in range(config.covariances):
-        context.progress(draw, config.covariances, "covariances")
+    for draw in in_turn(context, range(config.covariances), "covariances"):
         covariance, task_covariance = draw_covariances(config, context.seed + draw)
         predict = partial(
             expected_test_loss_general,
@@ -151,7 +151,6 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
                 context.table("test_data", columns(TEST_DATA, _tested(config, distribution, key)))
         if draw == 0:
             metrics = {row[0]: row[2] for row in found}
-    context.progress(config.covariances, config.covariances, "covariances")
     context.table("optimum", columns("draw quantity theory simulated standard_error", optimum))
     return metrics
 

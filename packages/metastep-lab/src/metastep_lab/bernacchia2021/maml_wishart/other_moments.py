@@ -23,12 +23,8 @@ def rows_by_moments(
 ) -> list[tuple]:
     """Simulate inputs x = Sigma^{1/2} s and tasks alike, with independent entries of s.
 
-    Args:
-        config: of the experiment.
-        covariances: Sigma, and that of the tasks.
-        predict: Theorem 3, of train and test rates and `fourth_moment`.
-        grid: train rates.
-        key: of the draws; those of all moments are transformed from the same normal numbers.
+    `predict` is Theorem 3, of train and test rates and `fourth_moment`. The draws of all moments
+    are transformed from the same normal numbers.
 
     Returns:
         Rows of skewness, kurtosis, train_rate, theory, simulated, standard_error, expected_change

@@ -26,11 +26,11 @@ from annotated_types import Ge, MinLen
 from jax import Array
 
 from metastep.diagnosis.compare import Program, ready
-from metastep.estimators.evaluate import evaluate
-from metastep.problems.base import split_keys
+from metastep.problems.base import evaluate, split_keys
 from metastep_lab.catalog import listing
 from metastep_lab.configuration import Ascending, Count, configuration
 from metastep_lab.experiment import Context, Experiment
+from metastep_lab.parts import in_turn
 from metastep_lab.shaban2019.estimator_costs.claims import CLAIMS, answer
 from metastep_lab.shaban2019.estimator_costs.estimators import ESTIMATORS, Stated, problem_of
 from metastep_lab.shaban2019.estimator_costs.figures import figures
@@ -83,8 +83,7 @@ class Config:
 def run(config: Config, context: Context) -> Mapping[str, float]:
     """Compile, count and time every estimator at every size."""
     rows, exponents = [], []
-    for done, (name, stated) in enumerate(ESTIMATORS.items()):
-        context.progress(done, len(ESTIMATORS), name)
+    for name, stated in in_turn(context, list(ESTIMATORS.items()), lambda one: one[0]):
         for varied in dict.fromkeys((*stated.memory, *stated.time)):
             found = [
                 (sizes[varied], *_costs(config, stated, sizes, context.seed))
@@ -97,7 +96,6 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
                     measured = _exponent(*((row[0], row[column]) for row in found[-2:]))
                     row = name, varied, quantity, measured, law[varied], stated.source
                     exponents.append(row)
-    context.progress(len(ESTIMATORS), len(ESTIMATORS), "estimators")
     context.table("costs", columns("estimator varied value memory operations seconds", rows))
     names = "estimator varied quantity measured stated source"
     context.table("exponents", columns(names, exponents))

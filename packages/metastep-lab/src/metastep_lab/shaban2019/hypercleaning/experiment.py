@@ -41,6 +41,7 @@ from metastep_lab.configuration import (
     different,
 )
 from metastep_lab.experiment import Context, Experiment
+from metastep_lab.parts import Rows, no_rows, write_tables
 from metastep_lab.shaban2019.hypercleaning.claims import CLAIMS, CONVERGED, answer, printed
 from metastep_lab.shaban2019.hypercleaning.examples import Examples, prepare
 from metastep_lab.shaban2019.hypercleaning.figures import figures
@@ -50,7 +51,6 @@ from metastep_lab.shaban2019.hypercleaning.identification import (
     f1_scores,
     identification_rows,
 )
-from metastep_lab.tables import columns
 
 SUSPECTS_SHOWN = 40
 
@@ -130,7 +130,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     examples = prepare(config, context.data, context.seed)
     key = jax.random.key(context.seed)
     problem = make_problem(examples.task, config)
-    rows: dict[str, list] = {name: [] for name in COLUMNS}
+    rows = no_rows(COLUMNS)
     weights, correct = [], []
     for window in config.windows:
         context.log(f"tuning {config.train} weights with window {window}")
@@ -148,8 +148,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
         correct.append(right)
         without_flags = (*measured[:3], np.nan, np.nan, measured[3])
         rows["summary"].append((name, np.nan, *without_flags, np.nan))
-    for name, some in rows.items():
-        context.table(name, columns(COLUMNS[name], some))
+    write_tables(context, COLUMNS, rows)
     context.arrays({**_arrays(examples, np.stack(weights)), "correct": np.stack(correct)})
     return {
         "f1_replaced": last[5],
@@ -160,7 +159,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
 
 
 def _add_paths(
-    rows: dict[str, list], window: int, result: ms.Run, examples: Examples, config: Config
+    rows: Rows, window: int, result: ms.Run, examples: Examples, config: Config
 ) -> tuple[float, ...]:
     """Add the rows of a window to all tables but `summary`; return both F1 scores at its end."""
     counts, norms = map(np.asarray, result.history.recorded)

@@ -45,14 +45,9 @@ def identification_rows(
     also: int,
     scores: tuple[np.ndarray, np.ndarray],
 ) -> list[tuple]:
-    """Return the rows of `identification`.
+    """Return the rows of `identification`, from the counts after 0, 1, ... outer steps.
 
-    Args:
-        window: of the run.
-        thresholds: in the order of `counts`.
-        counts: of `count_flagged` after 0, 1, ... outer steps.
-        also: a number of outer steps that has rows, beside every `THINNED` and the last.
-        scores: of `f1_scores`.
+    There are rows for every `THINNED` steps, `also` that many, and the last.
     """
     last = len(counts) - 1
     steps = sorted({*range(0, last, THINNED), min(also, last), last})

@@ -57,13 +57,8 @@ class Characters(eqx.Module):
     def episode(self, key: RandomKey, *, ways: int, queries: int) -> Episode:
         """Draw a task: `ways` characters, one drawing of each for training, `queries` for the loss.
 
-        Args:
-            key: a random key.
-            ways: characters of a task, from 2 to those there are.
-            queries: drawings of each for the outer loss, from 1 to one fewer than there are.
-
         Raises:
-            ValueError: for a number out of range.
+            ValueError: for fewer than two ways, or more than there are characters or drawings.
         """
         characters, drawings = self.images.shape[:2]
         for name, value, least, most in (
@@ -86,13 +81,8 @@ def shrink(
 ) -> Float[np.ndarray, "more drawings side side"]:
     """Return Omniglot's drawings as 28 x 28 pixels: padded to 112 x 112, means of 4 x 4 pixels.
 
-    Args:
-        images: 1 = ink.
-        rotations: whether every character turned by 90, 180 and 270 degrees is one of its own, as
-            in Santoro et al. (2016); 4 times as many characters then.
-
-    Returns:
-        float32 in 0 .. 1.
+    Ink is 1. With rotations every character turned by 90, 180 and 270 degrees is one of its own, as
+    in Santoro et al. (2016), and there are 4 times as many.
     """
     margin = 4 * SIDE - images.shape[-1]
     sides = (margin // 2, margin - margin // 2)
@@ -163,13 +153,6 @@ def initial_hyperparameters(
     key: RandomKey, *, channels: int, ways: int, rate: float, regularization: float
 ) -> Hyperparameters:
     """Draw hyperparameters to start from: He initialization, the last layer zero.
-
-    Args:
-        key: a random key.
-        channels: of every convolution, from 1.
-        ways: classes of a task.
-        rate: gamma.
-        regularization: rho of every layer.
 
     Raises:
         ValueError: for a number that is not positive.

@@ -19,7 +19,7 @@ SHORT, LONG = 5000, 15000
 FAIR = 1000  # outer steps from which a lower accuracy is not due to too few steps
 PAPER_SECONDS = {"1-RMD": 0.4, "10-RMD": 0.7, "25-RMD": 1.3, "full": 2.2, "short horizon": 0.1}
 SECONDS = "seconds_per_step"
-PAPER_TIME = 0.4 / 2.2  # seconds of 1-RMD and of full reverse mode in Table 4
+PAPER_TIME = PAPER_SECONDS["1-RMD"] / PAPER_SECONDS["full"]
 DECAY = 0.1  # of the relative error from window 1 to half the horizon
 
 

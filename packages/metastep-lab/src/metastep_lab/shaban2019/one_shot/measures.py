@@ -39,16 +39,9 @@ def _judge(
 def judge(
     tasks: Tasks, keys: Key[Array, " tasks"], outer: Hyperparameters, at_once: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fit a head to each of the given tasks.
+    """Fit a head to a task for each key, `at_once` in one call of a compiled function.
 
-    Args:
-        tasks: to draw from.
-        keys: one for each task.
-        outer: the hyperparameters.
-        at_once: tasks in one call of a compiled function.
-
-    Returns:
-        The fraction of correctly classified queries and their mean loss, each of shape (tasks,).
+    Returns the fraction of correctly classified queries and their mean loss, of shape (tasks,).
     """
     found = []
     for first in range(0, len(keys), at_once):
@@ -95,8 +88,7 @@ def truncations(
 ) -> tuple[np.ndarray, ...]:
     """Compare K-RMD for many windows with the exact gradient, initial state included.
 
-    Returns:
-        Relative error and cosine of the gradients averaged over the tasks, each of shape
-        (windows,); medians of the single tasks' errors and cosines, likewise.
+    Returns relative error and cosine of the gradients averaged over the tasks, of shape (windows,);
+    medians of the single tasks' errors and cosines, likewise.
     """
     return tuple(map(np.asarray, _truncations(tasks, keys, outer, windows)))

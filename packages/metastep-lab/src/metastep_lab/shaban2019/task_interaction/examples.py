@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from metastep import saving as checkpoint
 from metastep_lab import data
 from metastep_lab.experiment import Context
+from metastep_lab.parts import kept
 from metastep_lab.shaban2019.task_interaction.interaction import InteractingClasses
 from metastep_lab.shaban2019.task_interaction.patch_features import patch_features, read_features
 from metastep_lab.shaban2019.task_interaction.pretrained_features import ImageNetwork
@@ -46,14 +46,11 @@ def load(config: Any, context: Context) -> tuple[np.ndarray, np.ndarray, list[st
     if path is None:
         size = dict(filters=config.filters, size=config.patch_size)
         return patch_features(images, seed=context.seed, **size), labels, names
-    network, stored = ImageNetwork.load(path), context.checkpoint("features")
-    if context.resume and stored.exists():
-        like = jnp.zeros((len(images), network.features), jnp.float32)
-        return np.asarray(checkpoint.load(stored, like)[0]), labels, names
+    network = ImageNetwork.load(path)
     show = lambda done: context.progress(done, len(images), "images read by the network")
-    features = network.read(images, show)
-    checkpoint.save(stored, jnp.asarray(features), {})
-    return features, labels, names
+    read = lambda: (jnp.asarray(network.read(images, show)), {})
+    like = jnp.zeros((len(images), network.features), jnp.float32)
+    return np.asarray(kept(context, "features", read, like)[0]), labels, names
 
 
 def _place(name: str, folder: Path | None) -> Path:

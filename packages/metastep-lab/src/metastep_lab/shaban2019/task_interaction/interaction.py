@@ -48,15 +48,10 @@ def _inverse_softplus(value: Array) -> Array:
 
 
 def interaction(classes: int, coupling: float, regularization: float) -> Interaction:
-    """Return hyperparameters with every C_ij = coupling and rho = regularization.
-
-    Args:
-        classes: from 2.
-        coupling: positive.
-        regularization: positive.
+    """Return hyperparameters with every C_ij = coupling and rho = regularization, both positive.
 
     Raises:
-        ValueError: for a number out of range.
+        ValueError: for a number out of range, or fewer than two classes.
     """
     for name, value in (("coupling", coupling), ("regularization", regularization)):
         if not value > 0:

@@ -89,14 +89,8 @@ def _measure(recorder: Recorder, outer: Interaction) -> tuple[Measured, Array]:
 def early_stop(steps: np.ndarray, correct: np.ndarray, patience: int) -> tuple[float, float]:
     """Return where early stopping stops, and the best accuracy until then.
 
-    Args:
-        steps: those that were measured, ascending.
-        correct: the accuracy at each.
-        patience: steps without an improvement after which tuning stops.
-
-    Returns:
-        The first measured step at which the best accuracy is that many steps old, NaN if there is
-        none; and that accuracy.
+    It stops at the first measured step at which the best accuracy is `patience` steps old, NaN if
+    there is none.
     """
     best = np.maximum.accumulate(correct)
     improved = np.append(True, correct[1:] > best[:-1])

@@ -28,24 +28,14 @@ def patch_features(
     unit length, are the filters. Every patch of an image is normalized and whitened likewise; its
     products z with the filters become max(0, z - threshold) and are averaged over a grid of pool x
     pool regions. Labels are never seen. No training, and about the quality of a shallow network.
+    Images are in gray or with channels last; every feature has mean 0 and variance 1 over them, or
+    is 0 if it was constant. The same seed gives the same features.
 
     Example:
         >>> from metastep_lab.data import digits
         >>> from metastep_lab.shaban2019.task_interaction.patch_features import patch_features
         >>> patch_features(digits().arrays["images"], filters=16, size=3, seed=0).shape
         (1797, 64)
-
-    Args:
-        images: uint8, in gray or with channels last; divided by their maximum.
-        filters: their number, from 1.
-        size: the side of a patch in pixels, up to that of the images.
-        seed: of the patches drawn; the same seed gives the same features.
-        pool: regions along each side, from 1 up to the number of patches along it.
-        threshold: of the products, which are cosines times the whitened patch's length.
-
-    Returns:
-        float32 of shape (images, pool * pool * filters); every column has mean 0 and variance 1
-        over the given images, or is 0 if it was constant.
 
     Raises:
         ValueError: for a number out of range, or images that are empty or black.
@@ -128,14 +118,10 @@ def _pooled(maps: np.ndarray, pool: int) -> np.ndarray:
 def read_features(
     path: Path,
 ) -> tuple[Float[np.ndarray, "examples features"], Integer[np.ndarray, " examples"]]:
-    """Read features that were computed elsewhere, such as by a pretrained network.
+    """Read features (float32) and labels (int32) that were computed elsewhere.
 
-    Args:
-        path: an `.npz` file with `features` of shape (examples, features) and `labels` of shape
-            (examples,), integers from 0 without gaps.
-
-    Returns:
-        The features as float32 and the labels as int32.
+    The `.npz` file has `features` of shape (examples, features) and `labels` of shape (examples,),
+    integers from 0 without gaps.
 
     Raises:
         FileNotFoundError: if there is no such file.

@@ -40,8 +40,7 @@ class ImageNetwork:
     def load(directory: Path) -> "ImageNetwork":
         """Load a network from a directory of Hugging Face.
 
-        Args:
-            directory: with `config.json`, `model.safetensors` and `preprocessor_config.json`.
+        It has `config.json`, `model.safetensors` and `preprocessor_config.json`.
 
         Raises:
             ValueError: if PyTorch or transformers is missing, or there is no image network with a

@@ -12,11 +12,7 @@ DIM, EXAMPLES = 20, 40
 
 
 def compared(horizons: tuple[int, ...], seed: int) -> list[tuple]:
-    """Compare both on a random quadratic of 20 dimensions, at two lengths of the training.
-
-    Args:
-        horizons: T; a long one, at which w_T is the minimum, and a short one.
-        seed: of the problem.
+    """Compare both on a random quadratic, after a long training, to the minimum, and a short one.
 
     Returns:
         Rows of horizon, steps (K), truncated and conjugate (the errors of K-RMD and of K steps of

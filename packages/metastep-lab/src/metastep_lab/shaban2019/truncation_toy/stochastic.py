@@ -25,20 +25,13 @@ SMOOTHNESS = 32.0
 def averages(
     windows: Sequence[int], horizon: int, iterations: Sequence[int], runs: int, key: Array
 ) -> list[tuple]:
-    """Descend from lambda = (1, 1) with every window.
-
-    Args:
-        windows: K.
-        horizon: T.
-        iterations: R, ascending.
-        runs: independent ones.
-        key: of their draws, the same for all windows.
+    """Descend from lambda = (1, 1) with every window; the draws of all windows are the same.
 
     Returns:
         Rows of window, iterations, average (the mean over runs of the mean of |d F|^2 over the
         iterations, weighted by step sizes), standard_error, bias (epsilon, the largest |h - d F|
-        without noise on any path) and bound (of the proof of Theorem 3.3, with the largest
-        |h| and |d F| on the paths as G).
+        without noise on any path) and bound (of the proof of Theorem 3.3, with the largest |h| and
+        |d F| on the paths as G).
     """
     keys = jax.random.split(key, runs)
     start = jnp.ones(2)

@@ -38,6 +38,13 @@ def shares(record: Record) -> Frame:
     return (own / best)[best > 0].groupby("problem", sort=False).mean()
 
 
+def untuned(record: Record) -> str | None:
+    """Say why a run cannot compare outcomes, or return None."""
+    if record.config.outer_steps:
+        return None
+    return "this run has outer_steps=0, which omits tuning"
+
+
 def costs(record: Record) -> Frame:
     """Return the cost of a diagnosis in first gradients, by problem: the median over seeds."""
     return record.frames["advice"].groupby("problem", sort=False)["cost"].median()
@@ -53,16 +60,21 @@ def apart(record: Record) -> Frame:
 def answer(record: Record) -> str:
     """Say which share of the best improvement the recommended estimator reaches, and the cost."""
     reached, cost = shares(record), costs(record)
-    if not len(reached):
-        return "This run cannot tell: on none of its problems does an estimator improve anything."
-    good, wrong = reached >= SHARE, _wrong_verdicts(record)
+    if len(reached):
+        good = reached >= SHARE
+        opening = (
+            f"{yes_or_no(good)}. On {good.sum()} of {len(reached)} problems it reaches at least "
+            f"{SHARE:.0%} of the improvement that the best estimator reaches in the same time; the "
+            f"lowest share is {reached.min():.2f}."
+        )
+    else:
+        reason = untuned(record) or "on none of its problems does an estimator improve anything"
+        opening = f"This run cannot tell which estimator is best: {reason}."
     return (
-        f"{yes_or_no(good)}. On {good.sum()} of {len(reached)} problems it reaches at least "
-        f"{SHARE:.0%} of the improvement that the best estimator reaches in the same time; the "
-        f"lowest share is {reached.min():.2f}. Of {len(record.frames['advice'])} diagnoses "
-        f"{wrong} are wrong about chaos. A diagnosis takes {cost.min():.1f} to {cost.max():.1f} "
-        f"times as long as the first exact gradient, at most {COST:.0f} on "
-        f"{(cost <= COST).sum()} of {len(cost)} problems."
+        f"{opening} Of {len(record.frames['advice'])} diagnoses {_wrong_verdicts(record)} are "
+        f"wrong about chaos. A diagnosis takes {cost.min():.1f} to {cost.max():.1f} times as long "
+        f"as the first exact gradient, at most {COST:.0f} on {(cost <= COST).sum()} of "
+        f"{len(cost)} problems."
     )
 
 
@@ -194,6 +206,7 @@ CLAIMS = (
         measure=_regret,
         verdict=lambda found: found["part"] >= MOST if found["of"] else None,
         evidence="{good} of {of} problems; below: {names}",
+        lacks=untuned,
     ),
     Statement(
         "cheap",

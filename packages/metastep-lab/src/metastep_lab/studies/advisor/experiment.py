@@ -18,7 +18,7 @@ Tables (one row per observation):
 - `outcomes`: problem, seed, estimator, recommended (1 or 0), seconds (of one hypergradient), steps
   (outer steps in the time that `outer_steps` of the recommended estimator take, at most 60),
   improvement (of the objective, by Adam on the hyperparameters with the best of five step sizes,
-  on runs with other keys).
+  on runs with other keys); empty if `outer_steps` is 0.
 """
 
 from collections.abc import Mapping
@@ -65,7 +65,8 @@ class Config:
         problems: which of them.
         seeds: how many random keys; the first is the seed of the run.
         examples: training examples of hypercleaning, and as many validation examples.
-        outer_steps: of the recommended estimator; the others get the same time.
+        outer_steps: of the recommended estimator; the others get the same time. 0 omits tuning,
+            which takes hours on the networks.
         text: the text of the transformer: descriptions of data sets that come with scikit-learn, or
             WikiText-2.
     """
@@ -75,7 +76,7 @@ class Config:
     ] = get_args(Name)
     seeds: Count = 3
     examples: Annotated[int, Ge(50), Le(800)] = 800
-    outer_steps: Count = 20
+    outer_steps: Annotated[int, Ge(0)] = 20
     text: Text = "descriptions"
 
 

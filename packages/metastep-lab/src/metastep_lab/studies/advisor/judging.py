@@ -51,7 +51,7 @@ def judge(case: Case, seeds: range, steps: int) -> Judged:
     Args:
         case: makes the problem.
         seeds: of the random keys.
-        steps: outer steps of the recommended estimator.
+        steps: outer steps of the recommended estimator; 0 omits the outcomes.
 
     Returns:
         Rows. Sizes do not depend on the seed and are compared for the first.
@@ -73,7 +73,7 @@ def judge(case: Case, seeds: range, steps: int) -> Judged:
         ]
         rows.advice.append((seed, *_advice(found, true, programs, key, cost)))
         advised = _advised(found)
-        if advised is not None:
+        if advised is not None and steps:
             implicit = [o.estimator for o in found.options if isinstance(o.estimator, Implicit)]
             named = candidates(problem, outer, [advised, *implicit])
             rows.outcomes += [(seed, *row) for row in race(programs, named, advised, steps, key)]
@@ -134,22 +134,32 @@ def _cosine(gradient: Outer, true: np.ndarray) -> float:
 def _sizes(found: Diagnosis, programs: Programs, key: RandomKey) -> list[tuple[str, float, float]]:
     """Return the sizes of the diagnosis and those of the compiler, in bytes.
 
-    Only the windows of truncation that `race` compares are included.
+    Of the windows of truncation those of `candidates` and the recommended one are included.
     """
     problem, outer = programs.problem, programs.outer
     end = [x for x in jax.tree.leaves(unroll(problem, outer, key)) if isinstance(x, jax.Array)]
     state = sum(np.asarray(_data(x)).nbytes for x in end)
     rows = [("inner state", float(found.state_bytes), float(state))]
+    compared = candidates(problem, outer, [])
     for option in found.options:
         truncated = isinstance(option.estimator, TruncatedReverse)
-        if option.estimator in programs:
-            true = programs[option.estimator].temporary_bytes
-        else:
-            true = None if truncated else compiled_bytes(option.estimator, problem, outer, key)
+        if truncated and option.estimator not in (*compared, _advised(found)):
+            continue
+        true = _true_bytes(option.estimator, programs, key)
         if true is not None:
             name = str(option.estimator).partition("(solver")[0].replace("checkpoint=", "")
             rows.append((name, float(option.memory), true))
     return rows
+
+
+def _true_bytes(estimator: AbstractEstimator, programs: Programs, key: RandomKey) -> float | None:
+    """Return the compiler's figure; None if the estimator refuses the problem."""
+    if estimator in programs:
+        return programs[estimator].temporary_bytes
+    try:
+        return compiled_bytes(estimator, programs.problem, programs.outer, key)
+    except ValueError:
+        return None
 
 
 def _data(x: jax.Array) -> jax.Array:

@@ -75,6 +75,7 @@ def paragraphs(
     lines = np.split(words, ends + 1)
     whole = [line[:CONTEXT] for line in lines if len(line) > CONTEXT and names[line[0]] != HEADING]
     rows, rng = _rows(len(whole), sizes, "WikiText-2", seed)
+    # Of all the text, so that every seed has the same vocabulary and the model one shape.
     counts = np.bincount(words, minlength=len(names))
     frequent = np.argsort(-counts, kind="stable")[: vocabulary - 1]
     number = np.full(len(names), RARE)
@@ -82,6 +83,7 @@ def paragraphs(
     tokens = number[np.stack([whole[row] for row in rows])].astype(np.int32)
     train, query = tokens[: sizes[0]], tokens[sizes[0] :]
     spoilt = _planted(sizes[0], planted, rng)
+    # As frequent as in the text: noise that word counts alone would not show.
     train = np.where(spoilt[:, None], rng.choice(train.ravel(), train.shape), train)
     return Split(jnp.asarray(train), jnp.asarray(query), spoilt)
 

@@ -132,12 +132,14 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     ]
     for done, (model, seed, speed) in enumerate(rounds):
         context.progress(done, len(rounds), f"{model}, speed {speed:g}, seed {seed}")
+        # One key for all step sizes: the same initialisation and removals are compared.
         key = jax.random.fold_in(jax.random.key(context.seed), seed)
         case = Case(model, seed, _split(config, context, model, seed), key)
         _round(config, context, case, speed, tables)
     context.progress(len(rounds), len(rounds), "judged")
     for name, names in COLUMNS.items():
         context.table(name, columns(names, tables[name]))
+    # -1 for a run whose scores all failed.
     smooth = [row[4] for row in tables["scores"] if row[1] == config.speeds[0]]
     return {"largest_lds": float(np.nanmax([-1.0, *smooth]))}
 
@@ -175,6 +177,7 @@ def _round(
 ) -> None:
     training = training_of(config, case, speed)
     place, smooth = (case.name, speed, case.seed), speed == config.speeds[0]
+    # The checks of the exact scores come from here: nothing has been left out yet.
     begin = perf_counter()
     exact = attribute(training, config.train, case.split.queries, key=case.key)
     found = {"exact": (np.asarray(exact.scores, np.float64), perf_counter() - begin)}

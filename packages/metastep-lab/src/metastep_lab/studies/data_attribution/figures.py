@@ -1,6 +1,7 @@
 """The figures of `data-attribution`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from metastep.attribution.attribute import CLOSE, SMOOTH
 from metastep_lab.figures.style import MARKERS, Figure, new_figure, style
 from metastep_lab.studies.data_attribution.claims import BARS, relation
 from metastep_lab.studies.data_attribution.methods import METHODS
-from metastep_lab.tables import Record
+from metastep_lab.tables import Frame, Record
 
 RANDOM = "at random"
 
@@ -26,18 +27,24 @@ def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
     return drawn
 
 
+def _draw_methods(
+    panel: Any, rows: Frame, methods: Sequence[str], by: str, value: str, scale: float = 1
+) -> None:
+    """Draw means over seeds with their standard errors, one line for each method."""
+    for index, method in enumerate(methods):
+        found = rows.query("method == @method").groupby(by)[value]
+        if found.ngroups:
+            mean, error = found.mean(), found.sem().fillna(0)
+            look = {"label": method, "capsize": 3, **style(index, True)}
+            panel.errorbar(scale * mean.index, mean, yerr=error, **look)
+
+
 def _lds_figure(record: Record) -> tuple[Figure, str]:
     config = record.config
     figure, axes = new_figure(columns=len(config.models))
     for panel, model in zip(axes, config.models, strict=True):
         rows = record.frames["scores"].query("model == @model")
-        for index, method in enumerate(METHODS):
-            lds = rows.query("method == @method").groupby("speed")["lds"]
-            if lds.ngroups:
-                mean, error = lds.mean(), lds.sem().fillna(0)
-                panel.errorbar(
-                    mean.index, mean, yerr=error, capsize=3, label=method, **style(index, True)
-                )
+        _draw_methods(panel, rows, METHODS, "speed", "lds")
         panel.axhline(BARS[model], color="black", linestyle=":", linewidth=1)
         panel.set(xscale="log", xlabel="step size / smooth step size", title=model)
         panel.set_xticks(config.speeds, [f"{speed:g}" for speed in config.speeds])
@@ -121,18 +128,7 @@ def _curves_figure(record: Record) -> tuple[Figure, str]:
     figure, axes = new_figure(columns=len(config.models))
     for panel, model in zip(axes, config.models, strict=True):
         rows = curves.query("model == @model")
-        for index, method in enumerate((*METHODS, RANDOM)):
-            rises = rows.query("method == @method").groupby("removed")["rise"]
-            if rises.ngroups:
-                mean, error = rises.mean(), rises.sem().fillna(0)
-                panel.errorbar(
-                    100 * mean.index,
-                    mean,
-                    yerr=error,
-                    capsize=3,
-                    label=method,
-                    **style(index, True),
-                )
+        _draw_methods(panel, rows, (*METHODS, RANDOM), "removed", "rise", scale=100)
         panel.set(xlabel="examples left out (%)", title=model)
     axes[0].set_ylabel("rise of the mean loss of the queries (nats)")
     axes[0].legend()
@@ -149,10 +145,7 @@ def _recall_figure(record: Record) -> tuple[Figure, str]:
     figure, axes = new_figure(columns=len(config.models))
     for panel, model in zip(axes, config.models, strict=True):
         rows = recall.query("model == @model")
-        for index, method in enumerate(METHODS):
-            found = rows.query("method == @method").groupby("checked")["recall"].mean()
-            if len(found):
-                panel.plot(100 * found.index, found, label=method, **style(index, True))
+        _draw_methods(panel, rows, METHODS, "checked", "recall", scale=100)
         shares = np.array([0, 100 * recall["checked"].max()])
         panel.plot(shares, shares / 100, color="black", linestyle=":", label="by chance")
         panel.set(xlabel="examples checked (%)", title=model, ylim=(0, 1.02))
@@ -162,6 +155,6 @@ def _recall_figure(record: Record) -> tuple[Figure, str]:
     text = (
         f"{config.planted:.0%} of the training examples have wrong {what} on purpose. How many of "
         "them are among the examples with the most harmful scores, summed over the queries, at the "
-        "smooth step size; means over seeds."
+        "smooth step size; means over seeds with their standard errors."
     )
     return figure, text

@@ -71,6 +71,7 @@ def recall_rows(case: Case, sums: Mapping[str, np.ndarray]) -> Rows:
     planted = case.split.planted
     if not planted.any():
         return []
+    # Methods that failed have no row; the claims see that they are missing.
     counts = [max(1, round(share * planted.size)) for share in CHECKED]
     return [
         (case.name, case.seed, method, *row)
@@ -102,6 +103,7 @@ def curve_rows(
     total = case.split.planted.size
     chance = np.random.default_rng((context.seed, case.seed, 1)).standard_normal(total)
     finite = {method: harm for method, harm in sums.items() if np.all(np.isfinite(harm))}
+    # By the sum over the queries: the curve is that of their mean loss.
     orders = {
         method: np.argsort(harm, kind="stable")
         for method, harm in {**finite, "at random": chance}.items()
@@ -111,6 +113,7 @@ def curve_rows(
     for mask, order in zip(masks, orders.values(), strict=True):
         for row, count in zip(mask, counts, strict=True):
             row[order[:count]] = True
+    # All methods in one call, so that one compiled program retrains them.
     flat = masks.reshape(-1, total)
     removals = retrain(context, case, training, flat, f"{case.name}-{case.seed}-curves")
     exact = sums["exact"] / removals.changes.shape[1]

@@ -39,11 +39,13 @@ def other_scores(
     """
     total = len(jax.tree.leaves(training.examples)[0])
     estimators: dict[str, ms.AbstractEstimator] = {"truncated": ms.TruncatedReverse(window)}
+    # A step on a batch has no fixed point, at which influence functions are taken.
     if training.batches is None:
         estimators["implicit"] = ms.Implicit(SOLVER)
     found = {}
     for name, estimator in estimators.items():
         begin = perf_counter()
+        # Without checks, which would be those of the exact scores and are no part of the cost.
         made = attribute(training, total, queries, estimator=estimator, key=key, share=None)
         found[name] = (np.asarray(made.scores, np.float64), perf_counter() - begin)
     begin = perf_counter()
@@ -72,6 +74,7 @@ def gradient_cosine(
 
     def direction(one: PyTree) -> Array:
         flat, _ = ravel_pytree(jax.grad(training.model.loss)(params, one))
+        # An example that is fitted perfectly has no direction; its cosine counts as zero.
         return flat / (jnp.linalg.norm(flat) + jnp.finfo(flat.dtype).tiny)
 
     of_queries, of_examples = (jax.vmap(direction)(rows) for rows in (queries, training.examples))

@@ -118,6 +118,7 @@ class MeanLoss(eqx.Module):
 
 def rated_loss(model, rater, batch: Examples) -> Array:
     """Return the losses of a batch, weighted by the softmax of their ratings."""
+    # The softmax, so that ratings cannot change the step size by growing together.
     return jnp.sum(jax.nn.softmax(rater(batch)) * model(batch))
 
 
@@ -142,6 +143,7 @@ def make_problem(source: Source, config: Config, loss, examples: Examples, judge
 def tune(source: Source, config: Config, context: Context, seed: int) -> tuple[ms.Run, eqx.Module]:
     """Tune the rating network; return the run and the rater."""
     key = jax.random.key(seed)
+    # `minimize` tunes arrays; the activation functions are not among them.
     weights, fixed = eqx.partition(source.rater(jax.random.fold_in(key, 1)), eqx.is_array)
     loss = lambda model, outer, batch: rated_loss(model, eqx.combine(outer, fixed), batch)
     problem = make_problem(source, config, loss, source.train, source.validation, config.width)
@@ -162,8 +164,10 @@ def held_out_loss(
     source: Source, config: Config, rows: np.ndarray, width: int, seed: int
 ) -> tuple[float, float]:
     """Train afresh on some of the examples; return the test loss before and after."""
+    # As many steps of the same batch size for every method: equal compute.
     examples = source.train.take(jnp.asarray(rows))
     problem = make_problem(source, config, plain_loss, examples, source.test, width)
+    # Another key than that of tuning: the ratings meet a model that they have not seen.
     key = jax.random.fold_in(jax.random.key(seed), 2)
     judged = lambda state: float(problem.objective(state, (), key))
     return judged(problem.init((), key)), judged(compiled(ms.unroll)(problem, (), key))

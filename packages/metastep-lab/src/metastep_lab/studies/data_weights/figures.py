@@ -67,6 +67,7 @@ def _loss_figure(record: Record) -> tuple[Figure, str]:
 def _tuning_figure(record: Record) -> tuple[Figure, str]:
     figure, axes = new_figure(columns=1)
     for index, (seed, rows) in enumerate(record.frames["history"].groupby("seed")):
+        # Runs begin anew at different steps, which makes a single step's mean jump.
         smooth = rows["validation_loss"].rolling(20, min_periods=1).mean()
         axes[0].plot(rows["step"], smooth, label=f"seed {seed:g}", **style(index))
     axes[0].set(xlabel="outer step", ylabel="validation loss (nats)")

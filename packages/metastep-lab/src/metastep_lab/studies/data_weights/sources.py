@@ -69,6 +69,7 @@ class ImageRater(eqx.Module):
 
     def __call__(self, examples: Examples) -> Float[Array, " examples"]:
         """Return the rating of every example."""
+        # Without the label it could not tell a wrong one.
         seen = [examples.inputs, jax.nn.one_hot(examples.labels, 10)]
         return jax.vmap(self.network)(jnp.concatenate(seen, axis=1))[:, 0]
 
@@ -119,6 +120,7 @@ def digits(
     parts = _parts(rows, train, validation)
     rng = np.random.default_rng((seed, 1))
     corrupted = rng.random(train) < corruption
+    # Always another class, so that every corrupted example is wrong.
     given = labels.copy()
     others = (labels[parts[0]] + rng.integers(1, 10, train)) % 10
     given[parts[0]] = np.where(corrupted, others, labels[parts[0]])
@@ -139,6 +141,7 @@ def text(
     Raises:
         DataNotFoundError: if WikiText-2 is not there.
     """
+    # Some copies have no training part; the others are large enough.
     loaded = data.wikitext2(folder).arrays
     part = next(name for name in ("train", "validation", "test") if name in loaded)
     words = " ".join(loaded["vocabulary"][loaded[part]]).encode("ascii", "replace")
@@ -149,6 +152,7 @@ def text(
     parts = _parts(rng.permutation(len(pieces))[: 2 * (train + validation)], train, validation)
     rng = np.random.default_rng((seed, 1))
     corrupted = rng.random(train) < corruption
+    # Shuffled and not replaced: the characters are as frequent as before.
     pieces = pieces.copy()
     pieces[parts[0][corrupted]] = rng.permuted(pieces[parts[0][corrupted]], axis=1)
     examples = [Examples(*(jnp.asarray(pieces[rows]),) * 2) for rows in parts]

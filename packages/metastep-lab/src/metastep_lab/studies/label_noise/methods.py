@@ -121,6 +121,7 @@ def validation_model(train: Examples, extra: Examples | None, setting: Setting) 
     """Train on the extra examples alone; flag what cleanlab flags by these probabilities."""
     if extra is None:
         raise ValueError("extra is None; the validation model needs a validation set")
+    # Its own penalty: that of the noisy examples is for much more data.
     model = _fit(extra, choose_penalty(extra, setting.seed))
     logarithms = _log_probabilities(model, train.inputs)
     return _confident_verdict(train, extra, logarithms, setting.seed)
@@ -183,6 +184,7 @@ def _confident_verdict(
 ) -> Verdict:
     cleanlab = require_cleanlab()
     probabilities = np.exp(logarithms)
+    # One process: for so few rows, starting others takes longer.
     flagged = cleanlab.filter.find_label_issues(train.labels, probabilities, n_jobs=1)
     quality = cleanlab.rank.get_label_quality_scores(train.labels, probabilities)
     return Verdict(flagged, 1 - quality, _fit_tuned(train.take(~flagged).join(extra), seed))

@@ -12,13 +12,9 @@ SHORT = {TRAIN: "train", VALIDATION: "valid"}
 def errors(record: Record, along: str) -> Frame:
     """Return the mean RMSE of both modes on both splits, as `train_test`, with its differences.
 
-    Args:
-        record: the run.
-        along: `noise`, at the first number of samples, or `samples`, at the first noise level.
-
-    Returns:
-        One row for each noise level or number of samples, ascending. `gap` is the test error of
-        train-by-train minus that of train-by-validation, `ratio` is samples / dim.
+    The rows are along `noise`, at the first number of samples, or along `samples`, at the first
+    noise level, ascending. `gap` is the test error of train-by-train minus that of
+    train-by-validation, `ratio` is samples / dim.
     """
     fixed = "samples" if along == "noise" else "noise"
     rows = where(record.frames["rmse"], **{fixed: getattr(record.config, fixed)[0]})

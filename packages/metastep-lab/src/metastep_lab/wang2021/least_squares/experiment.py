@@ -38,7 +38,7 @@ from metastep_lab.catalog import listing
 from metastep_lab.claims import mean_and_error
 from metastep_lab.configuration import Count, Positive, Several, configuration, different
 from metastep_lab.experiment import Context, Experiment
-from metastep_lab.tables import columns
+from metastep_lab.parts import Rows, in_turn, no_rows, write_tables
 from metastep_lab.theory import least_squares as theory
 from metastep_lab.wang2021.least_squares import closed_form
 from metastep_lab.wang2021.least_squares.claims import CLAIMS, VALIDATION, answer
@@ -114,35 +114,31 @@ class Config:
         return figure_2 + [(self.noise[0], n) for n in self.samples[1:]]
 
 
+TABLES = {
+    "objective": "noise samples mode step_size objective standard_error stopped",
+    "optimum": "noise samples mode step_size population_step_size",
+    "rmse": "noise samples mode split mean minimum maximum prediction",
+    "population": "noise samples mode step_size objective standard_error population z",
+    "descent": "noise samples mode step step_size objective",
+    "descent_end": "noise samples mode step_size grid_step_size",
+}
+
+
 def run(config: Config, context: Context) -> Mapping[str, float]:
     """Compute every table: simulation and theory in float64, meta-gradient descent in float32."""
     optima: dict[tuple[float, int, str], float] = {}
-    objective, population, rmse = [], [], []
-    settings = config.settings()
-    for done, (noise, samples) in enumerate(settings):
-        context.progress(done, len(settings), "grids of step sizes")
-        rng = np.random.default_rng([context.seed, done])
+    rows, settings = no_rows(TABLES), list(enumerate(config.settings()))
+    for number, (noise, samples) in in_turn(context, settings, "grids of step sizes"):
+        rng = np.random.default_rng([context.seed, number])
         with jax.enable_x64(True):
             for mode in closed_form.OBJECTIVES:
-                rows, beside, best = _search(config, noise, samples, mode, rng)
-                objective += rows
-                population += beside
-                optima[noise, samples, mode] = best
-            rmse += _judge(config, noise, samples, optima, rng)
-    context.progress(len(settings), len(settings), "grids of step sizes")
-    paths, ends = _descents(config, context) if config.descent_steps else ([], [])
-    objective_columns = "noise samples mode step_size objective standard_error"
+                optima[noise, samples, mode] = _search(config, noise, samples, mode, rng, rows)
+            rows["rmse"] += _judge(config, noise, samples, optima, rng)
+    if config.descent_steps:
+        _descents(config, context, rows)
     predict = lambda where: closed_form.best_step_size(config, *where)
-    optimum = [(*where, best, predict(where)) for where, best in optima.items()]
-    for name, header, rows in (
-        ("objective", f"{objective_columns} stopped", objective),
-        ("optimum", "noise samples mode step_size population_step_size", optimum),
-        ("rmse", "noise samples mode split mean minimum maximum prediction", rmse),
-        ("population", f"{objective_columns} population z", population),
-        ("descent", "noise samples mode step step_size objective", paths),
-        ("descent_end", "noise samples mode step_size grid_step_size", ends),
-    ):
-        context.table(name, columns(header, rows))
+    rows["optimum"] = [(*where, best, predict(where)) for where, best in optima.items()]
+    write_tables(context, TABLES, rows)
     return {}
 
 
@@ -189,9 +185,9 @@ def _dense(keys, step_sizes, config, noise, examples, radius) -> GridLosses:
 
 
 def _search(
-    config: Config, noise: float, samples: int, mode: str, rng: np.random.Generator
-) -> tuple[list[tuple], list[tuple], float]:
-    """Return the rows of `objective` and of `population`, and the best step size of the grid."""
+    config: Config, noise: float, samples: int, mode: str, rng: np.random.Generator, rows: Rows
+) -> float:
+    """Add the rows of `objective` and of `population`; return the best step size of the grid."""
     grid = np.array(config.grid)
     examples = closed_form.examples(config, samples, mode)
     losses = _simulate(config, noise, examples, grid, config.tasks, RADIUS * noise, rng)
@@ -201,11 +197,13 @@ def _search(
     setting = closed_form.setting_of(config, noise, examples[0])
     expected = closed_form.OBJECTIVES[mode](grid, **setting)
     where = (noise, samples, mode)
-    rows = [(*where, *row) for row in zip(grid, mean, error, stopped, strict=True)]
+    shown = zip(grid, mean, error, stopped, strict=True)
+    rows["objective"] += [(*where, *row) for row in shown]
     stable = grid <= 2 / (1 + math.sqrt(setting["ratio"])) ** 2
     compared = zip(grid, mean, error, expected, (mean - expected) / error, strict=True)
-    beside = [(*where, *row) for row, keep in zip(compared, stable, strict=True) if keep]
-    return rows, beside, float(grid[np.argmin(mean)])
+    kept = zip(compared, stable, strict=True)
+    rows["population"] += [(*where, *row) for row, keep in kept if keep]
+    return float(grid[np.argmin(mean)])
 
 
 def _judge(
@@ -232,10 +230,9 @@ def _judge(
     return rows
 
 
-def _descents(config: Config, context: Context) -> tuple[list[tuple], list[tuple]]:
-    """Tune by meta-gradient in the setting where the modes differ most; return paths and ends."""
-    noises = sorted({config.noise[0], config.noise[-1]})
-    samples, paths, ends = config.samples[0], [], []
+def _descents(config: Config, context: Context, rows: Rows) -> None:
+    """Tune by meta-gradient in the setting where the modes differ most; add paths and ends."""
+    noises, samples = sorted({config.noise[0], config.noise[-1]}), config.samples[0]
     for index, (noise, mode) in enumerate(product(noises, closed_form.OBJECTIVES)):
         context.log(f"meta-gradient descent, {mode}, noise {noise:g}")
         key = jax.random.fold_in(jax.random.key(context.seed), index)
@@ -255,9 +252,8 @@ def _descents(config: Config, context: Context) -> tuple[list[tuple], list[tuple
         )
         where = (noise, samples, mode)
         path = zip(found.step_sizes, found.objectives, strict=True)
-        paths += [(*where, step, *point) for step, point in enumerate(path)]
-        ends.append((*where, found.step_sizes[-1], found.grid_step_size))
-    return paths, ends
+        rows["descent"] += [(*where, step, *point) for step, point in enumerate(path)]
+        rows["descent_end"].append((*where, found.step_sizes[-1], found.grid_step_size))
 
 
 EXPERIMENT = Experiment(

@@ -121,18 +121,9 @@ def draw_spectral_tasks(
 ) -> SpectralTasks:
     """Draw tasks as `random_least_squares` does, in law, without drawing an input.
 
-    Args:
-        generator: NumPy's source of randomness.
-        tasks: how many.
-        dim: d.
-        samples: training examples n.
-        noise: sigma, from 0.
-        validation_samples: n_2.
-        steps: the number of step sizes that `spectral_losses` will be given.
-
-    Returns:
-        The tasks, in float64 where it is enabled. Cost per task O(min(n, d)^2) for the singular
-        values and O(steps^2) for the validation set, independently of its size.
+    `steps` is the number of step sizes that `spectral_losses` will be given. Cost per task O(min(n,
+    d)^2) for the singular values and O(steps^2) for the validation set, independently of its size.
+    In float64 where it is enabled.
 
     Raises:
         ValueError: for a size below 1 or a negative noise.

@@ -33,6 +33,7 @@ from threadpoolctl import threadpool_limits
 from metastep_lab.catalog import listing
 from metastep_lab.configuration import Count, Several, configuration
 from metastep_lab.experiment import Context, Experiment
+from metastep_lab.parts import in_turn
 from metastep_lab.tables import Table
 from metastep_lab.theory import least_squares_sgd as theory
 from metastep_lab.wang2021.least_squares_sgd.claims import CLAIMS, answer
@@ -148,12 +149,10 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     todo = [case for dim in config.dims for case in cases(config, dim)]
     # Several threads do not speed up matrices of this size, and slow them on a busy machine.
     with threadpool_limits(1, user_api="blas"):
-        for done, case in enumerate(todo):
-            context.progress(done, len(todo), f"d = {case.dim}, {case.mode}")
+        for case in in_turn(context, todo, lambda case: f"d = {case.dim}, {case.mode}"):
             curve, found = _minimize(case, config, context.seed)
             objective += curve
             optimum += _measure(case, config, context.seed, found)
-    context.progress(len(todo), len(todo), "minimized")
     context.table("objective", _table(objective))
     context.table("optimum", _table(optimum))
     context.log("simulated descent")

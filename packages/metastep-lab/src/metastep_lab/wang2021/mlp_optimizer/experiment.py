@@ -26,7 +26,7 @@ Arrays: the best weights of every meta-trained optimizer as `MODE.NOISE.META_SEE
 `totals` as `MODE-SAMPLES.NOISE.META_SEED.PATH`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from itertools import product
 from typing import Any
@@ -34,10 +34,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from metastep import saving as checkpoint
 from metastep.learned import MLPOptimizer
 from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment
+from metastep_lab.parts import Rows, kept, no_rows, write_tables
 from metastep_lab.tables import columns
 from metastep_lab.wang2021.mlp_optimizer.claims import answer
 from metastep_lab.wang2021.mlp_optimizer.figures import figures
@@ -68,7 +68,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
         reduced = config.input == "reduced"
         pools[noise] = load_pool(config.dataset, reduced, noise, context.data, context.seed)
         sizes(config, len(pools[noise].labels))
-    rows: dict[str, list] = {name: [] for name in COLUMNS}
+    rows = no_rows(COLUMNS)
     weights: dict[str, Any] = {}
     for noise, pool in pools.items():
         found: dict[tuple[str, int], Any] = {}
@@ -80,23 +80,16 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
             if size.samples == config.samples and config.generalization:
                 context.log(f"problems that none of them saw, noise {noise}")
                 others = partial(generalization_rows, config, context, noise, found)
-                keep = lambda others=others: ({}, {"rows": others()})
-                more = _kept(context, f"generalization-{noise}", keep, {})[1]["rows"]
+                more = kept(context, f"generalization-{noise}", others)[1]["rows"]
                 rows["generalization"] += [(noise, *row) for row in more]
-    for name, some in rows.items():
-        context.table(name, columns(COLUMNS[name], some))
+    write_tables(context, COLUMNS, rows)
     context.table("summary", summary(columns(COLUMNS["accuracy"], rows["accuracy"])))
     context.arrays(_as_arrays(weights))
     return {"pool": len(pools[config.noise[0]].labels)}
 
 
 def _run_size(
-    config: Config,
-    context: Context,
-    pool: Pool,
-    size: Size,
-    noise: float,
-    rows: dict[str, list],
+    config: Config, context: Context, pool: Pool, size: Size, noise: float, rows: Rows
 ) -> dict[tuple[str, int], Any]:
     """Meta-train and test all modes with one number of samples; return the best weights."""
     like, weights = MLPOptimizer().initial_weights(jax.random.key(0)), {}
@@ -106,27 +99,17 @@ def _run_size(
             rows[table] += [(noise, size.samples, *row) for row in some]
 
     context.log(f"SGD and Adam, {size.samples} samples, noise {noise}")
-    baselines = lambda: ({}, baseline_rows(config, pool, size, context.seed))
-    collect(_kept(context, f"baselines-{size.samples}-{noise}", baselines, {})[1])
+    baselines = partial(baseline_rows, config, pool, size, context.seed)
+    collect(kept(context, f"baselines-{size.samples}-{noise}", baselines)[1])
     for seed, mode in product(range(config.meta_seeds), config.modes):
         if mode not in size.arms:
             continue
         name = f"{mode}-{size.samples}-{noise}-{seed}"
         context.log(f"{mode}, {size.samples} samples, noise {noise}, meta-seed {seed}")
         learn = partial(learned_rows, config, pool, size, mode, seed, name, context)
-        weights[mode, seed], found = _kept(context, name, learn, like)
+        weights[mode, seed], found = kept(context, name, learn, like)
         collect(found)
     return weights
-
-
-def _kept(
-    context: Context, name: str, compute: Callable[[], tuple[Any, dict]], like: Any
-) -> tuple[Any, dict]:
-    """Return arrays and rows of one part of the run, computed once even if it is interrupted."""
-    path = context.checkpoint(name)
-    if not (context.resume and path.exists()):
-        checkpoint.save(path, *compute())
-    return checkpoint.load(path, like)
 
 
 def _as_arrays(weights: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -56,8 +56,8 @@ def _curves(
     return rows
 
 
-def baseline_rows(config: Any, pool: Pool, size: Size, seed: int) -> dict[str, Rows]:
-    """Tune SGD and Adam on validation loss and test them."""
+def baseline_rows(config: Any, pool: Pool, size: Size, seed: int) -> tuple[dict, dict[str, Rows]]:
+    """Tune SGD and Adam on validation loss and test them; return no arrays, and the rows."""
     tuned = tune_baselines(pool, size, config.tuning_tasks, seed, config.hidden)
     tasks = test_tasks(config, pool, size, seed, config.hidden)
     lengths = size.test_steps, config.measure_every
@@ -68,7 +68,7 @@ def baseline_rows(config: Any, pool: Pool, size: Size, seed: int) -> dict[str, R
             tuning.append((name, rate, loss, int(index == best)))
         curves = _curves(*lengths, one.optimizer, one.weights, tasks)
         accuracy += [(name, "tuned", 0, *row) for row in curves]
-    return {"accuracy": accuracy, "tuning": tuning}
+    return {}, {"accuracy": accuracy, "tuning": tuning}
 
 
 def learned_rows(
@@ -118,14 +118,11 @@ def other_problems(config: Any, context: Context, noise: float) -> dict[str, tup
 
 def generalization_rows(
     config: Any, context: Context, noise: float, weights: Mapping[tuple[str, int], Outer]
-) -> Rows:
+) -> tuple[dict, dict[str, Rows]]:
     """Test the optimizers on other problems, with SGD and Adam tuned on each of them."""
-    rows = []
+    rows, steps = [], config.test_steps
+    size = Size(config.samples, few(config.samples), steps)
     for problem, (pool, hidden, level) in other_problems(config, context, noise).items():
-        size, steps = (
-            Size(config.samples, few(config.samples), config.test_steps),
-            config.test_steps,
-        )
         tuned = tune_baselines(pool, size, config.tuning_tasks, context.seed, hidden)
         optimizers = {(name, 0): (one.optimizer, one.weights) for name, one in tuned.items()}
         optimizers |= {key: (optimizer_family(config), one) for key, one in weights.items()}
@@ -135,7 +132,7 @@ def generalization_rows(
                 found = train_and_measure(optimizer, one, task, steps, steps, test)
                 accuracy, loss = found[-1, SPLITS.index("test clean")].tolist()
                 rows.append((problem, level, *key, test, accuracy, loss))
-    return rows
+    return {}, {"rows": rows}
 
 
 def summary(accuracy: Table) -> Table:

@@ -55,12 +55,8 @@ def many(total: int) -> dict[str, Arm]:
 def sizes(config: Any, available: int) -> list[Size]:
     """Return the numbers of samples of a configuration.
 
-    Args:
-        config: the configuration.
-        available: samples of the data set for training.
-
     Raises:
-        ValueError: if one needs more samples than the data set has.
+        ValueError: if one needs more samples than are available for training.
     """
     found = [
         ("totals", Size(total, many(total), config.long_test_steps)) for total in config.totals

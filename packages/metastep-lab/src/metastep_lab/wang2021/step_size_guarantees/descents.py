@@ -41,11 +41,6 @@ def draw_quadratics(problems: int, dim: int, rng: np.random.Generator) -> Quadra
 def settling(problems: Quadratics, horizon: int, updates: int) -> list[tuple]:
     """Descend with meta step sizes 1 / sqrt(k), and count the updates until eta stays near.
 
-    Args:
-        problems: the quadratics.
-        horizon: t.
-        updates: how many are made.
-
     Returns:
         Rows of problem, start, distance, updates (k_0: from there on eta stays within the distance;
         NaN if it does not within the updates made) and bound (of the proof).
@@ -109,15 +104,9 @@ def updates_bound(
 ) -> float:
     """Return the number of updates after which the proof of Theorem 4 has eta near its best.
 
-    Args:
-        eigenvalues: of H, ascending.
-        squares: of the coordinates of a unit w_0.
-        distance: epsilon.
-        most: M, at least the first step size and 2 / alpha.
-
-    Returns:
-        k_2, the smallest with sum from k_1 to k_2 of 1 / sqrt(k) above R / D_min; as a float, since
-        it may be very large.
+    It is k_2, the smallest with sum from k_1 to k_2 of 1 / sqrt(k) above R / D_min; as a float,
+    since it may be very large. Eigenvalues ascend, `squares` are those of the coordinates of a unit
+    w_0, and `most` is M, at least the first step size and 2 / alpha.
 
     Reference:
         Wang, Yuan, Wu and Ge (2020), appendix A.2, Claims 2 and 3 and what follows them.

@@ -32,7 +32,8 @@ import pandas as pd
 
 from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment
-from metastep_lab.tables import Frame, columns
+from metastep_lab.parts import write_tables
+from metastep_lab.tables import Frame
 from metastep_lab.theory.intervals import exponent
 from metastep_lab.wang2021.step_size_guarantees.claims import CLAIMS, answer
 from metastep_lab.wang2021.step_size_guarantees.descents import (
@@ -60,24 +61,24 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
         ("excess", "n / d", *exponent(*np.transpose(excess))),
         ("k_0", "1 / epsilon", *exponent(*_relative(settled))),
     ]
-    names = "mode dim noise horizon tasks repeats in_range far held median low high error best"
-    for name, header, rows in (
-        ("settling", "problem start distance updates bound", settled),
-        ("samples", names, few_rows + by_sgd),
-        ("truncated", "dim runs reached largest", cut),
-        ("many", "ratio samples repeats step_size excess standard_error", many_rows),
-        ("bounded", "ratio epsilon repeats held", bounded),
-        ("rates", "quantity against exponent lower upper", exponents),
-    ):
-        context.table(name, columns(header, rows))
+    found = settled, few_rows + by_sgd, cut, many_rows, bounded, exponents
+    write_tables(context, TABLES, dict(zip(TABLES, found, strict=True)))
     return {}
+
+
+TABLES = {
+    "settling": "problem start distance updates bound",
+    "samples": "mode dim noise horizon tasks repeats in_range far held median low high error best",
+    "truncated": "dim runs reached largest",
+    "many": "ratio samples repeats step_size excess standard_error",
+    "bounded": "ratio epsilon repeats held",
+    "rates": "quantity against exponent lower upper",
+}
 
 
 def _relative(settled: list[tuple]) -> tuple[np.ndarray, np.ndarray]:
     """Return 1 / epsilon, and k_0 over its geometric mean for each problem and start."""
-    rows: Frame = pd.DataFrame(
-        settled, columns=["problem", "start", "distance", "updates", "bound"]
-    )
+    rows: Frame = pd.DataFrame(settled, columns=TABLES["settling"].split())
     known = rows.groupby(["problem", "start"])["updates"].transform("count") == len(DISTANCES)
     rows = rows[known]
     logarithm: Frame = np.log(rows["updates"])

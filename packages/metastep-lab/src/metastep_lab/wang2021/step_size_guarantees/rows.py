@@ -3,6 +3,7 @@
 import numpy as np
 
 from metastep_lab.experiment import Context
+from metastep_lab.parts import in_turn
 from metastep_lab.theory import least_squares as theory
 from metastep_lab.theory.intervals import exponent
 from metastep_lab.wang2021.step_size_guarantees import stochastic
@@ -34,9 +35,8 @@ Steps = dict[tuple[str, int, float, int], np.ndarray]
 
 def few(config: Config, context: Context) -> tuple[list[tuple], Steps]:
     """Return the rows of `samples`, and what each repetition chose with the most tasks."""
-    rows, steps, cells = [], {}, config.cells()
-    for done, cell in enumerate(cells):
-        context.progress(done, len(cells), "few examples")
+    rows, steps, cells = [], {}, list(enumerate(config.cells()))
+    for done, cell in in_turn(context, cells, "few examples"):
         for mode in ("train-by-train", "train-by-validation"):
             case = case_of(mode, *cell)
             rng = np.random.default_rng([context.seed, 1, done, int(case.validated)])
@@ -46,7 +46,6 @@ def few(config: Config, context: Context) -> tuple[list[tuple], Steps]:
                 rows.append((mode, *cell, m, *_measured(config, case, chosen, judged)))
                 if m == _compared(config, case.validated):
                     steps[mode, *cell] = chosen.smallest
-    context.progress(len(cells), len(cells), "few examples")
     return rows, steps
 
 
@@ -146,8 +145,7 @@ def many(config: Config, context: Context) -> tuple[list[tuple], list[tuple], li
     rows, bounded, pairs = [], [], []
     _, noise, horizon = config.base()
     dim, tasks = config.many_dim, _compared(config, validated=False)
-    for done, ratio in enumerate(config.ratios):
-        context.progress(done, len(config.ratios), "many examples")
+    for done, ratio in in_turn(context, list(enumerate(config.ratios)), "many examples"):
         rng = np.random.default_rng([context.seed, 2, done])
         case = Case("train-by-train", dim, ratio * dim, 1, noise, horizon)
         unit = noise**2 / ratio
@@ -161,7 +159,6 @@ def many(config: Config, context: Context) -> tuple[list[tuple], list[tuple], li
         bounded += [(ratio, one, repeats, np.sum(excess <= one)) for one in EPSILONS]
         # Splitting the new tasks gives the fit independent values.
         pairs += [(ratio, part) for part in _parts(case, config, at, unit, rng)]
-    context.progress(len(config.ratios), len(config.ratios), "many examples")
     return rows, bounded, pairs
 
 

@@ -122,17 +122,9 @@ def judge(case: Case, tasks: int, rng: np.random.Generator) -> Judged:
 def tune(
     case: Case, repeats: int, tasks: tuple[int, ...], judged: Judged, rng: np.random.Generator
 ) -> dict[int, Chosen]:
-    """Tune the step size on `repeats` independent draws of m tasks.
+    """Tune the step size on `repeats` independent draws of m tasks, for each m.
 
-    Args:
-        case: the sizes of the tasks.
-        repeats: how many draws.
-        tasks: numbers m; smaller ones use the first tasks of each draw of the largest.
-        judged: the step sizes on new tasks.
-        rng: NumPy's source of randomness.
-
-    Returns:
-        What was chosen, for each m.
+    Smaller m use the first tasks of each draw of the largest.
     """
     most = max(tasks)
     losses = simulate(case, repeats * most, rng).objective.reshape(repeats, most, -1)

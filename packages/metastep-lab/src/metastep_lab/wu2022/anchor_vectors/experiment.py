@@ -32,7 +32,7 @@ from annotated_types import Predicate
 from metastep_lab.catalog import listing
 from metastep_lab.configuration import Count, Positive, configuration, different
 from metastep_lab.experiment import Context, Experiment
-from metastep_lab.tables import columns
+from metastep_lab.parts import no_rows, write_tables
 from metastep_lab.wu2022.anchor_vectors.claims import CLAIMS, answer
 from metastep_lab.wu2022.anchor_vectors.figures import figures
 from metastep_lab.wu2022.anchor_vectors.measures import measure
@@ -133,12 +133,11 @@ class Config:
 def run(config: Config, context: Context) -> Mapping[str, float]:
     """Train the models, fit their anchors, measure their dictionaries."""
     text = read_text(config.text, context.data)
-    rows: dict[str, list[tuple]] = {name: [] for name in NAMES}
+    rows = no_rows(NAMES)
     for source in _sources(config, context, text, rows["training"]):
         context.log(f"fitting the anchors of {source.name}")
         measure(source, config, rows)
-    for name, titles in NAMES.items():
-        context.table(name, columns(titles, rows[name]))
+    write_tables(context, NAMES, rows)
     return {"models": len(rows["models"])}
 
 

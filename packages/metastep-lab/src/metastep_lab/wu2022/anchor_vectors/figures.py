@@ -7,20 +7,9 @@ import numpy as np
 from metastep_lab.figures.style import Figure, Lines, line_figure, new_figure, style
 from metastep_lab.tables import Frame, Record, curves
 from metastep_lab.wu2022.anchor_vectors.claims import model_names, shown_bulk
+from metastep_lab.wu2022.anchor_vectors.published import MODELS, SIZES
 
 UNTRAINED = "-untrained"
-
-# Thesis of Wu, Table B.2: MSE of log Z_bulk without the k most probable words.
-PAPER_TOP = (0, 10, 100, 1000, 10000)
-PAPER_BY_K = {
-    "GPT-2": (625.8, 651.4, 665.2, 685.5, 727.4),
-    "GPT-2 Medium": (0.7647, 0.3444, 0.3005, 0.2683, 0.2396),
-    "GPT-2 Large": (0.7296, 0.1288, 0.0740, 0.0317, 0.0022),
-    "GPT-2 XL": (0.7716, 0.1219, 0.0648, 0.0279, 0.0019),
-    "OPT-125M": (0.6688, 0.1010, 0.0443, 0.0117, 0.0006),
-    "OPT-350M": (2.2449, 0.9393, 0.7587, 0.6182, 0.4275),
-    "OPT-1.3B": (0.5234, 0.0984, 0.0402, 0.0117, 0.0006),
-}
 
 
 def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
@@ -47,7 +36,7 @@ def _error_figure(record: Record) -> tuple[Figure, str]:
     rows = rows.assign(place=rows["top"].map(top.index), part=rows["mse"] / rows["variance"])
     trained, controls = _twins(record, rows, "place", "mse")
     unexplained, _ = _twins(record, rows, "place", "part")
-    paper = {name: (np.arange(len(errors)), errors) for name, errors in PAPER_BY_K.items()}
+    paper = {one.title: (np.arange(len(SIZES)), one.errors) for one in MODELS.values()}
     figure = line_figure(
         Lines(
             series=trained,
@@ -69,7 +58,7 @@ def _error_figure(record: Record) -> tuple[Figure, str]:
         columns=3,
     )
     figure.set_size_inches(14.5, 4.6)
-    for axes, ticks in zip(figure.axes, (top, PAPER_TOP, top), strict=True):
+    for axes, ticks in zip(figure.axes, (top, SIZES, top), strict=True):
         axes.set_xticks(range(len(ticks)), [str(k) for k in ticks])
         axes.legend(fontsize=8)
     text = (

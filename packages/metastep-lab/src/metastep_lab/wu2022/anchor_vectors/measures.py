@@ -12,6 +12,7 @@ from metastep.anchors import (
     fit_groups,
     partition_histograms,
 )
+from metastep_lab.parts import Rows
 from metastep_lab.wu2022.anchor_vectors.claims import shown_bulk
 from metastep_lab.wu2022.anchor_vectors.models import Source
 
@@ -19,7 +20,7 @@ BINS = 50
 PAIRS = 20_000
 
 
-def measure(source: Source, config: Any, rows: dict[str, list[tuple]]) -> None:
+def measure(source: Source, config: Any, rows: Rows) -> None:
     """Add the rows of one model to every table."""
     name, words = source.name, source.unembedding
     everything = fit_anchor(source.states, words, config.top)

@@ -78,15 +78,10 @@ class Source:
 def read_text(name: str, folder: Path | None) -> Text:
     """Read a text, and split it into a part for training models and one for fitting anchors.
 
-    Args:
-        name: `embedded` for the language reference that ships with Python, `wikitext2`, or the
-            path of a text file.
-        folder: where data sets are.
-
-    Returns:
-        Of WikiText-2 the largest part that is there for training, and the validation part, or else
-        the last one, for the anchors; given models read the test part, or else that one. Of other
-        texts, split into words and signs, the last fifth is for all anchors.
+    `embedded` is the language reference that ships with Python; other names than that and
+    `wikitext2` are paths of text files, split into words and signs, of which the last fifth is for
+    all anchors. Of WikiText-2 the largest part that is there is for training, and the validation
+    part, or else the last one, for the anchors; given models read the test part, or else that one.
 
     Raises:
         ValueError: if the path does not name a text file.

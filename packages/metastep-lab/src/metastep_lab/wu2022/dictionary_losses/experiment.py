@@ -41,6 +41,7 @@ from metastep_lab.configuration import (
     different,
 )
 from metastep_lab.experiment import Context, Experiment
+from metastep_lab.parts import in_turn
 from metastep_lab.tables import columns
 from metastep_lab.wu2022.dictionary_losses.claims import CLAIMS, answer
 from metastep_lab.wu2022.dictionary_losses.figures import figures
@@ -107,11 +108,9 @@ class Config:
 def run(config: Config, context: Context) -> Mapping[str, float]:
     """Build the dictionaries and measure both losses."""
     built, cells = [], list(product(config.dims, config.n_nonzero, config.norms))
-    for done, cell in enumerate(cells):
-        context.progress(done, len(cells), "built dictionaries")
+    for cell in in_turn(context, cells, "built dictionaries"):
         rng = np.random.default_rng([context.seed, *map(int, cell[:2])])
         built += [(*cell, *row) for row in _built(config, *cell, rng)]
-    context.progress(len(cells), len(cells), "built dictionaries")
     names = (
         "dim n_nonzero norm length angles atoms true_loss built_loss gain standard_error distance "
     )

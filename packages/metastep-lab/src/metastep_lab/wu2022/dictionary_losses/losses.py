@@ -20,15 +20,10 @@ CHUNK = 250
 
 
 def built_dictionary(truth: Matrix, angles: int, *, apart: bool) -> Matrix:
-    """Return unit vectors in the planes of all pairs of atoms.
+    """Return unit vectors in the planes of all pairs of atoms of A, at some angles in each.
 
-    Args:
-        truth: A, shape (d, p), unit columns.
-        angles: directions in each plane.
-        apart: leave out those that are closer than half an angle to a true atom.
-
-    Returns:
-        Shape (d, q), q at most angles p (p - 1) / 2.
+    `apart` leaves out those that are closer than half an angle to a true atom. Shape (d, q), q at
+    most angles p (p - 1) / 2.
     """
     first, second = np.array(list(combinations(range(truth.shape[1]), 2))).T
     one = truth[:, first]
@@ -46,13 +41,7 @@ def built_dictionary(truth: Matrix, angles: int, *, apart: bool) -> Matrix:
 def least_errors(signals: Matrix, dictionary: Matrix, n_nonzero: int) -> Vector:
     """Return min |y - D z|^2 over z with k entries, for k of 1 and 2, by trying every support.
 
-    Args:
-        signals: y, shape (n, d).
-        dictionary: D, shape (d, p), unit columns.
-        n_nonzero: k, 1 or 2.
-
-    Returns:
-        Shape (n,); exact.
+    The columns of D are unit vectors. Exact, for each signal.
     """
     products = signals @ dictionary
     lengths = np.sum(signals**2, axis=1)
@@ -100,9 +89,6 @@ def oracle_errors(
         truth: A.
         visible: the number of visible coordinates.
         ridge: the variance of the noise over that of the entries of the codes.
-
-    Returns:
-        Shape (n,).
     """
     count = int((codes[0] != 0).sum())
     supports = np.argsort(codes == 0, axis=1, kind="stable")[:, :count]

@@ -37,6 +37,7 @@ from metastep.anchors.synthetic import perturbed, synthetic_task
 from metastep_lab.catalog import listing
 from metastep_lab.configuration import Count, Positive, configuration, different
 from metastep_lab.experiment import Context, Experiment
+from metastep_lab.parts import Rows, in_turn, no_rows, write_tables
 from metastep_lab.tables import Table, columns
 from metastep_lab.theory import transfer as theory
 from metastep_lab.wu2022.anchor_vectors.models import Architecture, read_text
@@ -140,11 +141,9 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     rng = np.random.default_rng([context.seed, 0])
     parts = task.train, task.test
     fitting, held_out = (places(task, part, config.context, config.places, rng) for part in parts)
-    rows: dict[str, list[tuple]] = {name: [] for name in NAMES}
-    for number in range(config.models):
-        context.progress(number, config.models, "synthetic models")
+    rows = no_rows(NAMES)
+    for number in in_turn(context, range(config.models), "synthetic models"):
         _synthetic(number, config, context.seed, rows)
-    context.progress(config.models, config.models, "synthetic models")
     kept = teacher_and_snapshots(
         config.architecture, config.vocabulary, config.hidden, config.recipe(), task.train, context
     )
@@ -159,8 +158,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     strengths = {name: getattr(config, name) for name in ("perturbed", "shifted", "silenced")}
     for student in students(kept, teacher, where, task, strengths, context.seed):
         study.add(student, rows)
-    for name, titles in NAMES.items():
-        context.table(name, columns(titles, rows[name]))
+    write_tables(context, NAMES, rows)
     context.table("constant", _constants())
     return {}
 
@@ -190,7 +188,7 @@ def _constants() -> Table:
     return columns("normalized_margin error_ratio needed exact", rows)
 
 
-def _synthetic(number: int, config: Config, seed: int, rows: dict[str, list[tuple]]) -> None:
+def _synthetic(number: int, config: Config, seed: int, rows: Rows) -> None:
     """Add the rows of one synthetic teacher: both counter-examples, and students with noise."""
     rng = np.random.default_rng([seed, 1, number])
     made = synthetic_task(rng, words=2 + 2 * (number % 3))

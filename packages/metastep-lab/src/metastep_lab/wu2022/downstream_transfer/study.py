@@ -9,6 +9,7 @@ from metastep.anchors.downstream import DownstreamHead, downstream_head
 from metastep.anchors.log_linear import LogLinearModel, divergences
 from metastep.anchors.synthetic import confident_population
 from metastep.anchors.transfer import Population, measure_transfer
+from metastep_lab.parts import Rows
 from metastep_lab.wu2022.downstream_transfer.rows import (
     failing_names,
     report_numbers,
@@ -57,7 +58,7 @@ class TextStudy:
             yield ("3.3.1", "text", *row)
         yield ("3.3.2", "text", *shifting_row(model, self._raw, self._anchored, self._anchor))
 
-    def add(self, student: Student, rows: dict[str, list[tuple]]) -> None:
+    def add(self, student: Student, rows: Rows) -> None:
         """Add the accuracy of the heads for a student, and for some students the assumptions."""
         anchor = student.anchor(self.teacher.fitted, self.words, self.top)
         examples = self.held_out.labels != 0
@@ -95,13 +96,7 @@ class TextStudy:
         model = self._pooled(student)
         return minimax_anchor(model, log_bulk(self._pooled(self.teacher), model, self.words, top))
 
-    def _measure(
-        self,
-        student: Student,
-        anchor: np.ndarray,
-        divergence: float,
-        rows: dict[str, list[tuple]],
-    ) -> None:
+    def _measure(self, student: Student, anchor: np.ndarray, divergence: float, rows: Rows) -> None:
         """Measure the assumptions with the user's anchors, and with the most favorable ones."""
         models = self.teacher.judged, student.judged
         examples, weights = self.held_out.labels != 0, self.held_out.weights

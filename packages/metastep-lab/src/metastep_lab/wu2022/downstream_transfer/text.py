@@ -6,6 +6,7 @@ interest, and its class is the polarity of that word; the classifier sees the hi
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +16,13 @@ from metastep.anchors.bulk import least_squares_anchor, log_bulk
 from metastep.anchors.counterexamples import shift_logits, silence_words
 from metastep.anchors.log_linear import LogLinearModel
 from metastep.anchors.synthetic import perturbed
-from metastep.saving import load, save
 from metastep_lab.experiment import Context
+from metastep_lab.parts import in_turn, kept
 from metastep_lab.wu2022.anchor_vectors.models import Architecture, Text, encode, untrained
 from metastep_lab.wu2022.language import (
     AbstractLanguageModel,
     Recipe,
+    Training,
     begin,
     train,
     window_states,
@@ -85,20 +87,17 @@ def teacher_and_snapshots(
     """
     begin_key, train_key = jax.random.split(jax.random.key(context.seed))
     model = untrained(architecture, vocabulary, hidden, recipe.context, 0.02, begin_key)
-    training = begin(model, recipe, train_key)
-    kept, tokens = {0: model}, jnp.asarray(words)
-    for part in range(1, SEGMENTS + 1):
-        context.progress(part - 1, SEGMENTS, "training the teacher")
-        path = context.checkpoint(f"part-{part}")
-        if context.resume and path.exists():
-            training, _ = load(path, training)
-        else:
-            training, _ = train(training, recipe, tokens, recipe.steps // SEGMENTS)
-            save(path, training, {})
+    training: Training = begin(model, recipe, train_key)
+    found, tokens = {0: model}, jnp.asarray(words)
+
+    def go_on(training: Training) -> tuple[Training, dict]:
+        return train(training, recipe, tokens, recipe.steps // SEGMENTS)[0], {}
+
+    for part in in_turn(context, range(1, SEGMENTS + 1), "training the teacher"):
+        training, _ = kept(context, f"part-{part}", partial(go_on, training), training)
         if part in KEPT or part == SEGMENTS:
-            kept[part] = training.model
-    context.progress(SEGMENTS, SEGMENTS, "training the teacher")
-    return kept
+            found[part] = training.model
+    return found
 
 
 @dataclass(frozen=True)

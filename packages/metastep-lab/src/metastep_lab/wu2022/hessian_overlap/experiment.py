@@ -28,8 +28,8 @@ Tables (one row per observation; first and second number the networks of a pair)
 
 import math
 from collections.abc import Mapping
-from itertools import combinations
-from pathlib import Path
+from functools import partial
+from itertools import combinations, product
 from typing import Any
 
 import jax
@@ -37,10 +37,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from metastep import saving as checkpoint
 from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment
-from metastep_lab.tables import columns
+from metastep_lab.parts import Rows, in_turn, kept, no_rows, write_tables
 from metastep_lab.wu2022.hessian_overlap.claims import CLAIMS, answer
 from metastep_lab.wu2022.hessian_overlap.figures import figures
 from metastep_lab.wu2022.hessian_overlap.settings import PRESETS, Config
@@ -76,44 +75,31 @@ TABLES = {
     ),
 }
 
-Kept = dict[str, tuple[LayerSpectrum, Factored]]
-Rows = dict[str, list[tuple[Any, ...]]]
+Spectra = dict[str, tuple[LayerSpectrum, Factored]]  # of the layers of a network
 LEAST = 1e-6  # an eigenvalue relative to the first, in float32
 
 
 def run(config: Config, context: Context) -> Mapping[str, float]:
     """Train and measure every network; finished ones survive an interruption."""
-    images = load(
-        config.dataset,
-        context.data,
-        config.examples,
-        labels=config.labels,
-        scaling=config.scaling,
-        seed=context.seed,
-    )
-    descents = config.descents()
-    rows: Rows = {name: [] for name in TABLES}
-    done, total = 0, len(config.model) * len(descents)
-    for model in config.model:
+    images = load(config, context, config.labels)
+    rows = no_rows(TABLES)
+    cells = list(product(config.model, enumerate(config.descents())))
+    groups: dict[str, list[Spectra]] = {model: [] for model in config.model}
+    for model, (number, descent) in in_turn(context, cells, "{0[0]}, network {0[1][0]}".format):
         network = network_of(model, class_count(config.dataset, config.labels))
         examples = fitted(network, images)
-        group: list[Kept] = []
-        for number, descent in enumerate(descents):
-            context.progress(done, total, f"{model}, network {number + 1}")
-            path: Path = context.checkpoint(f"{model}-{number}".replace("^", "_"))
-            if not (context.resume and path.exists()):
-                key = jax.random.fold_in(jax.random.key(context.seed), number)
-                checkpoint.save(path, *_cell(config, network, examples, descent, key))
-            kept, notes = checkpoint.load(path, _like(config, network, examples))
-            group.append(_restored(kept, notes))
-            rows["networks"].append((model, number, *descent, *notes["fit"]))
-            _add(rows, (model, number), group[-1])
-            done += 1
-        context.log(f"{model}: {len(descents)} networks are measured, their pairs follow")
+        key = jax.random.fold_in(jax.random.key(context.seed), number)
+        compute = partial(_cell, config, network, examples, descent, key)
+        like = _like(config, network, examples)
+        arrays, notes = kept(context, f"{model}-{number}", compute, like)
+        spectra = _restored(arrays, notes)
+        groups[model].append(spectra)
+        rows["networks"].append((model, number, *descent, *notes["fit"]))
+        _add(rows, (model, number), spectra)
+    for model, group in groups.items():
+        context.log(f"pairs of {model}")
         _add_pairs(rows, model, group)
-    context.progress(total, total, "measured")
-    for name, header in TABLES.items():
-        context.table(name, columns(header, rows[name]))
+    write_tables(context, TABLES, rows)
     return {}
 
 
@@ -159,41 +145,29 @@ def _like(config: Config, network: Network, examples: Examples) -> dict[str, Any
     return found
 
 
-def _restored(kept: dict[str, Any], notes: dict[str, Any]) -> Kept:
+def _restored(arrays: dict[str, Any], notes: dict[str, Any]) -> Spectra:
     """Return the spectra of a network's layers, in float64, and their Kronecker products."""
     found = {}
-    for name in in_order(kept):
+    for name in in_order(arrays):
         rest = notes["layers"][name]
-        arrays = jax.tree.map(lambda leaf: np.asarray(leaf, float), kept[name])
-        spectrum = LayerSpectrum(
-            **arrays,
-            values=np.array(rest["values"]),
-            kept=rest["kept"],
-            positions=rest["positions"],
-        )
+        layer = jax.tree.map(lambda leaf: np.asarray(leaf, float), arrays[name])
+        spectrum = LayerSpectrum(**layer, **{**rest, "values": np.array(rest["values"])})
         found[name] = spectrum, factored(spectrum)
     return found
 
 
-def _add(rows: Rows, network: tuple[str, int], kept: Kept) -> None:
+def _add(rows: Rows, network: tuple[str, int], spectra: Spectra) -> None:
     """Add the rows of one network."""
-    for layer, (spectrum, product) in kept.items():
+    for layer, (spectrum, factors) in spectra.items():
         place, k = (*network, layer), len(spectrum.values)
         live = int(np.sum(np.diagonal(spectrum.output) > 0))
-        ratio = product.gammas[0] / max(product.gammas[1], LEAST * product.gammas[0])
-        sizes = len(product.taus), len(product.gammas), spectrum.positions
-        rows["layers"].append((*place, *sizes, live, spectrum.kept, ratio, product.reach))
-        curves = (
-            spectrum.values,
-            product.values,
-            _filled(product.taus, k),
-            _filled(product.gammas, k),
-            along(spectrum, product.inputs[:, 0]),
-        )
-        rows["spectra"] += [
-            (*place, i + 1, *values)
-            for i, values in enumerate(zip(*(one.tolist() for one in curves), strict=True))
-        ]
+        ratio = factors.gammas[0] / max(factors.gammas[1], LEAST * factors.gammas[0])
+        sizes = len(factors.taus), len(factors.gammas), spectrum.positions
+        rows["layers"].append((*place, *sizes, live, spectrum.kept, ratio, factors.reach))
+        both = _filled(factors.taus, k), _filled(factors.gammas, k)
+        turned = along(spectrum, factors.inputs[:, 0])
+        curves = zip(range(1, k + 1), spectrum.values, factors.values, *both, turned, strict=True)
+        rows["spectra"] += [(*place, *values) for values in curves]
 
 
 def _filled(values: np.ndarray, count: int) -> np.ndarray:
@@ -201,21 +175,19 @@ def _filled(values: np.ndarray, count: int) -> np.ndarray:
     return np.append(values, np.full(max(0, count - len(values)), np.nan))[:count]
 
 
-def _add_pairs(rows: Rows, model: str, group: list[Kept]) -> None:
+def _add_pairs(rows: Rows, model: str, group: list[Spectra]) -> None:
     """Add the rows of each pair of networks of one kind."""
     for first, second in combinations(range(len(group)), 2):
         for layer in group[0]:
-            (spectrum, product), (other, other_product) = (
-                group[number][layer] for number in (first, second)
-            )
+            (spectrum, factors), (other, others) = group[first][layer], group[second][layer]
             true = overlaps(spectrum.space, other.space)
-            kronecker = factored_overlaps(product, other_product)
+            kronecker = factored_overlaps(factors, others)
             place = model, layer, first, second
-            pairs = zip(true.tolist(), kronecker.tolist(), strict=True)
-            rows["overlaps"] += [(*place, i + 1, *pair) for i, pair in enumerate(pairs)]
-            outputs = len(product.taus)
-            alignment = float(product.inputs[:, 0] @ other_product.inputs[:, 0]) ** 2
-            reach = min(product.reach, other_product.reach)
+            pairs = enumerate(zip(true, kronecker, strict=True), start=1)
+            rows["overlaps"] += [(*place, k, *pair) for k, pair in pairs]
+            outputs = len(factors.taus)
+            alignment = float(factors.inputs[:, 0] @ others.inputs[:, 0]) ** 2
+            reach = min(factors.reach, others.reach)
             k = np.arange(1, min(outputs, len(true)) + 1)
             slope = float(np.sum(k * true[: len(k)]) / np.sum(k**2)) * outputs
             highest = int(np.argmax(true)) + 1, float(np.max(true))

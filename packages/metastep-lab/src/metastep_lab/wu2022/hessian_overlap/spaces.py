@@ -60,18 +60,11 @@ class LayerSpectrum(NamedTuple):
 
 
 def layer_spectrum(risk: EmpiricalRisk, name: str, rows: int) -> LayerSpectrum:
-    """Return the top 2 m eigenpairs of the Hessian of a layer with m outputs.
+    """Return the top 2 m eigenpairs of the Hessian of a layer with m outputs, and its factors.
 
-    Exact for a Hessian with at most as many rows as `rows`, else the better the nearer `kept` is to
-    1. Exact Kronecker factors. Cost: one capture, and the eigenvalues of a matrix of `rows` rows.
-
-    Args:
-        risk: model, loss, parameters and data.
-        name: path of the layer's weight.
-        rows: of the matrix whose eigenvectors are computed, from 2 m.
-
-    Returns:
-        The eigenpairs and the factors.
+    The layer is given by the path of its weight. Exact for a Hessian with at most as many rows as
+    `rows`, at least 2 m, else the better the nearer `kept` is to 1. Exact Kronecker factors. Cost:
+    one capture, and the eigenvalues of a matrix of `rows` rows.
     """
     (layer,) = find_layers(risk, [name]).values()
     size, captured = layer.inputs * layer.outputs, numbers(risk, name)

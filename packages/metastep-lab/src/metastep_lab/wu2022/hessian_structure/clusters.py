@@ -80,15 +80,10 @@ def grams(
 ) -> Float[Array, "2 _ _"]:
     """Return the inner products of mean derivatives, by the layer's output and by its weight.
 
-    Args:
-        operator: the Hessian of the layer.
-        scores: of the operator's examples, and maybe more.
-        labels: as `scores`.
-        later: S of (C.265), see `later_weights`.
-
-    Returns:
-        Those of all Gamma_ij (C.263) in the order of i, j, then their approximations E[Q] S (C.266)
-        by logit j; and the same for Delta_ij (C.262), whose approximations are these times E[x]^T.
+    They are those of all Gamma_ij (C.263) in the order of i, j, then their approximations E[Q] S
+    (C.266) by logit j, with S of `later_weights`; and the same for Delta_ij (C.262), whose
+    approximations are these times E[x]^T. Scores and labels are of the operator's examples, and
+    maybe more.
     """
     scores, labels = _captured(operator, scores, labels)
     classes = scores.shape[1]
@@ -122,9 +117,7 @@ def embedded(
 ) -> Iterator[tuple[str, int, int, float, float]]:
     """Embed the mean derivatives of each logit over each class into the plane, by t-SNE.
 
-    Args:
-        found: the inner products by `grams`.
-        key: random key of the first places.
+    They are given by the inner products of `grams`; the key is that of the first places.
 
     Yields:
         by (the layer's output for Gamma_ij (C.263), its weight for Delta_ij (C.262)), class i, -1

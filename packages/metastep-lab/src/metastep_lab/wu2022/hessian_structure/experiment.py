@@ -42,18 +42,16 @@ Tables (one row per observation; model, labels and seed name the network):
 """
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import product
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array
 
-from metastep import saving as checkpoint
 from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment
-from metastep_lab.tables import columns
+from metastep_lab.parts import Rows, in_turn, kept, no_rows, write_tables
 from metastep_lab.wu2022.hessian_structure.claims import answer, claims
 from metastep_lab.wu2022.hessian_structure.clusters import agreement, embedded, grams, later_weights
 from metastep_lab.wu2022.hessian_structure.figures import figures
@@ -90,54 +88,31 @@ TABLES = {
 
 def run(config: Config, context: Context) -> Mapping[str, float]:
     """Train and measure every network; finished ones survive an interruption."""
-    data = {labels: _load(config, context, labels) for labels in config.labels}
+    data = {labels: load(config, context, labels) for labels in config.labels}
     cells = list(product(config.model, config.labels, range(config.models)))
-    rows: dict[str, list[tuple]] = {name: [] for name in TABLES}
-    for done, (model, labels, seed) in enumerate(cells):
-        context.progress(done, len(cells), f"{model}, {labels} labels, network {seed + 1}")
-        path: Path = context.checkpoint(f"{model}-{labels}-{seed}".replace("^", "_"))
-        if not (context.resume and path.exists()):
-            network = network_of(model, class_count(config.dataset))
-            key = jax.random.fold_in(jax.random.key(context.seed), seed)
-            examples = fitted(network, data[labels])
-            found = _cell(config, (model, labels, seed), network, examples, key)
-            checkpoint.save(path, {}, found)
-        _add(rows, (model, labels, seed), checkpoint.load(path, {})[1])
-    context.progress(len(cells), len(cells), "measured")
-    for name, header in TABLES.items():
-        context.table(name, columns(header, rows[name]))
+    rows = no_rows(TABLES)
+    for cell in in_turn(context, cells, "{0[0]}, {0[1]} labels, network {0[2]}".format):
+        compute = partial(_cell, config, cell, data[cell[1]], context.seed)
+        _add(rows, cell, kept(context, "{}-{}-{}".format(*cell), compute)[1])
+    write_tables(context, TABLES, rows)
     return {}
-
-
-def _load(config: Config, context: Context, labels: Literal["true", "random"]) -> Examples:
-    return load(
-        config.dataset,
-        context.data,
-        config.examples,
-        labels=labels,
-        scaling=config.scaling,
-        seed=context.seed,
-    )
 
 
 def _cell(
     config: Config,
     cell: tuple[str, str, int],
-    network: Network,
-    examples: Examples,
-    key: Array,
-) -> dict[str, Any]:
-    """Train and measure one network; return the numbers as JSON."""
+    images: Examples,
+    run_seed: int,
+) -> tuple[dict, dict[str, Any]]:
+    """Train and measure one network; return no arrays, and the numbers as JSON."""
     model, labels, seed = cell
+    network = network_of(model, class_count(config.dataset))
+    examples = fitted(network, images)
+    key = jax.random.fold_in(jax.random.key(run_seed), seed)
     is_first = seed == 0 and labels == config.labels[0]
     training_key, measuring_key = jax.random.split(key)
-    notes: dict[str, Any] = {
-        "moments": [],
-        "layers": {},
-        "embedding": [],
-        "centers": [],
-        "whole": [],
-    }
+    notes: dict[str, Any] = {"layers": {}}
+    notes |= {name: [] for name in ("moments", "embedding", "centers", "whole")}
     state = State({}, {})
     descent = Descent(config.step_size, config.momentum, config.weight_decay)
     for epoch, state in trained(network, examples, training_key, config.epochs, descent):
@@ -164,7 +139,7 @@ def _cell(
         }
     if is_first and _is_connected(network) and _parameters(state) <= MOST_PARAMETERS:
         notes["whole"] = whole(risk, config.top, measuring_key)
-    return notes
+    return {}, notes
 
 
 def _is_connected(network: Network) -> bool:
@@ -176,7 +151,7 @@ def _parameters(state: State) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
-def _add(rows: dict[str, list[tuple]], cell: tuple[str, str, int], notes: dict[str, Any]) -> None:
+def _add(rows: Rows, cell: tuple[str, str, int], notes: dict[str, Any]) -> None:
     """Add the rows of one network."""
     model, labels, seed = cell
     rows["models"].append((*cell, *notes["model"]))

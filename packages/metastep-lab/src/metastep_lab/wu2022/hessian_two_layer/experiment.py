@@ -18,15 +18,16 @@ Tables (one row per observation):
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated
 
 import jax
 from annotated_types import Ge, Le, MultipleOf, Predicate
 
-from metastep import saving as checkpoint
 from metastep_lab.catalog import listing
 from metastep_lab.configuration import Count, configuration, different
 from metastep_lab.experiment import Context, Experiment
+from metastep_lab.parts import in_turn, kept
 from metastep_lab.tables import columns
 from metastep_lab.wu2022.hessian_two_layer.claims import CLAIMS, answer
 from metastep_lab.wu2022.hessian_two_layer.figures import figures
@@ -70,20 +71,19 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     """Measure every network; finished ones survive an interruption."""
     cells = [(units, seed) for units in sorted(config.units) for seed in range(config.seeds)]
     rows = []
-    for done, (units, seed) in enumerate(cells):
-        context.progress(done, len(cells), f"{units} units, seed {seed}")
-        path = context.checkpoint(f"{units}-{seed}")
-        if not (context.resume and path.exists()):
-            key = jax.random.fold_in(jax.random.key(context.seed), seed)
-            network_key, input_key = jax.random.split(jax.random.fold_in(key, units))
-            network = draw_network(network_key, units, config.classes)
-            batches = config.samples // BATCH, config.hessian_samples // BATCH
-            found = measure(network, input_key, *batches)
-            checkpoint.save(path, {}, {"row": [network.first.shape[1], seed, *found]})
-        rows.append((units, *checkpoint.load(path, {})[1]["row"]))
-    context.progress(len(cells), len(cells), "measured")
+    for cell in in_turn(context, cells, "{0[0]} units, seed {0[1]}".format):
+        found = kept(context, "{}-{}".format(*cell), partial(_cell, config, context.seed, *cell))
+        rows.append((cell[0], *found[1]["row"]))
     context.table("overlaps", columns(COLUMNS, rows))
     return {}
+
+
+def _cell(config: Config, run_seed: int, units: int, seed: int) -> tuple[dict, dict]:
+    key = jax.random.fold_in(jax.random.key(run_seed), seed)
+    network_key, input_key = jax.random.split(jax.random.fold_in(key, units))
+    network = draw_network(network_key, units, config.classes)
+    found = measure(network, input_key, config.samples // BATCH, config.hessian_samples // BATCH)
+    return {}, {"row": [network.first.shape[1], seed, *found]}
 
 
 EXPERIMENT = Experiment(

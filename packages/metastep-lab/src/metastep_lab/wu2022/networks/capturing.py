@@ -40,17 +40,10 @@ def captured(risk: EmpiricalRisk, name: str) -> LayerHessian:
 
 
 def in_parts(risk: EmpiricalRisk, name: str, at_once: int) -> Iterator[LayerHessian]:
-    """Capture the Hessian of a layer over disjoint groups of examples, of one size.
+    """Yield the Hessian of a layer over disjoint groups of examples, of one size.
 
-    Fewer examples are left out than there are groups.
-
-    Args:
-        risk: model, loss, parameters and data.
-        name: path of the layer's weight.
-        at_once: the largest size of a group.
-
-    Yields:
-        The Hessian over each group.
+    The layer is given by the path of its weight; a group has at most `at_once` examples. Fewer
+    examples are left out than there are groups.
     """
     parts = -(-risk.examples // at_once)
     size = risk.examples // parts

@@ -1,13 +1,14 @@
 """The images that the networks of the thesis are trained on, and their labels."""
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from metastep_lab import data
+from metastep_lab.experiment import Context
 from metastep_lab.wu2022.networks.digit_networks import DigitNetwork
 from metastep_lab.wu2022.networks.image_networks import AbstractImageNetwork
 
@@ -38,44 +39,32 @@ def class_count(dataset: Dataset, labels: Labels = "true") -> int:
     return 100 if dataset == "cifar100" else 10
 
 
-def load(
-    dataset: Dataset,
-    folder: Path | None,
-    examples: int,
-    *,
-    labels: Labels,
-    scaling: Scaling,
-    seed: int,
-) -> Examples:
-    """Load images and labels.
+def load(config: Any, context: Context, labels: Labels) -> Examples:
+    """Load the images that a configuration names by dataset, examples and scaling.
 
-    Args:
-        dataset: its training examples are taken, or its test examples if there are no others, as in
-            the subset of MNIST.
-        folder: where to look for it.
-        examples: how many to take; of MNIST the first ones.
-        labels: true; random, as in MNIST-R and CIFAR10-R of the thesis; or halves: 0 for the first
-            half of the classes and 1 for the second, as in MNIST-2.
-        scaling: normalized to mean 0 and variance 1 over all pixels, or unit: from 0 to 1.
-        seed: of the order, except that of MNIST, and of random labels.
+    They are training examples of the data set, or test examples if there are no others, as in the
+    subset of MNIST; of MNIST the first ones, of others random ones. Labels are true; random, as in
+    MNIST-R and CIFAR10-R of the thesis; or halves: 0 for the first half of the classes and 1 for
+    the second, as in MNIST-2.
 
     Raises:
         DataNotFoundError: if the data set is not there.
         ValueError: if it has too few examples.
     """
-    images, classes = _raw(dataset, folder)
+    dataset, examples = config.dataset, config.examples
+    images, classes = _raw(dataset, context.data)
     if examples > len(classes):
         raise ValueError(
             f"examples is {examples}; allowed are integers from {BATCH} to {len(classes)}, the "
             f"number of examples of {dataset} that were found"
         )
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(context.seed)
     if dataset != "mnist":
         order = rng.permutation(len(classes))
         images, classes = images[order], classes[order]
     images, classes = images[:examples].astype(np.float32), classes[:examples].astype(np.int32)
     images /= 16 if dataset == "digits" else 255
-    if scaling == "normalized":
+    if config.scaling == "normalized":
         images = (images - images.mean()) / images.std()
     if labels == "random":
         classes = rng.integers(0, class_count(dataset), len(classes)).astype(np.int32)

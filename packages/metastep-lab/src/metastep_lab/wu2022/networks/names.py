@@ -33,10 +33,6 @@ def network_of(name: str, classes: int = 10) -> Network:
     batch normalization. `VGG11` has its usual channels, 64 to 512; `VGG11-W32` has 32 in every
     convolution.
 
-    Args:
-        name: of the network.
-        classes: its outputs.
-
     Raises:
         ValueError: for any other name; it gives the grammar.
 

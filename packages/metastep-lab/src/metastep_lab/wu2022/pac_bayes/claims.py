@@ -92,7 +92,7 @@ def _needs(*methods: str) -> Callable[[Record], str | None]:
 def _correlations(record: Record) -> Frame:
     """Return the rank correlation of the posterior's log variance with the index, by method."""
     rows = record.frames["variances"].query("labels == 'true'")
-    ranks = rows.groupby("method", sort=False)[["index", "log_variance"]].corr("spearman")
+    ranks = rows.groupby("method")[["index", "log_variance"]].corr("spearman")
     return ranks.xs("index", level=1)["log_variance"].loc[list(record.config.methods)]
 
 

@@ -22,6 +22,7 @@ Tables (one row per observation):
 """
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import product
 from typing import Annotated, Any, Literal
 
@@ -31,19 +32,17 @@ import optax
 from annotated_types import Ge, MinLen
 
 from metastep import pac_bayes
-from metastep import saving as checkpoint
 from metastep.pac_bayes.certify import write_certificate
 from metastep_lab.catalog import listing
 from metastep_lab.configuration import ONCE, Count, Fraction, Positive, configuration
 from metastep_lab.experiment import Context, Experiment
-from metastep_lab.tables import columns
+from metastep_lab.parts import in_turn, kept, no_rows, write_tables
 from metastep_lab.wu2022.pac_bayes.claims import CLAIMS, FEWEST_SEEDS, answer
 from metastep_lab.wu2022.pac_bayes.figures import figures
 from metastep_lab.wu2022.pac_bayes.problem import (
     BATCH,
     Descent,
     Examples,
-    Params,
     as_risk,
     error,
     initialize,
@@ -60,10 +59,12 @@ METHODS: Mapping[str, pac_bayes.Rotation] = {
     "iter-d": pac_bayes.ITER,
     "iter-m": pac_bayes.ITER_M,
 }
-BOUND_COLUMNS = (
-    "labels seed method bound uncorrected kl train_error test_error log_prior_scale j "
-    "network_train_error network_test_error holds"
-)
+TABLES = {
+    "bounds": "labels seed method bound uncorrected kl train_error test_error log_prior_scale j "
+    "network_train_error network_test_error holds",
+    "history": "labels seed method epoch loss penalty kl",
+    "variances": "labels method index log_variance",
+}
 
 
 @configuration
@@ -143,26 +144,16 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     context.table("thesis", table_c8())
     optimizer = _optimizer(config, len(training.labels))
     cells = list(product(config.labels, range(config.seeds), config.methods))
-    found: dict[str, list[tuple]] = {"bounds": [], "history": [], "variances": []}
-    for done, (labels, seed, method) in enumerate(cells):
-        context.progress(done, len(cells), f"{labels} labels, seed {seed}, {method}")
-        path = context.checkpoint(f"{labels}-{seed}-{method}")
-        if not (context.resume and path.exists()):
-            kept = _cell(config, context, labels, seed, method, optimizer)
-            checkpoint.save(path, {}, kept)
-        kept = checkpoint.load(path, {})[1]
-        found["bounds"].append((labels, seed, method, *kept["bound"]))
-        found["history"] += [
-            (labels, seed, method, i + 1, *row) for i, row in enumerate(kept["history"])
-        ]
-        if seed == 0:
-            found["variances"] += [
-                (labels, method, i + 1, value) for i, value in enumerate(kept["variances"])
-            ]
-    context.progress(len(cells), len(cells), "bounded")
-    context.table("bounds", columns(BOUND_COLUMNS, found["bounds"]))
-    context.table("history", columns("labels seed method epoch loss penalty kl", found["history"]))
-    context.table("variances", columns("labels method index log_variance", found["variances"]))
+    rows = no_rows(TABLES)
+    for cell in in_turn(context, cells, "{0[0]} labels, seed {0[1]}, {0[2]}".format):
+        compute = partial(_cell, config, context, *cell, optimizer)
+        found = kept(context, "{}-{}-{}".format(*cell), compute)[1]
+        rows["bounds"].append((*cell, *found["bound"]))
+        rows["history"] += [(*cell, i, *row) for i, row in enumerate(found["history"], start=1)]
+        labels, _, method = cell
+        variances = enumerate(found["variances"], start=1)
+        rows["variances"] += [(labels, method, *pair) for pair in variances]
+    write_tables(context, TABLES, rows)
     return {}
 
 
@@ -187,8 +178,8 @@ def _cell(
     seed: int,
     method: str,
     optimizer: optax.GradientTransformation,
-) -> dict[str, Any]:
-    """Train a network and bound it by one method."""
+) -> tuple[dict, dict[str, Any]]:
+    """Train a network and bound it by one method; return no arrays, and the numbers."""
     split = _load(config, context, labels == "random")
     keys = jax.random.split(jax.random.fold_in(jax.random.key(context.seed), seed), 5)
     sizes = (split[0].inputs.shape[1], *config.hidden, config.classes)
@@ -221,20 +212,7 @@ def _cell(
     certificate = write_certificate(
         optimized, prior, pac_bayes.Settings(), risk, errors[0], errors[1], held_out
     )
-    return {
-        "bound": _bound_row(certificate, optimized, params, split),
-        "history": np.asarray(optimized.history, float).tolist(),
-        "variances": log_variances(risk, optimized, method != "base") if seed == 0 else [],
-    }
-
-
-def _bound_row(
-    certificate: pac_bayes.Certificate,
-    optimized: pac_bayes.Optimized,
-    params: Params,
-    split: tuple[Examples, Examples],
-) -> list[float | None]:
-    return [
+    bound = [
         certificate.bound,
         certificate.uncorrected,
         certificate.kl,
@@ -245,6 +223,11 @@ def _bound_row(
         *(error(params, part) for part in split),
         int(certificate.check().holds),
     ]
+    return {}, {
+        "bound": bound,
+        "history": np.asarray(optimized.history, float).tolist(),
+        "variances": log_variances(risk, optimized, method != "base") if seed == 0 else [],
+    }
 
 
 EXPERIMENT = Experiment(

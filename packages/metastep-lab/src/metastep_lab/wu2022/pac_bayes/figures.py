@@ -6,14 +6,9 @@ import numpy as np
 
 from metastep_lab.figures.style import MARKERS, Figure, Lines, line_figure, new_figure, style
 from metastep_lab.tables import Frame, Record, curves
+from metastep_lab.wu2022.pac_bayes.claims import NAMES
 
-NAMES = {
-    "base": "BASE",
-    "appr": "APPR",
-    "iter": "ITER",
-    "iter-d": "ITER(D)",
-    "iter-m": "ITER.M",
-}
+SHOWN = {"base": "BASE", **NAMES}
 METHODS = (
     "BASE draws every weight independently. The others draw along the eigenvectors of the layers' "
     "Hessians, which are computed once (APPR), repeatedly (ITER), more and more rarely (ITER(D)), "
@@ -63,7 +58,7 @@ def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
 def _named(record: Record, table: str) -> Frame:
     """Return the rows of the first kind of labels, with the names of the methods in figures."""
     rows = record.frames[table]
-    return rows[rows["labels"] == record.config.labels[0]].replace({"method": NAMES})
+    return rows[rows["labels"] == record.config.labels[0]].replace({"method": SHOWN})
 
 
 def _bounds_figure(record: Record) -> Figure:
@@ -85,7 +80,7 @@ def _bounds_figure(record: Record) -> Figure:
                 color=style(index)["color"],
                 label=label,
             )
-        panel.set_xticks(range(len(methods)), [NAMES[method] for method in methods])
+        panel.set_xticks(range(len(methods)), [SHOWN[method] for method in methods])
         guessing = 1 - 1 / record.config.classes
         panel.axhline(guessing, color="#777777", linewidth=1, linestyle=":", label="guessing")
         panel.set(ylabel="error rate", title=f"{kind} labels", ylim=(0, None))

@@ -35,18 +35,12 @@ def load(
 ) -> tuple[Examples, Examples]:
     """Load a data set and split it into training and test examples.
 
-    Training examples are the first of the training part of MNIST where both of its parts are
-    there, of the test part where it is alone, or a random part of digits. Test examples are the
-    whole test part of MNIST, or those that are left over.
-
-    Args:
-        dataset: `digits` or `mnist`.
-        folder: searched first for the files.
-        classes: 10, or 2 for digits below 5 and from 5.
-        train: the number of training examples; None for the whole training part, or five sixths
-            where there is one part only, which is its share in MNIST.
-        random: whether labels are drawn at random, in both parts.
-        seed: of the division of digits, and of random labels.
+    Training examples are the first of the training part of MNIST where both of its parts are there,
+    of the test part where it is alone, or a random part of digits. Test examples are the whole test
+    part of MNIST, or those that are left over. `train` is the number of training examples; None
+    stands for the whole training part, or five sixths where there is one part only, which is its
+    share in MNIST. Two classes are digits below 5 and from 5; `random` draws the labels of both
+    parts.
 
     Raises:
         DataNotFoundError: if the data set is not there.

@@ -13,14 +13,8 @@ GROUPS = 200  # points of a curve
 def log_variances(risk: EmpiricalRisk, optimized: Optimized, ordered: bool) -> list[float]:
     """Return the log variances of the first layer, means over groups of equally many directions.
 
-    Args:
-        risk: the mean loss over the training examples.
-        optimized: the posterior with its basis.
-        ordered: by falling eigenvalue of E[M] (x) E[x x^T] at the posterior's mean, in the basis;
-            otherwise in the order of the weights.
-
-    Returns:
-        At most 200 numbers.
+    These are at most 200 numbers, `ordered` by falling eigenvalue of E[M] (x) E[x x^T] at the
+    posterior's mean, in the basis; otherwise in the order of the weights.
     """
     values = 2 * np.asarray(optimized.posterior.log_scale[LAYER], float).reshape(-1)
     if ordered:

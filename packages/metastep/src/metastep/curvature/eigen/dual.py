@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from metastep.checks import require_count
 from metastep.compilation import compiled
 from metastep.curvature.eigen.lanczos import Lanczos
 from metastep.curvature.eigen.method import AbstractEigenMethod, Found
@@ -31,7 +32,7 @@ class Dual(AbstractEigenMethod):
 
     def starts(self, k: int) -> int:
         """Return the number of start vectors that Lanczos needs for the Gram matrix."""
-        return self._inner.starts(k)
+        return Lanczos().starts(k)
 
     def find(self, operator: AbstractOperator, k: int, start: Array) -> Found:
         """Return k pairs with their residuals, at one product each, in whole blocks."""
@@ -44,18 +45,11 @@ class Dual(AbstractEigenMethod):
                 "LayerHessian of a fully connected layer. Use Lanczos()."
             )
         gram, left, right = _gram(operator, self.rows)
-        if k > len(gram):
-            raise ValueError(
-                f"k is {k}, and {len(gram)} rows are kept; allowed is k up to the number of rows."
-            )
-        inner = self._inner.find(SymmetricMatrix(gram), k, _lowered(start, left, right))
-        return _lifted(operator, inner, left, right)
-
-    @property
-    def _inner(self) -> Lanczos:
-        """The eigensolver for the Gram matrix."""
+        require_count("k", k, most=len(gram))
         # Lifting multiplies residuals, so the pairs of the Gram matrix must be more accurate.
-        return Lanczos(tolerance=self.tolerance / 10)
+        solver = Lanczos(tolerance=self.tolerance / 10)
+        inner = solver.find(SymmetricMatrix(gram), k, _lowered(start, left, right))
+        return _lifted(operator, inner, left, right)
 
 
 @compiled

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from metastep.checks import is_count, require
 from metastep.curvature.eigen.lanczos import Lanczos
 from metastep.curvature.eigen.method import AbstractEigenMethod
 from metastep.curvature.operators.base import AbstractOperator
@@ -64,10 +65,8 @@ def top_eigenpairs(
         >>> [round(value) for value in pairs.values.tolist()], pairs.converged.tolist()
         ([7, 6], [True, True])
     """
-    if not 1 <= k <= operator.size:
-        raise ValueError(
-            f"k is {k}; allowed are the integers from 1 to the dimension {operator.size}."
-        )
+    allowed = f"the integers from 1 to the dimension {operator.size}"
+    require(is_count(k, most=operator.size), "k", k, allowed)
     method = Lanczos() if method is None else method
     given = jnp.zeros((0, operator.size)) if start is None else jax.vmap(operator.ravel)(start)
     missing = max(0, method.starts(k) - len(given))

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from metastep.checks import require_count
 from metastep.compilation import compiled
 from metastep.curvature.layers.capture import batch_factors, find_layers
 from metastep.curvature.layers.kronecker import require_one_group
@@ -61,10 +62,7 @@ def full_hessian_eigenpairs(
     require_batch_size(batch_size)
     found = find_layers(risk, layers, bias)
     outputs = sum(layer.outputs for layer in found.values())
-    if not 1 <= k <= outputs:
-        raise ValueError(
-            f"k is {k}; allowed are the integers from 1 to the number of layer outputs {outputs}."
-        )
+    require_count("k", k, most=outputs)
     require_one_group(found)
     spread = [layer.name for layer in found.values() if layer.positions > 1]
     if spread:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from metastep.checks import require_count
 from metastep.compilation import compiled
 from metastep.curvature.eigen.method import AbstractEigenMethod, Found
 from metastep.curvature.operators.base import AbstractOperator
@@ -44,11 +45,9 @@ class Lanczos(AbstractEigenMethod):
     restarts: int = 100
 
     def __check_init__(self):
-        for name, value in (("basis", self.basis), ("block", self.block)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; allowed are None and integers from 1.")
-        if self.restarts < 0:
-            raise ValueError(f"restarts is {self.restarts}; allowed are integers from 0.")
+        require_count("basis", self.basis, none="by k")
+        require_count("block", self.block, none="by k")
+        require_count("restarts", self.restarts, least=0)
 
     def starts(self, k: int) -> int:
         """Return the size of a block."""
@@ -69,8 +68,7 @@ class Lanczos(AbstractEigenMethod):
 
 @compiled
 def _dense(operator: AbstractOperator, k: int) -> Found:
-    identity = jnp.eye(operator.size, dtype=operator.dtype)
-    matrix = jax.lax.map(operator.prepare().flat_mv, identity, batch_size=64)
+    matrix = operator.as_matrix()
     matrix = (matrix + matrix.T) / 2
     values, vectors = jnp.linalg.eigh(matrix)
     values, vectors = values[::-1][:k], vectors.T[::-1][:k]

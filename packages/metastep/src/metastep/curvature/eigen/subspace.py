@@ -42,18 +42,9 @@ def subspace_overlap(
 def matricize(
     vectors: Float[Array, "k size"], outputs: int, inputs: int
 ) -> Float[Array, "k outputs inputs"]:
-    """Return Mat(h): entry W_ij of a layer is entry (i - 1) inputs + j of its vector h.
+    """Return Mat(h) for vectors h in rows: entry W_ij of a layer is entry (i - 1) inputs + j of h.
 
-    Args:
-        vectors: vectors of a layer's parameters in rows.
-        outputs: rows of W.
-        inputs: columns of W.
-
-    Returns:
-        One matrix for each vector.
-
-    Raises:
-        ValueError: if `outputs * inputs` is not the vectors' size.
+    A ValueError refuses vectors whose size is not `outputs * inputs`.
     """
     if vectors.shape[1] != outputs * inputs:
         raise ValueError(
@@ -76,14 +67,11 @@ def correspondence(
 
     Args:
         matrices: unit eigenvectors h_j as matrices.
-        left: orthonormal columns u_i; give this or `right`.
+        left: orthonormal columns u_i; give either this or `right`.
         right: orthonormal columns v_i.
 
     Returns:
         `[i, j]`, between 0 and 1.
-
-    Raises:
-        ValueError: unless exactly one of `left` and `right` is given.
 
     Reference:
         Wu, Zhu, Wu, Wang, Ge (2020), Dissecting Hessian, Appendix C.7.

@@ -15,6 +15,7 @@ from metastep.curvature.layers.tracing import evaluate
 from metastep.curvature.operators.risk import EmpiricalRisk
 
 
+# Compared by identity: its arrays have no single truth value.
 @dataclass(frozen=True, eq=False)
 class Layer:
     """One use of a weight matrix: z[p, i] = sum_j W[i, j] X[p, j] + b[i] at each position p.
@@ -167,8 +168,8 @@ def find_layers(
             "taps with other names."
         )
     found = {name: _layer(name, keys[name], paths, findings) for name in wanted}
-    for layer in found.values():
-        if bias and layer._entries is not None:
+    for layer in found.values() if bias else ():
+        if layer._entries is not None:
             layer._require_bias()
     return found
 
@@ -201,6 +202,7 @@ def example_factors(
         output, findings = _run(risk, example[0], by_key)
         rows = {name: findings.inputs[layers[name]._key] for name in taps}
         flat, unravel = ravel_pytree(output)
+        # What `vjp` hands through beside the output must be a pytree.
         return flat, (jax.tree_util.Partial(unravel), rows)
 
     # Gradients by zeros that are added to the layers' outputs, so the model stays as it is.

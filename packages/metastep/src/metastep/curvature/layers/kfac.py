@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from metastep.checks import require, require_count
 from metastep.compilation import compiled
 from metastep.curvature.layers.capture import batch_factors
 from metastep.curvature.layers.kronecker import KroneckerHessian, Matrices, kronecker_hessian
@@ -38,22 +39,15 @@ class RotatedDiagonal(AbstractOperator):
     def inverse(self, damping: float) -> "RotatedDiagonal":
         """Return the inverse of this operator plus `damping` times the identity, exactly.
 
-        Args:
-            damping: positive; negative eigenvalues (from rounding) count as zero.
-
-        Returns:
-            An operator on the same space.
-
-        Raises:
-            ValueError: for a `damping` that is not positive.
+        `damping` is positive; negative eigenvalues (from rounding) count as zero.
         """
-        _require_damping(damping)
+        require(damping > 0, "damping", damping, "positive numbers")
         invert = lambda values: 1 / (jnp.maximum(values, 0) + damping)
         return RotatedDiagonal(self.left, self.right, jax.tree.map(invert, self.values))
 
     def log_determinant(self, damping: float) -> Float[Array, ""]:
         """Return log det of this operator plus `damping` times the identity, exactly."""
-        _require_damping(damping)
+        require(damping > 0, "damping", damping, "positive numbers")
         logs = [jnp.sum(jnp.log(jnp.maximum(v, 0) + damping)) for v in self.values.values()]
         return jnp.sum(jnp.stack(logs))
 
@@ -96,17 +90,13 @@ def kronecker_eigenpairs(
         Eigenvalues and the two factors of each eigenvector. Exact; the cost is two small
         eigendecompositions and k (out + in) numbers.
 
-    Raises:
-        ValueError: for a `k` that is not from 1 to out * in.
-
     Example:
         >>> import jax.numpy as jnp
         >>> from metastep.curvature import kronecker_eigenpairs
         >>> kronecker_eigenpairs(jnp.diag(jnp.array([3.0, 1.0])), jnp.eye(2), 3).values.tolist()
         [3.0, 3.0, 1.0]
     """
-    if not 1 <= k <= len(left) * len(right):
-        raise ValueError(f"k is {k}; allowed are the integers from 1 to {len(left) * len(right)}.")
+    require_count("k", k, most=len(left) * len(right))
     return _eigenpairs(left, right, k)
 
 
@@ -135,20 +125,13 @@ def kfac(hessian: KroneckerHessian) -> RotatedDiagonal:
 def factored_inverse(hessian: KroneckerHessian, damping: float) -> KroneckerHessian:
     """Return (E[M] + sqrt(d) / pi I)^-1 (x) (E[x x^T] + pi sqrt(d) I)^-1, K-FAC's heuristic.
 
-    Args:
-        hessian: the Kronecker factors.
-        damping: d, positive. pi^2 is the ratio of the factors' mean eigenvalues.
-
-    Returns:
-        The inverse of a matrix that differs from the exactly damped one by more than d I.
-
-    Raises:
-        ValueError: for a `damping` that is not positive.
+    `damping` is d, positive; pi^2 is the ratio of the factors' mean eigenvalues. The result is the
+    inverse of a matrix that differs from the exactly damped one by more than d I.
 
     Reference:
         Martens, Grosse (2015), Section 6.3.
     """
-    _require_damping(damping)
+    require(damping > 0, "damping", damping, "positive numbers")
     left, right = {}, {}
     for name, output in hessian.output.items():
         inputs = hessian.input[name]
@@ -168,19 +151,8 @@ def ekfac(
 ) -> RotatedDiagonal:
     """Return EK-FAC: the Kronecker eigenbasis with the diagonal of the layer's Gauss-Newton matrix.
 
-    In the Frobenius norm it is the best approximation that is diagonal in this basis.
-
-    Args:
-        risk: model, loss, parameters and data.
-        layers: paths of the weights; None for all layers.
-        bias: include the bias in the layer's matrix.
-        batch_size: examples at a time; None for all at once.
-
-    Returns:
-        The operator on `{name: matrix [out, in]}`.
-
-    Raises:
-        ValueError: as `find_layers`.
+    In the Frobenius norm it is the best approximation that is diagonal in this basis. The arguments
+    and the space of the operator are those of `kronecker_hessian`.
 
     Reference:
         George, Laurent, Bouthillier, Ballas, Vincent (2018), Fast approximate natural gradient
@@ -210,8 +182,3 @@ def _diagonals(
         return found
 
     return batched(means, risk.data, risk.examples, batch_size)
-
-
-def _require_damping(damping: float) -> None:
-    if not damping > 0:
-        raise ValueError(f"damping is {damping}; allowed are positive numbers.")

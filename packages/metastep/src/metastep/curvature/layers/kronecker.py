@@ -53,17 +53,9 @@ class KroneckerHessian(AbstractOperator):
             `(left, right)` by name, eigenvectors in columns. In the basis a layer's matrix V is
             V' = left^T V right, and conversely V = left V' right^T.
         """
-        left, right = jax.tree.map(_eigh, (self.output, self.input))
-        return (
-            {name: vectors for name, (_, vectors) in left.items()},
-            {name: vectors for name, (_, vectors) in right.items()},
-        )
-
-
-def _eigh(matrix: Array) -> tuple[Array, Array]:
-    # `eigh` gives ascending eigenvalues, and leading ones come first everywhere here.
-    values, vectors = jnp.linalg.eigh(matrix)
-    return values[::-1], vectors[:, ::-1]
+        # `eigh` gives ascending eigenvalues, and leading ones come first everywhere here.
+        vectors = lambda matrix: jnp.linalg.eigh(matrix)[1][:, ::-1]
+        return jax.tree.map(vectors, (self.output, self.input))
 
 
 def kronecker_hessian(

@@ -143,19 +143,8 @@ def output_hessian(
 ) -> SymmetricMatrix:
     """Return E[M], the mean Hessian of the loss with respect to one layer's output.
 
-    For several positions (a convolution), the mean over positions of the diagonal blocks.
-
-    Args:
-        risk: model, loss, parameters and data.
-        layer: path of the weight.
-        second_order: exact for every network, as in `layer_hessian`.
-        batch_size: examples at a time; None for all at once.
-
-    Returns:
-        An operator whose dimension is the number of the layer's outputs.
-
-    Raises:
-        ValueError: as `find_layers`.
+    For several positions (a convolution), the mean over positions of the diagonal blocks. The
+    arguments are those of `layer_hessian`.
     """
     require_batch_size(batch_size)
     (name,) = find_layers(risk, [layer])
@@ -178,19 +167,9 @@ def _output_hessian(
 def input_autocorrelation(
     risk: EmpiricalRisk, layer: str, *, bias: bool = False, batch_size: int | None = 500
 ) -> SymmetricMatrix:
-    """Return E[x x^T] of one layer's input, summed over positions.
+    """Return E[x x^T] of one layer's input, or of (x, 1) with the bias, summed over positions.
 
-    Args:
-        risk: model, loss, parameters and data.
-        layer: path of the weight.
-        bias: use (x, 1) in place of x.
-        batch_size: examples at a time; None for all at once.
-
-    Returns:
-        An operator whose dimension is the number of the layer's inputs, plus one with the bias.
-
-    Raises:
-        ValueError: as `find_layers`.
+    The arguments are those of `layer_hessian`.
     """
     hessian = kronecker_hessian(risk, layers=[layer], bias=bias, batch_size=batch_size)
     return SymmetricMatrix(hessian.input[layer])

@@ -110,6 +110,7 @@ class _Walk:
         hidden = _marks(equation)
         if name in INLINED and (hidden or any(origin is not None for origin in origins)):
             inner = equation.params[INLINED[name]]
+            # That of `jax.checkpoint` is open: its constants are arguments.
             closed = inner if hasattr(inner, "consts") else jex.core.ClosedJaxpr(inner, ())
             return self.run(closed, operands, origins)
         if name == "scan" and _stacks(equation, origins):
@@ -148,6 +149,7 @@ class _Walk:
             return [output], [None]
         rows, entries, axes, groups = layout
         key, shape = (origin.leaf, int(entries.min())), tuple(output.shape[axis] for axis in axes)
+        # The positions of a permutation in order are its inverse.
         back = lambda matrix: matrix.reshape(shape).transpose(np.argsort(axes))
         convolution = equation.primitive.name == "conv_general_dilated"
         self._record(key, Use(entries.shape, len(rows), convolution, entries, groups), rows)

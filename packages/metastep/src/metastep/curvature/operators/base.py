@@ -73,13 +73,14 @@ class AbstractOperator(eqx.Module):
 
     def to_scipy(self) -> scipy.sparse.linalg.LinearOperator:
         """Return a `scipy.sparse.linalg.LinearOperator` on NumPy arrays."""
-        return _SciPyOperator(self)
+        product = lambda x: np.asarray(_product(self, jnp.asarray(x.reshape(-1), self.dtype)))
+        shape, dtype = (self.size, self.size), np.dtype(self.dtype)
+        return scipy.sparse.linalg.LinearOperator(shape, product, rmatvec=product, dtype=dtype)
 
     def to_lineax(self, positive: bool = False) -> lx.FunctionLinearOperator:
         """Return a symmetric `lineax.FunctionLinearOperator` on trees.
 
-        Args:
-            positive: assert that the operator is positive semidefinite, as `lineax.CG` requires.
+        `positive` asserts that the operator is positive semidefinite, as `lineax.CG` requires.
         """
         tags = {lx.symmetric_tag} | ({lx.positive_semidefinite_tag} if positive else set())
         return lx.FunctionLinearOperator(self.mv, self.structure(), frozenset(tags))
@@ -113,16 +114,3 @@ class SymmetricMatrix(AbstractOperator):
     def mv(self, vector: Float[Array, " dim"]) -> Float[Array, " dim"]:
         """Return the product with a vector."""
         return self.matrix @ vector
-
-
-class _SciPyOperator(scipy.sparse.linalg.LinearOperator):
-    def __init__(self, operator: AbstractOperator):
-        super().__init__(np.dtype(operator.dtype), (operator.size, operator.size))
-        self._operator = operator
-
-    def _matvec(self, x: np.ndarray) -> np.ndarray:
-        flat = jnp.asarray(x.reshape(-1), self._operator.dtype)
-        return np.asarray(_product(self._operator, flat))
-
-    def _rmatvec(self, x: np.ndarray) -> np.ndarray:
-        return self._matvec(x)

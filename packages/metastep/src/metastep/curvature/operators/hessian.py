@@ -38,8 +38,11 @@ class _AbstractRiskOperator(AbstractOperator):
     """A mean over examples of matrices that act on all or some of the parameters."""
 
     risk: eqx.AbstractVar[Any]  # an AbstractRisk; each operator narrows the type
-    where: eqx.AbstractVar[Where | None]
-    batch_size: eqx.AbstractVar[int | None]
+    where: Where | None = eqx.field(static=True, default=None, kw_only=True)
+    batch_size: int | None = eqx.field(default=None, kw_only=True)
+
+    def __check_init__(self):
+        require_batch_size(self.batch_size)
 
     @abstractmethod
     def linear(self, data: PyTree) -> Linear:
@@ -82,21 +85,13 @@ class Hessian(_AbstractRiskOperator):
         risk: the mean loss, its parameters and data.
         where: the parameters to use, as in `equinox.tree_at`: `lambda params: params["fc1"]`. None
             for all. The operator acts on the result of `where`.
-        batch_size: examples at a time, which bounds the memory; None for all at once.
-
-    Raises:
-        ValueError: on construction, for a `batch_size` that is not a positive integer.
+        batch_size: examples at a time, from 1, which bounds the memory; None for all at once.
 
     Reference:
         Pearlmutter (1994), Fast exact multiplication by the Hessian.
     """
 
     risk: AbstractRisk
-    where: Where | None = eqx.field(static=True, default=None, kw_only=True)
-    batch_size: int | None = eqx.field(default=None, kw_only=True)
-
-    def __check_init__(self):
-        require_batch_size(self.batch_size)
 
     def linear(self, data: PyTree) -> Linear:
         """Linearize the gradient."""
@@ -111,24 +106,13 @@ class GaussNewton(_AbstractRiskOperator):
     It equals the Hessian if the model is linear in the parameters, and is positive semidefinite
     for a convex loss. For the cross-entropy it is the Fisher matrix.
 
-    Attributes:
-        risk: model, loss, parameters and data.
-        where: the parameters to use, as for `Hessian`.
-        batch_size: examples at a time; None for all at once.
-
-    Raises:
-        ValueError: on construction, for a `batch_size` that is not a positive integer.
+    The attributes are those of `Hessian`.
 
     Reference:
         Schraudolph (2002), Fast curvature matrix-vector products.
     """
 
     risk: EmpiricalRisk
-    where: Where | None = eqx.field(static=True, default=None, kw_only=True)
-    batch_size: int | None = eqx.field(default=None, kw_only=True)
-
-    def __check_init__(self):
-        require_batch_size(self.batch_size)
 
     def linear(self, data: tuple[PyTree, PyTree]) -> Linear:
         """Linearize the model, and the gradient of the loss at its outputs."""
@@ -147,24 +131,13 @@ class EmpiricalFisher(_AbstractRiskOperator):
 
     Not the Fisher matrix, since the labels are those of the data. Positive semidefinite.
 
-    Attributes:
-        risk: model, loss, parameters and data.
-        where: the parameters to use, as for `Hessian`.
-        batch_size: examples at a time; None for all at once.
-
-    Raises:
-        ValueError: on construction, for a `batch_size` that is not a positive integer.
+    The attributes are those of `Hessian`.
 
     Reference:
         Kunstner, Balles, Hennig (2019), Limitations of the empirical Fisher approximation.
     """
 
     risk: EmpiricalRisk
-    where: Where | None = eqx.field(static=True, default=None, kw_only=True)
-    batch_size: int | None = eqx.field(default=None, kw_only=True)
-
-    def __check_init__(self):
-        require_batch_size(self.batch_size)
 
     def linear(self, data: tuple[PyTree, PyTree]) -> Linear:
         """Linearize the losses of all examples."""

@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
-from metastep.checks import is_count
+from metastep.checks import require_count
 from metastep.compilation import compiled
 from metastep.types import Scalar
 
@@ -141,7 +141,7 @@ class BatchRisk(AbstractRisk):
         _require_examples(self.data)
         if self.examples > 1:
             # Two examples tell a mean from a sum, and mixing shows as a gap of any other size.
-            both, first, second = _loss_of_two(self)
+            both, first, second = map(float, _losses(self))
             gap = abs(both - (first + second) / 2)
             if gap > MEAN_TOLERANCE * (abs(first) + abs(second)) / 2:
                 raise ValueError(
@@ -161,11 +161,6 @@ def _losses(risk: BatchRisk) -> Float[Array, "3"]:
     part = lambda rows: jax.tree.map(lambda leaf: leaf[rows], risk.data)
     rows = (slice(0, 2), slice(0, 1), slice(1, 2))
     return jnp.stack([risk.mean(risk.params, part(one)) for one in rows])
-
-
-def _loss_of_two(risk: BatchRisk) -> tuple[float, float, float]:
-    both, first, second = np.asarray(_losses(risk), dtype=float)
-    return float(both), float(first), float(second)
 
 
 def _is_traced(tree: PyTree) -> bool:
@@ -222,5 +217,4 @@ def batched(
 
 def require_batch_size(batch_size: int | None) -> None:
     """Raise a `ValueError` unless `batch_size` is None or a positive integer."""
-    if batch_size is not None and not is_count(batch_size):
-        raise ValueError(f"batch_size is {batch_size!r}; allowed are None and integers from 1.")
+    require_count("batch_size", batch_size, none="all examples at once")

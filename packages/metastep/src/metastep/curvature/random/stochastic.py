@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from matfree import stochtrace
 
+from metastep.checks import require, require_count
 from metastep.compilation import compiled
 from metastep.curvature.operators.base import AbstractOperator
+from metastep.trees import mean_and_error
 from metastep.types import RandomKey
 
 AT_A_TIME = 16
@@ -59,15 +61,8 @@ def hutchinson_trace(
 ) -> StochasticEstimate:
     """Estimate the trace by the mean of z^T H z over vectors z of random signs.
 
-    Unbiased; the standard error falls like 1 / sqrt(samples).
-
-    Args:
-        operator: any operator of this package.
-        samples: number of random vectors and of products, from 2.
-        key: random key.
-
-    Raises:
-        ValueError: for fewer than 2 samples.
+    Unbiased; the standard error falls like 1 / sqrt(samples). `samples` is the number of random
+    vectors and of products, from 2.
 
     Reference:
         Hutchinson (1989), A stochastic estimator of the trace of the influence matrix.
@@ -79,30 +74,20 @@ def hutchinson_trace(
         >>> float(hutchinson_trace(diagonal, 2, key=jax.random.key(0)).value)
         6.0
     """
-    _require("samples", samples, 2, None)
+    require_count("samples", samples, least=2)
     return _summary(_hutchinson(operator, samples, key)["trace"], samples)
 
 
 def diagonal(operator: AbstractOperator, samples: int, *, key: RandomKey) -> StochasticEstimate:
     """Estimate the diagonal by the mean of z * H z over vectors z of random signs.
 
-    Unbiased; an entry's variance is the sum of squares of the other entries of its row.
-
-    Args:
-        operator: any operator of this package.
-        samples: number of random vectors and of products, from 2.
-        key: random key.
-
-    Returns:
-        The estimate, as one array `[size]`.
-
-    Raises:
-        ValueError: for fewer than 2 samples.
+    Unbiased; an entry's variance is the sum of squares of the other entries of its row. `samples`
+    is the number of random vectors and of products, from 2. The value is one array `[size]`.
 
     Reference:
         Bekas, Kokiopoulou, Saad (2007), An estimator for the diagonal of a matrix.
     """
-    _require("samples", samples, 2, None)
+    require_count("samples", samples, least=2)
     return _summary(_hutchinson(operator, samples, key)["diagonal"], samples)
 
 
@@ -111,25 +96,15 @@ def hutchpp_trace(
 ) -> StochasticEstimate:
     """Estimate the trace exactly on a random subspace, and by Hutchinson's method on the rest.
 
-    Unbiased; for a positive operator the error falls like 1 / samples.
-
-    Args:
-        operator: any operator of this package.
-        samples: number of products, a multiple of 3 from 6, up to three times the dimension.
-        key: random key.
-
-    Returns:
-        The estimate; the standard error is that of Hutchinson's part.
-
-    Raises:
-        ValueError: for a number of samples that is not allowed.
+    Unbiased; for a positive operator the error falls like 1 / samples. `samples` is the number of
+    products, a multiple of 3 from 6, up to three times the dimension. The standard error is that of
+    Hutchinson's part.
 
     Reference:
         Meyer, Musco, Musco, Woodruff (2021), Hutch++: optimal stochastic trace estimation.
     """
-    _require("samples", samples, 6, 3 * operator.size)
-    if samples % 3:
-        raise ValueError(f"samples is {samples}; allowed are multiples of 3.")
+    require_count("samples", samples, least=6, most=3 * operator.size)
+    require(samples % 3 == 0, "samples", samples, "multiples of 3")
     exact, rest = _hutchpp(operator, samples // 3, key)
     summary = _summary(rest, samples)
     return StochasticEstimate(exact + summary.value, summary.standard_error, samples)
@@ -138,26 +113,16 @@ def hutchpp_trace(
 def xtrace(operator: AbstractOperator, samples: int, *, key: RandomKey) -> StochasticEstimate:
     """Estimate the trace by Hutch++, averaged over leaving out each vector in turn.
 
-    Unbiased and at least as accurate as Hutch++ at equal products, usually much more.
-
-    Args:
-        operator: any operator of this package.
-        samples: number of products, an even number from 4, up to the dimension.
-        key: random key.
-
-    Returns:
-        The estimate; the samples of the standard error are not independent.
-
-    Raises:
-        ValueError: for a number of samples that is not allowed.
+    Unbiased and at least as accurate as Hutch++ at equal products, usually much more. `samples` is
+    the number of products, an even number from 4, up to the dimension. The samples of the standard
+    error are not independent.
 
     Reference:
         Epperly, Tropp, Webber (2024), XTrace: making the most of every sample in stochastic trace
         estimation.
     """
-    _require("samples", samples, 4, operator.size)
-    if samples % 2:
-        raise ValueError(f"samples is {samples}; allowed are even numbers.")
+    require_count("samples", samples, least=4, most=operator.size)
+    require(samples % 2 == 0, "samples", samples, "even numbers")
     return _summary(_xtrace(operator, samples // 2, key), samples)
 
 
@@ -178,15 +143,12 @@ def spectral_density(
     Returns:
         Points and weights; `.on(grid, width)` is the density.
 
-    Raises:
-        ValueError: for `steps` or `probes` that are not allowed.
-
     Reference:
         Ubaru, Chen, Saad (2017), Fast estimation of tr(f(A)) via stochastic Lanczos quadrature;
         Ghorbani, Krishnan, Xiao (2019).
     """
-    _require("steps", steps, 1, operator.size)
-    _require("probes", probes, 1, None)
+    require_count("steps", steps, most=operator.size)
+    require_count("probes", probes)
     return SpectralDensity(*_quadrature(operator, steps, probes, key), operator.size)
 
 
@@ -204,28 +166,15 @@ def log_determinant(
         steps: Lanczos steps of each probe.
         probes: random vectors, from 2.
         key: random key.
-
-    Raises:
-        ValueError: for arguments that are not allowed.
     """
-    if not damping > 0:
-        raise ValueError(f"damping is {damping}; allowed are positive numbers.")
-    _require("probes", probes, 2, None)
+    require(damping > 0, "damping", damping, "positive numbers")
+    require_count("probes", probes, least=2)
     density = spectral_density(operator, steps=steps, probes=probes, key=key)
     return density.trace_of(lambda nodes: jnp.log(nodes + damping))
 
 
 def _summary(samples: Array, products: int) -> StochasticEstimate:
-    error = jnp.std(samples, axis=0, ddof=1) / jnp.sqrt(len(samples)) if len(samples) > 1 else None
-    value = jnp.mean(samples, axis=0)
-    missing = jnp.full_like(value, jnp.nan)
-    return StochasticEstimate(value, missing if error is None else error, products)
-
-
-def _require(name: str, value: int, low: int, high: int | None) -> None:
-    if value < low or (high is not None and value > high):
-        upper = "" if high is None else f" to {high}"
-        raise ValueError(f"{name} is {value}; allowed are the integers from {low}{upper}.")
+    return StochasticEstimate(*mean_and_error(samples), products)
 
 
 def _signs(operator: AbstractOperator, count: int, key: RandomKey) -> Array:
