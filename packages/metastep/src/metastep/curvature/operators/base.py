@@ -76,8 +76,11 @@ class AbstractOperator(eqx.Module):
         product = lambda x: np.asarray(_product(self, jnp.asarray(x.reshape(-1), self.dtype)))
         shape, dtype = (self.size, self.size), np.dtype(self.dtype)
         # The checker takes the arguments of `__init__`, and the class is made by `__new__`.
-        return scipy.sparse.linalg.LinearOperator(  # pyright: ignore[reportCallIssue]
-            shape, product, rmatvec=product, dtype=dtype
+        return scipy.sparse.linalg.LinearOperator(
+            shape,
+            product,
+            rmatvec=product,  # pyright: ignore[reportCallIssue]
+            dtype=dtype,  # pyright: ignore[reportCallIssue]
         )
 
     def to_lineax(self, positive: bool = False) -> lx.FunctionLinearOperator:
