@@ -67,7 +67,7 @@ def inner_product(first: PyTree, second: PyTree) -> Float[Array, ""]:
         eqx.filter(first, eqx.is_inexact_array),
         eqx.filter(second, eqx.is_inexact_array),
     )
-    return sum(jax.tree.leaves(products), start=jnp.zeros(()))
+    return sum(jax.tree.leaves(products), start=jnp.zeros((), jnp.float32))
 
 
 def largest(tree: PyTree) -> Float[Array, ""]:
