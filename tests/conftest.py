@@ -1,6 +1,7 @@
 """Strict numerics everywhere, one key per test, and which tests are left to `make test-slow`."""
 
 import gc
+import resource
 from pathlib import Path
 
 import hypothesis
@@ -20,6 +21,7 @@ gc.set_threshold(100_000, 50, 1000)
 
 HERE = Path(__file__).parent
 MOST_MAPS = 30_000
+MOST_BYTES = 3 * 2**30
 
 
 def pytest_collection_modifyitems(config, items):
@@ -40,10 +42,17 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="module", autouse=True)
 def few_programs():
-    """Drop compiled programs in time: XLA crashes when a process has 65,530 memory maps."""
+    """Drop compiled programs in time: XLA crashes when a process has 65,530 memory maps.
+
+    They also take memory: without a bound 6 GiB of each process of `make test-slow`.
+    """
     yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+    process = Path("/proc/self")
+    if not process.exists():
+        return
+    maps = (process / "maps").read_bytes().count(b"\n")
+    resident = int((process / "statm").read_text().split()[1]) * resource.getpagesize()
+    if maps > MOST_MAPS or resident > MOST_BYTES:
         jax.clear_caches()
         gc.collect()
 

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import pickle
+import shutil
 import tarfile
 
 import numpy as np
@@ -244,6 +245,7 @@ def test_many_damaged_values(folder, name):
 def damage_runs(folder, capsys, examples):
     """Every command that reads a run, of one whose `result.json` is changed."""
     run = folder / "sweep" / "runs" / "a"
+    shutil.rmtree(run, ignore_errors=True)  # the folder is that of all tests of this file
     execute(Request(EXPERIMENT, Config(steps=1), "quick", (), 0, run))
     text = (run / "result.json").read_text()
     (folder / "sweep" / "sweep.json").write_text(json.dumps(SWEEP))
