@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metastep_lab.errors import RefusedError
 from metastep_lab.runs import records
+from metastep_lab.runs.directories import check_output
 
 LINE = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0"), min_size=1, max_size=8
@@ -153,3 +155,12 @@ def test_objects_are_no_arrays(tmp_path):
 def test_json_holds_plain_finite_numbers():
     value = {"a": np.float32(0.5), "b": [float("nan"), np.inf, np.int64(3)], "c": (True, None)}
     assert records.finite(value) == {"a": 0.5, "b": [None, None, 3], "c": [True, None]}
+
+
+@pytest.mark.parametrize("part", ["arrays.npz", "tables/page.html", "figures/a/page.html"])
+def test_no_page_becomes_a_part_of_a_run(part, tmp_path):
+    check_output(tmp_path / part, [], page=True)
+    (tmp_path / "result.json").touch()
+    with pytest.raises(RefusedError, match="a part of the run in"):
+        check_output(tmp_path / part, [], page=True)
+    check_output(tmp_path / "page.html", [], page=True)

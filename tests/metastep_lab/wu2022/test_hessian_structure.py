@@ -353,7 +353,11 @@ def test_every_claim_can_hold_and_fail():
     assert not found.pop("reference")
     assert found.pop("convolutions") is None
     assert set(found.values()) == {True}, found
-    assert set(EXPERIMENT.figures(good)) >= {"singular", "batch-normalization", "whole"}
+    figures = {name: figure for name, (figure, _) in EXPERIMENT.figures(good).items()}
+    assert figures.keys() >= {"singular", "batch-normalization", "whole"}
+    # Two networks with two layers in each panel; and indices begin with 1.
+    assert [len(axes.lines) for axes in figures["batch-normalization"].axes[:2]] == [4, 4]
+    assert all(axes.get_xticks()[0] == 1 for axes in figures["spectra"].axes)
     deep = handmade(GOOD, NORMALIZED, ("VGG11-W32",), CONVOLUTIONS, "cifar10")
     check_every_claim(EXPERIMENT, SPOILED, good, deep, referenced())
     large = changed(good, "layers", "model == 'F-11^2'", inputs=2000)
