@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from metastep_lab.claims import Claim, Statement, beyond, each, evaluate, falls, listed
-from metastep_lab.tables import Record, columns
+from metastep_lab.tables import Record, columns, curves
 
 TABLE = columns("window loss error", [(1, 0.5, 0.1), (5, 0.25, 0.2)])
 RECORD = Record(SimpleNamespace(steps=7), {"losses": TABLE}, {}, {})
@@ -61,6 +61,12 @@ def test_beyond(values, margins, verdict):
     assert beyond(np.array(values), np.array(margins)) is verdict
 
 
+def test_curves_come_in_the_order_of_the_rows():
+    rows = pd.DataFrame({"method": ["b", "a", "b"], "step": [1, 1, 2], "loss": [3.0, 4.0, 5.0]})
+    found = curves(rows, "method", "step", "loss")
+    assert [*found] == ["b", "a"] and found["b"][1].tolist() == [3.0, 5.0]
+
+
 def test_falls_and_listed():
     assert [falls(values) for values in ((2, 1), (1, 1), (1,))] == [True, False, None]
-    assert listed(pd.Series({"full": 0.5, "none": 1.0}), ".1f", "; ") == "full 0.5; none 1.0"
+    assert listed(pd.Series({"full": 0.5, "none": 1.0}), ".1f") == "full 0.5, none 1.0"

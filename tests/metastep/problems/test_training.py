@@ -11,6 +11,15 @@ import metastep as ms
 from metastep.problems.base import advance, split_keys, start
 from tests.helpers import central_differences
 
+
+@pytest.mark.parametrize("missing", ["init", "step", "objective"])
+def test_a_problem_needs_its_three_methods(missing):
+    named = {name: lambda self, *given: given for name in {"init", "step", "objective"} - {missing}}
+    kind = type("Partial", (ms.AbstractProblem,), {"__annotations__": {"horizon": int}, **named})
+    with pytest.raises(TypeError, match=f"abstract method '?{missing}"):
+        kind(3)
+
+
 QUADRATIC = lambda w, outer, batch: jnp.sum((w - outer) ** 2)
 
 

@@ -77,3 +77,8 @@ def test_a_validation_set_tunes_the_weights(spoiled):
 def test_refused(settings, message):
     with pytest.raises((ValueError, TypeError), match=message):
         HypercleanedRegressor(**settings).fit(np.eye(6), np.arange(6.0))
+
+
+def test_negative_weights_of_examples_are_refused():
+    with pytest.raises(ValueError, match="Negative values"):
+        HypercleanedRegressor().fit(np.eye(6), np.arange(6.0), sample_weight=[1, 1, 1, 1, 1, -1])

@@ -65,6 +65,13 @@ def test_a_stochastic_run_begins_with_the_gradient_its_bias_and_the_bound(window
     assert np.isclose([(exact.value + one) / FIRST for one in spent], bound, rtol=1e-9).any()
 
 
+@pytest.mark.usefixtures("x64")
+def test_k_rmd_ends_where_theorem_3_5_says(key):
+    found = toy._interference(toy.Config(windows=(5, 20), horizon=20), key)
+    assert np.allclose(found["limit"], found["closed_form"], rtol=1e-9, atol=0)
+    assert abs(found["limit"][0] - found["truth"][0]) > 1e-2
+
+
 RATIOS = {1: -0.451, 2: -0.306, 5: 0.047}
 
 

@@ -61,6 +61,9 @@ def test_normalisation_forgets_the_scale_of_the_filters_and_equal_rows_lose_no_d
     np.testing.assert_allclose(*normalised, rtol=1e-3, atol=1e-3)
     assert np.max(np.abs(plain[1] - plain[0])) > 0.1
     assert _digits_lost(np.ones((2, 3)), np.ones((2, 3))) == 0
+    problem, outer = digits.batch_statistics()
+    optimizer, ones = problem.optimizer(outer), jnp.ones(3)
+    assert np.all(optimizer.update(ones, optimizer.init(ones), ones)[0] < 0)
 
 
 def test_truth_knows_chaos_and_the_closed_form_of_a_toy():

@@ -60,6 +60,7 @@ def test_the_scores_keep_a_mean():
     """Lemma C.2.12 says 0; the correlation of two rectified normals is that of Cho and Saul."""
     network = samples.draw_network(jax.random.key(0), 100, 10)
     found = samples.moments(network, jax.random.split(jax.random.key(1), 5))
+    assert samples.sample(network, jax.random.key(1), 1)[0].shape == (samples.BATCH, 10, 100)
     share = float(found.scores @ found.scores / found.square)
     rng = np.random.default_rng(0)
     first, second = rng.multivariate_normal([0, 0], [[1, 1 / np.pi], [1 / np.pi, 1]], 100_000).T

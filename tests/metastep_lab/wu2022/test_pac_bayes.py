@@ -17,6 +17,7 @@ from metastep_lab.runs.running import read_record
 from metastep_lab.tables import Record, columns
 from metastep_lab.wu2022.pac_bayes import experiment as pac_bayes
 from metastep_lab.wu2022.pac_bayes import problem, variances
+from metastep_lab.wu2022.pac_bayes.figures import _named
 from metastep_lab.wu2022.pac_bayes.problem import load
 from metastep_lab.wu2022.pac_bayes.thesis import table_c8
 from tests.metastep_lab import small
@@ -168,6 +169,7 @@ def test_claims_without_their_methods_or_seeds_are_open():
     assert verdicts(EXPERIMENT, few)["iter-below-base"] is None
     assert "fewer than 5 seeds" in EXPERIMENT.answer(few)
     assert EXPERIMENT.answer(good()).startswith("Yes. ")
+    assert set(_named(good(), "variances")["labels"]) == {good().config.labels[0]}
 
 
 @pytest.mark.parametrize(("classes", "train", "left"), [(10, None, 300), (2, 1500, 297)])

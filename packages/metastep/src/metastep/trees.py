@@ -171,7 +171,7 @@ def as_hyperparameters(outer: PyTree) -> PyTree:
             )
         # Without the weak type of a Python number: it would compile a second program, and half
         # precision would be another training run for 0.1 than for jnp.asarray(0.1).
-        return jax.lax.convert_element_type(leaf, jnp.result_type(leaf))
+        return jnp.asarray(leaf, jnp.result_type(leaf))
 
     return jax.tree_util.tree_map_with_path(convert, outer)
 

@@ -29,13 +29,13 @@ class Checkpoint:
     """Where and how often `minimize` saves its state.
 
     Attributes:
-        path: the file; written atomically.
+        path: the file, also as text; written atomically.
         every: outer steps between two writes, from 1. The last state is always written, also at an
             interruption by Ctrl-C.
         resume: whether to continue from an existing file; without it an existing file is an error.
     """
 
-    path: Path | str
+    path: Path
     every: int = 100
     resume: bool = False
 

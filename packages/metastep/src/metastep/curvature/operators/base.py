@@ -75,7 +75,10 @@ class AbstractOperator(eqx.Module):
         """Return a `scipy.sparse.linalg.LinearOperator` on NumPy arrays."""
         product = lambda x: np.asarray(_product(self, jnp.asarray(x.reshape(-1), self.dtype)))
         shape, dtype = (self.size, self.size), np.dtype(self.dtype)
-        return scipy.sparse.linalg.LinearOperator(shape, product, rmatvec=product, dtype=dtype)
+        # The checker takes the arguments of `__init__`, and the class is made by `__new__`.
+        return scipy.sparse.linalg.LinearOperator(  # pyright: ignore[reportCallIssue]
+            shape, product, rmatvec=product, dtype=dtype
+        )
 
     def to_lineax(self, positive: bool = False) -> lx.FunctionLinearOperator:
         """Return a symmetric `lineax.FunctionLinearOperator` on trees.
