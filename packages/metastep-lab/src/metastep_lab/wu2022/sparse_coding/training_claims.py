@@ -68,8 +68,8 @@ TRAINING_CLAIMS = (
         "plain steps",
         _farther,
         reasons={
-            False: "A plain step of the right length recovers better than Adam at the thesis's "
-            "setting; longer ones fail, as the thesis says.",
+            False: "A plain step of the right length recovers better than Adam; longer ones fail, "
+            "as the thesis says.",
         },
     ),
     Statement(
