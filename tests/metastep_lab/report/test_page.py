@@ -82,6 +82,10 @@ def test_it_answers_the_question_and_says_what_the_columns_mean(outline, directo
     run(tmp_path / "silent", replace(EXPERIMENT, answer=None))
     silent = Outline(build_page([tmp_path / "silent"]))
     assert question in silent.text
+    meaning = "How well a search finds what it looks for"
+    assert meaning not in silent.text
+    run(tmp_path / "asked", replace(EXPERIMENT, answer=lambda record: "Its F1 score is 1."))
+    assert meaning in Outline(build_page([tmp_path / "asked"])).text
     assert not any(attributes.get("class") == "answer" for attributes in silent.all("p"))
 
 
@@ -115,6 +119,7 @@ def test_scripts_only_where_a_figure_is_interactive(directory, tmp_path):
         data.write_bytes(other) if other else data.unlink()
         outline = Outline(build_page([tmp_path]))
         assert outline.all("script") == [] and len(outline.all("svg")) == 2
+        assert "script-src 'none'" in outline.all("meta")[1]["content"]
 
 
 def test_matrix_shows_every_claim_with_its_verdict(outline):
