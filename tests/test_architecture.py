@@ -305,6 +305,7 @@ TESTED_ELSEWHERE = {
     "problems.quadratic": ("estimators/test_exact.py", "a problem of the table of estimators"),
     "problems.residuals": ("estimators/test_log_domain.py", "the problem of this estimator"),
     "results": ("estimators/test_trust.py", TABLE),
+    "sklearn._fold_training": ("sklearn/test_hypercleaned_model.py", PRIVATE),
     "sklearn._linear_classifier": ("sklearn/test_hypercleaned_classifier.py", PRIVATE),
     "sklearn._parts": ("sklearn/test_hypergradient_estimators.py", PRIVATE),
     "sklearn._regularization": ("sklearn/test_hypergradient_estimators.py", PRIVATE),

@@ -217,7 +217,7 @@ def advisor(share, best=1.0):
     rows = [("network", 0, 0, best), ("network", 0, 1, share * best)]
     advice = columns("problem cost chaotic truly_chaotic", [("network", 2.0, 0, 0)])
     outcomes = columns("problem seed recommended improvement", rows)
-    return record({}, advice=advice, outcomes=outcomes)
+    return record({"outer_steps": 100}, advice=advice, outcomes=outcomes)
 
 
 def data_attribution(exact, seeds=3):

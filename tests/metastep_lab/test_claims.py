@@ -69,4 +69,4 @@ def test_curves_come_in_the_order_of_the_rows():
 
 def test_falls_and_listed():
     assert [falls(values) for values in ((2, 1), (1, 1), (1,))] == [True, False, None]
-    assert listed(pd.Series({"full": 0.5, "none": 1.0}), ".1f", "; ") == "full 0.5; none 1.0"
+    assert listed(pd.Series({"full": 0.5, "none": 1.0}), ".1f") == "full 0.5, none 1.0"

@@ -8,6 +8,18 @@ from metastep_lab.experiment import load
 
 # By experiment: settings, changes of the defaults, and a pattern of the message.
 REFUSED = {
+    "hypercleaning": r"""
+        windows=0,5 | windows is
+        windows=101 | windows is
+        outer_steps=-1 | outer_steps is
+        corruption=1.5 | corruption is
+        thresholds=-1,-2 | threshold, -3, among them
+        dataset=svhn | dataset
+    """,
+    "truncation-toy": r"""
+        horizon=-1 | horizon is
+        start=1.0 | start is
+    """,
     "least-squares": r"""
         dim=0 | dim is .*integers from 1
         horizon=0 | horizon is .*integers from 1

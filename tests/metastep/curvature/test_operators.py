@@ -184,6 +184,8 @@ def test_damped_inverses_and_the_corrected_diagonal(x64, operators):
     np.testing.assert_allclose(kfac(kronecker).log_determinant(damping), logs, atol=1e-8)
     heuristic = factored_inverse(kronecker, damping).as_matrix()
     assert np.linalg.norm(heuristic - inverse) < np.linalg.norm(inverse)
+    single = jax.tree.map(lambda matrix: matrix.astype(jnp.float32), kronecker)
+    assert factored_inverse(single, damping).output["fc1.weight"].dtype == jnp.float32
 
     risk = CASES["fully connected"].make(jax.random.key(3))
     block = operators["layer"].as_matrix()

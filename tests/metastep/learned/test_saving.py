@@ -26,8 +26,8 @@ from metastep.learned import (
 
 FAMILIES = [
     MLPOptimizer(5, True),
-    CoordinatewiseLSTM(3, 1),
-    LearnedSGD(layers=2),
+    CoordinatewiseLSTM(np.int64(3), 1),
+    LearnedSGD(layers=np.int64(2)),
     LearnedAdam(),
     LearnedSchedule((0, 5), 0.2),
 ]

@@ -224,6 +224,17 @@ def test_what_cannot_be(risk, parts):
         pac_bayes.draw_errors(risk, optimized, 500, KEY, unbounded)
 
 
+@pytest.mark.parametrize("rotation", [pac_bayes.BASE, pac_bayes.APPR])
+def test_everything_stays_in_the_precision_of_the_model(rotation, risk, x64):
+    found = pac_bayes.optimize(
+        risk, jax.tree.map(jnp.zeros_like, risk.params), rotation, key=KEY, epochs=1, batch_size=30
+    )
+    drawn = pac_bayes.draw(risk, found.layout, found.posterior, found.basis, KEY)
+    pac_bayes.draw_errors(risk, found, 10, KEY)
+    leaves = jax.tree.leaves((found.posterior, found.basis, drawn))
+    assert {leaf.dtype.name for leaf in leaves} == {"float32"}
+
+
 def test_every_draw_has_noise_of_its_own(risk, parts):
     """Within one draw, between draws, pairs and epochs; the same for the same key."""
     layout, posterior, basis = parts

@@ -61,7 +61,11 @@ def test_a_validation_set_tunes_the_weights(iris):
         ({"steps": 0}, "steps == 0, must be >= 1"),
         ({"rounds": 1.5}, "rounds must be an instance of int"),
         ({"weight_decay": -1.0}, "weight_decay == -1.0, must be >= 0"),
-        ({"apply": lambda params, inputs: inputs[:, :2]}, r"shape \(150, 2\); expected \(150, 3\)"),
+        (
+            {"apply": lambda params, inputs: apply(params, inputs)[:, :2]},
+            r"shape \(150, 2\); expected \(150, 3\)",
+        ),
+        ({"apply": lambda params, inputs: apply(params, inputs) > 0}, "apply has no derivative"),
     ],
 )
 def test_refused(iris, settings, message):

@@ -1,14 +1,13 @@
 """CIFAR-10 in every form: what is read, what a pickle cannot do, and damaged files."""
 
-import io
 import pickle
-import tarfile
 
 import numpy as np
 import pytest
 
 from metastep_lab.data import DataCorruptError, cifar10
 from metastep_lab.data.cifar10 import BATCHES
+from tests.metastep_lab.data.places import write_archive, write_folder
 
 RNG = np.random.default_rng(0)
 SIZES = [2, 3, 1, 2, 1, 4]
@@ -42,22 +41,12 @@ def files(version):
 
 
 def put_folder(place, version, contents):
-    folder = place / f"cifar-10-batches-{version}"
-    folder.mkdir(exist_ok=True)
-    (folder / "readme.html").write_bytes(b"ignored")
-    for name, content in contents.items():
-        (folder / name).write_bytes(content)
-    return folder
+    return write_folder(place / f"cifar-10-batches-{version}", contents)
 
 
 def put_archive(place, version, contents):
     path = place / f"cifar-10-{'python' if version == 'py' else 'binary'}.tar.gz"
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in {"readme.html": b"ignored", **contents}.items():
-            member = tarfile.TarInfo(f"cifar-10-batches-{version}/{name}")
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return path
+    return write_archive(path, f"cifar-10-batches-{version}", contents)
 
 
 @pytest.mark.parametrize("put", [put_folder, put_archive])

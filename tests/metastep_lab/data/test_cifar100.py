@@ -1,13 +1,12 @@
 """CIFAR-100 in both forms: two kinds of labels, their names, and damaged files."""
 
-import io
 import pickle
-import tarfile
 
 import numpy as np
 import pytest
 
 from metastep_lab.data import DataCorruptError, cifar10, cifar100
+from tests.metastep_lab.data.places import write_archive, write_folder
 from tests.metastep_lab.data.test_cifar10 import planes
 
 RNG = np.random.default_rng(1)
@@ -40,21 +39,11 @@ def files(version):
 
 
 def put_folder(place, version, contents):
-    folder = place / FOLDERS[version]
-    folder.mkdir(exist_ok=True)
-    for name, content in contents.items():
-        (folder / name).write_bytes(content)
-    return folder
+    return write_folder(place / FOLDERS[version], contents)
 
 
 def put_archive(place, version, contents):
-    path = place / f"{FOLDERS[version]}.tar.gz"
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in {"meta": b"ignored", **contents}.items():
-            member = tarfile.TarInfo(f"{FOLDERS[version]}/{name}")
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return path
+    return write_archive(place / f"{FOLDERS[version]}.tar.gz", FOLDERS[version], contents)
 
 
 @pytest.mark.parametrize("put", [put_folder, put_archive])

@@ -110,16 +110,6 @@ def test_no_training_and_long_training():
     assert late == pytest.approx(finite, rel=1e-5)
 
 
-def test_least_squares_error_by_simulation():
-    rng = np.random.default_rng(0)
-    errors = []
-    for _ in range(3000):
-        inputs = rng.standard_normal((12, 4))
-        errors.append(np.sum((np.linalg.pinv(inputs) @ (0.5 * rng.standard_normal(12))) ** 2))
-    expected = theory.least_squares_error(dim=4, samples=12, noise=0.5)
-    assert abs(np.mean(errors) - expected) < 4 * np.std(errors) / np.sqrt(3000)
-
-
 BAD = [
     (lambda: theory.marchenko_pastur(0.0), "ratio is"),
     (lambda: theory.marchenko_pastur(float("nan")), "ratio is"),

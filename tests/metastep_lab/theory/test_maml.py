@@ -260,6 +260,10 @@ def test_sandwiches_by_quadrature():
     np.testing.assert_allclose(maml.fourth_moments(covariance), exact, rtol=1e-12)
 
 
+def of_theorem_1(**changed):
+    return maml.expected_test_loss(0.2, 0.2, **FIGURE_2 | changed)
+
+
 EYE = np.eye(60)
 ZERO = {name: FIGURE_2[name] for name in FIGURE_2 if name != "train_samples"}
 NEAR = ZERO | dict(dim=7, validation_samples=2, tasks=3)
@@ -267,27 +271,15 @@ SLOPE = {name: NEAR[name] for name in NEAR if name != "variability"}
 BAD = [
     (lambda: maml.expected_test_loss(math.nan, 0.2, **FIGURE_2), "train_rate is nan"),
     (lambda: maml.expected_test_loss(0.2, [0.1, math.inf], **FIGURE_2), "test_rate is"),
-    (lambda: maml.expected_test_loss(0.2, 0.2, **FIGURE_2 | {"dim": 6}), "dim is 6, as many as"),
-    (lambda: maml.expected_test_loss(0.2, 0.2, **FIGURE_2 | {"dim": 0}), "dim is 0"),
-    (lambda: maml.expected_test_loss(0.2, 0.2, **FIGURE_2 | {"tasks": 0}), "tasks is 0"),
-    (
-        lambda: maml.expected_test_loss(0.2, 0.2, **FIGURE_2 | {"train_samples": -1}),
-        "train_samples is -1",
-    ),
-    (
-        lambda: maml.expected_test_loss(0.2, 0.2, **FIGURE_2 | {"validation_samples": 0}),
-        "validation_samples is 0",
-    ),
-    (
-        lambda: maml.expected_test_loss(0.2, 0.2, **FIGURE_2 | {"target_samples": 0}),
-        "target_samples is 0",
-    ),
-    (lambda: maml.expected_test_loss(0.2, 0.2, **FIGURE_2 | {"noise": -1.0}), "noise is -1"),
-    (
-        lambda: maml.expected_test_loss(0.2, 0.2, **FIGURE_2 | {"variability": math.nan}),
-        "variability is nan",
-    ),
-    (lambda: maml.expected_test_loss(0.2, 0.2, **FIGURE_2, init_distance=-1.0), "init_distance is"),
+    (lambda: of_theorem_1(dim=6), "dim is 6, as many as"),
+    (lambda: of_theorem_1(dim=0), "dim is 0"),
+    (lambda: of_theorem_1(tasks=0), "tasks is 0"),
+    (lambda: of_theorem_1(train_samples=-1), "train_samples is -1"),
+    (lambda: of_theorem_1(validation_samples=0), "validation_samples is 0"),
+    (lambda: of_theorem_1(target_samples=0), "target_samples is 0"),
+    (lambda: of_theorem_1(noise=-1.0), "noise is -1"),
+    (lambda: of_theorem_1(variability=math.nan), "variability is nan"),
+    (lambda: of_theorem_1(init_distance=-1.0), "init_distance is"),
     (lambda: maml.optimal_train_rates(0, 30), "dim is 0"),
     (lambda: maml.loss_at_zero(0.2, **NEAR), "at least 2 apart"),
     (lambda: maml.slope_at_zero(0.2, **SLOPE), "at least 2 apart"),

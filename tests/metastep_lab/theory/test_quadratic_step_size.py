@@ -91,27 +91,6 @@ def test_bounds_and_shape_hold_on_random_problems(seed, horizon, dim):
     assert np.all(plain[~stable] >= bound[~stable] - 1e-9)
 
 
-def test_plain_gradient_is_the_derivative_of_the_loss():
-    hessian, start = paper_problem(0)
-    loss = lambda eta: np.exp(7 * theory.meta_objective(eta, hessian, start, 7))
-    for eta in (0.01, 0.05):
-        width = 1e-6 * eta
-        slope = (loss(eta + width) - loss(eta - width)) / (2 * width)
-        sign, magnitude = theory.log_plain_gradient(eta, hessian, start, 7)
-        # Central differences: width^2 truncation and 1e-16 / 1e-6 rounding, times the curvature.
-        np.testing.assert_allclose(sign * np.exp(magnitude), slope, rtol=1e-6)
-
-
-def test_curvature_is_the_derivative_of_the_gradient():
-    hessian, start = paper_problem(5)
-    for eta in (0.005, 0.0178, 0.1):
-        width = 1e-6 * eta
-        ends = theory.meta_gradient(np.array([eta - width, eta + width]), hessian, start, 80)
-        slope = (ends[1] - ends[0]) / (2 * width)
-        found = theory.meta_curvature(eta, hessian, start, 80)
-        np.testing.assert_allclose(found, slope, rtol=1e-6)
-
-
 BAD = [
     (np.ones((2, 3)), np.ones(2), "hessian has shape"),
     (np.array([[1.0, 0.5], [0.0, 2.0]]), np.ones(2), "not symmetric"),

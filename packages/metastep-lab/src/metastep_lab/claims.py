@@ -113,7 +113,7 @@ def yes_or_no(verdicts: Sequence[bool | None] | Column, yes: str = "Yes") -> str
     return "Only in part" if any(verdicts) else "No"
 
 
-def listed(values: Frame, form: str, between: str = ", ") -> str:
+def listed(values: Frame, form: str) -> str:
     """Write the numbers of a column, each after its label in the index.
 
     Such as `K=1 0.41, K=5 0.38` by window, or `full 0.41, untuned 0.38`, also from a dictionary; of
@@ -121,7 +121,7 @@ def listed(values: Frame, form: str, between: str = ", ") -> str:
     """
     if isinstance(values, pd.DataFrame):
         values = values.mean(skipna=False)
-    return between.join(
+    return ", ".join(
         f"{f'K={place:g}' if isinstance(place, int | float) else place} {value:{form}}"
         for place, value in values.items()
     )

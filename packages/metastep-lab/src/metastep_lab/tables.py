@@ -28,7 +28,9 @@ def curves(rows: Frame, by: str, x: str, y: str) -> dict[str, tuple[Frame, Frame
 
 def where(rows: Frame, **equal: object) -> Frame:
     """Return the rows of a DataFrame whose named columns equal the given values."""
-    return rows[np.all([rows[name] == value for name, value in equal.items()], axis=0)]
+    for name, value in equal.items():
+        rows = rows[rows[name] == value]
+    return rows
 
 
 @dataclass(frozen=True)
@@ -53,3 +55,7 @@ class Record:
     def frames(self) -> Mapping[str, Frame]:
         """The tables as pandas holds them."""
         return {name: pd.DataFrame(dict(table)) for name, table in self.tables.items()}
+
+    def rows(self, table: str, **equal: object) -> Frame:
+        """Return the rows of a table whose named columns equal the given values."""
+        return where(self.frames[table], **equal)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from metastep.checks import require, require_count
+from metastep import checks
 from metastep.types import Number
 
 
@@ -50,7 +50,7 @@ def warmup_cosine_decay_schedule(
     """
     length = decay_steps - warmup_steps
     allowed = f"the integers above warmup_steps, {warmup_steps}"
-    require(length >= 1, "decay_steps", decay_steps, allowed)
+    checks.require(length >= 1, "decay_steps", decay_steps, allowed)
     shape = optax.cosine_decay_schedule(1.0, length, exponent=exponent)
     rise = optax.linear_schedule(init_value, peak_value, warmup_steps)
     fall = lambda count: end_value + (peak_value - end_value) * shape(count)
@@ -81,7 +81,7 @@ def exponential_decay(
     Raises:
         ValueError: for `transition_steps` below 1.
     """
-    require_count("transition_steps", transition_steps)
+    checks.require_count("transition_steps", transition_steps)
 
     def schedule(count: Any) -> Array:
         taken = jnp.maximum(count - transition_begin, 0) / transition_steps

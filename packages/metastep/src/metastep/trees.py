@@ -67,7 +67,7 @@ def inner_product(first: PyTree, second: PyTree) -> Float[Array, ""]:
         eqx.filter(first, eqx.is_inexact_array),
         eqx.filter(second, eqx.is_inexact_array),
     )
-    return sum(jax.tree.leaves(products), start=jnp.zeros(()))
+    return sum(jax.tree.leaves(products), start=jnp.zeros((), jnp.float32))
 
 
 def largest(tree: PyTree) -> Float[Array, ""]:
@@ -171,7 +171,7 @@ def as_hyperparameters(outer: PyTree) -> PyTree:
             )
         # Without the weak type of a Python number: it would compile a second program, and half
         # precision would be another training run for 0.1 than for jnp.asarray(0.1).
-        return jax.lax.convert_element_type(leaf, jnp.result_type(leaf))
+        return jnp.asarray(leaf, jnp.result_type(leaf))
 
     return jax.tree_util.tree_map_with_path(convert, outer)
 

@@ -84,7 +84,7 @@ def make_matrix(file: LabelledFile, validation: LabelledFile | None, dense: bool
         train = transformer.fit_transform(frame)
     except ValueError as error:  # such as texts without a word
         raise RefusedError(f"{file.path}: {error}") from error
-    valid = None
+    valid: Any = None
     if validation is not None:
         valid = transformer.transform(_prepare(validation.inputs, validation, kinds)[0])
     notes = [
@@ -94,7 +94,7 @@ def make_matrix(file: LabelledFile, validation: LabelledFile | None, dense: bool
     ]
     if not issparse(train):  # as the transformer decides, for both files alike
         return Matrix(train, valid, notes)
-    convert = _to_dense(train) if dense else csr_array
+    convert: Callable[[Any], Any] = _to_dense(train) if dense else csr_array
     return Matrix(convert(train), None if valid is None else convert(valid), notes)
 
 

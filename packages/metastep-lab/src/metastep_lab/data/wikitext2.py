@@ -91,10 +91,8 @@ def _arrays(words: dict[str, list[str]]) -> dict[str, np.ndarray]:
     return {"vocabulary": np.array(vocabulary), **encoded}
 
 
-def _files(pattern: str, remark: str = "") -> Form:
-    return Form(
-        partial(_locate_files, pattern=pattern), partial(_read_files, pattern=pattern), remark
-    )
+def _files(pattern: str) -> Form:
+    return Form(partial(_locate_files, pattern=pattern), partial(_read_files, pattern=pattern))
 
 
 WIKITEXT2 = Recipe(

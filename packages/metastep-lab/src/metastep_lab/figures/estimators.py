@@ -39,9 +39,10 @@ def diagnosis_figure(diagnosis: Diagnosis) -> Figure:
     """
     figure, (by_time, by_memory, by_window) = new_figure(3, 1, width=12.0, height=5.2)
     drawn = [row for row in diagnosis.options if np.isfinite(row.relative_error)]
+    advice = diagnosis.recommendation
     for index, row in enumerate(drawn):
         look = _look(index, row.estimator)
-        if row.estimator != diagnosis.recommendation.estimator:
+        if advice is None or row.estimator != advice.estimator:
             look["markerfacecolor"] = "none"
         error = max(row.relative_error, FLOOR)
         by_time.plot(row.seconds * 1e3, error, **look)

@@ -48,6 +48,7 @@ def log_bulk(
         logits = model.logits(rows)
         left_out = np.zeros(logits.shape, bool)
         if top:
+            # Partial sorting: the order among the most probable words does not matter.
             best = np.argpartition(teacher.logits(rows), vocabulary - top, axis=1)
             np.put_along_axis(left_out, best[:, vocabulary - top :], True, axis=1)
         left_out[:, chosen] = True

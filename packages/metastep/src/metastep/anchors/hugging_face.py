@@ -125,7 +125,9 @@ def load_causal_model(source: str | PathLike[str]) -> CausalModel:
     head = network.get_output_embeddings()
     if not isinstance(head, torch.nn.Linear):
         raise ValueError(f"{refused}this one has no linear last layer")
+    # A module yields tied weights once.
     parameters = sum(weights.numel() for weights in network.parameters())
+    # Two texts that differ in their last word only: the first states must agree.
     probe = torch.tensor([[0, 0], [0, 1]])
     states, logits = _forward(torch, network, probe)
     words = head.weight.detach().numpy()

@@ -187,7 +187,7 @@ class _Progress:
         if self.checkpoint is None:
             return values, 0
         require_count("checkpoint.every", self.checkpoint.every)
-        path = self.checkpoint.path
+        path = self.checkpoint.file
         if not path.exists():
             self._write(values, 0)  # so that a folder without permission is noticed at once
             return values, 0
@@ -215,7 +215,7 @@ class _Progress:
     def _write(self, values: np.ndarray, done: int) -> None:
         assert self.checkpoint is not None
         notes = {"done": done, "digest": self.digest}
-        saving.save(self.checkpoint.path, jnp.asarray(values), notes)
+        saving.save(self.checkpoint.file, jnp.asarray(values), notes)
 
 
 def _digest(*parts: Any) -> str:

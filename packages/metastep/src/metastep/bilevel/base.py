@@ -100,6 +100,7 @@ def conclude(before: BilevelState, step: Step, trained: PyTree) -> tuple[Estimat
     good = result == RESULTS.successful
     kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, before)
     calls = before.calls + step.calls
+    # Batches are numbered by the counters: a failed step is followed by one on other batches.
     state = eqx.tree_at(lambda s: (s.step, s.calls), kept, (before.step + 1, calls))
     first_nonfinite = jnp.where(inner_good, -1, calls.inner_gradients)
     stats = common_stats(step.direction, first_nonfinite) | {

@@ -81,6 +81,7 @@ class F2SA(AbstractEstimator):
         gradient, pulled = ascent((gradient, pulled))
         outer_batch = oracles.outer_batch(self.inner_steps)
         judged, (right, direct) = oracles.outer_gradient(after.companion, outer_batch)
+        # The difference first: the gradients of g are large, and it is small.
         difference = lambda a, b: jax.tree.map(lambda a, b: _times(penalty, a - b), a, b)
         residual = jax.tree.map(jnp.add, difference(pulled, gradient), right)
         step = Step(

@@ -61,8 +61,7 @@ class Measurements:
     Attributes:
         curve: the exact hypergradient and its truncations, on the host, without `end`.
         windows: the windows of the truncations.
-        trained: whether the run and the objective are finite.
-        finite: whether the exact hypergradient is finite, too.
+        finite: whether the run, the objective and the exact hypergradient are finite.
         bounded: whether a run at neighbouring hyperparameters is finite, for an exact
             hypergradient that is not.
         rounding_error: root mean square of |g' - g| / |g| for exact hypergradients g and g' whose
@@ -76,16 +75,14 @@ class Measurements:
         stored: whether the exact hypergradient stored all residuals, as `Reverse()` does.
         forward_seconds: time of a training run.
         exact_seconds: time of an exact hypergradient.
+        first_seconds: time of the first one, compilation included.
         forward_bytes: the compiler's figure for a training run, without inputs and outputs.
         exact_bytes: the same for the exact hypergradient; None if the backend reports none.
         work: as in `Diagnosis`.
-        seconds: time since the start, compilation included.
-        left_out: the measurements that the budget excluded.
     """
 
     curve: BiasCurve
     windows: tuple[int, ...]
-    trained: bool
     finite: bool
     bounded: bool
     rounding_error: float
@@ -98,11 +95,10 @@ class Measurements:
     stored: bool
     forward_seconds: float
     exact_seconds: float
+    first_seconds: float
     forward_bytes: int | None
     exact_bytes: int | None
     work: float
-    seconds: float
-    left_out: tuple[str, ...]
 
 
 def measure(
@@ -121,8 +117,11 @@ def measure(
     stored = known.reverse(horizon, run.temporary_bytes or 0) <= memory
     # In the mode that `Reverse()`, or `Reverse("sqrt")`, chooses.
     chosen = choose_mixed(problem, None, horizon if stored else isqrt(horizon))
+    begin = clock.seconds
     exact = compile_with(_exact(windows, stored), chosen, outer, key, jnp.int32(0))
+    first_seconds = clock.seconds - begin
     curve, exact_seconds = fastest(exact)
+    first_seconds += exact_seconds
     host = jax.tree.map(np.asarray, replace(curve, end=None))
     trained = bool(curve.end.first_nonfinite < 0) and bool(np.isfinite(host.value))
     finite = trained and bool(np.all(np.isfinite(_flat(host.exact))))
@@ -146,7 +145,6 @@ def measure(
     return Measurements(
         curve=host,
         windows=windows,
-        trained=trained,
         finite=finite,
         bounded=trained and not finite and _bounded(run, outer),
         rounding_error=rounding[0],
@@ -159,11 +157,10 @@ def measure(
         stored=stored,
         forward_seconds=forward_seconds,
         exact_seconds=exact_seconds,
+        first_seconds=first_seconds,
         forward_bytes=run.temporary_bytes,
         exact_bytes=exact.temporary_bytes,
         work=again * (1 + DRAWS) + 1 + (products + 3) / (3 * horizon),
-        seconds=clock.seconds,
-        left_out=tuple(clock.left_out),
     )
 
 

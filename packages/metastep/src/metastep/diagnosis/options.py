@@ -31,6 +31,12 @@ TANGENT = 2.0
 NOT_ASKED = 2**20
 """Bytes below which an estimate suffices: compiling for the exact figure would cost more."""
 
+ASKED = 2.5
+"""Time of a diagnosis, in first exact hypergradients, from which the compiler is not asked.
+
+The compilation takes about another one, and a diagnosis should take at most four.
+"""
+
 OBVIOUS = 2
 """How often an estimate exceeds the limit for memory where no exact figure is needed."""
 
@@ -103,6 +109,7 @@ class Costs:
         if (
             not matters
             or otherwise < NOT_ASKED
+            or self.clock.seconds > ASKED * self.found.first_seconds
             or not self.clock.allows(2 * self.found.exact_seconds, what)
         ):
             return otherwise

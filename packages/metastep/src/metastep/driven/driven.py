@@ -156,7 +156,7 @@ def _prepare(
     run = Run(problem, outer, keys, truncated=isinstance(reverse, TruncatedReverse))
     run, point = placed(run, feed, plan.cuts[1])
     _require_influence(run, point, batch, plan)
-    records = Records(folder, identity(run, point, batch, longest), feed)
+    records = Records(folder, identity(run, point, batch, longest, plan.first), feed)
     value = eqx.filter_eval_shape(problem.objective, point.inner, outer, keys.objective)
     zero, floats = jnp.zeros((), value.dtype), differentiable(point.inner)[0]
     still = jnp.array(False)

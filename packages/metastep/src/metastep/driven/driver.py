@@ -94,6 +94,7 @@ class Driver:
         """Run forward as far as states are stored before the first step backward."""
         stored = self._stored(self.plan.steps)
         for move in moves(len(self._window) - 1, self.plan.states, stored):
+            # Without a slot it is the first step backward.
             if move.slot is None:
                 break
             step = self._window[move.target]

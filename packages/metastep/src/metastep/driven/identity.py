@@ -13,40 +13,46 @@ import numpy as np
 
 from metastep.driven.feeding import digest
 from metastep.driven.passes import Run
-from metastep.problems.base import Trajectory
+from metastep.problems.base import Keys, Trajectory, start
 from metastep.problems.batches import with_batch
+from metastep.types import Outer
 
 
-def identity(run: Run, point: Trajectory, batch: Any, segment: int) -> str:
+def identity(run: Run, point: Trajectory, batch: Any, segment: int, first: int) -> str:
     """Return a digest of a run: of its program, its data outside of batches, and its arguments.
 
-    The values of `batch` do not matter, and `segment` is the number of steps of a segment. The
-    digest changes with the loss, optimizer, constants, key, start and hyperparameters, but not with
-    what a printed program contains beside its operations (addresses, names).
+    The values of `batch` do not matter. `segment` is the number of steps of a segment, and `first`
+    the step at which the backward pass ends. The digest changes with the loss, optimizer,
+    constants, key, start and hyperparameters, but not with what a printed program contains beside
+    its operations (addresses, names).
     """
     arrays, static = eqx.partition(point, eqx.is_array)
 
-    def program(arrays: Any, batch: Any) -> list[Any]:
+    # All by arguments: what is computed from a constant would be one, whatever its derivative is.
+    def program(outer: Outer, keys: Keys, arrays: Any, batch: Any) -> list[Any]:
         point = eqx.combine(arrays, static)
         problem = with_batch(run.problem, batch)
-        key = run.keys.step(point.steps)
-        after = problem.step(point.inner, run.outer, point.steps, key)
-        value = problem.objective(point.inner, run.outer, run.keys.objective)
-        return jax.tree.leaves(eqx.filter((after, value), eqx.is_array))
+        after = problem.step(point.inner, outer, point.steps, keys.step(point.steps))
+        value = problem.objective(point.inner, outer, keys.objective)
+        results = start(problem, outer, keys), after, value
+        return jax.tree.leaves(eqx.filter(results, eqx.is_array))
 
-    # The program of one step, not its source: what a closure captures shows up as constants.
-    traced = jax.make_jaxpr(program)(arrays, batch)
+    # The program, not its source: what a closure captures shows up as constants.
+    traced = jax.make_jaxpr(program)(run.outer, run.keys, arrays, batch)
     found = hashlib.blake2b(digest_size=16)
-    for line in _sketch(traced.jaxpr):
+    for line in _sketch(traced):
         found.update(line.encode())
-    constants = [jnp.asarray(x) for x in traced.consts if hasattr(x, "dtype")]
-    found.update(digest((constants, run.outer, run.keys, arrays)).tobytes())
-    found.update(f"{run.problem.horizon} {segment} {run.truncated}".encode())
+    found.update(digest((run.outer, run.keys, arrays)).tobytes())
+    found.update(f"{run.problem.horizon} {segment} {first} {run.truncated}".encode())
     return found.hexdigest()
 
 
-def _sketch(jaxpr: Any) -> Iterator[str]:
-    """Yield the name, the arguments, the options and the result types of each operation."""
+def _sketch(program: Any) -> Iterator[str]:
+    """Yield the constants, and each operation's name, arguments, options and result types."""
+    # A function that was compiled by itself keeps its own constants.
+    constants = [jnp.asarray(x) for x in getattr(program, "consts", ()) if hasattr(x, "dtype")]
+    yield f"{digest(constants).tobytes().hex()}\n"
+    jaxpr = getattr(program, "jaxpr", program)
     numbers: dict[Any, int] = {}
     # By the order in which they appear: a printed name depends on what was traced before.
     number = lambda variable: numbers.setdefault(variable, len(numbers))
@@ -60,7 +66,7 @@ def _sketch(jaxpr: Any) -> Iterator[str]:
         yield f"{equation.primitive.name} {inputs} {outputs} {sorted(options.items())}\n"
         for parameter in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
             if _is_program(parameter):
-                yield from _sketch(getattr(parameter, "jaxpr", parameter))
+                yield from _sketch(parameter)
     yield f"{list(map(read, jaxpr.outvars))}\n"
 
 

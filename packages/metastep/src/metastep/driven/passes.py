@@ -83,6 +83,7 @@ def _put(tree: PyTree, places: Places) -> PyTree:
 
 def _steps(run: Run, outer: Outer, point: Trajectory, batches: PyTree, count: int) -> Trajectory:
     """Take `count` steps; `batches` has one entry for each along its first axis, or is None."""
+    # A compiled loop carries arrays only; states may hold functions and Python numbers.
     arrays, static = eqx.partition(point, eqx.is_array)
 
     def body(carry: PyTree, batch: PyTree) -> tuple[PyTree, None]:

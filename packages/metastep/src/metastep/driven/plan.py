@@ -122,6 +122,7 @@ def plan_of(
     arrays = jax.tree.leaves(eqx.filter(state, lambda x: hasattr(x, "dtype")))
     size = sum(x.size * x.dtype.itemsize for x in arrays)
     if memory is None:
+        # With a directory an interruption then loses nothing.
         memory = 0 if on_disk else states * size
     in_memory = min(states, memory // max(size, 1))
     if in_memory < states and not on_disk:

@@ -86,6 +86,7 @@ def join(parts: PyTree, like: PyTree) -> PyTree:
 
 def _to_host(tree: PyTree) -> PyTree:
     """Return the arrays in host memory; on a CPU nothing is copied."""
+    # NumPy has no dtype for keys, so they stay where they are.
     on_host = lambda x: not eqx.is_array(x) or is_key(x) or jax.default_backend() == "cpu"
     return jax.tree.map(lambda x: x if on_host(x) else np.asarray(x), tree)
 

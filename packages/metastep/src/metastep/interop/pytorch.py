@@ -82,11 +82,13 @@ def from_torch(
         moved = environment.j2t_iso(given)
         weights, state, arguments, keywords = moved
         before = _attributes(module)
+        # The environment asks for a key, also where nothing in the module is random.
         seed = jax.random.key(0) if key is None else key
         with environment, environment.override_property(prng=seed):
             output = torch.func.functional_call(module, weights | state, arguments, keywords)
         _check_functional(module, before)
         for name, array in environment.t2j_iso(weights).items():
+            # The conversion copies nothing: another array under a name is an operation in place.
             if array is not given[0][name]:
                 raise ValueError(
                     f"module changes its parameter {name} in place, which a step of training by an "
@@ -140,6 +142,7 @@ def _batch_norm(
         variance = torch.var(inputs, axes, correction=0)
         if running_mean is not None:
             count = inputs.numel() // inputs.shape[1]
+            # PyTorch divides by n - 1 for the running variance only.
             unbiased = variance * (count / max(count - 1, 1))
             running_mean.copy_((1 - momentum) * running_mean + momentum * mean)
             running_variance.copy_((1 - momentum) * running_variance + momentum * unbiased)
@@ -175,6 +178,7 @@ def _attributes(module: "torch.nn.Module") -> dict[tuple[str, str], Any]:
         (part, name): value
         for part, child in module.named_modules()
         for name, value in vars(child).items()
+        # The private dictionaries hold what `functional_call` exchanges during the call.
         if not name.startswith("_") or not isinstance(value, dict)
     }
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from metastep.checks import require, require_count
+from metastep.checks import integer, require, require_count
 from metastep.learned.learned import AbstractLearnedOptimizer, check_params
 from metastep.optimizers import scale_by_adam
 from metastep.types import RandomKey
@@ -45,7 +45,7 @@ class LearnedSGD(AbstractLearnedOptimizer):
     state_depends_on_weights: ClassVar[bool] = True
     step_size: float = eqx.field(static=True, default=0.1)
     momentum: float = eqx.field(static=True, default=0.0)
-    layers: int | None = eqx.field(static=True, default=None)
+    layers: int | None = eqx.field(static=True, default=None, converter=integer)
 
     def __check_init__(self):
         require(self.step_size > 0, "step_size", self.step_size, "positive numbers")
@@ -97,7 +97,7 @@ class LearnedAdam(AbstractLearnedOptimizer):
     b1: float = eqx.field(static=True, default=0.9)
     b2: float = eqx.field(static=True, default=0.999)
     eps: float = eqx.field(static=True, default=1e-8)
-    layers: int | None = eqx.field(static=True, default=None)
+    layers: int | None = eqx.field(static=True, default=None, converter=integer)
 
     def __check_init__(self):
         require(self.step_size > 0, "step_size", self.step_size, "positive numbers")

@@ -1,7 +1,7 @@
 """The interface of a learned optimizer: weights, and a map from weights to a transformation."""
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -24,7 +24,7 @@ class AbstractLearnedOptimizer(eqx.Module):
             not. If not, a first-order meta-gradient needs no derivative of the state.
     """
 
-    state_depends_on_weights: eqx.AbstractClassVar[bool]
+    state_depends_on_weights: ClassVar[bool]
 
     @abc.abstractmethod
     def initial_weights(self, key: RandomKey) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from metastep.checks import require_count
+from metastep.checks import integer, require_count
 from metastep.learned.learned import AbstractLearnedOptimizer, cast, check_params
 from metastep.types import RandomKey
 
@@ -56,8 +56,8 @@ class CoordinatewiseLSTM(AbstractLearnedOptimizer):
     """
 
     state_depends_on_weights: ClassVar[bool] = True
-    units: int = eqx.field(static=True, default=20)
-    layers: int = eqx.field(static=True, default=2)
+    units: int = eqx.field(static=True, default=20, converter=integer)
+    layers: int = eqx.field(static=True, default=2, converter=integer)
     output_scale: float = eqx.field(static=True, default=0.01)
     precision: float = eqx.field(static=True, default=10.0)
 

@@ -60,7 +60,7 @@ def save(checkpoint: Checkpoint, state: State) -> None:
     log = state.log[: state.updates]
     monitored = [pair for pair in state.monitored if pair[0] <= state.updates]
     arrays, *rest = state._replace(log=log, monitored=monitored)
-    checkpoints.save(checkpoint.path, arrays, dict(zip(State._fields[1:], rest, strict=True)))
+    checkpoints.save(checkpoint.file, arrays, dict(zip(State._fields[1:], rest, strict=True)))
 
 
 def restore(checkpoint: Checkpoint, state: State) -> State:
@@ -68,7 +68,7 @@ def restore(checkpoint: Checkpoint, state: State) -> State:
     if not to_resume(checkpoint):
         save(checkpoint, state)
         return state
-    arrays, notes = checkpoints.load(checkpoint.path, state.arrays)
+    arrays, notes = checkpoints.load(checkpoint.file, state.arrays)
     try:
         places = tuple(Place(*place) for place in notes.pop("places"))
         best = tuple(notes.pop("best"))
@@ -77,5 +77,5 @@ def restore(checkpoint: Checkpoint, state: State) -> State:
         return State(arrays, places, best=best, log=log, monitored=monitored, **notes)
     except (KeyError, TypeError) as error:
         raise checkpoints.CheckpointError(
-            f"{checkpoint.path} belongs to another kind of run: {error}."
+            f"{checkpoint.file} belongs to another kind of run: {error}."
         ) from error

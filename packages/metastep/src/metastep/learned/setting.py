@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import optax
 
-from metastep.checks import is_count, require, require_count
+from metastep import checks
 from metastep.learned.learned import AbstractLearnedOptimizer
 from metastep.learned.segment import LearnedTraining, Objective, Task
 from metastep.results import RESULTS
@@ -38,11 +38,11 @@ class Unrolls:
 
     def __post_init__(self):
         for name in ("count", "longest", "horizon", "block"):
-            require_count(name, getattr(self, name))
-        fits = is_count(self.length, most=self.longest)
-        require(fits, "length", self.length, f"1 to longest, {self.longest}")
+            checks.require_count(name, getattr(self, name))
+        fits = checks.is_count(self.length, most=self.longest)
+        checks.require(fits, "length", self.length, f"1 to longest, {self.longest}")
         for name in ("length_mean", "count_mean"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "numbers from 0")
+            checks.require(getattr(self, name) >= 0, name, getattr(self, name), "numbers from 0")
 
     def draw_length(self, key: RandomKey) -> int:
         """Return the length of a segment."""
@@ -139,9 +139,9 @@ class MetaTraining:
     monitor: Monitor | None = None
 
     def __post_init__(self):
-        require_count("updates", self.updates)
-        require_count("trajectories", self.trajectories)
-        require(self.clip > 0, "clip", self.clip, "positive numbers")
+        checks.require_count("updates", self.updates)
+        checks.require_count("trajectories", self.trajectories)
+        checks.require(self.clip > 0, "clip", self.clip, "positive numbers")
         if self.monitor is not None:
             seen = self.unrolls.horizon
             if not 1 <= self.monitor.steps <= seen or self.monitor.every < 1:

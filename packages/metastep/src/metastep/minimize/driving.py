@@ -39,8 +39,10 @@ class Checkpoint:
     every: int = 100
     resume: bool = False
 
-    def __post_init__(self):
-        object.__setattr__(self, "path", Path(self.path))
+    @property
+    def file(self) -> Path:
+        """The file as a path."""
+        return Path(self.path)
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,12 @@ def progress_bar(shown: bool | None, steps: int) -> Iterator[Callable[[int, floa
 def to_resume(checkpoint: Checkpoint) -> bool:
     """Whether there is a file to continue from; a FileExistsError if `resume` is False then."""
     require_count("checkpoint.every", checkpoint.every)
-    there = checkpoint.path.exists()
+    there = checkpoint.file.exists()
     if jax.process_count() > 1:
         sync_global_devices("every process has looked before the first one saves")
     if there and not checkpoint.resume:
         raise FileExistsError(
-            f"{checkpoint.path} exists; pass Checkpoint(..., resume=True) to continue from it, or "
+            f"{checkpoint.file} exists; pass Checkpoint(..., resume=True) to continue from it, or "
             "choose another file."
         )
     return there
@@ -102,12 +104,12 @@ def restore(checkpoint: Checkpoint, carry: Carry) -> tuple[Carry, list[float]]:
     if not to_resume(checkpoint):
         # A first file before the run shows a missing permission or a full disk at once.
         if jax.process_index() == 0:
-            checkpoints.save(checkpoint.path, carry, {"seconds_per_step": []})
+            checkpoints.save(checkpoint.file, carry, {"seconds_per_step": []})
         return carry, []
-    carry, notes = checkpoints.load(checkpoint.path, carry)
+    carry, notes = checkpoints.load(checkpoint.file, carry)
     seconds: Any = notes.get("seconds_per_step")
     if not has_type(seconds, tuple[float, ...]):
-        raise checkpoints.CheckpointError(f"{checkpoint.path} belongs to another kind of run.")
+        raise checkpoints.CheckpointError(f"{checkpoint.file} belongs to another kind of run.")
     return carry, seconds
 
 
@@ -130,7 +132,7 @@ class Pauses:
         """Write the checkpoint, if there is one."""
         # All processes hold the same state, and the first one writes it.
         if self.checkpoint is not None and jax.process_index() == 0:
-            checkpoints.save(self.checkpoint.path, carry, {"seconds_per_step": seconds})
+            checkpoints.save(self.checkpoint.file, carry, {"seconds_per_step": seconds})
 
     def save_if_due(self, carry: Carry, seconds: list[float], step: int, steps: int) -> None:
         """Write the checkpoint after every period and after the last step."""

@@ -20,12 +20,12 @@ BATCH = 500
 
 def standard_basis(risk: EmpiricalRisk, layout: Layout) -> Basis:
     """Return identity matrices: independent weights."""
-    shapes = {
-        name: layer.shape(layout.bias)
-        for name, layer in find_layers(risk, layout.names, layout.bias).items()
+    layers = find_layers(risk, layout.names, layout.bias)
+    matrices = {name: one.to_matrix(risk.params, layout.bias) for name, one in layers.items()}
+    identity = lambda axis: {
+        name: jnp.eye(matrix.shape[axis], dtype=matrix.dtype) for name, matrix in matrices.items()
     }
-    left = {name: jnp.eye(rows) for name, (rows, _) in shapes.items()}
-    return left, {name: jnp.eye(columns) for name, (_, columns) in shapes.items()}
+    return identity(0), identity(1)
 
 
 def kronecker_basis(risk: EmpiricalRisk, layout: Layout) -> Basis:

@@ -69,6 +69,7 @@ def kl_inverse_lower(q: ArrayLike, c: ArrayLike) -> Float[Array, "..."]:
 def _gap(q: Array, rest: Array, c: Array) -> Array:
     """Return t >= 0 with KL(q || q + t) = c, where rest = 1 - q is given exactly."""
     # From q log q + (1 - q) log((1 - q) / (1 - p)) <= KL(q || p): never below the solution.
+    # Near q = 1 the logarithm is taken of 1 - rest, as q itself is rounded.
     entropy = jnp.where(q < 0.5, jax.scipy.special.entr(q), -q * jnp.log1p(-rest))
     inside = rest > 0
     safe = jnp.where(inside, rest, 1)
@@ -79,6 +80,7 @@ def _gap(q: Array, rest: Array, c: Array) -> Array:
         slope = t / ((q + t) * (safe - t))
         step = (_divergence(q, safe, t) - c) / slope
         moved = t - step
+        # At the solution rounding may send a step out of the interval, where nothing is defined.
         usable = jnp.isfinite(moved) & (moved > 0) & (moved <= start)
         return jnp.where(usable, moved, t)
 
@@ -221,6 +223,7 @@ def bound(
     weight = 2 * math.log(j) + math.log(math.pi**2 * examples / (6 * delta))
     complexity = (kl + weight) / (examples - 1)
     estimate = 0.0 if draws is None else math.log(2 / draw_delta) / draws
+    # Whatever JAX's default: in float32 the limits could be rounded down.
     with jax.enable_x64(True):
         limits = _inverses(jnp.array([error, estimate, complexity])).tolist()
     training_error, value, uncorrected = limits

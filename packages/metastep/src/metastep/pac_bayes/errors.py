@@ -84,15 +84,18 @@ def _errors(
     variance = {name: jnp.exp(2 * posterior.log_scale[name]) for name in layout.first}
     hidden = tuple(name for name in layout.names if name not in layout.first)
     rest = {name: posterior.log_scale[name] for name in hidden}
+    # The other layers alone are drawn as weights.
     narrowed = eqx.tree_at(lambda p: p.log_scale, posterior, rest)
 
     def pair(key: RandomKey, row: Array, spread: Matrices) -> Array:
         layer_key, first_key = jax.random.split(key)
         noise, other = draw_noise(narrowed, layer_key)
         params = perturb(risk, layout, posterior, basis, noise, other, hidden)
+        normal = lambda i, like: jax.random.normal(
+            jax.random.fold_in(first_key, i), like.shape, like.dtype
+        )
         shifts = {
-            name: basis[0][name]
-            @ (deviation * jax.random.normal(jax.random.fold_in(first_key, i), deviation.shape))
+            name: basis[0][name] @ (deviation * normal(i, deviation))
             for i, (name, deviation) in enumerate(spread.items())
         }
         inputs, target = jax.tree.map(lambda leaf: leaf[row], risk.data)

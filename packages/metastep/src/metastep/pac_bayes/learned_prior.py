@@ -179,6 +179,7 @@ def begin_with(
         "prior_repeats": learned.repeats,
     }
     if params is None:
+        # The posterior starts at the mean of its prior.
         return learned.data, learned.params, learned.params, origin
     _require_different(learned.params, params)
     return learned.data, params, learned.params, origin

@@ -108,6 +108,7 @@ def optimize(
         posterior, state, summary = _epoch(
             posterior,
             state,
+            # Arrays, not Python numbers, each of which would be another compiled program.
             _Fixed(risk, prior, basis, rotated, jnp.asarray(delta), jnp.asarray(math.log(ceiling))),
             jax.random.fold_in(key, epoch),
             optimizer,

@@ -170,8 +170,9 @@ def first_inputs(risk: EmpiricalRisk, layout: Layout) -> Matrices:
     found = jax.vmap(rows)(risk.inputs)
     if not layout.bias:
         return found
-    ones = jnp.ones((risk.examples, 1))
-    return {name: jnp.concatenate([rows, ones], axis=1) for name, rows in found.items()}
+    # The bias is the last column of the matrix.
+    one = lambda rows: jnp.ones_like(rows[:, :1])
+    return {name: jnp.concatenate([rows, one(rows)], axis=1) for name, rows in found.items()}
 
 
 @compiled

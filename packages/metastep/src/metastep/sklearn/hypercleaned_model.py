@@ -1,22 +1,28 @@
 """Detection of wrong labels with any differentiable classifier, by weights of its examples."""
 
-from collections.abc import Callable
 from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array
 from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from metastep.compilation import compiled
 from metastep.estimators import TruncatedReverse
 from metastep.minimize.minimize import minimize
-from metastep.problems import TrainingProblem, unroll
+from metastep.problems import TrainingProblem
+from metastep.sklearn._fold_training import (
+    Apply,
+    Init,
+    Program,
+    require_trainable,
+    train_folds,
+    weighted_loss,
+)
 from metastep.sklearn._parts import (
     FALLEN,
     Standardization,
@@ -30,13 +36,7 @@ from metastep.sklearn._parts import (
 )
 from metastep.sklearn._weighted_training import scaled_descent
 from metastep.sklearn.label_ranking import rank_labels
-from metastep.types import RandomKey, Scalar
-
-Init = Callable[[RandomKey, int, int], PyTree]
-"""A function from a random key and the numbers of features and classes to parameters."""
-
-Apply = Callable[[PyTree, Float[Array, "examples features"]], Float[Array, "examples classes"]]
-"""A function from parameters and examples to class scores, the logits of a softmax."""
+from metastep.types import RandomKey
 
 
 class HypercleanedModel(ClassifierMixin, BaseEstimator):
@@ -70,8 +70,9 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
         array([ True,  True,  True])
 
     Args:
-        init: see `Init`.
-        apply: see `Apply`.
+        init: `(key, features, classes) -> params`, any tree of arrays.
+        apply: `(params, inputs) -> scores`, from (examples, features) to (examples, classes): the
+            logits of a softmax.
         steps: steps of Adam in one training run.
         learning_rate: of Adam.
         weight_decay: of AdamW.
@@ -96,7 +97,7 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
 
     Raises:
         ValueError: from `fit`, for data or settings that cannot be used, or if `apply` returns
-            another shape or NaN.
+            another shape or NaN, or does not depend smoothly on the parameters.
     """
 
     def __init__(
@@ -147,6 +148,7 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
         rows = jnp.asarray(self._standard.apply(features), jnp.float32)
         random_state = check_random_state(self.random_state)
         key = jax.random.key(int(random_state.randint(2**31)))
+        require_trainable(self._program(), rows, key)
         if valid is None:
             folds = make_folds(self.cv, labels, random_state)
             suspect = self._cross_fit(rows, labels, factors, folds, key)
@@ -157,7 +159,7 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
             suspect = self.label_scores_ > FALLEN
         weights = (factors * self.sample_weight_)[None]
         # The final training uses the fold program with one fold that holds nothing out.
-        params, _ = _train_folds(self._program(), rows, jnp.asarray(labels), weights, key)
+        params, _ = train_folds(self._program(), rows, jnp.asarray(labels), weights, key)
         self.params_ = jax.tree.map(lambda leaf: leaf[0], params)
         if valid is not None:
             self.suggested_labels_ = self.predict(X)
@@ -168,10 +170,9 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
         )
         return self
 
-    def _program(self) -> tuple[Any, ...]:
-        """Return the static arguments of the compiled program: the model and its training."""
+    def _program(self) -> Program:
         rates = self.learning_rate, self.weight_decay
-        return self.init, self.apply, int(self.steps), *rates, len(self.classes_)
+        return Program(self.init, self.apply, int(self.steps), *rates, len(self.classes_))
 
     def _cross_fit(
         self,
@@ -189,7 +190,7 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
         def predict(weights: np.ndarray, number: int) -> np.ndarray:
             del number
             given = jnp.asarray(labels)
-            _, scores = _train_folds(self._program(), rows, given, seen * weights, key)
+            _, scores = train_folds(self._program(), rows, given, seen * weights, key)
             logs = np.zeros((len(labels), len(self.classes_)))
             for index, (_, held_out) in enumerate(folds):
                 logs[held_out] = np.asarray(scores[index], np.float64)[held_out]
@@ -210,25 +211,27 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
         truth: np.ndarray,
         key: RandomKey,
     ) -> None:
-        init, apply, steps, rate, decay, classes = self._program()
+        program = self._program()
         given, shares = jnp.asarray(labels), jnp.asarray(factors / factors.sum(), jnp.float32)
-        expected = jnp.asarray(truth)
+        expected, equal = jnp.asarray(truth), jnp.full(len(truth), 1 / len(truth))
         problem = TrainingProblem(
-            loss=lambda params, outer, batch: _loss(
-                apply, params, rows, given, shares * jax.nn.sigmoid(outer)
+            loss=lambda params, outer, batch: weighted_loss(
+                program.apply, params, rows, given, shares * jax.nn.sigmoid(outer)
             ),
-            objective=lambda params, outer: _loss(
-                apply, params, judges, expected, jnp.full(len(truth), 1 / len(truth))
+            objective=lambda params, outer: weighted_loss(
+                program.apply, params, judges, expected, equal
             ),
-            init_params=lambda outer, key: init(key, rows.shape[1], classes),
+            init_params=lambda outer, key: program.init(key, rows.shape[1], program.classes),
             # Without `eps_root` the derivative of Adam is infinite where a gradient is zero.
-            optimizer=optax.adamw(rate, eps_root=1e-8, weight_decay=decay),
-            horizon=steps,
+            optimizer=optax.adamw(
+                program.learning_rate, eps_root=1e-8, weight_decay=program.weight_decay
+            ),
+            horizon=program.steps,
         )
         run = minimize(
             problem,
             jnp.zeros(len(labels)),
-            TruncatedReverse(min(self.window, steps)),
+            TruncatedReverse(min(self.window, program.steps)),
             optimizer=scaled_descent(1.0),
             steps=self.max_iter,
             key=key,
@@ -258,43 +261,3 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
         """Return the most probable class of each row, (n_samples,)."""
         best = np.argmax(self.predict_proba(X), axis=1)
         return self.classes_[best]
-
-
-def _loss(apply: Apply, params: PyTree, rows: Array, labels: Array, shares: Array) -> Scalar:
-    logs = jax.nn.log_softmax(apply(params, rows), axis=1)
-    return -jnp.sum(shares * jnp.take_along_axis(logs, labels[:, None], axis=1)[:, 0])
-
-
-def _train_folds(
-    program: tuple[Any, ...], rows: Array, labels: Array, weights: np.ndarray, key: RandomKey
-) -> tuple[PyTree, Array]:
-    """Train a model for each row of weights; return parameters and log probabilities of all."""
-    # All labels of a fold may have the factor zero.
-    totals = np.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
-    shares = jnp.asarray(weights / totals, jnp.float32)
-    expected = (len(shares), len(labels), program[-1])
-    params, scores = _train(program, rows, labels, shares, key)
-    # `take_along_axis` would take any number of classes without a word.
-    if scores.shape != expected:
-        raise ValueError(f"apply returned the shape {scores.shape[1:]}; expected {expected[1:]}")
-    return params, scores
-
-
-@compiled
-def _train(
-    program: tuple[Any, ...], rows: Array, labels: Array, shares: Array, key: RandomKey
-) -> tuple[PyTree, Array]:
-    init, apply, steps, rate, decay, classes = program
-
-    def one(shares: Array) -> tuple[PyTree, Array]:
-        problem = TrainingProblem(
-            loss=lambda params, outer, batch: _loss(apply, params, rows, labels, shares),
-            objective=lambda params, outer: jnp.zeros(()),
-            init_params=lambda outer, key: init(key, rows.shape[1], classes),
-            optimizer=optax.adamw(rate, weight_decay=decay),
-            horizon=steps,
-        )
-        params = unroll(problem, jnp.zeros(()), key).params
-        return params, jax.nn.log_softmax(apply(params, rows), axis=1)
-
-    return jax.vmap(one)(shares)

@@ -35,6 +35,7 @@ class Quadratic(eqx.Module):
     start: Float[Array, " dim"]
 
     def __init__(self, hessian: ArrayLike, start: ArrayLike):
+        # Under a transformation only the shapes are known.
         if not any(isinstance(x, Tracer) for x in (hessian, start)):
             _check(np.asarray(hessian), np.asarray(start))
         self.hessian = jnp.asarray(hessian)

@@ -15,9 +15,7 @@ def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
     gains = []
     for setting in record.config.settings():
         sizes = f"p = {setting.dim}, N = {setting.equations}"
-        losses, paired = (
-            where(record.frames[name], figure=setting.figure) for name in ("loss", "paired")
-        )
+        losses, paired = (record.rows(name, figure=setting.figure) for name in ("loss", "paired"))
         panels = drawn.setdefault(f"figure-{setting.figure}", [])
         for panel in ("a", "b") if setting.both_rates else (setting.panel,):
             along = "test_rate" if setting.both_rates and panel == "a" else "train_rate"

@@ -25,7 +25,7 @@ Rates = tuple[float, float]
 
 def finest(record: Record, reading: str = PAPER) -> Frame:
     """Return the differences of a reading: exact in the limit, else after the last epoch."""
-    rows = where(record.frames["difference"], reading=reading)
+    rows = record.rows("difference", reading=reading)
     last = np.where(rows["limit"] == "linearized", math.inf, max(record.config.epochs))
     return rows[rows["epochs"] == last]
 
@@ -189,7 +189,7 @@ def _trained(record: Record) -> Numbers:
     last = max(record.config.epochs)
     # A thousandth of the loss of noise alone does not change any of these differences.
     allowed = record.config.noise**2 / 2 / 1000
-    largest = where(record.frames["training"], epochs=last)["maximum"].max(skipna=False)
+    largest = record.rows("training", epochs=last)["maximum"].max(skipna=False)
     return {"last": last, "largest": largest, "allowed": allowed}
 
 
@@ -225,7 +225,7 @@ def _lacks_training(record: Record) -> str | None:
 def _adapted(record: Record) -> Frame:
     """Return the linearized losses at train rate 0, by test rate."""
     cell = {"reading": PAPER, "limit": "linearized", "epochs": math.inf, "train_rate": 0}
-    return where(record.frames["loss"], **cell).set_index("test_rate")
+    return record.rows("loss", **cell).set_index("test_rate")
 
 
 def _adaptation(record: Record) -> Numbers:

@@ -32,7 +32,7 @@ def _panel(parts: Mapping[str, Frame], value: str, y_label: str, test_rate: floa
 
 def _loss_figure(record: Record) -> tuple[Figure, str]:
     config = record.config
-    rows = where(record.frames["loss"], reading=PAPER, test_rate=config.paper_test_rate)
+    rows = record.rows("loss", reading=PAPER, test_rate=config.paper_test_rate)
     parts = {
         limit: where(rows, limit=limit, epochs=epochs)
         for limit, epochs in (("linearized", math.inf), ("trained", max(config.epochs)))

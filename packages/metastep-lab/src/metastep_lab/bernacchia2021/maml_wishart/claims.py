@@ -5,7 +5,7 @@ import pandas as pd
 
 from metastep_lab.bernacchia2021.measures import analytic_test_loss, theory_errors
 from metastep_lab.claims import Numbers, Statement, beyond, each, lacking, span, yes_or_no
-from metastep_lab.tables import Frame, Record, where
+from metastep_lab.tables import Frame, Record
 
 ACCURATE = 5.0
 """Percent of the loss within which the theory is called a good approximation."""
@@ -13,7 +13,7 @@ ACCURATE = 5.0
 
 def optima(record: Record, quantity: str) -> Frame:
     """Return theory, simulation and its standard error of a quantity, by draw."""
-    return where(record.frames["optimum"], quantity=quantity).reset_index(drop=True)
+    return record.rows("optimum", quantity=quantity).reset_index(drop=True)
 
 
 def _both(record: Record) -> tuple[Frame, Frame]:
@@ -33,7 +33,7 @@ def answer(record: Record) -> str:
     best, gains = _both(record)
     verdicts = [_negative(best.loc[draw], gains.loc[draw]) for draw in best.index]
     opening = yes_or_no(verdicts) if set(verdicts) != {None} else "This run cannot tell"
-    loss = where(record.frames["loss"], panel="b", train_rate=0.0)["simulated"].iloc[0]
+    loss = record.rows("loss", panel="b", train_rate=0.0)["simulated"].iloc[0]
     gain, error = gains["simulated"][0], gains["standard_error"][0]
     return (
         f"{opening}. In {sum(map(bool, verdicts))} of {len(best)} draws of the correlations it is "

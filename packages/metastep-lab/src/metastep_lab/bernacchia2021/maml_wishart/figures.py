@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from metastep_lab.bernacchia2021.maml_wishart.claims import optima
 from metastep_lab.bernacchia2021.measures import banded, gain_panel, loss_panel
 from metastep_lab.figures.style import Figure, Lines, line_figure
-from metastep_lab.tables import Record, where
+from metastep_lab.tables import Record
 
 
 def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
     """Draw Figure 4, the gain over train rate 0, and the optima of all draws."""
-    a, b = (where(record.frames["loss"], panel=panel) for panel in "ab")
+    a, b = (record.rows("loss", panel=panel) for panel in "ab")
     along_test = loss_panel(a, "test_rate", "4a: test rate")
     along_train = loss_panel(b, "train_rate", "4b: train rate")
     text = (
@@ -24,7 +24,7 @@ def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
 
 
 def _gain_figure(record: Record) -> tuple[Figure, str]:
-    losses = where(record.frames["loss"], panel="b")
+    losses = record.rows("loss", panel="b")
     gain = gain_panel(record.frames["paired"], losses, "first draw")
     rows = optima(record, "best_train_rate")
     simulation, band = banded(rows, "draw")

@@ -14,7 +14,7 @@ LARGEST_FACTOR = 2.0
 
 
 def _exponents(quantity: str, source: str) -> Callable[[Record], Frame]:
-    return lambda record: where(record.frames["exponents"], quantity=quantity, source=source)
+    return lambda record: record.rows("exponents", quantity=quantity, source=source)
 
 
 def _near(rows: Frame) -> bool:
@@ -32,7 +32,7 @@ MEASURED = each("{estimator} {varied}^{measured:.2f} ({stated:g})", "measured (s
 
 def checkpointing(record: Record) -> Numbers:
     """Return the additional time of checkpointing over that of reverse mode at the longest T."""
-    rows = where(record.frames["costs"], varied="T", value=max(record.config.horizons))
+    rows = record.rows("costs", varied="T", value=max(record.config.horizons))
     operations = rows.set_index("estimator")["operations"]
     return {
         "factor": operations["checkpointing"] / operations["RMD"],
@@ -43,7 +43,7 @@ def checkpointing(record: Record) -> Numbers:
 def answer(record: Record) -> str:
     """Say the memory of the methods of Table 1 at the longest training, and what their time is."""
     longest = max(record.config.horizons)
-    costs, exponents = where(record.frames["costs"], varied="T"), record.frames["exponents"]
+    costs, exponents = record.rows("costs", varied="T"), record.frames["exponents"]
     memory = where(costs, value=longest).set_index("estimator")["memory"] / 2**20
     table = where(exponents, source="table")
     verdicts = [_near(where(table, quantity=name)) for name in ("memory", "time")]

@@ -104,7 +104,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
 
 def _costs(
     config: Config, stated: Stated, sizes: Mapping[str, int], seed: int
-) -> tuple[int | None, float, float]:
+) -> tuple[float, float, float]:
     """Return memory, operations and seconds of one estimator at one size."""
     problem = problem_of(config.parameters, sizes["N"], sizes["T"])
     outer, key = jnp.full(sizes["N"], 0.5), jax.random.key(seed)
@@ -117,7 +117,8 @@ def _costs(
     count = operations(gradient, outer) if stated.time else np.nan
     count -= operations(plain, outer) if stated.trains else 0
     program = ready(problem, outer, estimator, key)
-    return program.temporary_bytes, count, _seconds(program, config.repeats)
+    memory = program.temporary_bytes or np.nan  # where the backend does not report it
+    return memory, count, _seconds(program, config.repeats)
 
 
 def _seconds(program: Program, repeats: int) -> float:

@@ -1,7 +1,7 @@
 """Table 1 of the paper: orders of time and memory, as exponents."""
 
 from metastep_lab.printed import Printed, mean_of
-from metastep_lab.tables import Record, where
+from metastep_lab.tables import Record
 
 
 def printed(record: Record) -> list[Printed]:
@@ -18,5 +18,5 @@ def printed(record: Record) -> list[Printed]:
                 **{name: row[name] for name in ("estimator", "quantity", "varied")},
             ),
         )
-        for row in where(record.frames["exponents"], source="table").to_dict("records")
+        for row in record.rows("exponents", source="table").to_dict("records")
     ]

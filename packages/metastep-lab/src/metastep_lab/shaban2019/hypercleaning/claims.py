@@ -85,21 +85,21 @@ def _seconds(record: Record) -> Numbers:
     return {"five": five, "full": full, "ratio": five / full}
 
 
-def _after(record: Record, step: int = CONVERGED) -> Frame:
-    """Return the rows of `thresholds` after some outer steps."""
-    return where(record.frames["thresholds"], step=step)
+def _converged(record: Record) -> Frame:
+    """Return the rows of `thresholds` at the step by which the F1 has converged."""
+    return record.rows("thresholds", step=CONVERGED)
 
 
 def _spread(record: Record) -> Frame:
     """Return the smallest and largest F1 score over the thresholds, by window."""
-    scores = _after(record).groupby("window")["f1_replaced"]
+    scores = _converged(record).groupby("window")["f1_replaced"]
     return scores.agg(["min", "max"]).assign(spread=lambda rows: rows["max"] - rows["min"])
 
 
 def plotted(record: Record) -> Frame:
     """Return the rows of `identification` that Appendix G.1 plots; maybe none."""
     window, threshold = PLOTTED
-    return where(record.frames["identification"], window=window, threshold=threshold)
+    return record.rows("identification", window=window, threshold=threshold)
 
 
 def _plotted_end(record: Record) -> Frame:
@@ -154,7 +154,7 @@ CLAIMS = (
         f"thresholds (here: for the thresholds of the run within {SIMILAR:g}, with every window).",
         lacks=lambda record: (
             None
-            if _after(record)["threshold"].nunique() > 1
+            if _converged(record)["threshold"].nunique() > 1
             else f"needs two thresholds and {CONVERGED} outer steps"
         ),
         measure=_spread,

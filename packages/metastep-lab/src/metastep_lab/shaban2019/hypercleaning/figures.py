@@ -121,7 +121,7 @@ def _identification_figure(record: Record) -> tuple[Figure, str]:
     if rows.empty:  # the paper's window or threshold was not run
         first = record.frames["identification"].iloc[0]
         same = {name: first[name] for name in ("window", "threshold")}
-        rows = where(record.frames["identification"], **same)
+        rows = record.rows("identification", **same)
     window, threshold, last = (rows[name].iloc[-1] for name in ("window", "threshold", "step"))
     wrong = np.sum(record.arrays["given"] != record.arrays["true"])
     figure, axes = new_figure(columns=2)

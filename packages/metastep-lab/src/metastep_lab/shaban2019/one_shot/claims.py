@@ -195,6 +195,7 @@ CLAIMS = (
         verdict=lambda found: found["holds"],
         evidence="accuracy in %, largest standard error of a repetition: {text}; "
         "{config.outer_steps} steps, {config.channels} channels{turned}",
+        reasons={None: "A run as small as this says nothing about the paper's numbers."},
     ),
     Statement(
         "window-ten-beats-short-horizon",
@@ -229,6 +230,7 @@ CLAIMS = (
         measure=_seconds,
         verdict=lambda found: found["ratio"] <= PAPER_TIME if np.isfinite(found["ratio"]) else None,
         evidence="seconds per outer step: {seconds:.3f}{text}",
+        reasons={None: "Only a run with full reverse mode decides."},
     ),
     Statement(
         "cosines-are-positive",

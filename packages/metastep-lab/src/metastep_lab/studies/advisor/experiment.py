@@ -83,13 +83,15 @@ class Config:
 def run(config: Config, context: Context) -> Mapping[str, float]:
     """Diagnose every problem, and compare the advice with the truth."""
     made = cases(Sources(config.examples, config.text, context.data))
-    # Loading JAX is not a cost of the first problem.
-    diagnose(*made["toy-100"](), key=jax.random.key(0))
     rows: dict[str, list[tuple]] = {name: [] for name in TABLES}
     for done, name in enumerate(config.problems):
         context.progress(done, len(config.problems), name)
         path = context.checkpoint(name)
         if not (context.resume and path.exists()):
+            # XLA crashes at some 65,000 memory maps, which the programs of seven networks need.
+            jax.clear_caches()
+            # Loading JAX is not a cost of the problem.
+            diagnose(*made["toy-100"](), key=jax.random.key(0))
             seeds = range(context.seed, context.seed + config.seeds)
             found = judge(made[name], seeds, config.outer_steps)
             saving.save(path, {}, {table: getattr(found, table) for table in TABLES})

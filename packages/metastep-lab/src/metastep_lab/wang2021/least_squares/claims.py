@@ -3,7 +3,7 @@
 import numpy as np
 
 from metastep_lab.claims import Statement, each, falls, lacking, yes_or_no
-from metastep_lab.tables import Frame, Record, where
+from metastep_lab.tables import Frame, Record
 
 TRAIN, VALIDATION = "train-by-train", "train-by-validation"
 SHORT = {TRAIN: "train", VALIDATION: "valid"}
@@ -17,7 +17,7 @@ def errors(record: Record, along: str) -> Frame:
     train-by-validation, `ratio` is samples / dim.
     """
     fixed = "samples" if along == "noise" else "noise"
-    rows = where(record.frames["rmse"], **{fixed: getattr(record.config, fixed)[0]})
+    rows = record.rows("rmse", **{fixed: getattr(record.config, fixed)[0]})
     found = rows.pivot(index=along, columns=["mode", "split"], values="mean")
     found.columns = [f"{SHORT[mode]}_{split}" for mode, split in found.columns]
     samples = found.index if along == "samples" else record.config.samples[0]

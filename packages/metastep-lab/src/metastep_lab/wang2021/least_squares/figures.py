@@ -51,8 +51,8 @@ def _objective_figure(record: Record) -> tuple[Figure, str]:
         series, expected = {}, {}
         for noise in levels:
             at = {"noise": noise, "samples": samples, "mode": mode}
-            shown = where(record.frames["objective"], stopped=0, **at)
-            beside = where(record.frames["population"], **at)
+            shown = record.rows("objective", stopped=0, **at)
+            beside = record.rows("population", **at)
             label = f"sigma = {noise:g}"
             series[label] = shown["step_size"], shown["objective"] / noise**2
             expected[label] = beside["step_size"], beside["population"] / noise**2
@@ -78,7 +78,7 @@ def _objective_figure(record: Record) -> tuple[Figure, str]:
 def _descent_figure(record: Record) -> tuple[Figure, str]:
     panels = []
     for noise, rows in record.frames["descent"].groupby("noise"):
-        ends = where(record.frames["descent_end"], noise=noise).set_index("mode")
+        ends = record.rows("descent_end", noise=noise).set_index("mode")
         best = ends["grid_step_size"]
         paths = dict(list(rows.groupby("mode")))
         panel = Lines(

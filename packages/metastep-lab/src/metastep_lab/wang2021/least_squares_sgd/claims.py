@@ -3,7 +3,7 @@
 import numpy as np
 
 from metastep_lab.claims import Numbers, Statement, lacking, span
-from metastep_lab.tables import Frame, Record, where
+from metastep_lab.tables import Frame, Record
 from metastep_lab.theory import least_squares_sgd as theory
 
 # What "the same up to a constant" and "at least a constant" mean here: the paper gives none for the
@@ -16,12 +16,12 @@ LARGEST_Z = 5.0
 
 def train(record: Record, region: str) -> Frame:
     """Return the rows of `optimum` of train-by-train in a range, `stated` or `wide`."""
-    return where(record.frames["optimum"], mode="train-by-train", range=region)
+    return record.rows("optimum", mode="train-by-train", range=region)
 
 
 def validation(record: Record, parts: int, region: str = "stated") -> Frame:
     """Return the rows of train-by-validation that descends on d / parts examples."""
-    rows = where(record.frames["optimum"], mode="train-by-validation", range=region)
+    rows = record.rows("optimum", mode="train-by-validation", range=region)
     return rows[rows["samples"] * parts == rows["dim"]]
 
 
@@ -115,7 +115,7 @@ def _gains(record: Record) -> dict[int, Frame]:
 
 def _compared(record: Record) -> Numbers:
     """Return the errors of both modes for each d; the weights of `moved` differ from the start."""
-    trained = where(record.frames["optimum"], mode="train-by-train")
+    trained = record.rows("optimum", mode="train-by-train")
     moved = trained[(trained["range"] == "wide") | is_long(record, trained)]
     return {
         "validated": validation(record, 4).groupby("dim")["error"].max(),

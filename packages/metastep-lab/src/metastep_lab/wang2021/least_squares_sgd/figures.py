@@ -30,7 +30,7 @@ def _objective_figure(record: Record) -> tuple[Figure, str]:
 
 def _curve(record: Record, **cell: object) -> tuple[np.ndarray, np.ndarray, Frame]:
     """Return step sizes and objectives, including the refined minima; and the minima alone."""
-    rows, found = (where(record.frames[name], **cell) for name in ("objective", "optimum"))
+    rows, found = (record.rows(name, **cell) for name in ("objective", "optimum"))
     x, y = (np.append(rows[name], found[name]) for name in ("step_size", "objective"))
     return x, y, found
 

@@ -98,7 +98,7 @@ def _against_sgd(record: Record) -> Numbers:
 def _at_the_end(record: Record) -> Numbers:
     ran = _ran(VALIDATED, TRAINED)(record)
     gap = _gap(record, VALIDATED, TRAINED)["gap"] if ran else None
-    steps = where(record.frames["accuracy"], samples=record.config.samples or 0)["step"]
+    steps = record.rows("accuracy", samples=record.config.samples or 0)["step"]
     return {"steps": int(steps.max()) if len(steps) else 0, "gap": gap}
 
 

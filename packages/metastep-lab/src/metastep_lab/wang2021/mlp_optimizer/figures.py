@@ -40,7 +40,7 @@ def _curve(rows: Frame, by: str) -> tuple[Frame, Frame]:
 
 def _accuracy_figure(record: Record, noise: float, samples: int) -> tuple[Figure, str]:
     panels, ends = [], []
-    rows = where(record.frames["accuracy"], noise=noise, samples=samples)
+    rows = record.rows("accuracy", noise=noise, samples=samples)
     use = (
         "n examples are trained on, and as many more, where it says so, are held out to judge the "
         "optimizer or added"
@@ -100,7 +100,7 @@ def _monitor_figure(record: Record) -> tuple[Figure, str]:
     noise = record.config.noise[0]
     samples = record.config.samples or record.config.totals[0]
     cell = {"noise": noise, "samples": samples}
-    meta, monitor = (where(record.frames[name], **cell) for name in ("meta", "monitor"))
+    meta, monitor = (record.rows(name, **cell) for name in ("meta", "monitor"))
     for index, mode in enumerate(record.config.modes):
         look = style(index)
         for seed in range(record.config.meta_seeds):
@@ -126,7 +126,7 @@ def _monitor_figure(record: Record) -> tuple[Figure, str]:
 def _generalization_figure(record: Record) -> tuple[Figure, str]:
     figure, axes = new_figure(width=8, height=4.6)
     noise = record.config.noise[0]
-    rows = where(record.frames["generalization"], noise=noise)
+    rows = record.rows("generalization", noise=noise)
     problems, modes = rows["problem"].unique(), rows["mode"].unique()
     cells = rows.groupby(["mode", "problem"])["accuracy"]
     mean, spread = cells.mean(), cells.std(ddof=0)

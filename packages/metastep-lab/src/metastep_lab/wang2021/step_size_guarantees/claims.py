@@ -17,7 +17,7 @@ LEVEL = 0.99
 
 def base(record: Record, mode: str) -> Frame:
     """Return the rows of `samples` with the sizes of the base, by m; of Theorem 9 by d."""
-    rows = where(record.frames["samples"], mode=mode)
+    rows = record.rows("samples", mode=mode)
     if mode in (TRAIN, VALIDATION):
         dim, noise, horizon = record.config.base()
         rows = where(rows, dim=dim, noise=noise, horizon=horizon)
@@ -84,13 +84,11 @@ def _probabilities(rows: Frame) -> str:
 
 
 def _rate(mode: str, against: str) -> Callable[[Record], Numbers]:
-    return lambda record: (
-        where(record.frames["rates"], quantity=mode, against=against).iloc[0].to_dict()
-    )
+    return lambda record: record.rows("rates", quantity=mode, against=against).iloc[0].to_dict()
 
 
 def _fitted(mode: str, against: str) -> Callable[[Record], str | None]:
-    has = lambda record: len(where(record.frames["rates"], quantity=mode, against=against))
+    has = lambda record: len(record.rows("rates", quantity=mode, against=against))
     return lacking(f"needs two values of {against}", has)
 
 

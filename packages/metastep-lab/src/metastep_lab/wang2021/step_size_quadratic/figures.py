@@ -45,11 +45,11 @@ def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
 
 def _trajectory_figure(record: Record) -> tuple[Figure, str]:
     horizon, start = shown_cell(record)
-    best = where(record.frames["optimum"], horizon=horizon)["optimal_step_size"].item()
+    best = record.rows("optimum", horizon=horizon)["optimal_step_size"].item()
     figure, axes = new_figure(columns=2, width=11, height=4.4)
     shown = [name for name in SHOWN if name in record.config.methods]
     for index, name in enumerate(shown):
-        path = where(record.frames["trajectory"], method=name, horizon=horizon, start=start)
+        path = record.rows("trajectory", method=name, horizon=horizon, start=start)
         steps, sizes = path["step"], path["step_size"]
         # Dots for values that jump: a line would fill the panel.
         jumps = np.ptp(sizes) > 0
@@ -168,7 +168,7 @@ def _accuracy_figure(record: Record) -> tuple[Figure, str]:
                 y_log=True,
             )
         )
-    left = where(record.frames["stop_gradient"], horizon=max(horizons))
+    left = record.rows("stop_gradient", horizon=max(horizons))
     names = {"true": "true", "stop_gradient": "without second\nderivatives"}
     panels.append(
         Lines(

@@ -37,7 +37,7 @@ def _problem(record: Record) -> tuple[np.ndarray, np.ndarray]:
 
 def descents(record: Record, method: str) -> Frame:
     """Return the rows of `convergence` of a method, with the names of their cells."""
-    rows = where(record.frames["convergence"], method=method)
+    rows = record.rows("convergence", method=method)
     return rows.assign(name=list(map(_name, rows["horizon"], rows["start"])))
 
 
@@ -53,7 +53,7 @@ def figure_1(record: Record) -> Numbers:
     within = found["relative_error_300"] < CLOSE
     return {
         **where(found, horizon=horizon, start=start).iloc[0],
-        "predicted": where(record.frames["optimum"], horizon=horizon)["predicted_steps"].item(),
+        "predicted": record.rows("optimum", horizon=horizon)["predicted_steps"].item(),
         "within": f"{within.sum()} of {within.size}",
     }
 
@@ -98,7 +98,7 @@ def _paths(record: Record, method: str) -> Iterator[tuple[Numbers, Frame]]:
     for row in descents(record, method).to_dict("records"):
         horizon = int(row["horizon"])
         cell = {"method": method, "horizon": horizon, "start": row["start"]}
-        path = where(record.frames["trajectory"], **cell)
+        path = record.rows("trajectory", **cell)
         objective = theory.meta_objective(path["step_size"].to_numpy(), *_problem(record), horizon)
         finite = np.isfinite(path["meta_gradient"]) & np.isfinite(path["meta_objective"])
         idle = ~finite | (path["meta_gradient"] == 0)
@@ -188,7 +188,7 @@ def bounded(record: Record) -> Numbers:
     """Return the largest |F'| at step sizes from 0, and its bound."""
     path = record.frames["trajectory"]
     ours = path[path["method"].str.startswith("log-domain") & (path["step_size"] >= 0)]
-    grid = where(record.frames["accuracy"], method="log-domain")
+    grid = record.rows("accuracy", method="log-domain")
     slopes = np.append(ours["meta_gradient"], grid["meta_gradient"])
     largest, bound = np.nanmax(np.abs(slopes)), theory.meta_gradient_bound(*_problem(record))
     return {"largest": largest, "bound": bound, "loose": bound / largest}

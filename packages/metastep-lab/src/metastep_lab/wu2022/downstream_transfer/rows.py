@@ -47,7 +47,6 @@ def minimax_report(
     student: LogLinearModel,
     head: DownstreamHead,
     population: Population,
-    top: int = 0,
 ) -> TransferReport:
     """Measure the assumptions with the anchors of the smallest largest error on the task.
 
@@ -56,9 +55,9 @@ def minimax_report(
     inputs = population.task
     truth, learned = teacher.at(inputs), student.at(inputs)
     teachers, students = (
-        minimax_anchor(model, log_bulk(truth, model, head.words, top)) for model in (truth, learned)
+        minimax_anchor(model, log_bulk(truth, model, head.words)) for model in (truth, learned)
     )
-    return measure_transfer(teacher, student, head, population, (teachers, students), top)
+    return measure_transfer(teacher, student, head, population, (teachers, students))
 
 
 def silencing_rows(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from metastep_lab.figures.style import Figure, Lines, line_figure
-from metastep_lab.tables import Column, Record, where
+from metastep_lab.tables import Column, Record
 from metastep_lab.wu2022.hessian_overlap.reading import layers, mean_curve, peaks
 
 MOST = 6  # layers in a panel
@@ -29,7 +29,7 @@ def _shown(record: Record, model: str) -> list[str]:
 
 
 def _relative(record: Record, model: str, layer: str) -> Column:
-    outputs = where(record.frames["layers"], model=model, layer=layer)["outputs"].iloc[0]
+    outputs = record.rows("layers", model=model, layer=layer)["outputs"].iloc[0]
     return np.arange(1, len(mean_curve(record, model, layer)) + 1) / outputs
 
 
@@ -42,7 +42,7 @@ def _overlap(record: Record) -> tuple[Figure, str]:
         bands, predicted = {}, {}
         for layer in _shown(record, model):
             k = _relative(record, model, layer)
-            pairs = where(record.frames["overlaps"], model=model, layer=layer)
+            pairs = record.rows("overlaps", model=model, layer=layer)
             spread = pairs.groupby("index")["overlap"].agg(["min", "max"])
             series[layer] = k, mean_curve(record, model, layer)
             bands[layer] = spread["min"], spread["max"]
@@ -98,7 +98,7 @@ def _mean_input(record: Record) -> tuple[Figure, str]:
     """Figures C.21 (e) and (f), for every layer."""
     panels = []
     for model in record.config.model:
-        rows = where(record.frames["spectra"], model=model)
+        rows = record.rows("spectra", model=model)
         means = rows.groupby(["layer", "index"])["along"].mean()
         series = {
             layer: (_relative(record, model, layer), means[layer].to_numpy())

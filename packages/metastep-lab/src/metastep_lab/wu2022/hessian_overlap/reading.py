@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from metastep_lab.claims import lacking
-from metastep_lab.tables import Column, Frame, Record, where
+from metastep_lab.tables import Column, Frame, Record
 from metastep_lab.wu2022.networks.training import in_order
 
 FAILED = (
@@ -21,12 +21,12 @@ KEPT = 0.9
 
 def layers(record: Record, model: str) -> list[str]:
     """Return the names of a network's layers, in order."""
-    return in_order(where(record.frames["layers"], model=model)["layer"].unique())
+    return in_order(record.rows("layers", model=model)["layer"].unique())
 
 
 def mean_curve(record: Record, model: str, layer: str, column: str = "overlap") -> Column:
     """Return the overlap for k = 1, 2, ..., mean over pairs."""
-    rows = where(record.frames["overlaps"], model=model, layer=layer)
+    rows = record.rows("overlaps", model=model, layer=layer)
     return rows.groupby("index")[column].mean().to_numpy()
 
 
@@ -48,7 +48,7 @@ def peaks(record: Record) -> Frame:
     for model in record.config.model:
         *_, last = names = layers(record, model)
         for layer in names:
-            pairs = where(record.frames["pairs"], model=model, layer=layer)
+            pairs = record.rows("pairs", model=model, layer=layer)
             curve = mean_curve(record, model, layer)
             outputs = int(pairs["outputs"].iloc[0])
             place = int(np.argmax(curve)) + 1

@@ -25,7 +25,6 @@ from metastep_lab.wu2022.hessian_structure.reading import (
     needs_spectra,
     needs_wide,
     plain,
-    rows_of,
     spread,
     spreads,
     true_wide,
@@ -41,7 +40,7 @@ def answer(record: Record) -> str:
     model = true_wide(record)[0]
     names = [layer for layer in layers(record, "spectra", model) if is_connected(layer)]
     own = np.array([leading(record, "overlap", model, layer)[:, -1].mean() for layer in names])
-    rows = rows_of(record, "layers", model=model, labels="true")
+    rows = record.rows("layers", model=model, labels="true")
     held = rows.groupby("layer")["output_share"].mean().loc[names].to_numpy()
     opening, first = yes_or_no((own > 0.6) & (held > 0.7), "Nearly"), gap(record)
     where = "the fully connected layers" if len(names) > 1 else names[0]
@@ -80,7 +79,7 @@ def _mean_text(record: Record) -> str:
 
 def _random_labels(record: Record) -> Numbers:
     rows = behind(record, "random").query(f"outputs > {gap(record) + 1}")
-    fits = spreads(rows_of(record, "models", labels="random"), ["model"], "accuracy")
+    fits = spreads(record.rows("models", labels="random"), ["model"], "accuracy")
     found = fits.join(spreads(rows, ["model"], "output_gap")).loc[_too_small(record)]
     words = "{model}: training accuracy " + spread("accuracy") + ", ratio " + spread("output_gap")
     return {"gap": found["output_gap_mean"], "listed": each(words)(found)}
@@ -90,7 +89,7 @@ def _too_small(record: Record) -> list[str]:
     """Return the networks with fewer parameters than examples, and random labels."""
     if "random" not in record.config.labels:
         return []
-    one = rows_of(record, "layers", labels="random").drop_duplicates(["model", "layer"])
+    one = record.rows("layers", labels="random").drop_duplicates(["model", "layer"])
     sizes = (one["outputs"] * (one["inputs"] + 1)).groupby(one["model"]).sum()
     return [model for model in plain(record) if sizes[model] < record.config.examples]
 
@@ -112,7 +111,7 @@ def _training(record: Record) -> Numbers:
     ratios, shares = [], []
     for model in true_wide(record):
         for layer in filter(is_connected, layers(record, "trajectory", model)[1:]):
-            rows = rows_of(record, "trajectory", model=model, labels="true", layer=layer)
+            rows = record.rows("trajectory", model=model, labels="true", layer=layer)
             inputs, outputs = (
                 rows.pivot(index="epoch", columns="index", values=one)
                 for one in ("input", "output")
@@ -128,14 +127,14 @@ def _fully_connected(record: Record) -> list[str]:
 
 def _clusters(record: Record) -> Frame:
     """Return the shares at the beginning and at the end of training, by network."""
-    rows = rows_of(record, "clusters", labels="true").groupby("model")
+    rows = record.rows("clusters", labels="true").groupby("model")
     shares = rows[["logit_share", "class_share"]]
     return shares.first().join(shares.last().add_suffix("_end")).loc[_fully_connected(record)]
 
 
 def _centers(record: Record) -> Frame:
     """Return the squared cosines at the beginning and at the end of training, by network."""
-    rows = rows_of(record, "centers", labels="true").groupby(["model", "epoch"])
+    rows = record.rows("centers", labels="true").groupby(["model", "epoch"])
     means = rows[["by_output", "by_weight"]].mean().groupby("model")
     return means.first().join(means.last().add_suffix("_end")).loc[_fully_connected(record)]
 
@@ -148,7 +147,7 @@ def _whole_models(record: Record) -> list[str]:
 def _whole(record: Record) -> Frame:
     rows = []
     for model in _whole_models(record):
-        one = rows_of(record, "whole", model=model).set_index("index")
+        one = record.rows("whole", model=model).set_index("index")
         one = one.assign(ratio=one["approximate"] / one["true"])
         first, last = gap(record), large(record)
         gain = (one["weighted_overlap"] - one["overlap"]).loc[:first].min()

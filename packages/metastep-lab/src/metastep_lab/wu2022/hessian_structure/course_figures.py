@@ -5,7 +5,7 @@ import numpy as np
 from metastep_lab.figures.style import MARKERS, Figure, Lines, line_figure, new_figure, style
 from metastep_lab.tables import Frame, Record
 from metastep_lab.wu2022.hessian_structure.clusters import DERIVATIVES
-from metastep_lab.wu2022.hessian_structure.reading import gap, rows_of, shown
+from metastep_lab.wu2022.hessian_structure.reading import gap, shown
 
 Drawn = tuple[Figure, str]
 LAST = 20  # the last index that is drawn
@@ -13,7 +13,7 @@ LAST = 20  # the last index that is drawn
 
 def training(record: Record, model: str, labels: str) -> Drawn:
     """Figures C.15 and C.16."""
-    rows = rows_of(record, "trajectory", model=model, labels=labels)
+    rows = record.rows("trajectory", model=model, labels=labels)
     by_epoch = rows.assign(epoch=rows["epoch"] + 1).pivot(
         index="epoch", columns=["layer", "index"], values=["input", "output"]
     )
@@ -49,7 +49,7 @@ def clusters(record: Record) -> Drawn:
     for labels in record.config.labels:
         series = {}
         for model in record.config.model:
-            rows = rows_of(record, "clusters", model=model, labels=labels)
+            rows = record.rows("clusters", model=model, labels=labels)
             for column, name in (("logit_share", "logits"), ("class_share", "classes")):
                 series[f"{model}, {name}"] = rows["epoch"] + 1, rows[column]
         panels.append(

@@ -13,7 +13,7 @@ from metastep_lab.wu2022.hessian_structure.course_figures import (
     embedding,
     training,
 )
-from metastep_lab.wu2022.hessian_structure.reading import MOST, curve, gap, layers, rows_of, shown
+from metastep_lab.wu2022.hessian_structure.reading import MOST, curve, gap, layers, shown
 
 OVER_LAYERS = {"kronecker", "rank-one", "training", "correspondence", "singular"}
 BASES = {"input": "E[xxᵀ]", "output": "E[M]"}
@@ -120,14 +120,14 @@ def _correspondence(record: Record, model: str, labels: str) -> Drawn:
     figure, axes = new_figure(columns=2, rows=len(names), height=3.8 * len(names))
     images = []
     for panel, (layer, basis) in zip(axes, product(names, BASES), strict=True):
-        rows = rows_of(record, "correspondence", model=model, labels=labels, layer=layer)
+        rows = record.rows("correspondence", model=model, labels=labels, layer=layer)
         rows = rows[rows["basis"] == basis]
         found = rows.pivot(index="vector", columns="index", values="value")
         matrix = found.dropna(how="all").dropna(how="all", axis=1).to_numpy()
         panel.grid(False)
         extent = (0.5, matrix.shape[1] + 0.5, len(matrix) + 0.5, 0.5)
         images.append(panel.imshow(matrix, cmap="cividis", vmin=0, vmax=1, extent=extent))
-        factored = rows_of(record, "spectra", model=model, labels=labels, layer=layer, seed=0)
+        factored = record.rows("spectra", model=model, labels=labels, layer=layer, seed=0)
         ranks = factored[f"kronecker_{basis}"].to_numpy()[: matrix.shape[1]]
         seen = ranks <= len(matrix)
         panel.plot(
@@ -159,7 +159,7 @@ def _singular(record: Record, model: str, labels: str) -> Drawn:
     """Figure 4.1 (b), for every layer."""
     panels = []
     for layer in shown(record, "spectra", model):
-        rows = rows_of(record, "singular", model=model, labels=labels, layer=layer)
+        rows = record.rows("singular", model=model, labels=labels, layer=layer)
         series = {
             f"{vector:g}": (part["index"], part["value"]) for vector, part in rows.groupby("vector")
         }

@@ -6,7 +6,6 @@ from metastep_lab.wu2022.hessian_structure.reading import (
     gap,
     is_connected,
     needs_spectra,
-    rows_of,
     spread,
     spreads,
     true_wide,
@@ -17,7 +16,7 @@ LAYER = ["model", "layer"]
 
 def _of_wide(record: Record, table: str, connected: bool = True) -> Frame:
     """Return the rows of the fully connected layers, or the others, of wide networks."""
-    rows = rows_of(record, table, labels="true")
+    rows = record.rows(table, labels="true")
     chosen = rows["model"].isin(true_wide(record)) & (rows["layer"].map(is_connected) == connected)
     return rows[chosen]
 

@@ -23,14 +23,6 @@ def large(record: Record) -> int:
     return 2 * class_count(record.config.dataset)
 
 
-def rows_of(record: Record, table: str, **which: object) -> Frame:
-    """Return the rows of a table in which columns have given values."""
-    rows = record.frames[table]
-    for name, value in which.items():
-        rows = rows[rows[name] == value]
-    return rows
-
-
 def wide(record: Record) -> list[str]:
     """Return the networks without batch normalization or a narrow layer."""
     return [name for name in plain(record) if narrowest(network_of(name)) >= WIDE]
@@ -61,7 +53,7 @@ def is_image_network(name: str) -> bool:
 
 def layers(record: Record, table: str, model: str) -> list[str]:
     """Return the names of a network's layers that a table has, in order."""
-    return in_order(rows_of(record, table, model=model)["layer"].unique())
+    return in_order(record.rows(table, model=model)["layer"].unique())
 
 
 def is_connected(layer: str) -> bool:
@@ -79,14 +71,14 @@ def shown(record: Record, table: str, model: str) -> list[str]:
 
 def curve(record: Record, table: str, name: str, **which: str) -> tuple[Column, Column]:
     """Return the indices of a column, `[k]`, and its values, `[seeds or pairs of seeds, k]`."""
-    rows = rows_of(record, table, **which)
+    rows = record.rows(table, **which)
     indices = np.unique(rows["index"])
     return indices, rows[name].to_numpy().reshape(-1, len(indices))
 
 
 def behind(record: Record, labels: str = "true") -> Frame:
     """Return the rows of `layers` for all layers whose input is the output of a ReLU."""
-    rows = rows_of(record, "layers", labels=labels)
+    rows = record.rows("layers", labels=labels)
     first = {model: layers(record, "layers", model)[0] for model in rows["model"].unique()}
     return rows[rows["layer"] != rows["model"].map(first)]
 

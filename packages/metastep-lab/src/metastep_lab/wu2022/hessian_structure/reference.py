@@ -5,7 +5,7 @@ import pandas as pd
 
 from metastep_lab.claims import Statement, lacking
 from metastep_lab.tables import Frame, Record
-from metastep_lab.wu2022.hessian_structure.reading import curve, leading, rows_of
+from metastep_lab.wu2022.hessian_structure.reading import curve, leading
 
 MODEL = "F-200^2"
 LAYERS = ("fc1", "fc2", "fc3")
@@ -47,7 +47,7 @@ def _same_setting(record: Record) -> bool:
 def _found(record: Record, layer: str) -> dict[str, float]:
     """Return this run's means over networks, by the names of `MEASURED`."""
     which = {"model": MODEL, "labels": "true", "layer": layer}
-    means = rows_of(record, "layers", **which).mean(numeric_only=True)
+    means = record.rows("layers", **which).mean(numeric_only=True)
     true, kronecker, overlap = (
         curve(record, "spectra", name, **which)[1] for name in ("true", "kronecker", "overlap")
     )

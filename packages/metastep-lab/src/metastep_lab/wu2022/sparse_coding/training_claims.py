@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from metastep_lab.claims import Numbers, Statement, beyond, lacking, mean_and_error
-from metastep_lab.tables import Frame, Record, where
+from metastep_lab.tables import Frame, Record
 
 SIMILAR = 0.2
 """Ours: of the difference between masking and baseline, what counts as similar performance."""
@@ -12,7 +12,7 @@ SIMILAR = 0.2
 
 def _training(record: Record, start: str) -> Frame:
     """Return the errors of the forms of training from one start, a row for each seed."""
-    rows = where(record.frames["training"], initialization=start)
+    rows = record.rows("training", initialization=start)
     return rows.pivot(index="seed", columns="algorithm", values="error")
 
 
@@ -68,8 +68,8 @@ TRAINING_CLAIMS = (
         "plain steps",
         _farther,
         reasons={
-            False: "A plain step of the right length recovers better than Adam at the thesis's "
-            "setting; longer ones fail, as the thesis says.",
+            False: "A plain step of the right length recovers better than Adam; longer ones fail, "
+            "as the thesis says.",
         },
     ),
     Statement(

@@ -137,8 +137,9 @@ def factored_inverse(hessian: KroneckerHessian, damping: float) -> KroneckerHess
         inputs = hessian.input[name]
         pi = jnp.sqrt(jnp.trace(inputs) * len(output) / (jnp.trace(output) * len(inputs)))
         shift = jnp.sqrt(jnp.asarray(damping, output.dtype))
-        left[name] = jnp.linalg.inv(output + shift / pi * jnp.eye(len(output)))
-        right[name] = jnp.linalg.inv(inputs + shift * pi * jnp.eye(len(inputs)))
+        shifted = lambda matrix, by: matrix + by * jnp.eye(len(matrix), dtype=matrix.dtype)
+        left[name] = jnp.linalg.inv(shifted(output, shift / pi))
+        right[name] = jnp.linalg.inv(shifted(inputs, shift * pi))
     return KroneckerHessian(left, right)
 
 

@@ -1,6 +1,7 @@
 """Self-adjoint linear operators on pytrees of arrays, defined by their products."""
 
 from abc import abstractmethod
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -75,7 +76,9 @@ class AbstractOperator(eqx.Module):
         """Return a `scipy.sparse.linalg.LinearOperator` on NumPy arrays."""
         product = lambda x: np.asarray(_product(self, jnp.asarray(x.reshape(-1), self.dtype)))
         shape, dtype = (self.size, self.size), np.dtype(self.dtype)
-        return scipy.sparse.linalg.LinearOperator(shape, product, rmatvec=product, dtype=dtype)
+        # It is made by `__new__`, whose arguments the type checker does not know.
+        make: Any = scipy.sparse.linalg.LinearOperator
+        return make(shape, product, rmatvec=product, dtype=dtype)
 
     def to_lineax(self, positive: bool = False) -> lx.FunctionLinearOperator:
         """Return a symmetric `lineax.FunctionLinearOperator` on trees.
