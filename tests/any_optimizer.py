@@ -86,7 +86,9 @@ ROWS = {
     "optimistic": Row(lambda rate, beta: optax.optimistic_gradient_descent(rate, alpha=beta)),
     "polyak": Row(lambda rate, beta: optax.polyak_sgd(rate)),
     "noisy": Row(lambda rate, beta: optax.noisy_sgd(rate, eta=0.01, key=jax.random.key(0))),
-    "adafactor": Row(lambda rate, beta: optax.adafactor(rate, momentum=0.5), complex=False),
+    "adafactor": Row(
+        lambda rate, beta: optax.adafactor(rate, momentum=0.5, dtype_momentum=float), complex=False
+    ),
     "ademamix": Row(lambda rate, beta: contrib.ademamix(rate, b1=beta, eps_root=ROOT)),
     "adopt": Row(lambda rate, beta: contrib.adopt(rate, b1=beta), complex=False),
     "madgrad": Row(lambda rate, beta: contrib.madgrad(rate, momentum=0.5), complex=False),
