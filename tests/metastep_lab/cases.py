@@ -45,7 +45,7 @@ TINY: dict[str, str] = {
     "downstream-transfer": "models=1 noise=0.001,0.3 vocabulary=100 hidden=8 steps=16 batch=2 "
     "context=16 places=40 top=1 architecture=gru perturbed=0.1,1 shifted=1,10 silenced=1,8",
     "hessian-structure": "model=F-20-12 labels=true examples=128 epochs=1 models=2 top=20",
-    "hessian-overlap": "model=F-12-8 examples=128 epochs=1 models=2 rows=40",
+    "hessian-overlap": "model=F-12-8 examples=128 epochs=1 models=2 rows=200",
     "hessian-two-layer": "units=16,8 classes=3 samples=200 hessian_samples=200 seeds=1",
     "pac-bayes": "hidden=4 train=1000 training_epochs=2 epochs=2 interval=1 draws=500 seeds=1 "
     "methods=base,iter labels=random",

@@ -5,8 +5,7 @@ import json
 import pytest
 
 from metastep_lab.figures.style import save
-from metastep_lab.report import embedding
-from metastep_lab.report import page as page_module
+from metastep_lab.report import embedding, templates
 from metastep_lab.report.page import build_page
 from metastep_lab.report.plots import PlotError, checked
 from metastep_lab.runs.records import write_result
@@ -137,7 +136,7 @@ def test_no_script_runs_and_nothing_is_fetched(browser, directory):
 def test_each_of_two_walls_holds_alone(browser, directory, monkeypatch, protected):
     """Without both the scripts run: the test above looks at something that can happen."""
     if protected != "by its policy alone":
-        monkeypatch.setattr(page_module, "POLICY", OPEN_POLICY)
+        monkeypatch.setattr(templates, "POLICY", OPEN_POLICY)
     if protected != "by the check alone":
         monkeypatch.setattr(embedding, "checked", lambda content, version: content)
     path = directory / "report.html"

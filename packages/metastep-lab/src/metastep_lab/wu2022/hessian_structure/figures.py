@@ -30,9 +30,11 @@ def figures(record: Record) -> Mapping[str, Drawn]:
         "singular": _singular(record, model, labels),
         "training": training(record, model, labels),
         "clusters": clusters(record),
-        "logit-clusters": embedding(record, "logit"),
-        "class-clusters": embedding(record, "class"),
     }
+    # Only of fully connected networks.
+    if len(record.frames["embedding"]):
+        drawn["logit-clusters"] = embedding(record, "logit")
+        drawn["class-clusters"] = embedding(record, "class")
     plain = [name for name in record.config.model if f"{name}-BN" in record.config.model]
     if plain:
         drawn["batch-normalization"] = _batch_norm(record, plain[0], labels)
