@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from metastep_lab.errors import RefusedError
@@ -104,9 +104,21 @@ def _start(context: Any, job: Job, devices: tuple[str, ...]) -> tuple[Connection
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_run_child, args=(job, devices, sender), name=job.key)
     with _no_interruption():
-        process.start()
+        _begin(process)
     sender.close()
     return receiver, process
+
+
+def _begin(process: BaseProcess, times: int = 3) -> None:
+    try:
+        process.start()
+    except (EOFError, ConnectionError):
+        # The server that forks was killed; once it has ended, a start begins another one. An
+        # EOFError that left the command would be taken for Ctrl-D.
+        if times == 0:
+            raise
+        sleep(0.1)
+        _begin(process, times - 1)
 
 
 @contextmanager
