@@ -1,5 +1,6 @@
 """Errors of JAX and optax, translated into the terms of this library."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -70,6 +71,42 @@ def sharded() -> Iterator[None]:
         raise ValueError(f"a sharding does not fit: {advice} JAX says: {error}") from error
 
 
+def require_function(name: str, function: object, arguments: str, advice: str = "") -> None:
+    """Refuse what is not a function of these arguments.
+
+    Args:
+        name: the argument of the library that holds the function.
+        function: what was given.
+        arguments: how the function is called, such as "t, key".
+        advice: what to do after a frequent mistake, in a sentence.
+
+    Raises:
+        ValueError: if it cannot be called, or takes another number of arguments.
+    """
+    advice = advice and f" {advice}"
+    if not callable(function):
+        kind = type(function).__name__
+        raise ValueError(f"{name} is a {kind}; allowed is a function of ({arguments}).{advice}")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # built-in functions have none
+        return
+    try:
+        signature.bind(*arguments.split(", "))
+    except TypeError as error:
+        raise ValueError(
+            f"{name} is a function of {signature}, but it is called with ({arguments}).{advice}"
+        ) from error
+
+
+def require_no_model(name: str, model: object) -> None:
+    """Refuse a model of flax or PyTorch, whose parameters have to be taken out of it first."""
+    origins = {base.__module__.partition(".")[0] for base in type(model).__mro__}
+    for library, advice in MODELS.items():
+        if library in origins and callable(model):
+            raise ValueError(f"{name} is a {type(model).__name__}, a model of {library}. {advice}")
+
+
 BATCH = (
     "`int(t)`, `if t > 3`, and NumPy arrays or lists that are indexed by t are such. Hold the data "
     "as JAX arrays: `data = jnp.asarray(data)` before, and in `batch` for example "
@@ -96,6 +133,19 @@ STEP_LOOP = (
     "RandomDirections, EvolutionStrategies and CentralDifferences. Give "
     "optax.lbfgs(scale_init_precond=False): the scale of its first step has no derivative in optax."
 )
+
+BUFFERS = "If there are `buffers=`, they are its last argument."
+BATCH_SOURCE = (
+    "Give arrays, data sets and functions of a Python integer as `metastep.Batches(source)`."
+)
+OPTIMIZER_TYPE = "So is an optax transformation, such as optax.adam(0.01)."
+MODELS = {
+    "flax": (
+        "Give its parameters: `structure, params, rest = nnx.split(model, nnx.Param, ...)`, or "
+        '`model.init(key, x)["params"]` of linen (see the page Bring a model of flax).'
+    ),
+    "torch": "Convert it by `params, buffers, apply = metastep.interop.from_torch(model)`.",
+}
 
 
 def check_optimizer_state(state: PyTree, trained: PyTree) -> None:

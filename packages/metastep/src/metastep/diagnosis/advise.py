@@ -220,10 +220,16 @@ def _recommend(d: Diagnosis) -> Recommendation:
     return Recommendation(
         exact.estimator,
         f"It is exact and takes {exact.seconds:.2g} s and {readable_bytes(exact.memory)} of "
-        f"{readable_bytes(d.memory)}; no estimator that points the same way (cosine {GOOD_COSINE}) "
-        f"takes less than {100 * WORTHWHILE:.0f} % of this time.",
+        f"{readable_bytes(d.memory)}; no other that can be trusted here (cosine from "
+        f"{GOOD_COSINE}, relative error to {GOOD_ERROR}, influence that does not grow backwards) "
+        f"takes less than {100 * WORTHWHILE:.0f} % of this time.{_caution(d)}",
         _alternatives(d, exact),
     )
+
+
+def _caution(d: Diagnosis) -> str:
+    """Say beside a recommendation that following the exact gradient may lead nowhere."""
+    return " But its steps may lead nowhere: see not-smooth." if _not_smooth(d) else ""
 
 
 def _alternatives(d: Diagnosis, exact: Option) -> str:

@@ -14,7 +14,12 @@ from jaxtyping import Array, Float
 
 from metastep.checks import integer, require_count, require_key
 from metastep.compilation import compiler_options
-from metastep.estimators.base import AbstractEstimator, Estimate
+from metastep.estimators.base import (
+    AbstractEstimator,
+    Estimate,
+    require_estimator,
+    require_problem,
+)
 from metastep.estimators.central_differences import CentralDifferences
 from metastep.estimators.reverse import Reverse
 from metastep.problems.base import AbstractProblem
@@ -149,6 +154,9 @@ def compare(
         raise ValueError("estimators is empty; give at least one, such as [TruncatedReverse(5)].")
     require_count("repeats", repeats)
     require_key(key)
+    require_problem(problem)
+    for estimator in estimators:
+        require_estimator(estimator)
     outer = as_hyperparameters(outer)
     judge, exact, within = _reference(problem, outer, key, reference, memory)
     truth = within(exact.grad)

@@ -25,6 +25,7 @@ from metastep.estimators.base import (
     AbstractEstimator,
     Estimate,
     require_influence,
+    require_problem,
 )
 from metastep.estimators.truncated import ONLY_BY_START, TruncatedReverse
 from metastep.explained import sharded
@@ -118,6 +119,7 @@ def driven_hypergradient(
         OSError: if the disk is full, before or during the run. Saved files remain.
     """
     require_key(key)
+    require_problem(problem)
     require(save_every >= 0, "save_every", save_every, "seconds from 0")
     if directory is not None and jax.process_count() > 1:
         raise ValueError(

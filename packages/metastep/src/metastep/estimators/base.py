@@ -208,6 +208,15 @@ def require_estimator(estimator: object) -> None:
     require(isinstance(estimator, AbstractEstimator), "estimator", estimator, allowed)
 
 
+def require_problem(problem: object) -> None:
+    """Refuse anything but one problem, such as a distribution of problems."""
+    if not isinstance(problem, AbstractProblem):
+        raise ValueError(
+            f"problem is a {type(problem).__name__}; allowed is one problem, such as a "
+            "metastep.TrainingProblem. Of a distribution `key -> problem`, give one: problem(key)."
+        )
+
+
 @compiled
 def _estimate(
     problem: AbstractProblem, outer: Outer, estimator: AbstractEstimator, key: RandomKey
@@ -254,5 +263,7 @@ def hypergradient(
             `AbstractEstimator.estimate` and `trees.as_hyperparameters`).
     """
     require_key(key)
+    require_problem(problem)
+    require_estimator(estimator)
     with sharded():
         return _estimate(problem, as_hyperparameters(outer), estimator, key)

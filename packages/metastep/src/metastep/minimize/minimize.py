@@ -162,6 +162,9 @@ def minimize(
     total, period, tasks, together = map(integer, (steps, every, meta_batch, tasks_at_once))
     require_count("steps", total)
     require_count("every", period)
+    is_transformation = hasattr(optimizer, "init") and hasattr(optimizer, "update")
+    allowed = "optax transformations, such as optax.adam(0.01)"
+    require(is_transformation, "optimizer", optimizer, allowed)
     require(on_failure in ("skip", "raise"), "on_failure", on_failure, "'skip' and 'raise'")
     if isinstance(problem, AbstractProblem):
         allowed = "None for a single problem; a meta-batch needs a function key -> problem"

@@ -109,6 +109,17 @@ class TrainingProblem(AbstractProblem):
         buffers: PyTree = None,
     ):
         require_count("horizon", horizon)
+        also = "" if buffers is None else ", buffers"
+        advice = explained.BUFFERS if buffers is None else ""
+        explained.require_function("loss", loss, f"params, outer, batch{also}", advice)
+        explained.require_function("objective", objective, f"params, outer{also}", advice)
+        explained.require_no_model("init_params", init_params)
+        if _is_function(init_params):
+            explained.require_function("init_params", init_params, "outer, key")
+        if not isinstance(optimizer, Transformation):
+            explained.require_function("optimizer", optimizer, "outer", explained.OPTIMIZER_TYPE)
+        if batch is not None:
+            explained.require_function("batch", batch, "t, key", explained.BATCH_SOURCE)
         self.loss = loss
         self.objective_of_params = objective
         self.init_params = init_params
