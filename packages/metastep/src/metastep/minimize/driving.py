@@ -122,8 +122,9 @@ def require_same_run(checkpoint: Checkpoint, notes: Mapping[str, Any], identity:
     if notes.get("identity") != identity:
         raise checkpoints.CheckpointError(
             f"{checkpoint.file} belongs to another run: its problem, data, initial "
-            "hyperparameters, estimator, optimizer or key (or the version of JAX) are not those "
-            "of this one. Resume with what it was written with, or choose another file."
+            "parameters (is every seed set?), hyperparameters, estimator, optimizer or key (or the "
+            "version of JAX) are not those of this one. Resume with what it was written with, or "
+            "choose another file."
         )
 
 
