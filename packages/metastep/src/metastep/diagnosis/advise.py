@@ -224,7 +224,8 @@ def _recommend(d: Diagnosis) -> Recommendation:
         exact.estimator,
         f"It is exact and takes {exact.seconds:.2g} s and {readable_bytes(exact.memory)} of "
         f"{readable_bytes(d.memory)}; no other that can be trusted here (cosine from "
-        f"{GOOD_COSINE}, relative error to {GOOD_ERROR}) takes less than {100 * WORTHWHILE:.0f} % of this time.",
+        f"{GOOD_COSINE}, relative error to {GOOD_ERROR}) takes less than "
+        f"{100 * WORTHWHILE:.0f} % of this time.",
         _alternatives(d, exact),
     )
 
