@@ -6,6 +6,8 @@ import io
 import json
 import os
 import tarfile
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import jax
@@ -66,6 +68,21 @@ def test_nothing_beyond_the_limit_is_unpacked(tmp_path, reader, monkeypatch):
     monkeypatch.setattr("zipfile.ZipFile.open", None)
     with pytest.raises(error, match=r"arrays\.npz"):
         read_it(path)
+
+
+def test_no_more_is_unpacked_than_a_member_states():
+    content, size = io.BytesIO(), 2**14
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("a.npy", whole(np.zeros(size, np.uint8)) + bytes(2**24))
+        packed.getinfo("a.npy").file_size = len(whole(np.zeros(size, np.uint8)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="CRC"):
+            parse_arrays(content.getvalue(), largest=2**15)
+        # A few copies of what is stated, and not the 16 MiB behind it.
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_is_not_wanted_stays_packed(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 import metastep as ms
 from metastep import step_sizes
+from metastep.explained import check_optimizer_state
 from tests.helpers import central_differences, relative_distance
 
 ROWS = np.arange(12.0).reshape(6, 2) / 10
@@ -159,6 +160,11 @@ def test_accumulated_gradients_keep_their_precision(key, x64):
     accumulated = lambda outer: optax.MultiSteps(optax.sgd(outer["rate"]), 2)
     with pytest.raises(ValueError, match=r"float64 in float32.*accumulator_dtype=jnp\.float64"):
         ms.hypergradient(make(optimizer=accumulated), outer(), ms.Reverse(), key=key)
+    # The sums of the masked part are compared with that part, not with the first parameters.
+    params = {"high": jnp.zeros(2), "low": jnp.zeros(2, jnp.bfloat16)}
+    low = optax.MultiSteps(optax.sgd(0.1), 2, accumulator_dtype=jnp.bfloat16)
+    masked = optax.masked(low.gradient_transformation(), {"high": False, "low": True})
+    check_optimizer_state(masked.init(params), params)
     plain = make(optimizer=optax.MultiSteps(optax.sgd(0.1), 2, accumulator_dtype=jnp.float64))
     built = make(optimizer=plain.optimizer.gradient_transformation())
     assert jnp.array_equal(

@@ -156,6 +156,15 @@ def test_failures_raise_with_the_step_and_the_reason(key):
         minimize(broken, key, on_failure="raise", every=30)
 
 
+def test_a_skipped_failure_does_not_stop_a_resumed_run(tmp_path, key):
+    broken = problem(lambda w, outer, batch: jnp.sum((w - outer) ** 2) * jnp.nan)
+    path = tmp_path / "state"
+    once = lambda report: True
+    minimize(broken, key, checkpoint=ms.Checkpoint(path, every=1), callback=once)
+    with pytest.raises(ms.HypergradientError, match="outer step 1: The inner state became"):
+        minimize(broken, key, checkpoint=ms.Checkpoint(path, resume=True), on_failure="raise")
+
+
 def kept(step, outer, estimate):
     return outer
 

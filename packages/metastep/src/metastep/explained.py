@@ -116,8 +116,10 @@ def check_optimizer_state(state: PyTree, trained: PyTree) -> None:
                 "`params.fast` and the objective `params.slow`."
             )
         if isinstance(node, optax.MultiStepsState):
-            pairs = zip(jax.tree.leaves(node.acc_grads), jax.tree.leaves(trained), strict=False)
-            for sums, param in pairs:
+            # By path: under a mask the sums are those of some of the parameters only.
+            params = dict(jax.tree_util.tree_leaves_with_path(trained))
+            for path, sums in jax.tree_util.tree_leaves_with_path(node.acc_grads):
+                param = params.get(path, sums)
                 if jax.numpy.finfo(sums.dtype).eps > jax.numpy.finfo(param.dtype).eps:
                     raise ValueError(
                         f"optimizer is optax.MultiSteps, which adds up gradients of {param.dtype} "

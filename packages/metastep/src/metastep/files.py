@@ -205,7 +205,9 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         unbounded = entries > 0 and dtype.itemsize == 0
         if min(shape, default=0) < 0 or unbounded or promised != member.file_size - file.tell():
             raise ValueError(f"{name} is not as large as its header says")
-        data = bytearray(file.read())
+        # Without a number `read` unpacks up to 2 GiB of a member before it looks at the stated size.
+        # A bytearray, so that the arrays can be written to.
+        data = bytearray(file.read(promised))
     if entries == 0:
         return np.empty(shape, dtype)
     return np.frombuffer(data, dtype).reshape(shape, order="F" if by_columns else "C")

@@ -86,7 +86,8 @@ def _watched(inner: optax.GradientTransformation, horizon: int) -> optax.Gradien
     """Count steps, and warn at the first one beyond the horizon."""
 
     def warn(count: Int[Array, ""]) -> None:
-        if int(count) == horizon + 1:
+        # Asked again, since under `vmap` both sides of the `cond` are computed at every step.
+        if int(count) == horizon:
             warnings.warn(
                 f"this learned optimizer was meta-trained on at most {horizon} steps and is now "
                 "taking more; what it does there is untested and often destructive.",
@@ -96,11 +97,11 @@ def _watched(inner: optax.GradientTransformation, horizon: int) -> optax.Gradien
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
         count, before = state
-        count = optax.safe_increment(count)
+        # The steps before this one, since `horizon` + 1 may be beyond the integers of 32 bits.
         beyond = lambda: jax.debug.callback(warn, count)
-        jax.lax.cond(count == horizon + 1, beyond, lambda: None)
+        jax.lax.cond(count == horizon, beyond, lambda: None)
         updates, after = inner.update(updates, before, params)
-        return updates, (count, after)
+        return updates, (optax.safe_increment(count), after)
 
     init = lambda params: (jnp.zeros((), jnp.int32), inner.init(params))
     return optax.GradientTransformation(init, update)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -110,7 +110,8 @@ def restore(checkpoint: Checkpoint, carry: Carry) -> tuple[Carry, list[float]]:
     seconds: Any = notes.get("seconds_per_step")
     if not has_type(seconds, tuple[float, ...]):
         raise checkpoints.CheckpointError(f"{checkpoint.file} belongs to another kind of run.")
-    return carry, seconds
+    # A failure that the saved run has skipped must not stop this one before its first step.
+    return replace(carry, failed=jnp.array(False)), seconds
 
 
 @dataclass(frozen=True)
