@@ -7,11 +7,13 @@ import jax
 import optax
 from jaxtyping import PyTree
 
+# `if` on a tracer raises a subclass of the first.
 _ASKED_FOR_VALUES = (
     jax.errors.ConcretizationTypeError,
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
 )
+# JAX raises a plain ValueError for this, among many others: only its text tells.
 _NOT_REVERSIBLE = "Reverse-mode differentiation does not work for lax.while_loop"
 
 

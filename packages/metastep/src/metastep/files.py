@@ -20,6 +20,7 @@ import numpy as np
 
 LARGEST = 2**30  # bytes of one file, compressed and decompressed
 LARGEST_JSON = 2**26
+# That of NumPy, which evaluates a header as a Python literal.
 LARGEST_HEADER = 10_000
 DEEPEST = 64
 
@@ -51,8 +52,11 @@ def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], None]) -
             os.fsync(temporary.fileno())
             # Temporary files are made for their owner alone.
             os.chmod(temporary.name, 0o644)
+            # The folder itself is not flushed: a crash may bring the old file back, which is whole,
+            # too.
             os.replace(temporary.name, path)
         except BaseException:
+            # On Ctrl-C, too: nothing else would ever delete this file.
             Path(temporary.name).unlink(missing_ok=True)
             raise
 
@@ -64,9 +68,11 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
         OSError: if it cannot be read.
         ValueError: if it is larger, or is a device or a pipe, whose size is unknown.
     """
+    # A folder passes, since `open` has the usual error for it; a pipe would block `open`.
     if not S_ISREG(os.stat(path).st_mode) and not path.is_dir():
         raise ValueError("it is a device or a pipe")
     with open(path, "rb") as file:
+        # Not by the size in the directory, which is out of date if another process writes.
         content = file.read(largest + 1)
     if len(content) > largest:
         raise ValueError(f"it has more than {largest} bytes")
@@ -175,6 +181,7 @@ def parse_arrays(
                 for member in archive.infolist()
                 if names is None or member.filename.removesuffix(".npy") in names
             ]
+            # The stated sizes, beyond which `_array` does not read.
             if sum(member.file_size for member in members) > largest:
                 raise ValueError(f"it unpacks to more than {largest} bytes")
             if len({member.filename for member in members}) < len(members):
@@ -200,14 +207,18 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         shape, by_columns, dtype = read(file, max_header_size=LARGEST_HEADER)
         if dtype.hasobject:
             raise ValueError(f"{name} holds Python objects, which only a pickle can")
+        # Python integers: those of NumPy would wrap around for a shape such as (2**40, 2**40).
         entries = math.prod(shape)
         promised = entries * dtype.itemsize
+        # Entries without bytes, as of the dtype `S0`, would make any shape as large as its header
+        # says.
         unbounded = entries > 0 and dtype.itemsize == 0
         if min(shape, default=0) < 0 or unbounded or promised != member.file_size - file.tell():
             raise ValueError(f"{name} is not as large as its header says")
-        # Without a number `read` unpacks up to 2 GiB of a member before it looks at the stated size.
+        # Without a number, `read` may unpack 2 GiB of a member before it looks at the stated size.
         # A bytearray, so that the arrays can be written to.
         data = bytearray(file.read(promised))
+    # `frombuffer` refuses an empty buffer.
     if entries == 0:
         return np.empty(shape, dtype)
     return np.frombuffer(data, dtype).reshape(shape, order="F" if by_columns else "C")

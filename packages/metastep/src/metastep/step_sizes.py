@@ -51,6 +51,8 @@ def warmup_cosine_decay_schedule(
     length = decay_steps - warmup_steps
     allowed = f"the integers above warmup_steps, {warmup_steps}"
     checks.require(length >= 1, "decay_steps", decay_steps, allowed)
+    # optax divides the final value by the peak, and asks in Python whether the peak is 0. The shape
+    # alone does not need it.
     shape = optax.cosine_decay_schedule(1.0, length, exponent=exponent)
     rise = optax.linear_schedule(init_value, peak_value, warmup_steps)
     fall = lambda count: end_value + (peak_value - end_value) * shape(count)
