@@ -174,6 +174,7 @@ def _depends(of_leaf: OfLeaf, leaf: Array) -> bool:
         reached.append(in_batched[0])
         return x, in_batched[0]
 
+    # The rule runs for what is batched only, and nothing is computed.
     jax.eval_shape(jax.vmap(lambda leaf: [probe(x) for x in of_leaf(leaf)]), leaf[None])
     return any(reached)
 

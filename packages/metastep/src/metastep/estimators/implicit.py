@@ -54,6 +54,7 @@ class Neumann(eqx.Module):
     def solve(self, operator: Callable[[Inner], Inner], vector: Inner) -> Inner:
         """Return x for `operator`, v -> A v, and `vector`, b, by `terms` - 1 products."""
         add = lambda x: jax.tree.map(jnp.add, vector, operator(x))
+        # From 1, since the vector itself is the first term.
         return jax.lax.fori_loop(1, self.terms, lambda _, x: add(x), vector)
 
 
@@ -120,6 +121,7 @@ class Implicit(AbstractEstimator):
         early_moves = [norm(subtract(fixed_point_map(w, outer), w)) for w in earlier]
         # Relative to the first steps, which makes it independent of the units of the state.
         stationarity = ratio(norm(move), jnp.maximum(*early_moves))
+        # The first number that no step has: `fixed_point_map` takes the key of step `horizon`.
         probe_key = jax.random.fold_in(keys.steps, problem.horizon + 1)
         responses = [_responses(fixed_point_map, w, outer, probe_key) for w in (point, *earlier)]
         stationary = stationarity <= self.stationarity_tolerance
@@ -137,6 +139,7 @@ class Implicit(AbstractEstimator):
         stands_still = (norm(move) == 0) & (norm(adjoint) > 0) & (left == 0)
         judgement = RESULTS.where(stands_still, RESULTS.unmoved, self._judge(stats))
         result = outcome(value, grad, end.first_nonfinite, judgement)
+        # After `outcome`, which would take these NaN for a failure of the arithmetic.
         grad = jax.tree.map(lambda hidden, leaf: jnp.where(hidden, jnp.nan, leaf), unseen, grad)
         stats |= common_stats(grad, end.first_nonfinite)
         return Estimate(value, grad, result, stats), state
@@ -147,6 +150,7 @@ class Implicit(AbstractEstimator):
         residual = lambda x: ratio(norm(subtract(vector, subtract(x, transposed(x)))), norm(vector))
         solver = self.solver
         if solver is None:
+            # The coarsest leaf limits what the iteration can reach.
             eps = max(jnp.finfo(x.dtype).eps for x in jax.tree.leaves(vector))
             solver = lx.CG(rtol=float(eps) ** 0.75, atol=0.0)
         if isinstance(solver, Neumann):
@@ -180,6 +184,7 @@ def solve_with(
     product = lambda v: subtract(v, wide(operator(narrow(v))))
     structure = jax.eval_shape(lambda: wide(vector))
     remainder = lx.FunctionLinearOperator(product, structure, tags)
+    # Not thrown: an unsolved system is a `result`, judged by its residual.
     return narrow(lx.linear_solve(remainder, wide(vector), solver, throw=False).value)
 
 

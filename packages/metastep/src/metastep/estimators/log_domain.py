@@ -80,6 +80,8 @@ class LogDomain(AbstractEstimator):
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> Any:
         """Return the state of the wrapped estimator."""
+        # Of degree 0, since it is not measured yet: what an estimator carries does not depend on
+        # it.
         return self.estimator.init(_Rescaled(problem, jnp.zeros(())), outer, key)
 
     def estimate(
@@ -208,6 +210,7 @@ class _Probed(AbstractProblem):
 
 def _probe(scaled: _Scaled) -> Int[Array, ""]:
     """Return the exponent of the state to compare with: its true size, or slightly larger."""
+    # An objective of degree 5 is still representable there: 2^120 in float32, 2^1000 in float64.
     limit = 200 if _largest(scaled.inner).dtype == jnp.float64 else 24
     true = jnp.clip(scaled.exponent, -limit, limit)
     return jnp.where(jnp.abs(true) < PROBE, PROBE, true)
@@ -237,6 +240,7 @@ def _check(problem: AbstractProblem, outer: Outer, keys: Keys) -> _Premise:
     scaled = probed.init(outer, keys.init)
     nothing = jnp.zeros((), jnp.int32)
     floats = jax.tree.leaves(eqx.filter(scaled, eqx.is_inexact_array))
+    # All leaves are: a state with an infinite entry cannot be rescaled.
     watched = tuple(jnp.array(True) for _ in floats)
     point = Trajectory(scaled, nothing, begin.first_nonfinite, watched)
     end = advance(probed, outer, point, keys, problem.horizon)
@@ -251,6 +255,7 @@ def _check(problem: AbstractProblem, outer: Outer, keys: Keys) -> _Premise:
     eps = jnp.finfo(values.dtype).eps
     # Rounded to an integer if it is one up to rounding: the degree is multiplied by the exponent.
     degree = jnp.where(jnp.abs(degree - nearest) < 512 * eps, nearest, degree)
+    # At sizes on both sides of 1: a polynomial that is not homogeneous may look so on one side.
     degree_error = jnp.max(jnp.abs(logs - degree * shifts) / jnp.maximum(1, jnp.abs(shifts)))
     return _Premise(
         homogeneous=(step_error <= 64 * jnp.finfo(step_error.dtype).eps)

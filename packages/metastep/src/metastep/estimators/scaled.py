@@ -31,6 +31,7 @@ DRAWS = 2
 SMALL = 0.8
 """Numbers below the least normal one to this power are about to underflow: 5e-31 in float32."""
 
+# Half of the least int32: exponents are added to it, and must not wrap around.
 NOTHING = -(2**30)
 """The exponent of a tangent that is zero."""
 
@@ -144,6 +145,7 @@ def _estimate(
 def _normalised(direction: PyTree, exponent: Int[Array, ""]) -> _Tangent:
     """Normalise a direction by moving its size into the exponent."""
     magnitude = largest(direction)
+    # magnitude = m 2^size with m from 1/2 to 1: the division by 2^size is exact.
     _, size = jnp.frexp(magnitude)
     usable = (magnitude > 0) & jnp.isfinite(magnitude)
     size = jnp.where(usable, size, 0).astype(jnp.int32)
@@ -237,6 +239,8 @@ def _digits_lost(
     kinds = [x.dtype for x in jax.tree.leaves(differentiable(inner)[0])]
     eps = max((float(jnp.finfo(kind).eps) for kind in kinds), default=float(jnp.finfo(flat).eps))
     along = lambda rounding: _derivative(problem, outer, line, keys, rounding)
+    # The run itself, `DRAWS` with states rounded differently, and one whose small numbers are
+    # halved. All by one loop body, so that they differ in nothing but the rounding.
     seeds = jnp.array([0, *range(1, 1 + DRAWS), 0])
     found = jax.lax.map(along, (seeds, jnp.arange(len(seeds)) > DRAWS))
     # Logarithms would add a rounding error relative to themselves.

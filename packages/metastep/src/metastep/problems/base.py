@@ -104,6 +104,7 @@ def _float_leaves(inner: Inner) -> list[Array]:
 def _is_bad(inner: Inner, watched: tuple[Bool[Array, ""], ...]) -> Bool[Array, ""]:
     """Whether a watched leaf holds NaN or infinity. `0 * x` is NaN for both: one pass suffices."""
     bad = [
+        # XLA keeps 0 * x for floating-point x, since it is not 0 for all of them.
         watch & jnp.isnan(jnp.sum(0 * leaf))
         for watch, leaf in zip(watched, _float_leaves(inner), strict=True)
     ]
@@ -138,6 +139,7 @@ def initial(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Inner:
             array nor a number.
     """
     inner = as_arrays(problem.init(outer, key))
+    # Abstract, as in the loop: a step that needs a Python integer fails here and not later.
     index = jax.ShapeDtypeStruct((), jnp.int32)
     # Repeated, since a number that became an array may turn another one into an array.
     while True:

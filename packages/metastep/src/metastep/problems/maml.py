@@ -139,6 +139,8 @@ class MAMLProblem(AbstractProblem):
         del key
         start = _initialization(as_hyperparameters(outer))
         adapted = self._adapted(start)
+        # By identity: `eqx.tree_at` replaces leaves, and no numbers that `where` computes from
+        # them.
         leaves, known = jax.tree.leaves(adapted), {id(leaf) for leaf in jax.tree.leaves(start)}
         if not leaves or not all(id(leaf) in known for leaf in leaves):
             raise ValueError(
@@ -156,6 +158,7 @@ class MAMLProblem(AbstractProblem):
         # Only the slope is a constant: the step keeps its derivatives by the state and the rates.
         seen = jax.lax.stop_gradient((inner, outer)) if self.first_order else (inner, outer)
         slope = self._slope(*seen)
+        # The state keeps its precision, whatever that of the rates.
         return jax.tree.map(lambda x, rate, g: x - (rate * g).astype(x.dtype), inner, rates, slope)
 
     def objective(self, inner: Inner, outer: Outer, key: RandomKey) -> Scalar:
@@ -220,6 +223,7 @@ def _initialization(outer: Outer) -> PyTree:
 def _check_rate(path: Any, rate: Array, leaf: Array) -> None:
     """Refuse a rate that does not broadcast to its leaf."""
     wanted, shape = jnp.shape(leaf), jnp.shape(rate)
+    # From the last axis; a rate may have fewer axes than its leaf.
     trailing = zip(shape[::-1], wanted[::-1], strict=False)
     if len(shape) > len(wanted) or any(a not in (1, b) for a, b in trailing):
         raise ValueError(
@@ -230,6 +234,7 @@ def _check_rate(path: Any, rate: Array, leaf: Array) -> None:
 
 @compiled
 def _adapt(problem: MAMLProblem, outer: Outer) -> PyTree:
+    # Adaptation draws nothing: any key will do.
     return problem.params_at(unroll(problem, outer, jax.random.key(0)), outer)
 
 

@@ -27,6 +27,7 @@ from metastep.problems.linear_map import linear_map
 from metastep.trees import is_key
 from metastep.types import Scalar
 
+# Below it plain reverse mode is as fast or faster (`benchmarks/mixed_mode.py`).
 ROOM = 2**26
 """Size of the stored activations in bytes above which mixed mode is chosen automatically."""
 
@@ -68,6 +69,8 @@ class InnerGradient(eqx.Module):
             value, pull_back = jax.vjp(pure, params)
             # What the closure of the backward pass holds is what reverse mode would store.
             activations = _bytes(pull_back, beside=(params, captured))
+            # Mixed mode stores the parameters in their place, so it saves nothing if these are
+            # larger.
             if activations <= max(_bytes(params), ROOM / self.stored_steps):
                 return value, pull_back(jnp.ones_like(value))[0]
         at = lambda params, captured: eqx.combine(captured, static)(params)
@@ -157,6 +160,7 @@ def _batched_with(inputs: PyTree, outputs: PyTree) -> PyTree:
     nothing = jnp.zeros((), jnp.float16)
     for x in jax.tree.leaves(inputs):
         if not jax.typeof(x).manual_axis_type.varying:
+            # The sum of no entries is 0 even where the input is NaN, and reads nothing.
             numbers = jax.random.key_data(x) if is_key(x) else x
             nothing += jnp.sum(jnp.ravel(numbers)[:0].real).astype(nothing.dtype)
     return jax.tree.map(lambda x: x + nothing.astype(x.dtype), outputs)

@@ -183,6 +183,7 @@ class TrainingProblem(AbstractProblem):
             return optax.apply_updates(trained, updates), state
 
         # A few operations per parameter: recomputing them costs less than storing their results.
+        # Inside of a `scan` XLA cannot merge the two passes, and needs no barrier against it.
         repeated = eqx.filter_checkpoint(update, prevent_cse=False)
         after, state = repeated(gradients, inner.optimizer_state, value)
         params = eqx.combine(after, fixed)
@@ -215,5 +216,6 @@ class TrainingProblem(AbstractProblem):
 
 def _is_function(init_params: Any) -> bool:
     """Tell an initialiser from parameters: a callable equinox model counts as parameters."""
+    # A bound method of an equinox module is a module itself, with `__func__`.
     is_model = isinstance(init_params, eqx.Module) and not hasattr(init_params, "__func__")
     return callable(init_params) and not is_model
