@@ -102,6 +102,7 @@ def conclude(before: BilevelState, step: Step, trained: PyTree) -> tuple[Estimat
     calls = before.calls + step.calls
     # Batches are numbered by the counters: a failed step is followed by one on other batches.
     state = eqx.tree_at(lambda s: (s.step, s.calls), kept, (before.step + 1, calls))
+    # The inner run never begins anew, so its steps are counted over all outer steps.
     first_nonfinite = jnp.where(inner_good, -1, calls.inner_gradients)
     stats = common_stats(step.direction, first_nonfinite) | {
         "adjoint": step.adjoint,

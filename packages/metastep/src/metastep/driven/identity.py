@@ -43,6 +43,7 @@ def identity(run: Run, point: Trajectory, batch: Any, segment: int, first: int) 
     for line in _sketch(traced):
         found.update(line.encode())
     found.update(digest((run.outer, run.keys, arrays)).tobytes())
+    # Other segments would be another program, which may round differently.
     found.update(f"{run.problem.horizon} {segment} {first} {run.truncated}".encode())
     return found.hexdigest()
 

@@ -62,6 +62,7 @@ class Plan:
         """The number of steps that are run forward again for the backward pass."""
         window = self.cuts[self.cuts.index(self.first) :]
         plan = list(moves(len(window) - 1, self.states, [0]))
+        # The moves before the first step backward are the forward pass itself.
         descent = next(i for i, move in enumerate(plan) if move.slot is None)
         return sum(window[move.target] - window[move.source] for move in plan[descent:])
 

@@ -49,8 +49,10 @@ class Records:
             raise CheckpointError(f"{directory} has {there[0].name} of a run, and no file 'run'.")
         # Deleted only after the check that these temporary files are this run's own.
         for pattern in OURS:
+            # The names that `write_atomically` gives.
             for path in directory.glob(f".{pattern}.*.tmp"):
                 path.unlink(missing_ok=True)
+        # A folder without permission is noticed before training, and is marked as this run's.
         self.save_seen()
 
     def _read(self, path: Path) -> None:
@@ -63,6 +65,7 @@ class Records:
         try:
             seen, notes = load(path, like)
         except CheckpointError as error:
+            # A damaged file has the same class: only the text tells them apart.
             if "another run" in str(error):
                 raise another from error
             raise
@@ -74,7 +77,9 @@ class Records:
         """Write the digests of the loaded batches; called before states that depend on them."""
         if self.directory is not None and not self._seen_saved:
             seen = self._feed.seen
+            # As an array of JAX: `save` leaves out others.
             save(self.directory / "run", jnp.asarray(seen), {"identity": self._identity})
+            # Once every batch has been loaded, the file changes no more.
             self._seen_saved = bool(seen.any(axis=1).all())
 
     def save(self, name: str, tree: PyTree, like: PyTree) -> None:
@@ -101,6 +106,7 @@ class Records:
         """
         if self.directory is None:
             return
+        # The file `run` exists already, and is not part of the plan.
         ours = [path for pattern in OURS[1:] for path in self.directory.glob(pattern)]
         needed = plan.disk_bytes - sum(path.stat().st_size for path in ours)
         free = shutil.disk_usage(self.directory).free

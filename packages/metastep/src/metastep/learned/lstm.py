@@ -70,7 +70,8 @@ class CoordinatewiseLSTM(AbstractLearnedOptimizer):
         weights: dict[str, Any] = {}
         matrix = lambda key, rows, columns: jax.random.normal(key, (rows, columns)) * columns**-0.5
         *layer_keys, output_key = jax.random.split(key, self.layers + 1)
-        # A forget gate near sigmoid(1) = .73 lets derivatives pass through early steps.
+        # A forget gate near sigmoid(1) = .73 lets derivatives pass through early steps. Its row is
+        # 1 by the order in which `_apply` splits the gates.
         bias = jnp.zeros((GATES, self.units)).at[1].set(1.0).ravel()
         for index, layer_key in enumerate(layer_keys):
             columns = (self.units if index else INPUTS) + self.units

@@ -9,6 +9,7 @@ from metastep.minimize.driving import Checkpoint, to_resume
 from metastep.results import RESULTS
 from metastep.types import Outer
 
+# Checkpoints hold positions in this tuple: an outcome that is added comes last.
 OUTCOMES = (
     RESULTS.successful,
     RESULTS.nonfinite_inner,
@@ -70,6 +71,7 @@ def restore(checkpoint: Checkpoint, state: State) -> State:
         return state
     arrays, notes = checkpoints.load(checkpoint.file, state.arrays)
     try:
+        # JSON has no tuples.
         places = tuple(Place(*place) for place in notes.pop("places"))
         best = tuple(notes.pop("best"))
         log = [tuple(row) for row in notes.pop("log")]

@@ -155,6 +155,7 @@ def read(path: Path) -> TrainedOptimizer:
     header = _header(path, arrays.pop(HEADER, None))
     try:
         family = FAMILIES[header["optimizer"]]
+        # Before the family is built: from here on its sizes decide how much is computed.
         _check_header(header, family, sum(array.size for array in arrays.values()))
         optimizer = family(**header["settings"])
         horizon, description = header["horizon"], header["description"]
@@ -235,6 +236,7 @@ def _check_header(header: dict[str, Any], family: Any, entries: int) -> None:
         raise ValueError("description is no text")
     if not isinstance(header["settings"], dict):
         raise ValueError("settings is no object")
+    # Types, not text: the modules of the families must not postpone the evaluation of annotations.
     kinds = {one.name: one.type for one in fields(family)}
     for name, value in header["settings"].items():
         if name not in kinds or not has_type(value, kinds[name]):

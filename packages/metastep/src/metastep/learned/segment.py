@@ -178,6 +178,7 @@ def run_segment(
     # The last block, the only one that may be shorter, is run when it is differentiated.
     starts = _put(starts, last, count - 1)
 
+    # A loop of traced length has no derivative in reverse, so the backward pass is written out.
     def through_block(number: Array, carry: tuple[PyTree, PyTree, PyTree]) -> tuple:
         slope, end_slope, end = carry
         index = count - 1 - number
@@ -219,6 +220,7 @@ def _record(
         state, rows = carry
         return advance(index, state), _put(rows, state, index)
 
+    # Filled with anything of these dtypes: rows beyond `count` are never read.
     rows = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (room, *leaf.shape)), state)
     return jax.lax.fori_loop(0, count, body, (state, rows))
 

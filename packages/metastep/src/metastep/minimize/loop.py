@@ -101,6 +101,7 @@ class Loop(eqx.Module):
         def share(outer: Outer, keys: RandomKeys) -> Estimate:
             # A distribution of problems has no estimator state: `begin` refuses it.
             tasks, _ = self._estimates(sampler, outer, keys, state)
+            # The mean of the means, since all devices have equally many tasks.
             value, grad = jax.lax.pmean(_mean((tasks.value, tasks.grad)), axes)
             result, stats = jax.lax.all_gather((tasks.result, tasks.stats), axes, tiled=True)
             return _combine(value, grad, result, stats)
@@ -178,6 +179,7 @@ def _mean(tree: PyTree[Array]) -> PyTree[Array]:
 
 def _combine(value: Array, grad: Outer, result: RESULTS, stats: Mapping[str, Any]) -> Estimate:
     """Return the estimate of a meta-batch; its result is that of the first failed task."""
+    # `argmax` is the first True, or 0, whose result is as good as any, if there is none.
     first_bad = jnp.argmax(result != RESULTS.successful)
     result = jax.tree.map(lambda x: x[first_bad], result)
     return Estimate(value, grad, result, {"gradient_norm": norm(grad), "tasks": stats})

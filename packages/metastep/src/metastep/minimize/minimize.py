@@ -186,6 +186,7 @@ def minimize(
     carry, seconds = begin(loop, outer, total), []
     if checkpoint is not None:
         carry, seconds = restore(checkpoint, carry)
+        # A file is read onto one device.
         carry = placed(carry)
     with progress_bar(progress, total) as show:
         pauses = Pauses(period, checkpoint, callback, show)
