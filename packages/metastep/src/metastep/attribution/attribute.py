@@ -193,6 +193,7 @@ def attribute(
     if share is not None:
         removal = random_removals(units.count, share, 1, jax.random.fold_in(key, REMOVAL))[0]
 
+    # Numbers after `REMOVAL`, so that no training has the key of the removal.
     keys = [key, *(jax.random.fold_in(key, REMOVAL + n) for n in range(1, repeats))]
     if isinstance(estimator, AbstractEstimator):
         runs = [_estimates(problem, units, queries, estimator, batch_size, key) for key in keys]
@@ -212,7 +213,9 @@ def attribute(
         after = _outcomes(problem, units.without(jnp.asarray(removal)), queries, key)
         of_first = jax.tree.map(lambda x: x[0], scores)
         off = _relative_error(
-            units.predicted(of_first, removal[None])[0], np.asarray(after - values[0], np.float64)
+            # By the first key, with which the training without the share was run, too.
+            units.predicted(of_first, removal[None])[0],
+            np.asarray(after - values[0], np.float64),
         )
     mean = lambda x: jnp.mean(x, axis=0)
     return Attribution(jax.tree.map(mean, scores), errors, mean(values), result, smooth, off)

@@ -203,6 +203,7 @@ class _Progress:
             raise saving.CheckpointError(
                 f"{path} belongs to other removals, weights, queries or keys than this run's."
             )
+        # A copy: NumPy's view of an array of JAX cannot be written to.
         return np.array(restored), min(max(done, 0), len(values))
 
     def save(self, values: np.ndarray, before: int, done: int) -> None:

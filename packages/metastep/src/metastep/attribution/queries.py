@@ -138,6 +138,7 @@ def require_connected(problem: AbstractProblem, weights: Outer, key: RandomKey) 
             "derivative with respect to these weights. Multiply the loss of each example by its "
             "weight, and do not round, compare or stop the gradient of the weights."
         )
+    # Zeros serve as a trained state: influence is a matter of structure, and nothing is run.
     shapes = eqx.filter_eval_shape(lambda: start(problem, weights, keys).inner)
     inner = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype) if _is_numeric(x) else x,

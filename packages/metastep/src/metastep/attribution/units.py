@@ -72,6 +72,7 @@ class Units(eqx.Module):
         rows = np.concatenate(flat, axis=1)
         if self.groups is not None:
             return rows
+        # A unit loses its whole weight, while its score is the derivative by the weight.
         return rows * np.asarray(ravel_pytree(self.weights)[0], np.float64)
 
 
@@ -138,6 +139,7 @@ def as_masks(left_out: Chosen, count: int) -> np.ndarray:
         if row.dtype != bool and row.size:
             if not np.issubdtype(row.dtype, np.integer) or row.min() < 0 or row.max() >= count:
                 raise ValueError(f"left_out holds {row.min()} to {row.max()}; {allowed}")
+        # An empty row is of float64 to NumPy: nothing is left out.
         mask[row.astype(int) if row.dtype != bool else row] = True
     return masks
 

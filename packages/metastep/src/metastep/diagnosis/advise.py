@@ -76,6 +76,7 @@ def _not_smooth(d: Diagnosis) -> Warning | None:
 
 
 def _exploding(d: Diagnosis) -> Warning | None:
+    # `not >`, here and below: a decay of NaN (from a state of zeros) warns of nothing.
     if d.chaotic or not d.adjoint_decay > EXPLODING:
         return None
     return Warning(
@@ -138,6 +139,7 @@ def _not_descent(d: Diagnosis) -> Warning | None:
 def _descent_not_guaranteed(d: Diagnosis) -> Warning | None:
     if np.isnan(d.contraction):
         return None
+    # Steps that do not contract are remembered for longer than any run.
     memory = 1 / max(1 - d.contraction, 1e-12)
     short = [row.window for row in d.windows[:-1] if row.window < memory and row.cosine > 0]
     if not short:
@@ -205,6 +207,7 @@ def _recommend(d: Diagnosis) -> Recommendation:
         )
     fitting = [o for o in d.options if o.memory <= d.memory]
     good = [o for o in fitting if trusted(d, o)]
+    # Before the two kinds are separated: a biased one that an exact one beats throughout is out.
     good = [o for o in good if not any(_dominates(other, o) for other in good)]
     exact = min((o for o in good if not _may_err(o)), key=_price, default=None)
     biased = min((o for o in good if _may_err(o)), key=_price, default=None)

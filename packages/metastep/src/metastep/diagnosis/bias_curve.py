@@ -144,6 +144,7 @@ def bias_curve(
     )
     value, pull_back, (arrays, moves) = differentiate(stored)
     by_start, found, sizes, last = pull_back(jnp.ones_like(value))
+    # A pass that recomputes holds its segments only: what a step leaves is traced, not computed.
     residuals = pull_back if stored else eqx.filter_eval_shape(lambda: differentiate(True)[1])
     static = eqx.filter(eqx.filter_eval_shape(start, problem, outer, keys), _is_shape, inverse=True)
     return BiasCurve(
@@ -162,6 +163,7 @@ def bias_curve(
 def stacked_bytes(residuals: PyTree, horizon: int) -> int:
     """Return the bytes of the arrays that `scan` stacks along a first axis of its length."""
     arrays = [x for x in jax.tree.leaves(residuals) if hasattr(x, "dtype")]
+    # By the length alone: a constant of the problem with as many rows counts, too.
     return sum(x.size * x.dtype.itemsize for x in arrays if x.shape[:1] == (horizon,))
 
 
@@ -192,6 +194,7 @@ def _step(
         after = take_step(problem, here, point, keys)
         variables, rest = differentiable(after.inner)
         variables = rounded(variables, before, seed, after.steps)
+        # A remark about the run: with a derivative it would store residuals of its own.
         move = _length(jax.lax.stop_gradient(subtract(variables, before)))
         inner = eqx.combine(variables, rest)
         after = Trajectory(inner, after.steps, after.first_nonfinite, after.watched)

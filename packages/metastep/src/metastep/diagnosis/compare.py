@@ -91,6 +91,7 @@ def _cells(row: ComparisonRow) -> tuple[str, ...]:
         f"{float(row.estimate.stats['gradient_norm']):.3e}",
         f"{row.seconds:.4f}",
         memory,
+        # The first clause: the rest of a message is advice, which has no room in a table.
         row.message.split(";")[0].split(".")[0] or "ok",
     )
 
@@ -187,6 +188,7 @@ def _reference(
     # Compiled before the choice: only the compiler knows what a program needs.
     judge = chosen or Reverse()
     program = ready(problem, outer, judge, key)
+    # A backend that reports no figure is taken to have the memory.
     if chosen is None and (program.temporary_bytes or 0) > memory:
         judge = CentralDifferences()
         program = ready(problem, outer, judge, key)

@@ -104,6 +104,7 @@ def judge(
 ) -> Diagnosis:
     """Turn measurements into a diagnosis."""
     curve, spectrum, horizon = found.curve, found.spectrum, problem.horizon
+    # NaN stands for what the budget excluded, and fails every comparison below.
     values = np.array([np.nan]) if spectrum is None else spectrum.ritz_values()
     contraction = float(np.max(np.abs(values)))
     symmetric = spectrum is not None and spectrum.symmetric
@@ -215,6 +216,8 @@ def _response(smooth: Metasmoothness | None, grad: Outer, count: int) -> Respons
     reach = min(-slope / curvature, 2 * length) if curvature > 0 else 2 * length
     if not score >= SMOOTH or not np.isfinite(far):
         reach = float("nan")
+    # Descent moves by the step size times |g|, the first step of Adam by the step size in each of N
+    # coordinates.
     return Response(score, length, reach, reach / -slope, reach / count**0.5)
 
 
@@ -263,5 +266,6 @@ def _unseen(found: Measurements) -> bool:
     small = UNSEEN_FACTOR * max(stationarity(curve.moves), 1e3 * eps)
     with np.errstate(all="ignore"):
         ratios = [x / curve.adjoint_norms[:-1] for x in jax.tree.leaves(curve.contributions)]
+    # Contributions are counted from the end: the first steps come last.
     early = [np.max(x[-1 - EARLY_STEPS :]) for x in ratios]
     return any(x > 0 and now[0] <= small * x for now, x in zip(ratios, early, strict=True))

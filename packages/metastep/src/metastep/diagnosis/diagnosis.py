@@ -108,6 +108,7 @@ class Diagnosis:
         ]
         warnings: list[str] = []
         for sentence in said:
+            # Whole sentences only; `details` has those that find no room.
             if len(warnings) + len(sentence) <= room:
                 warnings += sentence
         return "\n".join([*lines, *([""] if warnings else []), *warnings, *more])
@@ -207,6 +208,7 @@ def _chosen(d: Diagnosis) -> list[Option]:
     advised = d.recommendation.estimator if d.recommendation else None
     best = [o for o in truncated if o.estimator == advised]
     best = (
+        # `not >=`, so that errors of NaN come last.
         best or sorted(truncated, key=lambda o: (not o.relative_error >= 0, o.relative_error))[:1]
     )
     return [o for o in d.options if o not in truncated or o in best]

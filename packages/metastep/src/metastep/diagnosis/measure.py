@@ -111,6 +111,7 @@ def measure(
             hypergradient.
     """
     known, horizon = sizes(problem, outer, key), problem.horizon
+    # The number of steps is traced, so that `require_budget` can time a few of them.
     run, compiling = timed(lambda: compile_with(_run, problem, outer, key, jnp.int32(horizon)))
     require_budget(run, compiling, horizon, clock)
     windows = windows_of(horizon)
@@ -122,6 +123,7 @@ def measure(
     first_seconds = clock.seconds - begin
     curve, exact_seconds = fastest(exact)
     first_seconds += exact_seconds
+    # The end stays on the device, where the spectrum continues from it.
     host = jax.tree.map(np.asarray, replace(curve, end=None))
     trained = bool(curve.end.first_nonfinite < 0) and bool(np.isfinite(host.value))
     finite = trained and bool(np.all(np.isfinite(_flat(host.exact))))
@@ -134,13 +136,15 @@ def measure(
     if clock.allows(3 * exact_seconds / GRADIENT_OF_RUN, "metasmoothness"):
         smooth, forward_seconds = _smooth(run, outer, curve, moving)
     refusal, spectrum = refusal_of(problem, outer, key), None
+    # No more than steps were taken, so that the spectrum never costs more than the run.
     products = min(PRODUCTS, max(2, horizon), known.variables)
     if clock.allows(2 * compiling, "implicit differentiation and the spectrum of the last step"):
         # Not timed. For a brief run, optimising the program would take longer than it saves.
         program = _spectrum(products), problem, outer, key, curve.end
         measured = compile_with(*program, optimised=exact_seconds > BRIEF)
         spectrum = jax.tree.map(np.asarray, measured.call())
-    # Recomputation adds one step to the three that reverse mode counts.
+    # Recomputation adds one step to the three that reverse mode counts. In this unit three training
+    # runs are one.
     again = 1 if stored else 4 / 3
     return Measurements(
         curve=host,
@@ -245,6 +249,7 @@ def _rounding(
         curve, took = timed(replace(exact, arguments=arguments).call)
         moved, seconds = _flat(curve.exact), min(seconds, took)
         sizes = np.linalg.norm(base), np.linalg.norm(moved)
+        # By the larger: a factor of a thousand either way is an error of about 1.
         error = np.linalg.norm(moved - base) / max(sizes)
         angle = moved @ base / (sizes[0] * sizes[1])
         errors.append(error if np.isfinite(error) else 1.0)
@@ -261,11 +266,13 @@ def _smooth(
     if not moving:
         return None, seconds
     size = float(np.linalg.norm(_flat(curve.exact)))
+    # A value of 0 promises nothing (`or np.inf`): the default length alone counts.
     length = min(default_length(outer), PROMISED * abs(float(value)) / size or np.inf)
     found = None
     for _ in range(TRIALS):
         values, ends = [value], [begin]
         for distance in (length, 2 * length):
+            # In NumPy: single operations of JAX are programs, too, and would be compiled.
             move = lambda x, g, part=distance / size: (np.asarray(x) - part * np.asarray(g)).astype(
                 x.dtype
             )

@@ -71,6 +71,7 @@ class Costs:
     def plain(self) -> float:
         """Seconds of `Reverse()`: measured, or that of "sqrt" minus its second training run."""
         exact = self.found.exact_seconds
+        # Times are noisy, and a difference of two may come out too small, or negative.
         return exact if self.found.stored else max(exact - self.forward, self.forward)
 
     @property

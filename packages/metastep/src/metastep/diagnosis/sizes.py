@@ -96,6 +96,7 @@ def sizes(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Sizes:
     floats = [x for x in state if jnp.issubdtype(x.dtype, jnp.inexact)]
     residual, constant = residuals(problem)
     mixed, least = residual, inf
+    # Below it the estimators do not choose mixed mode, and a second trace is not needed.
     if horizon * residual > ROOM:
         mixed, _ = residuals(choose_mixed(problem, None, horizon))
         # Mixed mode stores everything but the activations, from whose size the estimators choose.
