@@ -25,6 +25,15 @@ LARGEST_HEADER = 10_000
 DEEPEST = 64
 
 
+def readable_bytes(count: float | int) -> str:
+    """Format a number of bytes with its unit."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} TiB"
+
+
 def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], None]) -> None:
     """Write `content` to `path` atomically: a reader sees either the old file or the new one.
 

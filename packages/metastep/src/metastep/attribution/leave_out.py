@@ -14,7 +14,8 @@ from metastep.attribution.queries import Asked, as_queries, outcomes
 from metastep.attribution.units import Chosen, Units, as_masks, as_units
 from metastep.checks import require_count, require_key
 from metastep.compilation import compiled
-from metastep.minimize import Checkpoint
+from metastep.minimize.driving import Checkpoint, to_resume
+from metastep.trees import is_key
 from metastep.types import RandomKey
 
 
@@ -186,16 +187,10 @@ class _Progress:
         """Return the stored values and the number of their rows, or the given values and 0."""
         if self.checkpoint is None:
             return values, 0
-        require_count("checkpoint.every", self.checkpoint.every)
         path = self.checkpoint.file
-        if not path.exists():
+        if not to_resume(self.checkpoint):
             self._write(values, 0)  # so that a folder without permission is noticed at once
             return values, 0
-        if not self.checkpoint.resume:
-            raise FileExistsError(
-                f"{path} exists; pass Checkpoint(..., resume=True) to continue from it, or choose "
-                "another file."
-            )
         # The digest has the batch size, too: another one would round differently.
         restored, notes = saving.load(path, jnp.asarray(values))
         done = notes.get("done")
@@ -223,7 +218,7 @@ def _digest(*parts: Any) -> str:
     """Return a checksum of all arrays and numbers of a tree."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(parts):
-        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if eqx.is_array(leaf) and is_key(leaf):
             leaf = jax.random.key_data(leaf)
         array = np.asarray(leaf)
         digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())

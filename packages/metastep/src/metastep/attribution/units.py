@@ -56,11 +56,7 @@ class Units(eqx.Module):
         return -left_out.astype(np.float64) @ self.as_rows(scores).T
 
     def as_rows(self, scores: PyTree) -> np.ndarray:
-        """Return the effect of each whole unit on each query, shape (queries, units), float64.
-
-        Raises:
-            ValueError: if the scores belong to other units.
-        """
+        """Return the effect of each whole unit on each query, shape (queries, units), float64."""
         leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(scores)]
         flat = [leaf.reshape(len(leaf), -1) for leaf in leaves if leaf.ndim]
         if not flat or sum(leaf.shape[1] for leaf in flat) != self.count:
@@ -77,15 +73,7 @@ class Units(eqx.Module):
 
 
 def as_units(examples: Any, groups: Any) -> Units:
-    """Check weights and groups.
-
-    Args:
-        examples: a tree of weights, or a number of examples that all have the weight one.
-        groups: None, or integers.
-
-    Raises:
-        ValueError: for weights that are not floating-point numbers, and groups that do not fit.
-    """
+    """Check the weights, or a number of examples that all have the weight one, and the groups."""
     if is_count(examples):
         examples = jnp.ones(integer(examples))
     leaves = jax.tree.leaves(examples)
@@ -120,11 +108,7 @@ def as_units(examples: Any, groups: Any) -> Units:
 
 
 def as_masks(left_out: Chosen, count: int) -> np.ndarray:
-    """Return removals as booleans of shape (removals, units).
-
-    Raises:
-        ValueError: if they are neither booleans of that shape nor indices of units.
-    """
+    """Return removals as booleans of shape (removals, units); refuse what is neither."""
     allowed = (
         f"allowed are booleans of shape (removals, {count}), and one array of indices from 0 to "
         f"{count - 1} for each removal."

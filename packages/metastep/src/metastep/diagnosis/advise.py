@@ -6,11 +6,12 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from metastep.diagnosis.diagnosis import Diagnosis, readable_bytes
+from metastep.diagnosis.diagnosis import Diagnosis
 from metastep.diagnosis.rows import Option, Recommendation, Warning
 from metastep.estimators.evolution import EvolutionStrategies
 from metastep.estimators.implicit import Implicit
 from metastep.estimators.truncated import TruncatedReverse
+from metastep.files import readable_bytes
 
 GOOD_COSINE = 0.95
 GOOD_ERROR = 0.5

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from metastep.problems.base import AbstractProblem, Keys, Trajectory, start, take_step
 from metastep.rounding import rounded
-from metastep.trees import differentiable, subtract
+from metastep.trees import differentiable, largest, subtract
 from metastep.types import Inner, Outer, Scalar
 
 Body = Callable[[PyTree, PyTree], tuple[PyTree, Scalar]]
@@ -171,13 +171,7 @@ def _is_shape(leaf: object) -> bool:
     return isinstance(leaf, jax.ShapeDtypeStruct)
 
 
-def _step(
-    problem: AbstractProblem,
-    outer: Outer,
-    keys: Keys,
-    static: PyTree,
-    seed: Array,
-) -> Body:
+def _step(problem: AbstractProblem, outer: Outer, keys: Keys, static: PyTree, seed: Array) -> Body:
     """Return one inner step that returns its own size and whose derivatives are recorded."""
 
     def body(carry: PyTree, at: tuple[Array, _Sizes]) -> tuple[PyTree, Scalar]:
@@ -258,10 +252,9 @@ def _measured(variables: Inner, size: Array, relative: Array) -> Inner:
 
 def _measure(residuals: tuple[Inner, Array], grad: Inner) -> tuple[Inner, Array, Array]:
     variables, size = residuals
-    leaves = jax.tree.leaves(grad)
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0.0) for x in leaves]))
     # The squares of a large cotangent would overflow, those of a small one underflow.
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    top = largest(grad)
+    scale = jnp.where((top > 0) & jnp.isfinite(top), top, 1)
     scaled = jax.tree.map(lambda x: x / scale, grad)
     relative = jax.tree.map(jnp.multiply, variables, scaled)
     sized = lambda tree: (scale * _length(tree)).astype(size.dtype)

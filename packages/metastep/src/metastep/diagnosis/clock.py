@@ -16,13 +16,7 @@ GRADIENT_OF_RUN = 4.0
 
 @dataclass
 class Clock:
-    """The time since the start, and the measurements that the budget excluded.
-
-    Attributes:
-        budget: seconds; None for no limit.
-        begin: the time of the start.
-        left_out: descriptions of the excluded measurements.
-    """
+    """The time since the start, and descriptions of the measurements that the budget excluded."""
 
     budget: float | None
     begin: float = field(default_factory=perf_counter)

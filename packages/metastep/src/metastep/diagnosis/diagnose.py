@@ -15,12 +15,7 @@ from metastep.checks import require_key
 from metastep.diagnosis.advise import advise
 from metastep.diagnosis.clock import Clock
 from metastep.diagnosis.diagnosis import Diagnosis
-from metastep.diagnosis.measure import (
-    SMOOTH,
-    Measurements,
-    measure,
-    stationarity,
-)
+from metastep.diagnosis.measure import SMOOTH, Measurements, measure, stationarity
 from metastep.diagnosis.metasmoothness import Metasmoothness
 from metastep.diagnosis.options import Costs, options
 from metastep.diagnosis.rows import Response, WindowRow

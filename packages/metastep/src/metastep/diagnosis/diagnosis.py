@@ -11,6 +11,7 @@ import numpy as np
 from metastep.diagnosis.rows import Option, Recommendation, Response, Warning, WindowRow
 from metastep.estimators.base import AbstractEstimator
 from metastep.estimators.truncated import TruncatedReverse
+from metastep.files import readable_bytes
 from metastep.types import Outer
 
 WIDTH = 100
@@ -134,15 +135,6 @@ class Diagnosis:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as dictionaries, lists, numbers and text; estimators by their names."""
         return _plain(self)
-
-
-def readable_bytes(count: float | int) -> str:
-    """Format a number of bytes with its unit."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:.3g} GiB"
 
 
 def _plain(value: Any) -> Any:

@@ -23,13 +23,7 @@ from metastep.diagnosis.metasmoothness import Metasmoothness, default_length, sm
 from metastep.diagnosis.sizes import Sizes, sizes
 from metastep.diagnosis.spectrum import StepSpectrum, step_spectrum
 from metastep.estimators.implicit import EARLY_STEPS, require_visible
-from metastep.problems.base import (
-    AbstractProblem,
-    Trajectory,
-    split_keys,
-    start,
-    take_step,
-)
+from metastep.problems.base import AbstractProblem, Trajectory, split_keys, start, take_step
 from metastep.problems.mixed import choose_mixed
 from metastep.trees import differentiable, real_variables
 from metastep.types import Inner, Outer, RandomKey, Scalar
@@ -104,12 +98,7 @@ class Measurements:
 def measure(
     problem: AbstractProblem, outer: Outer, key: RandomKey, memory: int, clock: Clock
 ) -> Measurements:
-    """Measure the inner dynamics and the exact hypergradient of a problem.
-
-    Raises:
-        ValueError: wrong use, as in `hypergradient`; a budget too short for one exact
-            hypergradient.
-    """
+    """Measure the inner dynamics and the exact hypergradient of a problem."""
     known, horizon = sizes(problem, outer, key), problem.horizon
     # The number of steps is traced, so that `require_budget` can time a few of them.
     run, compiling = timed(lambda: compile_with(_run, problem, outer, key, jnp.int32(horizon)))
@@ -212,25 +201,15 @@ def _run(
 
 
 def _exact(windows: tuple[int, ...], stored: bool) -> Callable[..., BiasCurve]:
-    def exact(
-        problem: AbstractProblem,
-        outer: Outer,
-        key: RandomKey,
-        rounding: Int[Array, ""],
-    ) -> BiasCurve:
-        keys = split_keys(key)
-        return bias_curve(problem, outer, keys, windows, stored=stored, rounding=rounding)
-
-    return exact
+    return lambda problem, outer, key, rounding: bias_curve(
+        problem, outer, split_keys(key), windows, stored=stored, rounding=rounding
+    )
 
 
 def _spectrum(products: int) -> Callable[..., StepSpectrum]:
-    def spectrum(
-        problem: AbstractProblem, outer: Outer, key: RandomKey, end: Trajectory
-    ) -> StepSpectrum:
-        return step_spectrum(problem, outer, split_keys(key), end, products)
-
-    return spectrum
+    return lambda problem, outer, key, end: step_spectrum(
+        problem, outer, split_keys(key), end, products
+    )
 
 
 def _rounding(

@@ -43,16 +43,7 @@ OBVIOUS = 2
 
 @dataclass(frozen=True)
 class Costs:
-    """The costs of the estimators for one problem.
-
-    Attributes:
-        found: the measurements.
-        problem: the problem.
-        outer: the hyperparameters.
-        key: the random key.
-        clock: decides whether there is time to ask the compiler.
-        count: the number N of hyperparameters.
-    """
+    """The costs of the estimators for one problem; `count` is the number of hyperparameters."""
 
     found: Measurements
     problem: AbstractProblem
@@ -174,11 +165,7 @@ def _exact(costs: Costs, memory: int) -> tuple[Option, ...]:
     tangents = (1 + costs.count) * costs.forward_bytes + costs.count * sizes.outer
     return (
         costs.option(
-            Reverse(),
-            plain,
-            sizes.reverse(horizon, workspace),
-            measured=found.stored,
-            **accuracy,
+            Reverse(), plain, sizes.reverse(horizon, workspace), measured=found.stored, **accuracy
         ),
         costs.option(
             Reverse("sqrt"),

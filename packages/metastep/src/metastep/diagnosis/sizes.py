@@ -74,11 +74,7 @@ class Sizes:
 
 
 def sizes(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Sizes:
-    """Trace a problem for the sizes of its state, residuals and constants.
-
-    Raises:
-        ValueError: wrong use, as `hypergradient` does.
-    """
+    """Trace a problem for the sizes of its state, residuals and constants."""
     keys, horizon = split_keys(key), problem.horizon
 
     def run(problem: AbstractProblem, outer: Outer) -> PyTree:

@@ -20,22 +20,10 @@ from metastep.driven.plan import Plan, plan_of, require_reverse
 from metastep.driven.progress import progress_of
 from metastep.driven.records import Records
 from metastep.driven.states import described
-from metastep.estimators.base import (
-    USE_IT,
-    AbstractEstimator,
-    Estimate,
-    require_influence,
-)
+from metastep.estimators.base import USE_IT, AbstractEstimator, Estimate, require_influence
 from metastep.estimators.truncated import ONLY_BY_START, TruncatedReverse
 from metastep.explained import sharded
-from metastep.problems.base import (
-    AbstractProblem,
-    Trajectory,
-    advance,
-    evaluate,
-    split_keys,
-    start,
-)
+from metastep.problems.base import AbstractProblem, Trajectory, advance, evaluate, split_keys, start
 from metastep.problems.batches import source_of, with_batch
 from metastep.problems.mixed import choose_mixed
 from metastep.trees import as_hyperparameters, differentiable

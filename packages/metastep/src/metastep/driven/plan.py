@@ -12,6 +12,7 @@ from metastep.checks import is_count, require
 from metastep.estimators.base import AbstractEstimator
 from metastep.estimators.reverse import Reverse
 from metastep.estimators.truncated import TruncatedReverse, check_window
+from metastep.files import readable_bytes
 from metastep.problems.base import AbstractProblem, split_keys, start
 from metastep.problems.batches import source_of, with_batch
 from metastep.schedules import as_binomial, moves, segment_length
@@ -70,18 +71,11 @@ class Plan:
         segments = len(self.cuts) - 1
         text = (
             f"{self.steps} steps in {segments} segments, {self.repeated_steps} repeated; "
-            f"{self.states} states of {_size(self.state_bytes)} at once, "
-            f"{self.in_memory} in memory ({_size(self.memory_bytes)})"
+            f"{self.states} states of {readable_bytes(self.state_bytes)} at once, "
+            f"{self.in_memory} in memory ({readable_bytes(self.memory_bytes)})"
         )
-        return f"{text}, at most {_size(self.disk_bytes)} on disk" if self.on_disk else text
-
-
-def _size(count: int | float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:.3g} TiB"
+        on_disk = f", at most {readable_bytes(self.disk_bytes)} on disk" if self.on_disk else ""
+        return text + on_disk
 
 
 def _cuts(begin: int, end: int, segment: int) -> list[int]:

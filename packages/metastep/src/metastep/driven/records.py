@@ -24,11 +24,6 @@ OURS = ("run", "adjoint", "estimate", f"{PREFIX}*", f"{PASSING}*")
 class Records:
     """The files of a run; without a directory nothing is stored.
 
-    Args:
-        directory: the directory, created if it does not exist; or None.
-        identity: the digest of the run.
-        feed: the batches, whose digests are part of `run`.
-
     Raises:
         CheckpointError: if the directory belongs to another run, or a file in it is damaged.
         OSError: if it cannot be created or written to.

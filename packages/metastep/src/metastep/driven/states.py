@@ -96,10 +96,8 @@ def _to_host(tree: PyTree) -> PyTree:
 class States:
     """The stored points of a trajectory.
 
-    Args:
-        directory: where files are stored; None keeps all states in memory.
-        like: a point, as `described` returns it.
-        before_saving: called before a state is written to disk.
+    Without a directory all of them are kept in memory. `like` is a point as `described` returns
+    it, and `before_saving` is called before a state is written.
     """
 
     def __init__(self, directory: Path | None, like: PyTree, before_saving: Callable[[], None]):

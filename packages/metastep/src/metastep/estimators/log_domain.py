@@ -182,11 +182,7 @@ class _Probed(AbstractProblem):
         return begin, jnp.zeros((), _largest(begin.inner).dtype)
 
     def step(
-        self,
-        inner: tuple[_Scaled, Float[Array, ""]],
-        outer: Outer,
-        t: StepIndex,
-        key: RandomKey,
+        self, inner: tuple[_Scaled, Float[Array, ""]], outer: Outer, t: StepIndex, key: RandomKey
     ) -> tuple[_Scaled, Float[Array, ""]]:
         scaled, worst = inner
         shifts = jnp.stack([jnp.zeros((), jnp.int32), _probe(scaled)])

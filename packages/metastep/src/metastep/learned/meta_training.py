@@ -202,10 +202,7 @@ def _update(setting: MetaTraining, key: RandomKey, state: State, tasks: dict[int
     state.log.append(row)
     state = state._replace(
         arrays=Arrays(
-            new.weights,
-            new.meta_state,
-            swap(arrays.trajectories, trajectory),
-            arrays.best_weights,
+            new.weights, new.meta_state, swap(arrays.trajectories, trajectory), arrays.best_weights
         ),
         places=swap(state.places, place),
         begun=begun,
@@ -226,10 +223,7 @@ def _judge(setting: MetaTraining, key: RandomKey, state: State) -> State:
     totals = []
     for number, task in enumerate(monitor.tasks):
         problem = LearnedTraining(
-            task=task,
-            optimizer=setting.optimizer,
-            measure=objective,
-            horizon=monitor.steps,
+            task=task, optimizer=setting.optimizer, measure=objective, horizon=monitor.steps
         )
         run_key = _stream(key, MONITOR, number)
         _, mean = train_from_scratch(
