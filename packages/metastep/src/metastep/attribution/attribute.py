@@ -186,6 +186,7 @@ def attribute(
     if isinstance(estimator, type) or not callable(estimator):
         require_estimator(estimator)
     units, queries = as_units(examples, groups), as_queries(problem, queries)
+    # The problems differ in their objective only: one query stands for all of them.
     first = Question(problem, jax.tree.map(lambda x: x[0], queries))
     require_connected(first, units.weights, key)
     # Drawn from `key` alone: the check leaves out the same examples for every estimator.

@@ -79,6 +79,7 @@ class AmIGO(AbstractEstimator):
         (params, params_optimizer), gradient = self._follow_minimum(oracles, state)
         judged, (right, direct) = oracles.outer_gradient(params, oracles.outer_batch(0))
         (adjoint, optimizer), residual = self._follow_adjoint(oracles, state, params, right)
+        # Batches are numbered in the order of their use: those of z, those of v, and one for x.
         last = oracles.inner_batch(self.inner_steps + self.linear_steps)
         _, _, cross = oracles.products(params, adjoint, last)
         step = Step(

@@ -147,6 +147,7 @@ def bias_curve(
     # A pass that recomputes holds its segments only: what a step leaves is traced, not computed.
     residuals = pull_back if stored else eqx.filter_eval_shape(lambda: differentiate(True)[1])
     static = eqx.filter(eqx.filter_eval_shape(start, problem, outer, keys), _is_shape, inverse=True)
+    # Cotangents come in the order of the steps; what is returned counts from the end.
     return BiasCurve(
         value=value,
         exact=jax.tree.map(jnp.add, by_start, found.total),

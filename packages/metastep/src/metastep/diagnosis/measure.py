@@ -99,11 +99,13 @@ def measure(
     problem: AbstractProblem, outer: Outer, key: RandomKey, memory: int, clock: Clock
 ) -> Measurements:
     """Measure the inner dynamics and the exact hypergradient of a problem."""
+    # First, since it only traces: wrong use is an error before anything is compiled.
     known, horizon = sizes(problem, outer, key), problem.horizon
     # The number of steps is traced, so that `require_budget` can time a few of them.
     run, compiling = timed(lambda: compile_with(_run, problem, outer, key, jnp.int32(horizon)))
     require_budget(run, compiling, horizon, clock)
     windows = windows_of(horizon)
+    # What the backward pass needs beside its residuals is not known yet: the run stands for it.
     stored = known.reverse(horizon, run.temporary_bytes or 0) <= memory
     # In the mode that `Reverse()`, or `Reverse("sqrt")`, chooses.
     chosen = choose_mixed(problem, None, horizon if stored else isqrt(horizon))
@@ -181,6 +183,7 @@ def stationarity(moves: ArrayLike) -> float:
     """Return the size of the last inner step relative to the largest of the first ones."""
     sizes = np.asarray(moves)
     first = np.max(sizes[: EARLY_STEPS + 1])
+    # A run that never moved is at rest.
     return float(sizes[-1] / first) if first > 0 else 0.0
 
 
@@ -222,8 +225,10 @@ def _rounding(
     base = _flat(grad)
     errors, cosines = [], []
     for draw in range(1, DRAWS + 1):
+        # The caller has asked for the first.
         if draw > 1 and not clock.allows(seconds, "a second measurement of what rounding costs"):
             break
+        # Seeds from 1: 0 rounds nothing, and gave `grad`.
         arguments = (*exact.arguments[:3], jnp.int32(draw))
         curve, took = timed(replace(exact, arguments=arguments).call)
         moved, seconds = _flat(curve.exact), min(seconds, took)

@@ -10,7 +10,7 @@ from typing import Any
 import lineax as lx
 import numpy as np
 
-from metastep.diagnosis.clock import Clock
+from metastep.diagnosis.clock import GRADIENT_OF_RUN, Clock
 from metastep.diagnosis.measure import PRODUCTS, Measurements
 from metastep.diagnosis.rows import Option, WindowRow
 from metastep.diagnosis.sizes import compiled_bytes
@@ -56,7 +56,7 @@ class Costs:
     def forward(self) -> float:
         """Seconds of a training run."""
         measured = self.found.forward_seconds
-        return measured if np.isfinite(measured) else self.found.exact_seconds / 4
+        return measured if np.isfinite(measured) else self.found.exact_seconds / GRADIENT_OF_RUN
 
     @property
     def plain(self) -> float:
@@ -98,6 +98,7 @@ class Costs:
     ) -> float | int:
         """Return the compiler's figure if it matters and exists, else `otherwise`."""
         what = f"the compiler's figure for {estimator}"
+        # `allows` last, since it notes what the budget has excluded.
         if (
             not matters
             or otherwise < NOT_ASKED
@@ -139,7 +140,8 @@ def options(
         forward * runs,
         # The draws and both sides of every pair lie beside the runs.
         costs.compiled(trials, chaotic, runs * costs.forward_bytes + 3 * PAIRS * sizes.outer),
-        # Expected for a linear objective: the variance of a mean over pairs is (N + 1) / n |g|^2.
+        # Expected for a linear objective: the variance of a mean over pairs is (N + 1) / n |g|^2,
+        # and the cosine is |g| relative to the root of the mean square of the estimate.
         cosine=(PAIRS / (PAIRS + count + 1)) ** 0.5,
         relative_error=((count + 1) / PAIRS) ** 0.5,
     )

@@ -70,6 +70,7 @@ class Sizes:
 
     def binomial(self, states: int, workspace: float | int) -> float:
         """Return the memory of a binomial schedule."""
+        # One more state: the slot for what is not to be stored.
         return (states + 1) * self.state + max(self.stored(1) + self.constant, workspace)
 
 

@@ -54,6 +54,7 @@ class StepSpectrum(eqx.Module):
         # (Arnoldi).
         remainder = np.eye(count + 1, count) - projected
         weights, residual = np.full(count, np.nan), float("nan")
+        # `lstsq` raises an error for NaN.
         if np.all(np.isfinite(projected)) and size > 0:
             weights = np.linalg.lstsq(remainder, target, rcond=None)[0]
             residual = float(np.linalg.norm(target - remainder @ weights)) / size

@@ -120,6 +120,7 @@ def _begin(setting: MetaTraining, key: RandomKey, weights: Any) -> State:
     meta_state = setting.meta_optimizer.init(weights)
     arrays = Arrays(weights, meta_state, tuple(trajectories), weights)
     state = State(arrays, tuple(places), len(places), 0, 0, (0, inf), [], [])
+    # The initial weights compete, too: training may only have made them worse.
     return _judge(setting, key, state)
 
 
@@ -170,6 +171,7 @@ def _update(setting: MetaTraining, key: RandomKey, state: State, tasks: dict[int
     unrolls, arrays = setting.unrolls, state.arrays
     turn = state.updates % setting.trajectories
     place, trajectory = state.places[turn], arrays.trajectories[turn]
+    # Tasks are not saved: after a resumption they are made again from their numbers.
     if place.number not in tasks:
         tasks[place.number] = setting.tasks(place.number)
     length = unrolls.draw_length(_stream(key, LENGTHS, state.updates))

@@ -135,6 +135,7 @@ def save(path: Path, trained: TrainedOptimizer) -> None:
     wide = lambda name, leaf: leaf.astype(jnp.float32) if name in narrow else leaf
     arrays = {name: np.asarray(wide(name, leaf)) for name, leaf in weights.items()}
     content = BytesIO()
+    # As text, which NumPy stores without a pickle.
     arrays[HEADER] = np.array(json.dumps(header))
     np.savez(content, allow_pickle=False, **arrays)
     write_atomically(path, content.getvalue())

@@ -154,6 +154,7 @@ def descend(
     `slope` is the objective and the hypergradient.
     """
     (outer, state), (value, grad) = before, slope
+    # Plain transformations accept no further arguments; the wrapper drops them.
     updates, new_state = optax.with_extra_args_support(optimizer).update(
         grad, state, outer, value=value, grad=grad, value_fn=_no_line_search
     )
@@ -222,6 +223,7 @@ def begin(loop: Loop, outer: Outer, steps: int) -> Carry:
         step = jnp.zeros((), jnp.int32)
         return loop.row(step, outer, loop.estimate(outer, state, step)[0])
 
+    # The shapes of one row: a compiled loop cannot extend an array.
     row = eqx.filter_eval_shape(entry, outer, estimator_state)
     room = lambda x: jnp.zeros((steps, *x.shape), x.dtype)
     return Carry(
