@@ -13,6 +13,8 @@ from metastep.estimators.implicit import Implicit
 from metastep.estimators.truncated import TruncatedReverse
 from metastep.files import readable_bytes
 
+# Not lower, although a short window may descend faster at first: its bias stays when the exact
+# gradient vanishes, which a few outer steps do not show.
 GOOD_COSINE = 0.95
 GOOD_ERROR = 0.5
 """Least cosine and largest relative error at which a biased gradient is recommended."""

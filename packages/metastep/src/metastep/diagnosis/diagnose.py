@@ -208,6 +208,7 @@ def _response(smooth: Metasmoothness | None, grad: Outer, count: int) -> Respons
     at, _, far = (float(x) for x in smooth.values)
     # Along the negative gradient, hence minus its norm.
     slope = -float(np.linalg.norm(_matrix(grad, 0)))
+    # From far = at + 2 h slope + (2 h)^2 curvature / 2.
     curvature = (far - at - 2 * length * slope) / (2 * length**2)
     reach = min(-slope / curvature, 2 * length) if curvature > 0 else 2 * length
     if not score >= SMOOTH or not np.isfinite(far):

@@ -34,6 +34,7 @@ PRODUCTS = 30
 DRAWS = 2
 """The number of exact hypergradients with states that are rounded differently."""
 
+# There three quarters of the move, weighted by size, continue in their direction.
 SMOOTH = 0.5
 """The metasmoothness below which the step was too long or the run is not smooth."""
 

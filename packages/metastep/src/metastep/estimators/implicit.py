@@ -110,7 +110,7 @@ class Implicit(AbstractEstimator):
         value, (adjoint, direct) = jax.value_and_grad(judged, argnums=(0, 1))(point, outer)
         after, pull_back = jax.vjp(fixed_point_map, point, outer)
         # One linear system for the adjoint, whatever the number of hyperparameters; products with
-        # B^T come from the same linearization.
+        # B^T come from the same linearization (Eq. 11 of Shaban et al. 2019).
         solution, linear_residual = self._solve(lambda v: pull_back(v)[0], adjoint)
         grad = jax.tree.map(jnp.add, direct, pull_back(solution)[1])
 
@@ -128,6 +128,8 @@ class Implicit(AbstractEstimator):
         unseen = jax.tree.map(
             lambda here, *before: stationary & _vanishes(here, before, stationarity), *responses
         )
+        # To first order the fixed point is at w_T + (I - A)^{-1} move, and the objective changes
+        # there by d_w f times that: the solution times the move.
         stats = {
             "stationarity": stationarity,
             "linear_residual": linear_residual,

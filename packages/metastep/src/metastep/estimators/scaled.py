@@ -187,6 +187,7 @@ def _derivative(
         arrays, tangent, t = carry
         inner = eqx.combine(arrays, static)
         step = lambda inner, outer: problem.step(inner, outer, t, keys.step(t))
+        # Forward mode: the next tangent is A tangent + B direction.
         by_state = pushed(lambda inner: step(inner, outer), inner, tangent.direction)
         by_outer = pushed(lambda outer: step(inner, outer), outer, direction)
         # Only the part through the state has been rescaled before; both get exponents of their own.

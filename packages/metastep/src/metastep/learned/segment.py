@@ -169,6 +169,7 @@ def run_segment(
 
     def step(weights: Outer, state: PyTree) -> PyTree:
         state = eqx.combine(state, static)
+        # The state holds its step and its key; the arguments are there for the interface.
         return eqx.filter(problem.step(state, weights, state.step, state.key), eqx.is_array)
 
     def advance(index: Array, state: PyTree) -> PyTree:

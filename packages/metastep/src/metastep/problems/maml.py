@@ -191,6 +191,7 @@ class MAMLProblem(AbstractProblem):
             params = self.params_at(inner, outer)
             return scalar("loss", self.loss(params, outer, self.training))
 
+        # The state x is theta - omega, so this is the gradient of lambda / 2 |theta - omega|^2.
         pull = lambda g, x: g + (self.proximal * x).astype(x.dtype)
         return jax.tree.map(pull, self.gradient(loss, inner)[1], inner)
 
