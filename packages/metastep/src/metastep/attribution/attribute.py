@@ -204,6 +204,7 @@ def attribute(
         runs = [_one_by_one(problem, units, queries, estimator, key) for key in keys]
     values, scores, results = jax.tree.map(lambda *x: jnp.stack(x), *runs)
     failed = jnp.ravel(results != RESULTS.successful)
+    # The first that failed; if none did, the first of all, which is successful like the others.
     result = jax.tree.map(lambda x: jnp.ravel(x)[jnp.argmax(failed)], results)
     errors = None
     if repeats > 1:  # a single key has no spread

@@ -30,6 +30,7 @@ def begin(
     A `ValueError` refuses a leaf of `outer` that influences neither the minimum of the inner loss
     nor the outer loss.
     """
+    # For its refusals: the result is of no use here.
     optimizer_of(training_of(problem))
     inner = start(problem, outer, split_keys(key)).inner
     params, rest = differentiable(inner.params)
@@ -50,6 +51,7 @@ def begin(
     oracles = Oracles(problem, outer, state, key)
 
     def seen(outer: Outer) -> PyTree:
+        # x moves the minimum through d_z g, and f directly: no other way is differentiated.
         gradient = jax.grad(oracles.inner_loss)(params, outer, oracles.inner_batch(0))
         return gradient, oracles.outer_loss(params, outer, oracles.outer_batch(0))
 

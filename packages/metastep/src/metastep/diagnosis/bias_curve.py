@@ -129,6 +129,8 @@ def bias_curve(
         variables, rest = differentiable(end.inner)
         # The adjoint of the last state belongs to no step of the loop.
         inner = eqx.combine(_measured(variables, last.adjoint, last.sensitivity), rest)
+        # The direct derivative by `outer` is the first term of the sum, and part of every
+        # truncation.
         judged = _recorded(constant, records.total, last.contribution)
         value = problem.objective(inner, judged, keys.objective)
         return value, (arrays, moves)

@@ -154,6 +154,7 @@ def compare(
     judge, exact, within = _reference(problem, outer, key, reference, memory)
     truth = within(exact.grad)
     programs = [ready(problem, outer, estimator, key) for estimator in estimators]
+    # These calls also load the programs, and are not timed.
     estimates = [program.call() for program in programs]
     seconds: list[list[float]] = [[] for _ in estimators]
     # By turns: what else runs on the machine then slows all of them alike.

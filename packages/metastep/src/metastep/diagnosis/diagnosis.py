@@ -138,6 +138,7 @@ class Diagnosis:
 
 
 def _plain(value: Any) -> Any:
+    # First, since an estimator is a dataclass, too.
     if isinstance(value, AbstractEstimator):
         return str(value)
     if is_dataclass(value):

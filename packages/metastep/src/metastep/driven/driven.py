@@ -183,6 +183,7 @@ def _require_influence(run: Run, point: Trajectory, batch: Any, plan: Plan) -> N
     def ending(outer: Outer) -> Scalar:
         if not run.truncated:
             return evaluate(problem, outer, run.keys)[0]
+        # Influence is a matter of structure: the first point stands for the one at the cut.
         end = advance(problem, outer, point, run.keys, plan.steps - plan.first)
         return problem.objective(end.inner, outer, run.keys.objective)
 

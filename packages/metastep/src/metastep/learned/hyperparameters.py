@@ -56,6 +56,7 @@ class LearnedSGD(AbstractLearnedOptimizer):
         """Return the logarithm of the step size and the logit of the momentum; `key` is unused."""
         del key
         weights = {"log step size": log(self.step_size)}
+        # 0 has no logit.
         if self.momentum:
             weights["momentum logit"] = _logit(self.momentum)
         return _repeat(weights, self.layers)

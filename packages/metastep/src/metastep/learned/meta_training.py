@@ -161,6 +161,7 @@ def _apply(
     before, slope = (weights, meta_state), (segment.value, grad)
     new_weights, new_state = descend(meta_optimizer, before, slope, jnp.asarray(count < entries))
     state = (segment.state.params, segment.state.optimizer_state)
+    # `select` takes the first that holds: the earliest cause.
     codes = [~all_finite(state), ~jnp.isfinite(segment.value), count > 0]
     outcome = jnp.select(codes, [1, 2, 3], 0)
     return _Updated(new_weights, new_state, norm(grad), jnp.asarray(count), outcome)

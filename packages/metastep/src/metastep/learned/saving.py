@@ -116,6 +116,7 @@ def save(path: Path, trained: TrainedOptimizer) -> None:
         OSError: if the file cannot be written. An older file at `path` then remains.
     """
     name = type(trained.optimizer).__name__
+    # By identity: another class of this name would be read back as ours.
     if FAMILIES.get(name) is not type(trained.optimizer):
         raise ValueError(f"optimizer is a {name}; allowed are {', '.join(FAMILIES)}.")
     settings = {one.name: getattr(trained.optimizer, one.name) for one in fields(trained.optimizer)}
@@ -175,6 +176,7 @@ def read(path: Path) -> TrainedOptimizer:
             raise OptimizerFileError(f"{path}: the array {name!r} is not of finite floats.")
     dtype = lambda name: jnp.bfloat16 if name in narrow else None
     with np.errstate(over="ignore"):  # an overflow is refused below
+        # In the order of the template, not of the file.
         leaves = [jnp.asarray(arrays[name], dtype(name)) for name in expected]
     if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves):
         raise OptimizerFileError(f"{path} holds weights beyond float32; allow JAX float64.")

@@ -85,6 +85,7 @@ class LearnedTraining(AbstractProblem):
         """Return random parameters and a fresh optimizer state."""
         params_key, run_key = jax.random.split(key)
         params = as_arrays(self.task.init(params_key))
+        # In the precision of the objective, which every step adds: a loop keeps its dtypes.
         measured = eqx.filter_eval_shape(self.measure, self.task, params, run_key)
         total = jnp.zeros((), measured.dtype)
         state = self.optimizer(outer).init(differentiable(params)[0])

@@ -81,6 +81,7 @@ def progress_bar(shown: bool | None, steps: int) -> Iterator[Callable[[int, floa
         yield lambda step, value: None
         return
     with bar:
+        # The bar is drawn before there is a value.
         task = bar.add_task("", total=steps, value=float("nan"))
         yield lambda step, value: bar.update(task, completed=step, value=value)
 

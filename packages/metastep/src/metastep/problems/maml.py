@@ -120,6 +120,7 @@ class MAMLProblem(AbstractProblem):
     training: PyTree
     validation: PyTree
     horizon: int = eqx.field(static=True, converter=integer, kw_only=True)
+    # Arrays, since a Python number is static, and each rate would be a program of its own.
     rate: Rate | None = eqx.field(converter=partial(jax.tree.map, jnp.asarray), kw_only=True)
     where: Callable[[PyTree], PyTree] | None = eqx.field(default=None, kw_only=True)
     first_order: bool = eqx.field(default=False, static=True, kw_only=True)

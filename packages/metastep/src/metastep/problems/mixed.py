@@ -118,7 +118,9 @@ def _mixed(
 
     @partial(value_and_gradient.defjvp, symbolic_zeros=True)
     def _(primals: tuple[PyTree, PyTree], tangents: tuple[PyTree, PyTree]) -> tuple:
+        # By the function with this rule, so that derivatives of higher order find it again.
         value, gradient = value_and_gradient(*primals)
+        # A derivative along zeros would cost as much as any other.
         moves = jax.tree.map(lambda x: not _is_zero(x), tangents, is_leaf=_is_zero)
         directions = eqx.filter(tangents, moves)
 
