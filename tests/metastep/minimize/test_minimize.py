@@ -120,6 +120,11 @@ def test_project_and_record(key):
     assert jnp.abs(run.history.recorded["outer"]).max() <= 0.5
 
 
+def test_recorded_numbers_are_arrays(key):
+    run = minimize(problem(), key, steps=3, record=lambda step, outer, estimate: {"two": 2.0})
+    assert run.history.recorded["two"].tolist() == [2.0, 2.0, 2.0]
+
+
 def test_a_callback_sees_progress_and_stops(key):
     seen = []
 

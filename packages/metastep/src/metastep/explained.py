@@ -100,6 +100,14 @@ STEP_LOOP = (
 )
 
 
+TRANSFORMATIONS = "optax transformations, such as optax.sgd(0.1)"
+
+
+def is_transformation(optimizer: object) -> bool:
+    """Whether this is an optax transformation or, like `optax.MultiSteps`, can be used as one."""
+    return hasattr(optimizer, "init") and hasattr(optimizer, "update")
+
+
 def check_optimizer_state(state: PyTree, trained: PyTree) -> None:
     """Refuse optax optimizer states that do not fit the `trained` parameters.
 

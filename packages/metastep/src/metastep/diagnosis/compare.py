@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from metastep.checks import integer, require_count, require_key
+from metastep.checks import integer, require, require_count, require_key
 from metastep.compilation import compiler_options
-from metastep.estimators.base import AbstractEstimator, Estimate
+from metastep.estimators.base import AbstractEstimator, Estimate, require_estimator
 from metastep.estimators.central_differences import CentralDifferences
 from metastep.estimators.reverse import Reverse
-from metastep.problems.base import AbstractProblem
+from metastep.problems.base import AbstractProblem, require_problem
 from metastep.results import RESULTS
 from metastep.trees import as_hyperparameters, cosine, norm, subtract
 from metastep.types import Outer, RandomKey
@@ -146,10 +146,15 @@ def compare(
         ValueError: if there is nothing to compare, `repeats` is below 1, or an estimator refuses
             the problem.
     """
+    several = isinstance(estimators, Sequence)
+    require(several, "estimators", estimators, "lists of estimators, such as [TruncatedReverse(5)]")
     if not estimators:
         raise ValueError("estimators is empty; give at least one, such as [TruncatedReverse(5)].")
     require_count("repeats", repeats)
     require_key(key)
+    require_problem(problem)
+    for estimator in (*estimators, *([] if reference is None else [reference])):
+        require_estimator(estimator)
     outer = as_hyperparameters(outer)
     judge, exact, within = _reference(problem, outer, key, reference, memory)
     truth = within(exact.grad)

@@ -20,7 +20,7 @@ from metastep.diagnosis.metasmoothness import Metasmoothness
 from metastep.diagnosis.options import Costs, options
 from metastep.diagnosis.rows import Response, WindowRow
 from metastep.estimators.implicit import EARLY_STEPS, UNSEEN_FACTOR, Implicit
-from metastep.problems.base import AbstractProblem
+from metastep.problems.base import AbstractProblem, require_problem
 from metastep.results import RESULTS
 from metastep.trees import as_hyperparameters
 from metastep.types import Outer, RandomKey
@@ -82,6 +82,7 @@ def diagnose(
             one exact hypergradient.
     """
     require_key(key)
+    require_problem(problem)
     if budget is not None and not budget > 0:
         raise ValueError(f"budget is {budget!r}; allowed are None and positive seconds.")
     clock = Clock(budget)

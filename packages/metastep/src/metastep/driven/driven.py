@@ -23,7 +23,15 @@ from metastep.driven.states import described
 from metastep.estimators.base import USE_IT, AbstractEstimator, Estimate, require_influence
 from metastep.estimators.truncated import ONLY_BY_START, TruncatedReverse
 from metastep.explained import sharded
-from metastep.problems.base import AbstractProblem, Trajectory, advance, evaluate, split_keys, start
+from metastep.problems.base import (
+    AbstractProblem,
+    Trajectory,
+    advance,
+    evaluate,
+    require_problem,
+    split_keys,
+    start,
+)
 from metastep.problems.batches import source_of, with_batch
 from metastep.problems.mixed import choose_mixed
 from metastep.trees import as_hyperparameters, differentiable
@@ -106,6 +114,7 @@ def driven_hypergradient(
         OSError: if the disk is full, before or during the run. Saved files remain.
     """
     require_key(key)
+    require_problem(problem)
     require(save_every >= 0, "save_every", save_every, "seconds from 0")
     if directory is not None and jax.process_count() > 1:
         raise ValueError(

@@ -19,7 +19,7 @@ from jaxtyping import Array, PyTree
 from metastep.checks import require, require_key
 from metastep.compilation import compiled
 from metastep.explained import sharded
-from metastep.problems.base import AbstractProblem
+from metastep.problems.base import AbstractProblem, require_problem
 from metastep.results import RESULTS
 from metastep.trees import all_finite, as_hyperparameters, leaf_names, norm
 from metastep.types import Outer, RandomKey, Scalar
@@ -255,5 +255,7 @@ def hypergradient(
             `AbstractEstimator.estimate` and `trees.as_hyperparameters`).
     """
     require_key(key)
+    require_problem(problem)
+    require_estimator(estimator)
     with sharded():
         return _estimate(problem, as_hyperparameters(outer), estimator, key)

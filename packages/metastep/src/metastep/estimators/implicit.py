@@ -10,7 +10,7 @@ import lineax as lx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, PyTree
 
-from metastep.checks import integer, require_count
+from metastep.checks import integer, require, require_count
 from metastep.estimators.base import (
     AbstractEstimator,
     Estimate,
@@ -94,6 +94,11 @@ class Implicit(AbstractEstimator):
     solver: lx.AbstractLinearSolver | Neumann | None = None
     stationarity_tolerance: float = 1e-2
     linear_tolerance: float = 1e-3
+
+    def __check_init__(self):
+        usable = self.solver is None or isinstance(self.solver, lx.AbstractLinearSolver | Neumann)
+        allowed = "None, Neumann(terms) and solvers of lineax"
+        require(usable, "solver", self.solver, allowed)
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> None:
         """Return None: this estimator has no state."""

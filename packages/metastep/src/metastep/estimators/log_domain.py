@@ -13,7 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from metastep.estimators.base import AbstractEstimator, Estimate, common_stats
+from metastep.estimators.base import (
+    AbstractEstimator,
+    Estimate,
+    common_stats,
+    require_estimator,
+)
 from metastep.estimators.reverse import Reverse
 from metastep.problems.base import (
     AbstractProblem,
@@ -77,6 +82,9 @@ class LogDomain(AbstractEstimator):
     """
 
     estimator: AbstractEstimator = Reverse()
+
+    def __check_init__(self):
+        require_estimator(self.estimator)
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> Any:
         """Return the state of the wrapped estimator."""

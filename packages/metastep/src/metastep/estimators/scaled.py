@@ -19,7 +19,15 @@ from metastep.checks import integer, require_count, require_key
 from metastep.compilation import compiled
 from metastep.estimators.base import USE_IT, require_influence
 from metastep.estimators.growth import lyapunov_exponent, pushed
-from metastep.problems.base import AbstractProblem, Keys, advance, evaluate, split_keys, start
+from metastep.problems.base import (
+    AbstractProblem,
+    Keys,
+    advance,
+    evaluate,
+    require_problem,
+    split_keys,
+    start,
+)
 from metastep.results import RESULTS
 from metastep.rounding import rounded
 from metastep.trees import as_hyperparameters, differentiable, largest, times_power
@@ -109,6 +117,7 @@ def scaled_hypergradient(
     """
     require_count("chunk", chunk, none="all coordinates at once")
     require_key(key)
+    require_problem(problem)
     return _estimate(problem, as_hyperparameters(outer), key, integer(chunk))
 
 

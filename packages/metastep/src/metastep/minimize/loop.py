@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from metastep.compilation import compiled
 from metastep.estimators.base import AbstractEstimator, Estimate
 from metastep.fingerprint import fingerprint
-from metastep.problems.base import AbstractProblem
+from metastep.problems.base import AbstractProblem, require_problem
 from metastep.results import RESULTS
 from metastep.trees import norm, same_structure
 from metastep.types import Outer, RandomKey, RandomKeys, Scalar
@@ -86,7 +86,7 @@ class Loop(eqx.Module):
 
         def one(task: tuple[RandomKey, Any]) -> tuple[Estimate, Any]:
             task_key, key = jax.random.split(task[0])
-            return self.estimator.estimate(sampler(task_key), outer, task[1], key)
+            return self.estimator.estimate(drawn(sampler, task_key), outer, task[1], key)
 
         return jax.lax.map(one, (keys, state), batch_size=self.tasks_at_once)
 
@@ -121,7 +121,7 @@ class Loop(eqx.Module):
 
     def row(self, step: Int[Array, ""], outer: Outer, estimate: Estimate) -> History:
         """Return the measurements of one outer step."""
-        recorded = self.record and self.record(step, outer, estimate)
+        recorded = self.record and jax.tree.map(jnp.asarray, self.record(step, outer, estimate))
         return History(estimate.value, estimate.stats["gradient_norm"], estimate.result, recorded)
 
     def body(self, carry: Carry) -> Carry:
@@ -142,6 +142,12 @@ class Loop(eqx.Module):
             failed=~good,
             history=jax.tree.map(write, carry.history, row),
         )
+
+
+def drawn(sampler: Sampler, key: RandomKey) -> AbstractProblem:
+    """Return a problem of a distribution; refuse a function that returns something else."""
+    require_problem(problem := sampler(key), "problem(key)")
+    return problem
 
 
 def descend(
@@ -225,7 +231,7 @@ def begin(loop: Loop, outer: Outer, steps: int) -> Carry:
         estimator_state = loop.estimator.init(loop.problem, outer, key)
     else:
         sampler = loop.problem
-        prepare = lambda key: loop.estimator.init(sampler(key), outer, key)
+        prepare = lambda key: loop.estimator.init(drawn(sampler, key), outer, key)
         estimator_state = eqx.filter_vmap(prepare)(jax.random.split(key, loop.meta_batch))
         if jax.tree.leaves(estimator_state):
             raise ValueError(

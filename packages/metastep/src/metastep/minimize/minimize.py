@@ -17,8 +17,18 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from metastep.checks import integer, require, require_count, require_key
 from metastep.estimators.base import AbstractEstimator, require_estimator
+from metastep.explained import TRANSFORMATIONS, is_transformation
 from metastep.minimize.driving import Checkpoint, Pauses, Report, drive, progress_bar, restore
-from metastep.minimize.loop import Carry, History, Loop, Problem, Recorder, begin, identity_of
+from metastep.minimize.loop import (
+    Carry,
+    History,
+    Loop,
+    Problem,
+    Recorder,
+    begin,
+    drawn,
+    identity_of,
+)
 from metastep.problems.base import AbstractProblem
 from metastep.results import RESULTS
 from metastep.trees import as_hyperparameters
@@ -62,7 +72,9 @@ def _default_tasks_at_once(problem: Problem, outer: Outer, meta_batch: int | Non
         return 1
     if jax.default_backend() != "cpu":
         return meta_batch
-    state = eqx.filter_eval_shape(lambda key: problem(key).init(outer, key), jax.random.key(0))
+    state = eqx.filter_eval_shape(
+        lambda key: drawn(problem, key).init(outer, key), jax.random.key(0)
+    )
     arrays = [x for x in jax.tree.leaves(state) if hasattr(x, "dtype")]
     size = sum(x.size * x.dtype.itemsize for x in arrays)
     return meta_batch if size <= SMALL_TASK_BYTES else 1
@@ -158,6 +170,7 @@ def minimize(
     """
     require_key(key)
     require_estimator(estimator)
+    require(is_transformation(optimizer), "optimizer", optimizer, TRANSFORMATIONS)
     outer = as_hyperparameters(outer)
     total, period, tasks, together = map(integer, (steps, every, meta_batch, tasks_at_once))
     require_count("steps", total)
@@ -167,6 +180,7 @@ def minimize(
         allowed = "None for a single problem; a meta-batch needs a function key -> problem"
         require(tasks is None, "meta_batch", meta_batch, allowed)
     else:
+        require(callable(problem), "problem", problem, "problems, and functions key -> problem")
         require_count("meta_batch", tasks)
     if together is None:
         together = _default_tasks_at_once(problem, outer, tasks)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from metastep.checks import require_count, require_key, scalar
+from metastep.checks import require, require_count, require_key, scalar
 from metastep.trees import as_arrays, same_structure
 from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
 
@@ -57,6 +57,12 @@ class AbstractProblem(eqx.Module):
     @abc.abstractmethod
     def objective(self, inner: Inner, outer: Outer, key: RandomKey) -> Scalar:
         """Return the outer loss of the state at the end of the horizon, a real scalar."""
+
+
+def require_problem(problem: object, name: str = "problem") -> None:
+    """Refuse anything but a problem; a function that draws one is a common mistake."""
+    allowed = "instances of problems, such as metastep.TrainingProblem(...)"
+    require(isinstance(problem, AbstractProblem), name, problem, allowed)
 
 
 class Keys(eqx.Module):
@@ -263,5 +269,6 @@ def unroll(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Inner:
     Raises:
         ValueError: if the problem breaks its interface (see `AbstractProblem`).
     """
+    require_problem(problem)
     keys = split_keys(key)
     return advance(problem, outer, start(problem, outer, keys), keys, problem.horizon).inner

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from metastep import explained
-from metastep.checks import integer, require_count, scalar
+from metastep.checks import integer, require, require_count, scalar
 from metastep.problems.base import AbstractProblem
 from metastep.problems.mixed import InnerGradient
 from metastep.trees import as_arrays, ascent, differentiable, same_structure
@@ -109,6 +109,14 @@ class TrainingProblem(AbstractProblem):
         buffers: PyTree = None,
     ):
         require_count("horizon", horizon)
+        require(callable(loss), "loss", loss, "functions (params, outer, batch) -> scalar")
+        require(callable(objective), "objective", objective, "functions (params, outer) -> scalar")
+        usable = callable(optimizer) or explained.is_transformation(optimizer)
+        allowed = f"{explained.TRANSFORMATIONS}, and functions outer -> transformation"
+        require(usable, "optimizer", optimizer, allowed)
+        usable = batch is None or callable(batch)
+        allowed = "None, functions (t, key) -> batch, and metastep.Batches(source)"
+        require(usable, "batch", batch, allowed)
         self.loss = loss
         self.objective_of_params = objective
         self.init_params = init_params
@@ -123,6 +131,8 @@ class TrainingProblem(AbstractProblem):
         if not isinstance(given, optax.GradientTransformation | optax.MultiSteps):
             with explained.traced("optimizer", explained.OPTIMIZER):
                 given = given(outer)
+            usable = explained.is_transformation(given)
+            require(usable, "optimizer(outer)", given, explained.TRANSFORMATIONS)
         if isinstance(given, optax.MultiSteps):
             given = given.gradient_transformation()
         # Some transformations (Polyak steps, line searches) ask for the loss itself.
