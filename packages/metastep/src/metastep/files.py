@@ -38,14 +38,8 @@ def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], None]) -
     """Write `content` to `path` atomically: a reader sees either the old file or the new one.
 
     The bytes go to a temporary file in the same folder, are flushed to the disk, and the file is
-    renamed to `path`. A process that is killed leaves at most a `.tmp` file behind.
-
-    Args:
-        path: the file; parent folders are created.
-        content: the whole file, or a function that writes it.
-
-    Raises:
-        OSError: if the folder cannot be created or written to. Nothing is changed then.
+    renamed to `path`. A process that is killed leaves at most a `.tmp` file behind. Parent folders
+    are created; where that or writing fails, an `OSError` leaves everything as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with NamedTemporaryFile(

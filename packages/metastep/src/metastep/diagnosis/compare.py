@@ -206,13 +206,9 @@ def _reference(
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled function with its arguments.
+    """A compiled function with its arguments; others must have the same shapes and dtypes.
 
-    Attributes:
-        function: the function.
-        arguments: its arguments; others must have the same shapes and dtypes.
-        temporary_bytes: memory beyond its inputs and outputs; None if the backend does not report
-            it.
+    `temporary_bytes` is the memory beyond inputs and outputs; None if the backend reports none.
     """
 
     function: Callable[..., Any]

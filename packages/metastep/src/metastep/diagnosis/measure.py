@@ -55,25 +55,18 @@ class Measurements:
 
     Attributes:
         curve: the exact hypergradient and its truncations, on the host, without `end`.
-        windows: the windows of the truncations.
-        finite: whether the run, the objective and the exact hypergradient are finite.
+        finite, digits, work: as in `Diagnosis`.
         bounded: whether a run at neighbouring hyperparameters is finite, for an exact
             hypergradient that is not.
         rounding_error: root mean square of |g' - g| / |g| for exact hypergradients g and g' whose
             states are rounded differently; 1 if g' is not finite; NaN if not measured.
         repeatability: the mean cosine of the angle between g and g'; NaN if not measured.
-        digits: decimal digits of the precision of the inner state.
-        smooth: the response along the gradient; None if not measured.
-        spectrum: that of the last step; None if not measured.
+        smooth, spectrum: None if not measured.
         refusal: why `Implicit` refuses the problem; empty if it does not.
-        sizes: bytes that are known without compiling.
         stored: whether the exact hypergradient stored all residuals, as `Reverse()` does.
-        forward_seconds: time of a training run.
-        exact_seconds: time of an exact hypergradient.
-        first_seconds: time of the first one, compilation included.
-        forward_bytes: the compiler's figure for a training run, without inputs and outputs.
-        exact_bytes: the same for the exact hypergradient; None if the backend reports none.
-        work: as in `Diagnosis`.
+        first_seconds: time of the first exact hypergradient, compilation included.
+        forward_bytes, exact_bytes: the compiler's figures for a training run and an exact
+            hypergradient, without inputs and outputs; None if the backend reports none.
     """
 
     curve: BiasCurve

@@ -15,12 +15,8 @@ from metastep.trees import same_structure
 class Feed:
     """The batches of a run, and a digest of every batch that was loaded.
 
-    Args:
-        source: the batches; None for a problem without batches from outside.
-        horizon: the number of steps.
-
-    Raises:
-        ValueError: for a source that is known to have fewer batches.
+    The source is None for a problem without batches from outside. A `ValueError` refuses one that
+    is known to have fewer batches than the horizon has steps.
     """
 
     def __init__(self, source: Batches | None, horizon: int):

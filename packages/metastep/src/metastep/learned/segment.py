@@ -62,10 +62,7 @@ class LearnedTraining(AbstractProblem):
     objectives of the windows add up.
 
     Attributes:
-        task: the task.
-        optimizer: the family of optimizers.
         measure: the objective of a step.
-        horizon: the number of steps.
         first_order: whether inner gradients count as constants, as in the authors' code. The
             weights then act through the parameters only: a biased meta-gradient without second
             derivatives of the loss. False differentiates everything.
@@ -154,13 +151,7 @@ def run_segment(
     whole trajectory, as partial unrolls are. Time: 3 forward steps and a backward one per step, one
     forward step less in the last block.
 
-    Args:
-        problem: the training run.
-        weights: those of the learned optimizer.
-        state: the initial state of the segment.
-        length: int32 scalar, from 1 to `block * blocks`.
-        block: steps in a block; static.
-        blocks: the largest number of blocks; static.
+    `length` is an int32 scalar from 1 to `block * blocks`; `block` and `blocks` are static.
     """
     # The sum of the objective starts at zero, so that its end is that of the segment alone.
     state = eqx.tree_at(lambda state: state.total, state, jnp.zeros_like(state.total))
@@ -243,19 +234,9 @@ def train_from_scratch(
 ) -> PyTree:
     """Train over the whole horizon and record the parameters at regular intervals.
 
-    Args:
-        problem: the training run.
-        weights: those of the learned optimizer.
-        key: the key of the run.
-        record: `(task, params, key) -> pytree`, called before the first step and after every
-            `every` of them; static, as `every` is.
-        every: a divisor of the horizon.
-
-    Returns:
-        The stacked results of `record`, and the mean objective over the horizon.
-
-    Raises:
-        ValueError: if `every` does not divide the horizon.
+    `record`, `(task, params, key) -> pytree`, is called before the first step and after every
+    `every` of them, a divisor of the horizon; both are static. Returns the stacked results of
+    `record`, and the mean objective over the horizon.
     """
     if every < 1 or problem.horizon % every:
         raise ValueError(f"every is {every}; allowed are the divisors of {problem.horizon}.")
