@@ -45,6 +45,7 @@ class Units(eqx.Module):
             flat, unflatten = ravel_pytree(self.weights)
             return unflatten(jnp.where(left_out, 0, flat))
         gone = left_out[self.groups]
+        # A group may be given for whole rows of the weights.
         gone = gone.reshape(gone.shape + (1,) * (self.weights.ndim - gone.ndim))
         return jnp.where(gone, 0, self.weights)
 

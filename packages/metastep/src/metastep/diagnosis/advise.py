@@ -33,6 +33,7 @@ def advise(diagnosis: Diagnosis) -> Diagnosis:
 
 
 def _not_finite(d: Diagnosis) -> Warning | None:
+    # A gradient that overflows although the run does not is chaos, which has its own warning.
     if d.finite or d.chaotic:
         return None
     return Warning(
@@ -91,6 +92,7 @@ def _exploding(d: Diagnosis) -> Warning | None:
 
 
 def _vanishing(d: Diagnosis) -> Warning | None:
+    # A gradient of exactly zero has its own warning.
     if _vanished(d) or not d.adjoint_decay < VANISHING:
         return None
     return Warning(
@@ -144,6 +146,7 @@ def _descent_not_guaranteed(d: Diagnosis) -> Warning | None:
         return None
     # Steps that do not contract are remembered for longer than any run.
     memory = 1 / max(1 - d.contraction, 1e-12)
+    # The last window is the whole run, which cuts nothing off but the start.
     short = [row.window for row in d.windows[:-1] if row.window < memory and row.cosine > 0]
     if not short:
         return None

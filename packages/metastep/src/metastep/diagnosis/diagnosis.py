@@ -103,6 +103,7 @@ class Diagnosis:
         """Return the recommendation and its evidence, at most 30 lines of 100 characters."""
         lines = [*_advice(self), "", *_facts(self), "", *_options(_chosen(self))]
         more = ["", "details() has every window, every number and the warnings in full."]
+        # One line is blank, before the warnings.
         room = LINES - len(lines) - len(more) - 1
         said = [
             wrap(f"{w.kind}: {w.text.split('. ')[0].rstrip('.')}.", WIDTH) for w in self.warnings

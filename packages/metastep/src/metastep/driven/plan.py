@@ -110,6 +110,7 @@ def plan_of(
     require(usable, "memory", memory, "None and numbers of bytes from 0")
     window, binomial = steps - first, as_binomial(estimator.checkpoint)
     whole = estimator.checkpoint is None or binomial is not None
+    # A segment is one step where every state is stored, or a binomial schedule chooses the states.
     segment = 1 if whole else segment_length(estimator.checkpoint, window)
     inside = _cuts(first, steps, segment)
     cuts = (*(_cuts(0, first, segment) if first else []), *inside, steps)
