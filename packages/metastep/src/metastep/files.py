@@ -203,6 +203,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         raise ValueError(f"{name} is packed by a method that NumPy does not use")
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
+        # 3.0 has names of fields beyond Latin-1, and nothing else that is new.
         if version not in ((1, 0), (2, 0)):
             raise ValueError(f"{name} has the format {version}; allowed are 1.0 and 2.0")
         first = version == (1, 0)

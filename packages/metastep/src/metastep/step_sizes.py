@@ -56,6 +56,7 @@ def warmup_cosine_decay_schedule(
     shape = optax.cosine_decay_schedule(1.0, length, exponent=exponent)
     rise = optax.linear_schedule(init_value, peak_value, warmup_steps)
     fall = lambda count: end_value + (peak_value - end_value) * shape(count)
+    # `join_schedules` counts the steps of the fall from the peak.
     return optax.join_schedules([rise, fall], [warmup_steps])
 
 
