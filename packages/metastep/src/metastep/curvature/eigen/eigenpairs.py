@@ -69,6 +69,7 @@ def top_eigenpairs(
     require(is_count(k, most=operator.size), "k", k, allowed)
     method = Lanczos() if method is None else method
     given = jnp.zeros((0, operator.size)) if start is None else jax.vmap(operator.ravel)(start)
+    # Drawn vectors fill up a block; a given start is not mixed with noise.
     missing = max(0, method.starts(k) - len(given))
     drawn = jax.random.normal(key, (missing, operator.size), operator.dtype)
     found = method.find(operator, k, jnp.concatenate([given.astype(operator.dtype), drawn]))

@@ -138,6 +138,7 @@ def factored_inverse(hessian: KroneckerHessian, damping: float) -> KroneckerHess
         pi = jnp.sqrt(jnp.trace(inputs) * len(output) / (jnp.trace(output) * len(inputs)))
         shift = jnp.sqrt(jnp.asarray(damping, output.dtype))
         shifted = lambda matrix, by: matrix + by * jnp.eye(len(matrix), dtype=matrix.dtype)
+        # Inverted once, as the result is an operator that is multiplied many times.
         left[name] = jnp.linalg.inv(shifted(output, shift / pi))
         right[name] = jnp.linalg.inv(shifted(inputs, shift * pi))
     return KroneckerHessian(left, right)
@@ -177,6 +178,7 @@ def _diagonals(
             # Both factors are rotated before they meet, so that no (out * in)^2 matrix appears.
             rotated = jnp.einsum("icpm,ma->icpa", layer.jacobian, left[name])
             inputs = jnp.einsum("ipn,nb->ipb", layer.inputs, right[name])
+            # Summed over positions before it is squared: the gradient of W is a sum over positions.
             slopes = jnp.einsum("icpa,ipb->icab", rotated, inputs)
             bent = jnp.einsum("icd,idab->icab", curvature[name], slopes)
             found[name] = jnp.einsum("icab,icab->ab", slopes, bent) / len(slopes)

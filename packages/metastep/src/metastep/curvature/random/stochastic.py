@@ -14,6 +14,7 @@ from metastep.curvature.operators.base import AbstractOperator
 from metastep.trees import mean_and_error
 from metastep.types import RandomKey
 
+# Products under one `vmap`: each holds the model's intermediate values for all of its examples.
 AT_A_TIME = 16
 
 
@@ -52,6 +53,8 @@ class SpectralDensity(eqx.Module):
 
     def trace_of(self, function: Callable[[Array], Array]) -> StochasticEstimate:
         """Return the trace of a function of the operator, one quadrature for each vector."""
+        # A random unit vector has the expectation trace / size: its quadrature is scaled by the
+        # dimension.
         samples = self.size * jnp.sum(self.weights * function(self.nodes), axis=1)
         return _summary(samples, self.nodes.size)
 
@@ -178,6 +181,7 @@ def _summary(samples: Array, products: int) -> StochasticEstimate:
 
 
 def _signs(operator: AbstractOperator, count: int, key: RandomKey) -> Array:
+    # Signs, since z_i^2 = 1 removes the diagonal from the variance: a diagonal matrix is exact.
     return stochtrace.sampler_signs(jnp.zeros(operator.size, operator.dtype), num=count)(key)
 
 
@@ -208,6 +212,7 @@ def _hutchpp(operator: AbstractOperator, third: int, key: RandomKey) -> tuple[Ar
 
 @compiled
 def _xtrace(operator: AbstractOperator, half: int, key: RandomKey) -> Array:
+    # Resphering assumes rotationally invariant vectors, which signs are not.
     leave_one_out = stochtrace.leave_one_out_xtrace(apply_resphering=False)
     return leave_one_out(operator.prepare().flat_mv, _signs(operator, half, key))
 
@@ -231,6 +236,9 @@ def _quadrature(
             # come back as copies.
             moved = moved - along @ basis
             moved = moved - (basis @ moved) @ basis
+            # In an exhausted Krylov space the next row is zero. It decouples the rest of the
+            # tridiagonal matrix, whose eigenvectors then have no first component: its nodes get the
+            # weight zero.
             length = jnp.linalg.norm(moved)
             fresh = jnp.where(length > 0, moved / jnp.where(length > 0, length, 1), 0)
             return basis.at[j + 1].set(fresh), (along[j], length)
@@ -241,4 +249,5 @@ def _quadrature(
         # Gauss quadrature: the weights are the squared first components of the eigenvectors.
         return nodes, vectors[0] ** 2
 
+    # One probe after the other, as each holds a whole basis.
     return jax.lax.map(probe, jax.random.split(key, probes))
