@@ -24,6 +24,7 @@ from metastep.pac_bayes.learned_prior import read_rows
 
 SCHEMA = "metastep certificate 1"
 CHANCE = 0.001  # of calling a true bound contradicted by its test error
+# Relative: JSON keeps all digits, and another machine's logarithms differ in the last ones.
 ROUNDING = 1e-9
 LARGEST_FILE = 2**24  # bytes; four examples of `prior_rows` take one
 
@@ -134,6 +135,7 @@ class Certificate:
     @property
     def vacuous(self) -> bool:
         """Whether the bound is not below the error of a constant prediction."""
+        # One that is below by rounding alone says no more than the trivial answer.
         return self.bound >= self.trivial_error - ROUNDING
 
     def check(self, data: PyTree | None = None) -> Verdict:
@@ -148,6 +150,7 @@ class Certificate:
         """
         try:
             again = self._again()
+        # Such as no draws, or an index of the prior's variance with which it is zero.
         except (ValueError, OverflowError, ZeroDivisionError) as error:
             return Verdict(False, (f"The constants are impossible: {error}",))
         found = {
@@ -260,6 +263,7 @@ def _read(path: Path | str, content: dict[str, Any], field: Any) -> Any:
         raise ValueError(
             f"{path}: {field.name} is {value!r}; allowed is a value of type {kind.__name__}."
         )
+    # JSON does not tell 1 from 1.0, and `save` must write again what it wrote before.
     return kind(value)
 
 

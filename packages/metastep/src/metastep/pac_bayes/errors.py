@@ -60,8 +60,11 @@ def draw_errors(
     """
     require_count("draws", draws)
     rotated = rotate(first_inputs(risk, optimized.layout), optimized.basis[1])
+    # Whole chunks, for one compiled program; what is drawn beyond `draws` is independent of the
+    # rest.
     keys = jax.random.split(key, -(-draws // PAIRS))
     found = _errors(risk, optimized[:2], rotated, keys, optimized.layout, error)
+    # NumPy's float64 whatever the model's dtype: the certificate sums 150,000 of them.
     errors = np.asarray(found, float).reshape(-1)[:draws]
     if not np.all((errors >= 0) & (errors <= 1)):
         raise ValueError(
@@ -105,6 +108,7 @@ def _errors(
 
     def chunk(key: RandomKey) -> Array:
         row_key, key = jax.random.split(key)
+        # With replacement: the Chernoff bound for their mean needs independent draws.
         rows = jax.random.randint(row_key, (PAIRS,), 0, risk.examples)
         # The output of such a layer is normal for a given input: its own draw replaces m n draws.
         spread = {

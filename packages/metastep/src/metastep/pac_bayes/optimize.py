@@ -99,6 +99,7 @@ def optimize(
     layout = find_layout(risk)
     optimizer = ADAM if optimizer is None else optimizer
     posterior = begin(risk, layout)
+    # Means, scales and the prior's scale are one tree, which the optimizer moves as one.
     state = optimizer.init(eqx.filter(posterior, eqx.is_array))
     inputs, basis, rotated, history = first_inputs(risk, layout), ({}, {}), {}, []
     for epoch in range(epochs):
@@ -119,6 +120,7 @@ def optimize(
     return Optimized(posterior, basis, layout, np.stack(history))
 
 
+# One object for all calls: its functions are static, and new ones would compile every epoch anew.
 ADAM = optax.adam(0.005)
 
 
@@ -210,6 +212,7 @@ def _objective(
 ) -> tuple[Scalar, Float[Array, "3"]]:
     """Return the loss of one draw on one batch plus the penalty (C.271)."""
     risk = fixed.risk
+    # By reparametrization: the draw is differentiable in means and scales, and so is its loss.
     noise, other = draw_noise(posterior, key)
     hidden = tuple(name for name in layout.names if name not in layout.first)
     params = perturb(risk, layout, posterior, fixed.basis, noise, other, hidden)

@@ -36,6 +36,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         """Return class probabilities, (n_samples, n_classes); rows sum to 1."""
         scores = self.decision_function(X)
         if scores.ndim == 1:
+            # Not 1 - p, which is 0 where p rounds to 1 and the other probability is merely small.
             return expit(np.stack([-scores, scores], axis=1))
         return softmax(scores, axis=1)
 

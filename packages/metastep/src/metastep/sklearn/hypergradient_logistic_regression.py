@@ -209,6 +209,7 @@ def train_exactly(
         _, slope, probabilities = train.evaluate(params)
         slope = slope + penalty * params
         slope[:, 0] += several * np.sum(params[:, 0])
+        # The last factor is returned: the hypergradient's adjoint solves with the same Hessian.
         factor = cho_factor(_hessian(train, probabilities, penalty))
         step = cho_solve(factor, slope.ravel()).reshape(params.shape)
         decrement, taken = float(np.sum(slope * step)), taken + 1
@@ -225,6 +226,7 @@ def _halved(
     decrement: float,
 ) -> float:
     """Return the largest of 1, 1/2, 1/4, ... that decreases the objective sufficiently."""
+    # Whole Newton steps can overshoot where the softmax is saturated and its Hessian almost zero.
     size, value = 1.0, objective(params)
     # Near the minimum a decrease is smaller than the rounding of the objective.
     value += ROUNDING * abs(value)
@@ -245,6 +247,7 @@ def _hessian(train: Labelled, probabilities: np.ndarray, penalty: np.ndarray) ->
             hessian[r, :, s] = hessian[s, :, r] = block
         hessian[r, :, r] += np.diag(penalty)
     if rows > 1:
+        # The second derivative of half the squared sum of the intercepts.
         hessian[:, 0, :, 0] += 1
     return hessian.reshape(rows * columns, rows * columns)
 
@@ -262,6 +265,7 @@ def logistic_fold(train: Labelled, held_out: Labelled) -> Fold:
         last, factor = train_exactly(train, alpha, last)
         value, slope, _ = held_out.evaluate(last)
         adjoint = cho_solve(factor, slope.ravel()).reshape(last.shape)
+        # One alpha for the coefficients of a feature in all classes; the intercept has none.
         return value, -np.sum(last * adjoint, axis=0)[1:]
 
     return fold
