@@ -78,7 +78,7 @@ def _gap(q: Array, rest: Array, c: Array) -> Array:
     start = jnp.minimum(highest, jnp.sqrt(2 * q * c) + 2 * c)
 
     def newton(_: Array, t: Array) -> Array:
-        # d KL / dp = (p - q) / (p (1 - p)), with neither difference formed.
+        # d KL / dp = (p - q) / (p (1 - p)) at p = q + t.
         slope = t / ((q + t) * (safe - t))
         step = (_divergence(q, safe, t) - c) / slope
         moved = t - step

@@ -263,7 +263,7 @@ def _read(path: Path | str, content: dict[str, Any], field: Any) -> Any:
         raise ValueError(
             f"{path}: {field.name} is {value!r}; allowed is a value of type {kind.__name__}."
         )
-    # JSON does not tell 1 from 1.0, and `save` must write again what it wrote before.
+    # A float that JSON writes as 1 was read as an integer.
     return kind(value)
 
 
