@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.stats
 
 from metastep import pac_bayes
 from metastep.pac_bayes.errors import misclassified
@@ -186,6 +187,7 @@ def test_a_vacuous_bound_is_called_so(certified, untested):
         ({"delta": 2.0}, "impossible: delta is 2"),
         ({"draws": 0}, "impossible"),
         ({"test_examples": 0}, "impossible: test_error"),
+        ({"test_draws": 0}, "impossible: test_error"),
         ({"test_error": None}, "impossible: test_error is None on 200"),
         ({"test_error": 0.9}, "contradicts a bound"),
         ({"trivial_error": 1.5}, "impossible: trivial_error is 1.5"),
@@ -196,6 +198,16 @@ def test_a_vacuous_bound_is_called_so(certified, untested):
 def test_falsified(certified, changed, reason):
     verdict = replace(certified.certificate, **changed).check()
     assert not verdict.holds and any(reason in text for text in verdict.reasons)
+
+
+@pytest.mark.parametrize(("examples", "draws"), [(50, 10**6), (10**6, 50), (50, 50)])
+def test_few_examples_or_few_draws_contradict_no_true_bound(certified, examples, draws):
+    """A rate that 50 draws reach with a chance above 1 / 1000 if the bound is the error."""
+    certificate = certified.certificate
+    unlucky = scipy.stats.binom.isf(0.001, 50, certificate.bound) / 50
+    test = {"test_examples": examples, "test_draws": draws, "test_error": unlucky}
+    assert replace(certificate, **test).check().holds
+    assert not replace(certificate, **(test | {"test_error": 0.95})).check().holds
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,11 @@ class Certificate:
 
     def _lowest(self, test_error: float) -> float:
         # A test error may exceed the bound by chance: only its lower limit contradicts the bound.
-        return float(kl_inverse_lower(test_error, -math.log(CHANCE) / self.test_examples))
+        # Two limits share the chance: draws estimate the error on the held-out examples, and these
+        # the error on new ones.
+        chance = -math.log(CHANCE / 2)
+        on_examples = kl_inverse_lower(test_error, chance / self.test_draws)
+        return float(kl_inverse_lower(on_examples, chance / self.test_examples))
 
     def _kl(self) -> float:
         return gaussian_kl(
@@ -202,7 +206,8 @@ class Certificate:
         if self.test_error is None:
             possible = self.test_examples == self.test_draws == 0
         else:
-            possible = self.test_examples >= 1 and 0 <= self.test_error <= 1
+            counts = min(self.test_examples, self.test_draws)
+            possible = counts >= 1 and 0 <= self.test_error <= 1
         if not possible:
             raise ValueError(
                 f"test_error is {self.test_error} on {self.test_examples} examples; allowed are "

@@ -108,7 +108,9 @@ def _approximate(
     # enough to orthonormalise the coordinates. QR is Gram-Schmidt in the sorted order.
     chosen = vectors[:, order] if weighted else jnp.linalg.qr(vectors[:, order])[0]
     parts = jnp.split(chosen.T, [sum(sizes[:i]) for i in range(1, len(sizes))], axis=1)
-    directions = {name: inputs[name] / length for name, length in zip(names, lengths, strict=True)}
+    # Above a layer without active units all inputs are 0, and so are the coordinates.
+    safe = jnp.where(lengths > 0, lengths, 1)
+    directions = {name: inputs[name] / length for name, length in zip(names, safe, strict=True)}
     matrices = {
         name: part[:, :, None] * directions[name] for name, part in zip(names, parts, strict=True)
     }
