@@ -102,6 +102,7 @@ def _errors(
             for i, (name, deviation) in enumerate(spread.items())
         }
         inputs, target = jax.tree.map(lambda leaf: leaf[row], risk.data)
+        # A batch of one, as every example has weights of its own.
         batch = jax.tree.map(lambda leaf: leaf[None], (inputs, shifts))
         output = noisy_outputs(risk, layout, params, *batch)
         return jnp.asarray(error(jax.tree.map(lambda leaf: leaf[0], output), target), float)
