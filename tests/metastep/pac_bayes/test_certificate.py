@@ -3,6 +3,7 @@
 import json
 from dataclasses import fields, replace
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import scipy.stats
 
 from metastep import pac_bayes
+from metastep.pac_bayes.certify import mean_risk, relative_cross_entropy, write_certificate
 from metastep.pac_bayes.errors import misclassified
 from metastep.pac_bayes.examples import digest, trivial_error
 from tests.metastep.pac_bayes.exact import exact, moments_and_bounds
@@ -81,6 +83,36 @@ def test_every_number_of_a_certificate_comes_back_to_the_bit(certified, tmp_path
     changed = replace(certified.certificate, **dict.fromkeys(names, value))
     changed.save(tmp_path / "certificate.json")
     assert pac_bayes.Certificate.load(tmp_path / "certificate.json") == changed
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_the_better_of_two_prior_variances_is_used(certified, side):
+    """On both sides of the best variance, the index is the one towards it."""
+    posterior = certified.optimized.posterior
+    scales = np.concatenate([np.ravel(x) for x in jax.tree.leaves(posterior.log_scale)])
+    prior = np.mean(np.exp(2 * scales)) + certified.certificate.distance_squared / 6
+    rho = np.log(prior) / 2 + 0.5 * side
+    moved = eqx.tree_at(lambda p: p.log_prior_scale, posterior, jnp.asarray(rho))
+    risk = mean_risk(model, relative_cross_entropy, PARAMS, DATA)
+    found = write_certificate(
+        certified.optimized._replace(posterior=moved),
+        PRIOR,
+        SETTINGS,
+        risk,
+        np.zeros(10),
+        np.zeros(0),
+        None,
+        ceiling=1e4,
+    )
+    place = 100 * (np.log(1e4) - 2 * rho)
+    assert found.j == (np.ceil(place) if side > 0 else np.floor(place))
+
+
+def test_of_an_error_of_another_kind_no_trivial_answer_is_known():
+    settings = replace(SETTINGS, epochs=1, draws=100)
+    half = lambda output, target: 0.5 * misclassified(output, target)
+    found = pac_bayes.certify(model, DATA, error=half, **(GOOD | {"settings": settings}))
+    assert found.certificate.trivial_error == 1
 
 
 def test_saved_and_read_back(certified, tmp_path):
