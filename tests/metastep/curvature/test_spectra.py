@@ -168,6 +168,15 @@ def test_trace_estimates_are_unbiased(x64, matrix, key, name):
     assert abs(jnp.mean(values) - jnp.trace(matrix)) < 4 * error
 
 
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_trace_estimates_have_the_units_of_the_operator(x64, matrix, key, name):
+    """Also where all products are far below the precision; a power of two rounds nothing."""
+    small = ESTIMATORS[name](SymmetricMatrix(matrix * 2.0**-70), 12, key=key)
+    estimate = ESTIMATORS[name](SymmetricMatrix(matrix), 12, key=key)
+    found = [2.0**70 * one for one in (small.value, small.standard_error)]
+    np.testing.assert_allclose(found, [estimate.value, estimate.standard_error], rtol=1e-12)
+
+
 @pytest.mark.parametrize("estimate", [hutchpp_trace, xtrace])
 @pytest.mark.parametrize("rank", [0, 3])
 def test_trace_estimates_with_a_basis_are_exact_at_low_rank(x64, matrix, key, estimate, rank):

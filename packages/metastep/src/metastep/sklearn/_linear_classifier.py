@@ -10,10 +10,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 
 class LinearClassifier(ClassifierMixin, BaseEstimator):
-    """The predictions of a classifier whose `fit` sets classes_, coef_ and intercept_.
-
-    For two classes there is one row of coefficients, whose score is positive for the second class.
-    """
+    """The predictions of a classifier whose `fit` sets classes_, coef_ and intercept_."""
 
     classes_: np.ndarray
     coef_: np.ndarray

@@ -34,9 +34,7 @@ class HypergradientLogisticRegression(LinearClassifier):
     differentiation at the solution of Newton's method. Features that only add noise get a large
     alpha, which removes them.
 
-    With few held-out examples, one alpha per feature overfits them, and often predicts worse than
-    one for all. Alphas for `groups`, some of which hardly matter, predict better
-    (`examples/one_regularization_per_feature.py` measures both).
+    As in `HypergradientRidge`, one alpha per feature overfits few held-out examples.
 
     Cost: a few Cholesky decompositions of (features x classes) squared for each fold and
     evaluation; meant for up to about a thousand coefficients.
@@ -52,11 +50,8 @@ class HypergradientLogisticRegression(LinearClassifier):
         True
 
     Args:
-        groups: a label for each feature, (n_features,); features of one label share their alpha.
-            None gives each its own.
-        cv: folds of the cross-validation whose loss is minimized if `fit` gets no validation
-            set; the model is then refitted on all examples. If a fold holds out every example of
-            a class, they are also used for training.
+        groups: as in `HypergradientRidge`, as are the next ones.
+        cv: folds. If one holds out every example of a class, they are also used for training.
         max_iter: iterations of L-BFGS.
         tol: for the gradient with respect to log alpha, relative to the loss.
         random_state: shuffles the folds.
@@ -105,9 +100,8 @@ class HypergradientLogisticRegression(LinearClassifier):
         Args:
             X: (n_samples, n_features).
             y: labels (n_samples,).
-            X_valid: (n_validation, n_features), in the units of `X`; None for cross-validation.
-                `HypercleanedClassifier` shows how a `Pipeline` transforms it. A
-                `DifferentFeaturesWarning` is given if it clearly differs from `X`.
+            X_valid: (n_validation, n_features), as in `HypergradientRidge.fit`; None for
+                cross-validation.
             y_valid: their labels (n_validation,), every class of `y` among them.
             sample_weight: factors of the examples' cross-entropies, (n_samples,), also where they
                 are held out.

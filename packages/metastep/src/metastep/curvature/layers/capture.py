@@ -282,11 +282,8 @@ def _layer(name: str, key: Key, paths: list[str], findings: Findings) -> Layer:
     )
 
 
-Factors = Callable[[tuple[PyTree, PyTree]], tuple[dict[str, LayerFactors], dict[str, Array]]]
-
-
 def batch_factors(
     risk: EmpiricalRisk, names: tuple[str, ...], bias: bool, second_order: bool = False
-) -> Factors:
+) -> Callable[[tuple[PyTree, PyTree]], tuple[dict[str, LayerFactors], dict[str, Array]]]:
     """Return `example_factors` for a batch of examples, as a function of the batch."""
     return jax.vmap(lambda example: example_factors(risk, names, bias, example, second_order))

@@ -16,6 +16,7 @@ from metastep.types import RandomKey
 
 # Products under one `vmap`: each holds the model's intermediate values for all of its examples.
 AT_A_TIME = 16
+LARGEST_EXPONENT = 120  # of a power of two that is finite in float32
 
 
 class StochasticEstimate(eqx.Module):
@@ -117,8 +118,8 @@ def xtrace(operator: AbstractOperator, samples: int, *, key: RandomKey) -> Stoch
     """Estimate the trace by Hutch++, averaged over leaving out each vector in turn.
 
     Unbiased and at least as accurate as Hutch++ at equal products, usually much more. `samples` is
-    the number of products, an even number from 4, up to the dimension. The samples of the standard
-    error are not independent.
+    the number of products, an even number from 4, up to the dimension; one more sets the scale. The
+    samples of the standard error are not independent.
 
     Reference:
         Epperly, Tropp, Webber (2024), XTrace: making the most of every sample in stochastic trace
@@ -126,7 +127,7 @@ def xtrace(operator: AbstractOperator, samples: int, *, key: RandomKey) -> Stoch
     """
     require_count("samples", samples, least=4, most=operator.size)
     require(samples % 2 == 0, "samples", samples, "even numbers")
-    return _summary(_xtrace(operator, samples // 2, key), samples)
+    return _summary(_xtrace(operator, samples // 2, key), samples + 1)
 
 
 def spectral_density(
@@ -212,9 +213,14 @@ def _hutchpp(operator: AbstractOperator, third: int, key: RandomKey) -> tuple[Ar
 
 @compiled
 def _xtrace(operator: AbstractOperator, half: int, key: RandomKey) -> Array:
+    product, signs = operator.prepare().flat_mv, _signs(operator, half, key)
+    # matfree compares products with the precision as it is: those of a small operator would count
+    # as dependent, and a part of the trace as all of it. A power of two rounds nothing.
+    exponent = jnp.frexp(jnp.linalg.norm(product(signs[0])))[1]
+    factor = jnp.ldexp(jnp.ones((), operator.dtype), jnp.minimum(-exponent, LARGEST_EXPONENT))
     # Resphering assumes rotationally invariant vectors, which signs are not.
     leave_one_out = stochtrace.leave_one_out_xtrace(apply_resphering=False)
-    return leave_one_out(operator.prepare().flat_mv, _signs(operator, half, key))
+    return leave_one_out(lambda vector: factor * product(vector), signs) / factor
 
 
 @compiled
