@@ -62,13 +62,11 @@ class Lanczos(AbstractEigenMethod):
         size = operator.size
         block = min(self.starts(k), max(1, size // 2))
         wanted = self.basis or k + max(20 if block == 1 else 50, k // 2)
-        # Room for k kept vectors and a new block; at least two, as the recurrence reads two at a
-        # time.
+        # Room for k kept vectors and a new block; the recurrence reads two blocks at a time.
         blocks = max(2, -(-min(max(wanted, k + 1), size) // block))
         if (blocks + 1) * block > size:  # the residual block would not fit beside the basis
             return _dense(operator, k)
-        # Half of the vectors beyond the k wanted stay, too: a restart would have to find them
-        # again.
+        # Half of the vectors beyond the k wanted stay, too, or would have to be found again.
         kept = -(-(k + (blocks * block - k) // 2) // block)
         kept = min(max(kept, -(-k // block)), blocks - 1)
         return _lanczos(operator, k, start, block, blocks, kept, self.restarts, self.tolerance)
@@ -139,8 +137,7 @@ def _lanczos(
 
     def unfinished(now: tuple[_State, _Ritz]) -> Array:
         state, ritz = now
-        # An operator that returns NaN fails every test of convergence: it would use up all
-        # restarts.
+        # NaN fails every test of convergence, and would use up all restarts.
         finite = jnp.all(jnp.isfinite(state.coupling))
         return ~converged(ritz) & (state.restart < restarts) & finite
 
@@ -154,8 +151,7 @@ def _lanczos(
         # The residual block moves behind the kept vectors, so that the recurrence goes on with it.
         rows = jax.scipy.linalg.block_diag(mixing[:, :count].T, jnp.eye(block, dtype=mixing.dtype))
         basis = _in_place(jnp.pad(rows, ((0, width - count), (0, 0))), state.basis)
-        # Ritz vectors diagonalize the operator. Their coupling to the residual block comes with its
-        # column.
+        # Diagonal for Ritz vectors; their coupling to the residual block comes with its column.
         projected = jnp.zeros_like(state.projected).at[:count, :count].set(jnp.diag(values[:count]))
         begin = jnp.array(kept), state.restart + 1
         return filled(_State(basis, projected, state.coupling, *begin, state.products))
