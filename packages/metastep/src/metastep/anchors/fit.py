@@ -159,8 +159,7 @@ class AnchorRegression:
         variance = np.sum((values - np.outer(constant, means)) ** 2, axis=0) / count
         with np.errstate(divide="ignore", invalid="ignore"):
             r2 = 1 - mse / variance
-        # With as many tokens as unknowns the fit of a half would be exact, and its test mean
-        # nothing.
+        # With as many tokens as unknowns half a fit would be exact, and say nothing.
         held_out_mse = np.full(len(self.top), np.nan)
         if self._halves[0].count > unknowns and self._halves[1].count:
             half_solution = self._least_squares(fitted)[0]

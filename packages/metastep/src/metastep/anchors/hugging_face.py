@@ -50,8 +50,7 @@ class CausalModel:
                 tokenizer = transformers.AutoTokenizer.from_pretrained(
                     self.source, local_files_only=True, trust_remote_code=False
                 )
-            # The library raises errors of many kinds, some of them its own, for files that it
-            # cannot read.
+            # transformers raises errors of many kinds for files that it cannot read.
             except Exception as error:
                 raise ValueError(f"{self.source} holds no tokenizer: {_reason(error)}") from error
         if len(tokenizer) < 2:  # without a tokenizer the library creates an empty one
@@ -114,8 +113,7 @@ def load_causal_model(source: str | PathLike[str]) -> CausalModel:
                 name,
                 local_files_only=True,
                 trust_remote_code=False,
-                # Whatever the file holds: in half precision the checks below would see rounding
-                # alone.
+                # Whatever the file holds: half precision would not pass the checks below.
                 dtype=torch.float32,
                 output_loading_info=True,
             )

@@ -60,8 +60,7 @@ def draw_errors(
     """
     require_count("draws", draws)
     rotated = rotate(first_inputs(risk, optimized.layout), optimized.basis[1])
-    # Whole chunks, for one compiled program; what is drawn beyond `draws` is independent of the
-    # rest.
+    # Whole chunks, of one shape; what is drawn beyond `draws` is independent of the others.
     keys = jax.random.split(key, -(-draws // PAIRS))
     found = _errors(risk, optimized[:2], rotated, keys, optimized.layout, error)
     # NumPy's float64 whatever the model's dtype: the certificate sums 150,000 of them.

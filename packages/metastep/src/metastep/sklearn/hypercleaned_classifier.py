@@ -221,8 +221,7 @@ class HypercleanedClassifier(LinearClassifier):
         # The folds share most examples: their mean is near the minimum of all.
         start = fitting.params.mean(axis=0)
         weights = factors * ranking.weights
-        # The penalty that cross-validation has chosen: it is for a mean, so more examples do not
-        # matter.
+        # The penalty is that of a mean, and the same for the folds and for all examples.
         params = fit_softmax(rows, labels, weights, fitting.penalty, start).T
         return params, ranking.suspect
 

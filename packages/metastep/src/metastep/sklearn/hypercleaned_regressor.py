@@ -130,8 +130,7 @@ class HypercleanedRegressor(RegressorMixin, BaseEstimator):
             self._tune(rows, targets, factors, penalty, standard, valid)
         params = fit_ridge(rows, targets, factors * self.sample_weight_, penalty)
         if valid is not None:
-            # With a validation set there are no folds, hence no prediction by a model that has not
-            # seen the row.
+            # Without folds there is no prediction by a model that has not seen the row.
             self.suggested_targets_ = rows @ params
         self.coef_, self.intercept_ = standard.undo(params)
         limit = self.threshold

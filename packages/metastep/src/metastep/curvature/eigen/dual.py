@@ -95,7 +95,6 @@ def _lifted(operator: LayerHessian, inner: Found, left: Array, right: Array) -> 
     # In blocks, as each lifted vector has the layer's size beside its intermediate products.
     found = jax.lax.map(lift, weights.reshape(-1, block, rows))
     values, vectors, residuals = (x.reshape(-1, *x.shape[2:])[:k] for x in found)
-    # Rayleigh quotients, in a new order if columns were left out. NaN, of a null vector, comes
-    # last.
+    # Rayleigh quotients may change places if columns were left out; NaN (no vector) is last.
     order = jnp.argsort(-values)
     return Found(values[order], vectors[order], residuals[order], jnp.array(len(weights)))

@@ -95,8 +95,7 @@ def _approximate(
     layers = find_layers(risk, names, bias)
     sizes = [layers[name].outputs for name in names]
     lengths = jnp.array([jnp.linalg.norm(inputs[name]) for name in names])
-    # u_i^(p) (x) E[x^(p)] has the norm |u_i^(p)| |E[x^(p)]|: lengths by output are all that is
-    # needed.
+    # |u (x) E[x]| = |u| |E[x]|, so that one length for each output is all that is needed.
     scale = jnp.repeat(lengths, jnp.array(sizes), total_repeat_length=len(full))
     matrix = scale[:, None] * full * scale if weighted else full
     values, vectors = jnp.linalg.eigh(matrix)

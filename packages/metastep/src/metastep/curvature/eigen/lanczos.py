@@ -16,9 +16,7 @@ LOST = 0.9  # a unit vector that keeps this much of its length is orthogonal to 
 # Distance of a unit row from the others, in roots of the precision. The squared condition of the
 # rows then stays below about 1 / (100 precision): one division leaves errors near 1 %, two none.
 INDEPENDENT = 10
-# Two passes are the rule. If only rounding is left of the rows, they are random directions, which
-# keep their length after a few.
-PASSES = 5
+PASSES = 5  # two are the rule; random directions, if rounding alone is left, take a few more
 CHECKS = 8  # convergence checks while a basis is filled; each takes as long as a product
 COLUMNS = 4096  # the number of basis columns that are multiplied at a time
 

@@ -23,8 +23,7 @@ def _as_data(tree: PyTree) -> PyTree:
 
 
 def _as_params(tree: PyTree) -> PyTree:
-    # Python numbers stay: as arrays, settings such as the eps of a normalization would be
-    # parameters.
+    # Python numbers stay: an array for the eps of a normalization would be a parameter.
     numbers = lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
     return jax.tree.map(numbers, tree)
 

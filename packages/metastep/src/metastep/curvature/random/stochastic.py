@@ -54,8 +54,7 @@ class SpectralDensity(eqx.Module):
 
     def trace_of(self, function: Callable[[Array], Array]) -> StochasticEstimate:
         """Return the trace of a function of the operator, one quadrature for each vector."""
-        # A random unit vector has the expectation trace / size: its quadrature is scaled by the
-        # dimension.
+        # z^T f(H) z of a random unit vector z has the expectation trace / size.
         samples = self.size * jnp.sum(self.weights * function(self.nodes), axis=1)
         return _summary(samples, self.nodes.size)
 
@@ -242,9 +241,8 @@ def _quadrature(
             # come back as copies.
             moved = moved - along @ basis
             moved = moved - (basis @ moved) @ basis
-            # In an exhausted Krylov space the next row is zero. It decouples the rest of the
-            # tridiagonal matrix, whose eigenvectors then have no first component: its nodes get the
-            # weight zero.
+            # Zero in an exhausted Krylov space: the rest of the tridiagonal matrix is decoupled, its
+            # eigenvectors have no first component, and its nodes no weight.
             length = jnp.linalg.norm(moved)
             fresh = jnp.where(length > 0, moved / jnp.where(length > 0, length, 1), 0)
             return basis.at[j + 1].set(fresh), (along[j], length)
