@@ -99,7 +99,6 @@ def optimize(
     layout = find_layout(risk)
     optimizer = ADAM if optimizer is None else optimizer
     posterior = begin(risk, layout)
-    # Means, scales and the prior's scale are one tree, which the optimizer moves as one.
     state = optimizer.init(eqx.filter(posterior, eqx.is_array))
     inputs, basis, rotated, history = first_inputs(risk, layout), ({}, {}), {}, []
     for epoch in range(epochs):

@@ -134,7 +134,7 @@ class _Walk:
             return results, _rearranged(equation, first)
         # From here on an output leaves its layer: a second use, after a bias, is counted.
         self.consume(origins)
-        # A product of two parameters is not a layer: its input would be no constant.
+        # A product of two parameters is not a layer: neither of them is its input.
         if name in ("dot_general", "conv_general_dilated") and len(parameters) == 1:
             return self._layer(equation, operands, origins, results[0])
         if name == "add" and any(origin is not None for origin in origins):

@@ -241,8 +241,8 @@ def _quadrature(
             # come back as copies.
             moved = moved - along @ basis
             moved = moved - (basis @ moved) @ basis
-            # Zero in an exhausted Krylov space: the rest of the tridiagonal matrix is decoupled, its
-            # eigenvectors have no first component, and its nodes no weight.
+            # Zero in an exhausted Krylov space: the rest of the tridiagonal matrix is decoupled,
+            # its eigenvectors have no first component, and its nodes no weight.
             length = jnp.linalg.norm(moved)
             fresh = jnp.where(length > 0, moved / jnp.where(length > 0, length, 1), 0)
             return basis.at[j + 1].set(fresh), (along[j], length)
