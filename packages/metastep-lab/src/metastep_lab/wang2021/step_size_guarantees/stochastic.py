@@ -79,6 +79,7 @@ def theorem_9(
     drawn = draw(repeats * (tasks + 1), dim, (dim // 2, 1), noise, rng)
     found = losses(drawn, units * end, horizon)
     trained = found.train.reshape(repeats, tasks + 1, -1)[:, 1:].mean(axis=1)
+    # The first task of each repetition is the test task P, the others are the training tasks.
     tests = found.mean_squared_error.reshape(repeats, tasks + 1, -1)[:, 0]
     least = np.argmin(trained, axis=1)
     return Chosen(units[least], units[least], tests[np.arange(repeats), least])
