@@ -54,6 +54,7 @@ def _detection(record: Record) -> Numbers:
     rows = tuned(record)
     scores = rows["f1_replaced"].items()
     reached = [f1 >= PAPER_F1[window] - ROUNDING for window, f1 in scores if window in PAPER_F1]
+    # A window that the table lacks has no printed F1 to be held against.
     decides = bool(reached) and record.config.outer_steps >= CONVERGED
     return {**rows, "reached": reached, "decides": decides}
 
@@ -61,6 +62,8 @@ def _detection(record: Record) -> Numbers:
 def _gains(record: Record, reference: int) -> Frame:
     """Return `tuned` with the gain in accuracy over a row of `summary`, and its standard error."""
     rows, correct = tuned(record), record.arrays["correct"].astype(float)
+    # `correct` has the order of `summary`, windows first. Both models are judged on the same
+    # examples: the spread of the differences is smaller than that of either accuracy.
     difference = correct[: len(rows)] - correct[reference]
     error = difference.std(axis=1) / np.sqrt(difference.shape[1])
     return rows.assign(gain=difference.mean(axis=1), error=error)

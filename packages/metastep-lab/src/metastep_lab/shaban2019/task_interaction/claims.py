@@ -48,6 +48,7 @@ def _untuned(record: Record, column: str) -> Frame:
 def coupling(record: Record) -> Column:
     """Return the matrix C of the longest window, mean over trials, without its diagonal."""
     mean = record.arrays["coupling"][-1].mean(axis=0)
+    # C_ii multiplies |w_i - w_i|^2 = 0.
     np.fill_diagonal(mean, np.nan)
     return mean
 
@@ -128,6 +129,7 @@ def _gaps(record: Record) -> Numbers:
 
 
 def _within(gap: Column, error: Column, most: float) -> bool | None:
+    # A test of equality: noise counts against it, and against its opposite.
     if np.any(np.abs(gap) - SURE * error > most):
         return False
     return bool(gap.size and np.all(np.abs(gap) + SURE * error <= most)) or None

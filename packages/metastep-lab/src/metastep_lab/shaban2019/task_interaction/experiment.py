@@ -144,6 +144,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
             context.log(f"trial {trial}: tuning with window {window}")
             result = _tune(recorder, window, optimizers[1], config, context, trial)
             measured, stability = recorder.path(result)
+            # Before the first update all windows are at the same point.
             if window == config.windows[0]:
                 first = np.nan, measured.test_accuracy[0]
                 row = _summary_row(measured, 0, stability[:1], first)

@@ -79,6 +79,7 @@ class ImageNetwork:
         return ImageNetwork(
             network=network,
             size=size,
+            # `crop_pct`: the side is enlarged to size / crop_pct before the center is cut out.
             enlarged=int(size / crop) if crop else size,
             mean=tuple(mean),
             deviation=tuple(deviation),
@@ -112,6 +113,7 @@ class ImageNetwork:
                 large = torch.nn.functional.interpolate(
                     some.float() / 255, side, mode=self.resample, antialias=True
                 )
+                # Bicubic interpolation overshoots at edges.
                 ready = (large.clip(0, 1)[:, :, middle, middle] - mean) / deviation
                 pooled = self.network(pixel_values=ready).pooler_output
                 found.append(pooled.flatten(1).numpy())
