@@ -162,6 +162,7 @@ def _simulate(key, distribution, design, train_rates, test_rates, start, runs, t
             sampled = jnp.mean(jax.lax.map(one, keys), axis=0)
         return losses, jnp.sum((omegas - distribution.center) ** 2, axis=1), sampled
 
+    # Run number i has the same key whatever the number of runs.
     keys = jax.vmap(lambda run: jax.random.fold_in(key, run))(jnp.arange(runs))
     return Simulation(*jax.lax.map(run, keys, batch_size=min(BATCH, runs)))
 

@@ -28,6 +28,7 @@ def by_setting(record: Record, table: str) -> Frame:
         setting=names,
         overparameterized=sizes[:, 0] > sizes[:, 1],
         underparameterized=sizes[:, 0] <= sizes[:, 1],
+        # p and N differ by factors of 10 and 33 in Figures 2 and 3, of 25, 2, 2 and 8 in Figure 6.
         strong=sizes.max(axis=1) >= FAR_APART * sizes.min(axis=1),
         both_rates=[one.both_rates for one in of],
     )
@@ -134,6 +135,7 @@ def _accurate_where_strong(rows: Frame) -> bool | None:
     worst = rows["error"].abs().groupby([rows["strong"], rows["setting"]]).max()
     if len(worst.index.unique("strong")) < 2:
         return None
+    # By its worst rate a setting is accurate or not: every strong one has to be, and no other.
     return worst[True].max() <= ACCURATE and worst[False].min() > INACCURATE
 
 

@@ -245,6 +245,7 @@ def _protocol(record: Record) -> Numbers:
     return {
         "difference": row["difference"],
         "words": _number(row),
+        # Of the difference of two means of ten independent runs each.
         "spread": zero["standard_error"] * math.sqrt(zero["runs"] / 10 * 2),
         "paired": row["standard_error"] * math.sqrt(row["runs"] / 10),
     }
