@@ -75,6 +75,8 @@ class GatedRecurrentModel(AbstractLanguageModel):
     def hidden_states(self, tokens: Int[Array, " time"]) -> Float[Array, "time hidden"]:
         """Run the units over the words, from a state of zeros."""
         hidden = self.embedding.shape[1]
+        # Rows are small, so that logits begin near zero; as inputs they are scaled up (Vaswani et
+        # al. 2017).
         inputs = self.embedding[tokens] * hidden**0.5
 
         def step(state: Array, word: Array) -> tuple[Array, Array]:
@@ -186,7 +188,11 @@ class Recipe(eqx.Module):
         """Return Adam on gradients whose norm is limited to 1."""
         warm_up = max(1, round(WARM_UP * self.steps))
         schedule = optax.warmup_cosine_decay_schedule(
-            0.0, self.step_size, warm_up, max(self.steps, warm_up + 1)
+            # optax refuses a decay that is not longer than its warm-up.
+            0.0,
+            self.step_size,
+            warm_up,
+            max(self.steps, warm_up + 1),
         )
         return optax.chain(optax.clip_by_global_norm(LARGEST_GRADIENT), optax.adam(schedule))
 
@@ -247,6 +253,7 @@ def train(
 
     def step(carry: tuple, _: None) -> tuple[tuple, Scalar]:
         parameters, state, done = carry
+        # From the step's number: however the steps are split, each draws the same windows.
         key = jax.random.fold_in(training.key, done)
         starts = jax.random.randint(key, (recipe.batch, 1), 0, windows)
         batch = tokens[starts + jnp.arange(recipe.context + 1)]

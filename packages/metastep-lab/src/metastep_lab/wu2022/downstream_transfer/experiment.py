@@ -181,6 +181,7 @@ def _constants() -> Table:
     for ratio in (0.0, 1 / 16, 1 / 8):
         for margin in np.geomspace(1e-3, 5.99, 40):
             error = ratio * margin
+            # The theorem's least threshold, eps_b - log 4 k, for one word of interest.
             least = error - np.log(4)
             flip = theory.flip_divergence(margin, error, least_threshold=least, words=1)
             needed = theory.boundary_ratio(margin, error)
@@ -204,6 +205,7 @@ def _synthetic(number: int, config: Config, seed: int, rows: Rows) -> None:
             student = perturbed(teacher, strength, rng, words)
             report = minimax_report(teacher, student, head, population)
             numbers = report_numbers(report)
+            # The bound is proportional to its constant: that with which it equals the error.
             needed = theory.PROVEN_CONSTANT * report.error / numbers[-2]
             found = *numbers, needed, failing_names(report)
             rows["bound"].append((number, noisy, strength, *found))

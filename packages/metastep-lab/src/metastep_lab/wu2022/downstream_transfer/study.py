@@ -88,6 +88,8 @@ class TextStudy:
     def _pooled(self, student: Student) -> LogLinearModel:
         """Return a student at the held-out examples and at some of those for fitting."""
         some = np.flatnonzero(self.fitting.labels)[:POOLED]
+        # The theorem's eps_b is a largest error, over all inputs of the task, which are the
+        # held-out ones.
         states = student.fitted.states[some], student.judged.states[self.held_out.labels != 0]
         return LogLinearModel(np.concatenate(states), student.judged.unembedding)
 

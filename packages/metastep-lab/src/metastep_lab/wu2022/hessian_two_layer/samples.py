@@ -89,9 +89,12 @@ def draw_network(key: RandomKey, units: int, classes: int) -> Network:
 def _factors(network: Network, x: Array) -> tuple[Array, Array, Array, Array]:
     """Return N, the active units, A and the scores of one input."""
     before = network.first @ x
+    # Of the pre-activation: section 4.4 and (C.30) print that of y, which as a rectified number is
+    # never below 0; Lemma C.2.2 has it right.
     active = (before >= 0).astype(x.dtype)
     scores = network.second @ jax.nn.relu(before)
     p = jax.nn.softmax(scores)
+    # Q of A = Q^T Q (C.17).
     root = jnp.sqrt(p)[:, None] * (jnp.eye(p.size) - p[None, :])
     return (root @ network.second) * active, active, jnp.diag(p) - jnp.outer(p, p), scores
 
@@ -162,6 +165,7 @@ def measure(network: Network, key: RandomKey, batches: int, hessian_batches: int
         mean_share=float(mean @ mean) / square,
         shift=float(shift / np.sqrt(square - mean @ mean)),
         least=float(curvatures[1] / curvatures[-1]),
+        # M* = E[D' W^T A W D'] with D' independent of A: the product of the means, entry by entry.
         independent=overlap(leading(between * np.asarray(found.active))),
         printed=overlap(leading(printed)),
         row_span=overlap(plain),
@@ -188,6 +192,7 @@ def _hessian(network: Network, key: RandomKey, batches: int) -> tuple[float, flo
     count, classes, units = factors.shape
     rows = factors.reshape(-1, units)
     inner = np.kron(x @ x.T, np.ones((classes, classes)))
+    # By default the starting vector is random, and the last digits with it.
     start = np.ones(len(rows))
     values, vectors = eigsh(rows @ rows.T * inner / count, k=classes, v0=start)
     order = np.argsort(values)[::-1]
@@ -195,6 +200,7 @@ def _hessian(network: Network, key: RandomKey, batches: int) -> tuple[float, flo
     top = classes - 1
     taus, lefts = np.linalg.eigh(rows.T @ rows / count)
     _, singular, rights = np.linalg.svd(x / math.sqrt(count), full_matrices=False)
+    # The c - 1 largest products are of factors among the first c - 1 of either side.
     products = np.outer(taus[::-1][: 2 * classes], singular[: 2 * classes] ** 2)
     best = np.argsort(products, axis=None)[::-1][:top]
     pairs = np.array(np.unravel_index(best, products.shape)).T
@@ -202,5 +208,7 @@ def _hessian(network: Network, key: RandomKey, batches: int) -> tuple[float, flo
         (rows @ lefts[:, -1 - a] * np.repeat(x @ rights[b], classes)) @ vectors[:, :top]
         for a, b in pairs
     ]
+    # An eigenvector of H is the rows times one of their Gram matrix, over the root of its
+    # eigenvalue.
     cosines = np.array(cosines) / np.sqrt(count * values[:top])
     return float(values[top] / values[top - 1]), float(np.sum(cosines**2) / top)

@@ -108,6 +108,7 @@ def _from_samples(record: Record) -> Frame:
 def _improves(rows: Frame) -> bool | None:
     if rows["full"].all() or not rows["full"].any():
         return None
+    # Better than the start exactly where p' is not n.
     return ((rows["masking"] < rows["initial"]) != rows["full"]).all()
 
 

@@ -141,6 +141,7 @@ class Config:
 
     def hidden(self, dim: int) -> int:
         """Return the number of hidden coordinates, rounded down."""
+        # 0.29 * 100 is 28.999999999999996.
         return int(self.mask_fraction * dim + 1e-9)
 
 
@@ -197,6 +198,8 @@ def cells(config: Config) -> dict[tuple[str, float, str, str, int], Cell]:
 
 def measure(cell: Cell, config: Config, seed: int) -> tuple[float, float]:
     """Draw the data of a cell, learn a dictionary in float32, and return both errors."""
+    # Neither of the algorithm, the start nor p': all see one truth and one training set, which are
+    # drawn before the held-out signals, whose number varies.
     rng = np.random.default_rng([seed, cell.seed, cell.dim])
     truth = random_dictionary(rng, cell.dim, cell.atoms)
     train, held_out = (
