@@ -88,6 +88,7 @@ def _output_layers(record: Record) -> Frame:
 
 def _early(record: Record) -> Numbers:
     values = mean_curve(record, EARLY, "fc2")
+    # The overlaps at k = 9 and k = 20.
     return {"first": values[8], "later": values[19]}
 
 

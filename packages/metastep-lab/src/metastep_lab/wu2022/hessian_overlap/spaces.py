@@ -115,6 +115,7 @@ def _selected(parts: Iterable[LayerHessian], k: int, positions: int, rows: int) 
             found = tuple(np.concatenate(pair) for pair in zip(kept, found, strict=True))
         kept = found
         if len(kept[2]) > rows:
+            # After each group, so that never more than `rows` and a group are in memory.
             chosen = np.sort(np.argpartition(-kept[2], rows - 1)[:rows])
             kept = tuple(one[chosen] for one in kept)
         sums = sums.added(*factors)
@@ -142,9 +143,11 @@ def _factors(operator: LayerHessian) -> tuple[Array, Array, Array, Array]:
     """Return N / sqrt(examples) with M = N^T N, the inputs, E[M] and E[x x^T] of a group."""
     inputs, jacobian = operator.factors.inputs, operator.factors.jacobian
     values, vectors = jnp.linalg.eigh(operator.curvature)
+    # N = A^{1/2} G, so that M = G^T A G = N^T N, for the curvature A of any loss by the scores.
     roots = jnp.sqrt(jnp.maximum(values, 0))[:, :, None] * vectors.mT
     left = jnp.einsum("icd,idpm->icpm", roots, jacobian) / jnp.sqrt(len(inputs))
     flat = left.reshape(-1, left.shape[-1])
+    # Over the positions of a convolution: a mean for E[M], a sum for E[x x^T] (C.27).
     return left, inputs, flat.T @ flat / inputs.shape[1], input_mean(inputs)
 
 
@@ -179,6 +182,8 @@ def overlaps(first: Space, second: Space) -> Float[np.ndarray, " k"]:
 
 
 def _curve(cosines: np.ndarray) -> np.ndarray:
+    # Definition 4.2.1: |U^T V|_F^2 is the sum over a corner of the squared cosines; here every k
+    # at once.
     within = np.cumsum(np.cumsum(cosines**2, axis=0), axis=1)
     return np.diag(within) / np.arange(1, len(cosines) + 1)
 

@@ -78,6 +78,7 @@ def _mean_text(record: Record) -> str:
 
 
 def _random_labels(record: Record) -> Numbers:
+    # With c outputs E[M] has rank c - 1, whatever the labels: its ratio says nothing.
     rows = behind(record, "random").query(f"outputs > {gap(record) + 1}")
     fits = spreads(record.rows("models", labels="random"), ["model"], "accuracy")
     found = fits.join(spreads(rows, ["model"], "output_gap")).loc[_too_small(record)]
@@ -90,6 +91,7 @@ def _too_small(record: Record) -> list[str]:
     if "random" not in record.config.labels:
         return []
     one = record.rows("layers", labels="random").drop_duplicates(["model", "layer"])
+    # One bias for each output.
     sizes = (one["outputs"] * (one["inputs"] + 1)).groupby(one["model"]).sum()
     return [model for model in plain(record) if sizes[model] < record.config.examples]
 

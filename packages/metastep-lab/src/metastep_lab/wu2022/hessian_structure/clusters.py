@@ -92,15 +92,18 @@ def grams(
     by_output = jnp.einsum("iy,icm->ycm", weights, rows).reshape(classes**2, -1)
     inputs = operator.factors.inputs[:, 0]
     mean = lambda weight: jnp.einsum("icm,in->cmn", rows, weight[:, None] * inputs)
+    # One class after another: all at once would be a copy of the weighted inputs for each.
     by_weight = jax.lax.map(mean, weights.T).reshape(classes**2, -1)
     near_weight = jnp.einsum("cm,n->cmn", near, jnp.mean(inputs, axis=0)).reshape(classes, -1)
     parts = jnp.concatenate([by_output, near]), jnp.concatenate([by_weight, near_weight])
+    # Cosines and t-SNE need inner products alone; the derivatives by the weight are c^2 matrices.
     return jnp.stack([part @ part.T for part in parts])
 
 
 def agreement(gram: Float[np.ndarray, "_ _"]) -> Float[np.ndarray, " classes"]:
     """Return the squared cosine of each logit center, the mean over classes, with (C.266)."""
     classes = _class_count(gram)
+    # Rows are in the order of class i, logit j: this is the mean over i of each j.
     averaging = np.tile(np.eye(classes), classes) / classes
     centers = averaging @ gram[: classes**2, : classes**2] @ averaging.T
     near = gram[classes**2 :, classes**2 :]

@@ -86,6 +86,7 @@ def embedding(record: Record, group: str) -> Drawn:
         panel.set(xlabel="t-SNE coordinate 1", ylabel="t-SNE coordinate 2", title=title)
     entries = axes[0].get_legend_handles_labels()
     figure.legend(*entries, title=group, loc="outside lower center", ncols=6)
+    # Of the c^2 - 1 other points c - 1 are of the same group.
     chance = (classes - 1) / (classes**2 - 1)
     crosses = (
         " Crosses in the color of a logit approximate its center by the later weights (C.266)."

@@ -83,6 +83,7 @@ def measure(operator: LayerHessian, top: int, key: RandomKey) -> Measured:
     k, gap = min(top, operator.size), operator.curvature.shape[-1] - 1
     factored = kronecker_eigenpairs(moments.output, moments.input, k)
     start = factored.matrices()
+    # The product's eigenvectors are near enough to save iterations; residuals are measured anyway.
     pairs = top_eigenpairs(operator, k, key=key, start=start)
     outputs, left = _descending(moments.output)
     inputs, right = _descending(moments.input)
@@ -141,6 +142,8 @@ def _outliers(values: np.ndarray, most: int) -> int:
 def _input_numbers(moments: Moments, values: np.ndarray, first: np.ndarray) -> list[float]:
     """Return (v_1 . E[x])^2, lambda_1 / lambda_2, and the bound (C.257) for one position."""
     mean = np.asarray(moments.mean, float)
+    # Of a convolution the first singular vector of E[X], positions in rows, stands for E[x]
+    # (C.6.1).
     direction = np.linalg.svd(mean, full_matrices=False)[2][0]
     bound = float("nan")
     if len(mean) == 1:
@@ -217,6 +220,7 @@ def whole(risk: EmpiricalRisk, top: int, key: RandomKey) -> list[list[float]]:
     top = min(top, sum(len(risk.params[name]["bias"]) for name in layers))
     operator = Hessian(risk, where=lambda variables: [variables[name] for name in layers])
     pairs = top_eigenpairs(operator, top, key=key)
+    # As the approximation of C.3 has them: a bias is the weight of an input of 1.
     true = _flat([_with_bias(layer) for layer in pairs.vectors])
     columns = [np.arange(1, top + 1), pairs.values]
     overlaps = []

@@ -15,6 +15,7 @@ from metastep.types import RandomKey
 KERNEL = 5
 POOL = 2
 EPSILON = 1e-5  # added to a variance, as in most implementations
+# Weights are [out, in, ...]; JAX's default has the outputs last.
 GLOROT = jax.nn.initializers.glorot_uniform(in_axis=1, out_axis=0)
 
 Params = dict[str, dict[str, Array]]

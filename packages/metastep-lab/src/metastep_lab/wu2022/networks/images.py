@@ -67,6 +67,7 @@ def load(config: Any, context: Context, labels: Labels) -> Examples:
     if config.scaling == "normalized":
         images = (images - images.mean()) / images.std()
     if labels == "random":
+        # Drawn after the order: the images are those of the true labels.
         classes = rng.integers(0, class_count(dataset), len(classes)).astype(np.int32)
     elif labels == "halves":
         classes = (classes >= class_count(dataset) // 2).astype(np.int32)

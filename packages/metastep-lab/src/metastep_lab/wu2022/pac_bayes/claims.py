@@ -21,6 +21,7 @@ def _bounds(record: Record, labels: str = "true") -> Frame:
 
 def _gain(bounds: Frame, better: str, worse: str) -> Numbers:
     """Return the mean difference of two methods over seeds, and its standard error."""
+    # Paired: a seed's methods start from the same trained network.
     mean, error = mean_and_error(bounds[worse] - bounds[better])
     few = "" if len(bounds) >= FEWEST_SEEDS else f"; needs {FEWEST_SEEDS}"
     shown = f"{mean:.4f}±{error:.4f}" if len(bounds) > 1 else f"{mean:.4f}"

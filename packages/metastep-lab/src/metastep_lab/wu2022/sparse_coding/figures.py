@@ -12,7 +12,11 @@ FIGURES = {
     "scale": ("2-2", "dimension d"),
     "noise": ("2-3", "standard deviation of the noise"),
 }
-TITLES = {"sample": "from held-out samples", "local": "from the truth and samples"}
+TITLES = {
+    "sample": "from held-out samples",
+    "local": "from the truth and samples",
+    "random": "from random atoms",
+}
 
 
 def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
