@@ -17,7 +17,6 @@ FALLS = {**GROWS, "validation_samples": -1, "tasks": -1}
 
 
 def _of(record: Record, overparameterized: bool) -> Frame:
-    """Return the rows of `sweep` of the settings of one regime."""
     settings = {one.figure: one.dim > one.equations for one in record.config.settings()}
     rows = record.frames["sweep"]
     return rows[[settings[figure] == overparameterized for figure in rows["figure"]]]

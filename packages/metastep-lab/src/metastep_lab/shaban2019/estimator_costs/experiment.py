@@ -108,7 +108,6 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
 def _costs(
     config: Config, stated: Stated, sizes: Mapping[str, int], seed: int
 ) -> tuple[float, float, float]:
-    """Return memory, operations and seconds of one estimator at one size."""
     problem = problem_of(config.parameters, sizes["N"], sizes["T"])
     outer, key = jnp.full(sizes["N"], 0.5), jax.random.key(seed)
     estimator = stated.make(sizes["K"])
@@ -138,7 +137,6 @@ def _seconds(program: Program, repeats: int) -> float:
 
 
 def _exponent(first: tuple[float, float], last: tuple[float, float]) -> float:
-    """Return the exponent between two points."""
     (x, y), (end, most) = first, last
     return float(np.log(most / y) / np.log(end / x))
 

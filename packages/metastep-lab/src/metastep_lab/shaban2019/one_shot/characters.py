@@ -230,7 +230,6 @@ def _each_pooled(maps: Array, kernel: Array) -> Array:
 
 
 def _block(patches: Array, kernel: Array, normalized: bool = True) -> Array:
-    """Convolve, pool, normalize, rectify."""
     return _activated(_pooled(patches, kernel), normalized)
 
 

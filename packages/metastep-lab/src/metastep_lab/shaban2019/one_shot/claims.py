@@ -24,7 +24,6 @@ DECAY = 0.1  # of the relative error from window 1 to half the horizon
 
 
 def _accuracy(record: Record, method: str) -> Average:
-    """Return the test accuracy of a method that was run."""
     rows = record.frames["summary"].query("method == @method")
     return average(rows["accuracy"], rows["standard_error"])
 
@@ -58,7 +57,6 @@ def answer(record: Record) -> str:
 
 
 def _need(found: Average | None) -> str:
-    """Say whether the whole gradient is needed."""
     if found is None:
         return "Yes; whether it has to, this run cannot tell: it did not try"
     # As good as the whole gradient up to the margin, or better.

@@ -41,7 +41,6 @@ def tuned(record: Record, column: str) -> Frame:
 
 
 def _untuned(record: Record, column: str) -> Frame:
-    """Return a column of `summary` before tuning, by trial."""
     return record.frames["summary"].query("method == 'untuned'").set_index("trial")[column]
 
 
@@ -152,7 +151,6 @@ def _best(record: Record) -> Numbers:
 
 
 def _cosines(record: Record) -> Frame:
-    """Return the cosines of all windows but the longest."""
     return record.frames["history"].query("window < window.max()")
 
 

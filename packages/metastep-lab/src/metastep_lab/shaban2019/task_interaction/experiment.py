@@ -215,7 +215,6 @@ def _summary_row(
 def _history_rows(
     steps: np.ndarray, result: ms.Run, measured: Measured, stability: np.ndarray
 ) -> list[tuple]:
-    """Return the rows of `history` of the measured steps."""
     history = result.history
     good = np.asarray(history.result == ms.RESULTS.successful, int)[steps]
     estimate = np.asarray(history.gradient_norm)[steps]

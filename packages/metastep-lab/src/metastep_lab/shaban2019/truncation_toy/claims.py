@@ -66,7 +66,6 @@ def _rates(record: Record) -> Column:
 
 
 def _slack(record: Record) -> Column:
-    """Return bound / error for windows below the horizon."""
     # An error may have underflowed to 0.
     return (_short(record)["bound"] / np.maximum(_short(record)["error"], 1e-300)).to_numpy()
 
@@ -99,7 +98,6 @@ def _full(record: Record) -> Frame:
 
 
 def _falls_per(averages: Frame) -> Numbers:
-    """Return the exponents between consecutive numbers of iterations."""
     exponents = np.diff(np.log(averages)) / np.diff(np.log(averages.index))
     return {"exponents": exponents, "averages": averages}
 

@@ -45,14 +45,12 @@ from metastep_lab.wang2021.least_squares.claims import CLAIMS, VALIDATION, answe
 from metastep_lab.wang2021.least_squares.descent import descend, draw_tasks
 from metastep_lab.wang2021.least_squares.figures import figures
 from metastep_lab.wang2021.least_squares.step_size_grid import (
+    RADIUS,
     GridLosses,
     dense_losses,
     draw_spectral_tasks,
     spectral_losses,
 )
-
-RADIUS = 40.0
-"""A run has diverged once |w| reaches this many noise levels (footnote 3)."""
 
 
 @configuration
@@ -165,14 +163,9 @@ def _simulate(
             validation_samples=examples[1],
             steps=etas.size,
         )
-        return _spectral(drawn, etas, config.horizon, jnp.asarray(radius))
+        return spectral_losses(drawn, etas, horizon=config.horizon, radius=jnp.asarray(radius))
     keys = jax.random.split(jax.random.key(int(rng.integers(2**32))), tasks)
     return _dense(keys, etas, config, jnp.asarray(noise), examples, jnp.asarray(radius))
-
-
-@compiled
-def _spectral(drawn, step_sizes, horizon, radius) -> GridLosses:
-    return spectral_losses(drawn, step_sizes, horizon=horizon, radius=radius)
 
 
 @compiled

@@ -15,8 +15,11 @@ from jaxtyping import Array, Bool, Float
 from scipy.linalg import eigvalsh_tridiagonal
 from scipy.stats import wishart
 
+from metastep.compilation import compiled
 from metastep.tasks.least_squares import LeastSquares
 
+RADIUS = 40.0
+"""A run has diverged once |w| reaches this many noise levels (footnote 3)."""
 Columns = Float[Array, "*tasks steps"]
 
 
@@ -208,6 +211,7 @@ def _normalised(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
+@compiled
 def spectral_losses(
     drawn: SpectralTasks,
     step_sizes: Float[Array, " steps"],

@@ -31,7 +31,6 @@ def is_long(record: Record, rows: Frame) -> Frame:
 
 
 def _by_dim(rows: Frame, column: str) -> str:
-    """Write the span of a column for each d."""
     return "; ".join(f"d={int(dim)} {span(values)}" for dim, values in rows.groupby("dim")[column])
 
 
@@ -113,7 +112,6 @@ def _order_1_over_t(found: dict[int, tuple[Frame, Frame]]) -> bool:
 
 
 def _gains(record: Record) -> dict[int, Frame]:
-    """Return 1 minus the error, by d / examples."""
     rows = {parts: validation(record, parts) for parts in (2, 4)}
     return {parts: found.assign(gain=1 - found["error"]) for parts, found in rows.items()}
 

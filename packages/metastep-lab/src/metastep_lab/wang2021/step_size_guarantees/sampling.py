@@ -11,16 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metastep.compilation import compiled
 from metastep_lab.wang2021.least_squares.step_size_grid import (
-    GridLosses,
-    SpectralTasks,
+    RADIUS,
     draw_spectral_tasks,
     spectral_losses,
 )
 
-RADIUS = 40.0
-"""A run is truncated once |w| reaches this many noise levels."""
 TIED = 1e-12
 """Relative difference up to which step sizes count as minimizers, all of which are judged."""
 # A factor of 1.35 between step sizes at t = 160: an order is judged within a factor of 4.
@@ -104,15 +100,10 @@ def simulate(case: Case, tasks: int, rng: np.random.Generator) -> Losses:
         )
         with jax.enable_x64(True):
             radius = jnp.asarray(RADIUS * case.noise)
-            found = _losses(drawn, jnp.asarray(grid), case.horizon, radius)
+            found = spectral_losses(drawn, jnp.asarray(grid), horizon=case.horizon, radius=radius)
         objective = found.validation if case.validated else found.training
         chunks.append(Losses(np.asarray(objective), np.asarray(found.error)))
     return Losses(*(np.concatenate(part)[:tasks] for part in zip(*chunks, strict=True)))
-
-
-@compiled
-def _losses(drawn: SpectralTasks, grid: jax.Array, horizon: int, radius: jax.Array) -> GridLosses:
-    return spectral_losses(drawn, grid, horizon=horizon, radius=radius)
 
 
 def judge(case: Case, tasks: int, rng: np.random.Generator) -> Judged:

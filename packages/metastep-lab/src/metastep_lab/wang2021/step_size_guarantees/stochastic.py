@@ -15,7 +15,8 @@ from threadpoolctl import threadpool_limits
 
 from metastep.compilation import compiled
 from metastep_lab.theory import least_squares_sgd as theory
-from metastep_lab.wang2021.step_size_guarantees.sampling import RADIUS, Chosen, Judged
+from metastep_lab.wang2021.least_squares.step_size_grid import RADIUS
+from metastep_lab.wang2021.step_size_guarantees.sampling import Chosen, Judged
 
 CHUNK = 1000
 """Tasks whose eigenvalues are computed together, to bound the memory."""

@@ -80,7 +80,6 @@ class TextStudy:
             self._measure(student, anchor, divergence, rows)
 
     def _head(self, student: Student, anchor: np.ndarray | None) -> DownstreamHead:
-        """Fit a head to the examples among the places for fitting."""
         examples = self.fitting.labels != 0
         model = student.fitted.at(examples)
         return downstream_head(model, self.fitting.labels[examples], self.words, anchor)

@@ -158,7 +158,6 @@ def _restored(arrays: dict[str, Any], notes: dict[str, Any]) -> Spectra:
 
 
 def _add(rows: Rows, network: tuple[str, int], spectra: Spectra) -> None:
-    """Add the rows of one network."""
     for layer, (spectrum, factors) in spectra.items():
         place, k = (*network, layer), len(spectrum.values)
         live = int(np.sum(np.diagonal(spectrum.output) > 0))
@@ -177,7 +176,6 @@ def _filled(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def _add_pairs(rows: Rows, model: str, group: list[Spectra]) -> None:
-    """Add the rows of each pair of networks of one kind."""
     for first, second in combinations(range(len(group)), 2):
         for layer in group[0]:
             (spectrum, factors), (other, others) = group[first][layer], group[second][layer]

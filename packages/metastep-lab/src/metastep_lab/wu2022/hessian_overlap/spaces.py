@@ -153,7 +153,6 @@ def _factors(operator: LayerHessian) -> tuple[Array, Array, Array, Array]:
 
 @compiled
 def _outer(left: Array, inputs: Array) -> Float[Array, "rows size"]:
-    """Return the rows of the Hessian whole."""
     every = jnp.einsum("icpm,ipn->icmn", left, inputs)
     return every.reshape(every.shape[0] * every.shape[1], -1)
 

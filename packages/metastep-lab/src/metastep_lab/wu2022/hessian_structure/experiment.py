@@ -152,7 +152,6 @@ def _parameters(state: State) -> int:
 
 
 def _add(rows: Rows, cell: tuple[str, str, int], notes: dict[str, Any]) -> None:
-    """Add the rows of one network."""
     model, labels, seed = cell
     rows["models"].append((*cell, *notes["model"]))
     names = [name.removesuffix(".weight") for name in notes["layers"]]

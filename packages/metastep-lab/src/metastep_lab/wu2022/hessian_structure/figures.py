@@ -13,7 +13,8 @@ from metastep_lab.wu2022.hessian_structure.course_figures import (
     embedding,
     training,
 )
-from metastep_lab.wu2022.hessian_structure.reading import MOST, curve, gap, layers, shown
+from metastep_lab.wu2022.hessian_structure.reading import curve, gap, layers, shown
+from metastep_lab.wu2022.networks.names import MOST
 
 OVER_LAYERS = {"kronecker", "rank-one", "training", "correspondence", "singular"}
 BASES = {"input": "E[xxᵀ]", "output": "E[M]"}

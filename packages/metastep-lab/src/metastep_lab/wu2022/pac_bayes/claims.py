@@ -14,7 +14,6 @@ CEILING = 0.5  # an error rate
 
 
 def _bounds(record: Record, labels: str = "true") -> Frame:
-    """Return the bounds by seed, one column for each method."""
     rows = record.frames["bounds"].query("labels == @labels")
     return rows.pivot(index="seed", columns="method", values="bound")
 

@@ -164,7 +164,6 @@ def _load(config: Config, context: Context, random: bool) -> tuple[Examples, Exa
 
 
 def _optimizer(config: Config, examples: int) -> optax.GradientTransformation:
-    """Return the posterior's optimizer, with its schedule."""
     step_size = config.step_size
     if config.decay_every is not None:
         # Schedules of optax count steps, not epochs.
