@@ -137,6 +137,7 @@ class TransformerModel(AbstractLanguageModel):
             raise ValueError(f"heads is {heads}; allowed are divisors of hidden, {hidden}")
         words, places, rest = jax.random.split(key, 3)
         self.embedding = initial_embedding(words, vocabulary, hidden, scale)
+        # `initial_embedding` refuses a single row.
         self.positions = initial_embedding(places, max(context, 2), hidden, scale)
         self.blocks = tuple(
             _Block(hidden, heads, key=one) for one in jax.random.split(rest, layers)

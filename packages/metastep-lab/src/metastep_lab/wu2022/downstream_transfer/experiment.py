@@ -124,6 +124,7 @@ class Config:
             raise ValueError(f"negative is {self.negative}; allowed are words not in positive")
         if self.architecture == "transformer" and self.hidden % HEADS:
             raise ValueError(f"hidden is {self.hidden}; allowed are multiples of {HEADS}")
+        # The bulk is without the words of interest and the top ones, and must keep a word.
         largest = self.vocabulary - len(self.positive) - len(self.negative) - 1
         if not 0 <= self.top <= largest:
             raise ValueError(f"top is {self.top}; allowed are integers from 0 to {largest}")

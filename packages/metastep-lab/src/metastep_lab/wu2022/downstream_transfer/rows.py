@@ -71,6 +71,7 @@ def silencing_rows(
         largest change of the anchored head where the word was below its threshold, share of
         flipped signs.
     """
+    # argmax gives the first True.
     place = int(np.argmax(head.coefficients > 0))
     word, coefficient = int(head.words[place]), head.coefficients[place]
     probability = np.exp(model.log_probabilities()[:, word])

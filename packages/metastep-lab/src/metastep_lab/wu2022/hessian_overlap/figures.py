@@ -39,6 +39,8 @@ def _overlap(record: Record) -> tuple[Figure, str]:
             spread = pairs.groupby("index")["overlap"].agg(["min", "max"])
             series[layer] = k, mean_curve(record, model, layer)
             bands[layer] = spread["min"], spread["max"]
+            # Theorem C.7.1 gives (k / m) (t_1 . t_2)^2 up to k = m, of hidden layers alone: the
+            # units of the output layer cannot be permuted.
             if layer != layers(record, model)[-1]:
                 rise = k[k <= 1]
                 predicted[layer] = rise, rise * alignment[model, layer]

@@ -38,6 +38,7 @@ def _captured(operator: LayerHessian, *values: Array) -> tuple[Array, ...]:
 def _averaging(labels: Array, classes: int) -> Float[Array, "examples classes"]:
     """Return weights of the examples whose sums are means over each class."""
     members = jax.nn.one_hot(labels, classes)
+    # Among the few examples that are captured a class may have none.
     return members / jnp.maximum(jnp.sum(members, axis=0), 1)
 
 
@@ -55,6 +56,7 @@ def shares(
     scores, labels = _captured(operator, scores, labels)
     classes = scores.shape[1]
     centers = jnp.einsum("iy,icm->ycm", _averaging(labels, classes), _rows(operator, scores))
+    # Each of the c centers stands for c of the c^2 means Gamma_ij.
     found = [classes * jnp.sum(jnp.mean(centers, axis) ** 2) for axis in (0, 1)]
     return jnp.stack(found) / jnp.sum(centers**2)
 
@@ -126,6 +128,7 @@ def embedded(
         by (the layer's output for Gamma_ij (C.263), its weight for Delta_ij (C.262)), class i, -1
         for the approximation (C.266), logit j, and two coordinates.
     """
+    # scikit-learn takes no key, and integers below 2^32 only.
     seed = int(jax.random.bits(key, dtype=jnp.uint32))
     for name, gram in zip(DERIVATIVES, found, strict=True):
         classes, squares = _class_count(gram), np.diagonal(gram)
@@ -135,6 +138,7 @@ def embedded(
             perplexity=classes - 1,  # the neighbors that a point has in a cluster of its own
             max_iter=STEPS,
             metric="precomputed",
+            # Its default, principal components, is refused for given distances.
             init="random",
             random_state=seed,
             method="exact",

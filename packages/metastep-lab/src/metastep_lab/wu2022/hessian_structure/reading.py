@@ -68,6 +68,7 @@ def shown(record: Record, table: str, model: str) -> list[str]:
 def curve(record: Record, table: str, name: str, **which: str) -> tuple[Column, Column]:
     """Return the indices of a column, `[k]`, and its values, `[seeds or pairs of seeds, k]`."""
     rows = record.rows(table, **which)
+    # Rows stand in the order in which they were measured: for each network all indices.
     indices = np.unique(rows["index"])
     return indices, rows[name].to_numpy().reshape(-1, len(indices))
 

@@ -19,7 +19,9 @@ from metastep.curvature import subspace_overlap
 from metastep.types import RandomKey
 
 BATCH = 200
+# The theorem has n^(1 + alpha) inputs for any alpha > 0; 0.2 is our choice.
 GROWTH = 1.2
+# E Phi(a s)^2 = 1/4 + asin(a^2 / (1 + a^2)) / (2 pi) for a normal s, here with a^2 = 1 / (pi - 1).
 PREDICTED = 0.25 / (0.25 + math.asin(1 / math.pi) / (2 * math.pi))
 """Limit of the overlap with the row span: (E p)^2 / E p^2, p = Phi(s / sqrt(pi - 1)), s normal."""
 MEAN_SHARE = (
@@ -152,6 +154,8 @@ def measure(network: Network, key: RandomKey, batches: int, hessian_batches: int
     # (4.8) of the thesis, which assumes that every unit is active in half of the examples.
     printed = (between + np.diag(np.diag(between))) / 4
     plain = _row_span(np.asarray(network.second, float))
+    # For weights of sum s and norm 1 the pre-activation is about normal over the inputs, with mean
+    # s / sqrt(2 pi) and variance (1 - 1 / pi) / 2.
     share = norm.cdf(np.sum(np.asarray(network.first, float), axis=1) / math.sqrt(math.pi - 1))
     square, mean = float(found.square), np.asarray(found.scores, float)
     shift = np.linalg.norm(np.asarray(found.given) / float(found.both) - mean)
@@ -164,6 +168,7 @@ def measure(network: Network, key: RandomKey, batches: int, hessian_batches: int
         gap_hessian=gap_hessian,
         mean_share=float(mean @ mean) / square,
         shift=float(shift / np.sqrt(square - mean @ mean)),
+        # In ascending order; the first one is 0, along the vector of ones.
         least=float(curvatures[1] / curvatures[-1]),
         # M* = E[D' W^T A W D'] with D' independent of A: the product of the means, entry by entry.
         independent=overlap(leading(between * np.asarray(found.active))),
@@ -178,6 +183,7 @@ def _row_span(second: np.ndarray) -> np.ndarray:
     """Return an orthonormal basis of the row span without the direction 1^T W2."""
     rows = np.linalg.svd(second, full_matrices=False)[2]
     removed = rows @ second.sum(axis=0)
+    # In the coordinates of the row span, a basis of what is orthogonal to the removed direction.
     inside = np.linalg.svd(removed[None, :])[2][1:]
     return inside @ rows
 

@@ -89,6 +89,8 @@ class DigitNetwork:
         return self.scores(params, image[None], variables["statistics"])[0][0]
 
     def _activate(self, name: str, x: Array, statistics: Params | None, used: Params) -> Array:
+        # Appendix C.5.2 normalizes after the ReLU and without learned scale and shift, so that the
+        # next layer's inputs have mean zero, which is what Appendix C.7.3 varies.
         x = jax.nn.relu(x)
         if not self.batch_norm:
             return x

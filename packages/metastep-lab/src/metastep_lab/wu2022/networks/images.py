@@ -94,4 +94,5 @@ def fitted(network: DigitNetwork | AbstractImageNetwork, examples: Examples) -> 
     images = np.kron(images, np.ones((1, times, times), images.dtype))
     margin = (32 - images.shape[-1]) // 2
     space = ((0, 0), (margin, margin), (margin, margin))
+    # Not zeros: once normalized, the background of an image is another number.
     return Examples(jnp.asarray(np.pad(images, space, mode="edge")), examples.labels)

@@ -103,6 +103,8 @@ def _scanned(
 
 
 def _order(key: RandomKey, count: int) -> Int[Array, "batches batch"]:
+    # Without the last, smaller batch: another shape would be another program, and cannot be
+    # scanned.
     return jax.random.permutation(key, count)[: count // BATCH * BATCH].reshape(-1, BATCH)
 
 

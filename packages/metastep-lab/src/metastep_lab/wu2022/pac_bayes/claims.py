@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from metastep_lab.claims import Numbers, Statement, every, lacking, mean_and_error, yes_or_no
-from metastep_lab.tables import Column, Frame, Record
+from metastep_lab.tables import Frame, Record
 
 NAMES = {"appr": "APPR", "iter": "ITER", "iter-d": "ITER(D)", "iter-m": "ITER.M"}
 PRINTED_FOR_RANDOM = ("appr", "iter-d", "iter-m")  # the thesis has no row for ITER
@@ -51,10 +51,6 @@ def answer(record: Record) -> str:
         f"are {errors.min():.3f} to {errors.max():.3f}. A part of it may be how fast the bound is "
         "lowered."
     )
-
-
-def _listed(values: Column) -> str:
-    return ", ".join(f"{value:.4f}" for value in values)
 
 
 def _lower(id: str, text: str, better: str, worse: str, labels: str = "true") -> Statement:

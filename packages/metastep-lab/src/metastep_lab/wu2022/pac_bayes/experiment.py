@@ -182,6 +182,7 @@ def _cell(
 ) -> tuple[dict, dict[str, Any]]:
     """Train a network and bound it by one method; return no arrays, and the numbers."""
     split = _load(config, context, labels == "random")
+    # Not of the method: all methods of a seed bound the same network, which makes them pairs.
     keys = jax.random.split(jax.random.fold_in(jax.random.key(context.seed), seed), 5)
     sizes = (split[0].inputs.shape[1], *config.hidden, config.classes)
     prior = initialize(keys[0], sizes, config.initial_scale)

@@ -27,6 +27,7 @@ def settings(record: Record) -> Frame:
     """
     keys = ["vary", "initialization", "value"]
     rows = record.frames["recovery"].assign(
+        # Categories, so that groups keep the order of the configuration instead of the alphabet's.
         vary=lambda rows: pd.Categorical(rows["vary"], SYMBOL),
         initialization=lambda rows: pd.Categorical(
             rows["initialization"], record.config.initialization
