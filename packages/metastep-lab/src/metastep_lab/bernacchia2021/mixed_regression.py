@@ -54,6 +54,7 @@ class MixedRegression(eqx.Module):
 
     def __check_init__(self):
         """Refuse negative noise and invalid covariances."""
+        # Traced numbers have no values to be checked.
         if not isinstance(self.noise, Tracer) and not self.noise >= 0:
             raise ValueError(f"noise is {self.noise}; allowed are numbers from 0.")
         dim = self.center.size
@@ -277,6 +278,8 @@ def new_task_loss(
         # Sigma^{1/2} from the fourth moments of independent entries s.
         fourth += (distribution.input_shape.kurtosis - 3) * (root * jnp.diagonal(square)) @ root
     # Coefficients of test rates to the power 0, 1, 2.
+    # The sample covariance S of n_r inputs has E S Sigma S = Sigma^3 + (F - Sigma^3) / n_r; the
+    # noise of their targets moves theta by alpha_r X^T z / n_r.
     quadratic = jnp.stack([covariance, -2 * square, cube + (fourth - cube) / target_samples])
     noise = distribution.noise**2 * jnp.array([1.0, 0.0, trace / target_samples])
     constant = noise + jnp.einsum("kpq,pq->k", quadratic, tasks)

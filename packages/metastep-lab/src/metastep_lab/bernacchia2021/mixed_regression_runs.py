@@ -157,6 +157,7 @@ def _simulate(key, distribution, design, train_rates, test_rates, start, runs, t
         )
         sampled = None
         if test[0]:
+            # A stream of its own: test tasks are independent of the training tasks.
             keys = jax.random.split(jax.random.fold_in(key, 1), test[0])
             one = lambda key: _sampled_loss(key, distribution, design, omegas, test_rates, test[1])
             sampled = jnp.mean(jax.lax.map(one, keys), axis=0)

@@ -21,6 +21,8 @@ def by_setting(record: Record, table: str) -> Frame:
     settings = {one.setting: one for one in record.config.settings()}
     rows = record.frames[table]
     figures = rows["figure"].astype(int).astype(str)
+    # A figure with panels along both rates is one setting, named by its number; else every panel
+    # is.
     names = figures.where(figures.isin(settings.keys()), figures + rows["panel"])
     of = [settings[name] for name in names]
     sizes = np.array([(one.dim, one.equations) for one in of])
@@ -121,6 +123,8 @@ def _test_rates(record: Record) -> Frame:
     settings = {one.setting: one for one in record.config.settings()}
     rows = _optima(record, "best_test_rate")
     of = [settings[name] for name in rows["setting"]]
+    # Sections 5.1 and 5.2: the loss is a sum of two parabolas of the test rate, with minima at 0
+    # and here.
     return rows.assign(bound=[1 / (1 + (one.dim + 1) / one.target_samples) for one in of])
 
 

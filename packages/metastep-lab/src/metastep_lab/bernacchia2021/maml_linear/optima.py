@@ -45,6 +45,7 @@ def optima(
     slope = mean_and_error((above - below) / (2 * STEP))
     expected = predicted(setting, np.array([0.0, best, -STEP, STEP]), rate)
     exact = theory.loss_at_zero(rate, **setting.fields(*SIZES), **task).item()
+    # The slope depends on neither the variability nor the start.
     without_tasks = setting.fields("dim", "target_samples", "noise", "validation_samples", "tasks")
     found = [
         ("best_train_rate", best, jackknife(curve, lambda y: best_rate(grid, y))),

@@ -79,6 +79,7 @@ def _values(
         old = getattr(setting, varied)
         value = factor * old if isinstance(old, float) else max(1, round(factor * old))
         changed = setting._replace(**{varied: value})
+        # Two factors may be rounded to one count.
         known = value in [one for _, one, _ in found]
         if abs(changed.dim - changed.equations) > 1 and not known:
             found.append((changed, value, jnp.zeros(setting.dim)))

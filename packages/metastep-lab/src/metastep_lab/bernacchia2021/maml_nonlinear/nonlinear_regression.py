@@ -217,6 +217,8 @@ def meta_train(
     def epoch(index: Array, networks: Network) -> Network:
         if order is None:
             return step(networks, tasks)
+        # Of the epoch's number: stretches of epochs, with a measurement between, go on in the same
+        # orders.
         places = jax.random.permutation(jax.random.fold_in(order, done + index), number)
         one = lambda place: jax.tree.map(
             lambda x: jax.lax.dynamic_slice_in_dim(x, places[place], 1), tasks

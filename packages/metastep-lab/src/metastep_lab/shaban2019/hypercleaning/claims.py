@@ -35,6 +35,7 @@ def baseline(record: Record, labels: str) -> Frame:
 def answer(record: Record) -> str:
     """Say how many wrong labels the longest window finds, and the gain in test accuracy."""
     arrays, last = record.arrays, tuned(record).iloc[-1]
+    # The threshold is one of logits; the array has weights, their sigmoids.
     bound = float(expit(record.config.threshold))
     wrong, flagged = arrays["given"] != arrays["true"], arrays["weights"][-1] < bound
     hits = np.sum(flagged & wrong)

@@ -191,6 +191,7 @@ class _Recorder(eqx.Module):
     def __call__(self, step: Array, outer: Array, estimate: ms.Estimate) -> tuple[Array, ...]:
         """Return what each threshold flags and, now and then, the exact hypergradient's norm."""
         counts = count_flagged(outer, self.config.thresholds, self.replaced, self.wrong)
+        # Any key: the training draws nothing.
         exact = lambda: ms.Reverse().estimate(self.problem, outer, None, jax.random.key(0))[0]
         # Nothing is vmapped here: the exact hypergradient, twice as expensive as that of window 5,
         # is computed only when it is due.

@@ -52,6 +52,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     """Tune by every method in every repetition; measure during tuning and at the end."""
     images = data.omniglot(context.data).arrays["images"]
     splits = [
+        # Not seed + repetition, by which runs of neighbouring seeds would share their splits.
         split(config, images, np.random.default_rng((context.seed, repetition)))
         for repetition in range(config.repetitions)
     ]

@@ -157,4 +157,5 @@ class Part(NamedTuple):
         )
         # The same tasks for every method and point: differences are paired.
         keys = jax.random.split(jax.random.fold_in(self.key(), 3), count)
+        # In groups of a size, that of the curves: the final test runs the same compiled program.
         return judge(tasks, keys, outer, config.measured_tasks)

@@ -110,6 +110,7 @@ def _fall(name: str, text: str, column: str) -> Statement:
         "shortest to the longest).",
         measure=measure,
         verdict=lambda found: (
+            # With NaN skipped, a window would be judged without the trials in which it diverged.
             falls(found["values"].mean(skipna=False)) and found["ends"] > SURE * found["error"]
             if found["trials"] > 1
             else None

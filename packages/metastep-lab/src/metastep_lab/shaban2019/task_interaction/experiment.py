@@ -106,6 +106,8 @@ class Config:
             raise ValueError(
                 f"windows is {self.windows}; allowed are integers up to the horizon, {self.horizon}"
             )
+        # The stability of the cross-entropy alone, without the penalties that the guard can
+        # shrink.
         least = self.step_size * self.smoothness / 2
         if self.stability_limit is not None and not least < self.stability_limit <= 1:
             raise ValueError(
