@@ -49,6 +49,7 @@ def _panel(record: Record, vary: str, start: str, label: str) -> Lines:
     printed = printed[printed["value"].isin(rows["value"]) & like_the_thesis(record)]
     drawn, bands, published = {}, {}, {}
     for name in ("baseline", "masking"):
+        # A single seed has no standard deviation.
         mean, spread = rows[name], rows[f"{name}_spread"].fillna(0)
         drawn[name], bands[name] = (rows["value"], mean), (mean - spread, mean + spread)
         if len(printed):

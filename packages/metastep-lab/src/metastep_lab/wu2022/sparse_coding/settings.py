@@ -34,6 +34,7 @@ def settings(record: Record) -> Frame:
         ),
     )
     errors = rows.pivot(index=[*keys, "seed"], columns="algorithm", values="error")
+    # pandas would otherwise give a group to every pair of categories, run or not.
     errors["initial"] = rows.groupby([*keys, "seed"], observed=True)["error_initial"].first()
     errors = errors.eval("gap = baseline - masking\nchange = baseline - initial")
     groups = errors.groupby(keys, observed=True)
