@@ -112,8 +112,7 @@ class LogDomain(AbstractEstimator):
             "degree": premise.degree,
             "degree_error": premise.degree_error,
         }
-        # Over those of the rescaled run, whose state cannot overflow and whose gradient is not
-        # hidden.
+        # Again, since the gradient may be hidden by now: its norm is then NaN, too.
         stats = dict(found.stats) | common_stats(grad, premise.first_nonfinite) | measured
         return Estimate(hide(found.value), grad, result, stats), state
 
