@@ -13,7 +13,7 @@ from metastep.estimators.base import AbstractEstimator
 from metastep.estimators.reverse import Reverse
 from metastep.estimators.truncated import TruncatedReverse, check_window
 from metastep.files import readable_bytes
-from metastep.problems.base import AbstractProblem, split_keys, start
+from metastep.problems.base import AbstractProblem, require_problem, split_keys, start
 from metastep.problems.batches import source_of, with_batch
 from metastep.schedules import as_binomial, moves, segment_length
 from metastep.trees import as_hyperparameters
@@ -143,6 +143,7 @@ def driven_plan(
     The arguments are those of `driven_hypergradient`; `on_disk` says whether a directory will be
     given. `print` shows the plan in one line.
     """
+    require_problem(problem)
     outer, keys, source = as_hyperparameters(outer), split_keys(key), source_of(problem)
     if source is not None:
         problem = with_batch(problem, jax.tree.map(jnp.asarray, source.at(0)))

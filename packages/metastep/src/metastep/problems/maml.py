@@ -129,6 +129,8 @@ class MAMLProblem(AbstractProblem):
 
     def __check_init__(self):
         require_count("horizon", self.horizon)
+        allowed = "functions (params, outer, batch) -> scalar"
+        require(callable(self.loss), "loss", self.loss, allowed)
         for rate in jax.tree.leaves(self.rate):
             finite = isinstance(rate, Tracer) or np.all(np.isfinite(rate))
             require(finite, "rate", rate, "finite numbers of any sign")
