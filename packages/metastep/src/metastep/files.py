@@ -222,7 +222,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         # Without a number, `read` may unpack 2 GiB of a member before it looks at the stated size.
         # A bytearray, so that the arrays can be written to.
         data = bytearray(file.read(promised))
-    # `frombuffer` refuses an empty buffer.
+    # `frombuffer` refuses a dtype without bytes, which an array without entries may have.
     if entries == 0:
         return np.empty(shape, dtype)
     return np.frombuffer(data, dtype).reshape(shape, order="F" if by_columns else "C")
