@@ -58,7 +58,8 @@ def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
     """
     nested = eqx.filter_jit(function)
 
-    # On the first call: asking XLA for its options starts the backend, which an import must not do.
+    # This waits for the first call: asking XLA for its options starts the backend, which an import
+    # must not do.
     @cache
     def outermost() -> Callable[Arguments, Result]:
         options: dict[str, Any] = {"compiler_options": compiler_options()}
@@ -72,7 +73,8 @@ def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
         try:
             return outermost()(*args, **kwargs)
         except ValueError as error:
-            # Differentiated without compilation: the arguments are tracers, and a new array is not.
+            # Where a function is differentiated without compilation, the arguments are tracers, and
+            # a new array is not.
             if "compiler_options" not in str(error):
                 raise
             return nested(*args, **kwargs)

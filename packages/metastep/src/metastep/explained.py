@@ -126,7 +126,8 @@ def check_optimizer_state(state: PyTree, trained: PyTree) -> None:
                 "`params.fast` and the objective `params.slow`."
             )
         if isinstance(node, optax.MultiStepsState):
-            # By path: under a mask the sums are those of some of the parameters only.
+            # Sums are matched by path, since under a mask they are those of some of the parameters
+            # only.
             params = dict(jax.tree_util.tree_leaves_with_path(trained))
             for path, sums in jax.tree_util.tree_leaves_with_path(node.acc_grads):
                 param = params.get(path, sums)

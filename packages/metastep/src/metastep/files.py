@@ -20,7 +20,7 @@ import numpy as np
 
 LARGEST = 2**30  # bytes of one file, compressed and decompressed
 LARGEST_JSON = 2**26
-# That of NumPy, which evaluates a header as a Python literal.
+# The limit is that of NumPy, which evaluates a header as a Python literal.
 LARGEST_HEADER = 10_000
 DEEPEST = 64
 
@@ -59,7 +59,7 @@ def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], None]) -
             # too.
             os.replace(temporary.name, path)
         except BaseException:
-            # On Ctrl-C, too: nothing else would ever delete this file.
+            # This includes Ctrl-C: nothing else would ever delete the file.
             Path(temporary.name).unlink(missing_ok=True)
             raise
 
@@ -75,7 +75,7 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
     if not S_ISREG(os.stat(path).st_mode) and not path.is_dir():
         raise ValueError("it is a device or a pipe")
     with open(path, "rb") as file:
-        # Not by the size in the directory, which is out of date if another process writes.
+        # The size in the directory is not asked: it is out of date if another process writes.
         content = file.read(largest + 1)
     if len(content) > largest:
         raise ValueError(f"it has more than {largest} bytes")
@@ -184,7 +184,7 @@ def parse_arrays(
                 for member in archive.infolist()
                 if names is None or member.filename.removesuffix(".npy") in names
             ]
-            # The stated sizes, beyond which `_array` does not read.
+            # These are the stated sizes, beyond which `_array` does not read.
             if sum(member.file_size for member in members) > largest:
                 raise ValueError(f"it unpacks to more than {largest} bytes")
             if len({member.filename for member in members}) < len(members):
@@ -203,7 +203,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         raise ValueError(f"{name} is packed by a method that NumPy does not use")
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
-        # 3.0 has names of fields beyond Latin-1, and nothing else that is new.
+        # Version 3.0 only adds names of fields beyond Latin-1.
         if version not in ((1, 0), (2, 0)):
             raise ValueError(f"{name} has the format {version}; allowed are 1.0 and 2.0")
         first = version == (1, 0)
@@ -211,7 +211,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         shape, by_columns, dtype = read(file, max_header_size=LARGEST_HEADER)
         if dtype.hasobject:
             raise ValueError(f"{name} holds Python objects, which only a pickle can")
-        # Python integers: those of NumPy would wrap around for a shape such as (2**40, 2**40).
+        # Python's integers do not wrap around, as NumPy's would for a shape such as (2**40, 2**40).
         entries = math.prod(shape)
         promised = entries * dtype.itemsize
         # Entries without bytes, as of the dtype `S0`, would make any shape as large as its header
@@ -220,7 +220,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         if min(shape, default=0) < 0 or unbounded or promised != member.file_size - file.tell():
             raise ValueError(f"{name} is not as large as its header says")
         # Without a number, `read` may unpack 2 GiB of a member before it looks at the stated size.
-        # A bytearray, so that the arrays can be written to.
+        # A bytearray lets the arrays be written to.
         data = bytearray(file.read(promised))
     # `frombuffer` refuses a dtype without bytes, which an array without entries may have.
     if entries == 0:

@@ -83,7 +83,8 @@ def _rounded_back(at: tuple[Array, Array], grad: Inner) -> tuple[Inner, Inner, N
     def moved() -> tuple[list[Array], list[Array]]:
         units = [_units(x, bits) for x, bits in zip(leaves, _bits(leaves, *at), strict=True)]
         pairs = list(zip(leaves, units, strict=True))
-        # Exact numbers, too: which they are is not stored, and a factor of 1 + eps is rounding.
+        # Exact numbers are perturbed here, too: which they are is not stored, and a factor of 1 +
+        # eps is rounding.
         here = [x + x * (stored + updated) for x, (stored, updated) in pairs]
         return here, [-x * updated for x, (_, updated) in pairs]
 

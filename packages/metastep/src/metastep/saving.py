@@ -95,7 +95,7 @@ def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
         "the run afresh."
     )
     with open(path, "rb") as file:
-        # With a bound, since a file of another kind may have no end of line for gigabytes.
+        # The line is bounded, since a file of another kind may have no end of line for gigabytes.
         seal = file.readline(2 * len(_seal("")) + 64)
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
         if seal.rstrip(b"\n") != _seal(checksum):

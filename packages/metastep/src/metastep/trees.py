@@ -41,8 +41,8 @@ def real_variables(tree: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
     unchanged.
     """
     floats, rest = differentiable(tree)
-    # Python booleans, taken here: `restore` gets real arrays, which do not tell which of them are
-    # pairs.
+    # These are Python booleans, since the real arrays that `restore` gets do not tell which of them
+    # are pairs.
     is_complex = jax.tree.map(jnp.iscomplexobj, floats)
     join = lambda x, pair: jax.lax.complex(x[..., 0], x[..., 1]) if pair else x
 
@@ -77,7 +77,7 @@ def inner_product(first: PyTree, second: PyTree) -> Float[Array, ""]:
 def largest(tree: PyTree) -> Float[Array, ""]:
     """Return the largest magnitude in the floating-point leaves; 0 if there are none."""
     leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
-    # `initial`, since JAX takes no maximum over an array without entries.
+    # Without `initial` JAX takes no maximum over an array without entries.
     sizes = [jnp.max(jnp.abs(x), initial=0.0) for x in leaves]
     return jnp.max(jnp.stack(sizes or [jnp.zeros(())]))
 
@@ -125,7 +125,8 @@ def times_power(x: Array, exponent: Int[Array, "..."]) -> Array:
 def cosine(first: PyTree, second: PyTree) -> Float[Array, ""]:
     """Return the cosine of the angle between two trees; NaN if one of them is zero."""
     first_norm, second_norm = norm(first), norm(second)
-    # Divided first: the product of two gradients of size 1e30 overflows in float32.
+    # The trees are divided first, since the product of two gradients of size 1e30 overflows in
+    # float32.
     unit = lambda tree, length: jax.tree.map(lambda x: x / length, tree)
     return inner_product(unit(first, first_norm), unit(second, second_norm))
 
@@ -193,7 +194,7 @@ def same_structure(name: str, expected: PyTree, actual: PyTree) -> None:
             f"expected {expected_treedef}."
         )
     for (path, before), (_, after) in zip(expected_leaves, actual_leaves, strict=True):
-        # Not their weak types, which `scan` promotes by itself.
+        # Weak types may differ, since `scan` promotes them by itself.
         if (before.shape, before.dtype) != (after.shape, after.dtype):
             raise ValueError(
                 f"{name} changed the leaf {jax.tree_util.keystr(path) or 'itself'} from "

@@ -196,7 +196,7 @@ def attribute(
     if share is not None:
         removal = random_removals(units.count, share, 1, jax.random.fold_in(key, REMOVAL))[0]
 
-    # Numbers after `REMOVAL`, so that no training has the key of the removal.
+    # The numbers follow `REMOVAL`, so that no training has the key of the removal.
     keys = [key, *(jax.random.fold_in(key, REMOVAL + n) for n in range(1, repeats))]
     if isinstance(estimator, AbstractEstimator):
         runs = [_estimates(problem, units, queries, estimator, batch_size, key) for key in keys]
@@ -204,7 +204,8 @@ def attribute(
         runs = [_one_by_one(problem, units, queries, estimator, key) for key in keys]
     values, scores, results = jax.tree.map(lambda *x: jnp.stack(x), *runs)
     failed = jnp.ravel(results != RESULTS.successful)
-    # The first that failed; if none did, the first of all, which is successful like the others.
+    # The result is that of the first failed estimate; if none failed, `argmax` is 0, a successful
+    # one.
     result = jax.tree.map(lambda x: jnp.ravel(x)[jnp.argmax(failed)], results)
     errors = None
     if repeats > 1:  # a single key has no spread
@@ -217,7 +218,8 @@ def attribute(
         after = _outcomes(problem, units.without(jnp.asarray(removal)), queries, key)
         of_first = jax.tree.map(lambda x: x[0], scores)
         off = _relative_error(
-            # By the first key, with which the training without the share was run, too.
+            # The prediction uses the first key, with which the training without the share was run,
+            # too.
             units.predicted(of_first, removal[None])[0],
             np.asarray(after - values[0], np.float64),
         )

@@ -200,7 +200,7 @@ class _Progress:
                 f"{path} belongs to another run: its training, removals, weights, queries or key "
                 "(or the version of JAX) are not those of this one."
             )
-        # A copy: NumPy's view of an array of JAX cannot be written to.
+        # A copy, since NumPy's view of an array of JAX cannot be written to.
         return np.array(restored), min(max(done, 0), len(values))
 
     def save(self, values: np.ndarray, before: int, done: int) -> None:

@@ -124,7 +124,7 @@ def as_masks(left_out: Chosen, count: int) -> np.ndarray:
         if row.dtype != bool and row.size:
             if not np.issubdtype(row.dtype, np.integer) or row.min() < 0 or row.max() >= count:
                 raise ValueError(f"left_out holds {row.min()} to {row.max()}; {allowed}")
-        # An empty row is of float64 to NumPy: nothing is left out.
+        # NumPy gives an empty row the dtype float64; it leaves nothing out.
         mask[row.astype(int) if row.dtype != bool else row] = True
     return masks
 

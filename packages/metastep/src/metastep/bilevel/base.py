@@ -30,7 +30,7 @@ def begin(
     A `ValueError` refuses a leaf of `outer` that influences neither the minimum of the inner loss
     nor the outer loss.
     """
-    # For its refusals: the result is of no use here.
+    # This is called for its refusals only; the result is not used.
     optimizer_of(training_of(problem))
     inner = start(problem, outer, split_keys(key)).inner
     params, rest = differentiable(inner.params)

@@ -41,7 +41,7 @@ class Oracles:
         self._first = state.calls
         self._keys = jax.random.split(key)
         self.outer = outer
-        # For what is no array among the parameters; the arrays are unused, and XLA drops them.
+        # Only what is no array is taken from here. The arrays are unused, and XLA drops them.
         initial = problem.init(outer, key).params
         # A compiled loop cannot carry functions among the parameters.
         functions = eqx.filter(initial, eqx.is_array, inverse=True)

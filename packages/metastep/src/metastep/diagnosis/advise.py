@@ -13,8 +13,8 @@ from metastep.estimators.implicit import Implicit
 from metastep.estimators.truncated import TruncatedReverse
 from metastep.files import readable_bytes
 
-# Not lower, although a short window may descend faster at first: its bias stays when the exact
-# gradient vanishes, which a few outer steps do not show.
+# The bound is not lower, although a short window may descend faster at first: its bias stays when
+# the exact gradient vanishes, which a few outer steps do not show.
 GOOD_COSINE = 0.95
 GOOD_ERROR = 0.5
 """Least cosine and largest relative error at which a biased gradient is recommended."""
@@ -213,7 +213,8 @@ def _recommend(d: Diagnosis) -> Recommendation:
         )
     fitting = [o for o in d.options if o.memory <= d.memory]
     good = [o for o in fitting if trusted(d, o)]
-    # Before the two kinds are separated: a biased one that an exact one beats throughout is out.
+    # This comes before the two kinds are separated: a biased estimator that an exact one beats in
+    # everything is out.
     good = [o for o in good if not any(_dominates(other, o) for other in good)]
     exact = min((o for o in good if not _may_err(o)), key=_price, default=None)
     biased = min((o for o in good if _may_err(o)), key=_price, default=None)

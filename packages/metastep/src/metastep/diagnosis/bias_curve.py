@@ -166,7 +166,7 @@ def bias_curve(
 def stacked_bytes(residuals: PyTree, horizon: int) -> int:
     """Return the bytes of the arrays that `scan` stacks along a first axis of its length."""
     arrays = [x for x in jax.tree.leaves(residuals) if hasattr(x, "dtype")]
-    # By the length alone: a constant of the problem with as many rows counts, too.
+    # Only the length tells: a constant of the problem with as many rows counts, too.
     return sum(x.size * x.dtype.itemsize for x in arrays if x.shape[:1] == (horizon,))
 
 
@@ -191,7 +191,7 @@ def _step(problem: AbstractProblem, outer: Outer, keys: Keys, static: PyTree, se
         after = take_step(problem, here, point, keys)
         variables, rest = differentiable(after.inner)
         variables = rounded(variables, before, seed, after.steps)
-        # A remark about the run: with a derivative it would store residuals of its own.
+        # The size of a step is a remark about the run: with a derivative it would store residuals.
         move = _length(jax.lax.stop_gradient(subtract(variables, before)))
         inner = eqx.combine(variables, rest)
         after = Trajectory(inner, after.steps, after.first_nonfinite, after.watched)

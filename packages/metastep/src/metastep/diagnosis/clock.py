@@ -59,5 +59,5 @@ def fastest(program: Program) -> tuple:
     """Return a program's result and its seconds; short calls are timed without loading it."""
     found, seconds = timed(program.call)
     again = () if seconds > BRIEF else range(REPEATS)
-    # The fastest: other processes only ever add to a time.
+    # The fastest call counts, since other processes only ever add to a time.
     return found, min([seconds, *(timed(program.call)[1] for _ in again)])

@@ -91,7 +91,7 @@ def _cells(row: ComparisonRow) -> tuple[str, ...]:
         f"{float(row.estimate.stats['gradient_norm']):.3e}",
         f"{row.seconds:.4f}",
         memory,
-        # The first clause: the rest of a message is advice, which has no room in a table.
+        # The table has room for the first clause; the rest of a message is advice.
         row.message.split(";")[0].split(".")[0] or "ok",
     )
 

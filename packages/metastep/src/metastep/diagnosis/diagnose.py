@@ -115,7 +115,7 @@ def judge(
         # The initial state is often zero, and then has no relative changes.
         before, after = curve.sensitivities[max(horizon - 1, 0)], curve.sensitivities[0]
         decay = float(np.divide(before, after)) if after else float("nan")
-    # The decay is that from the end to after the first step.
+    # `decay` covers the steps after the first.
     steps = max(horizon - 1, 1)
     # Less than one digit is left, or the backward pass overflows although the run does not.
     chaotic = (found.finite and bool(lost > found.digits - 1)) or _overflown(found)
@@ -261,7 +261,7 @@ def _unseen(found: Measurements) -> bool:
     The contributions of the steps to its gradient then decay as fast as the steps themselves.
     """
     curve, eps = found.curve, 10.0**-found.digits
-    # With the floor of `Implicit`, below which the size of a step is rounding.
+    # The floor is that of `Implicit`: a smaller step is rounding error.
     small = UNSEEN_FACTOR * max(stationarity(curve.moves), 1e3 * eps)
     with np.errstate(all="ignore"):
         ratios = [x / curve.adjoint_norms[:-1] for x in jax.tree.leaves(curve.contributions)]

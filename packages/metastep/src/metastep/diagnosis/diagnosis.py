@@ -139,7 +139,7 @@ class Diagnosis:
 
 
 def _plain(value: Any) -> Any:
-    # First, since an estimator is a dataclass, too.
+    # An estimator is a dataclass, too, and is therefore asked for first.
     if isinstance(value, AbstractEstimator):
         return str(value)
     if is_dataclass(value):

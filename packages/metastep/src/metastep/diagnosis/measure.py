@@ -34,7 +34,7 @@ PRODUCTS = 30
 DRAWS = 2
 """The number of exact hypergradients with states that are rounded differently."""
 
-# There three quarters of the move, weighted by size, continue in their direction.
+# At this score three quarters of the move, by size, continue in their direction.
 SMOOTH = 0.5
 """The metasmoothness below which the step was too long or the run is not smooth."""
 
@@ -93,7 +93,7 @@ def measure(
     problem: AbstractProblem, outer: Outer, key: RandomKey, memory: int, clock: Clock
 ) -> Measurements:
     """Measure the inner dynamics and the exact hypergradient of a problem."""
-    # First, since it only traces: wrong use is an error before anything is compiled.
+    # This only traces, and comes first: wrong use is an error before anything is compiled.
     known, horizon = sizes(problem, outer, key), problem.horizon
     # The number of steps is traced, so that `require_budget` can time a few of them.
     run, compiling = timed(lambda: compile_with(_run, problem, outer, key, jnp.int32(horizon)))
@@ -121,7 +121,7 @@ def measure(
     if clock.allows(3 * exact_seconds / GRADIENT_OF_RUN, "metasmoothness"):
         smooth, forward_seconds = _smooth(run, outer, curve, moving)
     refusal, spectrum = refusal_of(problem, outer, key), None
-    # No more than steps were taken, so that the spectrum never costs more than the run.
+    # There are no more products than steps, so that the spectrum never costs more than the run.
     products = min(PRODUCTS, max(2, horizon), known.variables)
     if clock.allows(2 * compiling, "implicit differentiation and the spectrum of the last step"):
         # Not timed. For a brief run, optimising the program would take longer than it saves.
@@ -219,15 +219,15 @@ def _rounding(
     base = _flat(grad)
     errors, cosines = [], []
     for draw in range(1, DRAWS + 1):
-        # The caller has asked for the first.
+        # The caller has asked the clock for the first draw.
         if draw > 1 and not clock.allows(seconds, "a second measurement of what rounding costs"):
             break
-        # Seeds from 1: 0 rounds nothing, and gave `grad`.
+        # Seeds begin at 1, since 0 rounds nothing and gave `grad`.
         arguments = (*exact.arguments[:3], jnp.int32(draw))
         curve, took = timed(replace(exact, arguments=arguments).call)
         moved, seconds = _flat(curve.exact), min(seconds, took)
         sizes = np.linalg.norm(base), np.linalg.norm(moved)
-        # By the larger: a factor of a thousand either way is an error of about 1.
+        # The error is relative to the larger one: a factor of a thousand either way is about 1.
         error = np.linalg.norm(moved - base) / max(sizes)
         angle = moved @ base / (sizes[0] * sizes[1])
         errors.append(error if np.isfinite(error) else 1.0)
@@ -250,7 +250,7 @@ def _smooth(
     for _ in range(TRIALS):
         values, ends = [value], [begin]
         for distance in (length, 2 * length):
-            # In NumPy: single operations of JAX are programs, too, and would be compiled.
+            # NumPy does this, since a single operation of JAX would be compiled as a program.
             move = lambda x, g, part=distance / size: (np.asarray(x) - part * np.asarray(g)).astype(
                 x.dtype
             )

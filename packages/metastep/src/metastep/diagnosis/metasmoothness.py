@@ -92,7 +92,7 @@ def metasmoothness(
     if length is not None and not 0 < length < float("inf"):
         raise ValueError(f"length is {length!r}; allowed are None and positive numbers.")
     if direction is None:
-        # Not by the key itself, which training uses.
+        # The direction has a key of its own, since training uses `key`.
         line = jax.random.normal(jax.random.fold_in(key, 5), flat.shape, flat.dtype)
     else:
         if jax.tree.structure(direction) != jax.tree.structure(outer):

@@ -98,7 +98,7 @@ class Costs:
     ) -> float | int:
         """Return the compiler's figure if it matters and exists, else `otherwise`."""
         what = f"the compiler's figure for {estimator}"
-        # `allows` last, since it notes what the budget has excluded.
+        # `allows` is asked last, since it notes what the budget has excluded.
         if (
             not matters
             or otherwise < NOT_ASKED

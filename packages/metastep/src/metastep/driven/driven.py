@@ -157,7 +157,7 @@ def _prepare(
     value = eqx.filter_eval_shape(problem.objective, point.inner, outer, keys.objective)
     zero, floats = jnp.zeros((), value.dtype), differentiable(point.inner)[0]
     still = jnp.array(False)
-    # An adjoint in shape and placement only: it has the arrays of the state and of `outer`.
+    # Only shapes and placements count here: an adjoint has the arrays of the state and of `outer`.
     adjoint = Adjoint(point.steps, floats, run.outer, still, zero, point.first_nonfinite)
     return run, plan, feed, records, described(adjoint), described(point)
 

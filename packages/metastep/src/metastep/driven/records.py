@@ -44,7 +44,7 @@ class Records:
             raise CheckpointError(f"{directory} has {there[0].name} of a run, and no file 'run'.")
         # Deleted only after the check that these temporary files are this run's own.
         for pattern in OURS:
-            # The names that `write_atomically` gives.
+            # These are the names that `write_atomically` gives.
             for path in directory.glob(f".{pattern}.*.tmp"):
                 path.unlink(missing_ok=True)
         # A folder without permission is noticed before training, and is marked as this run's.
@@ -72,7 +72,7 @@ class Records:
         """Write the digests of the loaded batches; called before states that depend on them."""
         if self.directory is not None and not self._seen_saved:
             seen = self._feed.seen
-            # As an array of JAX: `save` leaves out others.
+            # `save` takes arrays of JAX only.
             save(self.directory / "run", jnp.asarray(seen), {"identity": self._identity})
             # Once every batch has been loaded, the file changes no more.
             self._seen_saved = bool(seen.any(axis=1).all())

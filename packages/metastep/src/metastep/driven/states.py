@@ -37,7 +37,7 @@ def _where(index: Any, shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
 def _places(like: jax.ShapeDtypeStruct) -> list[tuple[tuple[int, int], ...]]:
     """Return the distinct parts of an array that the devices of this process hold."""
     indices = like.sharding.addressable_devices_indices_map(like.shape).values()
-    # Sorted, since a file holds the parts by position, in an order that no device decides.
+    # A file holds the parts by position, so their order must not depend on the devices.
     return sorted({_where(index, like.shape) for index in indices})
 
 

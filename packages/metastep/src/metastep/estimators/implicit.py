@@ -54,7 +54,7 @@ class Neumann(eqx.Module):
     def solve(self, operator: Callable[[Inner], Inner], vector: Inner) -> Inner:
         """Return x for `operator`, v -> A v, and `vector`, b, by `terms` - 1 products."""
         add = lambda x: jax.tree.map(jnp.add, vector, operator(x))
-        # From 1, since the vector itself is the first term.
+        # The loop begins at 1, since the vector itself is the first term.
         return jax.lax.fori_loop(1, self.terms, lambda _, x: add(x), vector)
 
 
@@ -146,7 +146,7 @@ class Implicit(AbstractEstimator):
         stands_still = (norm(move) == 0) & (norm(adjoint) > 0) & (left == 0)
         judgement = RESULTS.where(stands_still, RESULTS.unmoved, self._judge(stats))
         result = outcome(value, grad, end.first_nonfinite, judgement)
-        # After `outcome`, which would take these NaN for a failure of the arithmetic.
+        # This follows `outcome`, which would take these NaN for a failure of the arithmetic.
         grad = jax.tree.map(lambda hidden, leaf: jnp.where(hidden, jnp.nan, leaf), unseen, grad)
         stats |= common_stats(grad, end.first_nonfinite)
         return Estimate(value, grad, result, stats), state
@@ -191,7 +191,7 @@ def solve_with(
     product = lambda v: subtract(v, wide(operator(narrow(v))))
     structure = jax.eval_shape(lambda: wide(vector))
     remainder = lx.FunctionLinearOperator(product, structure, tags)
-    # Not thrown: an unsolved system is a `result`, judged by its residual.
+    # Nothing is thrown: an unsolved system is a `result`, judged by its residual.
     return narrow(lx.linear_solve(remainder, wide(vector), solver, throw=False).value)
 
 

@@ -88,8 +88,7 @@ class LogDomain(AbstractEstimator):
 
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> Any:
         """Return the state of the wrapped estimator."""
-        # Of degree 0, since it is not measured yet: what an estimator carries does not depend on
-        # it.
+        # The degree is not measured yet: what an estimator carries does not depend on it.
         return self.estimator.init(_Rescaled(problem, jnp.zeros(())), outer, key)
 
     def estimate(
@@ -112,7 +111,7 @@ class LogDomain(AbstractEstimator):
             "degree": premise.degree,
             "degree_error": premise.degree_error,
         }
-        # Again, since the gradient may be hidden by now: its norm is then NaN, too.
+        # The norm is taken again: it is NaN where the gradient is hidden.
         stats = dict(found.stats) | common_stats(grad, premise.first_nonfinite) | measured
         return Estimate(hide(found.value), grad, result, stats), state
 
@@ -245,7 +244,7 @@ def _check(problem: AbstractProblem, outer: Outer, keys: Keys) -> _Premise:
     scaled = probed.init(outer, keys.init)
     nothing = jnp.zeros((), jnp.int32)
     floats = jax.tree.leaves(eqx.filter(scaled, eqx.is_inexact_array))
-    # All leaves are: a state with an infinite entry cannot be rescaled.
+    # All leaves are watched, since a state with an infinite entry cannot be rescaled.
     watched = tuple(jnp.array(True) for _ in floats)
     point = Trajectory(scaled, nothing, begin.first_nonfinite, watched)
     end = advance(probed, outer, point, keys, problem.horizon)
@@ -260,7 +259,8 @@ def _check(problem: AbstractProblem, outer: Outer, keys: Keys) -> _Premise:
     eps = jnp.finfo(values.dtype).eps
     # Rounded to an integer if it is one up to rounding: the degree is multiplied by the exponent.
     degree = jnp.where(jnp.abs(degree - nearest) < 512 * eps, nearest, degree)
-    # At sizes on both sides of 1: a polynomial that is not homogeneous may look so on one side.
+    # The sizes lie on both sides of 1: a polynomial that is not homogeneous may look so on one
+    # side.
     degree_error = jnp.max(jnp.abs(logs - degree * shifts) / jnp.maximum(1, jnp.abs(shifts)))
     return _Premise(
         homogeneous=(step_error <= 64 * jnp.finfo(step_error.dtype).eps)

@@ -249,8 +249,8 @@ def _digits_lost(
     kinds = [x.dtype for x in jax.tree.leaves(differentiable(inner)[0])]
     eps = max((float(jnp.finfo(kind).eps) for kind in kinds), default=float(jnp.finfo(flat).eps))
     along = lambda rounding: _derivative(problem, outer, line, keys, rounding)
-    # The run itself, `DRAWS` with states rounded differently, and one whose small numbers are
-    # halved. All by one loop body, so that they differ in nothing but the rounding.
+    # These are the run itself, `DRAWS` with states rounded differently, and one whose small numbers
+    # are halved. One loop body runs them all, so that they differ in nothing but the rounding.
     seeds = jnp.array([0, *range(1, 1 + DRAWS), 0])
     found = jax.lax.map(along, (seeds, jnp.arange(len(seeds)) > DRAWS))
     # Logarithms would add a rounding error relative to themselves.

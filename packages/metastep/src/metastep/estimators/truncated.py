@@ -130,8 +130,8 @@ def stands_still(
     """
 
     def same(before: Array, after: Array, adjoint: Array, adjoint_at_end: Array) -> Array:
-        # To the bit: a loop that has stopped returns its state itself, and one near rest still
-        # moves.
+        # Equality is exact: a loop that has stopped returns its state itself, and one near rest
+        # still moves.
         at_rest = (before == after) | (adjoint_at_end == 0)
         return jnp.all(at_rest & (adjoint == adjoint_at_end))
 

@@ -139,7 +139,7 @@ def _begin(setting: MetaTraining, key: RandomKey, weights: Any) -> State:
     places, trajectories = [], []
     for number in range(setting.trajectories):
         place, trajectory = _start(setting, key, weights, number, setting.tasks(number))
-        # Rounded up, so that every trajectory has a segment left.
+        # The number is rounded up, so that every trajectory has a segment left.
         fewer = -(-place.segments * (number + 1) // setting.trajectories)
         places.append(place._replace(segments=fewer))
         trajectories.append(trajectory)
@@ -225,7 +225,7 @@ def _update(setting: MetaTraining, key: RandomKey, state: State, tasks: dict[int
         place, trajectory = _start(setting, key, new.weights, begun, tasks[begun])
         begun += 1
     swap = lambda old, one: (*old[:turn], one, *old[turn + 1 :])
-    # What an update appended that was interrupted afterwards.
+    # An update that was interrupted may have appended its row already.
     del state.log[state.updates :]
     row = (float(segment.value), float(new.gradient_norm), int(new.nonfinite), outcome)
     state.log.append(row)

@@ -86,7 +86,8 @@ def _watched(inner: optax.GradientTransformation, horizon: int) -> optax.Gradien
     """Count steps, and warn at the first one beyond the horizon."""
 
     def warn(count: Int[Array, ""]) -> None:
-        # Asked again, since under `vmap` both sides of the `cond` are computed at every step.
+        # The number is checked again, since under `vmap` both sides of the `cond` are computed at
+        # every step.
         if int(count) == horizon:
             warnings.warn(
                 f"this learned optimizer was meta-trained on at most {horizon} steps and is now "
@@ -97,7 +98,8 @@ def _watched(inner: optax.GradientTransformation, horizon: int) -> optax.Gradien
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
         count, before = state
-        # The steps before this one, since `horizon` + 1 may be beyond the integers of 32 bits.
+        # The steps before this one are counted, since `horizon` + 1 may exceed the integers of 32
+        # bits.
         beyond = lambda: jax.debug.callback(warn, count)
         jax.lax.cond(count == horizon, beyond, lambda: None)
         updates, after = inner.update(updates, before, params)
@@ -116,7 +118,7 @@ def save(path: Path, trained: TrainedOptimizer) -> None:
         OSError: if the file cannot be written. An older file at `path` then remains.
     """
     name = type(trained.optimizer).__name__
-    # By identity: another class of this name would be read back as ours.
+    # The class itself counts: another one of this name would be read back as ours.
     if FAMILIES.get(name) is not type(trained.optimizer):
         raise ValueError(f"optimizer is a {name}; allowed are {', '.join(FAMILIES)}.")
     settings = {one.name: getattr(trained.optimizer, one.name) for one in fields(trained.optimizer)}
@@ -136,7 +138,7 @@ def save(path: Path, trained: TrainedOptimizer) -> None:
     wide = lambda name, leaf: leaf.astype(jnp.float32) if name in narrow else leaf
     arrays = {name: np.asarray(wide(name, leaf)) for name, leaf in weights.items()}
     content = BytesIO()
-    # As text, which NumPy stores without a pickle.
+    # NumPy stores a text without a pickle.
     arrays[HEADER] = np.array(json.dumps(header))
     np.savez(content, allow_pickle=False, **arrays)
     write_atomically(path, content.getvalue())
@@ -157,7 +159,7 @@ def read(path: Path) -> TrainedOptimizer:
     header = _header(path, arrays.pop(HEADER, None))
     try:
         family = FAMILIES[header["optimizer"]]
-        # Before the family is built: from here on its sizes decide how much is computed.
+        # This comes before the family is built, whose sizes decide how much is computed.
         _check_header(header, family, sum(array.size for array in arrays.values()))
         optimizer = family(**header["settings"])
         horizon, description = header["horizon"], header["description"]
@@ -176,7 +178,7 @@ def read(path: Path) -> TrainedOptimizer:
             raise OptimizerFileError(f"{path}: the array {name!r} is not of finite floats.")
     dtype = lambda name: jnp.bfloat16 if name in narrow else None
     with np.errstate(over="ignore"):  # an overflow is refused below
-        # In the order of the template, not of the file.
+        # The order is that of the template, not of the file.
         leaves = [jnp.asarray(arrays[name], dtype(name)) for name in expected]
     if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves):
         raise OptimizerFileError(f"{path} holds weights beyond float32; allow JAX float64.")
@@ -239,7 +241,8 @@ def _check_header(header: dict[str, Any], family: Any, entries: int) -> None:
         raise ValueError("description is no text")
     if not isinstance(header["settings"], dict):
         raise ValueError("settings is no object")
-    # Types, not text: the modules of the families must not postpone the evaluation of annotations.
+    # These are types, and no text, as long as the modules of the families do not postpone the
+    # evaluation of annotations.
     kinds = {one.name: one.type for one in fields(family)}
     for name, value in header["settings"].items():
         if name not in kinds or not has_type(value, kinds[name]):

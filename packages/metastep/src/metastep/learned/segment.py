@@ -82,7 +82,8 @@ class LearnedTraining(AbstractProblem):
         """Return random parameters and a fresh optimizer state."""
         params_key, run_key = jax.random.split(key)
         params = as_arrays(self.task.init(params_key))
-        # In the precision of the objective, which every step adds: a loop keeps its dtypes.
+        # The sum has the precision of the objective that every step adds, since a loop keeps its
+        # dtypes.
         measured = eqx.filter_eval_shape(self.measure, self.task, params, run_key)
         total = jnp.zeros((), measured.dtype)
         state = self.optimizer(outer).init(differentiable(params)[0])
@@ -213,7 +214,7 @@ def _record(
         state, rows = carry
         return advance(index, state), _put(rows, state, index)
 
-    # Filled with anything of these dtypes: rows beyond `count` are never read.
+    # The content does not matter: rows beyond `count` are never read.
     rows = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (room, *leaf.shape)), state)
     return jax.lax.fori_loop(0, count, body, (state, rows))
 

@@ -90,7 +90,7 @@ def to_resume(checkpoint: Checkpoint) -> bool:
     """Whether there is a file to continue from; a FileExistsError if `resume` is False then."""
     require_count("checkpoint.every", checkpoint.every)
     there = checkpoint.file.exists()
-    # Otherwise a slow process could find the file that the first one has just written.
+    # All processes look first: a slow one could find the file that the first has just written.
     if jax.process_count() > 1:
         sync_global_devices("every process has looked before the first one saves")
     if there and not checkpoint.resume:
@@ -166,7 +166,7 @@ def drive(loop: Loop, carry: Carry, seconds: list[float], steps: int, pauses: Pa
     try:
         while step < steps:
             begin = perf_counter()
-            # An array: a Python number would be part of the program, and compiled anew for each
+            # A Python number would be part of the program, which would be compiled anew for each
             # stop.
             stop = jnp.asarray(pauses.next_stop(step, steps))
             carry = jax.block_until_ready(advance(loop, carry, stop))
@@ -174,7 +174,7 @@ def drive(loop: Loop, carry: Carry, seconds: list[float], steps: int, pauses: Pa
             seconds.append((perf_counter() - begin) / taken)
             report = _report(carry, step, steps)
             pauses.show(step, report.value)
-            # Before the checkpoint, which then still holds the state before the failure.
+            # This comes before the checkpoint, which then still holds the state before the failure.
             if loop.halt_on_failure and bool(carry.failed):
                 message = RESULTS[report.result]
                 raise HypergradientError(f"the hypergradient of outer step {step - 1}: {message}")
@@ -182,7 +182,8 @@ def drive(loop: Loop, carry: Carry, seconds: list[float], steps: int, pauses: Pa
             if pauses.callback is not None and pauses.callback(report):
                 break
     except KeyboardInterrupt:
-        # The last complete stretch: a call that was interrupted has assigned nothing.
+        # `carry` is the end of the last complete stretch: a call that was interrupted has assigned
+        # nothing.
         pauses.save(carry, seconds)
         raise
     return carry

@@ -103,7 +103,7 @@ class Loop(eqx.Module):
         def share(outer: Outer, keys: RandomKeys) -> Estimate:
             # A distribution of problems has no estimator state: `begin` refuses it.
             tasks, _ = self._estimates(sampler, outer, keys, state)
-            # The mean of the means, since all devices have equally many tasks.
+            # The mean of the means is the mean, since all devices have equally many tasks.
             value, grad = jax.lax.pmean(_mean((tasks.value, tasks.grad)), axes)
             result, stats = jax.lax.all_gather((tasks.result, tasks.stats), axes, tiled=True)
             return _combine(value, grad, result, stats)
@@ -188,7 +188,7 @@ def _mean(tree: PyTree[Array]) -> PyTree[Array]:
 
 def _combine(value: Array, grad: Outer, result: RESULTS, stats: Mapping[str, Any]) -> Estimate:
     """Return the estimate of a meta-batch; its result is that of the first failed task."""
-    # `argmax` is the first True, or 0, whose result is as good as any, if there is none.
+    # `argmax` is the first True; if there is none, it is 0, a successful task.
     first_bad = jnp.argmax(result != RESULTS.successful)
     result = jax.tree.map(lambda x: x[first_bad], result)
     return Estimate(value, grad, result, {"gradient_norm": norm(grad), "tasks": stats})
@@ -244,7 +244,7 @@ def begin(loop: Loop, outer: Outer, steps: int) -> Carry:
         step = jnp.zeros((), jnp.int32)
         return loop.row(step, outer, loop.estimate(outer, state, step)[0])
 
-    # The shapes of one row: a compiled loop cannot extend an array.
+    # The history gets its room here, since a compiled loop cannot extend an array.
     row = eqx.filter_eval_shape(entry, outer, estimator_state)
     room = lambda x: jnp.zeros((steps, *x.shape), x.dtype)
     return Carry(

@@ -193,7 +193,7 @@ def minimize(
         mesh = Mesh(mesh.devices, mesh.axis_names)
     options = mesh, project, record, on_failure == "raise"
     loop = Loop(problem, estimator, optimizer, key, tasks or 1, together, *options)
-    # Before it is placed: the identity of a run does not depend on its devices.
+    # The identity of a run does not depend on its devices, so it is that of the unplaced arguments.
     given = loop, outer
     # Also on the devices of other processes, which hold the same state.
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())

@@ -126,7 +126,7 @@ def start(problem: AbstractProblem, outer: Outer, keys: Keys) -> Trajectory:
     """
     require_count("horizon", problem.horizon)
     inner = initial(problem, outer, keys.init)
-    # Here, so that a wrong objective is refused before any loop is traced.
+    # A wrong objective is refused here, before any loop is traced.
     value = eqx.filter_eval_shape(problem.objective, inner, outer, keys.objective)
     scalar("problem.objective", value)
     steps = jnp.zeros((), jnp.int32)
@@ -146,7 +146,8 @@ def initial(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Inner:
             array nor a number.
     """
     inner = as_arrays(problem.init(outer, key))
-    # Abstract, as in the loop: a step that needs a Python integer fails here and not later.
+    # The index is abstract, as in the loop: a step that needs a Python integer fails here, not
+    # later.
     index = jax.ShapeDtypeStruct((), jnp.int32)
     # Repeated, since a number that became an array may turn another one into an array.
     while True:
@@ -155,7 +156,7 @@ def initial(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Inner:
         inner, changed = _with_arrays(inner, after)
         if not changed:
             break
-    # By their shape: what was only traced is no array to equinox.
+    # What was only traced is no array to equinox, but has a shape.
     arrays = lambda tree: eqx.filter(tree, lambda x: hasattr(x, "shape"))
     same_structure("problem.step", arrays(inner), arrays(after))
     return inner
@@ -168,7 +169,7 @@ def _with_arrays(inner: Inner, after: Inner) -> tuple[Inner, bool]:
         return inner, False
     kept = []
     for (path, leaf), new in zip(leaves, jax.tree.leaves(after), strict=True):
-        # Of one type, too: 1, 1.0 and True are equal.
+        # The types are compared as well, since 1, 1.0 and True are equal.
         constant = eqx.is_array(leaf) or leaf is new or (type(leaf) is type(new) and leaf == new)
         if not constant and not eqx.is_array_like(leaf):
             raise ValueError(

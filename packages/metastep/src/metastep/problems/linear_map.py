@@ -104,7 +104,7 @@ def _differentiate(primals: Sequence[Array], tangents: Sequence[Any], pair: _Pai
 
         values, directions = ([tree[i] for i in moving] for tree in (constants, constant_changes))
         changes.append(jax.jvp(of_moving, (values,), (directions,))[1])
-    # There is one: JAX asks for derivatives only if an input moves.
+    # `changes` is not empty: JAX asks for derivatives only if an input moves.
     total = changes[0]
     if len(changes) == 2:
         total = [ad.add_tangents(a, b) for a, b in zip(*changes, strict=True)]

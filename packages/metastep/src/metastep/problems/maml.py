@@ -120,7 +120,7 @@ class MAMLProblem(AbstractProblem):
     training: PyTree
     validation: PyTree
     horizon: int = eqx.field(static=True, converter=integer, kw_only=True)
-    # Arrays, since a Python number is static, and each rate would be a program of its own.
+    # The rates are arrays, since a Python number is static, and each would be a program of its own.
     rate: Rate | None = eqx.field(converter=partial(jax.tree.map, jnp.asarray), kw_only=True)
     where: Callable[[PyTree], PyTree] | None = eqx.field(default=None, kw_only=True)
     first_order: bool = eqx.field(default=False, static=True, kw_only=True)
@@ -142,8 +142,8 @@ class MAMLProblem(AbstractProblem):
         del key
         start = _initialization(as_hyperparameters(outer))
         adapted = self._adapted(start)
-        # By identity: `eqx.tree_at` replaces leaves, and no numbers that `where` computes from
-        # them.
+        # Leaves are compared by identity: `eqx.tree_at` cannot replace numbers that `where`
+        # computes.
         leaves, known = jax.tree.leaves(adapted), {id(leaf) for leaf in jax.tree.leaves(start)}
         if not leaves or not all(id(leaf) in known for leaf in leaves):
             raise ValueError(
@@ -227,7 +227,7 @@ def _initialization(outer: Outer) -> PyTree:
 def _check_rate(path: Any, rate: Array, leaf: Array) -> None:
     """Refuse a rate that does not broadcast to its leaf."""
     wanted, shape = jnp.shape(leaf), jnp.shape(rate)
-    # From the last axis; a rate may have fewer axes than its leaf.
+    # Axes are compared from the last; a rate may have fewer than its leaf.
     trailing = zip(shape[::-1], wanted[::-1], strict=False)
     if len(shape) > len(wanted) or any(a not in (1, b) for a, b in trailing):
         raise ValueError(

@@ -27,7 +27,7 @@ from metastep.problems.linear_map import linear_map
 from metastep.trees import is_key
 from metastep.types import Scalar
 
-# Below it plain reverse mode is as fast or faster (`benchmarks/mixed_mode.py`).
+# Below this size plain reverse mode is as fast or faster (`benchmarks/mixed_mode.py`).
 ROOM = 2**26
 """Size of the stored activations in bytes above which mixed mode is chosen automatically."""
 
@@ -118,7 +118,7 @@ def _mixed(
 
     @partial(value_and_gradient.defjvp, symbolic_zeros=True)
     def _(primals: tuple[PyTree, PyTree], tangents: tuple[PyTree, PyTree]) -> tuple:
-        # By the function with this rule, so that derivatives of higher order find it again.
+        # The function with this rule is called, so that derivatives of higher order find it again.
         value, gradient = value_and_gradient(*primals)
         # A derivative along zeros would cost as much as any other.
         moves = jax.tree.map(lambda x: not _is_zero(x), tangents, is_leaf=_is_zero)

@@ -73,7 +73,7 @@ class ResidualProblem(AbstractProblem):
         """Take one step of gradient descent."""
         del t, key
         factor = self.inputs.T if self.in_weights else self.inputs
-        # Two products: the matrix between them may have more entries than X.
+        # Two products are taken, since the matrix between them may have more entries than X.
         force = factor @ (factor.T @ inner) / self.inputs.shape[0]
         return inner - self.step_size(outer) * force
 
