@@ -93,7 +93,12 @@ def _open(path: Path) -> Image.Image:
             # A small file may claim billions of pixels and take all memory.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
-                return picture.convert("L" if picture.mode in ("1", "L", "I;16") else "RGB")
+                if picture.mode.startswith("I;16"):
+                    # Pillow's conversion cuts 16 bits at 255, which makes nearly all pixels white.
+                    return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+                if picture.mode in ("I", "F"):
+                    raise ValueError("its pixels have 32 bits; allowed are 8 and 16")
+                return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
     except FileNotFoundError as error:
         raise RefusedError(f"{path} does not exist, but the table names it") from error
     except (

@@ -149,7 +149,8 @@ def _numbers(series: Any) -> np.ndarray:
     """Return the numbers of a column, NaN in cells without a number; times are in seconds."""
     # Parquet keeps the types; every cell of a text file is a text.
     if pd.api.types.is_datetime64_any_dtype(series):
-        seconds = (series - series.min()).dt.total_seconds()
+        # From a fixed date: the same time is the same number in the validation file.
+        seconds = (series - pd.Timestamp(0, tz=series.dt.tz)).dt.total_seconds()
         return seconds.to_numpy(dtype=float)
     if pd.api.types.is_bool_dtype(series):
         return series.astype(float).to_numpy()

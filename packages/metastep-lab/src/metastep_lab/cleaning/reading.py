@@ -6,6 +6,7 @@ Unusable input raises a `RefusedError` of one line before anything is written.
 import codecs
 import csv
 import io
+import re
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -163,6 +164,8 @@ def _text(path: Path, content: bytes) -> tuple[Frame, str]:
         ) from error
     if "\0" in text:
         raise RefusedError(f"{path} holds NUL characters and is no table of texts")
+    # As pandas does: blank lines in front are not the header.
+    text = re.sub(r"\A(?: *[\r\n])+", "", text)
     # By the header alone: texts in the rows hold commas, too.
     first = text.split("\n", 1)[0]
     separator = max(SEPARATORS, key=first.count)

@@ -79,8 +79,9 @@ class Pictures:
             PictureError: if the file is damaged or not from matplotlib.
         """
         try:
-            if b"<!ENTITY" in svg:
-                raise ValueError("it defines entities")
+            # The parser also takes UTF-16, where "<!ENTITY" is spelled with zero bytes.
+            if b"<!ENTITY" in svg or b"\0" in svg:
+                raise ValueError("it defines entities, or holds zero bytes")
             root = ElementTree.fromstring(svg)
             box = [float(part) for part in root.attrib["viewBox"].split()]
             if len(box) != 4 or not all(map(math.isfinite, box)):

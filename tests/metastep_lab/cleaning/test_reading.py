@@ -1,0 +1,48 @@
+"""What `metastep clean` makes of the cells and pictures of a file."""
+
+from datetime import UTC
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from metastep_lab.cleaning.images import read_images
+from metastep_lab.cleaning.matrix import make_matrix
+from metastep_lab.cleaning.reading import read_labelled
+from metastep_lab.errors import RefusedError
+
+
+@pytest.mark.parametrize("front", ["", "\n", "\r\n\n", "  \n \r\n", "\ufeff\n"])
+def test_blank_lines_before_the_header(tmp_path, front):
+    path = tmp_path / "table.csv"
+    path.write_bytes(f"{front}x;y\n1;a\n2;b\n".encode())
+    table = read_labelled(path, "y").table
+    assert table.to_dict("list") == {"x": ["1", "2"], "y": ["a", "b"]}
+
+
+@pytest.mark.parametrize("zone", [None, UTC])
+def test_a_time_is_the_same_number_in_both_files(tmp_path, zone):
+    times = pd.date_range("2024-02-27", periods=8, tz=zone)
+    table = pd.DataFrame({"when": times, "y": list("abababab")})
+    for name, rows in (("whole", table), ("late", table[5:].reset_index(drop=True))):
+        rows.to_parquet(tmp_path / f"{name}.parquet")
+    files = (read_labelled(tmp_path / f"{name}.parquet", "y") for name in ("whole", "late"))
+    matrix = make_matrix(*files, dense=True)
+    np.testing.assert_array_equal(matrix.validation, matrix.train[5:])
+    np.testing.assert_array_equal(np.diff(matrix.train[:, 0]), 24 * 3600)
+
+
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+def test_gray_of_16_bits_keeps_its_shades(tmp_path, order):
+    shades = np.arange(0, 2**16, 2**12, dtype=order).reshape(4, 4)
+    Image.fromarray(shades).save(tmp_path / "deep.tif")
+    images = read_images(tmp_path, pd.DataFrame({"file": ["deep.tif"]}))
+    # 16 bits become 8, of which the upper 4 are set here.
+    np.testing.assert_array_equal(images.pixels[0] * 255, np.arange(0, 256, 16))
+
+
+def test_pixels_of_32_bits_are_refused(tmp_path):
+    Image.fromarray(np.ones((2, 2), np.float32)).save(tmp_path / "deep.tif")
+    with pytest.raises(RefusedError, match="its pixels have 32 bits; allowed are 8 and 16"):
+        read_images(tmp_path, pd.DataFrame({"file": ["deep.tif"]}))
