@@ -43,6 +43,7 @@ def build_page(directories: Sequence[Path]) -> str:
     views = [_view(run, pictures) for run in runs]
     names = list(dict.fromkeys(run.title for run in runs))
     claims = [claim for run in runs for claim in run.claims]
+    # Without one the page needs neither Bokeh, half a megabyte, nor leave to run scripts.
     plots = any(shown.get("plot") for view in views for shown in view["figures"])
     several = "experiments of published papers that were run again."
     single = "an experiment of a published paper that was run again."
@@ -111,6 +112,7 @@ def _texts(run: Run) -> list[str]:
 def _name(stem: str) -> str:
     """Turn `figure-2-1-errors` into Figure 2.1 errors, `tables-1-2` into Tables 1 and 2."""
     if stem.startswith("figure-"):
+        # The letter is that of an appendix, as in Figure C.27.
         stem = re.sub(r"\b([a-z]|[0-9]+)-(?=[0-9])", lambda part: part[1].upper() + ".", stem)
     stem = re.sub(r"^(tables-\d+)-(?=\d)", r"\1 and ", stem)
     return stem[:1].upper() + stem[1:].replace("-", " ").replace("_", " ")
