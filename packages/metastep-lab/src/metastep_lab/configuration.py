@@ -129,6 +129,7 @@ def parse_settings(config: Any, settings: Sequence[str]) -> Any:
         except ValueError:
             allowed = describe(kinds[name])
             raise ValueError(f"{name} is {text!r}; allowed: {allowed}") from None
+    # Through the constructor, which checks every field and the conditions on several.
     return replace(config, **values)
 
 

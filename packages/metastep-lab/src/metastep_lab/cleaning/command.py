@@ -64,6 +64,7 @@ def clean(request: Request) -> int:
     file = read_labelled(request.file, request.column)
     check_classes(file)
     validation = _read_validation(request, file)
+    # Only the linear model without checked labels takes sparse features.
     matrix = make_matrix(file, validation, dense=request.model != "linear" or bool(validation))
     # The folder of images is input, which stays as it is.
     if request.file.is_dir() and request.directory.resolve().is_relative_to(request.file.resolve()):
@@ -94,6 +95,7 @@ def clean(request: Request) -> int:
             return INTERRUPTED
         finally:
             display.clear()
+        # Before any file is written: what fails here leaves a folder that `--resume` continues.
         page = build_page(file, outcome, request.command())
         write_outcome(request.directory, file, outcome, page, state)
         shutil.rmtree(request.directory / "checkpoint", ignore_errors=True)
@@ -220,6 +222,7 @@ def _kept(path: Path, make: Callable[[], Ranking]) -> Ranking:
             raise RefusedError(f"{path} is damaged ({error}); remove it") from error
     ranking = make()
     path.parent.mkdir(exist_ok=True)
+    # JSON gives the same bits back: Python writes floats with all their digits.
     save(path, {}, {"columns": [column.tolist() for column in ranking]})
     return ranking
 

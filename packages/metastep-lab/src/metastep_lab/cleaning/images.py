@@ -77,6 +77,7 @@ def read_images(folder: Path, table: Frame) -> Images:
     pictures = [_open(path) for path in paths]
     kind = "L" if all(picture.mode == "L" for picture in pictures) else "RGB"
     largest = max(max(picture.size) for picture in pictures)
+    # One size for all, as the features must be; small images are not enlarged.
     side = min(SIDE, largest)
     # Box: every pixel counts, also where a large image is made much smaller.
     pixels = [

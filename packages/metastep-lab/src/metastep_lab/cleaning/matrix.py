@@ -72,6 +72,7 @@ def make_matrix(file: LabelledFile, validation: LabelledFile | None, dense: bool
     )
     transformer = ColumnTransformer(
         [
+            # That a cell is empty may itself tell the class.
             ("numbers", SimpleImputer(strategy="median", add_indicator=True), kinds.numeric),
             ("categories", categories, kinds.categorical),
             *(
@@ -102,6 +103,7 @@ def _to_dense(train: Any) -> Callable[[Any], np.ndarray]:
     """Return how a sparse matrix becomes a dense one; beyond a size by its leading directions."""
     if train.shape[0] * train.shape[1] <= MOST_DENSE:
         return lambda matrix: matrix.toarray()
+    # Without centring, which would fill a sparse matrix.
     return TruncatedSVD(COMPONENTS, random_state=0).fit(train).transform
 
 

@@ -66,6 +66,7 @@ def rank(
     classes = int(labels.max()) + 1
 
     def predict(weights: np.ndarray, number: int) -> np.ndarray:
+        # Not zero: its logarithm would be infinite, and with it every difference of scores.
         found = np.full((len(labels), classes), SMALLEST_PROBABILITY)
         for index, (train, rows) in enumerate(folds):
             progress(FOLDS * number + index, total)
@@ -102,6 +103,7 @@ def init_network(key: Array, features: int, classes: int) -> tuple[Array, Array,
         Two matrices, each with its intercepts.
     """
     one, two = jax.random.split(key)
+    # He et al. (2015): the 2 makes up for the half of a signal that a ReLU lets through.
     hidden = jax.random.normal(one, (features, HIDDEN)) * (2 / features) ** 0.5
     output = jax.random.normal(two, (HIDDEN, classes)) * (1 / HIDDEN) ** 0.5
     return hidden, jnp.zeros(HIDDEN), output, jnp.zeros(classes)

@@ -175,6 +175,8 @@ def _text(path: Path, content: bytes) -> tuple[Frame, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # of rows that are too long
+            # Texts as they are, which `clean.csv` gives back. pandas would read "NA" as missing,
+            # and take the first column for names of the rows where lines end with a separator.
             table = pd.read_csv(
                 io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, index_col=False
             )

@@ -45,6 +45,7 @@ def write_outcome(
     """
     ranking, rows = outcome.ranking, np.arange(len(file.labels)) + 1
     order = outcome.order()
+    # Further digits differ between machines, and between numbers of threads.
     scores = np.round(ranking.scores, 6)
     suspects = {
         "row": rows[order],

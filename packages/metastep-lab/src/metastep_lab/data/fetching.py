@@ -178,6 +178,7 @@ def fetch(
     files = [(file, (sha256 or file.sha256).lower()) for file in home.files]
     missing = [pair for pair in files if not _is_there(folder / pair[0].name, pair[1])]
     hidden = staged(folder, name)
+    # The innermost first, in which order they can be removed.
     made = [one for one in (hidden, folder, *folder.parents) if not one.exists()]
     try:
         for file, checksum in missing:

@@ -59,6 +59,7 @@ def _unpacked(path: Path) -> bytes:
     content = files.read_bytes(path, LARGEST)
     if content.startswith(b"\x1f\x8b"):
         with gzip.open(io.BytesIO(content)) as packed:
+            # One byte more shows that the file is too large.
             content = packed.read(LARGEST + 1)
     require(len(content) <= LARGEST, path, "unpacks to more than 1 GiB")
     return content

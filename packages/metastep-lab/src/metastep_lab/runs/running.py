@@ -133,6 +133,7 @@ def _empty_result(request: Request) -> dict[str, Any]:
         "question": request.experiment.listing.question,
         "answer": None,
         "diverged": "",
+        # The docstring of the module says what the tables hold, which the page shows above them.
         "about": inspect.getdoc(inspect.getmodule(request.experiment.run)),
         "config": config_as_json(request.config),
         "preset": request.preset,

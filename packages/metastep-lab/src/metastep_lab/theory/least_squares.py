@@ -76,6 +76,7 @@ def mean_squared_error(
     steps = _check(step_size, noise, horizon)
     eigenvalues, weights = marchenko_pastur(ratio)
     left = (1 - steps[..., None] * eigenvalues) ** horizon
+    # At the eigenvalue 0 the limit is 0: 1 - (1 - eta l)^T is of order l.
     fitted = np.divide((1 - left) ** 2, eigenvalues, out=np.zeros_like(left), where=eigenvalues > 0)
     return left**2 @ weights + noise**2 * ratio * (fitted @ weights)
 
@@ -134,6 +135,8 @@ def optimal_step_size(
     value = lambda log_step: objective(
         np.exp(log_step), ratio=ratio, noise=noise, horizon=horizon
     ).item()
+    # `fminbound` finds some local minimum: the grid chooses the valley. By logarithms, since the
+    # minimiser falls as 1 / T and its relative accuracy counts.
     grid = np.log(top) + np.linspace(np.log(1e-8), 0, 400)
     best = int(np.argmin(objective(np.exp(grid), ratio=ratio, noise=noise, horizon=horizon)))
     bounds = grid[max(best - 1, 0)], grid[min(best + 1, grid.size - 1)]

@@ -43,6 +43,8 @@ def checked_covariance(
     allowed = "allowed are symmetric positive semi-definite matrices."
     if not np.all(np.isfinite(value)):
         raise ValueError(f"{name} has entries that are not finite; {allowed}")
+    # `eigvalsh` errs by some eps times the norm, at most rows times the largest entry. 1e-12 leaves
+    # room for the rounding of the products that made the matrix.
     rounding = 1e-12 * len(value) * np.abs(value).max(initial=0.0)
     if np.abs(value - value.T).max(initial=0.0) > rounding:
         raise ValueError(f"{name} is not symmetric; {allowed}")

@@ -111,6 +111,7 @@ def _written(found: Numbers) -> str:
 def relation(record: Record) -> Numbers:
     """Return the rank correlation of the measurements before removal with the LDS."""
     runs = _warnings(record)["runs"]
+    # Pearson's correlation of ranks is Spearman's.
     ranks = runs[["metasmoothness", "trusted", "lds"]].rank()
     # A removal that could not be predicted at all is worse than any that was missed.
     error = runs["removal_error"].fillna(np.inf).rank()

@@ -43,6 +43,7 @@ def images(
     rows, rng = _rows(len(labels), sizes, dataset, seed)
     train, query = rows[: sizes[0]], rows[sizes[0] :]
     wrong = _planted(sizes[0], planted, rng)
+    # From 1, so that a planted label is always wrong.
     shift = rng.integers(1, CLASSES, sizes[0])
     given = np.where(wrong, (labels[train] + shift) % CLASSES, labels[train]).astype(np.int32)
     return Split(_arrays(pixels[train], given), _arrays(pixels[query], labels[query]), wrong)

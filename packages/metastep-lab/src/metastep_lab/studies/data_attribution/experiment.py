@@ -184,6 +184,7 @@ def _round(
     found |= other_scores(training, case.split.queries, config.window, case.key)
 
     begin = perf_counter()
+    # Not the key of the training itself, which draws the initialisation.
     draws = jax.random.fold_in(case.key, 1)
     subsets = random_removals(config.train, config.share, config.subsets, draws)
     removals = retrain(context, case, training, subsets, f"{case.name}-{case.seed}-{speed:g}")

@@ -39,7 +39,6 @@ def other_scores(
     """
     total = len(jax.tree.leaves(training.examples)[0])
     estimators: dict[str, ms.AbstractEstimator] = {"truncated": ms.TruncatedReverse(window)}
-    # A step on a batch has no fixed point, at which influence functions are taken.
     if training.batches is None:
         estimators["implicit"] = ms.Implicit(SOLVER)
     found = {}

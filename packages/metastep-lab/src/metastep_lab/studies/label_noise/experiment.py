@@ -150,6 +150,7 @@ def prepare(config: Config, folder: Path | None, noise: str, seed: tuple[int, in
 def run(config: Config, context: Context) -> Mapping[str, float]:
     """Evaluate every method on every repetition; finished ones survive an interruption."""
     require_cleanlab()
+    # Missing data are refused here, while the run has not written anything.
     prepare(config, context.data, config.noise[0], (context.seed, 0))
     cells = [(noise, seed) for seed in range(config.seeds) for noise in config.noise]
     rows = []
@@ -197,6 +198,7 @@ def _measure(verdict: Verdict, split: Split) -> tuple[float, ...]:
         flagged.mean(),
         hits / max(flagged.sum(), 1),
         hits / wrong.sum(),
+        # 2 P R / (P + R), also where nothing was hit.
         2 * hits / (wrong.sum() + flagged.sum()),
         roc_auc_score(wrong, verdict.scores),
         np.mean(verdict.predict(split.test.inputs) == split.test.labels),
