@@ -50,11 +50,7 @@ class Request:
 def clean(request: Request) -> int:
     """Rank the labels of a file, and write suspects, weights, a clean file and a page.
 
-    Args:
-        request: what to do.
-
-    Returns:
-        The exit status.
+    Returns the exit status.
 
     Raises:
         RefusedError: for input that cannot be used; nothing has been written then.

@@ -30,14 +30,7 @@ class Images:
     pixels: np.ndarray
 
     def as_data(self, row: int) -> str:
-        """Return a reduced image as the source of an HTML picture.
-
-        Args:
-            row: its number from 0.
-
-        Returns:
-            A `data:` address with a PNG file.
-        """
+        """Return the reduced image of a row, counted from 0, as a `data:` address of a PNG file."""
         picture = _open(self.paths[row])
         factor = max(1, SHOWN // max(picture.size))
         width, height = (min(SHOWN, factor * side) for side in picture.size)
@@ -49,14 +42,9 @@ class Images:
 
 
 def read_images(folder: Path, table: Frame) -> Images:
-    """Read the images that a column of the table names.
+    """Read the images of a folder that a column of the table, without the labels, names.
 
-    Args:
-        folder: where they are.
-        table: the columns without the labels.
-
-    Returns:
-        The images in the order of the rows, in gray if all of them are gray.
+    They are in the order of the rows, and in gray if all of them are gray.
 
     Raises:
         RefusedError: if no column names files of the folder, or a file is not an image.

@@ -46,15 +46,9 @@ class Matrix(NamedTuple):
 
 
 def make_matrix(file: LabelledFile, validation: LabelledFile | None, dense: bool) -> Matrix:
-    """Turn the columns into features.
+    """Turn the columns of a file, and of one with checked labels, into features.
 
-    Args:
-        file: the file to clean.
-        validation: one with checked labels, or None.
-        dense: whether the model cannot use a sparse matrix; a large one is projected then.
-
-    Returns:
-        The features.
+    `dense` says that the model cannot use a sparse matrix; a large one is projected then.
 
     Raises:
         RefusedError: for infinities and numbers near them, a column that is numeric in only one of

@@ -92,16 +92,7 @@ def _estimator(model: Model) -> Any:
 
 
 def init_network(key: Array, features: int, classes: int) -> tuple[Array, Array, Array, Array]:
-    """Draw the parameters of a network with one hidden layer.
-
-    Args:
-        key: random key.
-        features: of an example.
-        classes: how many.
-
-    Returns:
-        Two matrices, each with its intercepts.
-    """
+    """Draw the parameters of a network with one hidden layer: two matrices and their intercepts."""
     one, two = jax.random.split(key)
     # He et al. (2015): the 2 makes up for the half of a signal that a ReLU lets through.
     hidden = jax.random.normal(one, (features, HIDDEN)) * (2 / features) ** 0.5
@@ -110,15 +101,7 @@ def init_network(key: Array, features: int, classes: int) -> tuple[Array, Array,
 
 
 def apply_network(params: tuple[Array, Array, Array, Array], inputs: Array) -> Array:
-    """Return the scores of the classes.
-
-    Args:
-        params: what `init_network` drew.
-        inputs: (examples, features).
-
-    Returns:
-        (examples, classes).
-    """
+    """Return the scores of the classes, (examples, classes), for inputs (examples, features)."""
     hidden, shift, output, offset = params
     return jax.nn.relu(inputs @ hidden + shift) @ output + offset
 

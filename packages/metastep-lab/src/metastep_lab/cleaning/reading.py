@@ -57,14 +57,9 @@ class LabelledFile:
 
 
 def read_labelled(path: Path, column: str) -> LabelledFile:
-    """Read a file and its labels.
+    """Read a .csv, .tsv or .parquet file, or a folder with images and one .csv file.
 
-    Args:
-        path: a .csv, .tsv or .parquet file, or a folder with images and one .csv file.
-        column: the name of the column of labels.
-
-    Returns:
-        The table, with the images of a folder.
+    `column` is the name of the column of labels.
 
     Raises:
         RefusedError: if it cannot be used; the message says why and what is allowed.
@@ -98,9 +93,6 @@ def read_labelled(path: Path, column: str) -> LabelledFile:
 
 def check_classes(file: LabelledFile) -> None:
     """Refuse labels that cannot be ranked.
-
-    Args:
-        file: the file to clean.
 
     Raises:
         RefusedError: for a single class, a class of one example, or labels that are not classes.

@@ -67,16 +67,15 @@ def _view(run: Run, pictures: Pictures) -> dict[str, Any]:
     result, tables = run.result, read_tables(run.directory)
     beside = {name: columns for name, columns in tables.items() if _has_paper(columns)}
     rest = {name: columns for name, columns in tables.items() if name not in beside}
-    about, command = result.get("about"), result.get("command")
     seconds = result["timing"].get("seconds")
     return {
         "figures": [_figure(run, figure, pictures) for figure in result.get("figures", [])],
         "beside": shortest_first(beside),
         "tables": shortest_first(rest),
         "metrics": [(name, format_number(value)) for name, value in result["metrics"].items()],
-        "about": about if isinstance(about, str) else None,
-        "command": command if isinstance(command, str) else None,
-        "took": format_seconds(seconds) if isinstance(seconds, int | float) else None,
+        "about": result.get("about"),
+        "command": result.get("command"),
+        "took": None if seconds is None else format_seconds(seconds),
         "config": [(str(name), _plain(value)) for name, value in result["config"].items()],
         "facts": _facts(result),
     }

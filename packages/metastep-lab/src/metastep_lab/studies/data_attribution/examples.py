@@ -1,4 +1,4 @@
-"""The data of `data-attribution`: images, some with wrong labels, and paragraphs, some shuffled."""
+"""The data of `data-attribution`: some images have wrong labels, some paragraphs random words."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -24,14 +24,10 @@ class Split(NamedTuple):
 def images(
     dataset: str, folder: Path | None, sizes: tuple[int, int], planted: float, seed: tuple[int, int]
 ) -> Split:
-    """Return images and labels, of which a share is wrong in the training examples.
+    """Return images and labels of digits or mnist, of which a share is wrong in the training part.
 
-    Args:
-        dataset: digits or mnist.
-        folder: where to look for it.
-        sizes: the numbers of training examples and of queries.
-        planted: the share of the training labels that is replaced by another class.
-        seed: of the split and of the mistakes.
+    `sizes` are the numbers of training examples and of queries, `planted` is the share of the
+    training labels that is replaced by another class.
 
     Raises:
         ValueError: if the data set has too few images.
@@ -56,14 +52,10 @@ def paragraphs(
     planted: float,
     seed: tuple[int, int],
 ) -> Split:
-    """Return the beginnings of paragraphs of WikiText-2; planted ones have their words shuffled.
+    """Return the beginnings of paragraphs of WikiText-2, and which training ones are planted.
 
-    Args:
-        folder: where to look for it.
-        vocabulary: the number of different words.
-        sizes: the numbers of training paragraphs and of queries.
-        planted: the share of the training paragraphs whose words are drawn from all paragraphs.
-        seed: of the split and of the noise.
+    `vocabulary` is the number of different words, `planted` the share of the training paragraphs
+    whose words are drawn from all of them; the other arguments are those of `images`.
 
     Raises:
         ValueError: if the data set has too few paragraphs.

@@ -101,16 +101,7 @@ class Split(NamedTuple):
 
 
 def corrupt(labels: np.ndarray, noise: str, rng: np.random.Generator) -> np.ndarray:
-    """Corrupt labels as the module says.
-
-    Args:
-        labels: integers from 0 to 9.
-        noise: the kind.
-        rng: the source of randomness.
-
-    Returns:
-        The new labels.
-    """
+    """Return labels, integers from 0 to 9, corrupted as the module says."""
     if noise in REPLACED:
         return data.corrupt_labels(labels, CLASSES, REPLACED[noise], rng)[0]
     partner = np.array([FLIPS.get(label, label) for label in range(CLASSES)])

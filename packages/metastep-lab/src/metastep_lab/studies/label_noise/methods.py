@@ -160,10 +160,7 @@ METHODS: Mapping[str, tuple[Method, tuple[str, ...]]] = {
 
 
 def require_cleanlab() -> Any:
-    """Import cleanlab, an optional package.
-
-    Returns:
-        The package.
+    """Import cleanlab, an optional package, and return it.
 
     Raises:
         ValueError: if it is not installed.

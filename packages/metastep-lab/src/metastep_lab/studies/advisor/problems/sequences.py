@@ -33,9 +33,7 @@ def normal(random: np.random.Generator, scale: float, *shape: int) -> Array:
 def characters(text: Text, folder: Path | None) -> tuple[np.ndarray, int]:
     """Return rows of characters as integers, shape (128, 25), and the number of different ones.
 
-    Args:
-        text: the descriptions of the data sets that scikit-learn holds, or WikiText-2.
-        folder: the folder of WikiText-2.
+    They are from the descriptions of scikit-learn's data sets, or from WikiText-2 in `folder`.
     """
     count = SENTENCES * (TOKENS + 1)
     if text == "wikitext-2":
