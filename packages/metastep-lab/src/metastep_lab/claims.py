@@ -82,6 +82,7 @@ def _judge(row: Statement, record: Record) -> Claim:
     if callable(row.evidence):
         evidence = row.evidence(numbers)
     else:
+        # `**` takes a DataFrame, too: its keys are the names of its columns.
         named = numbers if isinstance(numbers, Mapping | pd.DataFrame) else {}
         evidence = _Words().format(row.evidence, numbers, config=record.config, **named)
     claim = Claim(row.id, text, row.verdict(numbers), evidence)

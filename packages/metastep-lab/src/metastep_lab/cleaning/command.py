@@ -148,8 +148,8 @@ def _check_previous(request: Request, state: dict[str, Any]) -> bool:
         return False
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        same = all(found.get(name) == value for name, value in state.items())
-    except (ValueError, AttributeError, OSError):
+        same, status = all(found.get(name) == state[name] for name in state), found["status"]
+    except (ValueError, AttributeError, KeyError, OSError):
         raise RefusedError(f"{path} is damaged; choose another --out") from None
     if not same:
         raise RefusedError(
@@ -158,10 +158,10 @@ def _check_previous(request: Request, state: dict[str, Any]) -> bool:
         )
     if not request.resume:
         raise RefusedError(
-            f"--out is {request.directory}, which holds this work already ({found['status']}); "
+            f"--out is {request.directory}, which holds this work already ({status}); "
             "add --resume, or choose another"
         )
-    return found["status"] == "complete"
+    return status == "complete"
 
 
 def _judge(

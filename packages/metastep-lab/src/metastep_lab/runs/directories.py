@@ -54,6 +54,7 @@ def check_output(out: Path, inputs: Iterable[Path], page: bool = False) -> None:
             raise RefusedError(f"--out is {out}: Is a directory")
         if page and os.path.lexists(path) and not (path.is_file() and _is_page(path)):
             raise RefusedError(f"--out is {out}, which is there and is no page; name another file")
+    # Ours is a ValueError as well, and has its message already.
     except RefusedError:
         raise
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL in the name

@@ -67,6 +67,7 @@ def outcome(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Scalar:
 @compiled
 def _gradients(problem: AbstractProblem, outers: Outer, key: RandomKey) -> Array:
     """Return the derivatives at several points, a row each."""
+    # One point after the other: reverse mode stores a whole training, `vmap` would store all.
     return jax.lax.map(
         lambda outer: ravel_pytree(jax.grad(partial(outcome, problem))(outer, key))[0], outers
     )
@@ -92,7 +93,7 @@ def truth(case: Case, key: RandomKey) -> Truth:
         slopes = partial(_slopes, problem, points[0].astype(np.float64), outer, key)
         gradient = fine[0]
         size = np.linalg.norm(gradient)
-        line = np.random.default_rng(0).normal(size=size.shape + gradient.shape)
+        line = np.random.default_rng(0).normal(size=gradient.shape)
         line /= np.linalg.norm(line)
         along = gradient / size if np.isfinite(size) and size > 0 else line
         measured = slopes(np.stack([line] * len(SMALL) + [along] * len(LARGE)), SMALL + LARGE)

@@ -9,7 +9,7 @@ Tables (one row per observation):
 
 - `scores`: model, speed (the step size in multiples of the smooth one), seed, method, lds (mean
   over queries; NaN where the scores are not finite), lds_error (its standard error over queries),
-  seconds (one call with compiled programs, for all queries).
+  seconds (of one call for all queries; the first of a model compiles its programs, too).
 - `training`: model, speed, seed, loss (mean over queries), metasmoothness and removal_error of the
   exact scores, both known before anything is left out, trusted (1 if nothing spoke against them),
   seconds (one retraining).

@@ -202,6 +202,7 @@ def _fit(examples: Examples, penalty: float) -> Any:
 def _log_probabilities(model: Any, inputs: np.ndarray) -> np.ndarray:
     """Return those of all classes; an unseen class gets almost probability 0."""
     logarithms = np.full((len(inputs), CLASSES), np.log(SMALLEST_PROBABILITY))
+    # From the scores: probabilities underflow to zero, which has no logarithm.
     logarithms[:, model.classes_] = log_softmax(model.decision_function(inputs), axis=1)
     return logarithms
 
