@@ -33,6 +33,20 @@ def test_a_time_is_the_same_number_in_both_files(tmp_path, zone):
     np.testing.assert_array_equal(np.diff(matrix.train[:, 0]), 24 * 3600)
 
 
+@pytest.mark.parametrize("kind", ["timedelta64[s]", "datetime64[s]", "date"])
+def test_missing_times_are_missing(tmp_path, kind):
+    whole = np.array([-1, *range(9)], "timedelta64[D]")
+    times = pd.Series(np.zeros(10, "datetime64[s]") + whole if "date" in kind else whole)
+    times = times.dt.date if kind == "date" else times.astype(kind)
+    times = times.mask(whole.astype(int) < 0)
+    table = pd.DataFrame({"when": times, "y": list("ababababab")})
+    table.to_parquet(tmp_path / "gap.parquet")
+    matrix = make_matrix(read_labelled(tmp_path / "gap.parquet", "y"), None, dense=True)
+    median = 4  # of 0 to 8, in place of the gap, which the second column tells
+    expected = np.array([median, *range(9)]) * 24 * 3600.0
+    np.testing.assert_array_equal(matrix.train, np.stack([expected, np.arange(10) == 0], axis=1))
+
+
 @pytest.mark.parametrize("order", ["<u2", ">u2"])
 def test_gray_of_16_bits_keeps_its_shades(tmp_path, order):
     shades = np.arange(0, 2**16, 2**12, dtype=order).reshape(4, 4)

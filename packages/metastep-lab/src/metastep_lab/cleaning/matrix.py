@@ -144,6 +144,11 @@ def _check_numbers(
 def _numbers(series: Any) -> np.ndarray:
     """Return the numbers of a column, NaN in cells without a number; times are in seconds."""
     # Parquet keeps the types; every cell of a text file is a text.
+    if pd.api.types.infer_dtype(series, skipna=True) == "date":
+        series = pd.to_datetime(series)
+    if pd.api.types.is_timedelta64_dtype(series):
+        # `to_numeric` makes the least 64-bit integer of a missing one.
+        return series.dt.total_seconds().to_numpy(dtype=float)
     if pd.api.types.is_datetime64_any_dtype(series):
         # From a fixed date: the same time is the same number in the validation file.
         seconds = (series - pd.Timestamp(0, tz=series.dt.tz)).dt.total_seconds()
