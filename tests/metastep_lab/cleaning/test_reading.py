@@ -1,6 +1,6 @@
 """What `metastep clean` makes of the cells and pictures of a file."""
 
-from datetime import UTC
+from datetime import UTC, date, datetime
 
 import numpy as np
 import pandas as pd
@@ -39,11 +39,14 @@ def test_missing_times_are_missing(tmp_path, kind):
     times = pd.Series(np.zeros(10, "datetime64[s]") + whole if "date" in kind else whole)
     times = times.dt.date if kind == "date" else times.astype(kind)
     times = times.mask(whole.astype(int) < 0)
+    times[9] = {"date": date.max, "datetime64[s]": datetime(9999, 12, 31)}.get(kind, times[9])
     table = pd.DataFrame({"when": times, "y": list("ababababab")})
     table.to_parquet(tmp_path / "gap.parquet")
     matrix = make_matrix(read_labelled(tmp_path / "gap.parquet", "y"), None, dense=True)
     median = 4  # of 0 to 8, in place of the gap, which the second column tells
     expected = np.array([median, *range(9)]) * 24 * 3600.0
+    if "date" in kind:
+        expected[9] = (datetime(9999, 12, 31) - datetime(1970, 1, 1)).total_seconds()
     np.testing.assert_array_equal(matrix.train, np.stack([expected, np.arange(10) == 0], axis=1))
 
 

@@ -150,9 +150,10 @@ def _numbers(series: Any) -> np.ndarray:
         # `to_numeric` makes the least 64-bit integer of a missing one.
         return series.dt.total_seconds().to_numpy(dtype=float)
     if pd.api.types.is_datetime64_any_dtype(series):
-        # From a fixed date: the same time is the same number in the validation file.
-        seconds = (series - pd.Timestamp(0, tz=series.dt.tz)).dt.total_seconds()
-        return seconds.to_numpy(dtype=float)
+        # From a fixed date: the same time is the same number in the validation file. Its unit is
+        # not the default nanosecond, in which 64 bits end in the year 2262.
+        begin = pd.Timestamp(0, tz=series.dt.tz).as_unit("s")
+        return (series - begin).dt.total_seconds().to_numpy(dtype=float)
     if pd.api.types.is_bool_dtype(series):
         return series.astype(float).to_numpy()
     stripped = series.map(lambda cell: cell.strip() if isinstance(cell, str) else cell)

@@ -109,6 +109,7 @@ def train(
         # Drawn here and not from the key of training: the same order for every removal.
         rng, total = np.random.default_rng(seed), len(jax.tree.leaves(examples)[0])
         epochs = -(-steps * batch // total)
+        # Epoch by epoch, so that all examples are used equally often, but for the last epoch.
         order = np.concatenate([rng.permutation(total) for _ in range(epochs)])
         batches = jnp.asarray(order[: steps * batch].reshape(steps, batch))
     return Training(model, examples, batches, jnp.array(speed * model.step_size), steps)
