@@ -16,7 +16,17 @@ from metastep_lab.experiment import load
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = (ROOT / "packages" / "metastep" / "src", ROOT / "packages" / "metastep-lab" / "src")
 FILES = sorted(path for source in SOURCES for path in source.rglob("*.py"))
-ROW = ("types", "trees", "results", "files", "compilation", "checks", "explained", "rounding")
+ROW = (
+    "types",
+    "trees",
+    "results",
+    "files",
+    "compilation",
+    "checks",
+    "explained",
+    "rounding",
+    "fingerprint",
+)
 BOTTOM = {f"metastep.{name}" for name in ROW}
 PAPERS = {"wang2021", "shaban2019", "bernacchia2021", "wu2022", "studies"}
 EXPERIMENTS = {"catalog", "experiment", "configuration", "tables", "claims", "printed", "parts"}
@@ -30,6 +40,7 @@ LIBRARY = {
     "files": set(),
     "compilation": set(),
     "explained": set(),
+    "fingerprint": set(),
     "rounding": set(),
     "step_sizes": {"types"},
     "saving": set(),

@@ -68,16 +68,18 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
 
     with pytest.raises(FileExistsError, match="resume=True"):
         run(checkpoint=checkpoint)
-    with pytest.raises(CheckpointError, match="other removals"):
-        leave_out(
-            SHORT,
-            EXAMPLES,
-            ASKED,
-            left_out=~MASKS,
-            key=KEY,
-            batch_size=3,
-            checkpoint=Checkpoint(checkpoint.path, resume=True),
-        )
+    longer = Ridge(horizon=21)
+    for training, masks in ((SHORT, ~MASKS), (longer, MASKS)):
+        with pytest.raises(CheckpointError, match="its training, removals"):
+            leave_out(
+                training,
+                EXAMPLES,
+                ASKED,
+                left_out=masks,
+                key=KEY,
+                batch_size=3,
+                checkpoint=Checkpoint(checkpoint.path, resume=True),
+            )
 
 
 def test_indices_and_booleans_say_the_same():

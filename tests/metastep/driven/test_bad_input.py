@@ -14,9 +14,6 @@ import pytest
 import metastep as ms
 from metastep import files
 from metastep.driven import records
-from metastep.driven.identity import identity
-from metastep.driven.passes import Run, begin
-from metastep.problems.base import split_keys
 from metastep.saving import CheckpointError
 from tests.driven_run import EXAMPLES, OUTER, bits, problem, same_problem
 
@@ -99,45 +96,6 @@ def test_another_loss_is_another_run(shared):
     )
     with pytest.raises(CheckpointError, match="belongs to another run"):
         ms.driven_hypergradient(one, OUTER, ms.Reverse(ms.Binomial(2)), key=KEY, directory=shared)
-
-
-def identified(loss):
-    """Return the digest of a run on a matrix."""
-    one = ms.TrainingProblem(loss, lambda w, outer: jnp.sum(w**2), jnp.ones((3, 3)), optax.sgd, 2)
-    run = Run(one, jnp.array(0.1), split_keys(KEY))
-    return identity(run, begin(run), None, 1, 0)
-
-
-MATRIX = jnp.arange(9.0).reshape(3, 3)
-OTHER = MATRIX + 1
-PAIRS = {
-    "axes": [
-        lambda w, *_: jnp.sum(jnp.sum(w, axis=0) ** 2),
-        lambda w, *_: jnp.sum(jnp.sum(w, axis=1) ** 2),
-    ],
-    "order": [
-        lambda w, *_: jnp.sum((w - MATRIX) * jnp.sin(w)),
-        lambda w, *_: jnp.sum((MATRIX - w) * jnp.sin(w)),
-    ],
-    "wiring": [
-        lambda w, *_: jnp.sum(jnp.sin(w) * jnp.cos(MATRIX)),
-        lambda w, *_: jnp.sum(jnp.sin(MATRIX) * jnp.cos(w)),
-    ],
-    "derivative": [
-        lambda w, outer, _: outer * jnp.sum(w**2),
-        lambda w, outer, _: jax.lax.stop_gradient(outer) * jnp.sum(w**2),
-    ],
-    "data of a compiled loss": [
-        jax.jit(lambda w, *_: jnp.sum((w - MATRIX) ** 2)),
-        jax.jit(lambda w, *_: jnp.sum((w - OTHER) ** 2)),
-    ],
-}
-
-
-@pytest.mark.parametrize(("first", "second"), PAIRS.values(), ids=PAIRS)
-def test_the_same_operations_in_another_way_or_on_other_data_are_another_run(first, second):
-    renamed = lambda weights, *rest: first(weights, *rest)
-    assert identified(first) == identified(renamed) != identified(second)
 
 
 def test_another_window_is_another_run(tmp_path):

@@ -74,6 +74,9 @@ def test_dropout_follows_the_key_and_the_mode():
     np.testing.assert_array_equal(outputs[0], outputs[1])
     assert np.any(outputs[0] != outputs[2])
     assert 20 < np.sum(outputs[0] == 0) < 80
+    for call in (apply, jax.jit(apply)):
+        with pytest.raises(ValueError, match="key is None, and module draws random numbers"):
+            call(params, buffers, x)
     module.eval()
     evaluated, _ = apply(params, buffers, x, key=first)
     np.testing.assert_allclose(evaluated, module(torch.ones(2, 3)).detach().numpy(), atol=1e-6)

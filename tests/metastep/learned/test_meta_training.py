@@ -138,6 +138,13 @@ def test_nothing_compiles_after_three_segments_and_resuming_changes_no_bit(key, 
     assert list(monitored) == [0, 4, 8, 9]
     assert monitored[whole.best_update] == min(monitored.values())
     assert 3 <= whole.horizon <= 12 and set(whole.history.nonfinite) == {0}
+    others = {"clip": 1.0}, {"meta_optimizer": optax.adam(0.02)}, {"tasks": lambda i: task(i + 1)}
+    for setting, other_key in (
+        (SETTING, jax.random.key(99)),
+        *((replace(SETTING, **other), key) for other in others),
+    ):
+        with pytest.raises(CheckpointError, match="belongs to another run: its problem, data"):
+            meta_train(setting, other_key, checkpoint=where(True))
     (tmp_path / "state").write_bytes(b"metastep checkpoint 1 sha256 0")
     with pytest.raises(CheckpointError, match="damaged"):
         meta_train(SETTING, key, checkpoint=where(True))

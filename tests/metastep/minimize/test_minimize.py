@@ -246,6 +246,38 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, key):
         minimize(problem(), key, steps=3, checkpoint=ms.Checkpoint(path))
 
 
+# One change each that leaves every name, shape and dtype of the state as it was.
+OTHERS = {
+    "key": {"key": jax.random.key(9)},
+    "loss": {"which": problem(lambda w, outer, batch: 2 * jnp.sum((w - outer) ** 2))},
+    "data": {"which": problem(lambda w, outer, batch: jnp.sum((w - outer - CENTER) ** 2))},
+    "horizon": {"which": ms.TrainingProblem(pull, distance, jnp.zeros(2), SGD, 21)},
+    "start": {"outer": jnp.ones(2)},
+    "estimator": {"estimator": ms.TruncatedReverse(3)},
+    "optimizer": {"optimizer": optax.adam(0.2)},
+    "project": {"project": lambda outer: jnp.clip(outer, -1, 1)},
+}
+
+
+@pytest.mark.parametrize("change", OTHERS)
+def test_a_run_that_differs_in_numbers_alone_is_refused(change, tmp_path, key):
+    def run(resume, **other):
+        settings = {"which": problem(), "outer": jnp.zeros(2), "estimator": ms.Reverse()} | other
+        named = {"optimizer": ADAM, "key": key} | settings
+        first = named.pop("which"), named.pop("outer"), named.pop("estimator")
+        checkpoint = ms.Checkpoint(tmp_path / "state", resume=resume)
+        return ms.minimize(*first, steps=3, checkpoint=checkpoint, **named)
+
+    run(False)
+    saved = (tmp_path / "state").read_bytes()
+    with pytest.raises(CheckpointError, match="belongs to another run: its problem, data"):
+        run(True, **OTHERS[change])
+    assert (tmp_path / "state").read_bytes() == saved
+    # What changes no number does not matter: the same run, written anew.
+    again = {"which": problem(lambda w, outer, batch: jnp.sum((w - outer) ** 2)), "every": 2}
+    run(True, **again)
+
+
 def test_checkpoints_keep_every_kind_of_array(tmp_path):
     tree = {
         "key": jax.random.key(3),

@@ -1,6 +1,7 @@
 """Training again without some of the examples: the true effect of removals."""
 
-import hashlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -14,6 +15,7 @@ from metastep.attribution.queries import Asked, as_queries, outcomes
 from metastep.attribution.units import Chosen, Units, as_masks, as_units
 from metastep.checks import require_count, require_key
 from metastep.compilation import compiled
+from metastep.fingerprint import digest, fingerprint
 from metastep.minimize import Checkpoint
 from metastep.types import RandomKey
 
@@ -150,7 +152,7 @@ def leave_out(
     size = min(batch_size, len(rows))
     shape = eqx.filter_eval_shape(outcomes, problem, units.weights, queries, key)
     values = np.zeros((len(rows), *shape.shape), shape.dtype)
-    progress = _Progress(checkpoint, _digest(rows, units, queries, key, size))
+    progress = _Progress(checkpoint, partial(_identity, problem, units, queries, key, rows, size))
     values, done = progress.begin(values)
     while done < len(rows):
         # The last batch is filled up, so that one program serves all of them.
@@ -178,9 +180,10 @@ def _retrain(
 class _Progress:
     """The finished rows, stored in a file."""
 
-    def __init__(self, checkpoint: Checkpoint | None, digest: str):
+    def __init__(self, checkpoint: Checkpoint | None, identity: Callable[[], str]):
         self.checkpoint = checkpoint
-        self.digest = digest
+        # Only a file needs it, and it costs a trace of the training.
+        self.identity = identity() if checkpoint else ""
 
     def begin(self, values: np.ndarray) -> tuple[np.ndarray, int]:
         """Return the stored values and the number of their rows, or the given values and 0."""
@@ -196,12 +199,12 @@ class _Progress:
                 f"{path} exists; pass Checkpoint(..., resume=True) to continue from it, or choose "
                 "another file."
             )
-        # The digest has the batch size, too: another one would round differently.
         restored, notes = saving.load(path, jnp.asarray(values))
         done = notes.get("done")
-        if notes.get("digest") != self.digest or type(done) is not int:
+        if notes.get("identity") != self.identity or type(done) is not int:
             raise saving.CheckpointError(
-                f"{path} belongs to other removals, weights, queries or keys than this run's."
+                f"{path} belongs to another run: its training, removals, weights, queries or key "
+                "(or the version of JAX) are not those of this one."
             )
         return np.array(restored), min(max(done, 0), len(values))
 
@@ -214,16 +217,19 @@ class _Progress:
 
     def _write(self, values: np.ndarray, done: int) -> None:
         assert self.checkpoint is not None
-        notes = {"done": done, "digest": self.digest}
+        notes = {"done": done, "identity": self.identity}
         saving.save(self.checkpoint.file, jnp.asarray(values), notes)
 
 
-def _digest(*parts: Any) -> str:
-    """Return a checksum of all arrays and numbers of a tree."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(parts):
-        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        array = np.asarray(leaf)
-        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
-    return digest.hexdigest()
+def _identity(
+    problem: Asked,
+    units: Units,
+    queries: PyTree[Array],
+    key: RandomKey,
+    rows: Bool[np.ndarray, "removals units"],
+    size: int,
+) -> str:
+    train = lambda weights, queries, key: outcomes(problem, weights, queries, key)
+    # The size of a batch counts, since another one would round differently.
+    more = digest(jax.tree.map(jnp.asarray, (units, rows))), size
+    return fingerprint(train, units.weights, queries, key, more=more)

@@ -1,17 +1,15 @@
 """Batches for a driven run, loaded in Python and checked to be the same at every request."""
 
-import hashlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree, UInt8
+from jaxtyping import Array, PyTree
 
+from metastep.fingerprint import DIGEST_BYTES, digest
 from metastep.problems.batches import Batches
-from metastep.trees import is_key, same_structure
-
-DIGEST_BYTES = 16
+from metastep.trees import same_structure
 
 
 class Feed:
@@ -65,17 +63,3 @@ class Feed:
                 "source (shuffling, augmentation) from t, and leave the data unchanged."
             )
         return batch
-
-
-def digest(tree: PyTree[Array]) -> UInt8[np.ndarray, "16"]:
-    """Return a digest of shapes, dtypes and bits of all arrays that this process holds."""
-    found = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for x in jax.tree.leaves(tree):
-        found.update(f"{x.dtype}{x.shape}".encode())
-        if is_key(x):
-            x = jax.random.key_data(x)
-        # With several processes, each one checks the parts that it holds.
-        parts = [x] if x.is_fully_addressable else [one.data for one in x.addressable_shards]
-        for part in parts:
-            found.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
-    return np.frombuffer(found.digest(), np.uint8)

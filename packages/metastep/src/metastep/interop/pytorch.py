@@ -56,14 +56,16 @@ def from_torch(
         `params`, `buffers`: dictionaries of arrays by name, copies. `apply(params, buffers,
         *arguments, key=None, **keywords) -> (output, buffers)`: arguments are arrays, and the
         returned buffers are those after the call (running statistics in training). `key` is for
-        dropout and other random numbers; the same key gives the same numbers. Outputs of
+        dropout and other random numbers, and needed if there are any; the same key gives the same
+        numbers. Outputs of
         Hugging Face models keep their names; a compiled function returns `output.logits`.
 
     Raises:
         ImportError: if torch or torchax is missing (`pip install "metastep[torch]"`).
         ValueError: for a module without a floating-point parameter that requires a gradient, or
             with the running statistics of an instance normalization; on a call, for a module that
-            stores a computed value in an attribute, or changes a parameter.
+            stores a computed value in an attribute, changes a parameter, or draws random numbers
+            without a key.
     """
     environment = _torchax()[0]
     import torch
@@ -86,7 +88,15 @@ def from_torch(
         seed = jax.random.key(0) if key is None else key
         with environment, environment.override_property(prng=seed):
             output = torch.func.functional_call(module, weights | state, arguments, keywords)
+            # Every draw replaces the key of the environment.
+            drawn = environment.prng_key is not seed
         _check_functional(module, before)
+        if drawn and key is None:
+            raise ValueError(
+                "key is None, and module draws random numbers (dropout, for instance): every call "
+                "would draw the same ones. Pass key=..., another one in each step, or call "
+                "module.eval() before."
+            )
         for name, array in environment.t2j_iso(weights).items():
             # The conversion copies nothing: another array under a name is an operation in place.
             if array is not given[0][name]:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from metastep import saving as checkpoints
 from metastep.learned.segment import LearnedTrainingState
 from metastep.learned.setting import MetaHistory
-from metastep.minimize.driving import Checkpoint, to_resume
+from metastep.minimize.driving import Checkpoint, require_same_run, to_resume
 from metastep.results import RESULTS
 from metastep.types import Outer
 
@@ -54,21 +54,24 @@ def history_of(state: State) -> MetaHistory:
     return MetaHistory(list(values), list(norms), list(nonfinite), results, list(state.monitored))
 
 
-def save(checkpoint: Checkpoint, state: State) -> None:
+def save(checkpoint: Checkpoint, identity: str, state: State) -> None:
     """Write the arrays, and everything else as notes."""
     # After an interruption inside an update both lists may be one entry ahead of the arrays.
     log = state.log[: state.updates]
     monitored = [pair for pair in state.monitored if pair[0] <= state.updates]
     arrays, *rest = state._replace(log=log, monitored=monitored)
-    checkpoints.save(checkpoint.file, arrays, dict(zip(State._fields[1:], rest, strict=True)))
+    notes = dict(zip(State._fields[1:], rest, strict=True))
+    checkpoints.save(checkpoint.file, arrays, {"identity": identity, **notes})
 
 
-def restore(checkpoint: Checkpoint, state: State) -> State:
+def restore(checkpoint: Checkpoint, identity: str, state: State) -> State:
     """Return the saved state, if any, and check before the run that saving is possible."""
     if not to_resume(checkpoint):
-        save(checkpoint, state)
+        save(checkpoint, identity, state)
         return state
     arrays, notes = checkpoints.load(checkpoint.file, state.arrays)
+    require_same_run(checkpoint, notes, identity)
+    del notes["identity"]
     try:
         places = tuple(Place(*place) for place in notes.pop("places"))
         best = tuple(notes.pop("best"))

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from math import inf, isfinite
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -22,6 +23,7 @@ from jaxtyping import Array
 
 from metastep.checks import require_key
 from metastep.compilation import compiled
+from metastep.fingerprint import fingerprint
 from metastep.learned.meta_state import Arrays, Place, State, history_of, restore, save
 from metastep.learned.segment import (
     LearnedTraining,
@@ -76,20 +78,22 @@ def meta_train(
     """
     require_key(key)
     state = _begin(setting, key, weights)
+    identity = ""
     if checkpoint is not None:
-        state = restore(checkpoint, state)
+        identity = _identity(setting, key, weights, state)
+        state = restore(checkpoint, identity, state)
     tasks: dict[int, Task] = {}
     try:
         while state.updates < setting.updates:
             state = _update(setting, key, state, tasks)
             if checkpoint is not None and state.updates % checkpoint.every == 0:
-                save(checkpoint, state)
+                save(checkpoint, identity, state)
             if callback is not None:
                 callback(state.updates, history_of(state))
     finally:
         # Also after Ctrl-C, since `state` is always complete between two updates.
         if checkpoint is not None:
-            save(checkpoint, state)
+            save(checkpoint, identity, state)
     judged, arrays = setting.monitor is not None, state.arrays
     return MetaRun(
         weights=arrays.weights,
@@ -97,6 +101,28 @@ def meta_train(
         best_update=state.best[0] if judged else state.updates,
         horizon=state.horizon,
         history=history_of(state),
+    )
+
+
+def _identity(setting: MetaTraining, key: RandomKey, weights: Outer | None, state: State) -> str:
+    """Return a digest of a run: of one update, the options, the key and the first weights."""
+    unrolls, monitor = setting.unrolls, setting.monitor
+    blocks = -(-unrolls.longest // unrolls.block)
+    like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype) if eqx.is_array(x) else x
+
+    def update(problem: LearnedTraining, arrays: Arrays) -> _Updated:
+        now, first = arrays.weights, arrays.trajectories[0]
+        segment = run_segment(problem, now, first, jnp.asarray(1), unrolls.block, blocks)
+        clip = jnp.asarray(setting.clip)
+        return _apply(setting.meta_optimizer, clip, now, arrays.meta_state, segment)
+
+    return fingerprint(
+        lambda problem, arrays, key, weights: update(problem, arrays),
+        setting.problem(setting.tasks(0)),
+        jax.tree.map(like, state.arrays),
+        key,
+        weights,
+        more=(unrolls, setting.trajectories, monitor and (monitor.every, monitor.steps)),
     )
 
 

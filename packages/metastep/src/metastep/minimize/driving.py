@@ -1,6 +1,6 @@
 """What Python does between two stretches of compiled outer steps: save, show, call back, stop."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,18 +99,34 @@ def to_resume(checkpoint: Checkpoint) -> bool:
     return there
 
 
-def restore(checkpoint: Checkpoint, carry: Carry) -> tuple[Carry, list[float]]:
+def restore(checkpoint: Checkpoint, identity: str, carry: Carry) -> tuple[Carry, list[float]]:
     """Return the saved state, if any, and check before the run that saving is possible."""
     if not to_resume(checkpoint):
         # A first file before the run shows a missing permission or a full disk at once.
         if jax.process_index() == 0:
-            checkpoints.save(checkpoint.file, carry, {"seconds_per_step": []})
+            _save(checkpoint, identity, carry, [])
         return carry, []
     carry, notes = checkpoints.load(checkpoint.file, carry)
     seconds: Any = notes.get("seconds_per_step")
     if not has_type(seconds, tuple[float, ...]):
         raise checkpoints.CheckpointError(f"{checkpoint.file} belongs to another kind of run.")
+    require_same_run(checkpoint, notes, identity)
     return carry, seconds
+
+
+def require_same_run(checkpoint: Checkpoint, notes: Mapping[str, Any], identity: str) -> None:
+    """Raise a CheckpointError unless the notes of a file name the run that is to be resumed."""
+    if notes.get("identity") != identity:
+        raise checkpoints.CheckpointError(
+            f"{checkpoint.file} belongs to another run: its problem, data, initial "
+            "hyperparameters, estimator, optimizer or key (or the version of JAX) are not those "
+            "of this one. Resume with what it was written with, or choose another file."
+        )
+
+
+def _save(checkpoint: Checkpoint, identity: str, carry: Carry, seconds: list[float]) -> None:
+    notes = {"seconds_per_step": seconds, "identity": identity}
+    checkpoints.save(checkpoint.file, carry, notes)
 
 
 @dataclass(frozen=True)
@@ -119,6 +135,7 @@ class Pauses:
 
     every: int
     checkpoint: Checkpoint | None
+    identity: str
     callback: Callable[[Report], bool | None] | None
     show: Callable[[int, float], None]
 
@@ -132,7 +149,7 @@ class Pauses:
         """Write the checkpoint, if there is one."""
         # All processes hold the same state, and the first one writes it.
         if self.checkpoint is not None and jax.process_index() == 0:
-            checkpoints.save(self.checkpoint.file, carry, {"seconds_per_step": seconds})
+            _save(self.checkpoint, self.identity, carry, seconds)
 
     def save_if_due(self, carry: Carry, seconds: list[float], step: int, steps: int) -> None:
         """Write the checkpoint after every period and after the last step."""

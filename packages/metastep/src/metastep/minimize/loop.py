@@ -1,6 +1,7 @@
 """One outer step, and the compiled loop over many of them."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import equinox as eqx
@@ -12,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from metastep.compilation import compiled
 from metastep.estimators.base import AbstractEstimator, Estimate
+from metastep.fingerprint import fingerprint
 from metastep.problems.base import AbstractProblem
 from metastep.results import RESULTS
 from metastep.trees import norm, same_structure
@@ -196,6 +198,19 @@ def advance(loop: Loop, carry: Carry, stop: Int[Array, ""]) -> Carry:
     body = lambda arrays: eqx.filter(loop.body(eqx.combine(arrays, static)), eqx.is_array)
     arrays = jax.lax.while_loop(lambda arrays: going_on(eqx.combine(arrays, static)), body, arrays)
     return eqx.combine(arrays, static)
+
+
+def identity_of(loop: Loop, outer: Outer, carry: Carry) -> str:
+    """Return a digest of a run: of one outer step, the arrays in it and the first hyperparameters.
+
+    The devices and the number of tasks that are run together do not matter.
+    """
+    alone = replace(loop, mesh=None, tasks_at_once=1)
+    # The state is that of some step, and its values are no part of the run's identity.
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype) if eqx.is_array(x) else x, carry
+    )
+    return fingerprint(lambda loop, outer, carry: loop.body(carry), alone, outer, shapes)
 
 
 @compiled

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from metastep.checks import integer, require, require_count, require_key
 from metastep.estimators.base import AbstractEstimator, require_estimator
 from metastep.minimize.driving import Checkpoint, Pauses, Report, drive, progress_bar, restore
-from metastep.minimize.loop import Carry, History, Loop, Problem, Recorder, begin
+from metastep.minimize.loop import Carry, History, Loop, Problem, Recorder, begin, identity_of
 from metastep.problems.base import AbstractProblem
 from metastep.results import RESULTS
 from metastep.trees import as_hyperparameters
@@ -179,16 +179,18 @@ def minimize(
         mesh = Mesh(mesh.devices, mesh.axis_names)
     options = mesh, project, record, on_failure == "raise"
     loop = Loop(problem, estimator, optimizer, key, tasks or 1, together, *options)
+    given = loop, outer
     # Also on the devices of other processes, which hold the same state.
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
     placed = lambda tree: tree if everywhere is None else eqx.filter_shard(tree, everywhere)
     loop, outer = placed((loop, outer))
-    carry, seconds = begin(loop, outer, total), []
+    carry, seconds, identity = begin(loop, outer, total), [], ""
     if checkpoint is not None:
-        carry, seconds = restore(checkpoint, carry)
+        identity = identity_of(*given, carry)
+        carry, seconds = restore(checkpoint, identity, carry)
         carry = placed(carry)
     with progress_bar(progress, total) as show:
-        pauses = Pauses(period, checkpoint, callback, show)
+        pauses = Pauses(period, checkpoint, identity, callback, show)
         carry = drive(loop, carry, seconds, total, pauses)
     return _finish(carry, together, seconds)
 

@@ -149,6 +149,11 @@ CLAIMS = (
         measure=_expected,
         verdict=every(NEAR),
         evidence=each(PLACE),
+        reasons={
+            False: "Only the first eigenvalues of E[M], about as many as the classes less one, are "
+            "large enough for the condition of Theorem C.7.1; after them the overlap rises "
+            "slowly, beyond m."
+        },
     ),
     _theorem("theorem-place", "the peak is at m (here: within 10 %).", NEAR, PLACE),
     _theorem(
@@ -184,6 +189,10 @@ CLAIMS = (
             "{model} {layer}: {first:.4f} at 1, {at_reach:.4f} at {reach:g}, {after:.4f} at twice "
             "that, {at_outputs:.4f} at m = {outputs}"
         ),
+        reasons={
+            False: "In the first layer the networks have the same inputs: the later eigenvectors "
+            "of E[x x^T] are shared, too, and the overlap stays level where it should fall."
+        },
     ),
     Statement(
         "product-predicts-peak",
@@ -194,6 +203,10 @@ CLAIMS = (
         measure=hidden,
         verdict=every("abs(product / place - 1) <= 0.1"),
         evidence=each("{model} {layer}: at {place}, by the products at {product}"),
+        reasons={
+            False: "In convolutions the product is not exact; a curve that is nearly level "
+            "has its peak where noise puts it."
+        },
     ),
     Statement(
         "output-layer",
@@ -207,6 +220,10 @@ CLAIMS = (
             "{model}, k = 1, middle, {dimension}, 2 c: {first:.3f}, {middle:.3f}, {gap:.3f}, "
             "{later:.3f}; (t_1 . t_2)^2 is {alignment:.3f}"
         ),
+        reasons={
+            False: "After as little training the first eigenvectors of the output layers are not "
+            "aligned yet: the overlap grows up to c - 1."
+        },
     ),
     Statement(
         "early-peak",
