@@ -21,6 +21,13 @@ def test_blank_lines_before_the_header(tmp_path, front):
     assert table.to_dict("list") == {"x": ["1", "2"], "y": ["a", "b"]}
 
 
+@pytest.mark.parametrize("name", ["height, cm", '"height, in cm, of a plant"', "a|b"])
+def test_signs_in_names_of_columns_are_no_separators(tmp_path, name):
+    (tmp_path / "table.csv").write_text(f"{name};y\n1;a\n2;b\n")
+    found = read_labelled(tmp_path / "table.csv", "y")
+    assert (list(found.table.columns), found.separator) == ([name.strip('"'), "y"], ";")
+
+
 @pytest.mark.parametrize("zone", [None, UTC])
 def test_a_time_is_the_same_number_in_both_files(tmp_path, zone):
     times = pd.date_range("2024-02-27", periods=8, tz=zone)

@@ -69,7 +69,7 @@ def read_labelled(path: Path, column: str) -> LabelledFile:
     if name.suffix.lower() == ".parquet":
         table, separator = _parquet(name, content), ","
     else:
-        table, separator = _text(name, content)
+        table, separator = _text(name, content, column)
     if not len(table):
         raise RefusedError(f"{name} has no rows")
     if column not in table.columns:
@@ -143,7 +143,7 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _text(path: Path, content: bytes) -> tuple[Frame, str]:
+def _text(path: Path, content: bytes, column: str) -> tuple[Frame, str]:
     """Return every cell as text, and the separator. `matrix.py` decides which are numbers."""
     try:
         text = content.decode("utf-8-sig")
@@ -158,11 +158,14 @@ def _text(path: Path, content: bytes) -> tuple[Frame, str]:
         raise RefusedError(f"{path} holds NUL characters and is no table of texts")
     # As pandas does: blank lines in front are not the header.
     text = re.sub(r"\A(?: *[\r\n])+", "", text)
-    # By the header alone: texts in the rows hold commas, too.
-    first = text.split("\n", 1)[0]
-    separator = max(SEPARATORS, key=first.count)
     csv.field_size_limit(2**27)  # without line breaks, a file is one long header
-    header = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), [])
+    # By the header alone: texts in the rows hold commas, too, and so may a name.
+    lines, headers = io.StringIO(text, newline=""), {}
+    for sign in SEPARATORS:
+        lines.seek(0)
+        headers[sign] = next(csv.reader(lines, delimiter=sign), [])
+    separator = max(headers, key=lambda sign: (column in headers[sign], len(headers[sign])))
+    header = headers[separator]
     _check_header(path, header)  # before pandas, which renames columns of equal names
     try:
         with warnings.catch_warnings():
