@@ -109,7 +109,7 @@ def apply_network(params: tuple[Array, Array, Array, Array], inputs: Array) -> A
 def _boosted(inputs: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Any:
     """Train trees on weighted examples."""
     # Small trees with a penalty: deep ones memorize the labels that they are to judge.
-    # From 10,000 examples on they stop early, by a random part: it must be the same one again.
+    # Beyond 10,000 examples they stop early, by a random part: it must be the same one again.
     trees = HistGradientBoostingClassifier(
         max_iter=60, max_leaf_nodes=15, min_samples_leaf=10, l2_regularization=1.0, random_state=0
     )

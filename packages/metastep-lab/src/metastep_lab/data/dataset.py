@@ -33,7 +33,7 @@ class DownloadError(DataError, OSError):
     """A file could not be downloaded, or is not the expected one."""
 
 
-# Not comparable: the comparison of two arrays has no truth value.
+# Compared by identity: `==` of two arrays has no single truth value.
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """NumPy arrays together with where they come from.
