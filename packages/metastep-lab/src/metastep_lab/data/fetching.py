@@ -212,6 +212,7 @@ def default_folder() -> Path:
 
 
 def _is_there(path: Path, sha256: str) -> bool:
+    # A broken link counts as there: it is somebody's, and `os.replace` would remove it.
     if not os.path.lexists(path):
         return False
     if path.is_file() and sha256_of(path) == sha256:

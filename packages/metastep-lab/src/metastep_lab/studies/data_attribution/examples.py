@@ -66,6 +66,7 @@ def paragraphs(
     words, names = np.concatenate([loaded[part] for part in parts]), loaded["vocabulary"]
     ends = np.flatnonzero(names[words] == "<eos>")
     lines = np.split(words, ends + 1)
+    # Longer than the context, so that none ends within it. Headings are lines such as = Title =.
     whole = [line[:CONTEXT] for line in lines if len(line) > CONTEXT and names[line[0]] != HEADING]
     rows, rng = _rows(len(whole), sizes, "WikiText-2", seed)
     # Of all the text, so that every seed has the same vocabulary and the model one shape.

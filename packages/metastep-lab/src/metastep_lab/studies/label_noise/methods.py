@@ -80,6 +80,7 @@ def choose_penalty(examples: Examples, seed: int) -> float:
 
     The search starts at the largest and stops when the loss rises: small penalties take longest.
     """
+    # A list, since every penalty goes through the same folds.
     folds = list(KFold(PENALTY_FOLDS, shuffle=True, random_state=seed).split(*examples))
 
     def loss(penalty: float) -> float:
