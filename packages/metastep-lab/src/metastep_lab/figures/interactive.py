@@ -85,9 +85,9 @@ def interactive(figure: Figure) -> str | None:
 def _numbered(text: str) -> str:
     """Bokeh counts its objects over the whole process; count from one in each figure."""
     names: dict[str, str] = {}
-    # Bokeh's count begins at p1000, hence the four digits.
-    rename = lambda found: names.setdefault(found[0], f'"p{len(names) + 1}"')
-    return re.sub(r'"p\d{4,}"', rename, text)
+    rename = lambda found: found[1] + names.setdefault(found[2], f'"p{len(names) + 1}"')
+    # By the key: a label may look like a name. Quotes within a text have a backslash.
+    return re.sub(r'("(?:root_)?id":)("p\d+")', rename, text)
 
 
 def _panel(axes: Axes, shared: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
