@@ -165,7 +165,10 @@ def _lanczos(
     values, mixing, residuals = ritz
     # Padding with zeros includes the residual block: slicing it off would copy the basis.
     vectors = jnp.pad(mixing[:, :k].T, ((0, 0), (0, block))) @ state.basis
-    return Found(values[:k], vectors, residuals[:k], state.products)
+    # The recurrence takes the products for exact. Their rounding stays below what it can see, so
+    # it counts here and not in the loop, which could not lower it.
+    rounding = jnp.finfo(values.dtype).eps * jnp.abs(values[0])
+    return Found(values[:k], vectors, jnp.hypot(residuals[:k], rounding), state.products)
 
 
 class _Ritz(NamedTuple):
