@@ -282,6 +282,21 @@ def test_a_header_of_a_tar_archive_that_unpacks_to_gigabytes(tmp_path, monkeypat
         read_tar(tmp_path / "a.tar.gz", lambda name: True)
 
 
+def test_a_member_of_a_zip_archive_that_says_it_is_small(tmp_path, monkeypatch):
+    """All of it would be unpacked before the excess is noticed."""
+    monkeypatch.setattr("metastep_lab.data.reading.LARGEST", 2**20)  # room that is set aside
+    packed = bytearray(archive(("a", bytes(2**26)), compression=zipfile.ZIP_DEFLATED))
+    directory = packed.rfind(b"PK\x01\x02")
+    packed[directory + 24 : directory + 28] = (10).to_bytes(4, "little")  # the unpacked size
+    (tmp_path / "a.zip").write_bytes(packed)
+    tracemalloc.start()
+    with pytest.raises(DataCorruptError, match="damaged"):
+        read_zip(tmp_path / "a.zip", bool)
+    largest = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert largest < 2**23
+
+
 def test_devices_and_pipes_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero")):

@@ -72,6 +72,19 @@ def test_pairs_that_have_not_converged_are_marked(x64, matrix, key):
     assert not jnp.any(pairs.converged)
 
 
+def test_pairs_below_the_rounding_of_the_products_have_not_converged(key):
+    """One eigenvalue of 1e4 beside 1 to 2: in float32 its products are off by about 1e-3."""
+    basis, _ = np.linalg.qr(np.random.default_rng(2).normal(size=(200, 200)))
+    values = np.append(np.linspace(1, 2, 199), 1e4)
+    matrix = jnp.asarray(basis * values @ basis.T, jnp.float32)
+    pairs = top_eigenpairs(SymmetricMatrix(matrix), 4, method=Lanczos(tolerance=1e-4), key=key)
+    assert pairs.converged.tolist() == [True, False, False, False]
+    vectors, found = np.asarray(pairs.vectors, float), np.asarray(pairs.values, float)
+    true = np.linalg.norm(vectors @ np.asarray(matrix, float) - found[:, None] * vectors, axis=1)
+    # Rounding adds up over 200 terms, so an estimate within a factor of ten is what one can have.
+    assert np.all(pairs.residuals > true / 10)
+
+
 def test_a_start_near_the_eigenvectors_takes_fewer_products(x64, matrix, key):
     method = METHODS["block"]
     cold = top_eigenpairs(SymmetricMatrix(matrix), 8, method=method, key=key)

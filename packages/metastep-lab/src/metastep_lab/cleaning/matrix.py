@@ -46,15 +46,9 @@ class Matrix(NamedTuple):
 
 
 def make_matrix(file: LabelledFile, validation: LabelledFile | None, dense: bool) -> Matrix:
-    """Turn the columns into features.
+    """Turn the columns of a file, and of one with checked labels, into features.
 
-    Args:
-        file: the file to clean.
-        validation: one with checked labels, or None.
-        dense: whether the model cannot use a sparse matrix; a large one is projected then.
-
-    Returns:
-        The features.
+    `dense` says that the model cannot use a sparse matrix; a large one is projected then.
 
     Raises:
         RefusedError: for infinities and numbers near them, a column that is numeric in only one of
@@ -72,6 +66,7 @@ def make_matrix(file: LabelledFile, validation: LabelledFile | None, dense: bool
     )
     transformer = ColumnTransformer(
         [
+            # That a cell is empty may itself tell the class.
             ("numbers", SimpleImputer(strategy="median", add_indicator=True), kinds.numeric),
             ("categories", categories, kinds.categorical),
             *(
@@ -102,6 +97,7 @@ def _to_dense(train: Any) -> Callable[[Any], np.ndarray]:
     """Return how a sparse matrix becomes a dense one; beyond a size by its leading directions."""
     if train.shape[0] * train.shape[1] <= MOST_DENSE:
         return lambda matrix: matrix.toarray()
+    # Without centring, which would fill a sparse matrix.
     return TruncatedSVD(COMPONENTS, random_state=0).fit(train).transform
 
 
@@ -148,9 +144,16 @@ def _check_numbers(
 def _numbers(series: Any) -> np.ndarray:
     """Return the numbers of a column, NaN in cells without a number; times are in seconds."""
     # Parquet keeps the types; every cell of a text file is a text.
+    if pd.api.types.infer_dtype(series, skipna=True) == "date":
+        series = pd.to_datetime(series)
+    if pd.api.types.is_timedelta64_dtype(series):
+        # `to_numeric` makes the least 64-bit integer of a missing one.
+        return series.dt.total_seconds().to_numpy(dtype=float)
     if pd.api.types.is_datetime64_any_dtype(series):
-        seconds = (series - series.min()).dt.total_seconds()
-        return seconds.to_numpy(dtype=float)
+        # From a fixed date: the same time is the same number in the validation file. Its unit is
+        # not the default nanosecond, in which 64 bits end in the year 2262.
+        begin = pd.Timestamp(0, tz=series.dt.tz).as_unit("s")
+        return (series - begin).dt.total_seconds().to_numpy(dtype=float)
     if pd.api.types.is_bool_dtype(series):
         return series.astype(float).to_numpy()
     stripped = series.map(lambda cell: cell.strip() if isinstance(cell, str) else cell)

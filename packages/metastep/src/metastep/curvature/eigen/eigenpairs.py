@@ -18,8 +18,8 @@ class EigenPairs(eqx.Module):
     Attributes:
         values: the k largest eigenvalues found.
         vectors: a tree like the operator's vectors, with a leading axis of k.
-        residuals: |H v - lambda v|. Those of Lanczos omit the rounding of the products, about
-            the precision times the largest |eigenvalue|; eigenvalues below that are not resolved.
+        residuals: |H v - lambda v|. Those of Lanczos are estimates, at least the precision times
+            the largest eigenvalue, about which the products are rounded.
         converged: whether the residual is at most tolerance * |lambda|. Without it, a pair is not
             an eigenpair.
         products: the number of products with the operator.
