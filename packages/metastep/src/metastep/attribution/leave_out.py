@@ -207,6 +207,7 @@ class _Progress:
         """Write the file if `every` rows are done since the last time, or all are."""
         if self.checkpoint is not None:
             every = self.checkpoint.every
+            # A batch finishes several removals, and may step over a multiple of `every`.
             if done == len(values) or done // every > before // every:
                 self._write(values, done)
 

@@ -229,6 +229,7 @@ def compile_with(function: Callable[..., Any], *arguments: Any, optimised: bool 
     chosen = compiler_options() | ({} if optimised else UNOPTIMISED)
     options: dict[str, Any] = {"compiler_options": chosen}
     jitted = eqx.filter_jit(function, **options)
+    # This compiles before the first call, since only a compiled program tells its memory.
     lowered = jitted.lower(*arguments)  # pyright: ignore[reportFunctionMemberAccess]
     program = lowered.compile()
     analysis = program.compiled.memory_analysis()

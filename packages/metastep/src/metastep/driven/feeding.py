@@ -40,6 +40,7 @@ class Feed:
         if self._source is None:
             return None
         batches = [self._checked(self._source, t) for t in range(begin, end)]
+        # A segment is one program, which scans over its batches.
         return jax.tree.map(lambda *rows: jnp.stack(rows), *batches)
 
     def _checked(self, source: Batches, t: int) -> PyTree[Array]:

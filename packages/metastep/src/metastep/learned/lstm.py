@@ -55,7 +55,7 @@ class CoordinatewiseLSTM(AbstractLearnedOptimizer):
             logarithm and sign.
     """
 
-    state_depends_on_weights: ClassVar[bool] = True
+    state_depends_on_weights: ClassVar[bool] = True  # its hidden state is made by the network
     units: int = eqx.field(static=True, default=20, converter=integer)
     layers: int = eqx.field(static=True, default=2, converter=integer)
     output_scale: float = eqx.field(static=True, default=0.01)

@@ -60,7 +60,9 @@ class InnerGradient(eqx.Module):
         """Return the value and the gradient of `loss`, which may close over traced values."""
         if self.mixed is False:
             return jax.value_and_grad(loss)(params)
-        # Captured values may be traced and differentiated, so they become arguments.
+        # Captured values may be traced and differentiated, so they become arguments. A lambda has a
+        # closure: equinox leaves a function without one as it is, with the arrays of global
+        # variables inside.
         pure = eqx.filter_closure_convert(lambda params: loss(params), params)
         captured, static = eqx.partition(pure, eqx.is_array)
         if any(map(jnp.iscomplexobj, jax.tree.leaves((params, captured)))):
