@@ -42,11 +42,24 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="module", autouse=True)
 def few_programs():
-    """Drop compiled programs in time: XLA crashes when a process has 65,530 memory maps.
+    """After each file, drop compiled programs in time."""
+    yield
+    drop_programs_in_time()
+
+
+@pytest.fixture(autouse=True)
+def few_programs_of_slow_tests(request):
+    """After each slow test, too: a single file of them compiles thousands of programs."""
+    yield
+    if request.node.get_closest_marker("slow"):
+        drop_programs_in_time()
+
+
+def drop_programs_in_time():
+    """Drop compiled programs before XLA crashes, which it does at 65,530 maps of memory.
 
     They also take memory: without a bound 6 GiB of each process of `make test-slow`.
     """
-    yield
     process = Path("/proc/self")
     if not process.exists():
         return

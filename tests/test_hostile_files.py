@@ -6,6 +6,8 @@ import io
 import json
 import os
 import tarfile
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import jax
@@ -66,6 +68,21 @@ def test_nothing_beyond_the_limit_is_unpacked(tmp_path, reader, monkeypatch):
     monkeypatch.setattr("zipfile.ZipFile.open", None)
     with pytest.raises(error, match=r"arrays\.npz"):
         read_it(path)
+
+
+def test_no_more_is_unpacked_than_a_member_states():
+    content, size = io.BytesIO(), 2**14
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("a.npy", whole(np.zeros(size, np.uint8)) + bytes(2**24))
+        packed.getinfo("a.npy").file_size = len(whole(np.zeros(size, np.uint8)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="CRC"):
+            parse_arrays(content.getvalue(), largest=2**15)
+        # A few copies of what is stated, and not the 16 MiB behind it.
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_is_not_wanted_stays_packed(tmp_path):
@@ -263,6 +280,21 @@ def test_a_header_of_a_tar_archive_that_unpacks_to_gigabytes(tmp_path, monkeypat
     (tmp_path / "a.tar.gz").write_bytes(gzip.compress(info.tobuf() + bytes(2**24)))
     with pytest.raises(DataCorruptError, match="more than 1 GiB"):
         read_tar(tmp_path / "a.tar.gz", lambda name: True)
+
+
+def test_a_member_of_a_zip_archive_that_says_it_is_small(tmp_path, monkeypatch):
+    """All of it would be unpacked before the excess is noticed."""
+    monkeypatch.setattr("metastep_lab.data.reading.LARGEST", 2**20)  # room that is set aside
+    packed = bytearray(archive(("a", bytes(2**26)), compression=zipfile.ZIP_DEFLATED))
+    directory = packed.rfind(b"PK\x01\x02")
+    packed[directory + 24 : directory + 28] = (10).to_bytes(4, "little")  # the unpacked size
+    (tmp_path / "a.zip").write_bytes(packed)
+    tracemalloc.start()
+    with pytest.raises(DataCorruptError, match="damaged"):
+        read_zip(tmp_path / "a.zip", bool)
+    largest = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert largest < 2**23
 
 
 def test_devices_and_pipes_are_refused(tmp_path):

@@ -186,6 +186,9 @@ def test_damped_inverses_and_the_corrected_diagonal(x64, operators):
     assert np.linalg.norm(heuristic - inverse) < np.linalg.norm(inverse)
     single = jax.tree.map(lambda matrix: matrix.astype(jnp.float32), kronecker)
     assert factored_inverse(single, damping).output["fc1.weight"].dtype == jnp.float32
+    # The Hessian of a layer without active units is 0, and its damped inverse I / damping.
+    dead = factored_inverse(jax.tree.map(jnp.zeros_like, kronecker), damping).as_matrix()
+    np.testing.assert_allclose(dead, jnp.eye(size) / damping, rtol=1e-12)
 
     risk = CASES["fully connected"].make(jax.random.key(3))
     block = operators["layer"].as_matrix()

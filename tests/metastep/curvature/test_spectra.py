@@ -1,5 +1,6 @@
 """Eigenpairs, traces, densities and subspaces against dense linear algebra."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +27,7 @@ from metastep.curvature import (
     xtrace,
 )
 from metastep.curvature.eigen import lanczos
+from metastep.curvature.operators.base import AbstractOperator
 from tests.metastep.curvature.cases import CASES, loss_of
 
 SIZE = 60
@@ -68,6 +70,19 @@ def test_pairs_that_have_not_converged_are_marked(x64, matrix, key):
     assert not jnp.all(pairs.converged) and pairs.products == 20
     pairs = top_eigenpairs(SymmetricMatrix(matrix * jnp.nan), 8, method=method, key=key)
     assert not jnp.any(pairs.converged)
+
+
+def test_pairs_below_the_rounding_of_the_products_have_not_converged(key):
+    """One eigenvalue of 1e4 beside 1 to 2: in float32 its products are off by about 1e-3."""
+    basis, _ = np.linalg.qr(np.random.default_rng(2).normal(size=(200, 200)))
+    values = np.append(np.linspace(1, 2, 199), 1e4)
+    matrix = jnp.asarray(basis * values @ basis.T, jnp.float32)
+    pairs = top_eigenpairs(SymmetricMatrix(matrix), 4, method=Lanczos(tolerance=1e-4), key=key)
+    assert pairs.converged.tolist() == [True, False, False, False]
+    vectors, found = np.asarray(pairs.vectors, float), np.asarray(pairs.values, float)
+    true = np.linalg.norm(vectors @ np.asarray(matrix, float) - found[:, None] * vectors, axis=1)
+    # Rounding adds up over 200 terms, so an estimate within a factor of ten is what one can have.
+    assert np.all(pairs.residuals > true / 10)
 
 
 def test_a_start_near_the_eigenvectors_takes_fewer_products(x64, matrix, key):
@@ -113,6 +128,31 @@ def test_the_dual_problem_of_a_layer_with_fewer_entries_than_rows(x64, key):
     np.testing.assert_allclose(pairs.values, expected, atol=1e-10)
 
 
+class Counted(AbstractOperator):
+    """A diagonal matrix that counts its products."""
+
+    entries: jax.Array
+    calls: list = eqx.field(static=True)
+
+    def structure(self):
+        return jax.ShapeDtypeStruct(self.entries.shape, self.entries.dtype)
+
+    def mv(self, vector):
+        jax.debug.callback(lambda _: self.calls.append(1), vector[0])
+        return self.entries * vector
+
+
+def test_the_tolerance_decides_when_lobpcg_ends_and_products_are_counted(key):
+    """The precision of float32 times the dimension, JAX's own limit, is no accuracy here."""
+    operator = Counted(jnp.linspace(0, 1, 5000, dtype=jnp.float32) ** 8, [])
+    pairs = top_eigenpairs(operator, 3, method=LOBPCG(tolerance=1e-3), key=key)
+    assert jnp.all(pairs.converged)
+    np.testing.assert_allclose(pairs.values, operator.entries[:-4:-1], rtol=1e-4)
+    jax.effects_barrier()
+    # JAX also multiplies one vector of zeros to see the shape, which goes unless it is counted.
+    assert len(operator.calls) == pairs.products + 1
+
+
 @pytest.mark.parametrize(
     ("k", "method", "message"),
     [
@@ -139,6 +179,15 @@ def test_trace_estimates_are_unbiased(x64, matrix, key, name):
     values = estimate(jax.random.split(key, 200)).value
     error = jnp.std(values) / jnp.sqrt(200)
     assert abs(jnp.mean(values) - jnp.trace(matrix)) < 4 * error
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_trace_estimates_have_the_units_of_the_operator(x64, matrix, key, name):
+    """Also where all products are far below the precision; a power of two rounds nothing."""
+    small = ESTIMATORS[name](SymmetricMatrix(matrix * 2.0**-70), 12, key=key)
+    estimate = ESTIMATORS[name](SymmetricMatrix(matrix), 12, key=key)
+    found = [2.0**70 * one for one in (small.value, small.standard_error)]
+    np.testing.assert_allclose(found, [estimate.value, estimate.standard_error], rtol=1e-12)
 
 
 @pytest.mark.parametrize("estimate", [hutchpp_trace, xtrace])
@@ -216,6 +265,17 @@ def test_the_full_hessian_is_exact_for_one_example(x64):
     plain = full_hessian_eigenpairs(risk, 2, bias=True)
     vectors = np.concatenate([v.reshape(2, -1) for v in plain.vectors.values()], axis=1)
     np.testing.assert_allclose(vectors @ vectors.T, np.eye(2), atol=1e-10)
+
+
+def test_the_full_hessian_above_a_layer_without_active_units(x64):
+    """Its outputs are all 0, and so is their mean, which has no direction."""
+    risk = CASES["fully connected"].make(jax.random.key(3))
+    params = eqx.tree_at(lambda p: p["fc1"]["bias"], risk.params, jnp.full(4, -100.0))
+    risk = type(risk)(risk.model, risk.loss, params, *risk.data)
+    for weighted in (True, False):
+        pairs = full_hessian_eigenpairs(risk, 2, weighted=weighted)
+        np.testing.assert_array_equal(pairs.values, 0)
+        assert all(jnp.all(jnp.isfinite(one)) for one in jax.tree.leaves(pairs.vectors))
 
 
 def dense_layers(risk):

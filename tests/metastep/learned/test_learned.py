@@ -250,6 +250,14 @@ def test_times_in_half_precision(dtype):
         np.testing.assert_allclose(found, expected, rtol=0, atol=float(jnp.finfo(dtype).eps))
 
 
+def test_large_features_in_half_precision():
+    """Squares of 1000 are above the largest number of float16, 65504."""
+    rows = jnp.array([[1000.0, -1000.0]], jnp.float16)
+    # Rounding of the result: one part in 2^11.
+    np.testing.assert_allclose(feature.scale_of_tensor(rows), [1e-3], rtol=5e-4)
+    np.testing.assert_allclose(feature.standardized([rows])[0], [[1.0, -1.0]], rtol=5e-4)
+
+
 def test_features_in_single_precision():
     """After 20 steps, against float64; 1 - 0.9999 in single precision would cost 3e-4."""
     grads = np.random.default_rng(0).normal(size=(20, 7))

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -145,6 +146,9 @@ def test_steps_beyond_the_horizon(tmp_path):
         beyond = run(load(path), 12)
         jax.effects_barrier()
     assert np.all(np.isfinite(beyond))
+    # The longest horizon that a file may have: one more step has no number in 32 bits.
+    longest = replace(read(path), horizon=2**31 - 1)
+    assert np.all(np.isfinite(run(longest.transformation(), 2)))
     assert np.array_equal(run(load(path), 9), run(load(path, steps=9), 9))
 
 

@@ -120,6 +120,11 @@ def test_project_and_record(key):
     assert jnp.abs(run.history.recorded["outer"]).max() <= 0.5
 
 
+def test_recorded_numbers_are_arrays(key):
+    run = minimize(problem(), key, steps=3, record=lambda step, outer, estimate: {"two": 2.0})
+    assert run.history.recorded["two"].tolist() == [2.0, 2.0, 2.0]
+
+
 def test_a_callback_sees_progress_and_stops(key):
     seen = []
 
@@ -154,6 +159,15 @@ def test_failures_raise_with_the_step_and_the_reason(key):
     first = int(np.flatnonzero(run.history.result != ms.RESULTS.successful)[0])
     with pytest.raises(ms.HypergradientError, match=f"outer step {first}: The inner state became"):
         minimize(broken, key, on_failure="raise", every=30)
+
+
+def test_a_skipped_failure_does_not_stop_a_resumed_run(tmp_path, key):
+    broken = problem(lambda w, outer, batch: jnp.sum((w - outer) ** 2) * jnp.nan)
+    path = tmp_path / "state"
+    once = lambda report: True
+    minimize(broken, key, checkpoint=ms.Checkpoint(path, every=1), callback=once)
+    with pytest.raises(ms.HypergradientError, match="outer step 1: The inner state became"):
+        minimize(broken, key, checkpoint=ms.Checkpoint(path, resume=True), on_failure="raise")
 
 
 def kept(step, outer, estimate):

@@ -3,13 +3,16 @@
 import json
 from dataclasses import fields, replace
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.stats
 
 from metastep import pac_bayes
+from metastep.pac_bayes.certify import mean_risk, relative_cross_entropy, write_certificate
 from metastep.pac_bayes.errors import misclassified
 from metastep.pac_bayes.examples import digest, trivial_error
 from tests.metastep.pac_bayes.exact import exact, moments_and_bounds
@@ -80,6 +83,36 @@ def test_every_number_of_a_certificate_comes_back_to_the_bit(certified, tmp_path
     changed = replace(certified.certificate, **dict.fromkeys(names, value))
     changed.save(tmp_path / "certificate.json")
     assert pac_bayes.Certificate.load(tmp_path / "certificate.json") == changed
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_the_better_of_two_prior_variances_is_used(certified, side):
+    """On both sides of the best variance, the index is the one towards it."""
+    posterior = certified.optimized.posterior
+    scales = np.concatenate([np.ravel(x) for x in jax.tree.leaves(posterior.log_scale)])
+    prior = np.mean(np.exp(2 * scales)) + certified.certificate.distance_squared / 6
+    rho = np.log(prior) / 2 + 0.5 * side
+    moved = eqx.tree_at(lambda p: p.log_prior_scale, posterior, jnp.asarray(rho))
+    risk = mean_risk(model, relative_cross_entropy, PARAMS, DATA)
+    found = write_certificate(
+        certified.optimized._replace(posterior=moved),
+        PRIOR,
+        SETTINGS,
+        risk,
+        np.zeros(10),
+        np.zeros(0),
+        None,
+        ceiling=1e4,
+    )
+    place = 100 * (np.log(1e4) - 2 * rho)
+    assert found.j == (np.ceil(place) if side > 0 else np.floor(place))
+
+
+def test_of_an_error_of_another_kind_no_trivial_answer_is_known():
+    settings = replace(SETTINGS, epochs=1, draws=100)
+    half = lambda output, target: 0.5 * misclassified(output, target)
+    found = pac_bayes.certify(model, DATA, error=half, **(GOOD | {"settings": settings}))
+    assert found.certificate.trivial_error == 1
 
 
 def test_saved_and_read_back(certified, tmp_path):
@@ -186,6 +219,7 @@ def test_a_vacuous_bound_is_called_so(certified, untested):
         ({"delta": 2.0}, "impossible: delta is 2"),
         ({"draws": 0}, "impossible"),
         ({"test_examples": 0}, "impossible: test_error"),
+        ({"test_draws": 0}, "impossible: test_error"),
         ({"test_error": None}, "impossible: test_error is None on 200"),
         ({"test_error": 0.9}, "contradicts a bound"),
         ({"trivial_error": 1.5}, "impossible: trivial_error is 1.5"),
@@ -196,6 +230,16 @@ def test_a_vacuous_bound_is_called_so(certified, untested):
 def test_falsified(certified, changed, reason):
     verdict = replace(certified.certificate, **changed).check()
     assert not verdict.holds and any(reason in text for text in verdict.reasons)
+
+
+@pytest.mark.parametrize(("examples", "draws"), [(50, 10**6), (10**6, 50), (50, 50)])
+def test_few_examples_or_few_draws_contradict_no_true_bound(certified, examples, draws):
+    """A rate that 50 draws reach with a chance above 1 / 1000 if the bound is the error."""
+    certificate = certified.certificate
+    unlucky = scipy.stats.binom.isf(0.001, 50, certificate.bound) / 50
+    test = {"test_examples": examples, "test_draws": draws, "test_error": unlucky}
+    assert replace(certificate, **test).check().holds
+    assert not replace(certificate, **(test | {"test_error": 0.95})).check().holds
 
 
 @pytest.mark.parametrize(

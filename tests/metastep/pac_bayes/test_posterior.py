@@ -272,3 +272,29 @@ def test_every_epoch_has_noise_of_its_own(risk):
     ).history[:, 0]
     losses = [*run(KEY), *run(jax.random.key(4))]
     assert len(np.unique(losses)) == 6
+
+
+def numbered(examples):
+    """A linear model whose loss tells which examples were used, whatever the weights."""
+    number, y = lambda z, y: y + 0 * z[0], jnp.arange(examples) / examples
+    return EmpiricalRisk(lambda p, x: p["W"] @ x, number, {"W": jnp.ones((1, 1))}, y[:, None], y)
+
+
+def test_every_epoch_has_an_order_of_its_own():
+    """Of 60 examples 17 are left out, and the loss is the mean over the others."""
+    found = pac_bayes.optimize(
+        numbered(60), {"W": jnp.zeros((1, 1))}, pac_bayes.BASE, key=KEY, epochs=3, batch_size=43
+    )
+    # The means are multiples of 1 / (60 * 43), far more than float32 rounds them.
+    assert len(np.unique(found.history[:, 0].round(5))) == 3
+
+
+def test_examples_are_drawn_with_replacement():
+    """The limit for the mean error needs independent draws, not every example in turn."""
+    risk = numbered(1000)
+    layout = posteriors.find_layout(risk)
+    parts = posteriors.initial_posterior(risk, layout), rotations.standard_basis(risk, layout)
+    optimized = Optimized(*parts, layout, np.zeros((1, 3)))
+    drawn = pac_bayes.draw_errors(risk, optimized, 500, KEY, lambda output, target: target)
+    # Of 1000 examples 500 draws meet 1000 (1 - 0.999^500) = 394, with a standard deviation of 8.
+    assert abs(len(np.unique(drawn)) - 394) < 32

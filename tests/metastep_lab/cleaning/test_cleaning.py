@@ -283,8 +283,9 @@ def test_bad_places(call, tmp_path):
     table["a"] = table["a"].astype(float) + 1
     table.to_csv("flowers.csv", index=False)
     refused(call, tmp_path, "another file or setting", *plain, "--out", "out", "--resume")
-    (tmp_path / "out" / "cleaning.json").write_text("{")
-    refused(call, tmp_path, "cleaning.json is damaged", *plain, "--out", "out")
+    for content in ("{", "[]", "{}"):
+        (tmp_path / "out" / "cleaning.json").write_text(content)
+        refused(call, tmp_path, "cleaning.json is damaged", *plain, "--out", "out")
 
 
 def test_parquet_with_lists_or_damage(call, tmp_path):

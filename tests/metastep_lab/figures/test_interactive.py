@@ -106,6 +106,15 @@ def test_the_same_figure_gives_the_same_text(tmp_path):
     assert path.name == "a.b.json" and path.read_text() == first
 
 
+def test_labels_that_look_like_names_of_objects_stay():
+    labels = ["p1000", "p1", '"id":"p1000"']
+    figure = line_figure(Lines(dict.fromkeys(labels, (X, X)), x_label="p2000", y_label="y"))
+    panel = panel_of(figure)
+    assert [entry["label"] for entry in panel["legend"]["entries"]] == labels
+    assert {name for name, *_ in glyphs(panel)} == set(labels)
+    assert '"axis_label": "p2000"' in json.dumps(panel)
+
+
 def test_what_a_logarithmic_axis_cannot_show_is_a_gap():
     values = np.array([1.0, np.nan, -1.0, 0.0, 5.0])
     panel = Lines({"": (X, values)}, x_label="x", y_label="y", y_log=True)

@@ -36,7 +36,8 @@ def rich(record):
     table = record.tables["sums"]
     steps, sums = np.asarray(table["step"]) + 1, np.abs(table["sum"]) + 0.1
     figure, (left, right) = new_figure(columns=2)
-    series = {"measured": (steps, sums), "other": (steps, 2 * sums)}
+    # The second label looks like a name that Bokeh gives to an object.
+    series = {"measured": (steps, sums), "p2": (steps, 2 * sums)}
     bands = {"measured": (sums / 2, sums * 2)}
     dashed = {"measured": (steps, 1.1 * sums)}
     labels = {"x_label": "step", "y_label": "size"}
@@ -121,7 +122,7 @@ def test_pointing_shows_values_and_the_legend_hides_lines(opened):
     place = figure.evaluate(
         """figure => {
           const view = Bokeh.index.roots.find(view => figure.contains(view.el));
-          const line = view.model.renderers.find(one => one.name === "other");
+          const line = view.model.renderers.find(one => one.name === "p2");
           const { x, y } = line.data_source.data;
           const box = view.canvas_view.el.getBoundingClientRect();
           const { x_scale, y_scale } = view.frame;
@@ -132,11 +133,11 @@ def test_pointing_shows_values_and_the_legend_hides_lines(opened):
     page.mouse.move(*place, steps=3)
     tip = page.locator(".bk-Tooltip")
     tip.wait_for(timeout=3000)
-    assert tip.get_by_text("other", exact=True).is_visible()
+    assert tip.get_by_text("p2", exact=True).is_visible()
     assert tip.get_by_text("step: 3").is_visible()
 
     before = figure.evaluate(COLORED)[0]
-    for name in ("measured", "other"):
+    for name in ("measured", "p2"):
         button = figure.get_by_role("button", name=name, exact=True)
         button.focus()
         page.keyboard.press("Enter")

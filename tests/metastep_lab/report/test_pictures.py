@@ -82,9 +82,10 @@ ENTITIES = b'<!DOCTYPE s [<!ENTITY a "b">]><svg viewBox="0 0 1 1"><path d="&a;"/
     [
         *(b"", b"<svg", b"<svg/>", b'<svg viewBox="a b c d"/>', b'<svg viewBox="0 0 1"/>'),
         *(b'<svg viewBox="0 0 1 inf"/>', b'<svg viewBox="0 0 nan 1"/>', ENTITIES),
+        *(ENTITIES.decode().encode("utf-16"), ENTITIES.decode().encode("utf-16-le")),
         SVG.format(DEEP).encode(),
     ],
-    ids=lambda content: content[:40].decode(),
+    ids=lambda content: content[:40].decode(errors="replace"),
 )
 def test_what_is_no_picture_is_refused(content):
     with pytest.raises(PictureError):

@@ -44,7 +44,21 @@ def test_seeds(text, seeds):
 
 @pytest.mark.parametrize(
     "text",
-    ["", ":", "3:", ":3", "5:5", "5:2", "a", "1,", "-1", "0:99999999999", "4294967296", "1.5"],
+    [
+        "",
+        ":",
+        "3:",
+        ":3",
+        "5:5",
+        "5:2",
+        "a",
+        "1,",
+        "-1",
+        "0:99999999999",
+        "4294967296",
+        "1.5",
+        "1,9999999999,2",
+    ],
 )
 def test_malformed_seeds(text):
     with pytest.raises(RefusedError, match="--seeds is"):

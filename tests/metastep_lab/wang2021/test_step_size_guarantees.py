@@ -53,7 +53,7 @@ def test_every_claim_can_fail():
     spoiled = (
         ("theorem-4", "settling", "updates == 200", {"bound": 150.0}),
         ("theorem-4", "settling", "updates == 200", {"updates": np.nan, "bound": 1e5}),
-        ("theorem-4-rate", "rates", "quantity == 'k_0'", {"upper": 6.5}),
+        ("theorem-4-rate", "rates", "quantity == 'k_0'", {"upper": 2.1}),
         ("theorem-7", "samples", f"mode == '{TRAIN}' and tasks == 16", {"held": 290}),
         ("theorem-8", "samples", f"mode == '{VALID}' and tasks == 16", {"held": 290}),
         *(
@@ -99,6 +99,21 @@ def test_descents_settle_where_loops_do():
         if first == 2.0:
             far = np.flatnonzero(np.array(path) > distance / eigenvalues[-1])
             assert updates == far[-1] + 2 < bound
+
+
+def test_the_bound_of_theorem_4_has_the_extreme_coordinates_alone():
+    """By hand for L = 2, alpha = 1, c_1^2 = c_d^2 = 0.49 and epsilon = 1/4.
+
+    D_max = 4 * 8 / 0.49, k_1 = (4 D_max)^2, R = M^ - 1/2 with M^ = 1 + D_max, and D_min is the
+    smaller of 2 epsilon c_d^2 / 2 and 2 epsilon c_1^2 4 / (2 M^ - 1)^2.
+    """
+    eigenvalues, squares = np.array([1.0, 1.5, 2.0]), np.array([0.49, 0.02, 0.49])
+    steepest = 32 / 0.49
+    reach = 1 + steepest
+    flattest = 0.5 * 0.49 * min(0.5, 4 / (2 * reach - 1) ** 2)
+    bound = (4 * steepest + (reach - 0.5) / flattest / 2) ** 2
+    found = descents.updates_bound(eigenvalues, squares, 0.25, 2.0)
+    assert found == pytest.approx(bound, rel=1e-12)
 
 
 def test_ties_are_all_judged():

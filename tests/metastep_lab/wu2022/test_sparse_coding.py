@@ -136,6 +136,13 @@ def test_the_claims_without_some_of_the_figures(vary):
     assert len(EXPERIMENT.figures(record)) == 1
 
 
+def test_figures_of_random_starts():
+    record = published(Config(seeds=1, vary=("noise",), initialization=("local",)))
+    table = record.tables["recovery"] | {"initialization": np.array(["random"] * 10)}
+    config = replace(record.config, initialization=("random",))
+    assert len(EXPERIMENT.figures(Record(config, {"recovery": table}, {}, {}))) == 1
+
+
 def test_both_algorithms_see_the_same_problem():
     config = replace(EXPERIMENT.presets["quick"], epochs=1, samples=20, realizations=(100,))
     cell = Cell(50, 100, 3, 100, 0.1, "sample", "baseline", 0, "drawn", True, 1e-3)

@@ -31,6 +31,7 @@ class Claim:
 
     def __post_init__(self):
         if self.holds is not None:
+            # Verdicts are counted by `is`, which is false of NumPy's True. The class is frozen.
             object.__setattr__(self, "holds", bool(self.holds))
 
 
@@ -81,6 +82,7 @@ def _judge(row: Statement, record: Record) -> Claim:
     if callable(row.evidence):
         evidence = row.evidence(numbers)
     else:
+        # `**` takes a DataFrame, too: its keys are the names of its columns.
         named = numbers if isinstance(numbers, Mapping | pd.DataFrame) else {}
         evidence = _Words().format(row.evidence, numbers, config=record.config, **named)
     claim = Claim(row.id, text, row.verdict(numbers), evidence)
@@ -150,6 +152,7 @@ def lacking(words: str, found: Callable[[Record], Any]) -> Callable[[Record], st
 
     def lacks(record: Record) -> str | None:
         value = found(record)
+        # A DataFrame has a length but refuses to be a truth value.
         return None if (len(value) if hasattr(value, "__len__") else value) else words
 
     return lacks
@@ -160,6 +163,7 @@ def mean_and_error(values: Frame) -> tuple[Any, Any]:
 
     NaN where a value is missing, and for the error of a single row.
     """
+    # pandas skips NaN by default: a seed that diverged would vanish from the mean.
     return values.mean(skipna=False), values.sem(skipna=False)
 
 
@@ -174,6 +178,7 @@ def every(condition: str) -> Callable[[Frame], bool | None]:
     The condition is on the columns, as `DataFrame.eval` takes it, such as `"overlap > 0.6"`. The
     verdict is None for no rows.
     """
+    # `all` of no rows is true: a run without such rows would confirm the claim.
     return lambda rows: rows.eval(condition).all() if len(rows) else None
 
 
@@ -185,4 +190,5 @@ def beyond(values: Column | float, margins: Column | float) -> bool | None:
     """
     if np.any(values < -margins):
         return False
+    # NaN is on neither side, so that a missing value alone decides nothing.
     return bool(np.all(values > margins)) or None

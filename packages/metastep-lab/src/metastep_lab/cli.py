@@ -51,15 +51,18 @@ def main(catalog: Sequence[Listing] = CATALOG) -> None:
 
 def invoke(arguments: Sequence[str], catalog: Sequence[Listing]) -> int:
     """Run one command, what follows the program's name, and return the exit status."""
+    # A terminal in Latin-1 or ASCII would end the command at the first sign that it lacks.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     debug = bool(os.environ.get("METASTEP_DEBUG"))
     try:
+        # Not standalone: typer would print its own errors in several lines and end the process.
         app = build_app(catalog)
         return app(list(arguments), prog_name="metastep", standalone_mode=False) or 0
     except typer.TyperException as error:
         return _complain(error.format_message(), BAD_INPUT)
+    # Both are a `ValueError`; any other one is a defect of ours and keeps its traceback.
     except (RefusedError, RunDirectoryError) as error:
         return _complain(str(error), BAD_INPUT, debug)
     except RunFailedError as error:

@@ -1,6 +1,7 @@
 """The examples below the help of each command."""
 
 EXAMPLES = {
+    # The backspace tells typer not to fill the lines of this paragraph.
     name: "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
     for name, lines in {
         "metastep": (

@@ -41,6 +41,7 @@ def list_command(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every field.")] = False,
 ) -> None:
     """Show every experiment: minutes, question, source."""
+    # With fields and presets, for which the experiments and hence JAX must be imported.
     if as_json:
         from metastep_lab.runs.choosing import described
 
@@ -135,6 +136,7 @@ def sweep_command(
 
     if status is not None:
         return show_sweep(status)
+    # Not required by its type: `--status DIR` needs none. The words are those of typer.
     if name is None:
         raise RefusedError("Missing argument 'NAME'")
     resources = (cpus, gpus, jobs, retries)
@@ -233,6 +235,7 @@ def doctor_command(
     given = {"--set": settings, "--grid": grid, "--seeds": seeds, "--along": along}
     if idle := [name for name, value in given.items() if value]:
         raise RefusedError(f"{', '.join(idle)} goes with --plan alone")
+    # Unlike the others it has a default: a given `quick` cannot be told from none.
     if preset != "quick":
         raise RefusedError("--preset goes with --plan alone")
     from metastep_lab.doctor import examine

@@ -61,12 +61,14 @@ def configuration(cls: type[Config]) -> type[Config]:
     values if the bounds do not. `__post_init__` checks the conditions on several fields. Refusals
     are a `ValueError` that names the field, the value and what is allowed.
     """
+    # Strict: otherwise pydantic reads the text "3" as the integer 3, and 3.0 as well.
     made: Any = dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))(cls)
     checked = made.__init__
 
     def refuse(self: Any, **values: Any) -> None:
         try:
             checked(self, **values)
+        # pydantic's own message has several lines and an address of its documentation.
         except ValidationError as error:
             raise ValueError(_line(error.errors()[0], made, values)) from None
 
@@ -127,6 +129,7 @@ def parse_settings(config: Any, settings: Sequence[str]) -> Any:
         except ValueError:
             allowed = describe(kinds[name])
             raise ValueError(f"{name} is {text!r}; allowed: {allowed}") from None
+    # Through the constructor, which checks every field and the conditions on several.
     return replace(config, **values)
 
 

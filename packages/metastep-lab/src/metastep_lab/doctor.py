@@ -37,6 +37,7 @@ def examine(data: Path | None) -> None:
 
 def _kernels() -> str:
     error = error_of_default_kernels()
+    # Correct kernels have an error of about 1e-7, wrong ones above 0.01.
     if error < 1e-3:
         return f"correct (relative error {error:.1e} on the second derivative of a log-sum-exp)"
     return (

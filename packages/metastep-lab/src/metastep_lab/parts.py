@@ -38,6 +38,8 @@ def kept(
     path, like = context.checkpoint(name.replace("^", "_")), {} if like is None else like
     if not (context.resume and path.exists()):
         save(path, *compute())
+    # Read back also what has just been computed: JSON turns tuples into lists, and a run that was
+    # not interrupted must go on with the same values as one that was.
     return load(path, like)
 
 

@@ -16,6 +16,7 @@ Frame = Any
 
 def columns(names: str, rows: Sequence[tuple[Any, ...]]) -> Table:
     """Turn rows into a table; `names` are those of its columns, separated by spaces."""
+    # A table without rows keeps its columns, which claims and figures name.
     values = zip(*rows, strict=True) if rows else ((),) * len(names.split())
     return {name: np.array(column) for name, column in zip(names.split(), values, strict=True)}
 

@@ -31,6 +31,7 @@ def console() -> Console:
     It is without color if there is no terminal or `NO_COLOR` is set.
     """
     sizes = {"COLUMNS", "LINES"}
+    # rich would also take 0 or a million from them: nothing, or everything, is on one line then.
     known = {
         name: value
         for name, value in os.environ.items()
@@ -79,6 +80,7 @@ def counts(verdicts: Iterable[bool | None]) -> str:
 def paragraph(console: Console, text: str, look: str = "") -> None:
     """Print indented text, without the trailing blanks of rich's own padding."""
     width = max(console.width - 4, 20)
+    # A name or an option that is broken at its hyphens could not be copied.
     for line in wrap(plain(" ".join(text.split())), width, break_on_hyphens=False):
         console.print(Text("    " + line, look))
 
@@ -123,12 +125,14 @@ class Display:
         self.clear()
         full = round(BAR * part)
         line = f"{'━' * full}{'─' * (BAR - full)} {done}/{total} {what}{left}"
+        # A line as wide as the terminal wraps on some, and `clear` erases one line only.
         self._write(line[: self.console.width - 1])
         self._bar_shown = True
 
     def _left(self, done: int, total: int) -> str:
         now = perf_counter()
         if self._stage[0] != total or done < self._done:
+            # A resumed stage begins with a part that is done and must not count in the pace.
             self._stage = (total, done, now)
         _, first, begin = self._stage
         self._done = done
@@ -139,6 +143,7 @@ class Display:
     def clear(self) -> None:
         """Remove the bar."""
         if self._bar_shown:
+            # Carriage return, and the ANSI code that erases the line.
             self._write("\r\x1b[2K")
             self._bar_shown = False
 

@@ -17,6 +17,7 @@ def integer(value: Any) -> Any:
     if isinstance(value, bool):  # an index of Python, too
         return value
     try:
+        # A traced integer raises a TypeError, too, and stays an argument of the program.
         return operator.index(value)
     except TypeError:
         return value
@@ -25,6 +26,7 @@ def integer(value: Any) -> Any:
 def require(condition: bool | np.bool_, name: str, value: object, allowed: str) -> None:
     """Raise a `ValueError` that names an argument, its value and what is allowed."""
     if not condition:
+        # Quotes for text only: the `repr` of a NumPy number is `np.float64(0.1)`.
         shown = repr(value) if isinstance(value, str) else value
         raise ValueError(f"{name} is {shown}; allowed are {allowed}.")
 
@@ -52,6 +54,7 @@ def require_key(key: Any) -> None:
     """Refuse anything but a JAX random key."""
     if isinstance(key, jax.Array | np.ndarray):
         typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()
+        # A key of the old style has two words for threefry, and four for rbg.
         if typed or (key.dtype == jnp.uint32 and key.ndim == 1):
             return
         key = f"of {key.dtype}{list(key.shape)}"

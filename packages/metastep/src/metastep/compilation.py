@@ -42,6 +42,8 @@ def compiler_options() -> dict[str, str]:
         Names and values of XLA options; empty if this version of XLA does not support them.
     """
     try:
+        # XLA names its options nowhere; an unknown one is an error of the compilation, even of a
+        # constant.
         jax.jit(lambda: jnp.zeros(()), compiler_options=_PRODUCTS_ONLY).lower().compile()
     except jax.errors.JaxRuntimeError:
         return {}
@@ -56,6 +58,8 @@ def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
     """
     nested = eqx.filter_jit(function)
 
+    # This waits for the first call: asking XLA for its options starts the backend, which an import
+    # must not do.
     @cache
     def outermost() -> Callable[Arguments, Result]:
         options: dict[str, Any] = {"compiler_options": compiler_options()}
@@ -69,6 +73,8 @@ def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
         try:
             return outermost()(*args, **kwargs)
         except ValueError as error:
+            # Where a function is differentiated without compilation, the arguments are tracers, and
+            # a new array is not.
             if "compiler_options" not in str(error):
                 raise
             return nested(*args, **kwargs)

@@ -1,18 +1,21 @@
 """Errors of JAX and optax, translated into the terms of this library."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 import optax
 from jaxtyping import PyTree
 
+# `if` on a tracer raises a subclass of the first.
 _ASKED_FOR_VALUES = (
     jax.errors.ConcretizationTypeError,
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
 )
+# JAX raises a plain ValueError for this, among many others: only its text tells.
 _NOT_REVERSIBLE = "Reverse-mode differentiation does not work for lax.while_loop"
 
 
@@ -71,22 +74,13 @@ def sharded() -> Iterator[None]:
         raise ValueError(f"a sharding does not fit: {advice} JAX says: {error}") from error
 
 
-def require_function(name: str, function: object, arguments: str, advice: str = "") -> None:
-    """Refuse what is not a function of these arguments.
+def require_arguments(
+    name: str, function: Callable[..., Any], arguments: str, advice: str = ""
+) -> None:
+    """Refuse a function with another number of arguments.
 
-    Args:
-        name: the argument of the library that holds the function.
-        function: what was given.
-        arguments: how the function is called, such as "t, key".
-        advice: what to do after a frequent mistake, in a sentence.
-
-    Raises:
-        ValueError: if it cannot be called, or takes another number of arguments.
+    `arguments` is how it is called, such as "t, key"; `advice` is a sentence on a frequent mistake.
     """
-    advice = advice and f" {advice}"
-    if not callable(function):
-        kind = type(function).__name__
-        raise ValueError(f"{name} is a {kind}; allowed is a function of ({arguments}).{advice}")
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # built-in functions have none
@@ -94,9 +88,8 @@ def require_function(name: str, function: object, arguments: str, advice: str = 
     try:
         signature.bind(*arguments.split(", "))
     except TypeError as error:
-        raise ValueError(
-            f"{name} is a function of {signature}, but it is called with ({arguments}).{advice}"
-        ) from error
+        said = f"{name} is a function of {signature}, but it is called with ({arguments}). {advice}"
+        raise ValueError(said.rstrip()) from error
 
 
 def require_no_model(name: str, model: object) -> None:
@@ -138,7 +131,6 @@ BUFFERS = "If there are `buffers=`, they are its last argument."
 BATCH_SOURCE = (
     "Give arrays, data sets and functions of a Python integer as `metastep.Batches(source)`."
 )
-OPTIMIZER_TYPE = "So is an optax transformation, such as optax.adam(0.01)."
 MODELS = {
     "flax": (
         "Give its parameters: `structure, params, rest = nnx.split(model, nnx.Param, ...)`, or "
@@ -146,6 +138,14 @@ MODELS = {
     ),
     "torch": "Convert it by `params, buffers, apply = metastep.interop.from_torch(model)`.",
 }
+
+
+TRANSFORMATIONS = "optax transformations, such as optax.sgd(0.1)"
+
+
+def is_transformation(optimizer: object) -> bool:
+    """Whether this is an optax transformation or, like `optax.MultiSteps`, can be used as one."""
+    return hasattr(optimizer, "init") and hasattr(optimizer, "update")
 
 
 def check_optimizer_state(state: PyTree, trained: PyTree) -> None:
@@ -166,8 +166,11 @@ def check_optimizer_state(state: PyTree, trained: PyTree) -> None:
                 "`params.fast` and the objective `params.slow`."
             )
         if isinstance(node, optax.MultiStepsState):
-            pairs = zip(jax.tree.leaves(node.acc_grads), jax.tree.leaves(trained), strict=False)
-            for sums, param in pairs:
+            # Sums are matched by path, since under a mask they are those of some of the parameters
+            # only.
+            params = dict(jax.tree_util.tree_leaves_with_path(trained))
+            for path, sums in jax.tree_util.tree_leaves_with_path(node.acc_grads):
+                param = params.get(path, sums)
                 if jax.numpy.finfo(sums.dtype).eps > jax.numpy.finfo(param.dtype).eps:
                     raise ValueError(
                         f"optimizer is optax.MultiSteps, which adds up gradients of {param.dtype} "

@@ -20,22 +20,26 @@ import numpy as np
 
 LARGEST = 2**30  # bytes of one file, compressed and decompressed
 LARGEST_JSON = 2**26
+# The limit is that of NumPy, which evaluates a header as a Python literal.
 LARGEST_HEADER = 10_000
 DEEPEST = 64
+
+
+def readable_bytes(count: float | int) -> str:
+    """Format a number of bytes with its unit."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} TiB"
 
 
 def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], None]) -> None:
     """Write `content` to `path` atomically: a reader sees either the old file or the new one.
 
     The bytes go to a temporary file in the same folder, are flushed to the disk, and the file is
-    renamed to `path`. A process that is killed leaves at most a `.tmp` file behind.
-
-    Args:
-        path: the file; parent folders are created.
-        content: the whole file, or a function that writes it.
-
-    Raises:
-        OSError: if the folder cannot be created or written to. Nothing is changed then.
+    renamed to `path`. A process that is killed leaves at most a `.tmp` file behind. Parent folders
+    are created; where that or writing fails, an `OSError` leaves everything as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with NamedTemporaryFile(
@@ -51,8 +55,11 @@ def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], None]) -
             os.fsync(temporary.fileno())
             # Temporary files are made for their owner alone.
             os.chmod(temporary.name, 0o644)
+            # The folder itself is not flushed: a crash may bring the old file back, which is whole,
+            # too.
             os.replace(temporary.name, path)
         except BaseException:
+            # This includes Ctrl-C: nothing else would ever delete the file.
             Path(temporary.name).unlink(missing_ok=True)
             raise
 
@@ -64,9 +71,11 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
         OSError: if it cannot be read.
         ValueError: if it is larger, or is a device or a pipe, whose size is unknown.
     """
+    # A folder passes, since `open` has the usual error for it; a pipe would block `open`.
     if not S_ISREG(os.stat(path).st_mode) and not path.is_dir():
         raise ValueError("it is a device or a pipe")
     with open(path, "rb") as file:
+        # The size in the directory is not asked: it is out of date if another process writes.
         content = file.read(largest + 1)
     if len(content) > largest:
         raise ValueError(f"it has more than {largest} bytes")
@@ -175,6 +184,7 @@ def parse_arrays(
                 for member in archive.infolist()
                 if names is None or member.filename.removesuffix(".npy") in names
             ]
+            # These are the stated sizes, beyond which `_array` does not read.
             if sum(member.file_size for member in members) > largest:
                 raise ValueError(f"it unpacks to more than {largest} bytes")
             if len({member.filename for member in members}) < len(members):
@@ -193,6 +203,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         raise ValueError(f"{name} is packed by a method that NumPy does not use")
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
+        # Version 3.0 only adds names of fields beyond Latin-1.
         if version not in ((1, 0), (2, 0)):
             raise ValueError(f"{name} has the format {version}; allowed are 1.0 and 2.0")
         first = version == (1, 0)
@@ -200,12 +211,18 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         shape, by_columns, dtype = read(file, max_header_size=LARGEST_HEADER)
         if dtype.hasobject:
             raise ValueError(f"{name} holds Python objects, which only a pickle can")
+        # Python's integers do not wrap around, as NumPy's would for a shape such as (2**40, 2**40).
         entries = math.prod(shape)
         promised = entries * dtype.itemsize
+        # Entries without bytes, as of the dtype `S0`, would make any shape as large as its header
+        # says.
         unbounded = entries > 0 and dtype.itemsize == 0
         if min(shape, default=0) < 0 or unbounded or promised != member.file_size - file.tell():
             raise ValueError(f"{name} is not as large as its header says")
-        data = bytearray(file.read())
+        # Without a number, `read` may unpack 2 GiB of a member before it looks at the stated size.
+        # A bytearray lets the arrays be written to.
+        data = bytearray(file.read(promised))
+    # `frombuffer` refuses a dtype without bytes, which an array without entries may have.
     if entries == 0:
         return np.empty(shape, dtype)
     return np.frombuffer(data, dtype).reshape(shape, order="F" if by_columns else "C")

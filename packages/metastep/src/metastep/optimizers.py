@@ -67,6 +67,8 @@ def scale_by_adam(
         mean = optax.tree.update_moment(wide, state.mu, b1, 1)
         square = optax.tree.update_moment_per_elem_norm(wide, state.nu, b2, 2)
         if nesterov:
+            # Dozat (2016): the moment is corrected as in the next step, the gradient as in this
+            # one.
             ahead = _corrected(mean, b1, jnp.asarray(optax.safe_increment(count)))
             now = _corrected(wide, b1, count)
             mean_hat = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, ahead, now)
@@ -77,6 +79,8 @@ def scale_by_adam(
         def rescale(given: Array, m: Array, v: Array) -> Array:
             shifted = v + eps_root
             positive = shifted > 0
+            # The inner `where` is for the derivative: the outer one alone would multiply infinity
+            # by zero.
             root = jnp.where(positive, jnp.sqrt(jnp.where(positive, shifted, 1.0)), 0.0)
             if given.dtype != jnp.float16:
                 return m / (root + eps)

@@ -42,8 +42,11 @@ def _bits(leaves: Sequence[Array], seed: Array, t: Array) -> list[Array]:
 def _units(leaf: Array, bits: Array) -> tuple[Array, Array]:
     """Return each number's perturbation as fractions of itself and of its update."""
     eps = jnp.finfo(leaf.dtype).eps
+    # The lowest bit gives the sign, the others whether the number moves: the two are independent.
     sign = jnp.where(bits % 2 == 0, eps, -eps).astype(leaf.dtype)
     stored = (bits >> 1) % 12 < OPERATIONS
+    # Half of eps times a number is between half a unit and a unit of its last place: the addition
+    # rounds it to the unit.
     return jnp.where(stored, sign / 2, 0), sign * OPERATIONS
 
 
@@ -60,7 +63,8 @@ def rounded(variables: Inner, before: Inner, seed: Array, t: Array) -> Inner:
 
     def move(leaf: Array, previous: Array, bits: Array) -> Array:
         stored, updated = _units(leaf, bits)
-        # In half precision integers are the only numbers above 1024 or 128: they do round.
+        # An eighth of the size from which on all numbers are integers, and do round: 1024 in
+        # float16, 128 in bfloat16. In float32 it is 2^20, too.
         largest = min(EXACT_INTEGERS, 0.125 / float(jnp.finfo(leaf.dtype).eps))
         exact = (leaf == jnp.round(leaf)) & (jnp.abs(leaf) < largest)
         return leaf + jnp.where(exact, 0, stored * leaf + updated * (leaf - previous))
@@ -79,6 +83,8 @@ def _rounded_back(at: tuple[Array, Array], grad: Inner) -> tuple[Inner, Inner, N
     def moved() -> tuple[list[Array], list[Array]]:
         units = [_units(x, bits) for x, bits in zip(leaves, _bits(leaves, *at), strict=True)]
         pairs = list(zip(leaves, units, strict=True))
+        # Exact numbers are perturbed here, too: which they are is not stored, and a factor of 1 +
+        # eps is rounding.
         here = [x + x * (stored + updated) for x, (stored, updated) in pairs]
         return here, [-x * updated for x, (_, updated) in pairs]
 

@@ -45,6 +45,7 @@ def save(path: Path, tree: PyTree, notes: Mapping[str, Any]) -> None:
     def write(file: IO[bytes]) -> None:
         # The checksum comes first but is known last, so its place is filled in at the end.
         file.write(_seal(hashlib.sha256().hexdigest()) + b"\n")
+        # Without `seek` and `tell`, `zipfile` writes strictly forward: every byte passes once.
         sealed = _Sealed(file)
         sealed.write(json.dumps(header).encode() + b"\n")
         with zipfile.ZipFile(cast(Any, sealed), "w") as archive:
@@ -78,8 +79,8 @@ def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
 
     Args:
         path: the file.
-        like: a tree of the same structure, shapes and dtypes, of arrays or `ShapeDtypeStruct`; its
-            other leaves are kept.
+        like: a tree of the same structure, shapes and dtypes, of arrays or (for other arrays than
+            keys) `ShapeDtypeStruct`; its other leaves are kept.
 
     Returns:
         The tree with the saved arrays, and the notes.
@@ -94,12 +95,14 @@ def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
         "the run afresh."
     )
     with open(path, "rb") as file:
+        # The line is bounded, since a file of another kind may have no end of line for gigabytes.
         seal = file.readline(2 * len(_seal("")) + 64)
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
         if seal.rstrip(b"\n") != _seal(checksum):
             raise damaged
         file.seek(len(seal))
         try:
+            # Notes may hold infinity, such as the best objective before the first measurement.
             header = parse_json(file.readline(), finite=False)
             # `save` does not compress, so the file cannot decompress to more than its size.
             saved = list(parse_arrays(file, largest=path.stat().st_size).values())

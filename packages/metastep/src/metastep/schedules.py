@@ -107,6 +107,8 @@ def moves(steps: int, states: int, stored: list[int]) -> Iterator[Move]:
             stored.pop()
         while len(stored) < states and stored[-1] < last:
             source = stored[-1]
+            # Both numbers are one more, since the step backward itself and the state at `source`
+            # count.
             target = source + _split(last + 1 - source, states - len(stored) + 1)
             yield Move(source, target, len(stored))
             stored.append(target)
@@ -149,7 +151,10 @@ def _repetitions(length: int, states: int) -> int:
 def _split(length: int, states: int) -> int:
     """Return after how many of `length` steps to store the next state; the choice is optimal."""
     r = _repetitions(length, states)
-    # Any split between these bounds leaves both parts within r repetitions; this is the least.
+    # The part before the new state has s states and r - 1 repetitions left, the part after it one
+    # state fewer and r repetitions. Splits from C(s + r - 2, s) to C(s + r - 1, s) are optimal as
+    # long as the rest has at most C(s - 1 + r, s - 1) steps (Griewank and Walther 2000). This is
+    # the least of them.
     smallest = comb(states + r - 2, states) if r >= 2 else 1
     return max(1, smallest, length - comb(states - 1 + r, states - 1))
 

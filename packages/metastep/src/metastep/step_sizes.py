@@ -51,9 +51,12 @@ def warmup_cosine_decay_schedule(
     length = decay_steps - warmup_steps
     allowed = f"the integers above warmup_steps, {warmup_steps}"
     checks.require(length >= 1, "decay_steps", decay_steps, allowed)
+    # optax divides the final value by the peak, and asks in Python whether the peak is 0. The shape
+    # alone does not need it.
     shape = optax.cosine_decay_schedule(1.0, length, exponent=exponent)
     rise = optax.linear_schedule(init_value, peak_value, warmup_steps)
     fall = lambda count: end_value + (peak_value - end_value) * shape(count)
+    # `join_schedules` counts the steps of the fall from the peak.
     return optax.join_schedules([rise, fall], [warmup_steps])
 
 

@@ -19,6 +19,7 @@ def differentiable(tree: PyTree) -> tuple[PyTree, PyTree]:
 
 def as_arrays(tree: PyTree) -> PyTree:
     """Return `tree` with NumPy arrays and scalars as JAX arrays; everything else is unchanged."""
+    # Arrays of text or of Python objects, such as names in a state, have no dtype in JAX.
     numeric = lambda x: (
         isinstance(x, np.ndarray | np.generic)
         and (jnp.issubdtype(x.dtype, jnp.number) or jnp.issubdtype(x.dtype, jnp.bool_))
@@ -40,6 +41,8 @@ def real_variables(tree: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
     unchanged.
     """
     floats, rest = differentiable(tree)
+    # These are Python booleans, since the real arrays that `restore` gets do not tell which of them
+    # are pairs.
     is_complex = jax.tree.map(jnp.iscomplexobj, floats)
     join = lambda x, pair: jax.lax.complex(x[..., 0], x[..., 1]) if pair else x
 
@@ -67,12 +70,14 @@ def inner_product(first: PyTree, second: PyTree) -> Float[Array, ""]:
         eqx.filter(first, eqx.is_inexact_array),
         eqx.filter(second, eqx.is_inexact_array),
     )
+    # The narrowest dtype of a sum, which therefore widens none; without leaves it is the result.
     return sum(jax.tree.leaves(products), start=jnp.zeros((), jnp.float32))
 
 
 def largest(tree: PyTree) -> Float[Array, ""]:
     """Return the largest magnitude in the floating-point leaves; 0 if there are none."""
     leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
+    # Without `initial` JAX takes no maximum over an array without entries.
     sizes = [jnp.max(jnp.abs(x), initial=0.0) for x in leaves]
     return jnp.max(jnp.stack(sizes or [jnp.zeros(())]))
 
@@ -108,7 +113,8 @@ def _wide(x: Array) -> jnp.dtype:
 
 def times_power(x: Array, exponent: Int[Array, "..."]) -> Array:
     """Multiply by 2^exponent without rounding, in two halves, so that neither factor overflows."""
-    # Larger shifts also give 0 or infinity.
+    # Callers shift further only what becomes 0 or infinity in any case, and half of this shift is
+    # an exponent of float64.
     exponent = jnp.clip(exponent, -2000, 2000)
     # `ldexp`, since `exp2` is not exact at integers on every processor.
     power = lambda by: jnp.ldexp(jnp.ones((), x.real.dtype), by)
@@ -119,6 +125,8 @@ def times_power(x: Array, exponent: Int[Array, "..."]) -> Array:
 def cosine(first: PyTree, second: PyTree) -> Float[Array, ""]:
     """Return the cosine of the angle between two trees; NaN if one of them is zero."""
     first_norm, second_norm = norm(first), norm(second)
+    # The trees are divided first, since the product of two gradients of size 1e30 overflows in
+    # float32.
     unit = lambda tree, length: jax.tree.map(lambda x: x / length, tree)
     return inner_product(unit(first, first_norm), unit(second, second_norm))
 
@@ -186,6 +194,7 @@ def same_structure(name: str, expected: PyTree, actual: PyTree) -> None:
             f"expected {expected_treedef}."
         )
     for (path, before), (_, after) in zip(expected_leaves, actual_leaves, strict=True):
+        # Weak types may differ, since `scan` promotes them by itself.
         if (before.shape, before.dtype) != (after.shape, after.dtype):
             raise ValueError(
                 f"{name} changed the leaf {jax.tree_util.keystr(path) or 'itself'} from "

@@ -15,6 +15,7 @@ GROUPS = 20
 
 def rate_grid(limit: float, count: int) -> np.ndarray:
     """Return an odd number of rates from `-limit` to `limit`, the middle one exactly 0."""
+    # Not np.linspace, which may leave a rounding error in place of the 0.
     half = count // 2
     return limit * np.arange(-half, half + 1) / half
 
@@ -31,10 +32,13 @@ def jackknife(values: np.ndarray, statistic: Callable[[np.ndarray], float]) -> t
 
     `values` has one row for each run, at least two; `statistic` is a function of the mean row.
     """
+    # Groups, not single runs: the statistic of a spline, thousands of times, would take longer
+    # than the simulation.
     parts = np.array_split(values, min(GROUPS, len(values)))
     total = values.sum(axis=0)
     others = [(total - part.sum(axis=0)) / (len(values) - len(part)) for part in parts]
     found = np.array([statistic(mean) for mean in others])
+    # (g - 1) / g times the sum of squares.
     error = np.sqrt((len(parts) - 1) * np.mean((found - found.mean()) ** 2))
     return statistic(total / len(values)), float(error)
 
@@ -46,5 +50,6 @@ def best_rate(rates: np.ndarray, losses: np.ndarray, largest: bool = False) -> f
     """
     spline = CubicSpline(rates, -losses if largest else losses)
     inside = spline.derivative().roots(extrapolate=False)
+    # A curve may fall up to the end of the range, where no derivative is zero.
     candidates = np.concatenate([inside, rates[[0, -1]]])
     return float(candidates[np.argmin(spline(candidates))])

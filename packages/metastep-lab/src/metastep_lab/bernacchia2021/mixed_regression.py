@@ -54,6 +54,7 @@ class MixedRegression(eqx.Module):
 
     def __check_init__(self):
         """Refuse negative noise and invalid covariances."""
+        # Traced numbers have no values to be checked.
         if not isinstance(self.noise, Tracer) and not self.noise >= 0:
             raise ValueError(f"noise is {self.noise}; allowed are numbers from 0.")
         dim = self.center.size
@@ -146,6 +147,8 @@ def _correlate(covariance: Array, normal: Array, shape: Shape | None) -> Array:
     if covariance.ndim == 0:
         return jnp.sqrt(covariance) * normal
     values, vectors = jnp.linalg.eigh(covariance)
+    # A rotation leaves normal entries normal, and is left out. Entries of another shape have
+    # fourth moments that depend on it: those of `new_task_loss` are for the symmetric root.
     root = vectors * jnp.sqrt(jnp.maximum(values, 0))
     return normal @ (root.T if shape is None else vectors @ root.T)
 
@@ -213,6 +216,8 @@ class _OuterProblem(NamedTuple):
 
 
 def _outer_problem(tasks: RegressionTasks) -> _OuterProblem:
+    # X_v theta = X_v (I - alpha_t X_t^T X_t / n_t) omega + alpha_t X_v X_t^T y_t / n_t (Eqs. 67,
+    # 68).
     overlap = jnp.einsum("tvp,tnp->tvn", tasks.validation_inputs, tasks.train_inputs)
     overlap /= tasks.train_inputs.shape[1]
     moved = jnp.einsum("tvn,tnp->tvp", overlap, tasks.train_inputs)
@@ -220,6 +225,7 @@ def _outer_problem(tasks: RegressionTasks) -> _OuterProblem:
     dim = moved.shape[-1]
     inputs = jnp.stack([tasks.validation_inputs, moved]).reshape(2, -1, dim)
     targets = jnp.stack([tasks.validation_targets, seen]).reshape(2, -1)
+    # The smaller of B B^T and B^T B, which is the one that is regular.
     if dim > inputs.shape[1]:
         return _OuterProblem(inputs, targets, jnp.einsum("inp,jmp->ijnm", inputs, inputs), None)
     gram = jnp.einsum("inp,jnq->ijpq", inputs, inputs)
@@ -263,12 +269,17 @@ def new_task_loss(
     covariance, tasks = matrix(distribution.covariance), matrix(distribution.task_covariance)
     square = covariance @ covariance
     trace, cube = jnp.trace(square), square @ covariance
+    # F of normal x (after Eq. 17).
     fourth = 2 * cube + covariance * trace
     if distribution.input_shape is not None:
         values, vectors = jnp.linalg.eigh(covariance)
         root = (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T
+        # x = Sigma^{1/2} s: F gains Sigma^{1/2} (kappa - 3) diag(Sigma^{1/2} Sigma Sigma^{1/2})
+        # Sigma^{1/2} from the fourth moments of independent entries s.
         fourth += (distribution.input_shape.kurtosis - 3) * (root * jnp.diagonal(square)) @ root
     # Coefficients of test rates to the power 0, 1, 2.
+    # The sample covariance S of n_r inputs has E S Sigma S = Sigma^3 + (F - Sigma^3) / n_r; the
+    # noise of their targets moves theta by alpha_r X^T z / n_r.
     quadratic = jnp.stack([covariance, -2 * square, cube + (fourth - cube) / target_samples])
     noise = distribution.noise**2 * jnp.array([1.0, 0.0, trace / target_samples])
     constant = noise + jnp.einsum("kpq,pq->k", quadratic, tasks)

@@ -157,11 +157,13 @@ def _simulate(key, distribution, design, train_rates, test_rates, start, runs, t
         )
         sampled = None
         if test[0]:
+            # A stream of its own: test tasks are independent of the training tasks.
             keys = jax.random.split(jax.random.fold_in(key, 1), test[0])
             one = lambda key: _sampled_loss(key, distribution, design, omegas, test_rates, test[1])
             sampled = jnp.mean(jax.lax.map(one, keys), axis=0)
         return losses, jnp.sum((omegas - distribution.center) ** 2, axis=1), sampled
 
+    # Run number i has the same key whatever the number of runs.
     keys = jax.vmap(lambda run: jax.random.fold_in(key, run))(jnp.arange(runs))
     return Simulation(*jax.lax.map(run, keys, batch_size=min(BATCH, runs)))
 

@@ -50,11 +50,7 @@ class Request:
 def clean(request: Request) -> int:
     """Rank the labels of a file, and write suspects, weights, a clean file and a page.
 
-    Args:
-        request: what to do.
-
-    Returns:
-        The exit status.
+    Returns the exit status.
 
     Raises:
         RefusedError: for input that cannot be used; nothing has been written then.
@@ -66,6 +62,7 @@ def clean(request: Request) -> int:
     for alike in spellings(file)[:5]:
         display.say(f"warning: {alike} are different classes; if they mean one, write them alike")
     validation = _read_validation(request, file)
+    # Only the linear model without checked labels takes sparse features.
     matrix = make_matrix(file, validation, dense=request.model != "linear" or bool(validation))
     # The folder of images is input, which stays as it is.
     if request.file.is_dir() and request.directory.resolve().is_relative_to(request.file.resolve()):
@@ -96,6 +93,7 @@ def clean(request: Request) -> int:
             return INTERRUPTED
         finally:
             display.clear()
+        # Before any file is written: what fails here leaves a folder that `--resume` continues.
         page = build_page(file, outcome, request.command())
         write_outcome(request.directory, file, outcome, page, state)
         shutil.rmtree(request.directory / "checkpoint", ignore_errors=True)
@@ -152,8 +150,8 @@ def _check_previous(request: Request, state: dict[str, Any]) -> bool:
         return False
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        same = all(found.get(name) == value for name, value in state.items())
-    except (ValueError, AttributeError, OSError):
+        same, status = all(found.get(name) == state[name] for name in state), found["status"]
+    except (ValueError, AttributeError, KeyError, OSError):
         raise RefusedError(f"{path} is damaged; choose another --out") from None
     if not same:
         raise RefusedError(
@@ -162,10 +160,10 @@ def _check_previous(request: Request, state: dict[str, Any]) -> bool:
         )
     if not request.resume:
         raise RefusedError(
-            f"--out is {request.directory}, which holds this work already ({found['status']}); "
+            f"--out is {request.directory}, which holds this work already ({status}); "
             "add --resume, or choose another"
         )
-    return found["status"] == "complete"
+    return status == "complete"
 
 
 def _judge(
@@ -222,6 +220,7 @@ def _kept(path: Path, make: Callable[[], Ranking]) -> Ranking:
             raise RefusedError(f"{path} is damaged ({error}); remove it") from error
     ranking = make()
     path.parent.mkdir(exist_ok=True)
+    # JSON gives the same bits back: Python writes floats with all their digits.
     save(path, {}, {"columns": [column.tolist() for column in ranking]})
     return ranking
 

@@ -30,14 +30,7 @@ class Images:
     pixels: np.ndarray
 
     def as_data(self, row: int) -> str:
-        """Return a reduced image as the source of an HTML picture.
-
-        Args:
-            row: its number from 0.
-
-        Returns:
-            A `data:` address with a PNG file.
-        """
+        """Return the reduced image of a row, counted from 0, as a `data:` address of a PNG file."""
         picture = _open(self.paths[row])
         factor = max(1, SHOWN // max(picture.size))
         width, height = (min(SHOWN, factor * side) for side in picture.size)
@@ -49,14 +42,9 @@ class Images:
 
 
 def read_images(folder: Path, table: Frame) -> Images:
-    """Read the images that a column of the table names.
+    """Read the images of a folder that a column of the table, without the labels, names.
 
-    Args:
-        folder: where they are.
-        table: the columns without the labels.
-
-    Returns:
-        The images in the order of the rows, in gray if all of them are gray.
+    They are in the order of the rows, and in gray if all of them are gray.
 
     Raises:
         RefusedError: if no column names files of the folder, or a file is not an image.
@@ -77,6 +65,7 @@ def read_images(folder: Path, table: Frame) -> Images:
     pictures = [_open(path) for path in paths]
     kind = "L" if all(picture.mode == "L" for picture in pictures) else "RGB"
     largest = max(max(picture.size) for picture in pictures)
+    # One size for all, as the features must be; small images are not enlarged.
     side = min(SIDE, largest)
     # Box: every pixel counts, also where a large image is made much smaller.
     pixels = [
@@ -93,7 +82,12 @@ def _open(path: Path) -> Image.Image:
             # A small file may claim billions of pixels and take all memory.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
-                return picture.convert("L" if picture.mode in ("1", "L", "I;16") else "RGB")
+                if picture.mode.startswith("I;16"):
+                    # Pillow's conversion cuts 16 bits at 255, which makes nearly all pixels white.
+                    return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+                if picture.mode in ("I", "F"):
+                    raise ValueError("its pixels have 32 bits; allowed are 8 and 16")
+                return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
     except FileNotFoundError as error:
         raise RefusedError(f"{path} does not exist, but the table names it") from error
     except (

@@ -44,15 +44,9 @@ class Matrix(NamedTuple):
 
 
 def make_matrix(file: LabelledFile, validation: LabelledFile | None, dense: bool) -> Matrix:
-    """Turn the columns into features.
+    """Turn the columns of a file, and of one with checked labels, into features.
 
-    Args:
-        file: the file to clean.
-        validation: one with checked labels, or None.
-        dense: whether the model cannot use a sparse matrix; a large one is projected then.
-
-    Returns:
-        The features.
+    `dense` says that the model cannot use a sparse matrix; a large one is projected then.
 
     Raises:
         RefusedError: for infinities and numbers near them, a column that is numeric in only one of
@@ -70,6 +64,7 @@ def make_matrix(file: LabelledFile, validation: LabelledFile | None, dense: bool
     )
     transformer = ColumnTransformer(
         [
+            # That a cell is empty may itself tell the class.
             ("numbers", SimpleImputer(strategy="median", add_indicator=True), kinds.numeric),
             ("categories", categories, kinds.categorical),
             *(
@@ -100,6 +95,7 @@ def _to_dense(train: Any) -> Callable[[Any], np.ndarray]:
     """Return how a sparse matrix becomes a dense one; beyond a size by its leading directions."""
     if train.shape[0] * train.shape[1] <= MOST_DENSE:
         return lambda matrix: matrix.toarray()
+    # Without centring, which would fill a sparse matrix.
     return TruncatedSVD(COMPONENTS, random_state=0).fit(train).transform
 
 

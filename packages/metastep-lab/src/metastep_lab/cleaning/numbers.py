@@ -19,9 +19,16 @@ def numbers_of(series: Any, separator: str) -> np.ndarray:
         series: the column; every cell of a text file is a text, Parquet keeps the types.
         separator: between the cells of the file. With a semicolon, 3,604 is less than four.
     """
+    if pd.api.types.infer_dtype(series, skipna=True) == "date":
+        series = pd.to_datetime(series)
+    if pd.api.types.is_timedelta64_dtype(series):
+        # `to_numeric` makes the least 64-bit integer of a missing one.
+        return series.dt.total_seconds().to_numpy(dtype=float)
     if pd.api.types.is_datetime64_any_dtype(series):
-        seconds = (series - series.min()).dt.total_seconds()
-        return seconds.to_numpy(dtype=float)
+        # From a fixed date: the same time is the same number in the validation file. Its unit is
+        # not the default nanosecond, in which 64 bits end in the year 2262.
+        begin = pd.Timestamp(0, tz=series.dt.tz).as_unit("s")
+        return (series - begin).dt.total_seconds().to_numpy(dtype=float)
     if pd.api.types.is_bool_dtype(series):
         return series.astype(float).to_numpy()
     stripped = series.map(lambda cell: cell.strip() if isinstance(cell, str) else cell)

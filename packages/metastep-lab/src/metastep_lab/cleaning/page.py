@@ -52,16 +52,7 @@ class Outcome(NamedTuple):
 
 
 def build_page(file: LabelledFile, outcome: Outcome, command: str) -> str:
-    """Build the page.
-
-    Args:
-        file: the cleaned file.
-        outcome: the result.
-        command: the command line that made it.
-
-    Returns:
-        HTML that fetches nothing.
-    """
+    """Build the page, HTML that fetches nothing; `command` is the command line that made it."""
     order = outcome.order()
     # A wide table would not fit a page; suspects.csv has the row for the rest.
     names = [str(name) for name in file.inputs.columns[:CELLS]]

@@ -6,6 +6,7 @@ Unusable input raises a `RefusedError` of one line before anything is written.
 import codecs
 import csv
 import io
+import re
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -56,14 +57,9 @@ class LabelledFile:
 
 
 def read_labelled(path: Path, column: str) -> LabelledFile:
-    """Read a file and its labels.
+    """Read a .csv, .tsv or .parquet file, or a folder with images and one .csv file.
 
-    Args:
-        path: a .csv, .tsv or .parquet file, or a folder with images and one .csv file.
-        column: the name of the column of labels.
-
-    Returns:
-        The table, with the images of a folder.
+    `column` is the name of the column of labels.
 
     Raises:
         RefusedError: if it cannot be used; the message says why and what is allowed.
@@ -73,7 +69,7 @@ def read_labelled(path: Path, column: str) -> LabelledFile:
     if name.suffix.lower() == ".parquet":
         table, separator = _parquet(name, content), ","
     else:
-        table, separator = _text(name, content)
+        table, separator = _text(name, content, column)
     if not len(table):
         raise RefusedError(f"{name} has no rows")
     if column not in table.columns:
@@ -97,9 +93,6 @@ def read_labelled(path: Path, column: str) -> LabelledFile:
 
 def check_classes(file: LabelledFile) -> None:
     """Refuse labels that cannot be ranked.
-
-    Args:
-        file: the file to clean.
 
     Raises:
         RefusedError: for a single class, a class of one example, or labels that are not classes.
@@ -162,7 +155,7 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _text(path: Path, content: bytes) -> tuple[Frame, str]:
+def _text(path: Path, content: bytes, column: str) -> tuple[Frame, str]:
     """Return every cell as text, and the separator. `matrix.py` decides which are numbers."""
     try:
         text = content.decode("utf-8-sig")
@@ -175,15 +168,22 @@ def _text(path: Path, content: bytes) -> tuple[Frame, str]:
         ) from error
     if "\0" in text:
         raise RefusedError(f"{path} holds NUL characters and is no table of texts")
-    # By the header alone: texts in the rows hold commas, too.
-    first = text.split("\n", 1)[0]
-    separator = max(SEPARATORS, key=first.count)
+    # As pandas does: blank lines in front are not the header.
+    text = re.sub(r"\A(?: *[\r\n])+", "", text)
     csv.field_size_limit(2**27)  # without line breaks, a file is one long header
-    header = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), [])
+    # By the header alone: texts in the rows hold commas, too, and so may a name.
+    lines, headers = io.StringIO(text, newline=""), {}
+    for sign in SEPARATORS:
+        lines.seek(0)
+        headers[sign] = next(csv.reader(lines, delimiter=sign), [])
+    separator = max(headers, key=lambda sign: (column in headers[sign], len(headers[sign])))
+    header = headers[separator]
     _check_header(path, header)  # before pandas, which renames columns of equal names
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # of rows that are too long
+            # Texts as they are, which `clean.csv` gives back. pandas would read "NA" as missing,
+            # and take the first column for names of the rows where lines end with a separator.
             table = pd.read_csv(
                 io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, index_col=False
             )

@@ -74,6 +74,7 @@ def measure(
     found = rank_again(planted).suspect
     others = np.setdiff1d(trusted, rows)
     hits, alarms, suspects = found[rows].sum(), found[others].sum(), ranking.suspect.sum()
+    # One false alarm at least: without any, chance would pass for a large ratio.
     if hits / count < LEAST_RATIO * max(alarms, 1) / max(len(others), 1):
         return None
     # Jeffreys' prior gives sensible intervals for counts of zero as well.

@@ -18,12 +18,7 @@ MARK = "cleaning.json"
 
 
 def write_state(directory: Path, state: Mapping[str, Any]) -> None:
-    """Write the state of the folder: its contents, and whether it is complete.
-
-    Args:
-        directory: the folder.
-        state: JSON-compatible.
-    """
+    """Write the state of the folder, in JSON: its contents, and whether it is complete."""
     content = json.dumps(state, indent=2, ensure_ascii=False) + "\n"
     write_atomically(directory / MARK, content.encode())
 
@@ -34,17 +29,12 @@ def write_outcome(
     """Write `suspects.csv`, `weights.csv`, `clean.csv` and `report.html`, then `cleaning.json`.
 
     Rows are counted from 1, the header not among them. `clean.csv` has the rows that are not
-    suspect, with their columns as they were.
-
-    Args:
-        directory: the folder.
-        file: the cleaned file.
-        outcome: the result.
-        page: HTML.
-        state: the content of `cleaning.json` besides the numbers.
+    suspect, with their columns as they were. `state` is the content of `cleaning.json` besides the
+    numbers.
     """
     ranking, rows = outcome.ranking, np.arange(len(file.labels)) + 1
     order = outcome.order()
+    # Further digits differ between machines, and between numbers of threads.
     scores = np.round(ranking.scores, 6)
     suspects = {
         "row": rows[order],

@@ -127,6 +127,7 @@ def _assemble(contents: dict[str, bytes], path: Path, version: _Version) -> dict
         images.append(planes)
         numbers.append(found)
         split += [part] * len(planes)
+    # `concatenate` keeps the planes apart in memory, which makes every image slow to read.
     arrays = {"images": np.ascontiguousarray(np.concatenate(images))}
     for labels, values in zip(layout.labels, zip(*numbers, strict=True), strict=True):
         arrays[labels.array] = np.concatenate(values)

@@ -80,6 +80,7 @@ def parse_pickle(
     """
     with reading(path, "a CIFAR batch"):
         _check_memo(content)
+        # Python 2 wrote them; decoded as ASCII, its strings of pixels would be refused.
         batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
         require(isinstance(batch, dict), path, "is not a CIFAR batch: it holds no dict")
         batch = {key.decode() if isinstance(key, bytes) else key: batch[key] for key in batch}

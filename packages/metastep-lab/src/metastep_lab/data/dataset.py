@@ -33,6 +33,7 @@ class DownloadError(DataError, OSError):
     """A file could not be downloaded, or is not the expected one."""
 
 
+# Compared by identity: `==` of two arrays has no single truth value.
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """NumPy arrays together with where they come from.
@@ -63,6 +64,7 @@ class Dataset:
         for name in sorted(self.arrays):
             array = self.arrays[name]
             digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+            # Flat first: an array without dimensions cannot be viewed as bytes.
             digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
 
@@ -130,6 +132,7 @@ def places(folder: Path | None = None) -> list[Path]:
     """
     found = []
     if folder is not None:
+        # A shell expands ~ at the beginning of a word only, and so not in --data=~/sets.
         folder = Path(os.path.expanduser(folder))
         if not os.path.isdir(folder):
             wrong = "is not a folder" if os.path.exists(folder) else "does not exist"
@@ -196,4 +199,5 @@ def _how_to_get(recipe: Recipe, folder: Path | None) -> str:
 
 def first_file(folder: Path, names: tuple[str, ...]) -> Path | None:
     """Return the first of some names that is a file in a folder, or None."""
+    # `Path.is_file` raises where a folder may not be entered, which is no reason to end the search.
     return next((folder / name for name in names if os.path.isfile(folder / name)), None)

@@ -100,6 +100,7 @@ def download(
     sha256 = sha256.lower()
     if destination.is_file() and sha256_of(destination) == sha256:
         return destination
+    # With the checksum in its name, a part is never continued by another version of the file.
     part = destination.with_name(f".{destination.name}.{sha256[:12]}.part")
     kept = part.stat().st_size if resume and part.is_file() else 0
     # If the part belongs to another file, the whole file is fetched again.
@@ -150,9 +151,11 @@ def _fetch(
                 if not response.headers.get("Content-Range", "").startswith(f"bytes {begin}-"):
                     return False
             else:
+                # Not every server sends parts: this answer is the whole file.
                 begin = 0
             _receive(response, url, part, begin, resume, progress)
             return True
+    # From the narrow to the wide: this is a URLError, and both are an OSError.
     except urllib.error.HTTPError as error:
         with error:
             if error.code == 416 and begin:  # nothing is left to send: the part is whole, or wrong
@@ -182,6 +185,7 @@ def _receive(
         _check_room(part, total, total - begin, url)
     with _opened(part, begin, resume) as file:
         received = begin
+        # With a size, `read` ends without an exception where the connection breaks off.
         while chunk := response.read(CHUNK):
             received += len(chunk)
             if received > LARGEST:
@@ -207,17 +211,21 @@ def _opened(part: Path, begin: int, resume: bool) -> Iterator[BinaryIO]:
     """Open the file for received bytes, cut to `begin` bytes, for one process at a time."""
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
+        # Without a buffer, so that what has arrived survives the end of the process; appending,
+        # so that the file is not cut before it is locked.
         file = part.open("ab", buffering=0)
     except OSError as error:
         raise DownloadError(f"{part} cannot be written: {error.strerror}.") from error
     ours = False
     try:
         with file:
+            # The position is the end. Where it is before `begin`, another process has begun anew.
             ours = _lock(file) and file.tell() >= begin
             if not ours:
                 raise DownloadError(f"Another process is fetching {part}: wait until it is done.")
             file.truncate(begin)
             yield file
+            # Before the file gets its name, which a crash could leave without its content.
             os.fsync(file.fileno())
     except BaseException as error:
         useless = not resume or isinstance(error, _UselessError) or not part.stat().st_size

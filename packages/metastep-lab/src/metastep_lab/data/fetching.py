@@ -178,6 +178,7 @@ def fetch(
     files = [(file, (sha256 or file.sha256).lower()) for file in home.files]
     missing = [pair for pair in files if not _is_there(folder / pair[0].name, pair[1])]
     hidden = staged(folder, name)
+    # The innermost first, in which order they can be removed.
     made = [one for one in (hidden, folder, *folder.parents) if not one.exists()]
     try:
         for file, checksum in missing:
@@ -211,6 +212,7 @@ def default_folder() -> Path:
 
 
 def _is_there(path: Path, sha256: str) -> bool:
+    # A broken link counts as there: it is somebody's, and `os.replace` would remove it.
     if not os.path.lexists(path):
         return False
     if path.is_file() and sha256_of(path) == sha256:

@@ -72,12 +72,14 @@ def _read_idx(place: Path) -> dict[str, np.ndarray]:
     return {
         "images": np.concatenate(images),
         "labels": np.concatenate(labels),
+        # The width is given: it is part of the checksum, and one part alone would have another.
         "split": np.array(split, "<U5"),
     }
 
 
 def _check_counts(labels: np.ndarray, path: Path) -> None:
     """Refuse the data sets that took over MNIST's file names: their classes have equal sizes."""
+    # Parts of a data set may well be balanced on purpose, so the whole sets only.
     balanced = len(labels) >= 10_000 and np.ptp(np.bincount(labels, minlength=10)) == 0
     wrong = "has as many labels of each class, as Fashion-MNIST and KMNIST have but MNIST has not"
     require(not balanced, path, wrong)
@@ -91,6 +93,7 @@ def _parse_idx(path: Path, rank: int) -> np.ndarray:
     magic, *shape = struct.unpack(f">{1 + rank}I", content[:header])
     expected = 0x800 + rank
     require(magic == expected, path, f"has the magic number {magic:#010x}, not {expected:#010x}")
+    # In Python's integers: three sizes of a damaged header may overflow 64 bits.
     promised = header + int(np.prod(shape, dtype=object))
     wrong = f"has {len(content)} bytes where its header promises {promised}"
     require(len(content) == promised, path, wrong)

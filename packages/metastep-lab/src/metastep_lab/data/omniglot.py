@@ -110,8 +110,10 @@ def _decode_character(files: dict[str, bytes], path: Path) -> np.ndarray:
 def _decode(content: bytes, path: Path) -> np.ndarray:
     from PIL import Image  # only the originals need it
 
+    # PNG only: a file that claims to be something else meets none of Pillow's other decoders.
     with reading(path, "a PNG image"), Image.open(io.BytesIO(content), formats=["PNG"]) as image:
         require(image.size == (SIDE, SIDE), path, f"is {image.size[0]} x {image.size[1]} pixels")
+        # Ink is black, 0 of 255, in the files.
         return (np.asarray(image.convert("L")) < 128).astype(np.uint8)
 
 
@@ -127,6 +129,7 @@ def _read_subset(place: Path) -> dict[str, np.ndarray]:
         good = stored[name].dtype.kind == "U" and stored[name].shape == packed.shape[:1]
         require(good, path, f"has {name} that do not name its {len(packed)} characters")
     return {
+        # 105 bits of a row fill 13 bytes and one bit of another.
         "images": np.unpackbits(packed, axis=-1)[..., :SIDE],
         "alphabets": stored["alphabets"],
         "characters": stored["characters"],

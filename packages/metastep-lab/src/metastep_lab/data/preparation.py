@@ -46,10 +46,12 @@ def balanced_indices(labels: ArrayLike, sizes: Sequence[int], seed: int) -> tupl
     members = [rng.permutation(np.flatnonzero(inverse == number)) for number in range(len(classes))]
     counts = _balanced_counts(classes, np.array([len(member) for member in members]), sizes, rng)
     sets = []
+    # Each set takes the next part of every class's random order, so no two share an example.
     for row, stop in zip(counts, np.cumsum(counts, axis=0), strict=True):
         parts = [
             member[end - count : end] for member, end, count in zip(members, stop, row, strict=True)
         ]
+        # The empty array gives the type where there are no classes.
         sets.append(rng.permutation(np.concatenate([np.zeros(0, np.int64), *parts])))
     return tuple(sets)
 
@@ -113,5 +115,6 @@ def corrupt_labels(
             f"Labels must be 0 to {classes - 1}: {labels.min()} to {labels.max()} found."
         )
     replaced = rng.random(labels.shape) < fraction
+    # For every label, so that what is drawn next does not depend on how many are replaced.
     random = rng.integers(classes, size=labels.shape).astype(labels.dtype)
     return np.where(replaced, random, labels), replaced

@@ -59,6 +59,7 @@ def _unpacked(path: Path) -> bytes:
     content = files.read_bytes(path, LARGEST)
     if content.startswith(b"\x1f\x8b"):
         with gzip.open(io.BytesIO(content)) as packed:
+            # One byte more shows that the file is too large.
             content = packed.read(LARGEST + 1)
     require(len(content) <= LARGEST, path, "unpacks to more than 1 GiB")
     return content
@@ -94,7 +95,14 @@ def read_zip(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
             require(unpacked <= LARGEST, path, "unpacks to more than 1 GiB")
             known = {member.compress_type for member in members} <= METHODS
             require(known, path, "is packed by a method that is not zip's own")
-            return {member.filename: archive.read(member) for member in members}
+            return {member.filename: _member(archive, member) for member in members}
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    with archive.open(member) as stream:
+        # Without a limit a member that states too small a size is unpacked up to 2 GiB before it
+        # is cut; one byte more than stated reaches the end, where the checksum is compared.
+        return stream.read(member.file_size + 1)
 
 
 def read_tar(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:

@@ -82,6 +82,7 @@ def _words(content: bytes, path: Path) -> list[str]:
 
 
 def _arrays(words: dict[str, list[str]]) -> dict[str, np.ndarray]:
+    # Sorted: the order of a set differs from process to process.
     vocabulary = sorted(set().union(*words.values()))
     position = {word: number for number, word in enumerate(vocabulary)}
     encoded = {

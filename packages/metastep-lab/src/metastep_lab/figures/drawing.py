@@ -100,6 +100,7 @@ class Drawing:
     def _name(self, artist: Artist) -> str:
         """Return the label; without one, that of the legend's entry of the same color."""
         label = str(artist.get_label())
+        # matplotlib calls an artist without a label `_child0` and so on.
         if label and not label.startswith("_"):
             return label
         color = look_of(artist)["color"]
@@ -125,9 +126,11 @@ class Drawing:
         color, width = look["color"], float(line.get_linewidth()) * WIDER
         stroke = {"line_color": color, "line_width": width, "line_alpha": alpha}
         dash = {"line_dash": look["dash"] or "solid"}
+        # Spans have one value in each row; a bare list of dashes would be taken for those.
         span = stroke | {"line_dash": value(look["dash"] or "solid")}
         across, along = self.axes.get_yaxis_transform(), self.axes.get_xaxis_transform()
         x, y = np.asarray(line.get_xydata(), float).T
+        # What `axhline` and `axvline` draw is known by its transformation alone.
         if line.get_transform() == across:
             self.plot.hspan(y=[float(y[0])], **span, **named)
             return
@@ -138,6 +141,7 @@ class Drawing:
         data, shown = self._data(x, y), None
         if look["dash"] is not None:
             mode = line.get_drawstyle().removeprefix("steps-")
+            # Plain `steps` is matplotlib's other name for `steps-pre`.
             where = {"post": "after", "pre": "before", "mid": "center", "steps": "before"}
             if mode in where:
                 shown = self.plot.step(
@@ -161,6 +165,7 @@ class Drawing:
         face = line.get_markerfacecolor()
         fill = None if str(face).lower() == "none" else to_hex(face)
         look = stroke | {"line_color": to_hex(line.get_markeredgecolor()), "line_width": 1}
+        # Bokeh has a lying dash only.
         angle = {"angle": np.pi / 2} if line.get_marker() == "|" else {}
         size = float(line.get_markersize()) * WIDER
         return self.plot.scatter(
@@ -189,6 +194,7 @@ class Drawing:
         offsets = np.ma.filled(np.ma.asarray(points.get_offsets(), float), np.nan)
         if points.get_offset_transform() != self.axes.transData or points.get_array() is not None:
             raise NotConvertibleError
+        # matplotlib gives areas, Bokeh takes diameters.
         sizes = np.sqrt(np.atleast_1d(points.get_sizes()))
         shown = self.plot.scatter(
             "x", "y",
@@ -228,6 +234,7 @@ class Drawing:
         if steps.orientation != "vertical" or transform != self.axes.transData:
             raise NotConvertibleError
         look = look_of(steps)
+        # A value holds from its edge to the next; the last edge repeats the last value.
         data = self._data(edges, np.append(values, values[-1:]))
         if steps.get_fill():
             base = np.zeros(len(edges)) + (0.0 if baseline is None else baseline)
@@ -267,6 +274,7 @@ class Drawing:
         if patch.get_hatch():
             edge = to_hex(patch.get_edgecolor())
             look |= {"hatch_pattern": str(patch.get_hatch())[0], "hatch_color": edge}
+        # As a text, since a dictionary cannot be a key.
         self.boxes.setdefault(json.dumps(named | look), []).append(box)
 
     def boxes_drawn(self) -> None:
@@ -288,5 +296,6 @@ def _short(numbers: np.ndarray) -> np.ndarray:
     smallest = np.nanmin(
         np.abs(numbers), initial=1.0, where=np.isfinite(numbers) & (numbers != 0)
     )  # fmt: skip
+    # float32 reaches 3.4e38, and its normal numbers begin at 1.2e-38.
     fits = largest < 1e38 and smallest > 1e-37
     return numbers.astype(np.float32) if fits else numbers

@@ -58,6 +58,7 @@ def diagnosis_figure(diagnosis: Diagnosis) -> Figure:
 def _look(index: int, estimator: object) -> dict[str, Any]:
     return {
         "linestyle": "none",
+        # From the eighth estimator on, when the colors begin again, each has another marker.
         "marker": MARKERS[(index + index // len(MARKERS)) % len(MARKERS)],
         "markersize": 8,
         "color": style(index)["color"],

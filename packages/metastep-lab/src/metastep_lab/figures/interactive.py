@@ -59,9 +59,12 @@ def interactive(figure: Figure) -> str | None:
     plot as `Bokeh.embed.embed_item` takes it, and its own legend. An entry's label is the name of
     the renderers that it switches. None if something in the figure cannot be converted.
     """
+    # The unused places of a grid are switched off and empty.
     shown = [axes for axes in figure.axes if axes.axison or axes.has_data()]
     places = {axes.get_subplotspec() for axes in shown}
+    # Axes in one place are twins with two scales, of which a plot has one.
     twins = len(places) < len(shown)
+    # Insets and color bars have no place in the grid.
     if not shown or twins or None in places or figure.get_suptitle():
         return None
     shared = [entry for legend in figure.legends for entry in _entries(legend)]
@@ -82,8 +85,9 @@ def interactive(figure: Figure) -> str | None:
 def _numbered(text: str) -> str:
     """Bokeh counts its objects over the whole process; count from one in each figure."""
     names: dict[str, str] = {}
-    rename = lambda found: names.setdefault(found[0], f'"p{len(names) + 1}"')
-    return re.sub(r'"p\d{4,}"', rename, text)
+    rename = lambda found: found[1] + names.setdefault(found[2], f'"p{len(names) + 1}"')
+    # By the key: a label may look like a name. Quotes within a text have a backslash.
+    return re.sub(r'("(?:root_)?id":)("p\d+")', rename, text)
 
 
 def _panel(axes: Axes, shared: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -112,6 +116,7 @@ def _panel(axes: Axes, shared: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     legend = axes.get_legend()
     own = _entries(legend) if legend else []
     drawing = Drawing(plot, axes, [*own, *shared], ticks)
+    # Bokeh draws in the order of insertion, matplotlib by this number.
     for artist in sorted(axes.get_children(), key=lambda one: one.get_zorder()):
         drawing.draw(artist)
     drawing.boxes_drawn()
@@ -135,6 +140,7 @@ def _ticks(axis: Axis, axes: Any) -> dict[float, str]:
     """Copy ticks that were set by hand; return the texts in place of numbers."""
     axes.major_label_policy = NoOverlap()
     locator, formatter = axis.get_major_locator(), axis.get_major_formatter()
+    # The locator of categories, which is not a fixed one, has units.
     if not isinstance(locator, FixedLocator) and not hasattr(locator, "_units"):
         return {}
     places = [float(place) for place in axis.get_majorticklocs()]
@@ -147,5 +153,6 @@ def _ticks(axis: Axis, axes: Any) -> dict[float, str]:
 
 
 def _entries(legend: Legend) -> list[dict[str, Any]]:
+    # A handle is None where matplotlib cannot show an artist in a legend.
     handles = zip(legend.legend_handles, legend.get_texts(), strict=True)
     return [{"label": text.get_text(), **look_of(handle)} for handle, text in handles if handle]

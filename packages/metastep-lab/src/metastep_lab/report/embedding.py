@@ -50,9 +50,11 @@ def sources() -> str:
 def _scripts() -> tuple[bytes, bytes]:
     """Return Bokeh and the page's own script, as they are in the page."""
     library = files("bokeh").joinpath("server/static/js/bokeh.min.js").read_bytes()
+    # Browsers hash all that is between the tags, the first line break as well.
     return library, f"\n{SCRIPT.read_text(encoding='utf-8')}".encode()
 
 
 def _packed(attributes: str, content: bytes) -> str:
+    # Without the time, so that the same runs give the same page.
     text = base64.b64encode(gzip.compress(content, mtime=0)).decode()
     return f'<script type="application/gzip"{attributes}>{text}</script>'

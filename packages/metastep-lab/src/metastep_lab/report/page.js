@@ -35,7 +35,7 @@ async function load() {
 
 // Names of Bokeh's objects count from one in each figure; on a page they must differ.
 let figures = 0;
-const apart = (json) => json.replace(/"p(\d+)"/g, `"f${figures}-$1"`);
+const apart = (json) => json.replace(/("(?:root_)?id":)"p(\d+)"/g, `$1"f${figures}-$2"`);
 
 async function open(figure) {
   const place = figure.querySelector(".plot");

@@ -43,6 +43,7 @@ def build_page(directories: Sequence[Path]) -> str:
     views = [_view(run, pictures) for run in runs]
     names = list(dict.fromkeys(run.title for run in runs))
     claims = [claim for run in runs for claim in run.claims]
+    # Without one the page needs neither Bokeh, half a megabyte, nor leave to run scripts.
     plots = any(shown.get("plot") for view in views for shown in view["figures"])
     several = "experiments of published papers that were run again."
     single = "an experiment of a published paper that was run again."
@@ -66,16 +67,15 @@ def _view(run: Run, pictures: Pictures) -> dict[str, Any]:
     result, tables = run.result, read_tables(run.directory)
     beside = {name: columns for name, columns in tables.items() if _has_paper(columns)}
     rest = {name: columns for name, columns in tables.items() if name not in beside}
-    about, command = result.get("about"), result.get("command")
     seconds = result["timing"].get("seconds")
     return {
         "figures": [_figure(run, figure, pictures) for figure in result.get("figures", [])],
         "beside": shortest_first(beside),
         "tables": shortest_first(rest),
         "metrics": [(name, format_number(value)) for name, value in result["metrics"].items()],
-        "about": about if isinstance(about, str) else None,
-        "command": command if isinstance(command, str) else None,
-        "took": format_seconds(seconds) if isinstance(seconds, int | float) else None,
+        "about": result.get("about"),
+        "command": result.get("command"),
+        "took": None if seconds is None else format_seconds(seconds),
         "config": [(str(name), _plain(value)) for name, value in result["config"].items()],
         "facts": _facts(result),
     }
@@ -111,6 +111,7 @@ def _texts(run: Run) -> list[str]:
 def _name(stem: str) -> str:
     """Turn `figure-2-1-errors` into Figure 2.1 errors, `tables-1-2` into Tables 1 and 2."""
     if stem.startswith("figure-"):
+        # The letter is that of an appendix, as in Figure C.27.
         stem = re.sub(r"\b([a-z]|[0-9]+)-(?=[0-9])", lambda part: part[1].upper() + ".", stem)
     stem = re.sub(r"^(tables-\d+)-(?=\d)", r"\1 and ", stem)
     return stem[:1].upper() + stem[1:].replace("-", " ").replace("_", " ")

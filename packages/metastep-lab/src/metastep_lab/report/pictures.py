@@ -79,8 +79,9 @@ class Pictures:
             PictureError: if the file is damaged or not from matplotlib.
         """
         try:
-            if b"<!ENTITY" in svg:
-                raise ValueError("it defines entities")
+            # The parser also takes UTF-16, where "<!ENTITY" is spelled with zero bytes.
+            if b"<!ENTITY" in svg or b"\0" in svg:
+                raise ValueError("it defines entities, or holds zero bytes")
             root = ElementTree.fromstring(svg)
             box = [float(part) for part in root.attrib["viewBox"].split()]
             if len(box) != 4 or not all(map(math.isfinite, box)):
@@ -121,6 +122,7 @@ class Pictures:
             for value in (part.get("clip-path", ""), part.get("style", "")):
                 for name in REFERENCE.findall(value):
                     names.setdefault(name, f"{prefix}{len(names)}")
+            # A part that nothing refers to gets no name: another picture may have the same one.
             if (link := part.get(LINK, "")).startswith("#"):
                 names.setdefault(link[1:], f"{prefix}{len(names)}")
         return names
@@ -165,6 +167,7 @@ def _attributes(element: Element, names: dict[str, str], digits: int) -> str:
         del found["href"]
     if "transform" in found:
         found["transform"] = TRANSLATION.sub(lambda text: _rounded(text[0], 2), found["transform"])
+        # For `use`, x and y are such a translation in fewer letters, which many markers repeat.
         moved = TRANSLATION.fullmatch(found["transform"])
         if moved and element.tag == f"{SVG}use" and "x" not in found:
             found |= {"x": moved[1], "y": moved[2]}
@@ -179,6 +182,7 @@ def _attributes(element: Element, names: dict[str, str], digits: int) -> str:
         found[name] = REFERENCE.sub(lambda text: f"url(#{names[text[1]]})", found[name])
     if "style" in found:
         found["style"] = _harmless(found["style"])
+    # Left out, x and y count as 0.
     given = (name for name in ATTRIBUTES if found.get(name, "") not in ("", "0"))
     known = (name for name in given if ATTRIBUTES[name].fullmatch(found[name]))
     return "".join(f' {name}="{escape(found[name])}"' for name in known)
@@ -195,5 +199,6 @@ def _harmless(style: str) -> str:
 
 
 def _rounded(text: str, digits: int) -> str:
+    # Adding zero turns -0.0 into 0.0, without a sign.
     short = lambda number: f"{round(float(number[0]), digits) + 0.0:g}"
     return NUMBER.sub(short, text)

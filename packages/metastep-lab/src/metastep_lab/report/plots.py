@@ -134,8 +134,10 @@ def _packed(value: Any) -> bool:
         return False
     if not isinstance(data, dict) or data.keys() != {"type", "data"} or data["type"] != "bytes":
         return False
+    # 15 for the largest window, and 16 for the header of gzip.
     unpacker = zlib.decompressobj(wbits=31)
     try:
+        # One byte beyond the promise is enough to see that it is broken.
         unpacked = unpacker.decompress(b64decode(data["data"], validate=True), size + 1)
     except (TypeError, ValueError, zlib.error):
         return False
@@ -263,6 +265,7 @@ def checked(content: bytes, version: str) -> bytes:
     """
     try:
         value = parse_json(content)
+        # By what the columns say of themselves: nothing has been unpacked yet.
         if _promised(value) > LARGEST_DATA:
             raise PlotError(f"its data unpack to more than {LARGEST_DATA} bytes")
         plot = _Plot.model_validate(value)
@@ -276,4 +279,5 @@ def checked(content: bytes, version: str) -> bytes:
         raise PlotError(f"it is not JSON: {error}") from error
     if plot.bokeh != version:
         raise PlotError(f"it is of Bokeh {plot.bokeh[:20]!r}, this is {version}")
+    # Written anew: of two entries of one name, another parser might take the unchecked one.
     return json.dumps(value, separators=(",", ":")).encode()

@@ -28,6 +28,7 @@ def template(path: Path) -> Template:
     environment = Environment(
         loader=FileSystemLoader([path.parent, FOLDER]),
         autoescape=True,
+        # By default a misspelled name is an empty text.
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

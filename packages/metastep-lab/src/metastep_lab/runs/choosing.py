@@ -50,6 +50,7 @@ def check_data(data: Path | None) -> None:
     Raises:
         RefusedError: if it is not a folder.
     """
+    # `Path.is_dir` raises for a name that is too long.
     if data is not None and not os.path.isdir(data):
         raise RefusedError(f"--data is {data}, which is no folder")
 

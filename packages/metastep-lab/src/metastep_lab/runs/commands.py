@@ -82,6 +82,7 @@ def check_run(catalog: Sequence[Listing], directory: Path) -> int:
     record = read_record(directory, experiment)
     try:
         claims = evaluate(experiment.claims, record)
+    # The tables may have been edited, and claims then fail by any exception.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise RunDirectoryError(
@@ -99,6 +100,7 @@ def check_run(catalog: Sequence[Listing], directory: Path) -> int:
                 console, f"result.json says: {terminal.VERDICTS[recorded[claim.id]][0]}"
             )
     console.print(terminal.counts(claim.holds for claim in claims))
+    # A small run that cannot decide a claim has not failed it.
     fine = {claim.id for claim in claims if claim.holds is None or claim.holds}
     missing = sorted(experiment.reproducible - fine)
     if missing:

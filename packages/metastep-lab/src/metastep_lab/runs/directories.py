@@ -54,6 +54,7 @@ def check_output(out: Path, inputs: Iterable[Path], page: bool = False) -> None:
             raise RefusedError(f"--out is {out}: Is a directory")
         if page and os.path.lexists(path) and not (path.is_file() and _is_page(path)):
             raise RefusedError(f"--out is {out}, which is there and is no page; name another file")
+    # Ours is a ValueError as well, and has its message already.
     except RefusedError:
         raise
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL in the name
@@ -63,6 +64,7 @@ def check_output(out: Path, inputs: Iterable[Path], page: bool = False) -> None:
 
 def _is_page(path: Path) -> bool:
     with open(path, "rb") as file:
+        # An empty file, such as one that `mktemp` made, has nothing that could be lost.
         return file.read(len(PAGE)) in (PAGE, b"")
 
 
@@ -98,12 +100,14 @@ def _make(directory: Path, mark: str) -> list[Path]:
     try:
         lineage = [path, *path.parents]
         missing = [folder for folder in lineage if not os.path.lexists(folder)]
+        # The missing folders are the innermost ones, so the next one is the nearest that is there.
         nearest = lineage[len(missing)]
         if not nearest.is_dir():
             raise RefusedError(f"--out is {directory}, but {nearest} is no folder")
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise RefusedError(f"--out is {directory}, but {nearest} cannot be written to")
         if not missing and not (path / mark).exists():
+            # Hidden files do not count: the lock of a killed process, and those of file managers.
             if any(not entry.name.startswith(".") for entry in path.iterdir()):
                 raise RefusedError(f"--out is {directory}, which holds other files and no {mark}")
         path.mkdir(parents=True, exist_ok=True)
@@ -118,6 +122,7 @@ def _locked(directory: Path) -> Iterator[None]:
     path = directory / ".lock"
     busy = BusyError(f"another process is running in {directory}; wait, or end it")
     try:
+        # For writing, which an exclusive lock on NFS requires.
         handle = open(path, "ab")
     except OSError as error:
         raise RefusedError(f"{directory} cannot be written to: {error.strerror}") from error
@@ -133,6 +138,7 @@ def _locked(directory: Path) -> Iterator[None]:
         try:
             yield
         finally:
+            # Before the lock is released: afterwards this may be the file of the next process.
             path.unlink(missing_ok=True)
 
 
@@ -141,6 +147,7 @@ def held(directory: Path) -> bool:
     try:
         with open(directory / ".lock", "rb") as handle:
             if fcntl is not None:
+                # Shared, so that two that ask at the same time do not take each other for the run.
                 fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -25,6 +25,7 @@ def noted_warnings(say: Callable[[str], None]) -> Iterator[list[str]]:
 
     def show(message: Warning | str, category: type[Warning], *place: object) -> None:
         text = str(message)
+        # NumPy's words for what leaves the range, such as "overflow encountered in multiply".
         if category is not RuntimeWarning or " encountered in " not in text:
             say(f"{category.__name__}: {text}")
             return

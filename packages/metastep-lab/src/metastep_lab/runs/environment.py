@@ -49,6 +49,7 @@ def devices() -> list[str]:
 
 def default_precision() -> str:
     """Return JAX's current default float type, `"float32"` or `"float64"`."""
+    # Of Python's float, whose type in JAX follows `jax_enable_x64`.
     return str(jnp.result_type(float))
 
 

@@ -30,6 +30,7 @@ def write_result(directory: Path, result: Mapping[str, Any]) -> None:
     Raises:
         OSError: if it cannot be written.
     """
+    # Python would write NaN, which is not JSON and which other readers refuse.
     text = json.dumps(finite(result), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(directory / "result.json", text.encode() + b"\n")
 
@@ -40,6 +41,7 @@ def finite(value: Any) -> Any:
         return {str(key): finite(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [finite(part) for part in value]
+    # A scalar of NumPy or JAX, which `json` does not know.
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -96,6 +98,7 @@ def write_table(directory: Path, name: str, columns: Mapping[str, Any]) -> None:
 def _plain(values: Any) -> np.ndarray:
     """Return an array of a NumPy type: bfloat16 and similar types become float32, exactly."""
     array = np.asarray(values)
+    # These types, of the package ml_dtypes, have the kind of void, which no reader understands.
     foreign = array.dtype.kind == "V" and array.dtype.type is not np.void
     return array.astype(np.float32) if foreign else array
 
@@ -103,12 +106,15 @@ def _plain(values: Any) -> np.ndarray:
 def _cells(name: str, vector: np.ndarray) -> list[str]:
     """Write each entry of a column as text."""
     if vector.dtype.kind in "biu":
+        # In Python's integers: in int64 the least number is its own negative.
         if vector.size and max(-int(vector.min()), int(vector.max())) > LARGEST_INTEGER:
             raise ValueError(f"{name} holds an integer beyond 2**53, which float64 cannot hold")
         return [str(int(value)) for value in vector]
     if vector.dtype.kind == "f":
+        # `repr` writes the fewest digits that read back to the same float64.
         return ["" if math.isnan(value) else repr(float(value)) for value in vector]
     texts = [str(value) for value in vector]
+    # Legal in CSV within quotes, but a tool that reads by lines would cut the row in two.
     if any("\n" in text or "\r" in text for text in texts):
         raise ValueError(f"{name} holds text with a line break; allowed: text of one line")
     return texts
@@ -130,6 +136,7 @@ def read_texts(path: Path) -> dict[str, list[str]]:
         RunDirectoryError: if it is damaged.
     """
     try:
+        # Without translation of line ends: `csv` finds them on its own, also within quotes.
         rows = list(csv.reader(io.StringIO(read_bytes(path).decode(), newline="")))
     except (OSError, ValueError, csv.Error) as error:
         raise RunDirectoryError(f"{path} cannot be read: {error}") from error
@@ -144,6 +151,7 @@ def read_texts(path: Path) -> dict[str, list[str]]:
 
 
 def _column(cells: list[str]) -> np.ndarray:
+    # `float` takes more, such as "1_000", "infinity" or the digits of other scripts.
     if all(not cell or NUMBER.fullmatch(cell) for cell in cells):
         return np.array([float(cell or "nan") for cell in cells])
     return np.array(cells)
@@ -166,6 +174,7 @@ def write_arrays(directory: Path, arrays: Mapping[str, Any]) -> None:
         ValueError: for an array of Python objects, or more than 1 GiB together.
         OSError: if it cannot be written.
     """
+    # In the order of names: the same arrays give the same bytes.
     plain = {check_name("array", name): _plain(arrays[name]) for name in sorted(arrays)}
     if (size := sum(array.nbytes for array in plain.values())) > LARGEST:
         raise ValueError(f"the arrays have {size} bytes; allowed are {LARGEST}, as `report` reads")

@@ -96,8 +96,10 @@ def execute(
             result = previous
         else:
             resumed = previous is not None
+            # Without a previous run there is nothing to resume, also with `--resume`.
             context = RunContext(request.seed, request.data, resumed, directory, say, show)
             result = _run(request, context, _empty_result(request), previous)
+        # After `result.json` is complete: a process that is killed in between can still be resumed.
         shutil.rmtree(directory / "checkpoint", ignore_errors=True)
     return result
 
@@ -131,6 +133,7 @@ def _empty_result(request: Request) -> dict[str, Any]:
         "question": request.experiment.listing.question,
         "answer": None,
         "diverged": "",
+        # The docstring of the module says what the tables hold, which the page shows above them.
         "about": inspect.getdoc(inspect.getmodule(request.experiment.run)),
         "config": config_as_json(request.config),
         "preset": request.preset,
@@ -173,6 +176,7 @@ def _run(
         write("interrupted")
         raise
     except Exception as error:
+        # An experiment refuses its input before it writes; later such an exception is a failure.
         bad_input = context.untouched and isinstance(error, FileNotFoundError | ValueError)
         reason = failure(error, overflows, bad_input)
         if bad_input or (previous is not None and isinstance(error, CheckpointError)):
@@ -182,6 +186,7 @@ def _run(
         write("failed")
         raise RunFailedError(result["error"]) from error
     write("complete")
+    # As readers get it: its schema is checked, and numbers that are not finite are None.
     return records.read_result(directory)
 
 
@@ -201,6 +206,7 @@ def _conclude(request: Request, result: dict[str, Any], overflows: list[str]) ->
     # Importing Bokeh takes a second, which only a finished run needs.
     from metastep_lab.figures.interactive import save_interactive
 
+    # Read back from the files, so that `check` comes to the same verdicts later.
     record = _record(request.directory, request.config, result)
     answer = request.experiment.answer
     said = None if answer is None else answer(record)

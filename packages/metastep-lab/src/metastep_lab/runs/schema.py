@@ -119,6 +119,7 @@ def read_checked(content: bytes, kind: type[Model], schema: int) -> tuple[Model,
     if not isinstance(value, dict):
         raise ValueError("is damaged: it holds no JSON object")
     found = value.get("schema")
+    # By type: to `==`, True and 1.0 are 1.
     if type(found) is not int or found != schema:
         raise ValueError(f"has schema {str(found)[:40]}; this version reads {schema}")
     try:

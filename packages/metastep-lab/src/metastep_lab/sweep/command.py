@@ -142,6 +142,7 @@ def share_cores(runs: int, jobs: int | None, cpus: int | None) -> tuple[int, int
 
 
 def _cores() -> int:
+    # Of this process: under `taskset` or a job scheduler fewer than the machine has.
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -157,6 +158,7 @@ def _drive(sweep: Sweep, console: Console) -> int:
     missing = [cell for cell in sweep.cells if not is_complete(out, cell, name)]
     complete = {cell.entry.key for cell in sweep.cells} - {cell.entry.key for cell in missing}
     with ExitStack() as stack:
+        # Before anything is written: where Ray cannot be joined, the folder stays as it was.
         outcomes = stack.enter_context(closing(_start(sweep, missing, stack)))
         entries = [cell.entry for cell in sweep.cells]
         write_list(out, name, entries)
@@ -194,8 +196,10 @@ def _follow(sweep: Sweep, outcomes: Outcomes, monitor: Monitor) -> dict[str, str
             begin = monotonic()
             if begin > due:
                 _tabulate(sweep, failures)
+                # Of many runs the table takes long: it may take a twentieth of the time.
                 due = monotonic() + max(TABLE_EVERY, 20 * (monotonic() - begin))
     finally:
+        # This interrupts the runs that go on, whose states the table then holds.
         outcomes.close()
         _tabulate(sweep, failures)
     return failures
@@ -217,6 +221,7 @@ def show_sweep(out: Path) -> int:
     rows = []
     for entry in entries:
         row = read_row(out, entry)
+        # Why a refused run left no directory is in the table only.
         if row.status == "missing":
             row = read_row(out, entry, messages.get(entry.key, ""))
         rows.append(row)

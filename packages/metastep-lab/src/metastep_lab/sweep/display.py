@@ -48,6 +48,7 @@ class Monitor:
         self._before = len(ended)
         self._ended = dict.fromkeys(ended, "complete")
         self._messages: dict[str, str] = {}
+        # For each picture the lock of every run is looked up.
         often = 2 if len(entries) < MANY else 0.2
         self._live = Live(get_renderable=self._picture, console=console, refresh_per_second=often)
 
@@ -72,6 +73,7 @@ class Monitor:
         state = "complete" if outcome.complete else "failed"
         self._ended[key] = state
         self._messages[key] = outcome.message
+        # The table shows it; a line for each of thousands would scroll the failures away.
         if outcome.complete and self.console.is_terminal:
             return
         time = (f"{monotonic() - self._begin:8.1f} s  ", "dim")
@@ -90,6 +92,7 @@ class Monitor:
     def _state(self, entry: Entry) -> str:
         if entry.key in self._ended:
             return self._ended[entry.key]
+        # Not `held`, which takes the lock for an instant: a run that starts then finds it busy.
         begun = (run_directory(self.out, entry.key) / ".lock").exists()
         return "running" if begun else "waiting"
 
@@ -116,6 +119,7 @@ def picture(states: dict[str, str], messages: Mapping[str, str], longest: int) -
     table.add_column(no_wrap=True, overflow="ellipsis")
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, overflow="ellipsis")
+    # Chosen by state, but shown in the order of the sweep: rows do not jump.
     for key in (key for key in states if key in set(shown)):
         table.add_row(key, Text(states[key], LOOKS[states[key]]), Text(messages.get(key, "")))
     return table

@@ -102,7 +102,8 @@ def read_seeds(text: str) -> Sequence[int]:
         raise refused
     first, colon, end = text.partition(":")
     seeds = range(int(first), int(end)) if colon else [int(part) for part in text.split(",")]
-    if not seeds or max(seeds[-1], seeds[0]) > LARGEST_SEED:
+    # The maximum of a range of 2**32 would take minutes; it ascends.
+    if not seeds or (seeds[-1] if colon else max(seeds)) > LARGEST_SEED:
         raise refused
     return seeds
 
@@ -122,8 +123,11 @@ def _place(experiment: Experiment, name: str) -> int:
 
 def _key(experiment: Experiment, config: Any, values: dict[str, Any], seed: int) -> str:
     whole = {"experiment": experiment.name, "config": config_as_json(config), "seed": seed}
+    # The hash tells runs apart whose names were cut, or which differ in a field that is not in the
+    # grid: a sweep with another `--set` into the same folder must not take them for its own.
     digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:8]
     plain = re.sub(r"[^A-Za-z0-9_.=,+-]", "_", _name(values, seed))
+    # File systems refuse names of more than 255 bytes.
     return f"{plain[:LONGEST_NAME]}-{digest}"
 
 

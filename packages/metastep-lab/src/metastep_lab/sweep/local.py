@@ -56,9 +56,11 @@ def run_locally(
                 devices, free = tuple(free[:gpus]), free[gpus:]
                 pipe, process = _start(context, job, devices)
                 running[pipe] = _Child(job, attempt, process, devices)
+            # A pipe becomes ready by an outcome, or by its end if the process died without one.
             for pipe in wait(list(running)):
                 assert isinstance(pipe, Connection)
                 child = running[pipe]
+                # Still in `running`: an interruption in here must reach this process, too.
                 outcome = _outcome(pipe, child)
                 del running[pipe]
                 free = [*free, *child.devices]
@@ -96,6 +98,8 @@ def process_context() -> Any:
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
+    # They import JAX and Bokeh, which takes seconds, but ask JAX for no device: that would start
+    # threads, which a fork does not copy, with whatever locks they hold.
     context.set_forkserver_preload(["metastep_lab.cli", "metastep_lab.figures.interactive"])
     return context
 
@@ -103,8 +107,10 @@ def process_context() -> Any:
 def _start(context: Any, job: Job, devices: tuple[str, ...]) -> tuple[Connection, BaseProcess]:
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_run_child, args=(job, devices, sender), name=job.key)
+    # Until its `setsid`, a terminal sends Ctrl-C to the new process as well.
     with _no_interruption():
         _begin(process)
+    # The child then has the only writing end, and its death ends the pipe.
     sender.close()
     return receiver, process
 
@@ -140,11 +146,14 @@ def _run_child(job: Job, devices: tuple[str, ...], sender: Connection) -> None:
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     try:
+        # First: whatever is printed from here on would destroy the table on the terminal.
         redirect_output(job.log)
+        # None without `--gpus`: by default JAX reserves three quarters of a GPU for each process.
         os.environ.update(CUDA_VISIBLE_DEVICES=",".join(devices))
         if hasattr(os, "setsid"):
             os.setsid()  # Ctrl-C on a terminal reaches only the driver, which passes it on once.
         if hasattr(signal, "pthread_sigmask"):
+            # Scripts start background commands with Ctrl-C ignored, which processes inherit.
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         sender.send(carry_out(job))
@@ -156,6 +165,7 @@ def _run_child(job: Job, devices: tuple[str, ...], sender: Connection) -> None:
 
 def _end_with(parent: BaseProcess) -> None:
     parent.join()
+    # `sys.exit` would end this thread only.
     os._exit(1)
 
 
@@ -165,6 +175,7 @@ def _outcome(pipe: Connection, child: _Child) -> Outcome:
     except (EOFError, OSError):
         outcome = None
     pipe.close()
+    # The outcome comes before the process has ended and has given back its memory and its GPU.
     child.process.join()
     code = child.process.exitcode or 0
     child.process.close()
@@ -180,6 +191,7 @@ def _interrupt(processes: Sequence[BaseProcess]) -> None:
     for process in processes:
         if process.is_alive() and process.pid:
             os.kill(process.pid, interrupt)
+    # One deadline for all of them: they write their last checkpoints at the same time.
     end = monotonic() + GRACE
     try:
         for process in processes:

@@ -51,8 +51,10 @@ def joined(address: str | None, parallel: int, resources: Resources) -> Iterator
     if address is not None:
         _require_answer(address)
     ray = _import_ray()
+    # In a program that uses Ray itself, its connection is not ours to close.
     already = ray.is_initialized()
     if not already:
+        # What workers print would destroy the table on the terminal; each run has its own log.
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address is None:
             options |= {"include_dashboard": False, "num_cpus": parallel * resources.cpus}
@@ -94,6 +96,8 @@ def _require_answer(address: str) -> None:
     if not (host and colon and port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
         raise RefusedError(f"--address is {address!r}; allowed: HOST:PORT")
     try:
+        # RFC 9113, section 3.4: a client begins with a fixed text and a frame of settings. The
+        # header of a frame has 9 bytes, of which the fourth is its type, 4 for settings.
         with socket.create_connection((host, int(port)), PATIENCE) as connection:
             connection.sendall(HELLO)
             answer = connection.recv(9)
@@ -131,6 +135,7 @@ def run_on_ray(
     task = ray.remote(
         num_cpus=resources.cpus,
         num_gpus=resources.gpus,
+        # For workers that die: a run that fails returns an `Outcome`, a success to Ray.
         max_retries=retries,
     )(carry_out)
     running = {task.remote(job): (job, 0) for job in jobs}
@@ -139,12 +144,14 @@ def run_on_ray(
             for reference in ray.wait(list(running), timeout=1.0)[0]:
                 job, attempt = running.pop(reference)
                 outcome, died = _outcome(ray, reference)
+                # Of a worker that died Ray has made all the retries itself.
                 if outcome.complete or died or attempt == retries:
                     yield job.key, outcome
                 else:
                     running[task.remote(job)] = (job, attempt + 1)
     finally:
         for reference in running:
+            # Not by force: the run gets a KeyboardInterrupt, as by Ctrl-C, and can be resumed.
             ray.cancel(reference)
         if running:
             ray.wait(list(running), num_returns=len(running), timeout=GRACE)

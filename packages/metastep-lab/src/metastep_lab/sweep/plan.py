@@ -41,7 +41,9 @@ def plan_runs(
     found = cells(experiment, preset, settings, grid, seeds if sweep else "0")
     parallel, cpus = share_cores(len(found), None, None)
     console = terminal.console()
+    # Runs that differ by seed alone are taken to cost the same.
     configs = list({repr(cell.config): cell for cell in found}.values())
+    # The ends of the grid, where values in ascending order have their extremes.
     chosen = configs if len(configs) <= 2 else [configs[0], configs[-1]]
     costs = []
     for cell in chosen:
@@ -94,6 +96,7 @@ def _sum_up(
     mean = sum(cost.seconds for cost in costs) / len(costs)
     longest = max(cost.seconds for cost in costs)
     peak = max(cost.peak for cost in costs)
+    # Runs of equal length end together: the last round takes as long as a full one.
     rounds = -(-runs // parallel)
     console.print(
         f"{runs} runs, {parallel} at a time: {format_seconds(rounds * mean)}, "

@@ -76,6 +76,7 @@ def measure(experiment: Experiment, config: Any, seed: int, data: Path | None, c
     """
     context = process_context()
     with tempfile.TemporaryDirectory() as folder:
+        # The preset is only for the command in `result.json`, which nobody will read.
         request = Request(experiment, config, "quick", (), seed, Path(folder) / "run", data)
         job = Job("probe", request, Path(folder) / "log.txt", cpus)
         receiver, sender = context.Pipe(duplex=False)
@@ -83,6 +84,7 @@ def measure(experiment: Experiment, config: Any, seed: int, data: Path | None, c
         process.start()
         sender.close()
         try:
+            # Before `join`: a process does not end while nobody takes what it sends.
             outcome, cost = receiver.recv()
         except EOFError:
             outcome, cost = Outcome(False, "its process was killed"), None
@@ -96,6 +98,7 @@ def measure(experiment: Experiment, config: Any, seed: int, data: Path | None, c
 
 def _report(job: Job, sender: Any) -> None:
     redirect_output(job.log)
+    # Without the start and the imports: in a sweep the server that forks has made them.
     before, begin = _processor_seconds(), monotonic()
     outcome = carry_out(job)
     seconds, core_seconds = monotonic() - begin, _processor_seconds() - before
@@ -112,6 +115,7 @@ def _processor_seconds() -> float:
 def _peak() -> float:
     if resource is None:
         return float("nan")
+    # `getrusage` counts bytes on macOS and KiB on Linux.
     unit = 1 if sys.platform == "darwin" else 1024
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
@@ -152,6 +156,7 @@ def predict(config: Any, field: str | None, measured: Measure) -> Prediction:
     length, most = getattr(config, field), round(LARGEST * getattr(config, field))
     first = _fewest(config, field, max(round(FIRST * length), 2), most)
     probes = [(first, measured(shortened(config, field, first)))]
+    # The first run is mostly compilation, whose time varies; the steps must add as much again.
     clear = max(CLEAR_SECONDS, CLEAR_SHARE * probes[0][1].seconds)
     count = first
     while count == first or (
@@ -160,8 +165,10 @@ def predict(config: Any, field: str | None, measured: Measure) -> Prediction:
         count = max(min(GROWTH * count, most), first + 1)
         probes.append((count, measured(shortened(config, field, count))))
     (few, short), (many, long) = probes[0], probes[-1]
+    # Not below zero: by noise a longer run can be the cheaper one.
     slope = lambda name: max(getattr(long, name) - getattr(short, name), 0.0) / (many - few)
     unit = Cost(slope("seconds"), slope("core_seconds"), slope("peak"))
+    # From the longer probe, which is nearer: only the steps beyond it are extrapolated.
     reach = lambda name: getattr(long, name) + (length - many) * getattr(unit, name)
     whole = Cost(reach("seconds"), reach("core_seconds"), reach("peak"))
     return Prediction(field, tuple(probes), whole, unit)
@@ -206,6 +213,7 @@ def doublings(
     kinds = get_type_hints(type(config))
     names = [name for name in SIZES if kinds.get(name) is int and name != prediction.field]
     count, cost = prediction.probes[-1]
+    # Compilation and the start are taken to cost the same at the doubled size.
     start = cost.core_seconds - count * prediction.unit.core_seconds
     found = []
     for name in names:
@@ -215,6 +223,7 @@ def doublings(
             other = measured(larger)
         except RefusedError:
             continue
+        # Zero where the slope was lost in noise.
         steps = max(cost.core_seconds - start, 1e-9)
         factor = max(other.core_seconds - start, 0.0) / steps
         found.append((name, value, factor, other.peak / cost.peak))

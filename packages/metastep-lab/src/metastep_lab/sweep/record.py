@@ -96,6 +96,7 @@ def read_row(out: Path, entry: Entry, message: str = "") -> Row:
     """Read what is on the disk of one run; `message` says how its last attempt failed, if known."""
     directory = run_directory(out, entry.key)
     failed = "failed" if message else ""
+    # Before the record is read: a run that ends in between is then complete, not interrupted.
     running = "running" if held(directory) else ""
     if not (directory / "result.json").exists():
         return Row(entry, running or failed or "missing", message)
@@ -103,6 +104,7 @@ def read_row(out: Path, entry: Entry, message: str = "") -> Row:
         result = read_result(directory)
     except RunDirectoryError as error:
         return Row(entry, "failed", str(error))
+    # A complete run may still hold the lock while it removes its checkpoints.
     if result["status"] == "complete":
         failed = running = message = ""
     return Row(

@@ -31,13 +31,16 @@ def as_table(rows: Sequence[Row]) -> pa.Table:
     """
     found: dict[str, pa.Array] = {"key": pa.array([row.entry.key for row in rows], pa.string())}
     for name in rows[0].entry.values if rows else ():
+        # Fields of a configuration may be called like columns of ours.
         column = f"config_{name}" if name in ("key", "seed", *FIXED) else name
         found[column] = pa.array([_cell(row.entry.values[name]) for row in rows])
     found["seed"] = pa.array([row.entry.seed for row in rows], pa.int64())
     for name, kind in FIXED.items():
         found[name] = pa.array([getattr(row, name) for row in rows], kind)
+    # In the order of their first appearance, which a set would lose.
     for name in dict.fromkeys(name for row in rows for name in row.metrics):
         values = [row.metrics.get(name) for row in rows]
+        # Types are given: pyarrow would take a column of None alone for one of type null.
         found[f"metric_{name}"] = pa.array(values, pa.float64())
     for name in dict.fromkeys(name for row in rows for name in row.claims):
         found[f"claim_{name}"] = pa.array([row.claims.get(name) for row in rows], pa.bool_())
@@ -56,6 +59,7 @@ def write_table(out: Path, rows: Sequence[Row]) -> None:
     """
     table = as_table(rows)
     as_csv, as_parquet = io.BytesIO(), io.BytesIO()
+    # In memory and then by renaming: pyarrow writes into the file as it goes.
     csv.write_csv(table, as_csv)
     parquet.write_table(table, as_parquet)
     write_atomically(out / "sweep.csv", as_csv.getvalue())

@@ -82,6 +82,7 @@ def _execute(request: Request, say: Callable[[str], None]) -> None:
                 raise
             sleep(0.2)
         except (RefusedError, RunDirectoryError) as error:
+            # Once only: fresh files that are damaged, too, are no remains of a killed attempt.
             damaged = isinstance(error, RunDirectoryError)
             if afresh or not (damaged or isinstance(error.__cause__, CheckpointError)):
                 raise
@@ -97,6 +98,7 @@ def limit_threads(cpus: int) -> None:
     """
     variables = ("NPROC", "PJRT_NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     os.environ.update(dict.fromkeys(variables, str(cpus)))
+    # For libraries that are loaded already, such as NumPy's: variables come too late for them.
     threadpool_limits(cpus)
 
 
@@ -104,6 +106,7 @@ def redirect_output(log: Path) -> None:
     """Append what this process prints to a file."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as file:
+        # By file descriptor: XLA and other C++ code write past Python's streams.
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         for number in (1, 2):

@@ -32,6 +32,7 @@ def probability(successes: int, trials: int) -> tuple[float, float]:
     if not 0 <= successes <= trials or trials < 1:
         raise ValueError(f"successes is {successes} of {trials}; allowed are 0 to trials, from 1")
     tail, failures = (1 - CONFIDENCE) / 2, trials - successes
+    # Quantiles of beta distributions, which have none where a count is 0.
     lower = betaincinv(successes, failures + 1, tail) if successes else 0.0
     upper = betaincinv(successes + 1, failures, 1 - tail) if failures else 1.0
     return float(lower), float(upper)
@@ -53,5 +54,6 @@ def exponent(x: ArrayLike, y: ArrayLike) -> Exponent:
     if not np.all(np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)):
         return Exponent(np.nan, np.nan, np.nan)
     fit: Any = linregress(np.log(x), np.log(y))
+    # The slope and the intercept have taken two degrees of freedom.
     margin = t.ppf((1 + CONFIDENCE) / 2, x.size - 2) * fit.stderr
     return Exponent(float(fit.slope), float(fit.slope - margin), float(fit.slope + margin))

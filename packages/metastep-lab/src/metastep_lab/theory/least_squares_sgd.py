@@ -128,6 +128,7 @@ def _second_moments(
     diffusion = noise @ np.swapaxes(noise, -1, -2)
     diagonal = drift[..., None] * np.eye(drift.shape[-1])
     turned = [(np.swapaxes(a, -1, -2), a, r) for a, r, _ in measured]
+    # |A s - r|^2 = tr(A^T A s s^T) - 2 r^T A s + |r|^2: linear in M = E s s^T and in E s.
     weights = np.stack([_coordinates(b @ a) for b, a, _ in turned], axis=-2)
     along = np.stack([_times(b, r) * start for b, _, r in turned], axis=-2)
     first = _coordinates(start[..., :, None] * start[..., None, :])
@@ -166,6 +167,7 @@ def divergence_step_size(inputs: ArrayLike) -> float:
     """
     left, singular, _ = _decompose(inputs)
     drift, noise = _recursion(left, singular)
+    # F^T D^{-1} F has the same positive eigenvalues and n rows in place of n (n + 1) / 2.
     return float(1 / np.linalg.eigvalsh((noise.T / drift) @ noise)[-1])
 
 
@@ -214,6 +216,7 @@ def _recursion(left: Matrix, singular: Vector) -> tuple[Vector, Matrix]:
     rotated, examples = left * singular[..., None, :], singular.shape[-1]
     rows, columns = np.triu_indices(examples)
     drift = (singular[..., rows] ** 2 + singular[..., columns] ** 2) / examples
+    # z_i z_i^T of every example, whose coordinates are the columns of F.
     outer = rotated[..., :, :, None] * rotated[..., :, None, :]
     return drift, np.swapaxes(_coordinates(outer), -1, -2) / np.sqrt(examples)
 
@@ -221,6 +224,7 @@ def _recursion(left: Matrix, singular: Vector) -> tuple[Vector, Matrix]:
 def _coordinates(symmetric: Matrix) -> Matrix:
     """Coordinates of (a stack of) symmetric matrices in an orthonormal basis for tr(A B)."""
     rows, columns = np.triu_indices(symmetric.shape[-1])
+    # tr(A B) counts every entry off the diagonal twice.
     return np.where(rows == columns, 1.0, np.sqrt(2)) * symmetric[..., rows, columns]
 
 
@@ -235,7 +239,9 @@ def _apply(weights: Matrix, rates: Vector, horizons: NDArray[np.int64]) -> Matri
         log_size = np.where(rates < 0.5, small, np.log(np.abs(1 - rates)))
         powers = np.exp(log_size[..., None] * times)
         odd = times % 2 == 1
+        # Beyond rate 1 the factor 1 - rate is negative.
         powers = np.where((rates > 1)[..., None] & odd, -powers, powers)
+        # The exponent is 0 times the logarithm of 0, NaN, where the rate is 1.
         powers[..., times == 0] = 1
         total = weights @ powers
     return np.where(np.isfinite(total), total, np.inf)

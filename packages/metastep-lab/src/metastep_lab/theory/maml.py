@@ -147,6 +147,7 @@ def meta_parameter_variance(
     check_scales(noise=noise, variability=variability, init_distance=init_distance)
     rate = checked_rates("train_rate", train_rate)
     h = contraction(rate, dim, train_samples)
+    # Eq. 79: of the p directions N are fitted, in the others omega stays at omega_0.
     if dim > equations:
         drawn = variability**2 + noise**2 * (1 + rate**2 * dim / train_samples) / h
         part = equations / dim
@@ -194,6 +195,7 @@ def optimal_train_rates(dim: int, train_samples: int) -> tuple[float, float]:
         Bernacchia (2021), Eq. 8.
     """
     check_counts(dim=dim, train_samples=train_samples)
+    # The loss depends on the rate by (1 + a^2 p / n_t) / h(a), whose derivative has these roots.
     middle = -(train_samples + 1) / (2 * dim)
     width = math.sqrt(middle**2 + train_samples / dim)
     return middle - width, middle + width

@@ -82,6 +82,8 @@ def loss_at_zero(
     variance = noise**2 * _inverse_trace(dim, equations)
     if dim > equations:
         variance += (1 - n / p) * init_distance**2
+        # E Tr (B B^T)^-1 diag(B_i B_i^T) with the tasks' blocks B_i of B: the Schur complement of a
+        # block is a Wishart matrix of p - (n - n_v) degrees of freedom, independent of the rest.
         variance += variability**2 * n / p * (p - nv - 1) / (p - n - 1)
     else:
         # Second moments of squared norms of a task's rows of a random orthogonal frame.

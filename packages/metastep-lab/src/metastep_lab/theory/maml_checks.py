@@ -7,10 +7,7 @@ FloatArray = NDArray[np.float64]
 
 
 def check_counts(**counts: int) -> None:
-    """Refuse numbers of examples, tasks or dimensions that are not integers from 1.
-
-    Args:
-        **counts: name of the argument to its value.
+    """Refuse numbers of examples, tasks or dimensions, by name, that are not integers from 1.
 
     Raises:
         ValueError: naming the first that is wrong.
@@ -25,13 +22,7 @@ def checked_covariance(
 ) -> FloatArray:
     """Return a matrix in float64, or refuse it if it is not symmetric positive semi-definite.
 
-    Args:
-        name: of the argument.
-        matrix: its value.
-        shape: the only one that is allowed; any square one for None.
-
-    Returns:
-        The matrix in float64.
+    `name` is that of the argument, `shape` the only one that is allowed; any square one for None.
 
     Raises:
         ValueError: naming the argument and what is wrong with it.
@@ -43,6 +34,8 @@ def checked_covariance(
     allowed = "allowed are symmetric positive semi-definite matrices."
     if not np.all(np.isfinite(value)):
         raise ValueError(f"{name} has entries that are not finite; {allowed}")
+    # `eigvalsh` errs by some eps times the norm, at most rows times the largest entry. 1e-12 leaves
+    # room for the rounding of the products that made the matrix.
     rounding = 1e-12 * len(value) * np.abs(value).max(initial=0.0)
     if np.abs(value - value.T).max(initial=0.0) > rounding:
         raise ValueError(f"{name} is not symmetric; {allowed}")
@@ -54,14 +47,6 @@ def checked_covariance(
 
 def equations_of(dim: int, validation_samples: int, tasks: int) -> int:
     """Return N = validation_samples * tasks, the number of equations of the outer problem.
-
-    Args:
-        dim: p.
-        validation_samples: n_v.
-        tasks: m.
-
-    Returns:
-        N.
 
     Raises:
         ValueError: for a count below 1, or N = p, where the outer problem is singular.
@@ -77,10 +62,7 @@ def equations_of(dim: int, validation_samples: int, tasks: int) -> int:
 
 
 def check_scales(**scales: float) -> None:
-    """Refuse standard deviations and distances that are negative or not finite.
-
-    Args:
-        **scales: name of the argument to its value.
+    """Refuse standard deviations and distances, by name, that are negative or not finite.
 
     Raises:
         ValueError: naming the first that is wrong.
@@ -91,14 +73,7 @@ def check_scales(**scales: float) -> None:
 
 
 def checked_rates(name: str, rate: ArrayLike) -> FloatArray:
-    """Return learning rates of any sign and shape, or refuse them if they are not finite.
-
-    Args:
-        name: of the argument.
-        rate: its value.
-
-    Returns:
-        The rates in float64.
+    """Return rates of any sign and shape in float64, or refuse them if they are not finite.
 
     Raises:
         ValueError: naming the argument and its value.

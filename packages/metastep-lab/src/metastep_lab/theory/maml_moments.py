@@ -121,6 +121,10 @@ def fourth_moments(covariance: ArrayLike, kurtosis: float = 3.0) -> FloatArray:
     sigma = np.asarray(covariance, np.float64)
     square = sigma @ sigma
     values, vectors = np.linalg.eigh(sigma)
+    # By rounding, zero eigenvalues come out negative.
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    # x^T Sigma x = s^T A s with A = Sigma^2, and for independent entries of s
+    # E (s^T A s) s s^T = 2 A + Tr(A) I + (kurtosis - 3) diag(A).
     rest = (kurtosis - 3) * (root * np.diag(square)) @ root
+    # The last part is symmetric but for rounding, which checks of symmetry would notice.
     return 2 * square @ sigma + sigma * np.trace(square) + (rest + rest.T) / 2

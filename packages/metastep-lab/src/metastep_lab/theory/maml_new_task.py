@@ -72,4 +72,5 @@ def optimal_test_rate(
 
 def contraction(rate: FloatArray, dim: int, samples: int) -> FloatArray:
     """Eqs. 6 and 7: the factor by which an inner step scales squared distances to the task."""
+    # E (I - a S)^2 with S = X^T X / n, by E S = 1 and E S^2 = 1 + (p + 1) / n (Eqs. 31 and 32).
     return (1 - rate) ** 2 + rate**2 * (dim + 1) / samples

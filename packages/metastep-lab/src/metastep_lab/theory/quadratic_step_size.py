@@ -42,6 +42,7 @@ def spectrum(hessian: ArrayLike, start: ArrayLike) -> tuple[FloatArray, FloatArr
         )
     eigenvalues, eigenvectors = np.linalg.eigh((matrix + matrix.T) / 2)
     smallest, largest = eigenvalues[0], eigenvalues[-1]
+    # `eigh` errs by about this much: a smaller one may have the other sign.
     if smallest <= np.finfo(np.float64).eps * abs(largest):
         raise ValueError(
             f"hessian has the eigenvalue {smallest:.3g}; allowed are positive definite matrices."
@@ -101,6 +102,7 @@ def meta_objective(
     steps = _check(step_size, horizon)
     eigenvalues, squares, factors, scale = _scaled(steps, hessian, start)
     loss = np.sum(squares * eigenvalues * factors ** (2 * horizon), axis=-1) / 2
+    # The factors were divided by the scale, and the loss by its power 2 T.
     return np.log(loss) / horizon + 2 * np.log(scale)
 
 
@@ -128,6 +130,7 @@ def meta_curvature(
     """
     steps = _check(step_size, horizon)
     eigenvalues, squares, factors, scale = _scaled(steps, hessian, start)
+    # With S_p for moment(p): F' = -2 S_1 / S_0, and d S_p / d eta = -(2 T - p) S_{p+1}.
     moment = lambda power: np.sum(
         squares * eigenvalues ** (power + 1) * factors ** (2 * horizon - power), axis=-1
     )
@@ -155,6 +158,7 @@ def optimal_step_size(hessian: ArrayLike, start: ArrayLike, horizon: int) -> flo
     diagonal = np.diag(eigenvalues)
     slope = lambda eta: float(meta_gradient(eta, diagonal, coordinates, horizon))
     edges = 1 / eigenvalues[-1], 1 / eigenvalues[0]
+    # The smallest relative tolerance that `brentq` takes; the absolute one must be positive.
     accuracy = 4 * np.finfo(np.float64).eps
     return root_scalar(slope, bracket=edges, method="brentq", xtol=1e-300, rtol=accuracy).root
 
@@ -192,6 +196,7 @@ def log_plain_gradient_bound(
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         above = common + np.log(length) + (2 * horizon - 1) * np.log(slowest)
         grown = np.log(coordinates[-1] ** 2) + (2 * horizon - 1) * np.log(steps * largest - 1)
+        # log(a - b) = log a + log(1 - b / a), where a overflows for long horizons.
         below = common + grown + np.log1p(-np.minimum(1, length * np.exp(-grown)))
     edge = 2 / largest
     return np.where(steps < edge, above, np.where(steps > edge, below, np.nan))

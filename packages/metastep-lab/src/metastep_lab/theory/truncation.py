@@ -72,6 +72,7 @@ def truncated_gradient(
     estimate (Eq. 8). With K = T it is exact, since w_0 is constant.
     """
     final_gradient = _array(final_gradient)
+    # The sum of gamma (I - gamma H)^k over the window's steps k, a geometric series.
     kept = final_gradient - power_of_step(hessian, step_size, window) @ final_gradient
     return _array(coupling).T @ np.linalg.solve(_array(hessian), kept)
 
@@ -118,6 +119,8 @@ def interference_limits(
     stationary point. The windows K may be an array. (The paper's Eq. 19 counts one step too many
     and is corrected here.)
     """
+    # w_T = forgotten * w_0 + (1 - forgotten) * lambda; K-RMD settles where
+    # lambda - target + seen * w_T = 0, the true gradient where the factor is 1 - forgotten.
     forgotten = (1 - step_size) ** horizon
     seen = 1 - (1 - step_size) ** _array(window)
     limit = (target - seen * forgotten * start) / (1 + seen * (1 - forgotten))
@@ -134,6 +137,7 @@ def worst_cosine(
     = P lambda and d = S lambda. The minimum over two hyperparameters is taken on a fine grid of
     directions. It is negative where truncated back-propagation is an ascent direction.
     """
+    # Half a circle: the cosine is the same for lambda and -lambda.
     directions = np.linspace(0, np.pi, 20001)
     outer = np.stack([np.cos(directions), np.sin(directions)])
     minimizer = np.linalg.solve(_array(hessian), _array(coupling) @ outer)

@@ -75,6 +75,8 @@ class GatedRecurrentModel(AbstractLanguageModel):
     def hidden_states(self, tokens: Int[Array, " time"]) -> Float[Array, "time hidden"]:
         """Run the units over the words, from a state of zeros."""
         hidden = self.embedding.shape[1]
+        # Rows are small, so that logits begin near zero; as inputs they are scaled up (Vaswani et
+        # al. 2017).
         inputs = self.embedding[tokens] * hidden**0.5
 
         def step(state: Array, word: Array) -> tuple[Array, Array]:
@@ -135,6 +137,7 @@ class TransformerModel(AbstractLanguageModel):
             raise ValueError(f"heads is {heads}; allowed are divisors of hidden, {hidden}")
         words, places, rest = jax.random.split(key, 3)
         self.embedding = initial_embedding(words, vocabulary, hidden, scale)
+        # `initial_embedding` refuses a single row.
         self.positions = initial_embedding(places, max(context, 2), hidden, scale)
         self.blocks = tuple(
             _Block(hidden, heads, key=one) for one in jax.random.split(rest, layers)
@@ -186,7 +189,11 @@ class Recipe(eqx.Module):
         """Return Adam on gradients whose norm is limited to 1."""
         warm_up = max(1, round(WARM_UP * self.steps))
         schedule = optax.warmup_cosine_decay_schedule(
-            0.0, self.step_size, warm_up, max(self.steps, warm_up + 1)
+            # optax refuses a decay that is not longer than its warm-up.
+            0.0,
+            self.step_size,
+            warm_up,
+            max(self.steps, warm_up + 1),
         )
         return optax.chain(optax.clip_by_global_norm(LARGEST_GRADIENT), optax.adam(schedule))
 
@@ -247,6 +254,7 @@ def train(
 
     def step(carry: tuple, _: None) -> tuple[tuple, Scalar]:
         parameters, state, done = carry
+        # From the step's number: however the steps are split, each draws the same windows.
         key = jax.random.fold_in(training.key, done)
         starts = jax.random.randint(key, (recipe.batch, 1), 0, windows)
         batch = tokens[starts + jnp.arange(recipe.context + 1)]

@@ -52,6 +52,7 @@ def log_bulk(
             best = np.argpartition(teacher.logits(rows), vocabulary - top, axis=1)
             np.put_along_axis(left_out, best[:, vocabulary - top :], True, axis=1)
         left_out[:, chosen] = True
+        # Excluded by terms of exactly zero: subtracting theirs from a sum would cancel.
         logits[left_out] = -np.inf
         found[rows] = logsumexp(logits, axis=1)
     return found
@@ -93,6 +94,7 @@ def minimax_anchor(model: LogLinearModel, values: np.ndarray) -> np.ndarray:
         np.append(np.zeros(states.shape[1]), 1.0),
         A_ub=np.block([[states, -error], [-states, -error]]),
         b_ub=np.concatenate([values, -values]),
+        # Without them `linprog` takes all unknowns to be non-negative.
         bounds=(None, None),
         method="highs",
     )

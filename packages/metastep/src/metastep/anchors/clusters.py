@@ -12,6 +12,7 @@ from metastep.anchors.streaming import even_blocks
 SEPARATION = 5.0
 """Least separation. Halves of one normal, uniform or exponential distribution have 2.7 to 3.5."""
 
+# A few outliers, however far, are not a cluster.
 SMALLEST_SHARE = 0.01
 
 
@@ -74,6 +75,7 @@ def find_clusters(values: np.ndarray) -> Clusters | None:
         return None
     separation = float(distance / within) if within > 0 else np.inf
     centers = float(lower.mean() + values.mean()), float(upper.mean() + values.mean())
+    # The same subtraction as in `ordered`, so that both sides are rounded alike.
     labels = (values - values.mean() > lower[-1]).astype(np.int64)
     return Clusters(labels, centers, shares, separation)
 

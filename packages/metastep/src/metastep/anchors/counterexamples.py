@@ -89,6 +89,7 @@ def useless_shift(model: LogLinearModel, thresholds: ArrayLike) -> float:
     values = np.asarray(thresholds, np.float64)
     if values.size == 0 or not np.isfinite(values).all():
         raise ValueError(f"thresholds is {thresholds!r}; allowed are finite numbers, at least one")
+    # In blocks: all logits at once are states x vocabulary numbers.
     largest = max(model.logits(rows).max() for rows in blocks(len(model.states)))
     return float(values.min() - largest) - 1.0
 

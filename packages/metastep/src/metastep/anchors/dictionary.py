@@ -74,9 +74,11 @@ def dictionary_statistics(
         raise ValueError(
             f"unembedding has {there.size} words that are not zero; allowed: 2 or more"
         )
+    # Those of R are those of the dictionary; with few words R is square, and the rest are zeros.
     singular_values = np.linalg.svd(triangle.factor(), compute_uv=False)[: min(words.shape)]
     rng = np.random.default_rng(seed)
     first = rng.integers(there.size, size=pairs)
+    # A shift that is not a whole turn: always another word, and every one as likely.
     second = (first + rng.integers(1, there.size, size=pairs)) % there.size
     unit = lambda rows: _units(words[rows].astype(np.float64), lengths[rows])
     left, right = unit(there[first]), unit(there[second])
@@ -84,6 +86,7 @@ def dictionary_statistics(
         singular_values=singular_values,
         norms=lengths,
         cosines=np.einsum("ij,ij->i", left, right),
+        # |sum of units|^2 = n + the sum of the cosines of all ordered pairs: exact in one pass.
         mean_cosine=float((direction @ direction - there.size) / (there.size * (there.size - 1))),
         stable_rank=float(np.sum(singular_values**2) / singular_values[0] ** 2),
     )

@@ -117,6 +117,7 @@ def downstream_head(
     chosen = check_words(words, len(model.unembedding))
     logits = word_logits(model, chosen, anchor)
     thresholds = np.quantile(logits, quantile, axis=0)
+    # Newton's method: with few words its Hessian is small, and correlated logits do not slow it.
     regression = LogisticRegression(
         C=1 / penalty, fit_intercept=False, solver="newton-cholesky", max_iter=1000
     )

@@ -104,6 +104,7 @@ def fit_anchor(
     # One buffer for all blocks: block x vocabulary numbers are most of the memory.
     logits = np.empty((0, len(words)))
     for states in even_blocks(checked_states(batches, words.shape[1]), block):
+        # At least float32, in which products of two half-precision numbers are exact.
         dtype = np.result_type(states, words, np.float32)
         words = words.astype(dtype, copy=False)
         if logits.dtype != dtype or len(logits) < len(states):
@@ -152,11 +153,13 @@ class AnchorRegression:
         both = triangle.factor()
         solution, rank = self._least_squares(both)
         mse = self._squared_error(both, solution) / count
+        # R has the inner products of the data: |R 1|^2 is the count, and this projection the mean.
         constant, values = both[:, self.hidden], both[:, self.hidden + 1 :]
         means = constant @ values / (constant @ constant)
         variance = np.sum((values - np.outer(constant, means)) ** 2, axis=0) / count
         with np.errstate(divide="ignore", invalid="ignore"):
             r2 = 1 - mse / variance
+        # With as many tokens as unknowns half a fit would be exact, and say nothing.
         held_out_mse = np.full(len(self.top), np.nan)
         if self._halves[0].count > unknowns and self._halves[1].count:
             half_solution = self._least_squares(fitted)[0]

@@ -50,10 +50,12 @@ class CausalModel:
                 tokenizer = transformers.AutoTokenizer.from_pretrained(
                     self.source, local_files_only=True, trust_remote_code=False
                 )
+            # transformers raises errors of many kinds for files that it cannot read.
             except Exception as error:
                 raise ValueError(f"{self.source} holds no tokenizer: {_reason(error)}") from error
         if len(tokenizer) < 2:  # without a tokenizer the library creates an empty one
             raise ValueError(f"{self.source} holds no tokenizer")
+        # Quiet about texts that are longer than the model's context, as they are read in windows.
         encoded = tokenizer(text, add_special_tokens=False, verbose=False)
         return np.array(encoded["input_ids"], np.int64)
 
@@ -111,6 +113,7 @@ def load_causal_model(source: str | PathLike[str]) -> CausalModel:
                 name,
                 local_files_only=True,
                 trust_remote_code=False,
+                # Whatever the file holds: half precision would not pass the checks below.
                 dtype=torch.float32,
                 output_loading_info=True,
             )
@@ -121,6 +124,7 @@ def load_causal_model(source: str | PathLike[str]) -> CausalModel:
     missing = sorted(loading["missing_keys"])
     if missing:
         raise ValueError(f"{refused}the weights of {missing[0]} are missing here")
+    # Drop-out would make the states random.
     network.eval()
     head = network.get_output_embeddings()
     if not isinstance(head, torch.nn.Linear):
@@ -152,6 +156,7 @@ def _forward(
     hook = network.get_output_embeddings().register_forward_pre_hook(shorten)
     try:
         with torch.inference_mode():
+            # Every window is read once, so keys and values need not be kept.
             logits = network(input_ids=windows, use_cache=False).logits
     finally:
         hook.remove()

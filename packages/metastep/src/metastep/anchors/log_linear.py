@@ -116,6 +116,7 @@ def _divergence(truth: np.ndarray, other: np.ndarray) -> np.ndarray:
     delta = other - truth
     delta -= np.sum(weights * delta, axis=1, keepdims=True)
     # e^d - 1 - d, where d is small without the cancellation of e^d - 1.
+    # Clipped against overflow: rows with a larger delta are replaced below.
     excess = np.expm1(np.minimum(delta, 1.0)) - delta
     small = np.log1p(np.sum(weights * np.maximum(excess, 0.0), axis=1))
     large = delta.max(axis=1) > 1

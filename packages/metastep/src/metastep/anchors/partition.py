@@ -66,6 +66,7 @@ def log_bulk_partitions(logits: np.ndarray, top: Sequence[int]) -> np.ndarray:
         bulk, largest = rows[:, : starts[0]], np.sort(rows[:, starts[0] :], axis=1)
         total = _log_sum(bulk)
         found[start : start + ROWS_AT_ONCE, descending[0]] = total
+        # The last part, the `min(top)` largest, is excluded by every bulk.
         parts = np.split(largest, starts[1:] - starts[0], axis=1)[:-1]
         for place, part in zip(descending[1:], parts, strict=True):
             total = np.logaddexp(total, _log_sum(part))
@@ -75,6 +76,7 @@ def log_bulk_partitions(logits: np.ndarray, top: Sequence[int]) -> np.ndarray:
 
 def _log_sum(logits: np.ndarray) -> np.ndarray:
     """Return log sum exp of each row, and overwrite the rows."""
+    # In place: a temporary array would double the largest memory of a fit.
     highest = logits.max(axis=1, keepdims=True)
     np.subtract(logits, highest, out=logits)
     np.exp(logits, out=logits)
@@ -107,6 +109,7 @@ def partition_histograms(log_partitions: np.ndarray, bins: int = 60) -> Histogra
     if not np.isfinite(log_partitions).all():
         raise ValueError("log_partitions holds infinities or NaN; allowed are finite numbers")
     require_count("bins", bins)
+    # Common edges, so that bulk sizes can be compared bin by bin.
     edges = np.histogram_bin_edges(log_partitions, bins)
     counts = [np.histogram(column, edges)[0] for column in log_partitions.T]
     return Histograms(edges, np.stack(counts))

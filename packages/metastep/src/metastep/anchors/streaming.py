@@ -44,6 +44,7 @@ class Triangle:
         self._columns = columns
         self._filled = columns  # the first rows of the buffer hold R
         rows = columns + max(2 * columns, FEWEST_ROWS)
+        # By columns, as LAPACK reads: a full buffer is factorized in place.
         self._buffer = np.zeros((rows, columns), order="F")
 
     def add(self, rows: np.ndarray) -> None:

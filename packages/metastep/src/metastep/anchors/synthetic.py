@@ -47,6 +47,7 @@ def confident_population(
     """
     usable = 0 <= margin_quantile < 1
     require(usable, "margin_quantile", margin_quantile, "numbers from 0 to below 1")
+    # False for NaN, so that states without a score are left out.
     sure = np.abs(scores) >= np.nanquantile(np.abs(scores), margin_quantile)
     labels = np.where(scores > 0, 1, -1)
     return Population(pretraining, sure / sure.sum(), labels)
@@ -89,12 +90,15 @@ def synthetic_task(
     inputs = np.column_stack([np.ones(states), rng.normal(size=(states, dim))])
     common = rng.normal(size=dim)
     common /= np.linalg.norm(common)
+    # With the root of the dimension, <x, difference> has the given deviation at a typical |x|.
     interest = common + STRENGTH * rng.normal(size=(words, dim)) / dim**0.5
     bulk = common + spread * rng.normal(size=(bulk_words, dim)) / dim**0.5
     # At x = 0 the bulk has total weight 1, and each word of interest 1 / k.
     offsets = np.append(np.full(words, -np.log(words)), np.full(bulk_words, -np.log(bulk_words)))
     unembedding = np.column_stack([offsets, np.concatenate([interest, bulk])])
+    # Both signs, or the classifier would have a single class.
     coefficients = np.where(np.arange(words) % 2 == 0, 1.0, -1.0)
+    # Theorem 3.5.7 asks for eps_b - log(4 k) at least; eps_b is small with the spread.
     thresholds = np.full(words, ABOVE_LEAST - np.log(4 * words))
     head = DownstreamHead(np.arange(words), coefficients, thresholds)
     return SyntheticTask(LogLinearModel(inputs, unembedding), head, np.append(0.0, common))

@@ -13,6 +13,7 @@ from metastep.anchors.bulk import log_bulk
 from metastep.anchors.downstream import DownstreamHead
 from metastep.anchors.log_linear import LogLinearModel, blocks, check_same_inputs, divergences
 
+# The theorem is for Gamma up to 6; it may be used with a smaller margin than the true one.
 LARGEST_MARGIN = 6.0
 
 
@@ -167,6 +168,7 @@ def measure_transfer(
     margin = float(np.min(labels * scores))
     numbers = {
         "overlap": population.overlap,
+        # A part of the whole: above 1 by rounding alone.
         "bulk_probability": min(1.0, float(np.exp(np.min(bulks[0] - _log_partition(truth))))),
         "margin": margin,
         "normalized_margin": head.normalized_margin(margin),

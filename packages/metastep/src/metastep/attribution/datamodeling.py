@@ -69,6 +69,7 @@ def datamodeling_score(scores: Attribution | PyTree, removals: Removals) -> Data
 
 
 def _spearman(predicted: np.ndarray, true: np.ndarray) -> float:
+    # `not >`: a training that diverged gives NaN, which has no rank.
     if np.ptp(predicted) == 0 or not np.ptp(true) > 0:
         return float("nan")
     found: Any = spearmanr(predicted, true)

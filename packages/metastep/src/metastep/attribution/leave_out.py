@@ -16,7 +16,7 @@ from metastep.attribution.units import Chosen, Units, as_masks, as_units
 from metastep.checks import require_count, require_key
 from metastep.compilation import compiled
 from metastep.fingerprint import digest, fingerprint
-from metastep.minimize import Checkpoint
+from metastep.minimize.driving import Checkpoint, to_resume
 from metastep.types import RandomKey
 
 
@@ -189,16 +189,10 @@ class _Progress:
         """Return the stored values and the number of their rows, or the given values and 0."""
         if self.checkpoint is None:
             return values, 0
-        require_count("checkpoint.every", self.checkpoint.every)
         path = self.checkpoint.file
-        if not path.exists():
+        if not to_resume(self.checkpoint):
             self._write(values, 0)  # so that a folder without permission is noticed at once
             return values, 0
-        if not self.checkpoint.resume:
-            raise FileExistsError(
-                f"{path} exists; pass Checkpoint(..., resume=True) to continue from it, or choose "
-                "another file."
-            )
         restored, notes = saving.load(path, jnp.asarray(values))
         done = notes.get("done")
         if notes.get("identity") != self.identity or type(done) is not int:
@@ -206,12 +200,14 @@ class _Progress:
                 f"{path} belongs to another run: its training, removals, weights, queries or key "
                 "(or the version of JAX) are not those of this one."
             )
+        # A copy, since NumPy's view of an array of JAX cannot be written to.
         return np.array(restored), min(max(done, 0), len(values))
 
     def save(self, values: np.ndarray, before: int, done: int) -> None:
         """Write the file if `every` rows are done since the last time, or all are."""
         if self.checkpoint is not None:
             every = self.checkpoint.every
+            # A batch finishes several removals, and may step over a multiple of `every`.
             if done == len(values) or done // every > before // every:
                 self._write(values, done)
 

@@ -17,12 +17,7 @@ Asked = AbstractProblem | Callable[[PyTree], AbstractProblem]
 
 
 def as_queries(problem: Asked, queries: PyTree) -> PyTree[Array]:
-    """Return queries as arrays with one row each; a plain problem has one empty row.
-
-    Raises:
-        ValueError: if a function is given without queries or a problem with some, or if there is
-            no query, a leaf is not an array, or leaves differ in length.
-    """
+    """Return queries as arrays with one row each; a plain problem has one empty row."""
     if isinstance(problem, AbstractProblem):
         if queries is not None:
             raise ValueError(
@@ -60,11 +55,7 @@ def as_queries(problem: Asked, queries: PyTree) -> PyTree[Array]:
 
 
 def problem_of(problem: Asked, query: PyTree) -> AbstractProblem:
-    """Return the problem of one query.
-
-    Raises:
-        ValueError: if the function does not return a problem.
-    """
+    """Return the problem of one query."""
     if isinstance(problem, AbstractProblem):
         return problem
     made = problem(query)
@@ -77,13 +68,7 @@ def problem_of(problem: Asked, query: PyTree) -> AbstractProblem:
 
 
 class Question(AbstractProblem):
-    """The problem of one query. The query is a leaf, so one compiled program serves all.
-
-    Attributes:
-        problem: a problem, or a function from a query to one.
-        query: one row of the queries.
-        horizon: that of the problem.
-    """
+    """The problem of one query. The query is a leaf, so one compiled program serves all."""
 
     problem: Asked
     query: PyTree
@@ -127,9 +112,6 @@ def require_connected(problem: AbstractProblem, weights: Outer, key: RandomKey) 
     """Refuse weights that training does not use, and queries without a derivative.
 
     Costs a few traces and no computation.
-
-    Raises:
-        ValueError: naming which of the two it is.
     """
     keys = split_keys(key)
 
@@ -145,6 +127,7 @@ def require_connected(problem: AbstractProblem, weights: Outer, key: RandomKey) 
             "derivative with respect to these weights. Multiply the loss of each example by its "
             "weight, and do not round, compare or stop the gradient of the weights."
         )
+    # Zeros serve as a trained state: influence is a matter of structure, and nothing is run.
     shapes = eqx.filter_eval_shape(lambda: start(problem, weights, keys).inner)
     inner = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype) if _is_numeric(x) else x,

@@ -45,6 +45,7 @@ class Units(eqx.Module):
             flat, unflatten = ravel_pytree(self.weights)
             return unflatten(jnp.where(left_out, 0, flat))
         gone = left_out[self.groups]
+        # A group may be given for whole rows of the weights.
         gone = gone.reshape(gone.shape + (1,) * (self.weights.ndim - gone.ndim))
         return jnp.where(gone, 0, self.weights)
 
@@ -56,11 +57,7 @@ class Units(eqx.Module):
         return -left_out.astype(np.float64) @ self.as_rows(scores).T
 
     def as_rows(self, scores: PyTree) -> np.ndarray:
-        """Return the effect of each whole unit on each query, shape (queries, units), float64.
-
-        Raises:
-            ValueError: if the scores belong to other units.
-        """
+        """Return the effect of each whole unit on each query, shape (queries, units), float64."""
         leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(scores)]
         flat = [leaf.reshape(len(leaf), -1) for leaf in leaves if leaf.ndim]
         if not flat or sum(leaf.shape[1] for leaf in flat) != self.count:
@@ -72,19 +69,12 @@ class Units(eqx.Module):
         rows = np.concatenate(flat, axis=1)
         if self.groups is not None:
             return rows
+        # A unit loses its whole weight, while its score is the derivative by the weight.
         return rows * np.asarray(ravel_pytree(self.weights)[0], np.float64)
 
 
 def as_units(examples: Any, groups: Any) -> Units:
-    """Check weights and groups.
-
-    Args:
-        examples: a tree of weights, or a number of examples that all have the weight one.
-        groups: None, or integers.
-
-    Raises:
-        ValueError: for weights that are not floating-point numbers, and groups that do not fit.
-    """
+    """Check the weights, or a number of examples that all have the weight one, and the groups."""
     if is_count(examples):
         examples = jnp.ones(integer(examples))
     leaves = jax.tree.leaves(examples)
@@ -119,11 +109,7 @@ def as_units(examples: Any, groups: Any) -> Units:
 
 
 def as_masks(left_out: Chosen, count: int) -> np.ndarray:
-    """Return removals as booleans of shape (removals, units).
-
-    Raises:
-        ValueError: if they are neither booleans of that shape nor indices of units.
-    """
+    """Return removals as booleans of shape (removals, units); refuse what is neither."""
     allowed = (
         f"allowed are booleans of shape (removals, {count}), and one array of indices from 0 to "
         f"{count - 1} for each removal."
@@ -138,6 +124,7 @@ def as_masks(left_out: Chosen, count: int) -> np.ndarray:
         if row.dtype != bool and row.size:
             if not np.issubdtype(row.dtype, np.integer) or row.min() < 0 or row.max() >= count:
                 raise ValueError(f"left_out holds {row.min()} to {row.max()}; {allowed}")
+        # NumPy gives an empty row the dtype float64; it leaves nothing out.
         mask[row.astype(int) if row.dtype != bool else row] = True
     return masks
 

@@ -79,7 +79,9 @@ class AmIGO(AbstractEstimator):
         (params, params_optimizer), gradient = self._follow_minimum(oracles, state)
         judged, (right, direct) = oracles.outer_gradient(params, oracles.outer_batch(0))
         (adjoint, optimizer), residual = self._follow_adjoint(oracles, state, params, right)
+        # Batches are numbered in the order of their use: those of z, those of v, and one for x.
         last = oracles.inner_batch(self.inner_steps + self.linear_steps)
+        # A batch of its own: v depends on the earlier ones, on which the product would be biased.
         _, _, cross = oracles.products(params, adjoint, last)
         step = Step(
             after=replace(
@@ -142,4 +144,5 @@ class AmIGO(AbstractEstimator):
             # At v = 0 the residual is d_z f itself: the first step needs no Hessian product.
             zero = jax.tree.map(jnp.zeros_like, params)
             start = move(right, zero, self.linear_optimizer.init(zero))
+        # Again the second part only has the right structure.
         return jax.lax.fori_loop(0, self.linear_steps, body, (start, right))

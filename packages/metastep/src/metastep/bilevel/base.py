@@ -30,6 +30,7 @@ def begin(
     A `ValueError` refuses a leaf of `outer` that influences neither the minimum of the inner loss
     nor the outer loss.
     """
+    # This is called for its refusals only; the result is not used.
     optimizer_of(training_of(problem))
     inner = start(problem, outer, split_keys(key)).inner
     params, rest = differentiable(inner.params)
@@ -50,6 +51,7 @@ def begin(
     oracles = Oracles(problem, outer, state, key)
 
     def seen(outer: Outer) -> PyTree:
+        # x moves the minimum through d_z g, and f directly: no other way is differentiated.
         gradient = jax.grad(oracles.inner_loss)(params, outer, oracles.inner_batch(0))
         return gradient, oracles.outer_loss(params, outer, oracles.outer_batch(0))
 
@@ -102,6 +104,7 @@ def conclude(before: BilevelState, step: Step, trained: PyTree) -> tuple[Estimat
     calls = before.calls + step.calls
     # Batches are numbered by the counters: a failed step is followed by one on other batches.
     state = eqx.tree_at(lambda s: (s.step, s.calls), kept, (before.step + 1, calls))
+    # The inner run never begins anew, so its steps are counted over all outer steps.
     first_nonfinite = jnp.where(inner_good, -1, calls.inner_gradients)
     stats = common_stats(step.direction, first_nonfinite) | {
         "adjoint": step.adjoint,

@@ -98,6 +98,7 @@ class F2SA(AbstractEstimator):
             linear_residual=relative_norm(residual, right),
             inner_gradient=gradient,
         )
+        # Both copies descend an inner loss: the failure of either is `nonfinite_inner`.
         estimate, state = conclude(state, step, trained=after)
         return replace(estimate, stats={**estimate.stats, "penalty": penalty}), state
 

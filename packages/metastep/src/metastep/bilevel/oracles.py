@@ -39,8 +39,10 @@ class Oracles:
         self._optimizer = optax.with_extra_args_support(optimizer_of(self._training))
         # Batches are numbered over all outer steps, so that data in a fixed order continue.
         self._first = state.calls
+        # Both kinds of batches are numbered from 0, so each has a key of its own.
         self._keys = jax.random.split(key)
         self.outer = outer
+        # Only what is no array is taken from here. The arrays are unused, and XLA drops them.
         initial = problem.init(outer, key).params
         # A compiled loop cannot carry functions among the parameters.
         functions = eqx.filter(initial, eqx.is_array, inverse=True)

@@ -85,6 +85,8 @@ class BilevelProblem(AbstractProblem):
         inner_batch: Batches | None = None,
         outer_batch: Batches | None = None,
     ):
+        # `TrainingProblem` asks for this function, and nothing calls it: bilevel solvers use
+        # `outer_loss`, and unrolling estimators the `objective` below.
         on_all = lambda params, outer: objective(params, outer, None)
         self.training = TrainingProblem(loss, on_all, init_params, optimizer, horizon, inner_batch)
         self.outer_loss = objective

@@ -79,6 +79,7 @@ class SOBA(AbstractEstimator):
         moved, params_optimizer = oracles.descend(
             oracles.inner_loss, batch, params, state.params_optimizer, slope
         )
+        # The residual is the gradient of v'Hv/2 + v'd_z f by v: any optimizer can descend it.
         updates, companion_optimizer = self.linear_optimizer.update(
             residual, state.companion_optimizer, adjoint
         )

@@ -6,12 +6,15 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from metastep.diagnosis.diagnosis import Diagnosis, readable_bytes
+from metastep.diagnosis.diagnosis import Diagnosis
 from metastep.diagnosis.rows import Option, Recommendation, Warning
 from metastep.estimators.evolution import EvolutionStrategies
 from metastep.estimators.implicit import Implicit
 from metastep.estimators.truncated import TruncatedReverse
+from metastep.files import readable_bytes
 
+# The bound is not lower, although a short window may descend faster at first: its bias stays when
+# the exact gradient vanishes, which a few outer steps do not show.
 GOOD_COSINE = 0.95
 GOOD_ERROR = 0.5
 """Least cosine and largest relative error at which a biased gradient is recommended."""
@@ -33,6 +36,7 @@ def advise(diagnosis: Diagnosis) -> Diagnosis:
 
 
 def _not_finite(d: Diagnosis) -> Warning | None:
+    # A gradient that overflows although the run does not is chaos, which has its own warning.
     if d.finite or d.chaotic:
         return None
     return Warning(
@@ -79,6 +83,7 @@ def _not_smooth(d: Diagnosis) -> Warning | None:
 
 
 def _exploding(d: Diagnosis) -> Warning | None:
+    # `not >`, here and below: a decay of NaN (from a state of zeros) warns of nothing.
     if d.chaotic or not d.adjoint_decay > EXPLODING:
         return None
     return Warning(
@@ -90,6 +95,7 @@ def _exploding(d: Diagnosis) -> Warning | None:
 
 
 def _vanishing(d: Diagnosis) -> Warning | None:
+    # A gradient of exactly zero has its own warning.
     if _vanished(d) or not d.adjoint_decay < VANISHING:
         return None
     return Warning(
@@ -141,7 +147,9 @@ def _not_descent(d: Diagnosis) -> Warning | None:
 def _descent_not_guaranteed(d: Diagnosis) -> Warning | None:
     if np.isnan(d.contraction):
         return None
+    # Steps that do not contract are remembered for longer than any run.
     memory = 1 / max(1 - d.contraction, 1e-12)
+    # The last window is the whole run, which cuts nothing off but the start.
     short = [row.window for row in d.windows[:-1] if row.window < memory and row.cosine > 0]
     if not short:
         return None
@@ -208,6 +216,8 @@ def _recommend(d: Diagnosis) -> Recommendation:
         )
     fitting = [o for o in d.options if o.memory <= d.memory]
     good = [o for o in fitting if trusted(d, o)]
+    # This comes before the two kinds are separated: a biased estimator that an exact one beats in
+    # everything is out.
     good = [o for o in good if not any(_dominates(other, o) for other in good)]
     exact = min((o for o in good if not _may_err(o)), key=_price, default=None)
     biased = min((o for o in good if _may_err(o)), key=_price, default=None)

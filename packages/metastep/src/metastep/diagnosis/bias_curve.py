@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from metastep.problems.base import AbstractProblem, Keys, Trajectory, start, take_step
 from metastep.rounding import rounded
-from metastep.trees import differentiable, subtract
+from metastep.trees import differentiable, largest, subtract
 from metastep.types import Inner, Outer, Scalar
 
 Body = Callable[[PyTree, PyTree], tuple[PyTree, Scalar]]
@@ -129,6 +129,8 @@ def bias_curve(
         variables, rest = differentiable(end.inner)
         # The adjoint of the last state belongs to no step of the loop.
         inner = eqx.combine(_measured(variables, last.adjoint, last.sensitivity), rest)
+        # The direct derivative by `outer` is the first term of the sum, and part of every
+        # truncation.
         judged = _recorded(constant, records.total, last.contribution)
         value = problem.objective(inner, judged, keys.objective)
         return value, (arrays, moves)
@@ -144,8 +146,10 @@ def bias_curve(
     )
     value, pull_back, (arrays, moves) = differentiate(stored)
     by_start, found, sizes, last = pull_back(jnp.ones_like(value))
+    # A pass that recomputes holds its segments only: what a step leaves is traced, not computed.
     residuals = pull_back if stored else eqx.filter_eval_shape(lambda: differentiate(True)[1])
     static = eqx.filter(eqx.filter_eval_shape(start, problem, outer, keys), _is_shape, inverse=True)
+    # Cotangents come in the order of the steps; what is returned counts from the end.
     return BiasCurve(
         value=value,
         exact=jax.tree.map(jnp.add, by_start, found.total),
@@ -162,6 +166,7 @@ def bias_curve(
 def stacked_bytes(residuals: PyTree, horizon: int) -> int:
     """Return the bytes of the arrays that `scan` stacks along a first axis of its length."""
     arrays = [x for x in jax.tree.leaves(residuals) if hasattr(x, "dtype")]
+    # Only the length tells: a constant of the problem with as many rows counts, too.
     return sum(x.size * x.dtype.itemsize for x in arrays if x.shape[:1] == (horizon,))
 
 
@@ -169,13 +174,7 @@ def _is_shape(leaf: object) -> bool:
     return isinstance(leaf, jax.ShapeDtypeStruct)
 
 
-def _step(
-    problem: AbstractProblem,
-    outer: Outer,
-    keys: Keys,
-    static: PyTree,
-    seed: Array,
-) -> Body:
+def _step(problem: AbstractProblem, outer: Outer, keys: Keys, static: PyTree, seed: Array) -> Body:
     """Return one inner step that returns its own size and whose derivatives are recorded."""
 
     def body(carry: PyTree, at: tuple[Array, _Sizes]) -> tuple[PyTree, Scalar]:
@@ -192,6 +191,7 @@ def _step(
         after = take_step(problem, here, point, keys)
         variables, rest = differentiable(after.inner)
         variables = rounded(variables, before, seed, after.steps)
+        # The size of a step is a remark about the run: with a derivative it would store residuals.
         move = _length(jax.lax.stop_gradient(subtract(variables, before)))
         inner = eqx.combine(variables, rest)
         after = Trajectory(inner, after.steps, after.first_nonfinite, after.watched)
@@ -255,10 +255,9 @@ def _measured(variables: Inner, size: Array, relative: Array) -> Inner:
 
 def _measure(residuals: tuple[Inner, Array], grad: Inner) -> tuple[Inner, Array, Array]:
     variables, size = residuals
-    leaves = jax.tree.leaves(grad)
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0.0) for x in leaves]))
     # The squares of a large cotangent would overflow, those of a small one underflow.
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    top = largest(grad)
+    scale = jnp.where((top > 0) & jnp.isfinite(top), top, 1)
     scaled = jax.tree.map(lambda x: x / scale, grad)
     relative = jax.tree.map(jnp.multiply, variables, scaled)
     sized = lambda tree: (scale * _length(tree)).astype(size.dtype)

@@ -16,13 +16,7 @@ GRADIENT_OF_RUN = 4.0
 
 @dataclass
 class Clock:
-    """The time since the start, and the measurements that the budget excluded.
-
-    Attributes:
-        budget: seconds; None for no limit.
-        begin: the time of the start.
-        left_out: descriptions of the excluded measurements.
-    """
+    """The time since the start, and descriptions of the measurements that the budget excluded."""
 
     budget: float | None
     begin: float = field(default_factory=perf_counter)
@@ -65,4 +59,5 @@ def fastest(program: Program) -> tuple:
     """Return a program's result and its seconds; short calls are timed without loading it."""
     found, seconds = timed(program.call)
     again = () if seconds > BRIEF else range(REPEATS)
+    # The fastest call counts, since other processes only ever add to a time.
     return found, min([seconds, *(timed(program.call)[1] for _ in again)])

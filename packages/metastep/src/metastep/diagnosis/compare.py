@@ -12,17 +12,12 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from metastep.checks import integer, require_count, require_key
+from metastep.checks import integer, require, require_count, require_key
 from metastep.compilation import compiler_options
-from metastep.estimators.base import (
-    AbstractEstimator,
-    Estimate,
-    require_estimator,
-    require_problem,
-)
+from metastep.estimators.base import AbstractEstimator, Estimate, require_estimator
 from metastep.estimators.central_differences import CentralDifferences
 from metastep.estimators.reverse import Reverse
-from metastep.problems.base import AbstractProblem
+from metastep.problems.base import AbstractProblem, require_problem
 from metastep.results import RESULTS
 from metastep.trees import as_hyperparameters, cosine, norm, subtract
 from metastep.types import Outer, RandomKey
@@ -96,6 +91,7 @@ def _cells(row: ComparisonRow) -> tuple[str, ...]:
         f"{float(row.estimate.stats['gradient_norm']):.3e}",
         f"{row.seconds:.4f}",
         memory,
+        # The table has room for the first clause; the rest of a message is advice.
         row.message.split(";")[0].split(".")[0] or "ok",
     )
 
@@ -150,17 +146,20 @@ def compare(
         ValueError: if there is nothing to compare, `repeats` is below 1, or an estimator refuses
             the problem.
     """
+    several = isinstance(estimators, Sequence)
+    require(several, "estimators", estimators, "lists of estimators, such as [TruncatedReverse(5)]")
     if not estimators:
         raise ValueError("estimators is empty; give at least one, such as [TruncatedReverse(5)].")
     require_count("repeats", repeats)
     require_key(key)
     require_problem(problem)
-    for estimator in estimators:
+    for estimator in (*estimators, *([] if reference is None else [reference])):
         require_estimator(estimator)
     outer = as_hyperparameters(outer)
     judge, exact, within = _reference(problem, outer, key, reference, memory)
     truth = within(exact.grad)
     programs = [ready(problem, outer, estimator, key) for estimator in estimators]
+    # These calls also load the programs, and are not timed.
     estimates = [program.call() for program in programs]
     seconds: list[list[float]] = [[] for _ in estimators]
     # By turns: what else runs on the machine then slows all of them alike.
@@ -195,6 +194,7 @@ def _reference(
     # Compiled before the choice: only the compiler knows what a program needs.
     judge = chosen or Reverse()
     program = ready(problem, outer, judge, key)
+    # A backend that reports no figure is taken to have the memory.
     if chosen is None and (program.temporary_bytes or 0) > memory:
         judge = CentralDifferences()
         program = ready(problem, outer, judge, key)
@@ -206,13 +206,9 @@ def _reference(
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled function with its arguments.
+    """A compiled function with its arguments; others must have the same shapes and dtypes.
 
-    Attributes:
-        function: the function.
-        arguments: its arguments; others must have the same shapes and dtypes.
-        temporary_bytes: memory beyond its inputs and outputs; None if the backend does not report
-            it.
+    `temporary_bytes` is the memory beyond inputs and outputs; None if the backend reports none.
     """
 
     function: Callable[..., Any]
@@ -233,6 +229,7 @@ def compile_with(function: Callable[..., Any], *arguments: Any, optimised: bool 
     chosen = compiler_options() | ({} if optimised else UNOPTIMISED)
     options: dict[str, Any] = {"compiler_options": chosen}
     jitted = eqx.filter_jit(function, **options)
+    # This compiles before the first call, since only a compiled program tells its memory.
     lowered = jitted.lower(*arguments)  # pyright: ignore[reportFunctionMemberAccess]
     program = lowered.compile()
     analysis = program.compiled.memory_analysis()

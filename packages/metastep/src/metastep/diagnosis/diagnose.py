@@ -15,18 +15,12 @@ from metastep.checks import require_key
 from metastep.diagnosis.advise import advise
 from metastep.diagnosis.clock import Clock
 from metastep.diagnosis.diagnosis import Diagnosis
-from metastep.diagnosis.measure import (
-    SMOOTH,
-    Measurements,
-    measure,
-    stationarity,
-)
+from metastep.diagnosis.measure import SMOOTH, Measurements, measure, stationarity
 from metastep.diagnosis.metasmoothness import Metasmoothness
 from metastep.diagnosis.options import Costs, options
 from metastep.diagnosis.rows import Response, WindowRow
-from metastep.estimators.base import require_problem
 from metastep.estimators.implicit import EARLY_STEPS, UNSEEN_FACTOR, Implicit
-from metastep.problems.base import AbstractProblem
+from metastep.problems.base import AbstractProblem, require_problem
 from metastep.results import RESULTS
 from metastep.trees import as_hyperparameters
 from metastep.types import Outer, RandomKey
@@ -106,6 +100,7 @@ def judge(
 ) -> Diagnosis:
     """Turn measurements into a diagnosis."""
     curve, spectrum, horizon = found.curve, found.spectrum, problem.horizon
+    # NaN stands for what the budget excluded, and fails every comparison below.
     values = np.array([np.nan]) if spectrum is None else spectrum.ritz_values()
     contraction = float(np.max(np.abs(values)))
     symmetric = spectrum is not None and spectrum.symmetric
@@ -120,6 +115,7 @@ def judge(
         # The initial state is often zero, and then has no relative changes.
         before, after = curve.sensitivities[max(horizon - 1, 0)], curve.sensitivities[0]
         decay = float(np.divide(before, after)) if after else float("nan")
+    # `decay` covers the steps after the first.
     steps = max(horizon - 1, 1)
     # Less than one digit is left, or the backward pass overflows although the run does not.
     chaotic = (found.finite and bool(lost > found.digits - 1)) or _overflown(found)
@@ -213,10 +209,13 @@ def _response(smooth: Metasmoothness | None, grad: Outer, count: int) -> Respons
     at, _, far = (float(x) for x in smooth.values)
     # Along the negative gradient, hence minus its norm.
     slope = -float(np.linalg.norm(_matrix(grad, 0)))
+    # From far = at + 2 h slope + (2 h)^2 curvature / 2.
     curvature = (far - at - 2 * length * slope) / (2 * length**2)
     reach = min(-slope / curvature, 2 * length) if curvature > 0 else 2 * length
     if not score >= SMOOTH or not np.isfinite(far):
         reach = float("nan")
+    # Descent moves by the step size times |g|, the first step of Adam by the step size in each of N
+    # coordinates.
     return Response(score, length, reach, reach / -slope, reach / count**0.5)
 
 
@@ -262,8 +261,10 @@ def _unseen(found: Measurements) -> bool:
     The contributions of the steps to its gradient then decay as fast as the steps themselves.
     """
     curve, eps = found.curve, 10.0**-found.digits
+    # The floor is that of `Implicit`: a smaller step is rounding error.
     small = UNSEEN_FACTOR * max(stationarity(curve.moves), 1e3 * eps)
     with np.errstate(all="ignore"):
         ratios = [x / curve.adjoint_norms[:-1] for x in jax.tree.leaves(curve.contributions)]
+    # Contributions are counted from the end: the first steps come last.
     early = [np.max(x[-1 - EARLY_STEPS :]) for x in ratios]
     return any(x > 0 and now[0] <= small * x for now, x in zip(ratios, early, strict=True))

@@ -11,6 +11,7 @@ import numpy as np
 from metastep.diagnosis.rows import Option, Recommendation, Response, Warning, WindowRow
 from metastep.estimators.base import AbstractEstimator
 from metastep.estimators.truncated import TruncatedReverse
+from metastep.files import readable_bytes
 from metastep.types import Outer
 
 WIDTH = 100
@@ -102,12 +103,14 @@ class Diagnosis:
         """Return the recommendation and its evidence, at most 30 lines of 100 characters."""
         lines = [*_advice(self), "", *_facts(self), "", *_options(_chosen(self))]
         more = ["", "details() has every window, every number and the warnings in full."]
+        # One line is blank, before the warnings.
         room = LINES - len(lines) - len(more) - 1
         said = [
             wrap(f"{w.kind}: {w.text.split('. ')[0].rstrip('.')}.", WIDTH) for w in self.warnings
         ]
         warnings: list[str] = []
         for sentence in said:
+            # Whole sentences only; `details` has those that find no room.
             if len(warnings) + len(sentence) <= room:
                 warnings += sentence
         return "\n".join([*lines, *([""] if warnings else []), *warnings, *more])
@@ -135,16 +138,8 @@ class Diagnosis:
         return _plain(self)
 
 
-def readable_bytes(count: float | int) -> str:
-    """Format a number of bytes with its unit."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:.3g} GiB"
-
-
 def _plain(value: Any) -> Any:
+    # An estimator is a dataclass, too, and is therefore asked for first.
     if isinstance(value, AbstractEstimator):
         return str(value)
     if is_dataclass(value):
@@ -207,6 +202,7 @@ def _chosen(d: Diagnosis) -> list[Option]:
     advised = d.recommendation.estimator if d.recommendation else None
     best = [o for o in truncated if o.estimator == advised]
     best = (
+        # `not >=`, so that errors of NaN come last.
         best or sorted(truncated, key=lambda o: (not o.relative_error >= 0, o.relative_error))[:1]
     )
     return [o for o in d.options if o not in truncated or o in best]

@@ -23,13 +23,7 @@ from metastep.diagnosis.metasmoothness import Metasmoothness, default_length, sm
 from metastep.diagnosis.sizes import Sizes, sizes
 from metastep.diagnosis.spectrum import StepSpectrum, step_spectrum
 from metastep.estimators.implicit import EARLY_STEPS, require_visible
-from metastep.problems.base import (
-    AbstractProblem,
-    Trajectory,
-    split_keys,
-    start,
-    take_step,
-)
+from metastep.problems.base import AbstractProblem, Trajectory, split_keys, start, take_step
 from metastep.problems.mixed import choose_mixed
 from metastep.trees import differentiable, real_variables
 from metastep.types import Inner, Outer, RandomKey, Scalar
@@ -40,6 +34,7 @@ PRODUCTS = 30
 DRAWS = 2
 """The number of exact hypergradients with states that are rounded differently."""
 
+# At this score three quarters of the move, by size, continue in their direction.
 SMOOTH = 0.5
 """The metasmoothness below which the step was too long or the run is not smooth."""
 
@@ -60,25 +55,18 @@ class Measurements:
 
     Attributes:
         curve: the exact hypergradient and its truncations, on the host, without `end`.
-        windows: the windows of the truncations.
-        finite: whether the run, the objective and the exact hypergradient are finite.
+        finite, digits, work: as in `Diagnosis`.
         bounded: whether a run at neighbouring hyperparameters is finite, for an exact
             hypergradient that is not.
         rounding_error: root mean square of |g' - g| / |g| for exact hypergradients g and g' whose
             states are rounded differently; 1 if g' is not finite; NaN if not measured.
         repeatability: the mean cosine of the angle between g and g'; NaN if not measured.
-        digits: decimal digits of the precision of the inner state.
-        smooth: the response along the gradient; None if not measured.
-        spectrum: that of the last step; None if not measured.
+        smooth, spectrum: None if not measured.
         refusal: why `Implicit` refuses the problem; empty if it does not.
-        sizes: bytes that are known without compiling.
         stored: whether the exact hypergradient stored all residuals, as `Reverse()` does.
-        forward_seconds: time of a training run.
-        exact_seconds: time of an exact hypergradient.
-        first_seconds: time of the first one, compilation included.
-        forward_bytes: the compiler's figure for a training run, without inputs and outputs.
-        exact_bytes: the same for the exact hypergradient; None if the backend reports none.
-        work: as in `Diagnosis`.
+        first_seconds: time of the first exact hypergradient, compilation included.
+        forward_bytes, exact_bytes: the compiler's figures for a training run and an exact
+            hypergradient, without inputs and outputs; None if the backend reports none.
     """
 
     curve: BiasCurve
@@ -104,16 +92,14 @@ class Measurements:
 def measure(
     problem: AbstractProblem, outer: Outer, key: RandomKey, memory: int, clock: Clock
 ) -> Measurements:
-    """Measure the inner dynamics and the exact hypergradient of a problem.
-
-    Raises:
-        ValueError: wrong use, as in `hypergradient`; a budget too short for one exact
-            hypergradient.
-    """
+    """Measure the inner dynamics and the exact hypergradient of a problem."""
+    # This only traces, and comes first: wrong use is an error before anything is compiled.
     known, horizon = sizes(problem, outer, key), problem.horizon
+    # The number of steps is traced, so that `require_budget` can time a few of them.
     run, compiling = timed(lambda: compile_with(_run, problem, outer, key, jnp.int32(horizon)))
     require_budget(run, compiling, horizon, clock)
     windows = windows_of(horizon)
+    # What the backward pass needs beside its residuals is not known yet: the run stands for it.
     stored = known.reverse(horizon, run.temporary_bytes or 0) <= memory
     # In the mode that `Reverse()`, or `Reverse("sqrt")`, chooses.
     chosen = choose_mixed(problem, None, horizon if stored else isqrt(horizon))
@@ -122,6 +108,7 @@ def measure(
     first_seconds = clock.seconds - begin
     curve, exact_seconds = fastest(exact)
     first_seconds += exact_seconds
+    # The end stays on the device, where the spectrum continues from it.
     host = jax.tree.map(np.asarray, replace(curve, end=None))
     trained = bool(curve.end.first_nonfinite < 0) and bool(np.isfinite(host.value))
     finite = trained and bool(np.all(np.isfinite(_flat(host.exact))))
@@ -134,13 +121,15 @@ def measure(
     if clock.allows(3 * exact_seconds / GRADIENT_OF_RUN, "metasmoothness"):
         smooth, forward_seconds = _smooth(run, outer, curve, moving)
     refusal, spectrum = refusal_of(problem, outer, key), None
+    # There are no more products than steps, so that the spectrum never costs more than the run.
     products = min(PRODUCTS, max(2, horizon), known.variables)
     if clock.allows(2 * compiling, "implicit differentiation and the spectrum of the last step"):
         # Not timed. For a brief run, optimising the program would take longer than it saves.
         program = _spectrum(products), problem, outer, key, curve.end
         measured = compile_with(*program, optimised=exact_seconds > BRIEF)
         spectrum = jax.tree.map(np.asarray, measured.call())
-    # Recomputation adds one step to the three that reverse mode counts.
+    # Recomputation adds one step to the three that reverse mode counts. In this unit three training
+    # runs are one.
     again = 1 if stored else 4 / 3
     return Measurements(
         curve=host,
@@ -188,6 +177,7 @@ def stationarity(moves: ArrayLike) -> float:
     """Return the size of the last inner step relative to the largest of the first ones."""
     sizes = np.asarray(moves)
     first = np.max(sizes[: EARLY_STEPS + 1])
+    # A run that never moved is at rest.
     return float(sizes[-1] / first) if first > 0 else 0.0
 
 
@@ -208,25 +198,15 @@ def _run(
 
 
 def _exact(windows: tuple[int, ...], stored: bool) -> Callable[..., BiasCurve]:
-    def exact(
-        problem: AbstractProblem,
-        outer: Outer,
-        key: RandomKey,
-        rounding: Int[Array, ""],
-    ) -> BiasCurve:
-        keys = split_keys(key)
-        return bias_curve(problem, outer, keys, windows, stored=stored, rounding=rounding)
-
-    return exact
+    return lambda problem, outer, key, rounding: bias_curve(
+        problem, outer, split_keys(key), windows, stored=stored, rounding=rounding
+    )
 
 
 def _spectrum(products: int) -> Callable[..., StepSpectrum]:
-    def spectrum(
-        problem: AbstractProblem, outer: Outer, key: RandomKey, end: Trajectory
-    ) -> StepSpectrum:
-        return step_spectrum(problem, outer, split_keys(key), end, products)
-
-    return spectrum
+    return lambda problem, outer, key, end: step_spectrum(
+        problem, outer, split_keys(key), end, products
+    )
 
 
 def _rounding(
@@ -239,12 +219,15 @@ def _rounding(
     base = _flat(grad)
     errors, cosines = [], []
     for draw in range(1, DRAWS + 1):
+        # The caller has asked the clock for the first draw.
         if draw > 1 and not clock.allows(seconds, "a second measurement of what rounding costs"):
             break
+        # Seeds begin at 1, since 0 rounds nothing and gave `grad`.
         arguments = (*exact.arguments[:3], jnp.int32(draw))
         curve, took = timed(replace(exact, arguments=arguments).call)
         moved, seconds = _flat(curve.exact), min(seconds, took)
         sizes = np.linalg.norm(base), np.linalg.norm(moved)
+        # The error is relative to the larger one: a factor of a thousand either way is about 1.
         error = np.linalg.norm(moved - base) / max(sizes)
         angle = moved @ base / (sizes[0] * sizes[1])
         errors.append(error if np.isfinite(error) else 1.0)
@@ -261,11 +244,13 @@ def _smooth(
     if not moving:
         return None, seconds
     size = float(np.linalg.norm(_flat(curve.exact)))
+    # A value of 0 promises nothing (`or np.inf`): the default length alone counts.
     length = min(default_length(outer), PROMISED * abs(float(value)) / size or np.inf)
     found = None
     for _ in range(TRIALS):
         values, ends = [value], [begin]
         for distance in (length, 2 * length):
+            # NumPy does this, since a single operation of JAX would be compiled as a program.
             move = lambda x, g, part=distance / size: (np.asarray(x) - part * np.asarray(g)).astype(
                 x.dtype
             )

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from metastep.checks import require_key
 from metastep.compilation import compiled
-from metastep.problems.base import AbstractProblem, advance, split_keys, start
+from metastep.problems.base import AbstractProblem, advance, require_problem, split_keys, start
 from metastep.trees import as_hyperparameters, norm, real_variables
 from metastep.types import Inner, Outer, RandomKey, Scalar
 
@@ -84,11 +85,14 @@ def metasmoothness(
     Reference:
         Engstrom et al. (2025), Optimizing ML training with metagradient descent, section 3.
     """
+    require_key(key)
+    require_problem(problem)
     outer = as_hyperparameters(outer)
     flat, unflatten = ravel_pytree(outer)
     if length is not None and not 0 < length < float("inf"):
         raise ValueError(f"length is {length!r}; allowed are None and positive numbers.")
     if direction is None:
+        # The direction has a key of its own, since training uses `key`.
         line = jax.random.normal(jax.random.fold_in(key, 5), flat.shape, flat.dtype)
     else:
         if jax.tree.structure(direction) != jax.tree.structure(outer):

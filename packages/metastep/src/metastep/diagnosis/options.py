@@ -10,7 +10,7 @@ from typing import Any
 import lineax as lx
 import numpy as np
 
-from metastep.diagnosis.clock import Clock
+from metastep.diagnosis.clock import GRADIENT_OF_RUN, Clock
 from metastep.diagnosis.measure import PRODUCTS, Measurements
 from metastep.diagnosis.rows import Option, WindowRow
 from metastep.diagnosis.sizes import compiled_bytes
@@ -43,16 +43,7 @@ OBVIOUS = 2
 
 @dataclass(frozen=True)
 class Costs:
-    """The costs of the estimators for one problem.
-
-    Attributes:
-        found: the measurements.
-        problem: the problem.
-        outer: the hyperparameters.
-        key: the random key.
-        clock: decides whether there is time to ask the compiler.
-        count: the number N of hyperparameters.
-    """
+    """The costs of the estimators for one problem; `count` is the number of hyperparameters."""
 
     found: Measurements
     problem: AbstractProblem
@@ -65,12 +56,13 @@ class Costs:
     def forward(self) -> float:
         """Seconds of a training run."""
         measured = self.found.forward_seconds
-        return measured if np.isfinite(measured) else self.found.exact_seconds / 4
+        return measured if np.isfinite(measured) else self.found.exact_seconds / GRADIENT_OF_RUN
 
     @property
     def plain(self) -> float:
         """Seconds of `Reverse()`: measured, or that of "sqrt" minus its second training run."""
         exact = self.found.exact_seconds
+        # Times are noisy, and a difference of two may come out too small, or negative.
         return exact if self.found.stored else max(exact - self.forward, self.forward)
 
     @property
@@ -106,6 +98,7 @@ class Costs:
     ) -> float | int:
         """Return the compiler's figure if it matters and exists, else `otherwise`."""
         what = f"the compiler's figure for {estimator}"
+        # `allows` is asked last, since it notes what the budget has excluded.
         if (
             not matters
             or otherwise < NOT_ASKED
@@ -147,7 +140,8 @@ def options(
         forward * runs,
         # The draws and both sides of every pair lie beside the runs.
         costs.compiled(trials, chaotic, runs * costs.forward_bytes + 3 * PAIRS * sizes.outer),
-        # Expected for a linear objective: the variance of a mean over pairs is (N + 1) / n |g|^2.
+        # Expected for a linear objective: the variance of a mean over pairs is (N + 1) / n |g|^2,
+        # and the cosine is |g| relative to the root of the mean square of the estimate.
         cosine=(PAIRS / (PAIRS + count + 1)) ** 0.5,
         relative_error=((count + 1) / PAIRS) ** 0.5,
     )
@@ -173,11 +167,7 @@ def _exact(costs: Costs, memory: int) -> tuple[Option, ...]:
     tangents = (1 + costs.count) * costs.forward_bytes + costs.count * sizes.outer
     return (
         costs.option(
-            Reverse(),
-            plain,
-            sizes.reverse(horizon, workspace),
-            measured=found.stored,
-            **accuracy,
+            Reverse(), plain, sizes.reverse(horizon, workspace), measured=found.stored, **accuracy
         ),
         costs.option(
             Reverse("sqrt"),

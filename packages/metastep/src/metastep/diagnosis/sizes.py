@@ -70,15 +70,12 @@ class Sizes:
 
     def binomial(self, states: int, workspace: float | int) -> float:
         """Return the memory of a binomial schedule."""
+        # One more state: the slot for what is not to be stored.
         return (states + 1) * self.state + max(self.stored(1) + self.constant, workspace)
 
 
 def sizes(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Sizes:
-    """Trace a problem for the sizes of its state, residuals and constants.
-
-    Raises:
-        ValueError: wrong use, as `hypergradient` does.
-    """
+    """Trace a problem for the sizes of its state, residuals and constants."""
     keys, horizon = split_keys(key), problem.horizon
 
     def run(problem: AbstractProblem, outer: Outer) -> PyTree:
@@ -96,6 +93,7 @@ def sizes(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Sizes:
     floats = [x for x in state if jnp.issubdtype(x.dtype, jnp.inexact)]
     residual, constant = residuals(problem)
     mixed, least = residual, inf
+    # Below it the estimators do not choose mixed mode, and a second trace is not needed.
     if horizon * residual > ROOM:
         mixed, _ = residuals(choose_mixed(problem, None, horizon))
         # Mixed mode stores everything but the activations, from whose size the estimators choose.

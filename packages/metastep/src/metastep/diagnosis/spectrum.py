@@ -50,8 +50,11 @@ class StepSpectrum(eqx.Module):
         target = np.zeros(count + 1)
         # The Krylov space starts at the adjoint: it is `size` times the first vector of the basis.
         target[0] = size
+        # With the basis V: A^T V_k = V_{k+1} projected, so (I - A^T) V_k = V_{k+1} remainder
+        # (Arnoldi).
         remainder = np.eye(count + 1, count) - projected
         weights, residual = np.full(count, np.nan), float("nan")
+        # `lstsq` raises an error for NaN.
         if np.all(np.isfinite(projected)) and size > 0:
             weights = np.linalg.lstsq(remainder, target, rcond=None)[0]
             residual = float(np.linalg.norm(target - remainder @ weights)) / size
@@ -75,6 +78,7 @@ class StepSpectrum(eqx.Module):
         if not np.all(np.isfinite(matrix)):
             return np.array([np.nan])
         return (
+            # The asymmetry that is left is rounding, and would make pairs of eigenvalues complex.
             np.linalg.eigvalsh((matrix + matrix.T) / 2)
             if self.symmetric
             else np.linalg.eigvals(matrix)

@@ -20,13 +20,7 @@ from metastep.driven.plan import Plan, plan_of, require_reverse
 from metastep.driven.progress import progress_of
 from metastep.driven.records import Records
 from metastep.driven.states import described
-from metastep.estimators.base import (
-    USE_IT,
-    AbstractEstimator,
-    Estimate,
-    require_influence,
-    require_problem,
-)
+from metastep.estimators.base import USE_IT, AbstractEstimator, Estimate, require_influence
 from metastep.estimators.truncated import ONLY_BY_START, TruncatedReverse
 from metastep.explained import sharded
 from metastep.problems.base import (
@@ -34,6 +28,7 @@ from metastep.problems.base import (
     Trajectory,
     advance,
     evaluate,
+    require_problem,
     split_keys,
     start,
 )
@@ -162,6 +157,7 @@ def _prepare(
     value = eqx.filter_eval_shape(problem.objective, point.inner, outer, keys.objective)
     zero, floats = jnp.zeros((), value.dtype), differentiable(point.inner)[0]
     still = jnp.array(False)
+    # Only shapes and placements count here: an adjoint has the arrays of the state and of `outer`.
     adjoint = Adjoint(point.steps, floats, run.outer, still, zero, point.first_nonfinite)
     return run, plan, feed, records, described(adjoint), described(point)
 
@@ -196,6 +192,7 @@ def _require_influence(run: Run, point: Trajectory, batch: Any, plan: Plan) -> N
     def ending(outer: Outer) -> Scalar:
         if not run.truncated:
             return evaluate(problem, outer, run.keys)[0]
+        # Influence is a matter of structure: the first point stands for the one at the cut.
         end = advance(problem, outer, point, run.keys, plan.steps - plan.first)
         return problem.objective(end.inner, outer, run.keys.objective)
 

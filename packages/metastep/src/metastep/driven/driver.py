@@ -55,6 +55,7 @@ class Driver:
         like = eqx.filter_eval_shape(conclude, self.run, self._like)
         estimate = self.records.load("estimate", like)
         if estimate is None:
+            # A full disk is found before the first step, and not after hours of training.
             self.records.require_room(self.plan)
             try:
                 estimate = conclude(self.run, self._both_passes())
@@ -74,6 +75,7 @@ class Driver:
             end = self._go(self.plan.steps)
             adjoint = judge(self.run, end)
         self._adjoint = adjoint
+        # A run that goes on in its backward pass has the forward pass behind it.
         self.show("forward", self.plan.steps)
         finite = jnp.isfinite(adjoint.value) & (adjoint.first_nonfinite < 0)
         if not finite:
@@ -133,6 +135,8 @@ class Driver:
     def _go(self, target: int) -> Trajectory:
         """Return the point before a step, computed from the nearest known point."""
         known = self.states.nearest(target)
+        # A stored state is taken if it is nearer than the point at hand, and a point beyond the
+        # target is of no use. Without a stored state the run begins at 0.
         if self._point is None or not (known or 0) <= self._point[0] <= target:
             self._point = None  # frees its memory before the next point is loaded
             self._point = (0, begin(self.run)) if known is None else (known, self.states.get(known))
@@ -144,6 +148,7 @@ class Driver:
             point = forward(self.run, jax.block_until_ready(point), batches, count)
             step += count
             self._point = step, point
+            # Steps that the backward pass repeats are no progress of the forward pass.
             if self._adjoint is None:
                 self.show("forward", step)
         return point

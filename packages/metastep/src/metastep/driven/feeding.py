@@ -15,12 +15,8 @@ from metastep.trees import same_structure
 class Feed:
     """The batches of a run, and a digest of every batch that was loaded.
 
-    Args:
-        source: the batches; None for a problem without batches from outside.
-        horizon: the number of steps.
-
-    Raises:
-        ValueError: for a source that is known to have fewer batches.
+    The source is None for a problem without batches from outside. A `ValueError` refuses one that
+    is known to have fewer batches than the horizon has steps.
     """
 
     def __init__(self, source: Batches | None, horizon: int):
@@ -44,6 +40,7 @@ class Feed:
         if self._source is None:
             return None
         batches = [self._checked(self._source, t) for t in range(begin, end)]
+        # A segment is one program, which scans over its batches.
         return jax.tree.map(lambda *rows: jnp.stack(rows), *batches)
 
     def _checked(self, source: Batches, t: int) -> PyTree[Array]:

@@ -25,5 +25,6 @@ def identity(run: Run, point: Trajectory, batch: Any, segment: int, first: int) 
         return start(problem, outer, keys), after, value
 
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+    # Other segments would be another program, which may round differently.
     more = run.problem.horizon, segment, first, run.truncated
     return fingerprint(program, run.outer, run.keys, point, shapes, more=more)

@@ -106,6 +106,7 @@ def _placed(run: Run, point: Trajectory, adjoint: Adjoint) -> Adjoint:
     pairs = zip(arrays, run.places[: len(arrays)], strict=True)
     of_state = [place for x, place in pairs if eqx.is_inexact_array(x)]
     scalar = run.places[len(arrays)]
+    # The places are in the order of the fields of `Adjoint`.
     return _put(adjoint, (scalar, *of_state, *run.outer_places, scalar, scalar, scalar))
 
 

@@ -12,7 +12,8 @@ from metastep.checks import is_count, require
 from metastep.estimators.base import AbstractEstimator
 from metastep.estimators.reverse import Reverse
 from metastep.estimators.truncated import TruncatedReverse, check_window
-from metastep.problems.base import AbstractProblem, split_keys, start
+from metastep.files import readable_bytes
+from metastep.problems.base import AbstractProblem, require_problem, split_keys, start
 from metastep.problems.batches import source_of, with_batch
 from metastep.schedules import as_binomial, moves, segment_length
 from metastep.trees import as_hyperparameters
@@ -62,6 +63,7 @@ class Plan:
         """The number of steps that are run forward again for the backward pass."""
         window = self.cuts[self.cuts.index(self.first) :]
         plan = list(moves(len(window) - 1, self.states, [0]))
+        # The moves before the first step backward are the forward pass itself.
         descent = next(i for i, move in enumerate(plan) if move.slot is None)
         return sum(window[move.target] - window[move.source] for move in plan[descent:])
 
@@ -69,18 +71,11 @@ class Plan:
         segments = len(self.cuts) - 1
         text = (
             f"{self.steps} steps in {segments} segments, {self.repeated_steps} repeated; "
-            f"{self.states} states of {_size(self.state_bytes)} at once, "
-            f"{self.in_memory} in memory ({_size(self.memory_bytes)})"
+            f"{self.states} states of {readable_bytes(self.state_bytes)} at once, "
+            f"{self.in_memory} in memory ({readable_bytes(self.memory_bytes)})"
         )
-        return f"{text}, at most {_size(self.disk_bytes)} on disk" if self.on_disk else text
-
-
-def _size(count: int | float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:.3g} TiB"
+        on_disk = f", at most {readable_bytes(self.disk_bytes)} on disk" if self.on_disk else ""
+        return text + on_disk
 
 
 def _cuts(begin: int, end: int, segment: int) -> list[int]:
@@ -115,6 +110,7 @@ def plan_of(
     require(usable, "memory", memory, "None and numbers of bytes from 0")
     window, binomial = steps - first, as_binomial(estimator.checkpoint)
     whole = estimator.checkpoint is None or binomial is not None
+    # A segment is one step where every state is stored, or a binomial schedule chooses the states.
     segment = 1 if whole else segment_length(estimator.checkpoint, window)
     inside = _cuts(first, steps, segment)
     cuts = (*(_cuts(0, first, segment) if first else []), *inside, steps)
@@ -147,6 +143,7 @@ def driven_plan(
     The arguments are those of `driven_hypergradient`; `on_disk` says whether a directory will be
     given. `print` shows the plan in one line.
     """
+    require_problem(problem)
     outer, keys, source = as_hyperparameters(outer), split_keys(key), source_of(problem)
     if source is not None:
         problem = with_batch(problem, jax.tree.map(jnp.asarray, source.at(0)))

@@ -24,11 +24,6 @@ OURS = ("run", "adjoint", "estimate", f"{PREFIX}*", f"{PASSING}*")
 class Records:
     """The files of a run; without a directory nothing is stored.
 
-    Args:
-        directory: the directory, created if it does not exist; or None.
-        identity: the digest of the run.
-        feed: the batches, whose digests are part of `run`.
-
     Raises:
         CheckpointError: if the directory belongs to another run, or a file in it is damaged.
         OSError: if it cannot be created or written to.
@@ -49,8 +44,10 @@ class Records:
             raise CheckpointError(f"{directory} has {there[0].name} of a run, and no file 'run'.")
         # Deleted only after the check that these temporary files are this run's own.
         for pattern in OURS:
+            # These are the names that `write_atomically` gives.
             for path in directory.glob(f".{pattern}.*.tmp"):
                 path.unlink(missing_ok=True)
+        # A folder without permission is noticed before training, and is marked as this run's.
         self.save_seen()
 
     def _read(self, path: Path) -> None:
@@ -64,6 +61,7 @@ class Records:
         try:
             seen, notes = load(path, like)
         except CheckpointError as error:
+            # A damaged file has the same class: only the text tells them apart.
             if "another run" in str(error):
                 raise another from error
             raise
@@ -75,7 +73,9 @@ class Records:
         """Write the digests of the loaded batches; called before states that depend on them."""
         if self.directory is not None and not self._seen_saved:
             seen = self._feed.seen
+            # `save` takes arrays of JAX only.
             save(self.directory / "run", jnp.asarray(seen), {"identity": self._identity})
+            # Once every batch has been loaded, the file changes no more.
             self._seen_saved = bool(seen.any(axis=1).all())
 
     def save(self, name: str, tree: PyTree, like: PyTree) -> None:
@@ -102,6 +102,7 @@ class Records:
         """
         if self.directory is None:
             return
+        # The file `run` exists already, and is not part of the plan.
         ours = [path for pattern in OURS[1:] for path in self.directory.glob(pattern)]
         needed = plan.disk_bytes - sum(path.stat().st_size for path in ours)
         free = shutil.disk_usage(self.directory).free

@@ -25,6 +25,7 @@ PREFIX, PASSING = "state-", "passing-"
 def described(tree: PyTree) -> PyTree:
     """Return a tree of shapes, dtypes and placements, with only the keys left as arrays."""
     describe = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+    # JAX reads the kind of a key from an array only, not from its `ShapeDtypeStruct`.
     kept = lambda x: not eqx.is_array(x) or is_key(x)
     return jax.tree.map(lambda x: x if kept(x) else describe(x), tree)
 
@@ -36,6 +37,7 @@ def _where(index: Any, shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
 def _places(like: jax.ShapeDtypeStruct) -> list[tuple[tuple[int, int], ...]]:
     """Return the distinct parts of an array that the devices of this process hold."""
     indices = like.sharding.addressable_devices_indices_map(like.shape).values()
+    # A file holds the parts by position, so their order must not depend on the devices.
     return sorted({_where(index, like.shape) for index in indices})
 
 
@@ -94,10 +96,8 @@ def _to_host(tree: PyTree) -> PyTree:
 class States:
     """The stored points of a trajectory.
 
-    Args:
-        directory: where files are stored; None keeps all states in memory.
-        like: a point, as `described` returns it.
-        before_saving: called before a state is written to disk.
+    Without a directory all of them are kept in memory. `like` is a point as `described` returns
+    it, and `before_saving` is called before a state is written.
     """
 
     def __init__(self, directory: Path | None, like: PyTree, before_saving: Callable[[], None]):

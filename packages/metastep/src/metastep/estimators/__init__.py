@@ -3,9 +3,7 @@
 from metastep.estimators.base import AbstractEstimator as AbstractEstimator
 from metastep.estimators.base import Estimate as Estimate
 from metastep.estimators.base import hypergradient as hypergradient
-from metastep.estimators.central_differences import (
-    CentralDifferences as CentralDifferences,
-)
+from metastep.estimators.central_differences import CentralDifferences as CentralDifferences
 from metastep.estimators.evolution import EvolutionStrategies as EvolutionStrategies
 from metastep.estimators.forward import Forward as Forward
 from metastep.estimators.implicit import Implicit as Implicit

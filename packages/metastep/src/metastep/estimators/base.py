@@ -19,7 +19,7 @@ from jaxtyping import Array, PyTree
 from metastep.checks import require, require_key
 from metastep.compilation import compiled
 from metastep.explained import sharded
-from metastep.problems.base import AbstractProblem
+from metastep.problems.base import AbstractProblem, require_problem
 from metastep.results import RESULTS
 from metastep.trees import all_finite, as_hyperparameters, leaf_names, norm
 from metastep.types import Outer, RandomKey, Scalar
@@ -174,6 +174,7 @@ def _depends(of_leaf: OfLeaf, leaf: Array) -> bool:
         reached.append(in_batched[0])
         return x, in_batched[0]
 
+    # The rule runs for what is batched only, and nothing is computed.
     jax.eval_shape(jax.vmap(lambda leaf: [probe(x) for x in of_leaf(leaf)]), leaf[None])
     return any(reached)
 
@@ -206,15 +207,6 @@ def require_estimator(estimator: object) -> None:
     """Refuse anything but an instance of an estimator; an estimator class is a common mistake."""
     allowed = "instances of estimators, such as metastep.Reverse()"
     require(isinstance(estimator, AbstractEstimator), "estimator", estimator, allowed)
-
-
-def require_problem(problem: object) -> None:
-    """Refuse anything but one problem, such as a distribution of problems."""
-    if not isinstance(problem, AbstractProblem):
-        raise ValueError(
-            f"problem is a {type(problem).__name__}; allowed is one problem, such as a "
-            "metastep.TrainingProblem. Of a distribution `key -> problem`, give one: problem(key)."
-        )
 
 
 @compiled

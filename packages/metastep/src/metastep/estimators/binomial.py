@@ -42,6 +42,7 @@ def advance_binomial(
 def _by(step: Step, outer: Outer, point: Trajectory, count: Int[Array, ""] | int) -> Trajectory:
     """Take `count` steps; `count` may be traced."""
     arrays, static = eqx.partition(point, eqx.is_array)
+    # A loop of traced length has no derivative in reverse; `_backward` takes that of single steps.
     body = lambda _, arrays: eqx.filter(step(eqx.combine(arrays, static), outer), eqx.is_array)
     return eqx.combine(jax.lax.fori_loop(0, count, body, arrays), static)
 
@@ -62,7 +63,8 @@ def _forward(
     step, outer, point = variables
     plan = schedule(steps, states)
     arrays, static = eqx.partition(point, eqx.is_array)
-    # The additional slot takes the states of moves that store nothing.
+    # Slot 0 keeps the initial state, from which the first moves start. The additional slot takes
+    # the states of moves that store nothing.
     room = lambda x: jnp.broadcast_to(x, (states + 1, *x.shape))
 
     def move(carry: tuple, action: tuple) -> tuple[tuple, None]:

@@ -90,6 +90,7 @@ class CentralDifferences(AbstractEstimator):
             return jnp.full(len(basis), self.step, flat.dtype)
         typical = jnp.sqrt(jnp.mean(flat**2))
         typical = jnp.where(typical > 0, typical, 1)
+        # The directions are the coordinates, each of which has a size of its own.
         if len(basis) == flat.size:
             typical = jnp.where(flat != 0, jnp.abs(flat), typical)
         # Where the truncation error, step^4, and the rounding error, eps / step, are equal.

@@ -71,6 +71,7 @@ class EvolutionStrategies(AbstractEstimator):
             # Both sides in one batch: they differ in nothing but the hyperparameters.
             sides = jnp.stack([flat + perturbation, flat - perturbation])
             above, below = jax.vmap(lambda at: ending(unflatten(at))[0])(sides)
+            # The value at `outer` cancels; from one side it would be noise of the size f / sigma.
             return (above - below) / (2 * self.sigma**2) * perturbation
 
         sigma = jnp.asarray(self.sigma, flat.dtype)

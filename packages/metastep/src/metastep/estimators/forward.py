@@ -55,4 +55,5 @@ class Forward(AbstractEstimator):
         coordinates = jnp.arange(flat.size)
         chunk = min(self.chunk or flat.size, flat.size)
         values, slopes, first_nonfinite = jax.lax.map(derivative, coordinates, batch_size=chunk)
+        # Every row has run the same trajectory, and has the same value.
         return finish(values[0], unflatten(slopes), first_nonfinite[0], {}), state

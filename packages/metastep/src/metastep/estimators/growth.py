@@ -35,6 +35,7 @@ def changed(change: PyTree, step: Callable[[Inner], Inner], inner: Inner) -> tup
     Time: one Jacobian-vector product.
     """
     after = pushed(step, inner, change)
+    # Any measure of size will do: `growth_rate` adds the norm of what is left.
     factor = largest(after)
     # A change that has died out stays zero instead of becoming NaN.
     unit = jnp.where(factor > 0, factor, 1)
@@ -43,6 +44,7 @@ def changed(change: PyTree, step: Callable[[Inner], Inner], inner: Inner) -> tup
 
 def growth_rate(change: PyTree, factors: Float[Array, " T"]) -> Scalar:
     """Return the growth rate at which a change of norm 1 became `change` times the factors."""
+    # A sum of logarithms, since the product of the factors overflows or vanishes.
     return (jnp.sum(jnp.log(factors)) + jnp.log(norm(change))) / factors.size
 
 

@@ -10,7 +10,7 @@ import lineax as lx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, PyTree
 
-from metastep.checks import integer, require_count
+from metastep.checks import integer, require, require_count
 from metastep.estimators.base import (
     AbstractEstimator,
     Estimate,
@@ -54,6 +54,7 @@ class Neumann(eqx.Module):
     def solve(self, operator: Callable[[Inner], Inner], vector: Inner) -> Inner:
         """Return x for `operator`, v -> A v, and `vector`, b, by `terms` - 1 products."""
         add = lambda x: jax.tree.map(jnp.add, vector, operator(x))
+        # The loop begins at 1, since the vector itself is the first term.
         return jax.lax.fori_loop(1, self.terms, lambda _, x: add(x), vector)
 
 
@@ -94,6 +95,11 @@ class Implicit(AbstractEstimator):
     stationarity_tolerance: float = 1e-2
     linear_tolerance: float = 1e-3
 
+    def __check_init__(self):
+        usable = self.solver is None or isinstance(self.solver, lx.AbstractLinearSolver | Neumann)
+        allowed = "None, Neumann(terms) and solvers of lineax"
+        require(usable, "solver", self.solver, allowed)
+
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> None:
         """Return None: this estimator has no state."""
 
@@ -109,7 +115,7 @@ class Implicit(AbstractEstimator):
         value, (adjoint, direct) = jax.value_and_grad(judged, argnums=(0, 1))(point, outer)
         after, pull_back = jax.vjp(fixed_point_map, point, outer)
         # One linear system for the adjoint, whatever the number of hyperparameters; products with
-        # B^T come from the same linearization.
+        # B^T come from the same linearization (Eq. 11 of Shaban et al. 2019).
         solution, linear_residual = self._solve(lambda v: pull_back(v)[0], adjoint)
         grad = jax.tree.map(jnp.add, direct, pull_back(solution)[1])
 
@@ -120,12 +126,15 @@ class Implicit(AbstractEstimator):
         early_moves = [norm(subtract(fixed_point_map(w, outer), w)) for w in earlier]
         # Relative to the first steps, which makes it independent of the units of the state.
         stationarity = ratio(norm(move), jnp.maximum(*early_moves))
+        # The first number that no step has: `fixed_point_map` takes the key of step `horizon`.
         probe_key = jax.random.fold_in(keys.steps, problem.horizon + 1)
         responses = [_responses(fixed_point_map, w, outer, probe_key) for w in (point, *earlier)]
         stationary = stationarity <= self.stationarity_tolerance
         unseen = jax.tree.map(
             lambda here, *before: stationary & _vanishes(here, before, stationarity), *responses
         )
+        # To first order the fixed point is at w_T + (I - A)^{-1} move, and the objective changes
+        # there by d_w f times that: the solution times the move.
         stats = {
             "stationarity": stationarity,
             "linear_residual": linear_residual,
@@ -137,6 +146,7 @@ class Implicit(AbstractEstimator):
         stands_still = (norm(move) == 0) & (norm(adjoint) > 0) & (left == 0)
         judgement = RESULTS.where(stands_still, RESULTS.unmoved, self._judge(stats))
         result = outcome(value, grad, end.first_nonfinite, judgement)
+        # This follows `outcome`, which would take these NaN for a failure of the arithmetic.
         grad = jax.tree.map(lambda hidden, leaf: jnp.where(hidden, jnp.nan, leaf), unseen, grad)
         stats |= common_stats(grad, end.first_nonfinite)
         return Estimate(value, grad, result, stats), state
@@ -147,6 +157,7 @@ class Implicit(AbstractEstimator):
         residual = lambda x: ratio(norm(subtract(vector, subtract(x, transposed(x)))), norm(vector))
         solver = self.solver
         if solver is None:
+            # The coarsest leaf limits what the iteration can reach.
             eps = max(jnp.finfo(x.dtype).eps for x in jax.tree.leaves(vector))
             solver = lx.CG(rtol=float(eps) ** 0.75, atol=0.0)
         if isinstance(solver, Neumann):
@@ -180,6 +191,7 @@ def solve_with(
     product = lambda v: subtract(v, wide(operator(narrow(v))))
     structure = jax.eval_shape(lambda: wide(vector))
     remainder = lx.FunctionLinearOperator(product, structure, tags)
+    # Nothing is thrown: an unsolved system is a `result`, judged by its residual.
     return narrow(lx.linear_solve(remainder, wide(vector), solver, throw=False).value)
 
 

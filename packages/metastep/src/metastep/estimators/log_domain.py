@@ -13,7 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from metastep.estimators.base import AbstractEstimator, Estimate, common_stats
+from metastep.estimators.base import (
+    AbstractEstimator,
+    Estimate,
+    common_stats,
+    require_estimator,
+)
 from metastep.estimators.reverse import Reverse
 from metastep.problems.base import (
     AbstractProblem,
@@ -78,8 +83,12 @@ class LogDomain(AbstractEstimator):
 
     estimator: AbstractEstimator = Reverse()
 
+    def __check_init__(self):
+        require_estimator(self.estimator)
+
     def init(self, problem: AbstractProblem, outer: Outer, key: RandomKey) -> Any:
         """Return the state of the wrapped estimator."""
+        # The degree is not measured yet: what an estimator carries does not depend on it.
         return self.estimator.init(_Rescaled(problem, jnp.zeros(())), outer, key)
 
     def estimate(
@@ -102,6 +111,7 @@ class LogDomain(AbstractEstimator):
             "degree": premise.degree,
             "degree_error": premise.degree_error,
         }
+        # The norm is taken again: it is NaN where the gradient is hidden.
         stats = dict(found.stats) | common_stats(grad, premise.first_nonfinite) | measured
         return Estimate(hide(found.value), grad, result, stats), state
 
@@ -180,11 +190,7 @@ class _Probed(AbstractProblem):
         return begin, jnp.zeros((), _largest(begin.inner).dtype)
 
     def step(
-        self,
-        inner: tuple[_Scaled, Float[Array, ""]],
-        outer: Outer,
-        t: StepIndex,
-        key: RandomKey,
+        self, inner: tuple[_Scaled, Float[Array, ""]], outer: Outer, t: StepIndex, key: RandomKey
     ) -> tuple[_Scaled, Float[Array, ""]]:
         scaled, worst = inner
         shifts = jnp.stack([jnp.zeros((), jnp.int32), _probe(scaled)])
@@ -208,6 +214,7 @@ class _Probed(AbstractProblem):
 
 def _probe(scaled: _Scaled) -> Int[Array, ""]:
     """Return the exponent of the state to compare with: its true size, or slightly larger."""
+    # An objective of degree 5 is still representable there: 2^120 in float32, 2^1000 in float64.
     limit = 200 if _largest(scaled.inner).dtype == jnp.float64 else 24
     true = jnp.clip(scaled.exponent, -limit, limit)
     return jnp.where(jnp.abs(true) < PROBE, PROBE, true)
@@ -237,6 +244,7 @@ def _check(problem: AbstractProblem, outer: Outer, keys: Keys) -> _Premise:
     scaled = probed.init(outer, keys.init)
     nothing = jnp.zeros((), jnp.int32)
     floats = jax.tree.leaves(eqx.filter(scaled, eqx.is_inexact_array))
+    # All leaves are watched, since a state with an infinite entry cannot be rescaled.
     watched = tuple(jnp.array(True) for _ in floats)
     point = Trajectory(scaled, nothing, begin.first_nonfinite, watched)
     end = advance(probed, outer, point, keys, problem.horizon)
@@ -251,6 +259,8 @@ def _check(problem: AbstractProblem, outer: Outer, keys: Keys) -> _Premise:
     eps = jnp.finfo(values.dtype).eps
     # Rounded to an integer if it is one up to rounding: the degree is multiplied by the exponent.
     degree = jnp.where(jnp.abs(degree - nearest) < 512 * eps, nearest, degree)
+    # The sizes lie on both sides of 1: a polynomial that is not homogeneous may look so on one
+    # side.
     degree_error = jnp.max(jnp.abs(logs - degree * shifts) / jnp.maximum(1, jnp.abs(shifts)))
     return _Premise(
         homogeneous=(step_error <= 64 * jnp.finfo(step_error.dtype).eps)

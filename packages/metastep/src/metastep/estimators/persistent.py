@@ -89,6 +89,7 @@ class PersistentEvolutionStrategies(AbstractEstimator):
 
         require_dependence(through_one_window, outer)
         nothing = jnp.zeros((self.pairs, flat.size), flat.dtype)
+        # Only the dtype counts: no value is read before the first window has ended.
         value = jax.eval_shape(through_one_window, outer)
         return Particles(
             points=self._begin(problem, outer, nothing, keys),
@@ -105,6 +106,7 @@ class PersistentEvolutionStrategies(AbstractEstimator):
         flat, unflatten = ravel_pytree(outer)
         # Data, not a Python condition: one compiled program begins and continues trajectories.
         fresh = state.steps == 0
+        # All pairs share the keys, so that the two sides differ in nothing but the hyperparameters.
         keys = _where(fresh, split_keys(key), state.keys)
         now = jnp.asarray(self.sigma, flat.dtype) * random_rows(key, self.pairs, flat)
         # The beginning is perturbed like the first window: `init` may depend on `outer`.

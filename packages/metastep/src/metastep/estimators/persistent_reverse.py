@@ -91,6 +91,7 @@ class PersistentReverse(AbstractEstimator):
             "through `init` alone needs Reverse. Otherwise use it in `step` or `objective`, or "
             "take it out of `outer`.",
         )
+        # The number is rounded up, since a run with no windows left is replaced before its first.
         return Population(points, keys, -(-windows * jnp.arange(1, self.runs + 1) // self.runs))
 
     def estimate(

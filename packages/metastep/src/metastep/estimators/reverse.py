@@ -81,6 +81,7 @@ class Reverse(AbstractEstimator):
         self, problem: AbstractProblem, outer: Outer, state: Any, key: RandomKey
     ) -> tuple[Estimate, Any]:
         """Differentiate the whole trajectory in reverse. Adds nothing to `stats`."""
+        # Mixed mode pays by what is stored at the same time: with checkpoints a segment only.
         stored = stored_steps(self.checkpoint, problem.horizon)
         problem = choose_mixed(problem, self.mixed, stored)
         keys = split_keys(key)

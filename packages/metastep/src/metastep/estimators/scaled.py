@@ -19,7 +19,15 @@ from metastep.checks import integer, require_count, require_key
 from metastep.compilation import compiled
 from metastep.estimators.base import USE_IT, require_influence
 from metastep.estimators.growth import lyapunov_exponent, pushed
-from metastep.problems.base import AbstractProblem, Keys, advance, evaluate, split_keys, start
+from metastep.problems.base import (
+    AbstractProblem,
+    Keys,
+    advance,
+    evaluate,
+    require_problem,
+    split_keys,
+    start,
+)
 from metastep.results import RESULTS
 from metastep.rounding import rounded
 from metastep.trees import as_hyperparameters, differentiable, largest, times_power
@@ -31,6 +39,7 @@ DRAWS = 2
 SMALL = 0.8
 """Numbers below the least normal one to this power are about to underflow: 5e-31 in float32."""
 
+# Half of the least int32: exponents are added to it, and must not wrap around.
 NOTHING = -(2**30)
 """The exponent of a tangent that is zero."""
 
@@ -108,6 +117,7 @@ def scaled_hypergradient(
     """
     require_count("chunk", chunk, none="all coordinates at once")
     require_key(key)
+    require_problem(problem)
     return _estimate(problem, as_hyperparameters(outer), key, integer(chunk))
 
 
@@ -144,6 +154,7 @@ def _estimate(
 def _normalised(direction: PyTree, exponent: Int[Array, ""]) -> _Tangent:
     """Normalise a direction by moving its size into the exponent."""
     magnitude = largest(direction)
+    # magnitude = m 2^size with m from 1/2 to 1: the division by 2^size is exact.
     _, size = jnp.frexp(magnitude)
     usable = (magnitude > 0) & jnp.isfinite(magnitude)
     size = jnp.where(usable, size, 0).astype(jnp.int32)
@@ -185,6 +196,7 @@ def _derivative(
         arrays, tangent, t = carry
         inner = eqx.combine(arrays, static)
         step = lambda inner, outer: problem.step(inner, outer, t, keys.step(t))
+        # Forward mode: the next tangent is A tangent + B direction.
         by_state = pushed(lambda inner: step(inner, outer), inner, tangent.direction)
         by_outer = pushed(lambda outer: step(inner, outer), outer, direction)
         # Only the part through the state has been rescaled before; both get exponents of their own.
@@ -237,6 +249,8 @@ def _digits_lost(
     kinds = [x.dtype for x in jax.tree.leaves(differentiable(inner)[0])]
     eps = max((float(jnp.finfo(kind).eps) for kind in kinds), default=float(jnp.finfo(flat).eps))
     along = lambda rounding: _derivative(problem, outer, line, keys, rounding)
+    # These are the run itself, `DRAWS` with states rounded differently, and one whose small numbers
+    # are halved. One loop body runs them all, so that they differ in nothing but the rounding.
     seeds = jnp.array([0, *range(1, 1 + DRAWS), 0])
     found = jax.lax.map(along, (seeds, jnp.arange(len(seeds)) > DRAWS))
     # Logarithms would add a rounding error relative to themselves.

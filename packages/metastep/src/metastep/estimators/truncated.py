@@ -109,6 +109,7 @@ class TruncatedReverse(AbstractEstimator):
             differentiate = jax.value_and_grad(judged, argnums=(0, 1))
             value, (direct, adjoint_at_end) = differentiate(outer, end_variables, constants)
             by_steps, adjoint = pull_back(adjoint_at_end)
+        # Eq. 8 of Shaban et al. (2019): one backward pass is the sum over the window.
         grad = jax.tree.map(jnp.add, direct, by_steps)
         estimate = finish(value, grad, first_nonfinite, {"adjoint_at_cut": norm(adjoint)})
         still = stands_still((cut_variables, adjoint), (end_variables, adjoint_at_end), by_steps)
@@ -129,6 +130,8 @@ def stands_still(
     """
 
     def same(before: Array, after: Array, adjoint: Array, adjoint_at_end: Array) -> Array:
+        # Equality is exact: a loop that has stopped returns its state itself, and one near rest
+        # still moves.
         at_rest = (before == after) | (adjoint_at_end == 0)
         return jnp.all(at_rest & (adjoint == adjoint_at_end))
 

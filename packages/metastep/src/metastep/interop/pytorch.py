@@ -71,6 +71,7 @@ def from_torch(
     import torch
 
     _check_module(module)
+    # These are copies: shared memory would change under JAX when the module is trained in PyTorch.
     params = environment.t2j_copy(
         {name: p for name, p in module.named_parameters() if p.requires_grad}
     )
@@ -127,6 +128,7 @@ def _torchax() -> tuple[Any, Any]:
         for overload in overloads:
             if overload not in getattr(torch.ops.aten, operator).overloads():
                 library.define(f"{operator}.{overload}(Tensor self) -> Tensor")
+    # This follows the definitions, since torchax looks the names up while it is imported.
     environment = importlib.import_module("torchax").default_env()
     environment.override_op_definition(torch.ops.aten.native_batch_norm.default, _batch_norm)
     return environment, library
@@ -196,6 +198,7 @@ def _attributes(module: "torch.nn.Module") -> dict[tuple[str, str], Any]:
 def _check_functional(module: "torch.nn.Module", before: dict[tuple[str, str], Any]) -> None:
     """Refuse a module whose forward pass sets an attribute; it would be set during tracing only."""
     for (part, name), value in _attributes(module).items():
+        # Attributes are compared by identity, since one may be a tracer.
         if (part, name) not in before or value is not before[part, name]:
             where = f"{part}.{name}" if part else name
             raise ValueError(

@@ -71,8 +71,10 @@ def scale_of_tensor(features: Float[Array, "rows entries"]) -> Float[Array, " ro
 
     As in the authors' code, features are not centered, and each tensor is normalized alone.
     """
-    mean_square = _sum_of_squares(features) / max(features.shape[1], 1)
-    return jax.lax.rsqrt(NORMALIZER_OFFSET + mean_square)
+    # In float32 at least: in float16 the square of a feature above 255 is infinite.
+    wide = features.astype(jnp.promote_types(features.dtype, jnp.float32))
+    mean_square = _sum_of_squares(wide) / max(features.shape[1], 1)
+    return jax.lax.rsqrt(NORMALIZER_OFFSET + mean_square).astype(features.dtype)
 
 
 @jax.custom_jvp
@@ -96,14 +98,15 @@ def standardized(tensors: list[Array]) -> list[Array]:
     As in the text of the paper. The variance has 1e-5 added to it, as in the authors' code.
     """
     entries = max(sum(one.shape[1] for one in tensors), 1)
-    dtype = jnp.result_type(*tensors)
+    dtype = jnp.promote_types(jnp.result_type(*tensors), jnp.float32)
+    wide = [one.astype(dtype) for one in tensors]
 
     def average(parts: list[Array]) -> Array:
-        totals = jnp.stack([jnp.sum(part, axis=1, dtype=dtype) for part in parts])
+        totals = jnp.stack([jnp.sum(part, axis=1) for part in parts])
         return jnp.sum(totals, axis=0)[:, None] / entries
 
     # The mean first, not E x^2 - (E x)^2, which cancels for features far from zero.
-    mean = average(tensors)
-    centered = [one - mean for one in tensors]
+    mean = average(wide)
+    centered = [one - mean for one in wide]
     scale = jax.lax.rsqrt(NORMALIZER_OFFSET + average([one**2 for one in centered]))
     return [(one * scale).astype(old.dtype) for one, old in zip(centered, tensors, strict=True)]

@@ -42,7 +42,7 @@ class LearnedSGD(AbstractLearnedOptimizer):
         [-0.5, -0.5]
     """
 
-    state_depends_on_weights: ClassVar[bool] = True
+    state_depends_on_weights: ClassVar[bool] = True  # the trace decays by a learned momentum
     step_size: float = eqx.field(static=True, default=0.1)
     momentum: float = eqx.field(static=True, default=0.0)
     layers: int | None = eqx.field(static=True, default=None, converter=integer)
@@ -56,6 +56,7 @@ class LearnedSGD(AbstractLearnedOptimizer):
         """Return the logarithm of the step size and the logit of the momentum; `key` is unused."""
         del key
         weights = {"log step size": log(self.step_size)}
+        # 0 has no logit.
         if self.momentum:
             weights["momentum logit"] = _logit(self.momentum)
         return _repeat(weights, self.layers)
@@ -92,7 +93,7 @@ class LearnedAdam(AbstractLearnedOptimizer):
         [(2,), (1,)]
     """
 
-    state_depends_on_weights: ClassVar[bool] = True
+    state_depends_on_weights: ClassVar[bool] = True  # the moments decay at learned rates
     step_size: float = eqx.field(static=True, default=0.001)
     b1: float = eqx.field(static=True, default=0.9)
     b2: float = eqx.field(static=True, default=0.999)
@@ -151,7 +152,7 @@ class LearnedSchedule(AbstractLearnedOptimizer):
         [1.0, 2.0, 4.0, 4.0]
     """
 
-    state_depends_on_weights: ClassVar[bool] = True
+    state_depends_on_weights: ClassVar[bool] = True  # `direction` may use the parameters
     knots: tuple[int, ...] = eqx.field(static=True, converter=tuple)
     step_size: float = eqx.field(static=True, default=0.1)
     direction: optax.GradientTransformation | None = eqx.field(static=True, default=None)

@@ -41,6 +41,7 @@ def check_params(params: PyTree) -> None:
     if not leaves:
         raise ValueError(f"params has no leaves (it is {params!r}); allowed: at least one array.")
     for path, leaf in leaves:
+        # A Python number has no `dtype`.
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(

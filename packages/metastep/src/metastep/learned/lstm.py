@@ -55,7 +55,7 @@ class CoordinatewiseLSTM(AbstractLearnedOptimizer):
             logarithm and sign.
     """
 
-    state_depends_on_weights: ClassVar[bool] = True
+    state_depends_on_weights: ClassVar[bool] = True  # its hidden state is made by the network
     units: int = eqx.field(static=True, default=20, converter=integer)
     layers: int = eqx.field(static=True, default=2, converter=integer)
     output_scale: float = eqx.field(static=True, default=0.01)
@@ -70,7 +70,8 @@ class CoordinatewiseLSTM(AbstractLearnedOptimizer):
         weights: dict[str, Any] = {}
         matrix = lambda key, rows, columns: jax.random.normal(key, (rows, columns)) * columns**-0.5
         *layer_keys, output_key = jax.random.split(key, self.layers + 1)
-        # A forget gate near sigmoid(1) = .73 lets derivatives pass through early steps.
+        # A forget gate near sigmoid(1) = .73 lets derivatives pass through early steps. Its row is
+        # 1 by the order in which `_apply` splits the gates.
         bias = jnp.zeros((GATES, self.units)).at[1].set(1.0).ravel()
         for index, layer_key in enumerate(layer_keys):
             columns = (self.units if index else INPUTS) + self.units

@@ -9,6 +9,7 @@ from metastep.minimize.driving import Checkpoint, require_same_run, to_resume
 from metastep.results import RESULTS
 from metastep.types import Outer
 
+# Checkpoints hold positions in this tuple: an outcome that is added comes last.
 OUTCOMES = (
     RESULTS.successful,
     RESULTS.nonfinite_inner,
@@ -73,6 +74,7 @@ def restore(checkpoint: Checkpoint, identity: str, state: State) -> State:
     require_same_run(checkpoint, notes, identity)
     del notes["identity"]
     try:
+        # JSON has no tuples.
         places = tuple(Place(*place) for place in notes.pop("places"))
         best = tuple(notes.pop("best"))
         log = [tuple(row) for row in notes.pop("log")]

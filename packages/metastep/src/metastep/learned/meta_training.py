@@ -139,12 +139,14 @@ def _begin(setting: MetaTraining, key: RandomKey, weights: Any) -> State:
     places, trajectories = [], []
     for number in range(setting.trajectories):
         place, trajectory = _start(setting, key, weights, number, setting.tasks(number))
+        # The number is rounded up, so that every trajectory has a segment left.
         fewer = -(-place.segments * (number + 1) // setting.trajectories)
         places.append(place._replace(segments=fewer))
         trajectories.append(trajectory)
     meta_state = setting.meta_optimizer.init(weights)
     arrays = Arrays(weights, meta_state, tuple(trajectories), weights)
     state = State(arrays, tuple(places), len(places), 0, 0, (0, inf), [], [])
+    # The initial weights compete, too: training may only have made them worse.
     return _judge(setting, key, state)
 
 
@@ -185,6 +187,7 @@ def _apply(
     before, slope = (weights, meta_state), (segment.value, grad)
     new_weights, new_state = descend(meta_optimizer, before, slope, jnp.asarray(count < entries))
     state = (segment.state.params, segment.state.optimizer_state)
+    # `select` takes the first that holds: the earliest cause.
     codes = [~all_finite(state), ~jnp.isfinite(segment.value), count > 0]
     outcome = jnp.select(codes, [1, 2, 3], 0)
     return _Updated(new_weights, new_state, norm(grad), jnp.asarray(count), outcome)
@@ -195,6 +198,7 @@ def _update(setting: MetaTraining, key: RandomKey, state: State, tasks: dict[int
     unrolls, arrays = setting.unrolls, state.arrays
     turn = state.updates % setting.trajectories
     place, trajectory = state.places[turn], arrays.trajectories[turn]
+    # Tasks are not saved: after a resumption they are made again from their numbers.
     if place.number not in tasks:
         tasks[place.number] = setting.tasks(place.number)
     length = unrolls.draw_length(_stream(key, LENGTHS, state.updates))
@@ -221,15 +225,13 @@ def _update(setting: MetaTraining, key: RandomKey, state: State, tasks: dict[int
         place, trajectory = _start(setting, key, new.weights, begun, tasks[begun])
         begun += 1
     swap = lambda old, one: (*old[:turn], one, *old[turn + 1 :])
+    # An update that was interrupted may have appended its row already.
     del state.log[state.updates :]
     row = (float(segment.value), float(new.gradient_norm), int(new.nonfinite), outcome)
     state.log.append(row)
     state = state._replace(
         arrays=Arrays(
-            new.weights,
-            new.meta_state,
-            swap(arrays.trajectories, trajectory),
-            arrays.best_weights,
+            new.weights, new.meta_state, swap(arrays.trajectories, trajectory), arrays.best_weights
         ),
         places=swap(state.places, place),
         begun=begun,
@@ -250,10 +252,7 @@ def _judge(setting: MetaTraining, key: RandomKey, state: State) -> State:
     totals = []
     for number, task in enumerate(monitor.tasks):
         problem = LearnedTraining(
-            task=task,
-            optimizer=setting.optimizer,
-            measure=objective,
-            horizon=monitor.steps,
+            task=task, optimizer=setting.optimizer, measure=objective, horizon=monitor.steps
         )
         run_key = _stream(key, MONITOR, number)
         _, mean = train_from_scratch(

@@ -153,6 +153,7 @@ def _apply(
     if normalize:
         # Otherwise XLA computes all rows once for the normalizer and once for the product.
         rows = jax.lax.optimization_barrier(rows)
+        # The row of ones, which multiplies the bias, is not normalized.
         matrix = matrix * feature.scale_of_tensor(rows)[:-1]
         own = own * feature.scale_of_tensor(param[None])
     bias = hidden["bias"] + of_time @ feature.time_features(count, rows.dtype)

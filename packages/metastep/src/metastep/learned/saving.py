@@ -86,7 +86,9 @@ def _watched(inner: optax.GradientTransformation, horizon: int) -> optax.Gradien
     """Count steps, and warn at the first one beyond the horizon."""
 
     def warn(count: Int[Array, ""]) -> None:
-        if int(count) == horizon + 1:
+        # The number is checked again, since under `vmap` both sides of the `cond` are computed at
+        # every step.
+        if int(count) == horizon:
             warnings.warn(
                 f"this learned optimizer was meta-trained on at most {horizon} steps and is now "
                 "taking more; what it does there is untested and often destructive.",
@@ -96,11 +98,12 @@ def _watched(inner: optax.GradientTransformation, horizon: int) -> optax.Gradien
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
         count, before = state
-        count = optax.safe_increment(count)
+        # The steps before this one are counted, since `horizon` + 1 may exceed the integers of 32
+        # bits.
         beyond = lambda: jax.debug.callback(warn, count)
-        jax.lax.cond(count == horizon + 1, beyond, lambda: None)
+        jax.lax.cond(count == horizon, beyond, lambda: None)
         updates, after = inner.update(updates, before, params)
-        return updates, (count, after)
+        return updates, (optax.safe_increment(count), after)
 
     init = lambda params: (jnp.zeros((), jnp.int32), inner.init(params))
     return optax.GradientTransformation(init, update)
@@ -115,6 +118,7 @@ def save(path: Path, trained: TrainedOptimizer) -> None:
         OSError: if the file cannot be written. An older file at `path` then remains.
     """
     name = type(trained.optimizer).__name__
+    # The class itself counts: another one of this name would be read back as ours.
     if FAMILIES.get(name) is not type(trained.optimizer):
         raise ValueError(f"optimizer is a {name}; allowed are {', '.join(FAMILIES)}.")
     settings = {one.name: getattr(trained.optimizer, one.name) for one in fields(trained.optimizer)}
@@ -134,6 +138,7 @@ def save(path: Path, trained: TrainedOptimizer) -> None:
     wide = lambda name, leaf: leaf.astype(jnp.float32) if name in narrow else leaf
     arrays = {name: np.asarray(wide(name, leaf)) for name, leaf in weights.items()}
     content = BytesIO()
+    # NumPy stores a text without a pickle.
     arrays[HEADER] = np.array(json.dumps(header))
     np.savez(content, allow_pickle=False, **arrays)
     write_atomically(path, content.getvalue())
@@ -154,6 +159,7 @@ def read(path: Path) -> TrainedOptimizer:
     header = _header(path, arrays.pop(HEADER, None))
     try:
         family = FAMILIES[header["optimizer"]]
+        # This comes before the family is built, whose sizes decide how much is computed.
         _check_header(header, family, sum(array.size for array in arrays.values()))
         optimizer = family(**header["settings"])
         horizon, description = header["horizon"], header["description"]
@@ -172,6 +178,7 @@ def read(path: Path) -> TrainedOptimizer:
             raise OptimizerFileError(f"{path}: the array {name!r} is not of finite floats.")
     dtype = lambda name: jnp.bfloat16 if name in narrow else None
     with np.errstate(over="ignore"):  # an overflow is refused below
+        # The order is that of the template, not of the file.
         leaves = [jnp.asarray(arrays[name], dtype(name)) for name in expected]
     if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves):
         raise OptimizerFileError(f"{path} holds weights beyond float32; allow JAX float64.")
@@ -234,6 +241,8 @@ def _check_header(header: dict[str, Any], family: Any, entries: int) -> None:
         raise ValueError("description is no text")
     if not isinstance(header["settings"], dict):
         raise ValueError("settings is no object")
+    # These are types, and no text, as long as the modules of the families do not postpone the
+    # evaluation of annotations.
     kinds = {one.name: one.type for one in fields(family)}
     for name, value in header["settings"].items():
         if name not in kinds or not has_type(value, kinds[name]):

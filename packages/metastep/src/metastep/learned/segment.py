@@ -62,10 +62,7 @@ class LearnedTraining(AbstractProblem):
     objectives of the windows add up.
 
     Attributes:
-        task: the task.
-        optimizer: the family of optimizers.
         measure: the objective of a step.
-        horizon: the number of steps.
         first_order: whether inner gradients count as constants, as in the authors' code. The
             weights then act through the parameters only: a biased meta-gradient without second
             derivatives of the loss. False differentiates everything.
@@ -85,6 +82,8 @@ class LearnedTraining(AbstractProblem):
         """Return random parameters and a fresh optimizer state."""
         params_key, run_key = jax.random.split(key)
         params = as_arrays(self.task.init(params_key))
+        # The sum has the precision of the objective that every step adds, since a loop keeps its
+        # dtypes.
         measured = eqx.filter_eval_shape(self.measure, self.task, params, run_key)
         total = jnp.zeros((), measured.dtype)
         state = self.optimizer(outer).init(differentiable(params)[0])
@@ -153,13 +152,7 @@ def run_segment(
     whole trajectory, as partial unrolls are. Time: 3 forward steps and a backward one per step, one
     forward step less in the last block.
 
-    Args:
-        problem: the training run.
-        weights: those of the learned optimizer.
-        state: the initial state of the segment.
-        length: int32 scalar, from 1 to `block * blocks`.
-        block: steps in a block; static.
-        blocks: the largest number of blocks; static.
+    `length` is an int32 scalar from 1 to `block * blocks`; `block` and `blocks` are static.
     """
     # The sum of the objective starts at zero, so that its end is that of the segment alone.
     state = eqx.tree_at(lambda state: state.total, state, jnp.zeros_like(state.total))
@@ -169,6 +162,7 @@ def run_segment(
 
     def step(weights: Outer, state: PyTree) -> PyTree:
         state = eqx.combine(state, static)
+        # The state holds its step and its key; the arguments are there for the interface.
         return eqx.filter(problem.step(state, weights, state.step, state.key), eqx.is_array)
 
     def advance(index: Array, state: PyTree) -> PyTree:
@@ -178,6 +172,7 @@ def run_segment(
     # The last block, the only one that may be shorter, is run when it is differentiated.
     starts = _put(starts, last, count - 1)
 
+    # A loop of traced length has no derivative in reverse, so the backward pass is written out.
     def through_block(number: Array, carry: tuple[PyTree, PyTree, PyTree]) -> tuple:
         slope, end_slope, end = carry
         index = count - 1 - number
@@ -219,6 +214,7 @@ def _record(
         state, rows = carry
         return advance(index, state), _put(rows, state, index)
 
+    # The content does not matter: rows beyond `count` are never read.
     rows = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (room, *leaf.shape)), state)
     return jax.lax.fori_loop(0, count, body, (state, rows))
 
@@ -239,19 +235,9 @@ def train_from_scratch(
 ) -> PyTree:
     """Train over the whole horizon and record the parameters at regular intervals.
 
-    Args:
-        problem: the training run.
-        weights: those of the learned optimizer.
-        key: the key of the run.
-        record: `(task, params, key) -> pytree`, called before the first step and after every
-            `every` of them; static, as `every` is.
-        every: a divisor of the horizon.
-
-    Returns:
-        The stacked results of `record`, and the mean objective over the horizon.
-
-    Raises:
-        ValueError: if `every` does not divide the horizon.
+    `record`, `(task, params, key) -> pytree`, is called before the first step and after every
+    `every` of them, a divisor of the horizon; both are static. Returns the stacked results of
+    `record`, and the mean objective over the horizon.
     """
     if every < 1 or problem.horizon % every:
         raise ValueError(f"every is {every}; allowed are the divisors of {problem.horizon}.")

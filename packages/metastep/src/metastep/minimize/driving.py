@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -82,6 +82,7 @@ def progress_bar(shown: bool | None, steps: int) -> Iterator[Callable[[int, floa
         yield lambda step, value: None
         return
     with bar:
+        # The bar is drawn before there is a value.
         task = bar.add_task("", total=steps, value=float("nan"))
         yield lambda step, value: bar.update(task, completed=step, value=value)
 
@@ -92,6 +93,7 @@ def to_resume(checkpoint: Checkpoint) -> bool:
     require(isinstance(checkpoint, Checkpoint), "checkpoint", checkpoint, allowed)
     require_count("checkpoint.every", checkpoint.every)
     there = checkpoint.file.exists()
+    # All processes look first: a slow one could find the file that the first has just written.
     if jax.process_count() > 1:
         sync_global_devices("every process has looked before the first one saves")
     if there and not checkpoint.resume:
@@ -114,7 +116,8 @@ def restore(checkpoint: Checkpoint, identity: str, carry: Carry) -> tuple[Carry,
     if not has_type(seconds, tuple[float, ...]):
         raise checkpoints.CheckpointError(f"{checkpoint.file} belongs to another kind of run.")
     require_same_run(checkpoint, notes, identity)
-    return carry, seconds
+    # A failure that the saved run has skipped must not stop this one before its first step.
+    return replace(carry, failed=jnp.array(False)), seconds
 
 
 def require_same_run(checkpoint: Checkpoint, notes: Mapping[str, Any], identity: str) -> None:
@@ -167,12 +170,15 @@ def drive(loop: Loop, carry: Carry, seconds: list[float], steps: int, pauses: Pa
     try:
         while step < steps:
             begin = perf_counter()
+            # A Python number would be part of the program, which would be compiled anew for each
+            # stop.
             stop = jnp.asarray(pauses.next_stop(step, steps))
             carry = jax.block_until_ready(advance(loop, carry, stop))
             taken, step = int(carry.step) - step, int(carry.step)
             seconds.append((perf_counter() - begin) / taken)
             report = _report(carry, step, steps)
             pauses.show(step, report.value)
+            # This comes before the checkpoint, which then still holds the state before the failure.
             if loop.halt_on_failure and bool(carry.failed):
                 message = RESULTS[report.result]
                 raise HypergradientError(f"the hypergradient of outer step {step - 1}: {message}")
@@ -180,6 +186,8 @@ def drive(loop: Loop, carry: Carry, seconds: list[float], steps: int, pauses: Pa
             if pauses.callback is not None and pauses.callback(report):
                 break
     except KeyboardInterrupt:
+        # `carry` is the end of the last complete stretch: a call that was interrupted has assigned
+        # nothing.
         pauses.save(carry, seconds)
         raise
     return carry

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from metastep.compilation import compiled
 from metastep.estimators.base import AbstractEstimator, Estimate
 from metastep.fingerprint import fingerprint
-from metastep.problems.base import AbstractProblem
+from metastep.problems.base import AbstractProblem, require_problem
 from metastep.results import RESULTS
 from metastep.trees import norm, same_structure
 from metastep.types import Outer, RandomKey, RandomKeys, Scalar
@@ -86,7 +86,7 @@ class Loop(eqx.Module):
 
         def one(task: tuple[RandomKey, Any]) -> tuple[Estimate, Any]:
             task_key, key = jax.random.split(task[0])
-            return self.estimator.estimate(sampler(task_key), outer, task[1], key)
+            return self.estimator.estimate(drawn(sampler, task_key), outer, task[1], key)
 
         return jax.lax.map(one, (keys, state), batch_size=self.tasks_at_once)
 
@@ -103,6 +103,7 @@ class Loop(eqx.Module):
         def share(outer: Outer, keys: RandomKeys) -> Estimate:
             # A distribution of problems has no estimator state: `begin` refuses it.
             tasks, _ = self._estimates(sampler, outer, keys, state)
+            # The mean of the means is the mean, since all devices have equally many tasks.
             value, grad = jax.lax.pmean(_mean((tasks.value, tasks.grad)), axes)
             result, stats = jax.lax.all_gather((tasks.result, tasks.stats), axes, tiled=True)
             return _combine(value, grad, result, stats)
@@ -120,7 +121,7 @@ class Loop(eqx.Module):
 
     def row(self, step: Int[Array, ""], outer: Outer, estimate: Estimate) -> History:
         """Return the measurements of one outer step."""
-        recorded = self.record and self.record(step, outer, estimate)
+        recorded = self.record and jax.tree.map(jnp.asarray, self.record(step, outer, estimate))
         return History(estimate.value, estimate.stats["gradient_norm"], estimate.result, recorded)
 
     def body(self, carry: Carry) -> Carry:
@@ -143,6 +144,12 @@ class Loop(eqx.Module):
         )
 
 
+def drawn(sampler: Sampler, key: RandomKey) -> AbstractProblem:
+    """Return a problem of a distribution; refuse a function that returns something else."""
+    require_problem(problem := sampler(key), "problem(key)")
+    return problem
+
+
 def descend(
     optimizer: optax.GradientTransformation,
     before: tuple[Outer, Any],
@@ -155,6 +162,7 @@ def descend(
     `slope` is the objective and the hypergradient.
     """
     (outer, state), (value, grad) = before, slope
+    # Plain transformations accept no further arguments; the wrapper drops them.
     updates, new_state = optax.with_extra_args_support(optimizer).update(
         grad, state, outer, value=value, grad=grad, value_fn=_no_line_search
     )
@@ -180,6 +188,7 @@ def _mean(tree: PyTree[Array]) -> PyTree[Array]:
 
 def _combine(value: Array, grad: Outer, result: RESULTS, stats: Mapping[str, Any]) -> Estimate:
     """Return the estimate of a meta-batch; its result is that of the first failed task."""
+    # `argmax` is the first True; if there is none, it is 0, a successful task.
     first_bad = jnp.argmax(result != RESULTS.successful)
     result = jax.tree.map(lambda x: x[first_bad], result)
     return Estimate(value, grad, result, {"gradient_norm": norm(grad), "tasks": stats})
@@ -222,7 +231,7 @@ def begin(loop: Loop, outer: Outer, steps: int) -> Carry:
         estimator_state = loop.estimator.init(loop.problem, outer, key)
     else:
         sampler = loop.problem
-        prepare = lambda key: loop.estimator.init(sampler(key), outer, key)
+        prepare = lambda key: loop.estimator.init(drawn(sampler, key), outer, key)
         estimator_state = eqx.filter_vmap(prepare)(jax.random.split(key, loop.meta_batch))
         if jax.tree.leaves(estimator_state):
             raise ValueError(
@@ -235,6 +244,7 @@ def begin(loop: Loop, outer: Outer, steps: int) -> Carry:
         step = jnp.zeros((), jnp.int32)
         return loop.row(step, outer, loop.estimate(outer, state, step)[0])
 
+    # The history gets its room here, since a compiled loop cannot extend an array.
     row = eqx.filter_eval_shape(entry, outer, estimator_state)
     room = lambda x: jnp.zeros((steps, *x.shape), x.dtype)
     return Carry(

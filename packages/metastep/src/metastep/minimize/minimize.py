@@ -17,8 +17,18 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from metastep.checks import integer, require, require_count, require_key
 from metastep.estimators.base import AbstractEstimator, require_estimator
+from metastep.explained import TRANSFORMATIONS, is_transformation
 from metastep.minimize.driving import Checkpoint, Pauses, Report, drive, progress_bar, restore
-from metastep.minimize.loop import Carry, History, Loop, Problem, Recorder, begin, identity_of
+from metastep.minimize.loop import (
+    Carry,
+    History,
+    Loop,
+    Problem,
+    Recorder,
+    begin,
+    drawn,
+    identity_of,
+)
 from metastep.problems.base import AbstractProblem
 from metastep.results import RESULTS
 from metastep.trees import as_hyperparameters
@@ -62,7 +72,9 @@ def _default_tasks_at_once(problem: Problem, outer: Outer, meta_batch: int | Non
         return 1
     if jax.default_backend() != "cpu":
         return meta_batch
-    state = eqx.filter_eval_shape(lambda key: problem(key).init(outer, key), jax.random.key(0))
+    state = eqx.filter_eval_shape(
+        lambda key: drawn(problem, key).init(outer, key), jax.random.key(0)
+    )
     arrays = [x for x in jax.tree.leaves(state) if hasattr(x, "dtype")]
     size = sum(x.size * x.dtype.itemsize for x in arrays)
     return meta_batch if size <= SMALL_TASK_BYTES else 1
@@ -158,18 +170,17 @@ def minimize(
     """
     require_key(key)
     require_estimator(estimator)
+    require(is_transformation(optimizer), "optimizer", optimizer, TRANSFORMATIONS)
     outer = as_hyperparameters(outer)
     total, period, tasks, together = map(integer, (steps, every, meta_batch, tasks_at_once))
     require_count("steps", total)
     require_count("every", period)
-    is_transformation = hasattr(optimizer, "init") and hasattr(optimizer, "update")
-    allowed = "optax transformations, such as optax.adam(0.01)"
-    require(is_transformation, "optimizer", optimizer, allowed)
     require(on_failure in ("skip", "raise"), "on_failure", on_failure, "'skip' and 'raise'")
     if isinstance(problem, AbstractProblem):
         allowed = "None for a single problem; a meta-batch needs a function key -> problem"
         require(tasks is None, "meta_batch", meta_batch, allowed)
     else:
+        require(callable(problem), "problem", problem, "problems, and functions key -> problem")
         require_count("meta_batch", tasks)
     if together is None:
         together = _default_tasks_at_once(problem, outer, tasks)
@@ -182,6 +193,7 @@ def minimize(
         mesh = Mesh(mesh.devices, mesh.axis_names)
     options = mesh, project, record, on_failure == "raise"
     loop = Loop(problem, estimator, optimizer, key, tasks or 1, together, *options)
+    # The identity of a run does not depend on its devices, so it is that of the unplaced arguments.
     given = loop, outer
     # Also on the devices of other processes, which hold the same state.
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
@@ -191,6 +203,7 @@ def minimize(
     if checkpoint is not None:
         identity = identity_of(*given, carry)
         carry, seconds = restore(checkpoint, identity, carry)
+        # A file is read onto one device.
         carry = placed(carry)
     with progress_bar(progress, total) as show:
         pauses = Pauses(period, checkpoint, identity, callback, show)

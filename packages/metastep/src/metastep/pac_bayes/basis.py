@@ -63,6 +63,7 @@ def chain_basis(risk: EmpiricalRisk, layout: Layout) -> Basis:
     for layer in reversed(chain):
         left[layer.name] = jnp.linalg.eigh(middle)[1][:, ::-1]
         weight = layer.to_matrix(risk.params)
+        # Without the bias: only W passes on what comes from below.
         middle = weight.T @ middle @ weight
     return {name: left[name] for name in layers}, kronecker_basis(risk, layout)[1]
 

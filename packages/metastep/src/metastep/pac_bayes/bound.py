@@ -74,9 +74,11 @@ def _gap(q: Array, rest: Array, c: Array) -> Array:
     inside = rest > 0
     safe = jnp.where(inside, rest, 1)
     highest = -safe * jnp.expm1(-(c + entropy) / safe)
+    # The second limit is the relaxed inverse of McAllester (2003), much nearer for small c.
     start = jnp.minimum(highest, jnp.sqrt(2 * q * c) + 2 * c)
 
     def newton(_: Array, t: Array) -> Array:
+        # d KL / dp = (p - q) / (p (1 - p)) at p = q + t.
         slope = t / ((q + t) * (safe - t))
         step = (_divergence(q, safe, t) - c) / slope
         moved = t - step
@@ -91,6 +93,7 @@ def _gap(q: Array, rest: Array, c: Array) -> Array:
 
 def _divergence(q: Array, rest: Array, t: Array) -> Array:
     """Return KL(q || q + t) as a sum of two terms of one sign, to avoid cancellation."""
+    # t - q log(1 + t / q) >= 0, which tends to t for q = 0; the same for 1 - q with -t.
     above = jnp.where(q > 0, q * _curved(t / jnp.where(q > 0, q, 1)), t)
     below = jnp.where(rest > 0, rest * _curved(-t / jnp.where(rest > 0, rest, 1)), -t)
     return above + below
@@ -98,7 +101,8 @@ def _divergence(q: Array, rest: Array, t: Array) -> Array:
 
 def _curved(x: Array) -> Array:
     """Return x - log(1 + x) with a small relative error, also near 0."""
-    # log(1 + x) = 2 artanh(x / (2 + x)): the series converges faster than that of the logarithm.
+    # log(1 + x) = 2 artanh(r) with r = x / (2 + x): its series converges faster than that of the
+    # logarithm. Since x - 2 r = r x, the terms of first order are never subtracted.
     ratio = x / (2 + x)
     near = jnp.abs(ratio) < 0.35
     small = jnp.where(near, ratio, 0)
@@ -222,6 +226,7 @@ def bound(
     require(spent < 1, "delta + draw_delta", spent, "a sum below 1")
     weight = 2 * math.log(j) + math.log(math.pi**2 * examples / (6 * delta))
     complexity = (kl + weight) / (examples - 1)
+    # With the 2 of the papers, although a limit on one side alone would do without.
     estimate = 0.0 if draws is None else math.log(2 / draw_delta) / draws
     # Whatever JAX's default: in float32 the limits could be rounded down.
     with jax.enable_x64(True):

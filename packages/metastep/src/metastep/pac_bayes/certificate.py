@@ -24,6 +24,7 @@ from metastep.pac_bayes.learned_prior import read_rows
 
 SCHEMA = "metastep certificate 1"
 CHANCE = 0.001  # of calling a true bound contradicted by its test error
+# Relative: JSON keeps all digits, and another machine's logarithms differ in the last ones.
 ROUNDING = 1e-9
 LARGEST_FILE = 2**24  # bytes; four examples of `prior_rows` take one
 
@@ -134,6 +135,7 @@ class Certificate:
     @property
     def vacuous(self) -> bool:
         """Whether the bound is not below the error of a constant prediction."""
+        # One that is below by rounding alone says no more than the trivial answer.
         return self.bound >= self.trivial_error - ROUNDING
 
     def check(self, data: PyTree | None = None) -> Verdict:
@@ -148,6 +150,7 @@ class Certificate:
         """
         try:
             again = self._again()
+        # Such as no draws, or an index of the prior's variance with which it is zero.
         except (ValueError, OverflowError, ZeroDivisionError) as error:
             return Verdict(False, (f"The constants are impossible: {error}",))
         found = {
@@ -184,7 +187,11 @@ class Certificate:
 
     def _lowest(self, test_error: float) -> float:
         # A test error may exceed the bound by chance: only its lower limit contradicts the bound.
-        return float(kl_inverse_lower(test_error, -math.log(CHANCE) / self.test_examples))
+        # Two limits share the chance: draws estimate the error on the held-out examples, and these
+        # the error on new ones.
+        chance = -math.log(CHANCE / 2)
+        on_examples = kl_inverse_lower(test_error, chance / self.test_draws)
+        return float(kl_inverse_lower(on_examples, chance / self.test_examples))
 
     def _kl(self) -> float:
         return gaussian_kl(
@@ -199,7 +206,8 @@ class Certificate:
         if self.test_error is None:
             possible = self.test_examples == self.test_draws == 0
         else:
-            possible = self.test_examples >= 1 and 0 <= self.test_error <= 1
+            counts = min(self.test_examples, self.test_draws)
+            possible = counts >= 1 and 0 <= self.test_error <= 1
         if not possible:
             raise ValueError(
                 f"test_error is {self.test_error} on {self.test_examples} examples; allowed are "
@@ -260,6 +268,7 @@ def _read(path: Path | str, content: dict[str, Any], field: Any) -> Any:
         raise ValueError(
             f"{path}: {field.name} is {value!r}; allowed is a value of type {kind.__name__}."
         )
+    # A float that JSON writes as 1 was read as an integer.
     return kind(value)
 
 

@@ -159,6 +159,7 @@ def certify(
         settings.rotation,
         key=optimize_key,
         epochs=settings.epochs,
+        # A learned prior may leave fewer examples than a batch has.
         batch_size=min(settings.batch_size, risk.examples),
         optimizer=settings.optimizer,
         delta=settings.delta,
@@ -193,6 +194,7 @@ def write_certificate(
     data; `ceiling` is c of `optimize`. Of the two prior variances next to the optimized one, the
     better is used.
     """
+    # NumPy in float64: sums of float32 over all weights could round the divergence down.
     posterior = optimized.posterior
     flat = lambda tree: np.concatenate(
         [np.asarray(leaf, float).reshape(-1) for leaf in jax.tree.leaves(tree)]
@@ -217,6 +219,7 @@ def write_certificate(
     # The optimized variance lies between two that the union bound counts; the bound is for one.
     place = PRIOR_PRECISION * (math.log(ceiling) - 2 * float(posterior.log_prior_scale))
     candidates = {max(1, math.floor(place)), max(1, math.ceil(place))}
+    # Allowed after seeing the data, as the union bound holds for every j at once.
     j = min(candidates, key=lambda j: at(j)[0].value)
     found, kl = at(j)
     return Certificate(

@@ -60,8 +60,10 @@ def draw_errors(
     """
     require_count("draws", draws)
     rotated = rotate(first_inputs(risk, optimized.layout), optimized.basis[1])
+    # Whole chunks, of one shape; what is drawn beyond `draws` is independent of the others.
     keys = jax.random.split(key, -(-draws // PAIRS))
     found = _errors(risk, optimized[:2], rotated, keys, optimized.layout, error)
+    # NumPy's float64 whatever the model's dtype: the certificate sums 150,000 of them.
     errors = np.asarray(found, float).reshape(-1)[:draws]
     if not np.all((errors >= 0) & (errors <= 1)):
         raise ValueError(
@@ -99,12 +101,14 @@ def _errors(
             for i, (name, deviation) in enumerate(spread.items())
         }
         inputs, target = jax.tree.map(lambda leaf: leaf[row], risk.data)
+        # A batch of one, as every example has weights of its own.
         batch = jax.tree.map(lambda leaf: leaf[None], (inputs, shifts))
         output = noisy_outputs(risk, layout, params, *batch)
         return jnp.asarray(error(jax.tree.map(lambda leaf: leaf[0], output), target), float)
 
     def chunk(key: RandomKey) -> Array:
         row_key, key = jax.random.split(key)
+        # With replacement: the Chernoff bound for their mean needs independent draws.
         rows = jax.random.randint(row_key, (PAIRS,), 0, risk.examples)
         # The output of such a layer is normal for a given input: its own draw replaces m n draws.
         spread = {

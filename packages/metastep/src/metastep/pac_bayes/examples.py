@@ -47,6 +47,7 @@ def digest(data: PyTree) -> str:
     """Return the SHA-256 of dtypes, shapes and bytes of arrays."""
     total = hashlib.sha256()
     for leaf in map(np.asarray, jax.tree.leaves(data)):
+        # Shape and dtype as well, since the same bytes may be other examples.
         total.update(f"{leaf.dtype.str}{leaf.shape}".encode())
         total.update(np.ascontiguousarray(leaf).tobytes())
     return total.hexdigest()
@@ -54,6 +55,7 @@ def digest(data: PyTree) -> str:
 
 def _digests(data: PyTree) -> list[bytes]:
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(data)]
+    # Both sides are parts of one data set, so that joined bytes begin and end at the same places.
     together = lambda row: b"".join(leaf[row].tobytes() for leaf in leaves)
     return [hashlib.sha256(together(row)).digest() for row in range(count(data))]
 

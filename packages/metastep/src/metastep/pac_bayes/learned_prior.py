@@ -91,6 +91,7 @@ class LearnedPrior:
         """
         rows = self._rows(count(data), key)
         part, rest = select(data, rows), select(data, ~rows)
+        # Before training, which may take long.
         shared = repeats(rest, part)
         if shared and not self.allow_repeats:
             raise ValueError(
@@ -186,6 +187,7 @@ def begin_with(
 
 
 def _require_different(prior: PyTree, params: PyTree) -> None:
+    # Leaves alone: the trees may differ in what is no number, such as activation functions.
     floating = lambda tree: jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array_like))
     pairs = floating(prior), floating(params)
     if len(pairs[0]) == len(pairs[1]) and all(map(np.array_equal, *pairs)):

@@ -110,6 +110,7 @@ def optimize(
             state,
             # Arrays, not Python numbers, each of which would be another compiled program.
             _Fixed(risk, prior, basis, rotated, jnp.asarray(delta), jnp.asarray(math.log(ceiling))),
+            # By its number: a longer run begins with the draws of a shorter one.
             jax.random.fold_in(key, epoch),
             optimizer,
             layout,
@@ -119,6 +120,7 @@ def optimize(
     return Optimized(posterior, basis, layout, np.stack(history))
 
 
+# One object for all calls: its functions are static, and new ones would compile every epoch anew.
 ADAM = optax.adam(0.005)
 
 
@@ -180,6 +182,8 @@ def _epoch(
 ) -> tuple[Posterior, optax.OptState, Float[Array, "3"]]:
     order_key, noise_key = jax.random.split(key)
     examples = fixed.risk.examples
+    # Whole batches alone, since another size would be another program. The order is new in each
+    # epoch, so that all examples have their turn.
     steps = examples // batch_size
     order = jax.random.permutation(order_key, examples)[: steps * batch_size]
     objective = jax.value_and_grad(partial(_objective, layout=layout), has_aux=True)
@@ -194,15 +198,11 @@ def _epoch(
         posterior = eqx.apply_updates(posterior, updates)
         # KL falls beyond the largest variance that the union bound allows, and the bound does not.
         allowed = jnp.minimum(posterior.log_prior_scale, largest)
-        return (eqx.tree_at(_log_prior_scale, posterior, allowed), state), summary
+        return (eqx.tree_at(lambda p: p.log_prior_scale, posterior, allowed), state), summary
 
     batches = order.reshape(steps, batch_size), jax.random.split(noise_key, steps)
     (posterior, state), summaries = jax.lax.scan(step, (posterior, state), batches)
     return posterior, state, jnp.mean(summaries, axis=0)
-
-
-def _log_prior_scale(posterior: Posterior) -> Scalar:
-    return posterior.log_prior_scale
 
 
 def _objective(
@@ -210,6 +210,7 @@ def _objective(
 ) -> tuple[Scalar, Float[Array, "3"]]:
     """Return the loss of one draw on one batch plus the penalty (C.271)."""
     risk = fixed.risk
+    # By reparametrization: the draw is differentiable in means and scales, and so is its loss.
     noise, other = draw_noise(posterior, key)
     hidden = tuple(name for name in layout.names if name not in layout.first)
     params = perturb(risk, layout, posterior, fixed.basis, noise, other, hidden)

@@ -58,11 +58,13 @@ def find_layout(risk: EmpiricalRisk) -> Layout:
         and layer.outputs * layer.inputs == leaves[paths.index(layer.name)].size
     )
     layers = {name: layer for name, layer in find_layers(risk).items() if whole(layer)}
+    # One choice for all layers, as `kronecker_hessian` makes one.
     bias = bool(layers) and all(layer.bias is not None for layer in layers.values())
     owned = [paths.index(name) for name in layers]
     if bias:
         owned += [paths.index(str(layer.bias)) for layer in layers.values()]
     fixed = _independent_inputs(risk)
+    # Other layers stay as weights: with several positions, outputs share their noise.
     first = [
         name
         for name, layer in layers.items()

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from metastep.checks import require_count, require_key, scalar
+from metastep.checks import require, require_count, require_key, scalar
 from metastep.trees import as_arrays, same_structure
 from metastep.types import Inner, Outer, RandomKey, Scalar, StepIndex
 
@@ -57,6 +57,12 @@ class AbstractProblem(eqx.Module):
     @abc.abstractmethod
     def objective(self, inner: Inner, outer: Outer, key: RandomKey) -> Scalar:
         """Return the outer loss of the state at the end of the horizon, a real scalar."""
+
+
+def require_problem(problem: object, name: str = "problem") -> None:
+    """Refuse anything but a problem; a function that draws one is a common mistake."""
+    allowed = "instances of problems, such as metastep.TrainingProblem(...)"
+    require(isinstance(problem, AbstractProblem), name, problem, allowed)
 
 
 class Keys(eqx.Module):
@@ -104,6 +110,7 @@ def _float_leaves(inner: Inner) -> list[Array]:
 def _is_bad(inner: Inner, watched: tuple[Bool[Array, ""], ...]) -> Bool[Array, ""]:
     """Whether a watched leaf holds NaN or infinity. `0 * x` is NaN for both: one pass suffices."""
     bad = [
+        # XLA keeps 0 * x for floating-point x, since it is not 0 for all of them.
         watch & jnp.isnan(jnp.sum(0 * leaf))
         for watch, leaf in zip(watched, _float_leaves(inner), strict=True)
     ]
@@ -119,6 +126,7 @@ def start(problem: AbstractProblem, outer: Outer, keys: Keys) -> Trajectory:
     """
     require_count("horizon", problem.horizon)
     inner = initial(problem, outer, keys.init)
+    # A wrong objective is refused here, before any loop is traced.
     value = eqx.filter_eval_shape(problem.objective, inner, outer, keys.objective)
     scalar("problem.objective", value)
     steps = jnp.zeros((), jnp.int32)
@@ -138,6 +146,8 @@ def initial(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Inner:
             array nor a number.
     """
     inner = as_arrays(problem.init(outer, key))
+    # The index is abstract, as in the loop: a step that needs a Python integer fails here, not
+    # later.
     index = jax.ShapeDtypeStruct((), jnp.int32)
     # Repeated, since a number that became an array may turn another one into an array.
     while True:
@@ -146,6 +156,7 @@ def initial(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Inner:
         inner, changed = _with_arrays(inner, after)
         if not changed:
             break
+    # What was only traced is no array to equinox, but has a shape.
     arrays = lambda tree: eqx.filter(tree, lambda x: hasattr(x, "shape"))
     same_structure("problem.step", arrays(inner), arrays(after))
     return inner
@@ -158,6 +169,7 @@ def _with_arrays(inner: Inner, after: Inner) -> tuple[Inner, bool]:
         return inner, False
     kept = []
     for (path, leaf), new in zip(leaves, jax.tree.leaves(after), strict=True):
+        # The types are compared as well, since 1, 1.0 and True are equal.
         constant = eqx.is_array(leaf) or leaf is new or (type(leaf) is type(new) and leaf == new)
         if not constant and not eqx.is_array_like(leaf):
             raise ValueError(
@@ -261,5 +273,6 @@ def unroll(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Inner:
     Raises:
         ValueError: if the problem breaks its interface (see `AbstractProblem`).
     """
+    require_problem(problem)
     keys = split_keys(key)
     return advance(problem, outer, start(problem, outer, keys), keys, problem.horizon).inner

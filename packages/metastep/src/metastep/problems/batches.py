@@ -76,6 +76,7 @@ class Batches(eqx.Module):
         del key
         # Batch 0 is loaded while tracing, since a callback must announce shapes and dtypes.
         like = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, self.at(0)))
+        # The dtypes are those of JAX, such as float32 for float64 of NumPy.
         halves = lambda x, one: _halves(np.asarray(x, one.dtype))
         load = lambda t: jax.tree.map(halves, self.at(int(t)), like)
         given = jax.tree.map(_shape_of_halves, like)
@@ -85,6 +86,7 @@ class Batches(eqx.Module):
 
 
 def _is_wide(dtype: np.dtype) -> bool:
+    # complex64 has 8 bytes, but its two numbers have 32 bits each.
     return dtype.itemsize == 16 or (dtype.itemsize == 8 and dtype != np.complex64)
 
 
@@ -109,6 +111,7 @@ def _whole(x: Array, like: jax.ShapeDtypeStruct) -> Array:
         return x
     if like.dtype != np.complex128:
         return jax.lax.bitcast_convert_type(x, like.dtype)
+    # XLA casts no bits to complex numbers, so both parts are cast, and joined.
     parts = jax.lax.bitcast_convert_type(x.reshape(*like.shape, 2, 2), np.float64)
     return jax.lax.complex(parts[..., 0], parts[..., 1])
 
@@ -125,6 +128,8 @@ def _loader(source: Any, size: int | None) -> tuple[Callable[[int], PyTree], int
         if size is not None:
             raise ValueError(f"size is {size} beside a function; a function returns whole batches.")
         return source, None
+    # These can be indexed, too, but an index of a dictionary or a tuple gives a column, not a
+    # batch.
     if isinstance(source, np.ndarray | jax.Array | dict | tuple):
         entry, count = _entry_of_arrays(source)
     elif indexed is not None:

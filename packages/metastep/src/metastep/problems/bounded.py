@@ -112,6 +112,7 @@ class Bounded(AbstractProblem):
         params = self.params(inner.inner)
         floats, rest = differentiable(params)
         entries = sum(x.size for x in jax.tree.leaves(floats))
+        # radius times u: the n equal entries of a unit vector are 1 / sqrt(n).
         far = lambda x: jnp.where(inner.stopped, self.radius / jnp.sqrt(entries), x).astype(x.dtype)
         judged = eqx.combine(jax.tree.map(far, floats), rest)
         state = eqx.tree_at(self.params, inner.inner, judged)

@@ -104,6 +104,7 @@ def _differentiate(primals: Sequence[Array], tangents: Sequence[Any], pair: _Pai
 
         values, directions = ([tree[i] for i in moving] for tree in (constants, constant_changes))
         changes.append(jax.jvp(of_moving, (values,), (directions,))[1])
+    # `changes` is not empty: JAX asks for derivatives only if an input moves.
     total = changes[0]
     if len(changes) == 2:
         total = [ad.add_tangents(a, b) for a, b in zip(*changes, strict=True)]
@@ -154,4 +155,5 @@ _product.def_abstract_eval(lambda *_, pair: pair.codomain)
 mlir.register_lowering(_product, mlir.lower_fun(_run, multiple_results=True))
 ad.primitive_jvps[_product] = _differentiate
 ad.primitive_transposes[_product] = _transpose
+# The "fancy" rules are given the size and the name of the axis.
 batching.fancy_primitive_batchers[_product] = _batch

@@ -120,6 +120,7 @@ class MAMLProblem(AbstractProblem):
     training: PyTree
     validation: PyTree
     horizon: int = eqx.field(static=True, converter=integer, kw_only=True)
+    # The rates are arrays, since a Python number is static, and each would be a program of its own.
     rate: Rate | None = eqx.field(converter=partial(jax.tree.map, jnp.asarray), kw_only=True)
     where: Callable[[PyTree], PyTree] | None = eqx.field(default=None, kw_only=True)
     first_order: bool = eqx.field(default=False, static=True, kw_only=True)
@@ -128,6 +129,8 @@ class MAMLProblem(AbstractProblem):
 
     def __check_init__(self):
         require_count("horizon", self.horizon)
+        allowed = "functions (params, outer, batch) -> scalar"
+        require(callable(self.loss), "loss", self.loss, allowed)
         for rate in jax.tree.leaves(self.rate):
             finite = isinstance(rate, Tracer) or np.all(np.isfinite(rate))
             require(finite, "rate", rate, "finite numbers of any sign")
@@ -139,6 +142,8 @@ class MAMLProblem(AbstractProblem):
         del key
         start = _initialization(as_hyperparameters(outer))
         adapted = self._adapted(start)
+        # Leaves are compared by identity: `eqx.tree_at` cannot replace numbers that `where`
+        # computes.
         leaves, known = jax.tree.leaves(adapted), {id(leaf) for leaf in jax.tree.leaves(start)}
         if not leaves or not all(id(leaf) in known for leaf in leaves):
             raise ValueError(
@@ -156,6 +161,7 @@ class MAMLProblem(AbstractProblem):
         # Only the slope is a constant: the step keeps its derivatives by the state and the rates.
         seen = jax.lax.stop_gradient((inner, outer)) if self.first_order else (inner, outer)
         slope = self._slope(*seen)
+        # The state keeps its precision, whatever that of the rates.
         return jax.tree.map(lambda x, rate, g: x - (rate * g).astype(x.dtype), inner, rates, slope)
 
     def objective(self, inner: Inner, outer: Outer, key: RandomKey) -> Scalar:
@@ -188,6 +194,7 @@ class MAMLProblem(AbstractProblem):
             params = self.params_at(inner, outer)
             return scalar("loss", self.loss(params, outer, self.training))
 
+        # The state x is theta - omega, so this is the gradient of lambda / 2 |theta - omega|^2.
         pull = lambda g, x: g + (self.proximal * x).astype(x.dtype)
         return jax.tree.map(pull, self.gradient(loss, inner)[1], inner)
 
@@ -220,6 +227,7 @@ def _initialization(outer: Outer) -> PyTree:
 def _check_rate(path: Any, rate: Array, leaf: Array) -> None:
     """Refuse a rate that does not broadcast to its leaf."""
     wanted, shape = jnp.shape(leaf), jnp.shape(rate)
+    # Axes are compared from the last; a rate may have fewer than its leaf.
     trailing = zip(shape[::-1], wanted[::-1], strict=False)
     if len(shape) > len(wanted) or any(a not in (1, b) for a, b in trailing):
         raise ValueError(
@@ -230,6 +238,7 @@ def _check_rate(path: Any, rate: Array, leaf: Array) -> None:
 
 @compiled
 def _adapt(problem: MAMLProblem, outer: Outer) -> PyTree:
+    # Adaptation draws nothing: any key will do.
     return problem.params_at(unroll(problem, outer, jax.random.key(0)), outer)
 
 

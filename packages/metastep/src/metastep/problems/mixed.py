@@ -27,6 +27,7 @@ from metastep.problems.linear_map import linear_map
 from metastep.trees import is_key
 from metastep.types import Scalar
 
+# Below this size plain reverse mode is as fast or faster (`benchmarks/mixed_mode.py`).
 ROOM = 2**26
 """Size of the stored activations in bytes above which mixed mode is chosen automatically."""
 
@@ -59,7 +60,9 @@ class InnerGradient(eqx.Module):
         """Return the value and the gradient of `loss`, which may close over traced values."""
         if self.mixed is False:
             return jax.value_and_grad(loss)(params)
-        # Captured values may be traced and differentiated, so they become arguments.
+        # Captured values may be traced and differentiated, so they become arguments. A lambda has a
+        # closure: equinox leaves a function without one as it is, with the arrays of global
+        # variables inside.
         pure = eqx.filter_closure_convert(lambda params: loss(params), params)
         captured, static = eqx.partition(pure, eqx.is_array)
         if any(map(jnp.iscomplexobj, jax.tree.leaves((params, captured)))):
@@ -68,6 +71,8 @@ class InnerGradient(eqx.Module):
             value, pull_back = jax.vjp(pure, params)
             # What the closure of the backward pass holds is what reverse mode would store.
             activations = _bytes(pull_back, beside=(params, captured))
+            # Mixed mode stores the parameters in their place, so it saves nothing if these are
+            # larger.
             if activations <= max(_bytes(params), ROOM / self.stored_steps):
                 return value, pull_back(jnp.ones_like(value))[0]
         at = lambda params, captured: eqx.combine(captured, static)(params)
@@ -115,7 +120,9 @@ def _mixed(
 
     @partial(value_and_gradient.defjvp, symbolic_zeros=True)
     def _(primals: tuple[PyTree, PyTree], tangents: tuple[PyTree, PyTree]) -> tuple:
+        # The function with this rule is called, so that derivatives of higher order find it again.
         value, gradient = value_and_gradient(*primals)
+        # A derivative along zeros would cost as much as any other.
         moves = jax.tree.map(lambda x: not _is_zero(x), tangents, is_leaf=_is_zero)
         directions = eqx.filter(tangents, moves)
 
@@ -157,6 +164,7 @@ def _batched_with(inputs: PyTree, outputs: PyTree) -> PyTree:
     nothing = jnp.zeros((), jnp.float16)
     for x in jax.tree.leaves(inputs):
         if not jax.typeof(x).manual_axis_type.varying:
+            # The sum of no entries is 0 even where the input is NaN, and reads nothing.
             numbers = jax.random.key_data(x) if is_key(x) else x
             nothing += jnp.sum(jnp.ravel(numbers)[:0].real).astype(nothing.dtype)
     return jax.tree.map(lambda x: x + nothing.astype(x.dtype), outputs)

@@ -59,6 +59,7 @@ class ResidualProblem(AbstractProblem):
             raise ValueError(f"targets has shape {targets.shape}; {allowed}.")
         self.inputs = inputs
         self.in_weights = excess and inputs.shape[0] > inputs.shape[1]
+        # w = 0 is e = -w_min, and r = y.
         self.start = -jnp.linalg.lstsq(inputs, targets)[0] if self.in_weights else targets
         self.step_size = step_size
         self.horizon = integer(horizon)
@@ -72,6 +73,7 @@ class ResidualProblem(AbstractProblem):
         """Take one step of gradient descent."""
         del t, key
         factor = self.inputs.T if self.in_weights else self.inputs
+        # Two products are taken, since the matrix between them may have more entries than X.
         force = factor @ (factor.T @ inner) / self.inputs.shape[0]
         return inner - self.step_size(outer) * force
 

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from metastep import explained
-from metastep.checks import integer, require_count, scalar
+from metastep.checks import integer, require, require_count, scalar
 from metastep.problems.base import AbstractProblem
 from metastep.problems.mixed import InnerGradient
 from metastep.trees import as_arrays, ascent, differentiable, same_structure
@@ -109,17 +109,25 @@ class TrainingProblem(AbstractProblem):
         buffers: PyTree = None,
     ):
         require_count("horizon", horizon)
+        require(callable(loss), "loss", loss, "functions (params, outer, batch) -> scalar")
+        require(callable(objective), "objective", objective, "functions (params, outer) -> scalar")
+        usable = callable(optimizer) or explained.is_transformation(optimizer)
+        allowed = f"{explained.TRANSFORMATIONS}, and functions outer -> transformation"
+        require(usable, "optimizer", optimizer, allowed)
+        usable = batch is None or callable(batch)
+        allowed = "None, functions (t, key) -> batch, and metastep.Batches(source)"
+        require(usable, "batch", batch, allowed)
+        explained.require_no_model("init_params", init_params)
         also = "" if buffers is None else ", buffers"
         advice = explained.BUFFERS if buffers is None else ""
-        explained.require_function("loss", loss, f"params, outer, batch{also}", advice)
-        explained.require_function("objective", objective, f"params, outer{also}", advice)
-        explained.require_no_model("init_params", init_params)
+        explained.require_arguments("loss", loss, f"params, outer, batch{also}", advice)
+        explained.require_arguments("objective", objective, f"params, outer{also}", advice)
         if _is_function(init_params):
-            explained.require_function("init_params", init_params, "outer, key")
-        if not isinstance(optimizer, Transformation):
-            explained.require_function("optimizer", optimizer, "outer", explained.OPTIMIZER_TYPE)
+            explained.require_arguments("init_params", init_params, "outer, key")
+        if not explained.is_transformation(optimizer):
+            explained.require_arguments("optimizer", optimizer, "outer")
         if batch is not None:
-            explained.require_function("batch", batch, "t, key", explained.BATCH_SOURCE)
+            explained.require_arguments("batch", batch, "t, key", explained.BATCH_SOURCE)
         self.loss = loss
         self.objective_of_params = objective
         self.init_params = init_params
@@ -134,6 +142,8 @@ class TrainingProblem(AbstractProblem):
         if not isinstance(given, optax.GradientTransformation | optax.MultiSteps):
             with explained.traced("optimizer", explained.OPTIMIZER):
                 given = given(outer)
+            usable = explained.is_transformation(given)
+            require(usable, "optimizer(outer)", given, explained.TRANSFORMATIONS)
         if isinstance(given, optax.MultiSteps):
             given = given.gradient_transformation()
         # Some transformations (Polyak steps, line searches) ask for the loss itself.
@@ -194,6 +204,7 @@ class TrainingProblem(AbstractProblem):
             return optax.apply_updates(trained, updates), state
 
         # A few operations per parameter: recomputing them costs less than storing their results.
+        # Inside of a `scan` XLA cannot merge the two passes, and needs no barrier against it.
         repeated = eqx.filter_checkpoint(update, prevent_cse=False)
         after, state = repeated(gradients, inner.optimizer_state, value)
         params = eqx.combine(after, fixed)
@@ -226,5 +237,6 @@ class TrainingProblem(AbstractProblem):
 
 def _is_function(init_params: Any) -> bool:
     """Tell an initialiser from parameters: a callable equinox model counts as parameters."""
+    # A bound method of an equinox module is a module itself, with `__func__`.
     is_model = isinstance(init_params, eqx.Module) and not hasattr(init_params, "__func__")
     return callable(init_params) and not is_model

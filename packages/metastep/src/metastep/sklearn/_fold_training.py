@@ -78,10 +78,12 @@ def _train(
             ),
             objective=lambda params, outer: jnp.zeros(()),
             init_params=lambda outer, key: program.init(key, rows.shape[1], program.classes),
+            # No derivative is taken through this training: Adam needs no `eps_root` here.
             optimizer=optax.adamw(program.learning_rate, weight_decay=program.weight_decay),
             horizon=program.steps,
         )
         params = unroll(problem, jnp.zeros(()), key).params
         return params, jax.nn.log_softmax(program.apply(params, rows), axis=1)
 
+    # Folds differ in shares alone, and share the examples and the first parameters.
     return jax.vmap(one)(shares)

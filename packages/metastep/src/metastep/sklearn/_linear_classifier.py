@@ -10,10 +10,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 
 class LinearClassifier(ClassifierMixin, BaseEstimator):
-    """The predictions of a classifier whose `fit` sets classes_, coef_ and intercept_.
-
-    For two classes there is one row of coefficients, whose score is positive for the second class.
-    """
+    """The predictions of a classifier whose `fit` sets classes_, coef_ and intercept_."""
 
     classes_: np.ndarray
     coef_: np.ndarray
@@ -36,6 +33,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         """Return class probabilities, (n_samples, n_classes); rows sum to 1."""
         scores = self.decision_function(X)
         if scores.ndim == 1:
+            # Not 1 - p, which is 0 where p rounds to 1 and the other probability is merely small.
             return expit(np.stack([-scores, scores], axis=1))
         return softmax(scores, axis=1)
 

@@ -62,7 +62,9 @@ class Standardization(NamedTuple):
         Raises:
             ValueError: if one is so far from the measured rows that float32 cannot hold it.
         """
+        # In float64: large values with a small spread lose all digits of it in float32.
         found = (rows - self.means) / self.scales
+        # Models that compute in float32 would see an infinite number.
         far = np.abs(found) > np.finfo(np.float32).max
         if np.any(far):
             row, column = np.argwhere(far)[0]
@@ -150,6 +152,7 @@ def make_folds(
     cv: Any, labels: np.ndarray, random_state: Any
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the training and the held-out rows of each fold; `cv` may be a number."""
+    # Not scikit-learn's folds, which warn about a class with fewer examples than folds.
     if isinstance(cv, Integral):
         folds = deal_folds(labels, int(cv), random_state)
     else:

@@ -12,6 +12,7 @@ Fold = Callable[[np.ndarray], tuple[float, np.ndarray]]
 """Train with the regularization of every feature; return the sum of the losses of the held-out
 examples, and its derivative with respect to that regularization."""
 
+# Above zero: with dependent columns the factorized matrix would be singular.
 SMALLEST = 0.1
 LARGEST = 1e6  # times the number of training examples: a coefficient is then practically zero
 # Also times that number. At far smaller values log alpha has no influence, and its gradient is 0.
@@ -35,6 +36,7 @@ def encode_groups(groups: Any, features: int) -> np.ndarray:
             f"groups has {len(labels)} entries, but X has {features} features; every feature needs "
             "the label of its group"
         )
+    # Numbers without gaps, since they are places in the vector of the unknowns.
     return np.unique(labels, return_inverse=True)[1]
 
 
@@ -71,6 +73,7 @@ def tune_regularization(
     def objective(logarithms: np.ndarray) -> tuple[float, np.ndarray]:
         alpha = np.exp(logarithms[groups])
         losses, slopes = zip(*(fold(alpha) for fold in folds), strict=True)
+        # d / d log alpha = alpha d / d alpha, summed over the features that share it.
         slope = np.bincount(groups, alpha * np.sum(slopes, axis=0), count)
         return sum(losses) / held_out, slope / held_out
 

@@ -46,6 +46,7 @@ def warn_if_different(train: np.ndarray, validation: np.ndarray, stacklevel: int
     parts = [rows[_spread(len(rows))] for rows in (train, validation)]
     pooled, count = np.concatenate(parts), len(parts[0])
     largest = np.max(np.abs(pooled), axis=0)
+    # Constant but for rounding, a column can differ in every value and still mean the same.
     columns = np.flatnonzero(np.ptp(pooled, axis=0) > ROUNDING * largest)
     if not columns.size:
         return
@@ -66,6 +67,7 @@ def warn_if_different(train: np.ndarray, validation: np.ndarray, stacklevel: int
 
 def _spread(count: int) -> np.ndarray:
     """Return the indices of the rows to compare, evenly spaced."""
+    # Not drawn at random: the same data always warn or never.
     return np.linspace(0, count - 1, min(count, COMPARED)).astype(int)
 
 

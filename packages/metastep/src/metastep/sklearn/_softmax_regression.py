@@ -36,6 +36,7 @@ def fit_softmax(
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         params = flat.reshape(start.shape)
+        # L-BFGS works in float64; the two products, where the time goes, in the dtype of the rows.
         logs = log_softmax(features @ params.astype(features.dtype), axis=1)
         residuals = np.exp(logs)
         residuals[rows, labels] -= 1
@@ -46,6 +47,7 @@ def fit_softmax(
         value = np.vdot(params, shrunk) / 2 - shares @ logs[rows, labels]
         return value, (features.T @ residuals + shrunk).ravel()
 
+    # Loose, since a ranking needs few digits.
     options = {"maxiter": MOST_ITERATIONS, "gtol": TOLERANCE, "ftol": 1e-7}
     found = minimize(objective, start.ravel(), method="L-BFGS-B", jac=True, options=options)
     return found.x.reshape(start.shape)
@@ -74,6 +76,7 @@ class CrossFitting:
 
     def fit(self, weights: np.ndarray, penalty: float, count: int | None = None) -> CrossFitted:
         """Train the first `count` folds, or all; return the log probabilities of held-out rows."""
+        # A copy, as `tune` keeps the parameters of the best penalty while it tries the next.
         logs, params = np.zeros((len(self.labels), self.params.shape[2])), self.params.copy()
         for index, (train, held_out) in enumerate(self.folds[:count]):
             # Zero weights cost less than a copy of the other rows.

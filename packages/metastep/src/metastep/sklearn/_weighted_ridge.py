@@ -34,6 +34,7 @@ def error_slopes(
     """
     matrix = _matrix(rows, weights, penalty)
     params = np.linalg.lstsq(matrix, rows.T @ (weights * targets))[0]
+    # One adjoint for all weights: A is symmetric, so A^{-1} goes to the validation gradient's side.
     adjoint = np.linalg.lstsq(matrix, 2 * judges.T @ (judges @ params - truth) / len(truth))[0]
     return (rows @ adjoint) * (targets - rows @ params) - penalty * adjoint[1:] @ params[1:]
 
@@ -68,6 +69,7 @@ def outlier_probabilities(
     The mixture of a normal distribution and a uniform one, over the range of the targets, is fitted
     to the errors. `factors` is the multiplicity of each example.
     """
+    # Targets of weight zero are judged, but must not widen the range.
     seen, errors = factors > 0, np.abs(targets - predictions)
     width = float(np.ptp(targets[seen])) or 1.0
     order = np.argsort(errors)
@@ -83,5 +85,6 @@ def outlier_probabilities(
         # Expectation and maximization, kept from explaining all errors as gross, or none.
         part = float(np.clip(np.average(wrong, weights=factors), 1e-3, 0.5))
         trust = factors * (1 - wrong)
+        # A perfect fit would end with the scale 0, by which errors are divided.
         scale = max(np.sqrt(trust @ errors**2 / trust.sum()), SMALLEST_SCALE * width)
     return wrong

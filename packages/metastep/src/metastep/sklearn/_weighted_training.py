@@ -113,6 +113,7 @@ def make_problem(train: Labelled, validation: Labelled, settings: Settings) -> T
     count = len(train.labels)
     shares = np.full(count, 1 / count) if train.shares is None else train.shares
     offsets = np.zeros((classes, columns))
+    # On the intercept, as the first column of every example is one.
     offsets[settings.classes :, 0] = BARRED
     task = PaddedClassification(
         StoredTwice(_pad(train.features, rows, columns)),
@@ -146,6 +147,7 @@ def tune_weights(train: Labelled, validation: Labelled, settings: Settings) -> T
         optimizer=scaled_descent(settings.learning_rate),
         steps=settings.steps,
         key=key,
+        # One chunk, hence one transfer to the host; between updates nothing is looked at.
         every=settings.steps,
         on_failure="raise",
         progress=False,

@@ -222,6 +222,7 @@ class HypercleanedClassifier(LinearClassifier):
         # The folds share most examples: their mean is near the minimum of all.
         start = fitting.params.mean(axis=0)
         weights = factors * ranking.weights
+        # The penalty is that of a mean, and the same for the folds and for all examples.
         params = fit_softmax(rows, labels, weights, fitting.penalty, start).T
         return params, ranking.suspect
 
@@ -248,6 +249,7 @@ class HypercleanedClassifier(LinearClassifier):
             ),
         )
         self.sample_weight_ = expit(tuned.logits)
+        # All weights begin at 1/2, so that a score of 1/2 says nothing against a label.
         self.label_scores_ = 1 - self.sample_weight_
         self.validation_loss_curve_, self.n_iter_ = tuned.losses, len(tuned.losses)
         return tuned.params

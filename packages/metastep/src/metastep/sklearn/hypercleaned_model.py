@@ -185,9 +185,11 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
         """Rank without a validation set; return which labels are suspect."""
         seen = np.zeros((len(folds), len(labels)))
         for index, (train, _) in enumerate(folds):
+            # Weights of zero instead of fewer rows: folds of one shape are one program.
             seen[index, train] = 1
 
         def predict(weights: np.ndarray, number: int) -> np.ndarray:
+            # The same first parameters in each round, so that weights alone make the difference.
             del number
             given = jnp.asarray(labels)
             _, scores = train_folds(self._program(), rows, given, seen * weights, key)
@@ -235,6 +237,7 @@ class HypercleanedModel(ClassifierMixin, BaseEstimator):
             optimizer=scaled_descent(1.0),
             steps=self.max_iter,
             key=key,
+            # One chunk: nothing is recorded between updates.
             every=self.max_iter,
             on_failure="raise",
             progress=False,

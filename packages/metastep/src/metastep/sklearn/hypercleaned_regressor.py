@@ -130,6 +130,7 @@ class HypercleanedRegressor(RegressorMixin, BaseEstimator):
             self._tune(rows, targets, factors, penalty, standard, valid)
         params = fit_ridge(rows, targets, factors * self.sample_weight_, penalty)
         if valid is not None:
+            # Without folds there is no prediction by a model that has not seen the row.
             self.suggested_targets_ = rows @ params
         self.coef_, self.intercept_ = standard.undo(params)
         limit = self.threshold
@@ -143,6 +144,7 @@ class HypercleanedRegressor(RegressorMixin, BaseEstimator):
 
     def _cross_fit(self, rows: np.ndarray, targets: np.ndarray, factors: np.ndarray) -> float:
         """Rank without a validation set; return the penalty."""
+        # One class for all: targets have no classes that the folds would have to balance.
         folds = make_folds(self.cv, np.zeros(len(targets), int), self.random_state)
         given = self.regularization
         candidates = PENALTIES if given is None else (given,)
@@ -150,6 +152,7 @@ class HypercleanedRegressor(RegressorMixin, BaseEstimator):
         for _ in range(self.rounds + 1):
             weights = factors * (1 - score)
             found = [held_out_predictions(rows, targets, weights, one, folds) for one in candidates]
+            # Weighted, so that gross errors do not choose the penalty.
             best = int(np.argmin([weights @ (one - targets) ** 2 for one in found]))
             penalty, self.suggested_targets_ = candidates[best], found[best]
             score = outlier_probabilities(targets, self.suggested_targets_, factors)

@@ -34,9 +34,7 @@ class HypergradientLogisticRegression(LinearClassifier):
     differentiation at the solution of Newton's method. Features that only add noise get a large
     alpha, which removes them.
 
-    With few held-out examples, one alpha per feature overfits them, and often predicts worse than
-    one for all. Alphas for `groups`, some of which hardly matter, predict better
-    (`examples/one_regularization_per_feature.py` measures both).
+    As in `HypergradientRidge`, one alpha per feature overfits few held-out examples.
 
     Cost: a few Cholesky decompositions of (features x classes) squared for each fold and
     evaluation; meant for up to about a thousand coefficients.
@@ -52,11 +50,8 @@ class HypergradientLogisticRegression(LinearClassifier):
         True
 
     Args:
-        groups: a label for each feature, (n_features,); features of one label share their alpha.
-            None gives each its own.
-        cv: folds of the cross-validation whose loss is minimized if `fit` gets no validation
-            set; the model is then refitted on all examples. If a fold holds out every example of
-            a class, they are also used for training.
+        groups: as in `HypergradientRidge`, as are the next ones.
+        cv: folds. If one holds out every example of a class, they are also used for training.
         max_iter: iterations of L-BFGS.
         tol: for the gradient with respect to log alpha, relative to the loss.
         random_state: shuffles the folds.
@@ -105,9 +100,8 @@ class HypergradientLogisticRegression(LinearClassifier):
         Args:
             X: (n_samples, n_features).
             y: labels (n_samples,).
-            X_valid: (n_validation, n_features), in the units of `X`; None for cross-validation.
-                `HypercleanedClassifier` shows how a `Pipeline` transforms it. A
-                `DifferentFeaturesWarning` is given if it clearly differs from `X`.
+            X_valid: (n_validation, n_features), as in `HypergradientRidge.fit`; None for
+                cross-validation.
             y_valid: their labels (n_validation,), every class of `y` among them.
             sample_weight: factors of the examples' cross-entropies, (n_samples,), also where they
                 are held out.
@@ -209,6 +203,7 @@ def train_exactly(
         _, slope, probabilities = train.evaluate(params)
         slope = slope + penalty * params
         slope[:, 0] += several * np.sum(params[:, 0])
+        # The last factor is returned: the hypergradient's adjoint solves with the same Hessian.
         factor = cho_factor(_hessian(train, probabilities, penalty))
         step = cho_solve(factor, slope.ravel()).reshape(params.shape)
         decrement, taken = float(np.sum(slope * step)), taken + 1
@@ -225,6 +220,7 @@ def _halved(
     decrement: float,
 ) -> float:
     """Return the largest of 1, 1/2, 1/4, ... that decreases the objective sufficiently."""
+    # Whole Newton steps can overshoot where the softmax is saturated and its Hessian almost zero.
     size, value = 1.0, objective(params)
     # Near the minimum a decrease is smaller than the rounding of the objective.
     value += ROUNDING * abs(value)
@@ -245,6 +241,7 @@ def _hessian(train: Labelled, probabilities: np.ndarray, penalty: np.ndarray) ->
             hessian[r, :, s] = hessian[s, :, r] = block
         hessian[r, :, r] += np.diag(penalty)
     if rows > 1:
+        # The second derivative of half the squared sum of the intercepts.
         hessian[:, 0, :, 0] += 1
     return hessian.reshape(rows * columns, rows * columns)
 
@@ -262,6 +259,7 @@ def logistic_fold(train: Labelled, held_out: Labelled) -> Fold:
         last, factor = train_exactly(train, alpha, last)
         value, slope, _ = held_out.evaluate(last)
         adjoint = cho_solve(factor, slope.ravel()).reshape(last.shape)
+        # One alpha for the coefficients of a feature in all classes; the intercept has none.
         return value, -np.sum(last * adjoint, axis=0)[1:]
 
     return fold

@@ -107,6 +107,7 @@ class HypergradientRidge(RegressorMixin, BaseEstimator):
         groups = encode_groups(self.groups, checked[0].shape[1])
         factors: Any = _check_sample_weight(sample_weight, checked[0], ensure_non_negative=True)
         standard = Standardization.of(checked[0], factors)
+        # Roots, since rows and targets are both multiplied by them before they are squared.
         train = Weighted(
             standard.apply(checked[0]), np.asarray(checked[1], np.float64), np.sqrt(factors)
         )

@@ -138,6 +138,7 @@ def _judge(logs: np.ndarray, labels: np.ndarray, factors: np.ndarray) -> LabelRa
         raise ValueError(f"predict returned the shape {logs.shape}; expected {expected}")
     if np.any(np.isnan(logs)):
         raise ValueError("predict returned NaN; expected log probabilities")
+    # Multiplicities count in the averages: three copies are three examples.
     given = np.exp(logs[rows, labels])
     members = np.bincount(labels, factors, logs.shape[1])
     typical = np.bincount(labels, factors * given, logs.shape[1]) / np.where(members, members, 1)

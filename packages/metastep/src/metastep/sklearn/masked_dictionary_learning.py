@@ -96,6 +96,7 @@ class MaskedDictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         data = self._checked(X, reset=True)
         self._check_parameters()
         atoms, features = self.n_components or data.shape[1], data.shape[1]
+        # At least one feature on either side: nothing is predicted from none.
         hidden = min(max(1, int(self.mask_fraction * features)), features - 1)
         hidden = hidden if self.mask_fraction else 0
         sparsity, most = self._sparsity(features, atoms), min(atoms, features - hidden)
@@ -105,9 +106,11 @@ class MaskedDictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin
                 f"components or of visible features, {most}"
             )
         random_state = check_random_state(self.random_state)
+        # `learn_dictionary` takes a generator, and `random_state` may be one of NumPy's old states.
         rng = np.random.default_rng(random_state.randint(2**31, size=4))
         scale = float(np.sqrt(np.mean(data**2))) or 1.0
         learned = learn_dictionary(
+            # Adam moves atoms of unit norm by the step size, whatever the units of the data.
             data / data.dtype.type(scale),
             self._start(data, atoms, rng),
             sparsity,
@@ -153,6 +156,7 @@ class MaskedDictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin
                     f"{(atoms, features)}"
                 )
             return sample_start(start)
+        # A sample of zeros would be an atom of zero, which no step moves.
         candidates = data[np.any(data != 0, axis=1)]
         drawn = candidates[rng.permutation(len(candidates))[:atoms]]
         others = rng.standard_normal((atoms - len(drawn), features))
@@ -184,6 +188,7 @@ class MaskedDictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         """
         check_is_fitted(self)
         data = self._checked(X, reset=False)
+        # Fixed, so that models are compared on the same division of the features.
         rng = np.random.default_rng(0)
         return -masked_loss(data, *self._fitted(data), parts=SCORE_PARTS, rng=rng)
 

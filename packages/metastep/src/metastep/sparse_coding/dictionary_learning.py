@@ -90,6 +90,7 @@ def learn_dictionary(
     count = _count(hidden, len(start)) if isinstance(hidden, np.ndarray) else hidden
     _check(signals, start, n_nonzero, count, epochs, batch_size, learning_rate)
     n, dim = signals.shape
+    # Atoms as rows of a copy: they are updated in place, and read one after the other.
     atoms = np.array(start.T, signals.dtype, order="C")
     descent = _Adam(atoms, learning_rate) if adam else None
     losses, everything = [], np.arange(dim)
@@ -164,6 +165,7 @@ def _loss_and_gradient(
     batch: np.ndarray, atoms: np.ndarray, n_nonzero: int, shown: np.ndarray, judged: np.ndarray
 ) -> tuple[float, np.ndarray]:
     """Return the error per coordinate, and the gradient of the error per signal by the atoms."""
+    # `pursue`, without the checks of the public function: signals and start have been checked.
     chosen, weights = pursue(batch[:, shown], atoms[:, shown].T, n_nonzero)
     # Sparse: the product with few atoms of each signal is one pass, without temporary arrays.
     codes = choices_as_matrix(chosen, weights, len(atoms))
@@ -189,6 +191,7 @@ class _Adam:
         self.mean[:, columns] += (1 - DECAY) * gradient
         self.square[:, columns] += (1 - SQUARE_DECAY) * gradient**2
         np.sqrt(self.square, out=self.work)
+        # Both corrections of the bias as factors, in the one array that is allocated for all steps.
         self.work *= (1 - SQUARE_DECAY**self.steps) ** -0.5
         self.work += ADAM_EPSILON
         np.divide(self.mean, self.work, out=self.work)
@@ -239,6 +242,7 @@ def masked_loss(
     mixed, total = rng.permutation(dim), 0.0
     for judged in np.array_split(mixed, min(parts, dim)):
         shown = np.setdiff1d(mixed, judged)
+        # With a single part nothing is shown, and the prediction is zero.
         predicted = np.zeros((len(signals), judged.size), signals.dtype)
         if shown.size:
             rounds = min(n_nonzero, shown.size)

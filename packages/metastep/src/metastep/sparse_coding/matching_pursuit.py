@@ -85,6 +85,7 @@ def orthogonal_matching_pursuit(signals: Real, dictionary: Real, n_nonzero: int)
         dtypes = f"{signals.dtype} and {dictionary.dtype}"
         raise ValueError(f"signals and dictionary are {dtypes}; allowed are real numbers")
     require_count("n_nonzero", n_nonzero, most=dictionary.shape[1])
+    # d independent atoms represent a signal exactly; further rounds would fit rounding.
     rounds = min(n_nonzero, signals.shape[1])
     if isinstance(signals, np.ndarray) and isinstance(dictionary, np.ndarray):
         chosen, weights = pursue(signals, dictionary, rounds)
@@ -132,6 +133,7 @@ def pursue(
     or NaN entry of a signal or of an atom makes a coefficient of every affected signal infinite or
     NaN.
     """
+    # Integers become floats, and BLAS has no half precision.
     dtype = np.result_type(signals, dictionary, np.float32)
     signals, dictionary = signals.astype(dtype, copy=False), dictionary.astype(dtype, copy=False)
     n, (d, p) = len(signals), dictionary.shape

@@ -31,6 +31,7 @@ def recovery_error(truth: np.ndarray, learned: np.ndarray) -> float:
         Thesis of Wu, (2.2); Sulam, You and Zhu (2020).
     """
     products = np.abs(_products(truth, learned))
+    # The absolute product takes the better sign. For equal atoms rounding may leave less than 0.
     squares = np.sum(truth**2, axis=0)[:, None] + np.sum(learned**2, axis=0) - 2 * products
     return float(np.maximum(squares, 0).min(axis=1).mean())
 
@@ -143,5 +144,6 @@ def restricted_isometry_bounds(
 def _largest_deviation(dictionary: np.ndarray, supports: Iterable) -> float:
     gram = dictionary.T @ dictionary
     index = np.array(list(supports))
+    # |Ax|^2 / |x|^2 on a support lies between the eigenvalues of its part of the Gram matrix.
     eigenvalues = np.linalg.eigvalsh(gram[index[:, :, None], index[:, None, :]])
     return float(np.abs(eigenvalues - 1).max())

@@ -69,6 +69,7 @@ def draw_signals(
     require_count("n_nonzero", n_nonzero, most=atoms)
     require(noise >= 0, "noise", noise, "numbers from 0")
     require(scale is None or scale > 0, "scale", scale, "positive numbers")
+    # The first places of a random order are a uniform support, for all signals in one call.
     supports = np.argsort(rng.random((samples, atoms)), axis=1)[:, :n_nonzero]
     entries = rng.standard_normal((samples, n_nonzero))
     entries *= 1 / np.linalg.norm(entries, axis=1, keepdims=True) if scale is None else scale

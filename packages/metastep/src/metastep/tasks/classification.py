@@ -135,6 +135,7 @@ def _check_examples(prefix: str, features: Array, labels: Array, classes: int) -
             f"{prefix}features has shape {features.shape} and {prefix}labels {labels.shape}; "
             "allowed are (examples, features) and (examples,) with at least one example."
         )
+    # Under a transformation there are shapes alone.
     if isinstance(features, Tracer) or isinstance(labels, Tracer):
         return
     bad_rows = np.flatnonzero(~np.isfinite(np.asarray(features)).all(axis=1))

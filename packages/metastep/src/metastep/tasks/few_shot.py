@@ -61,6 +61,7 @@ def random_sinusoid(key: RandomKey, *, samples: int, validation_samples: int) ->
     amplitude, phase = uniform(amplitude_key, AMPLITUDES), uniform(phase_key, PHASES)
     inputs = uniform(inputs_key, INPUTS, (samples + validation_samples, 1))
     targets = amplitude * jnp.sin(inputs[:, 0] - phase)
+    # One draw for both parts, which are independent points of one curve.
     examples = lambda rows: Examples(inputs[rows], targets[rows])
     training, validation = slice(samples), slice(samples, None)
     return Sinusoid(amplitude, phase, examples(training), examples(validation))

@@ -51,6 +51,7 @@ class LeastSquares(eqx.Module):
     def one_example(self, t: Int[Array, ""] | int, key: RandomKey) -> Examples:
         """Return one training example drawn uniformly: the batch of stochastic descent."""
         del t
+        # With the axis of examples, so that `loss` is the same for one and for many.
         row = jax.random.randint(key, (1,), 0, self.training.targets.size)
         return Examples(self.training.inputs[row], self.training.targets[row])
 
@@ -93,9 +94,11 @@ def random_least_squares(
     require_count("dim", dim)
     require_count("samples", samples)
     require_count("validation_samples", validation_samples)
+    # A traced noise level has no value to check.
     require(isinstance(noise, Tracer) or noise >= 0, "noise", noise, "numbers from 0")
     truth_key, training_key, validation_key = jax.random.split(key, 3)
     direction = jax.random.normal(truth_key, (dim,))
+    # A normalized Gaussian vector is uniform on the sphere.
     truth = direction / jnp.linalg.norm(direction)
 
     def draw(key: RandomKey, count: int) -> Examples:

@@ -56,6 +56,7 @@ def _check(hessian: np.ndarray, start: np.ndarray) -> None:
         raise ValueError(
             f"hessian has shape {hessian.shape}; allowed are square matrices (dim, dim)."
         )
+    # Products such as X^T X are symmetric to the rounding of float32 only.
     if not np.isfinite(hessian).all() or np.abs(hessian - hessian.T).max() > 1e-6 * np.abs(
         hessian
     ).max(initial=0):
@@ -90,6 +91,7 @@ def random_quadratic(seed: int, dim: int = 20, rows: int | None = None) -> Quadr
     rows = dim if rows is None else rows
     if dim < 1 or rows < dim:
         raise ValueError(f"rows is {rows!r} and dim {dim!r}; allowed are 1 <= dim <= rows.")
+    # w_0 first: it is then the same for every number of rows.
     generator = np.random.default_rng(seed)
     start = generator.standard_normal(dim)
     inputs = generator.standard_normal((rows, dim))

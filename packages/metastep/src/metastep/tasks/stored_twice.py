@@ -66,6 +66,7 @@ def _differentiate(primals: Any, tangents: Any) -> tuple[Any, Any]:
             "where a derivative with respect to it is wanted."
         )
     product = _product.bind(*primals)
+    # Symbolic zeros are no arrays, and the primitive is not bound to them.
     if isinstance(tangents[0], ad.Zero):
         return product, jnp.zeros_like(product)
     return product, _product.bind(tangents[0], *primals[1:])
@@ -88,6 +89,7 @@ def _batch(arguments: Any, axes: Any) -> tuple[Any, int]:
 
 
 _product = Primitive("stored_product")
+# Outside `jit` a primitive needs an implementation; inside the lowering below.
 _product.def_impl(jax.jit(_multiply))
 _product.def_abstract_eval(_abstract)
 mlir.register_lowering(_product, mlir.lower_fun(_multiply, multiple_results=False))

@@ -21,6 +21,8 @@ def by_setting(record: Record, table: str) -> Frame:
     settings = {one.setting: one for one in record.config.settings()}
     rows = record.frames[table]
     figures = rows["figure"].astype(int).astype(str)
+    # A figure with panels along both rates is one setting, named by its number; else every panel
+    # is.
     names = figures.where(figures.isin(settings.keys()), figures + rows["panel"])
     of = [settings[name] for name in names]
     sizes = np.array([(one.dim, one.equations) for one in of])
@@ -28,6 +30,7 @@ def by_setting(record: Record, table: str) -> Frame:
         setting=names,
         overparameterized=sizes[:, 0] > sizes[:, 1],
         underparameterized=sizes[:, 0] <= sizes[:, 1],
+        # p and N differ by factors of 10 and 33 in Figures 2 and 3, of 25, 2, 2 and 8 in Figure 6.
         strong=sizes.max(axis=1) >= FAR_APART * sizes.min(axis=1),
         both_rates=[one.both_rates for one in of],
     )
@@ -120,6 +123,8 @@ def _test_rates(record: Record) -> Frame:
     settings = {one.setting: one for one in record.config.settings()}
     rows = _optima(record, "best_test_rate")
     of = [settings[name] for name in rows["setting"]]
+    # Sections 5.1 and 5.2: the loss is a sum of two parabolas of the test rate, with minima at 0
+    # and here.
     return rows.assign(bound=[1 / (1 + (one.dim + 1) / one.target_samples) for one in of])
 
 
@@ -134,6 +139,7 @@ def _accurate_where_strong(rows: Frame) -> bool | None:
     worst = rows["error"].abs().groupby([rows["strong"], rows["setting"]]).max()
     if len(worst.index.unique("strong")) < 2:
         return None
+    # By its worst rate a setting is accurate or not: every strong one has to be, and no other.
     return worst[True].max() <= ACCURATE and worst[False].min() > INACCURATE
 
 

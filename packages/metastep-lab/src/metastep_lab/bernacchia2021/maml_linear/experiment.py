@@ -144,6 +144,7 @@ class Config:
                     "for each setting"
                 )
         for one in self.settings():
+            # The expected loss at train rate 0 has |p - N| - 1 in a denominator (inverse Wishart).
             if abs(one.dim - one.equations) < 2:
                 raise ValueError(
                     f"dim is {one.dim} in setting {one.setting}; allowed are numbers at least 2 "
@@ -163,6 +164,8 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     rows, settings = no_rows(HEADERS), config.settings()
     for number, setting in in_turn(context, list(enumerate(settings)), "settings"):
         key = jax.random.fold_in(jax.random.key(context.seed), number)
+        # Normal equations square the condition number, and slopes are differences at rates 1e-3
+        # apart.
         with jax.enable_x64(True):
             _run_setting(config, setting, key, rows)
     write_tables(context, HEADERS, rows)
@@ -182,6 +185,7 @@ def _run_setting(config: Config, setting: Setting, key: jax.Array, rows: Rows) -
     """Simulate one setting, and add its rows to those of every table."""
     grid = rate_grid(setting.train_rate_limit, config.rates)
     best, count = best_train_rate(setting), config.rates
+    # In this order: the rows below and `optima` go by position.
     train = np.concatenate([grid, [setting.train_rate, best, -STEP, STEP]])
     test = np.array([setting.test_rate, *(config.test_rates if setting.both_rates else ())])
     rates = jnp.asarray(train), jnp.asarray(test)

@@ -26,6 +26,8 @@ def best_train_rate(setting: Setting) -> float:
     if setting.dim > setting.equations:
         return theory.optimal_train_rates(setting.dim, setting.train_samples)[0]
     loss = lambda rate: predicted(setting, rate, setting.test_rate).item()
+    # A ratio of two polynomials of fourth order (Eq. 9), which may have several minima: a grid
+    # first.
     grid = rate_grid(setting.train_rate_limit, 401)
     near = grid[np.argmin([loss(rate) for rate in grid])] + np.array([-1, 1]) * (grid[1] - grid[0])
     return np.asarray(fminbound(loss, *near, xtol=1e-8)).item()
@@ -43,6 +45,7 @@ def optima(
     slope = mean_and_error((above - below) / (2 * STEP))
     expected = predicted(setting, np.array([0.0, best, -STEP, STEP]), rate)
     exact = theory.loss_at_zero(rate, **setting.fields(*SIZES), **task).item()
+    # The slope depends on neither the variability nor the start.
     without_tasks = setting.fields("dim", "target_samples", "noise", "validation_samples", "tasks")
     found = [
         ("best_train_rate", best, jackknife(curve, lambda y: best_rate(grid, y))),
@@ -58,6 +61,7 @@ def optima(
     if setting.both_rates:
         sizes = setting.fields("dim", "train_samples", "noise", "variability", *SIZES)
         variance = theory.meta_parameter_variance(setting.train_rate, **sizes)
+        # Exact for any V = E |omega* - w_0|^2, of which the simulation has the mean.
         optimal = lambda variance: theory.optimal_test_rate(variance, **task).item()
         measured = jackknife(distances[:, count], optimal)
         found.append(("best_test_rate", optimal(variance), measured))

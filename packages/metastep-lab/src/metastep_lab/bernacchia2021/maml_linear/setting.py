@@ -55,6 +55,7 @@ class Setting(NamedTuple):
         return MixedRegression(
             jnp.full(self.dim, self.center),
             noise=self.noise,
+            # Eq. 4.
             task_covariance=self.variability**2 / self.dim,
         )
 

@@ -17,7 +17,6 @@ FALLS = {**GROWS, "validation_samples": -1, "tasks": -1}
 
 
 def _of(record: Record, overparameterized: bool) -> Frame:
-    """Return the rows of `sweep` of the settings of one regime."""
     settings = {one.figure: one.dim > one.equations for one in record.config.settings()}
     rows = record.frames["sweep"]
     return rows[[settings[figure] == overparameterized for figure in rows["figure"]]]
@@ -37,6 +36,7 @@ def _changes(signs: dict[str, int], overparameterized: bool) -> Callable[[Record
                 change = {
                     "name": [f"{varied} {low:g} to {high:g}" for low, high in pairwise(value)],
                     "change": signs[varied] * np.diff(loss),
+                    # Too large, as both share their draws: a change that is decided is decided.
                     "error": np.hypot(error[1:], error[:-1]),
                 }
                 found.append(pd.DataFrame(change))
@@ -47,6 +47,7 @@ def _changes(signs: dict[str, int], overparameterized: bool) -> Callable[[Record
 
 def _best(record: Record) -> Frame:
     """Return the relative shifts of the best train rate from that of the setting itself."""
+    # The setting itself has neither a shift nor an error.
     return _of(record, True).query("varied != 'target_samples' and shift_error > 0")
 
 
@@ -61,6 +62,7 @@ def _spreads(record: Record) -> Frame:
     """Return the factor between spreads over train rates whenever the number of tasks doubles."""
     rows = _of(record, False).query("varied == 'tasks'").sort_values("value")
     spread, tasks = rows["spread"].to_numpy(), rows["value"].to_numpy()
+    # Theorem 2 has 1 / m before all that depends on the train rate.
     part = (spread[1:] / spread[:-1]) ** (np.log(2) / np.log(tasks[1:] / tasks[:-1]))
     return pd.DataFrame({"tasks": tasks[1:], "part": part})
 

@@ -43,6 +43,8 @@ def sweep(
         for changed, value, start in _values(setting, varied, FACTORS[varied], key):
             same = changed == setting and not np.any(start)
             losses = own if same else _curves(changed, start, grid, best, runs, key)
+            # Side by side, run by run: the jackknife leaves the same runs out of both, and what
+            # they share cancels in the shift.
             curve, both = losses[:, :-1], np.hstack([own[:, :-1], losses[:, :-1]])
             means, moved = curve.mean(axis=0), (0.0, 0.0) if same else jackknife(both, shift)
             numbers = *mean_and_error(losses[:, -1]), optimum(means), *moved, np.ptp(means)
@@ -65,6 +67,7 @@ def _values(
     setting: Setting, varied: str, factors: tuple[float, ...], key: Array
 ) -> list[tuple[Setting, float, Array]]:
     """Return changed settings, the values, and omega_0 - w_0 in a random direction."""
+    # Inputs are isotropic: only the distance matters, and one direction stands for all.
     center = jax.random.normal(jax.random.fold_in(key, 1), (setting.dim,))
     direction = center / jnp.linalg.norm(center)
     found = []
@@ -76,6 +79,7 @@ def _values(
         old = getattr(setting, varied)
         value = factor * old if isinstance(old, float) else max(1, round(factor * old))
         changed = setting._replace(**{varied: value})
+        # Two factors may be rounded to one count.
         known = value in [one for _, one, _ in found]
         if abs(changed.dim - changed.equations) > 1 and not known:
             found.append((changed, value, jnp.zeros(setting.dim)))

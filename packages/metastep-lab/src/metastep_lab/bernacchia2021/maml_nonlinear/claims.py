@@ -189,6 +189,7 @@ def _trained(record: Record) -> Numbers:
     last = max(record.config.epochs)
     # A thousandth of the loss of noise alone does not change any of these differences.
     allowed = record.config.noise**2 / 2 / 1000
+    # pandas skips NaN by default: a descent that diverged would count as converged.
     largest = record.rows("training", epochs=last)["maximum"].max(skipna=False)
     return {"last": last, "largest": largest, "allowed": allowed}
 
@@ -214,6 +215,7 @@ def _predicts(rows: Frame) -> bool | None:
     known = rows.dropna(subset="lowest")
     if ((known["lowest"] <= 0.9) | (known["opposite"] > 0)).any():
         return False
+    # Too few runs for a correlation at one of the test rates leave the claim undecided.
     return len(known) == len(rows) > 0 or None
 
 
@@ -245,6 +247,7 @@ def _protocol(record: Record) -> Numbers:
     return {
         "difference": row["difference"],
         "words": _number(row),
+        # Of the difference of two means of ten independent runs each.
         "spread": zero["standard_error"] * math.sqrt(zero["runs"] / 10 * 2),
         "paired": row["standard_error"] * math.sqrt(row["runs"] / 10),
     }

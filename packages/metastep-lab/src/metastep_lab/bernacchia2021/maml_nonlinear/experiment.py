@@ -152,6 +152,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
         for place, epochs in enumerate(config.epochs):
             where = (reading.name, "trained", epochs)
             rates, values = (config.trained_rates, config.test_rates), trained[:, place]
+            # Of all linearized runs: the trained ones are the first of them, with the same draws.
             control = linearized[:, place, also]
             loss += _labeled(where, statistics.mean_rows(*rates, values))
             paired = statistics.difference_rows(*rates, values, control[: len(values)])

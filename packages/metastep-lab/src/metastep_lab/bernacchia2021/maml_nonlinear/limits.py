@@ -116,6 +116,8 @@ def linearized(config: Any, reading: Reading, context: Context) -> np.ndarray:
 def _solve(
     draw: Draw, train_rates: Array, test_rates: Array, step_size: Array, epochs: Array
 ) -> Array:
+    # Drawn in float32 and solved in float64: the trained network sees the same numbers, and
+    # differences of 1e-3 of a loss are not rounding.
     draw = jax.tree.map(lambda x: x.astype(jnp.float64), draw)
     problem = tangent_problem(draw.network, draw.training)
     solve = lambda epochs, rate: outer_coefficients(problem, rate, step_size, epochs)
@@ -139,6 +141,7 @@ def trained(config: Any, reading: Reading, context: Context) -> tuple[np.ndarray
         outer, losses = [], []
         run_key = jax.random.fold_in(key, run)
         order = jax.random.fold_in(run_key, ORDER) if config.stochastic else None
+        # As arrays: every stretch of epochs runs the same compiled program.
         for done, until in pairwise(jnp.array((0, *config.epochs))):
             how = (rates, step_size, until - done, order, done)
             networks, ends = _train(networks, draw.training, *how)
@@ -183,6 +186,8 @@ def _by_run(
     total, done = len(next(iter(arrays.values()))), 0
     if context.resume and path.exists():
         with jax.enable_x64(True):
+            # Without float64, `jnp.asarray` would round what is saved and read, and a resumed run
+            # would differ.
             restored, notes = checkpoint.load(path, _as_jax(arrays))
             arrays, done = jax.tree.map(np.array, restored), notes["done"]
     for run in range(done, total):

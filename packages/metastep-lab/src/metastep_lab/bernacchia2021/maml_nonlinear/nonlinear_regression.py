@@ -139,6 +139,7 @@ def trace(network: Network, inputs: Float[Array, "*batch samples dim"]) -> Trace
 
     shape = inputs.shape[:-1]
     zeros = tuple(jnp.zeros((*shape, layer.bias.size), inputs.dtype) for layer in network)
+    # The derivative by a shift of an affine map's outputs is the signal of that layer.
     outputs, pullback, activations = jax.vjp(shifted, zeros, has_aux=True)
     (signals,) = pullback(jnp.ones_like(outputs))
     return Trace(outputs, activations, signals)
@@ -161,6 +162,8 @@ def adapted_outputs(
     values = queries
     for index, layer in enumerate(network):
         values = jax.nn.relu(values) if index else values
+        # The step adds sum_i step_i h_i d_i^T to the weights and sum_i step_i d_i to the bias:
+        # applied to values v that is sum_i (v.h_i + 1) step_i d_i.
         overlap = values @ jnp.swapaxes(seen.activations[index], -1, -2) + 1
         values = values @ layer.weights + layer.bias + overlap @ (step * seen.signals[index])
     return values[..., 0]
@@ -214,6 +217,8 @@ def meta_train(
     def epoch(index: Array, networks: Network) -> Network:
         if order is None:
             return step(networks, tasks)
+        # Of the epoch's number: stretches of epochs, with a measurement between, go on in the same
+        # orders.
         places = jax.random.permutation(jax.random.fold_in(order, done + index), number)
         one = lambda place: jax.tree.map(
             lambda x: jax.lax.dynamic_slice_in_dim(x, places[place], 1), tasks

@@ -6,7 +6,6 @@ from metastep_lab.tables import Record, where
 
 
 def _best_rate(record: Record) -> float | None:
-    """Return the trained rate with the smallest loss at the paper's test rate."""
     rows = where(finest(record), limit=TRAINED[0], test_rate=record.config.paper_test_rate)
     rows = rows.dropna(subset="difference")
     return float(rows.loc[rows["difference"].idxmin(), "train_rate"]) if len(rows) else None

@@ -90,6 +90,7 @@ def controlled_rows(
         correlation = _correlation(y, x[:runs])
         slope = correlation * y.std() / x[:runs].std()
         mean = y.mean() + slope * (x.mean() - x[:runs].mean())
+        # Mean and slope are both fitted: n - 2 degrees of freedom.
         left = (1 - correlation**2) * (runs - 1) / (runs - 2) / runs
         error = y.std(ddof=1) * np.sqrt(left + correlation**2 / len(x))
         rows.append((train, test, mean, error, mean / error, runs, correlation))

@@ -29,6 +29,7 @@ def tangent_kernel(first: Trace, second: Trace) -> Float[Array, "*batch first se
     product = lambda a, b: a @ jnp.swapaxes(b, -1, -2)
     layers = zip(first.activations, second.activations, first.signals, second.signals, strict=True)
     return sum(
+        # Gradients are outer products: (h d^T).(g e^T) = (h.g) (d.e); the bias adds d.e.
         ((product(h, g) + 1) * product(d, e) for h, g, d, e in layers),
         start=jnp.zeros((), first.outputs.dtype),
     )
@@ -93,9 +94,12 @@ def outer_coefficients(
     pull = -train_rate * problem.pull
     rows = jnp.concatenate([jnp.eye(pull.shape[0], dtype=pull.dtype), pull], axis=1)
     eigenvalues, vectors = jnp.linalg.eigh(rows @ problem.kernel @ rows.T)
+    # The outer loss is a mean over the validation examples.
     shrunk = 1 - step_size * eigenvalues / pull.shape[0]
+    # A negative base to a float power is NaN, as is inf % 2: the sign is put back by hand.
     odd = jnp.where(jnp.isfinite(epochs), epochs % 2 == 1, False)
     power = jnp.abs(shrunk) ** epochs * jnp.where(odd, jnp.sign(shrunk), 1)
+    # A geometric series; at inf also where the descent with this step size would diverge.
     learned = jnp.where(jnp.isfinite(epochs), 1 - power, 1) / eigenvalues
     return rows.T @ (vectors @ (learned * (vectors.T @ (rows @ problem.residuals))))
 

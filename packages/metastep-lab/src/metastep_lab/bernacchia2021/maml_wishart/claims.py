@@ -17,7 +17,6 @@ def optima(record: Record, quantity: str) -> Frame:
 
 
 def _both(record: Record) -> tuple[Frame, Frame]:
-    """Return the best train rates and the gains at them."""
     return optima(record, "best_train_rate"), optima(record, "gain")
 
 
@@ -70,7 +69,6 @@ _has_moments = lacking("no moments were varied", lambda record: len(_moments(rec
 
 
 def _by_moments(rows: Frame) -> str:
-    """Write the span of the errors for each pair of moments."""
     return "theory minus simulation: " + "; ".join(
         f"skewness {skewness:g}, kurtosis {kurtosis:g} {span(part, '+.2f')} %"
         for (skewness, kurtosis), part in rows.groupby(["skewness", "kurtosis"])["error"]

@@ -173,8 +173,10 @@ def _optima(
 ) -> tuple[np.ndarray, list[tuple]]:
     """Simulate one draw of the covariances; return losses and the rows of `optimum`."""
     grid, test = _rates(config)
+    # No closed form: a ratio of two polynomials of fourth order (section 5.3).
     fine = rate_grid(config.train_rate_limit, 2001)
     best = fine[np.argmin(predict(fine, config.test_rate))]
+    # In this order: the rows go by position.
     train = np.array([*grid, config.train_rate, best])
     rates = jnp.asarray(train), jnp.asarray(test)
     found = simulate(key, distribution, config.design, *rates, runs=config.runs)
@@ -197,6 +199,7 @@ def _optima(
 
 def best_test_rate(rates: np.ndarray, losses: np.ndarray) -> float:
     """Return the minimum of the loss, a parabola through three or more test rates."""
+    # Exact: the loss is quadratic in the test rate, run by run (Eqs. 14 and 16).
     curvature, slope, _ = np.polyfit(rates, losses, 2)
     return float(-slope / (2 * curvature))
 

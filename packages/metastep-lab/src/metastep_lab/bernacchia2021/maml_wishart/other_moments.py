@@ -34,6 +34,7 @@ def rows_by_moments(
     normal = predict(grid, config.test_rate)
     at_normal = None
     rows = []
+    # Normal entries first: the changes of all others are from them.
     for moments in ((0.0, 3.0), *zip(config.skewness, config.kurtosis, strict=True)):
         entries = shape(*moments)
         distribution = MixedRegression(

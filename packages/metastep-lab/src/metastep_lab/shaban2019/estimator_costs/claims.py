@@ -18,7 +18,6 @@ def _exponents(quantity: str, source: str) -> Callable[[Record], Frame]:
 
 
 def _near(rows: Frame) -> bool:
-    """Whether every exponent is near the stated one."""
     return ((rows["measured"] - rows["stated"]).abs() <= NEAR).all()
 
 

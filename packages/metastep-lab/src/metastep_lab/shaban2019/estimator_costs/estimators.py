@@ -31,6 +31,8 @@ class Stated(NamedTuple):
 
 ESTIMATORS: Mapping[str, Stated] = {
     "FMD": Stated(lambda k: ms.Forward(), {"T": 0, "N": 1}, {"T": 1, "N": 1}, "table"),
+    # Table 1 is about plain reverse mode. By default the estimator decides by size whether it
+    # stores activations, and an exponent across such a decision would mean nothing.
     "RMD": Stated(lambda k: ms.Reverse(mixed=False), {"T": 1, "N": 0}, {"T": 1, "N": 0}, "table"),
     "checkpointing": Stated(
         lambda k: ms.Reverse("sqrt", mixed=False), {"T": 0.5, "N": 0}, {"T": 1, "N": 0}, "table"
@@ -65,7 +67,11 @@ ESTIMATORS: Mapping[str, Stated] = {
         lambda k: ms.RandomDirections(), {"T": 0, "N": 0}, {"T": 1, "N": 0}, "ours"
     ),
     "central differences": Stated(
-        lambda k: ms.CentralDifferences(10**6), {"T": 0}, {"T": 1, "N": 1}, "ours"
+        # More directions than any N: the coordinates themselves, whose matrix grows as N^2.
+        lambda k: ms.CentralDifferences(10**6),
+        {"T": 0},
+        {"T": 1, "N": 1},
+        "ours",
     ),
     "evolution strategies": Stated(
         lambda k: ms.EvolutionStrategies(0.1), {"T": 0, "N": 0}, {"T": 1, "N": 0}, "ours"
@@ -93,6 +99,8 @@ def problem_of(parameters: int, hyperparameters: int, horizon: int) -> ms.Traini
     def loss(w: Array, outer: Array, batch: None) -> Array:
         del batch
         weights = jnp.repeat(outer, parameters // hyperparameters)
+        # With the square alone A_t (Eq. 5) would be the same at every w_t, unlike that of a
+        # network.
         return jnp.sum(weights * ((w - 1) ** 2 + (w - 1) ** 4)) / 2
 
     return ms.TrainingProblem(

@@ -76,6 +76,8 @@ class Config:
         lists = {"T": self.horizons, "K": self.windows, "N": self.hyperparameters}
         middle = {name: values[len(values) // 2] for name, values in lists.items()}
         fixed = middle | {"K": self.windows[-1]}
+        # The operations of K steps are the difference of two counts that contain the training: a
+        # short one does not hide them.
         fixed |= {"T": self.horizons[0]} if varied == "K" else {}
         return [fixed | {varied: value} for value in lists[varied]]
 
@@ -93,6 +95,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
             for quantity, column in (("memory", 1), ("time", 2)):
                 law = getattr(stated, quantity)
                 if varied in law:
+                    # The two largest: terms of lower order count least there.
                     measured = _exponent(*((row[0], row[column]) for row in found[-2:]))
                     row = name, varied, quantity, measured, law[varied], stated.source
                     exponents.append(row)
@@ -105,7 +108,6 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
 def _costs(
     config: Config, stated: Stated, sizes: Mapping[str, int], seed: int
 ) -> tuple[float, float, float]:
-    """Return memory, operations and seconds of one estimator at one size."""
     problem = problem_of(config.parameters, sizes["N"], sizes["T"])
     outer, key = jnp.full(sizes["N"], 0.5), jax.random.key(seed)
     estimator = stated.make(sizes["K"])
@@ -115,6 +117,7 @@ def _costs(
 
     plain = lambda outer: evaluate(problem, outer, split_keys(key))
     count = operations(gradient, outer) if stated.time else np.nan
+    # "Additional time" in Table 1: the training itself costs the same for every method.
     count -= operations(plain, outer) if stated.trains else 0
     program = ready(problem, outer, estimator, key)
     memory = program.temporary_bytes or np.nan  # where the backend does not report it
@@ -129,11 +132,11 @@ def _seconds(program: Program, repeats: int) -> float:
         begin = process_time()
         jax.block_until_ready(program.call())
         spent.append(process_time() - begin)
+    # Other work on the machine only ever adds.
     return min(spent)
 
 
 def _exponent(first: tuple[float, float], last: tuple[float, float]) -> float:
-    """Return the exponent between two points."""
     (x, y), (end, most) = first, last
     return float(np.log(most / y) / np.log(end / x))
 

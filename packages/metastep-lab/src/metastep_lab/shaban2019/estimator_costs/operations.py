@@ -45,6 +45,7 @@ def _run(program: Any, values: list[Any]) -> Counted:
     known = dict(zip(jaxpr.constvars, getattr(program, "consts", ()), strict=True))
     known |= dict(zip(jaxpr.invars, values, strict=True))
     read = lambda atom: atom.val if isinstance(atom, jex.core.Literal) else known[atom]
+    # Not an integer: central differences at the largest sizes pass 2^31.
     count = jnp.zeros(())
     for equation in jaxpr.eqns:
         results, more = _apply(equation, [read(atom) for atom in equation.invars])
@@ -64,6 +65,8 @@ def _apply(equation: Any, values: list[Any]) -> Counted:
     results = equation.primitive.bind(*values, **bound)
     results = list(results) if equation.primitive.multiple_results else [results]
     sizes = [x.aval.size for x in (*equation.invars, *equation.outvars)]
+    # Right for element-wise operations, reductions and inner products, which are all that there is
+    # here; a product of matrices would be counted as one of its factors.
     return results, jnp.asarray(0.0 if name in MOVES else float(max(sizes)))
 
 

@@ -35,6 +35,7 @@ def baseline(record: Record, labels: str) -> Frame:
 def answer(record: Record) -> str:
     """Say how many wrong labels the longest window finds, and the gain in test accuracy."""
     arrays, last = record.arrays, tuned(record).iloc[-1]
+    # The threshold is one of logits; the array has weights, their sigmoids.
     bound = float(expit(record.config.threshold))
     wrong, flagged = arrays["given"] != arrays["true"], arrays["weights"][-1] < bound
     hits = np.sum(flagged & wrong)
@@ -54,6 +55,7 @@ def _detection(record: Record) -> Numbers:
     rows = tuned(record)
     scores = rows["f1_replaced"].items()
     reached = [f1 >= PAPER_F1[window] - ROUNDING for window, f1 in scores if window in PAPER_F1]
+    # A window that the table lacks has no printed F1 to be held against.
     decides = bool(reached) and record.config.outer_steps >= CONVERGED
     return {**rows, "reached": reached, "decides": decides}
 
@@ -61,6 +63,8 @@ def _detection(record: Record) -> Numbers:
 def _gains(record: Record, reference: int) -> Frame:
     """Return `tuned` with the gain in accuracy over a row of `summary`, and its standard error."""
     rows, correct = tuned(record), record.arrays["correct"].astype(float)
+    # `correct` has the order of `summary`, windows first. Both models are judged on the same
+    # examples: the spread of the differences is smaller than that of either accuracy.
     difference = correct[: len(rows)] - correct[reference]
     error = difference.std(axis=1) / np.sqrt(difference.shape[1])
     return rows.assign(gain=difference.mean(axis=1), error=error)

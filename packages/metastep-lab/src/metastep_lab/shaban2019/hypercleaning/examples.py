@@ -36,8 +36,10 @@ def prepare(config: Any, folder: Path | None, seed: int) -> Examples:
     loaded = (data.digits if config.dataset == "digits" else data.mnist)(folder)
     images, labels = loaded.arrays["images"], loaded.arrays["labels"].astype(np.int32)
     pixels = images.reshape(len(images), -1).astype(np.float32) / images.max()
+    # W is 10 x 785 (section 4.2.1): the 785th input is the bias.
     features = np.concatenate([pixels, np.ones((len(images), 1), np.float32)], axis=1)
     train, validation = data.balanced_indices(labels, (config.train, config.validation), seed)
+    # "The test set consists of the remaining examples" (Appendix G.1).
     test = np.setdiff1d(np.arange(len(labels)), np.concatenate([train, validation]))
     if test.size == 0:
         raise ValueError(

@@ -141,9 +141,11 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
         rows["summary"].append((f"{window}-RMD", window, *row))
         correct.append(right)
         weights.append(np.asarray(jax.nn.sigmoid(result.outer)))
+    # Of the longest window, before the baselines are added.
     last = rows["summary"][-1]
     for name, task in (("noisy labels", examples.task), ("clean labels", examples.clean_task)):
         baseline = make_problem(task, config)
+        # Logits of 0, weights of 1/2: where tuning starts, so that every gain is that of tuning.
         measured, right = _evaluate(baseline, examples, jnp.zeros(config.train), config, key)
         correct.append(right)
         without_flags = (*measured[:3], np.nan, np.nan, measured[3])
@@ -189,7 +191,10 @@ class _Recorder(eqx.Module):
     def __call__(self, step: Array, outer: Array, estimate: ms.Estimate) -> tuple[Array, ...]:
         """Return what each threshold flags and, now and then, the exact hypergradient's norm."""
         counts = count_flagged(outer, self.config.thresholds, self.replaced, self.wrong)
+        # Any key: the training draws nothing.
         exact = lambda: ms.Reverse().estimate(self.problem, outer, None, jax.random.key(0))[0]
+        # Nothing is vmapped here: the exact hypergradient, twice as expensive as that of window 5,
+        # is computed only when it is due.
         norm = jax.lax.cond(
             step % self.config.measure_every == 0,
             lambda: exact().stats["gradient_norm"],
@@ -210,6 +215,8 @@ def _tune(
         problem,
         jnp.zeros(config.train),
         ms.TruncatedReverse(window),
+        # Appendix G.1 adjusts eta_0 so that the first update has about the same norm for every K.
+        # That of Adam is eta_0 sign(h), whatever the size of h.
         optimizer=optax.adam(config.outer_step_size),
         steps=config.outer_steps,
         key=key,

@@ -52,6 +52,7 @@ def _weights_figure(record: Record) -> tuple[Figure, str]:
     for panel, name, those in zip(axes, ("correct", "wrong"), (~wrong, wrong), strict=True):
         panel.hist(weights[those], bins, color=style(int(name == "wrong"))["color"])
         panel.set(xlabel="tuned weight of the example", ylabel="examples", yscale="log")
+        # From a half, so that a bar of one example has a height on the logarithmic axis.
         panel.set(title=f"{those.sum()} examples with a {name} label", ylim=(0.5, wrong.size))
     bound = float(expit(record.config.threshold))
     missed, lost = np.sum(wrong & (weights >= bound)), np.sum(~wrong & (weights < bound))
@@ -100,6 +101,7 @@ def _norm_figure(record: Record) -> tuple[Figure, str]:
     for index, (window, history) in enumerate(_paths(record)):
         measured = history.dropna(subset="gradient_norm")
         axes[0].plot(
+            # `history` is from before each update; `summary` has what is after the last.
             [*measured["step"], record.config.outer_steps],
             [*measured["gradient_norm"], tuned(record)["gradient_norm"][window]],
             label=f"K = {window:g}",

@@ -32,6 +32,8 @@ def f1_scores(
     flagged, *hits = np.moveaxis(np.asarray(counts, float), -1, 0)
     truths = (float(np.sum(truth)) for truth in (replaced, wrong))
     first, second = (
+        # 2 p r / (p + r) with p = found / flagged and r = found / truth, without their divisions
+        # by zero.
         2 * found / np.maximum(flagged + truth, 1)
         for found, truth in zip(hits, truths, strict=True)
     )

@@ -22,6 +22,7 @@ class Average(NamedTuple):
 def average(values: Column, errors: Column) -> Average:
     """Average over repetitions; the error is the larger of that within and that between them."""
     points, count = 100 * np.asarray(values), len(values)
+    # The spread of two or three repetitions may be small by chance; then that of tasks counts.
     within = 100 * np.sqrt(np.sum(np.asarray(errors) ** 2)) / count
     between = points.std(ddof=1) / np.sqrt(count) if count > 1 else 0.0
     text = ", ".join(f"{value:+.1f}" for value in points)

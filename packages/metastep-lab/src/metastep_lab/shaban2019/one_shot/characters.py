@@ -70,6 +70,7 @@ class Characters(eqx.Module):
         class_key, drawing_key = jax.random.split(key)
         chosen = jax.random.choice(class_key, characters, (ways,), replace=False)
         shuffled = lambda key: jax.random.permutation(key, drawings)[: 1 + queries]
+        # One shuffle for support and queries of a character: no drawing is both.
         which = jax.vmap(shuffled)(jax.random.split(drawing_key, ways))
         found = self.images[chosen[:, None], which]
         judged = found[:, 1:].reshape(-1, *found.shape[2:])
@@ -110,6 +111,7 @@ class Head(NamedTuple):
     def distances(self, other: "Head") -> Float[Array, "3"]:
         """Return the squared distance to another head, layer by layer."""
         third, fourth, *last = (jnp.sum((a - b) ** 2) for a, b in zip(self, other, strict=True))
+        # Three layers, three rho (Appendix G.3): the affine map is one, its weights and bias.
         return jnp.stack([third, fourth, last[0] + last[1]])
 
 
@@ -192,6 +194,8 @@ def inner_loss(head: Head, encoded: Encoded, normalized: bool = True) -> Scalar:
     """Return the sum of cross-entropies of the support images + sum_j rho_j |w_j - c_j|^2."""
     scores = _scores(head, encoded.support, normalized)
     fit = optax.softmax_cross_entropy_with_integer_labels(scores, jnp.arange(scores.shape[0]))
+    # Sums, as in section 4.3; the outer loss is a mean, where a factor would only scale the
+    # gradient.
     return jnp.sum(fit) + jnp.sum(encoded.regularization * head.distances(encoded.centers))
 
 
@@ -226,13 +230,14 @@ def _each_pooled(maps: Array, kernel: Array) -> Array:
 
 
 def _block(patches: Array, kernel: Array, normalized: bool = True) -> Array:
-    """Convolve, pool, normalize, rectify."""
     return _activated(_pooled(patches, kernel), normalized)
 
 
 def _pooled(patches: Array, kernel: Array) -> Array:
     maps = patches @ kernel
     images, rows, columns, channels = maps.shape
+    # 28, 14, 7, 3, 1: from 7 on a last row and column are dropped, as pooling without padding
+    # does.
     kept = maps[:, : rows // 2 * 2, : columns // 2 * 2]
     return kept.reshape(images, rows // 2, 2, columns // 2, 2, channels).max(axis=(2, 4))
 

@@ -24,7 +24,6 @@ DECAY = 0.1  # of the relative error from window 1 to half the horizon
 
 
 def _accuracy(record: Record, method: str) -> Average:
-    """Return the test accuracy of a method that was run."""
     rows = record.frames["summary"].query("method == @method")
     return average(rows["accuracy"], rows["standard_error"])
 
@@ -58,9 +57,9 @@ def answer(record: Record) -> str:
 
 
 def _need(found: Average | None) -> str:
-    """Say whether the whole gradient is needed."""
     if found is None:
         return "Yes; whether it has to, this run cannot tell: it did not try"
+    # As good as the whole gradient up to the margin, or better.
     if found.mean - SURE * found.error > -MARGIN:
         return "Yes, and it does not have to"
     needs = found.mean + SURE * found.error < -MARGIN
@@ -82,6 +81,7 @@ def _reaches(record: Record) -> Numbers:
         for name, value in _printed(record).items()
         if name in found
     ]
+    # What is reached early is reached; what is not may only need more steps.
     decides = bool(reached) and (all(reached) or config.outer_steps >= FAIR)
     text = each("{method} {mean:.1f} (s.e. {error:.1f})", between=", ")(rows)
     turned = ", characters turned by 90, 180, 270 degrees count as further ones" * config.rotations

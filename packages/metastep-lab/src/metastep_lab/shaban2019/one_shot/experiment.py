@@ -52,6 +52,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     """Tune by every method in every repetition; measure during tuning and at the end."""
     images = data.omniglot(context.data).arrays["images"]
     splits = [
+        # Not seed + repetition, by which runs of neighbouring seeds would share their splits.
         split(config, images, np.random.default_rng((context.seed, repetition)))
         for repetition in range(config.repetitions)
     ]
@@ -92,6 +93,7 @@ def _write_results(context: Context, found: list[Found]) -> None:
         thinned = range(0, method.steps, THINNED)
         training += [(*where, step, values[step], norms[step]) for step in thinned]
         for other, _, measured_other in found:
+            # Only then do both see the same characters, and have they had the same budget.
             same = other.repetition == part.repetition and other.method.steps == method.steps
             if same and other.method.name != method.name:
                 difference = measured.accuracy - measured_other.accuracy
@@ -119,7 +121,9 @@ def _write_gradients(config: Config, context: Context, found: list[Found]) -> No
         if where[0] != f"{config.middle}-RMD":
             continue
         for name, outer in (("start", part.start()), ("tuned", result.outer)):
+            # 1 - 2 rate rho = CONTRACTION, solved for log rho.
             strong = jnp.log((1 - CONTRACTION) / 2) - outer.log_rate
+            # exp(-50) = 2e-22 adds nothing to a gradient in float32, and its logarithm is finite.
             for kind, logarithm in (("tuned", None), ("none", -50.0), ("strong", strong)):
                 changed = outer
                 if logarithm is not None:

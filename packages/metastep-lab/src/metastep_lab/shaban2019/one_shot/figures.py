@@ -30,7 +30,6 @@ def _curve(record: Record, names: list[str], column: str, split: str, **labels: 
 
 
 def _series(columns: Mapping[str, Frame]) -> dict[str, tuple[Column, Column]]:
-    """Return columns as lines against their index."""
     return {name: (column.index, column) for name, column in columns.items()}
 
 

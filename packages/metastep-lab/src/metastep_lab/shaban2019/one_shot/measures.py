@@ -60,6 +60,7 @@ def _truncations(
 ) -> tuple[Array, ...]:
     def one(key: Key[Array, ""]) -> Outer:
         problem = tasks(key)
+        # One pass back through the representation for each window; `encode` itself runs once.
         encoded, pull_back = jax.vjp(problem.encode, outer)
         curve = bias_curve(problem.head, encoded, split_keys(key), windows)
         join = lambda many, last: jnp.concatenate([many, last[None]])
@@ -75,6 +76,7 @@ def _truncations(
         return jax.vmap(against)(jax.tree.map(lambda x: x[:-1], grads))
 
     grads = jax.lax.map(one, keys)
+    # What an outer step follows is the mean over its tasks: its cosine is not the mean of cosines.
     averaged = against_last(jax.tree.map(lambda x: jnp.mean(x, axis=0), grads))
     errors, cosines = jax.vmap(against_last)(grads)
     return *averaged, jnp.median(errors, axis=0), jnp.median(cosines, axis=0)

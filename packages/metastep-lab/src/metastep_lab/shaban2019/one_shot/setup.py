@@ -80,6 +80,8 @@ class Config:
             if getattr(self, name) < self.ways:
                 value = getattr(self, name)
                 raise ValueError(f"{name} is {value}; allowed are integers from {self.ways}")
+        # `causes` compares the curves of all methods at study_steps: each has to be measured
+        # there.
         if self.study and (
             self.study_steps % self.measure_every or self.outer_steps < self.study_steps
         ):

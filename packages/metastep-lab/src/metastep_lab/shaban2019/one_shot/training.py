@@ -98,6 +98,7 @@ class Part(NamedTuple):
             meta_batch=self.config.meta_batch,
             tasks_at_once=self.config.meta_batch,
             callback=keep,
+            # `keep` is only called at the reports: every measured step has to be one.
             every=gcd(every, MOST_BETWEEN_REPORTS),
             checkpoint=ms.Checkpoint(self.path("state"), every, self.context.resume),
         )
@@ -133,6 +134,8 @@ class Part(NamedTuple):
     def has_windows(self) -> bool:
         """Whether gradients are compared: not for the short horizon and the variants."""
         name, window, horizon, steps, *_ = self.method
+        # The variants differ in a default field, and the short horizon has another T: the exact
+        # gradient of the plain problem is not theirs.
         plain = self.method == Method(name, window, horizon, steps)
         return plain and horizon == self.config.horizon
 
@@ -152,5 +155,7 @@ class Part(NamedTuple):
         tasks = Tasks(
             characters, config.ways, config.test_queries, config.horizon, True, normalized
         )
+        # The same tasks for every method and point: differences are paired.
         keys = jax.random.split(jax.random.fold_in(self.key(), 3), count)
+        # In groups of a size, that of the curves: the final test runs the same compiled program.
         return judge(tasks, keys, outer, config.measured_tasks)

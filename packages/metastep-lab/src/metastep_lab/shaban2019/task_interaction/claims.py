@@ -41,13 +41,13 @@ def tuned(record: Record, column: str) -> Frame:
 
 
 def _untuned(record: Record, column: str) -> Frame:
-    """Return a column of `summary` before tuning, by trial."""
     return record.frames["summary"].query("method == 'untuned'").set_index("trial")[column]
 
 
 def coupling(record: Record) -> Column:
     """Return the matrix C of the longest window, mean over trials, without its diagonal."""
     mean = record.arrays["coupling"][-1].mean(axis=0)
+    # C_ii multiplies |w_i - w_i|^2 = 0.
     np.fill_diagonal(mean, np.nan)
     return mean
 
@@ -110,6 +110,7 @@ def _fall(name: str, text: str, column: str) -> Statement:
         "shortest to the longest).",
         measure=measure,
         verdict=lambda found: (
+            # With NaN skipped, a window would be judged without the trials in which it diverged.
             falls(found["values"].mean(skipna=False)) and found["ends"] > SURE * found["error"]
             if found["trials"] > 1
             else None
@@ -128,6 +129,7 @@ def _gaps(record: Record) -> Numbers:
 
 
 def _within(gap: Column, error: Column, most: float) -> bool | None:
+    # A test of equality: noise counts against it, and against its opposite.
     if np.any(np.abs(gap) - SURE * error > most):
         return False
     return bool(gap.size and np.all(np.abs(gap) + SURE * error <= most)) or None
@@ -150,7 +152,6 @@ def _best(record: Record) -> Numbers:
 
 
 def _cosines(record: Record) -> Frame:
-    """Return the cosines of all windows but the longest."""
     return record.frames["history"].query("window < window.max()")
 
 

@@ -68,6 +68,7 @@ def _place(name: str, folder: Path | None) -> Path:
 
 def draw(config: Any, features: np.ndarray, labels: np.ndarray, seed: int, trial: int) -> Examples:
     """Draw the examples of one trial, class-balanced, and scale the features."""
+    # Not seed + trial, by which runs of neighbouring seeds would share their trials.
     number = np.random.SeedSequence((seed, trial)).generate_state(1)[0]
     sets = data.balanced_indices(labels, (config.examples, config.examples), int(number))
     test = np.setdiff1d(np.arange(labels.size), np.concatenate(sets))
@@ -77,6 +78,7 @@ def draw(config: Any, features: np.ndarray, labels: np.ndarray, seed: int, trial
             "examples for testing"
         )
     with_bias = np.concatenate([features, np.ones((labels.size, 1), np.float32)], axis=1)
+    # The Hessian of the softmax cross-entropy, diag(p) - p p^T, has eigenvalues of at most 1/2.
     curvature = np.linalg.norm(with_bias[sets[0]], 2) ** 2 / (2 * config.examples)
     scaled = (with_bias * np.sqrt(config.smoothness / curvature)).astype(np.float32)
     part = lambda rows: (jnp.asarray(scaled[rows]), jnp.asarray(labels[rows]))

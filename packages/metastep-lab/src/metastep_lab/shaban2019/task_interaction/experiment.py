@@ -106,6 +106,8 @@ class Config:
             raise ValueError(
                 f"windows is {self.windows}; allowed are integers up to the horizon, {self.horizon}"
             )
+        # The stability of the cross-entropy alone, without the penalties that the guard can
+        # shrink.
         least = self.step_size * self.smoothness / 2
         if self.stability_limit is not None and not least < self.stability_limit <= 1:
             raise ValueError(
@@ -144,6 +146,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
             context.log(f"trial {trial}: tuning with window {window}")
             result = _tune(recorder, window, optimizers[1], config, context, trial)
             measured, stability = recorder.path(result)
+            # Before the first update all windows are at the same point.
             if window == config.windows[0]:
                 first = np.nan, measured.test_accuracy[0]
                 row = _summary_row(measured, 0, stability[:1], first)
@@ -214,7 +217,6 @@ def _summary_row(
 def _history_rows(
     steps: np.ndarray, result: ms.Run, measured: Measured, stability: np.ndarray
 ) -> list[tuple]:
-    """Return the rows of `history` of the measured steps."""
     history = result.history
     good = np.asarray(history.result == ms.RESULTS.successful, int)[steps]
     estimate = np.asarray(history.gradient_norm)[steps]

@@ -44,6 +44,8 @@ class Interaction(NamedTuple):
 
 
 def _inverse_softplus(value: Array) -> Array:
+    # log(exp(v) - 1), which would overflow in float32 from v = 89, and lose all digits of a small
+    # v.
     return value + jnp.log(-jnp.expm1(-value))
 
 
@@ -124,6 +126,8 @@ class InteractingClasses(eqx.Module):
         if outer is None:
             return fit
         strengths, rho = outer.strengths()
+        # sum_ij C_ij |w_i - w_j|^2 = 2 (sum_i d_i |w_i|^2 - sum_ij C_ij w_i.w_j) with row sums d:
+        # no array of all differences.
         gram = params @ params.T
         degrees = jnp.sum(strengths, axis=1)
         apart = 2 * (jnp.sum(degrees * jnp.diag(gram)) - jnp.sum(strengths * gram))
@@ -165,6 +169,8 @@ class Guard(eqx.Module):
         """Return the hyperparameters, scaled down to the limit if they are above it."""
         if self.limit is None:
             return outer
+        # The penalties' smoothness is linear in C and rho: one factor for both brings it to the
+        # limit.
         allowed = 2 * self.limit / self.step_size - self.data_smoothness
         factor = allowed / outer.smoothness()
         keep = lambda scaled, old: jnp.where(factor < 1, scaled, old)

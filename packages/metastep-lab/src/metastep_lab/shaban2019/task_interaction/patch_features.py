@@ -50,12 +50,15 @@ def patch_features(
     rng = np.random.default_rng(seed)
     mean, basis = _whitening(_normalized(_drawn(windows, rng)))
     whitened = (_normalized(_drawn(windows, rng, filters)) - mean) @ basis
+    # A patch without contrast is zero.
     chosen = whitened / np.maximum(np.linalg.norm(whitened, axis=1, keepdims=True), 1e-6)
+    # ((p - mean) basis).c = p.(basis c) - mean.(basis c): whitening every patch costs nothing.
     kernel = basis @ chosen.T
     offset = mean @ kernel + threshold
     pieces = []
     for first in range(0, len(images), IMAGES_AT_ONCE):
         patches = windows[first : first + IMAGES_AT_ONCE]
+        # The reshape copies the view, every pixel size^2 times: hence some images at once.
         products = _normalized(patches.reshape(-1, kernel.shape[0])) @ kernel - offset
         pieces.append(_pooled(np.maximum(products, 0).reshape(*patches.shape[:3], -1), pool))
     features = np.concatenate(pieces)
@@ -100,6 +103,7 @@ def _whitening(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and symmetric inverse square root of the covariance."""
     mean = patches.mean(axis=0)
     values, vectors = np.linalg.eigh(np.cov(patches - mean, rowvar=False).astype(np.float64))
+    # The mean of every patch was removed, so that one eigenvalue is zero up to rounding.
     basis = (vectors / np.sqrt(np.maximum(values, 0) + WHITENING_FLOOR)) @ vectors.T
     return mean, basis.astype(np.float32)
 

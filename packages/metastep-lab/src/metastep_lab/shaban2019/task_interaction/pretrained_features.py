@@ -51,6 +51,7 @@ class ImageNetwork:
             options = json.loads((directory / "preprocessor_config.json").read_text())
             mean, deviation = options["image_mean"], options["image_std"]
             size = options["size"]
+            # Newer files have {"shortest_edge": 224} or {"height": 224, "width": 224}.
             size = size if isinstance(size, int) else next(iter(size.values()))
             crop = options.get("crop_pct") if size < RESIZED_WHOLE else None
         except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
@@ -70,6 +71,7 @@ class ImageNetwork:
             network.eval()
             with torch.no_grad():
                 probe = network(pixel_values=torch.zeros(1, len(mean), size, size)).pooler_output
+        # Errors of any kind: transformers and the network's own code raise what they like.
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ValueError(refused + reason) from error
@@ -79,6 +81,7 @@ class ImageNetwork:
         return ImageNetwork(
             network=network,
             size=size,
+            # `crop_pct`: the side is enlarged to size / crop_pct before the center is cut out.
             enlarged=int(size / crop) if crop else size,
             mean=tuple(mean),
             deviation=tuple(deviation),
@@ -112,6 +115,7 @@ class ImageNetwork:
                 large = torch.nn.functional.interpolate(
                     some.float() / 255, side, mode=self.resample, antialias=True
                 )
+                # Bicubic interpolation overshoots at edges.
                 ready = (large.clip(0, 1)[:, :, middle, middle] - mean) / deviation
                 pooled = self.network(pixel_values=ready).pooler_output
                 found.append(pooled.flatten(1).numpy())

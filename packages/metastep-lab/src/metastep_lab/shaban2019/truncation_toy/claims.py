@@ -3,6 +3,7 @@
 import numpy as np
 
 from metastep_lab.claims import Numbers, Statement, each, falls
+from metastep_lab.shaban2019.truncation_toy.model import HESSIAN, STEP_SIZE
 from metastep_lab.tables import Column, Frame, Record
 from metastep_lab.theory import truncation as theory
 
@@ -57,13 +58,15 @@ def answer(record: Record) -> str:
 
 def _rates(record: Record) -> Column:
     """Return the factor per step between the errors of windows from 10 to half the horizon."""
+    # Below 10 the coordinate of G = 1 still counts, whose error falls by 0.9 a step; near T few
+    # terms of Eq. 5 are cut off, and the error falls to 0.
     rows = record.frames["bias"].query("10 <= window <= @record.config.horizon / 2")
     windows, errors = rows["window"].to_numpy(), rows["error"].to_numpy()
     return (errors[1:] / errors[:-1]) ** (1 / np.diff(windows))
 
 
 def _slack(record: Record) -> Column:
-    """Return bound / error for windows below the horizon."""
+    # An error may have underflowed to 0.
     return (_short(record)["bound"] / np.maximum(_short(record)["error"], 1e-300)).to_numpy()
 
 
@@ -72,8 +75,7 @@ def _descent(record: Record) -> Frame:
     ratios = of(record, "ratio", "f").groupby("window", sort=False)["ratio"]
     rows, steps = ratios.agg(lowest="min", highest="max"), record.config.horizon
     bounds = [
-        theory.descent_ratio_bounds(np.diag([1.0, 0.5]), 0.1, int(window), steps)
-        for window in rows.index
+        theory.descent_ratio_bounds(HESSIAN, STEP_SIZE, int(window), steps) for window in rows.index
     ]
     rows["low"], rows["high"] = np.transpose(bounds)
     return rows
@@ -96,7 +98,6 @@ def _full(record: Record) -> Frame:
 
 
 def _falls_per(averages: Frame) -> Numbers:
-    """Return the exponents between consecutive numbers of iterations."""
     exponents = np.diff(np.log(averages)) / np.diff(np.log(averages.index))
     return {"exponents": exponents, "averages": averages}
 

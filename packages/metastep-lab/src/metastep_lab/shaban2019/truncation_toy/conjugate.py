@@ -7,6 +7,7 @@ from metastep_lab.theory import truncation as theory
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
+# Below the dimension, after which conjugate gradients are exact and divide zero by zero.
 STEPS = (1, 2, 4, 8, 16)
 DIM, EXAMPLES = 20, 40
 
@@ -24,6 +25,7 @@ def compared(horizons: tuple[int, ...], seed: int) -> list[tuple]:
     hessian = factor @ factor.T / EXAMPLES
     coupling, target = rng.standard_normal((DIM, DIM)), rng.standard_normal(DIM)
     eigenvalues = np.linalg.eigvalsh(hessian)
+    # Below 1 / beta, as Proposition 3.6 asks for.
     step_size, outer = 0.9 / eigenvalues[-1], np.ones(DIM)
     rows = []
     for horizon in horizons:
@@ -32,8 +34,11 @@ def compared(horizons: tuple[int, ...], seed: int) -> list[tuple]:
         back = lambda window, force=force: theory.truncated_gradient(
             hessian, coupling, force, step_size, window
         )
+        # w_0 is constant, so that the window T is exact (B_0 = 0 in Eq. 5).
         exact = back(horizon)
         for steps in STEPS:
+            # Eq. 11 with d_lambda d_w g = -J^T, at w_T in place of w*, which is not at hand
+            # (section 3.3).
             solved = coupling.T @ conjugate_gradients(hessian, force, steps)
             errors = back(min(steps, horizon)) - exact, solved - exact
             relative = [float(np.linalg.norm(e) / np.linalg.norm(exact)) for e in errors]

@@ -14,6 +14,9 @@ from metastep_lab.tables import Table, columns
 from metastep_lab.theory import truncation as theory
 
 COUNTEREXAMPLE = {
+    # J Q H^{-1} J, to which the estimate of window 1 is proportional, has trace -27/16 and
+    # determinant 1/16: both eigenvalues are negative, and -h leads away from lambda = 0 for every
+    # outer step size.
     "hessian": np.array([[5.0, -2.0], [-2.0, 1.0]]),
     "coupling": np.diag([1.0, 0.25]),
     "curvature": np.array([[1.0, -2.0], [-2.0, 5.0]]),
@@ -107,6 +110,7 @@ def _series(terms: int) -> ms.Implicit:
 def implicit(key: Array) -> Table:
     """Compare the unrolled hypergradient at several horizons with that of the fixed point."""
     outer = jnp.ones(2)
+    # 0.95^5000 is 1e-111: w_T is the fixed point.
     limit = ms.hypergradient(toy("f", 5000), outer, ms.Implicit(), key=key).grad
     rows = []
     for horizon in (10, 50, 100, 200, 400, 800):

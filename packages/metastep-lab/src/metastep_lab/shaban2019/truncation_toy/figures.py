@@ -26,6 +26,7 @@ def _bias_figure(record: Record) -> tuple[Figure, str]:
     grid = np.linspace(-3, 3, 400)
     axes[0].plot(grid, grid**2 + 10 * np.sin(grid) ** 2, **style(0))
     axes[0].set(xlabel="one coordinate of w", ylabel="f", title="Outer loss, per coordinate")
+    # The full window has error 0, for which a logarithmic axis has no place.
     shown = bias["window"] < horizon
     axes[1].plot(bias["window"], bias["bound"], label="bound (Eq. 10)", **style(1))
     axes[1].plot(
@@ -47,6 +48,7 @@ def _ratio_figure(record: Record) -> tuple[Figure, str]:
     for panel, objective in zip(axes, ("f", "f-tilde"), strict=True):
         for index, window in enumerate(record.config.windows):
             data = of(record, "ratio", objective).loc[window]
+            # From 1, since the axis is logarithmic.
             panel.plot(1 + data["step"], data["ratio"], label=f"K = {window}", **style(index))
         panel.axhline(0, color="black", linewidth=0.8)
         panel.set(xlabel="outer step along the 1-RMD path", ylabel="h . d / |d|²", title=objective)
@@ -85,6 +87,7 @@ def _convergence_figure(record: Record) -> tuple[Figure, str]:
     for index, window in enumerate(record.config.windows):
         path = of(record, "trajectory", "f").loc[window]
         axes[0].plot(path["lambda_0"], path["lambda_1"], label=f"K = {window}", **style(index))
+        # What is below rounding may be 0, which would leave gaps.
         shown = np.maximum(path["gradient_norm"], 1e-16)
         axes[1].plot(path["step"], shown, label=f"K = {window}", **style(index))
     axes[0].set(xlabel="lambda 0", ylabel="lambda 1", title="Paths on f")

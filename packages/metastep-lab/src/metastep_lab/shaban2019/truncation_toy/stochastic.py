@@ -42,11 +42,14 @@ def averages(
         )
         steps = FIRST / np.sqrt(np.arange(1, max(iterations) + 1))
         epsilon = float(errors.max())
+        # The proof's G bounds both norms almost surely; here on the paths that were run.
         largest = float(jnp.maximum(lengths, estimates).max())
         first = float(outer_loss_tilde(_end(start, horizon), start))
         for count in iterations:
             part = steps[:count]
             means = np.asarray(lengths[:, :count]) ** 2 @ part / part.sum()
+            # Appendix C, after the telescoping sum: F(lambda_1) + sum G epsilon eta + L (3 G^2 +
+            # epsilon^2) / 2 eta^2, over sum eta. The end is dropped, as F is not negative.
             spent = largest * epsilon * part.sum()
             spent += SMOOTHNESS * (3 * largest**2 + epsilon**2) / 2 * np.sum(part**2)
             bound = (first + spent) / part.sum()
@@ -74,6 +77,7 @@ def _paths(
             exact = direct + all_of_it * by_state
             sign = jax.random.rademacher(jax.random.fold_in(key, tau), (2,), outer.dtype)
             estimate = direct + seen * (by_state + NOISE * sign)
+            # Without the noise: in Eq. 14 it enters by its mean, since xi is drawn after lambda.
             error = (all_of_it - seen) * by_state
             found = tuple(map(jnp.linalg.norm, (exact, error, estimate)))
             return outer - FIRST / jnp.sqrt(tau.astype(outer.dtype)) * estimate, found

@@ -101,6 +101,7 @@ def _counted(rows: Frame, wrong: Frame) -> Numbers:
 
 def _largest(values: Frame, bound: float, form: str) -> Numbers:
     """Return the values, and the names of those beyond a bound."""
+    # Negated, so that NaN is beyond.
     beyond = values[~(values <= bound)]
     names = ", ".join(f"{name} {value:{form}}" for name, value in beyond.items())
     return {"of": len(values), "good": len(values) - len(beyond), "names": names or "none"}
@@ -108,6 +109,7 @@ def _largest(values: Frame, bound: float, form: str) -> Numbers:
 
 def _right(record: Record) -> Numbers:
     rows = compared(record)
+    # Negated, so that NaN counts as wrong.
     return {**_counted(rows, ~(rows["cosine"] >= RIGHT)), "lowest": rows["cosine"].min()}
 
 

@@ -30,14 +30,7 @@ OUTCOMES = "problem seed estimator recommended seconds steps improvement"
 
 @dataclass
 class Judged:
-    """Rows of the tables, without the column of the problem.
-
-    Attributes:
-        advice: see `ADVICE`.
-        windows: see `WINDOWS`.
-        sizes: see `SIZES`.
-        outcomes: see `OUTCOMES`.
-    """
+    """Rows of the tables by name, without the column of the problem."""
 
     advice: list[tuple] = field(default_factory=list)
     windows: list[tuple] = field(default_factory=list)
@@ -48,13 +41,8 @@ class Judged:
 def judge(case: Case, seeds: range, steps: int) -> Judged:
     """Diagnose a problem with every seed, and compare that with the truth.
 
-    Args:
-        case: makes the problem.
-        seeds: of the random keys.
-        steps: outer steps of the recommended estimator; 0 omits the outcomes.
-
-    Returns:
-        Rows. Sizes do not depend on the seed and are compared for the first.
+    The recommended estimator makes `steps` outer steps; 0 omits the outcomes. Sizes do not depend
+    on the seed and are compared for the first.
     """
     rows = Judged()
     problem, outer = case()

@@ -117,6 +117,7 @@ def race(
     begin = float(judge(programs.outer, keys))
     rows = []
     for one in estimators:
+        # Rounding must not take a step from the recommended estimator itself.
         allowed = min(int(time / seconds[one] + 1e-9), MOST_STEPS)
         ends = [_tuned(programs, one, allowed, rate, key) for rate in RATES] if allowed else []
         fell = [begin - float(judge(end, keys)) for end in ends]
@@ -141,7 +142,9 @@ def _tuned(
     outer = programs.outer
     state = optax.adam(rate).init(outer)
     for step in range(steps):
+        # From 2 on: 1 gives the keys of the judges.
         gradient = programs.gradient(estimator, outer, jax.random.fold_in(key, step + 2))
+        # As an array, so that one program serves all rates.
         outer, state = _stepped(outer, state, gradient, jnp.asarray(rate, jnp.float32))
     return outer
 
@@ -151,6 +154,7 @@ def _stepped(outer: Outer, state: Any, gradient: Outer, rate: Array) -> tuple[Ou
     updates, after = optax.adam(rate).update(gradient, state, outer)
     moved = optax.apply_updates(outer, updates)
     usable = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(gradient)]))
+    # Also the moments of Adam: one infinite gradient would stay in them for ever.
     keep = lambda new, old: jnp.where(usable, new, old)
     return jax.tree.map(keep, (moved, after), (outer, state))
 

@@ -67,6 +67,7 @@ def outcome(problem: AbstractProblem, outer: Outer, key: RandomKey) -> Scalar:
 @compiled
 def _gradients(problem: AbstractProblem, outers: Outer, key: RandomKey) -> Array:
     """Return the derivatives at several points, a row each."""
+    # One point after the other: reverse mode stores a whole training, `vmap` would store all.
     return jax.lax.map(
         lambda outer: ravel_pytree(jax.grad(partial(outcome, problem))(outer, key))[0], outers
     )
@@ -82,15 +83,17 @@ def truth(case: Case, key: RandomKey) -> Truth:
     """Compute the reference for a problem."""
     problem, outer = case()
     narrow, _ = ravel_pytree(outer)
+    # In float32: both precisions start from the same numbers.
     points = np.asarray(narrow)[None] + np.asarray(SHIFTS, np.float32)[:, None]
     coarse = np.asarray(_gradients(problem, _rows(points, outer), key), np.float64)
     with jax.enable_x64(True):
+        # Made anew: the arrays of the first one are of float32.
         problem, outer = case()
         fine = np.asarray(_gradients(problem, _rows(points.astype(np.float64), outer), key))
         slopes = partial(_slopes, problem, points[0].astype(np.float64), outer, key)
         gradient = fine[0]
         size = np.linalg.norm(gradient)
-        line = np.random.default_rng(0).normal(size=size.shape + gradient.shape)
+        line = np.random.default_rng(0).normal(size=gradient.shape)
         line /= np.linalg.norm(line)
         along = gradient / size if np.isfinite(size) and size > 0 else line
         measured = slopes(np.stack([line] * len(SMALL) + [along] * len(LARGE)), SMALL + LARGE)
@@ -99,6 +102,7 @@ def truth(case: Case, key: RandomKey) -> Truth:
         kinks = np.abs(measured[len(SMALL) :] - along @ gradient) / size
     disagreement = float(np.min(np.where(np.isfinite(apart), apart, np.inf)))
     lost = _digits_lost(coarse, fine)
+    # A gradient of exactly zero has no digits that could be lost.
     chaotic = bool(size > 0 or not np.isfinite(size)) and (
         lost > DIGITS - 1 or not disagreement < AGREEING
     )
@@ -131,6 +135,7 @@ def _digits_lost(coarse: np.ndarray, fine: np.ndarray) -> float:
     with np.errstate(all="ignore"):
         sizes = np.maximum(np.linalg.norm(coarse, axis=1), np.linalg.norm(fine, axis=1))
         errors = np.linalg.norm(coarse - fine, axis=1) / sizes
+    # Where both are zero nothing is lost, and where one is not finite everything.
     errors = np.where(np.isfinite(errors), errors, np.where(sizes == 0, 0.0, 1.0))
     lost = np.log10(np.sqrt(np.mean(errors**2)) + 1e-300) + DIGITS
     return float(np.clip(lost, 0, DIGITS))

@@ -80,6 +80,7 @@ def _leads(record: Record) -> Frame:
 def _warnings(record: Record) -> Numbers:
     """Return the LDS of the exact scores, by whether they were trusted; failed ones count as 0."""
     exact = record.frames["scores"].query("method == 'exact'")
+    # Both tables have seconds, hence the suffix.
     runs = exact.merge(
         record.frames["training"], on=["model", "speed", "seed"], suffixes=("", "_training")
     )
@@ -111,6 +112,7 @@ def _written(found: Numbers) -> str:
 def relation(record: Record) -> Numbers:
     """Return the rank correlation of the measurements before removal with the LDS."""
     runs = _warnings(record)["runs"]
+    # Pearson's correlation of ranks is Spearman's.
     ranks = runs[["metasmoothness", "trusted", "lds"]].rank()
     # A removal that could not be predicted at all is worse than any that was missed.
     error = runs["removal_error"].fillna(np.inf).rank()
@@ -126,6 +128,7 @@ def _rises(record: Record) -> Numbers:
     """Return the additional rise of the loss without the examples that exact scores choose."""
     rows, shares = [], []
     for model, curves in record.frames["curves"].groupby("model", sort=False):
+        # Over the shares first: the removals of a seed contain each other, and are no draws.
         rises = curves.groupby(["seed", "method"])["rise"].mean().unstack()
         for other in rises.columns.drop("exact"):
             mean, error = mean_and_error(rises["exact"] - rises[other])

@@ -1,4 +1,4 @@
-"""The data of `data-attribution`: images, some with wrong labels, and paragraphs, some shuffled."""
+"""The data of `data-attribution`: some images have wrong labels, some paragraphs random words."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -24,14 +24,10 @@ class Split(NamedTuple):
 def images(
     dataset: str, folder: Path | None, sizes: tuple[int, int], planted: float, seed: tuple[int, int]
 ) -> Split:
-    """Return images and labels, of which a share is wrong in the training examples.
+    """Return images and labels of digits or mnist, of which a share is wrong in the training part.
 
-    Args:
-        dataset: digits or mnist.
-        folder: where to look for it.
-        sizes: the numbers of training examples and of queries.
-        planted: the share of the training labels that is replaced by another class.
-        seed: of the split and of the mistakes.
+    `sizes` are the numbers of training examples and of queries, `planted` is the share of the
+    training labels that is replaced by another class.
 
     Raises:
         ValueError: if the data set has too few images.
@@ -43,6 +39,7 @@ def images(
     rows, rng = _rows(len(labels), sizes, dataset, seed)
     train, query = rows[: sizes[0]], rows[sizes[0] :]
     wrong = _planted(sizes[0], planted, rng)
+    # From 1, so that a planted label is always wrong.
     shift = rng.integers(1, CLASSES, sizes[0])
     given = np.where(wrong, (labels[train] + shift) % CLASSES, labels[train]).astype(np.int32)
     return Split(_arrays(pixels[train], given), _arrays(pixels[query], labels[query]), wrong)
@@ -55,14 +52,10 @@ def paragraphs(
     planted: float,
     seed: tuple[int, int],
 ) -> Split:
-    """Return the beginnings of paragraphs of WikiText-2; planted ones have their words shuffled.
+    """Return the beginnings of paragraphs of WikiText-2, and which training ones are planted.
 
-    Args:
-        folder: where to look for it.
-        vocabulary: the number of different words.
-        sizes: the numbers of training paragraphs and of queries.
-        planted: the share of the training paragraphs whose words are drawn from all paragraphs.
-        seed: of the split and of the noise.
+    `vocabulary` is the number of different words, `planted` the share of the training paragraphs
+    whose words are drawn from all of them; the other arguments are those of `images`.
 
     Raises:
         ValueError: if the data set has too few paragraphs.
@@ -73,6 +66,7 @@ def paragraphs(
     words, names = np.concatenate([loaded[part] for part in parts]), loaded["vocabulary"]
     ends = np.flatnonzero(names[words] == "<eos>")
     lines = np.split(words, ends + 1)
+    # Longer than the context, so that none ends within it. Headings are lines such as = Title =.
     whole = [line[:CONTEXT] for line in lines if len(line) > CONTEXT and names[line[0]] != HEADING]
     rows, rng = _rows(len(whole), sizes, "WikiText-2", seed)
     # Of all the text, so that every seed has the same vocabulary and the model one shape.

@@ -9,7 +9,7 @@ Tables (one row per observation):
 
 - `scores`: model, speed (the step size in multiples of the smooth one), seed, method, lds (mean
   over queries; NaN where the scores are not finite), lds_error (its standard error over queries),
-  seconds (one call with compiled programs, for all queries).
+  seconds (of one call for all queries; the first of a model compiles its programs, too).
 - `training`: model, speed, seed, loss (mean over queries), metasmoothness and removal_error of the
   exact scores, both known before anything is left out, trusted (1 if nothing spoke against them),
   seconds (one retraining).
@@ -184,6 +184,7 @@ def _round(
     found |= other_scores(training, case.split.queries, config.window, case.key)
 
     begin = perf_counter()
+    # Not the key of the training itself, which draws the initialisation.
     draws = jax.random.fold_in(case.key, 1)
     subsets = random_removals(config.train, config.share, config.subsets, draws)
     removals = retrain(context, case, training, subsets, f"{case.name}-{case.seed}-{speed:g}")

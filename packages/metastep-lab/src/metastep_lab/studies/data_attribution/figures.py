@@ -97,6 +97,7 @@ def _warnings_figure(record: Record) -> tuple[Figure, str]:
     figure, axes = new_figure(columns=2)
     for index, model in enumerate(record.config.models):
         of_model = runs.query("model == @model")
+        # The worst predictions must not leave the axis.
         error = of_model["removal_error"].fillna(np.inf).clip(1e-3, 1e3)
         for panel, known in zip(axes, (of_model["metasmoothness"], error), strict=True):
             color, marker = style(index)["color"], MARKERS[index]

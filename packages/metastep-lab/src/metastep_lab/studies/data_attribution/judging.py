@@ -11,6 +11,7 @@ from metastep_lab.experiment import Context
 from metastep_lab.studies.data_attribution.examples import Split
 from metastep_lab.studies.data_attribution.models import Training
 
+# 50 or 100 removals and the training without any fill 3 or 6 groups of 17, but for one place.
 TOGETHER, SAVED = 17, 50
 """Retrainings under one `vmap`, and between two savings."""
 
@@ -33,14 +34,9 @@ class Case(NamedTuple):
 def retrain(
     context: Context, case: Case, training: Training, left_out: np.ndarray, name: str
 ) -> Removals:
-    """Train again without each row of `left_out`, (removals, examples); `name` is that of the file.
+    """Train again without each row of `left_out`, (removals, examples).
 
-    Args:
-        context: says where the work is saved.
-        case: the model and its queries.
-        training: how it is trained.
-        left_out: which examples each training leaves out.
-        name: of the file with the finished trainings.
+    `name` is that of the file with the finished trainings.
     """
     return leave_out(
         training,
@@ -64,9 +60,7 @@ def lds(scores: np.ndarray, removals: Removals) -> tuple[float, float]:
 def recall_rows(case: Case, sums: Mapping[str, np.ndarray]) -> Rows:
     """Return how many spoilt examples are among the most harmful: rows of the table `recall`.
 
-    Args:
-        case: the model and the spoilt examples.
-        sums: method to the scores of the examples, summed over the queries.
+    `sums` has the scores of the examples, summed over the queries, by method.
     """
     planted = case.split.planted
     if not planted.any():
@@ -90,15 +84,8 @@ def curve_rows(
 ) -> Rows:
     """Leave out the examples that each method scores as most helpful, and as many random ones.
 
-    Args:
-        context: says where the work is saved.
-        case: the model and its queries.
-        training: how it is trained.
-        sums: method to the scores of the examples, summed over the queries.
-        removed: shares of the examples.
-
-    Returns:
-        Rows of the table `curves`.
+    `sums` is that of `recall_rows`, `removed` are shares of the examples. Returns rows of the table
+    `curves`.
     """
     total = case.split.planted.size
     chance = np.random.default_rng((context.seed, case.seed, 1)).standard_normal(total)
@@ -117,6 +104,7 @@ def curve_rows(
     flat = masks.reshape(-1, total)
     removals = retrain(context, case, training, flat, f"{case.name}-{case.seed}-curves")
     exact = sums["exact"] / removals.changes.shape[1]
+    # Leaving out is a weight that falls from 1 to 0, hence the sign.
     found = zip(removals.changes.mean(axis=1), -(flat @ exact), strict=True)
     places = ((method, share) for method in orders for share in removed)
     return [

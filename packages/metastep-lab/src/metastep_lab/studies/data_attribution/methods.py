@@ -23,23 +23,14 @@ SOLVER = lx.GMRES(rtol=1e-3, atol=0.0, restart=50, max_steps=100)
 def other_scores(
     training: Training, queries: PyTree[Array], window: int, key: Array
 ) -> Mapping[str, tuple[np.ndarray, float]]:
-    """Return the scores of all methods but the exact one, and the seconds that each took.
+    """Return the scores, (queries, examples), and the seconds of all methods but the exact one.
 
-    Implicit differentiation (influence functions) is left out if a step uses a batch of the
-    examples: such training has no fixed point.
-
-    Args:
-        training: what is scored.
-        queries: arrays with one row for each.
-        window: last steps that the truncated scores differentiate.
-        key: of the training.
-
-    Returns:
-        Method to scores of shape (queries, examples), and seconds.
+    `window` is the number of last steps that the truncated scores differentiate. Implicit
+    differentiation (influence functions) is left out if a step uses a batch of the examples: such
+    training has no fixed point.
     """
     total = len(jax.tree.leaves(training.examples)[0])
     estimators: dict[str, ms.AbstractEstimator] = {"truncated": ms.TruncatedReverse(window)}
-    # A step on a batch has no fixed point, at which influence functions are taken.
     if training.batches is None:
         estimators["implicit"] = ms.Implicit(SOLVER)
     found = {}
@@ -60,13 +51,7 @@ def gradient_cosine(
 ) -> Float[Array, "queries examples"]:
     """Return minus the cosine between the gradients of queries and examples after training.
 
-    Args:
-        training: what is scored.
-        queries: arrays with one row for each.
-        key: of the training.
-
-    Returns:
-        Negative where a step on the example lowers the query.
+    It is negative where a step on the example lowers the query.
     """
     total = len(jax.tree.leaves(training.examples)[0])
     problem = training(jax.tree.map(lambda x: x[0], queries))

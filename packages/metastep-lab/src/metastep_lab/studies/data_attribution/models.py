@@ -40,6 +40,7 @@ class Model(eqx.Module):
         decay: factor of the squared norm of the parameters in the training loss.
     """
 
+    # Functions are compared by identity: `cache` below returns the same ones for the same sizes.
     loss: Callable[[PyTree, Any], Array] = eqx.field(static=True)
     params: Callable[[Array], PyTree] = eqx.field(static=True)
     optimizer: Optimizer = eqx.field(static=True)
@@ -108,6 +109,7 @@ def train(
         # Drawn here and not from the key of training: the same order for every removal.
         rng, total = np.random.default_rng(seed), len(jax.tree.leaves(examples)[0])
         epochs = -(-steps * batch // total)
+        # Epoch by epoch, so that all examples are used equally often, but for the last epoch.
         order = np.concatenate([rng.permutation(total) for _ in range(epochs)])
         batches = jnp.asarray(order[: steps * batch].reshape(steps, batch))
     return Training(model, examples, batches, jnp.array(speed * model.step_size), steps)
@@ -135,6 +137,8 @@ def linear(side: int) -> Model:
         params=lambda key: jnp.zeros((CLASSES, side**2 + 1)),
         optimizer=optax.sgd,
         step_size=1.0 * _slower(side),
+        # Without decay the Hessian is singular, since one vector may be added to all classes,
+        # and implicit differentiation has no solution.
         decay=0.001,
     )
 
@@ -196,8 +200,10 @@ def transformer(vocabulary: int, width: int, steps: int) -> Model:
         keys = iter(jax.random.split(key, 3 + 4 * DEPTH))
         draw = lambda *shape: jax.random.normal(next(keys), shape) / shape[0] ** 0.5
         embeddings = {
+            # `draw` divides by the root of the rows, as is right for a product but not for a table.
             "tokens": draw(vocabulary, width) * vocabulary**0.5 * 0.1,
             "places": draw(CONTEXT, width) * CONTEXT**0.5 * 0.1,
+            # Small scores: training begins with the loss of guessing.
             "out": draw(width, vocabulary) * 0.1,
         }
         blocks = [

@@ -211,6 +211,7 @@ def _kept(source: Source, config: Config, rating: np.ndarray, seed: int) -> dict
     count = round((1 - config.drop) * config.train)
     return {
         "all": np.arange(config.train),
+        # (seed, 1) has drawn the corruption.
         "random": np.random.default_rng((seed, 2)).permutation(config.train)[:count],
         "rated": np.argsort(-rating, kind="stable")[:count],
         "clean": np.flatnonzero(~source.corrupted),

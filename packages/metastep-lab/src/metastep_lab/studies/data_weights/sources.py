@@ -146,6 +146,7 @@ def text(
     part = next(name for name in ("train", "validation", "test") if name in loaded)
     words = " ".join(loaded["vocabulary"][loaded[part]]).encode("ascii", "replace")
     codes = np.frombuffer(words, np.uint8).astype(np.int32) - 32
+    # ASCII is printable from 32 to 126, which are 95 characters; the last code is for the rest.
     codes = np.where((codes >= 0) & (codes < CHARACTERS - 1), codes, CHARACTERS - 1)
     pieces = codes[: len(codes) // LENGTH * LENGTH].reshape(-1, LENGTH)
     rng = np.random.default_rng(seed)
@@ -154,6 +155,7 @@ def text(
     corrupted = rng.random(train) < corruption
     # Shuffled and not replaced: the characters are as frequent as before.
     pieces = pieces.copy()
+    # `permuted` gives every row an order of its own, unlike `permutation`.
     pieces[parts[0][corrupted]] = rng.permuted(pieces[parts[0][corrupted]], axis=1)
     examples = [Examples(*(jnp.asarray(pieces[rows]),) * 2) for rows in parts]
 

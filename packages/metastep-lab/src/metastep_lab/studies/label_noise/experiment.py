@@ -101,16 +101,7 @@ class Split(NamedTuple):
 
 
 def corrupt(labels: np.ndarray, noise: str, rng: np.random.Generator) -> np.ndarray:
-    """Corrupt labels as the module says.
-
-    Args:
-        labels: integers from 0 to 9.
-        noise: the kind.
-        rng: the source of randomness.
-
-    Returns:
-        The new labels.
-    """
+    """Return labels, integers from 0 to 9, corrupted as the module says."""
     if noise in REPLACED:
         return data.corrupt_labels(labels, CLASSES, REPLACED[noise], rng)[0]
     partner = np.array([FLIPS.get(label, label) for label in range(CLASSES)])
@@ -150,6 +141,7 @@ def prepare(config: Config, folder: Path | None, noise: str, seed: tuple[int, in
 def run(config: Config, context: Context) -> Mapping[str, float]:
     """Evaluate every method on every repetition; finished ones survive an interruption."""
     require_cleanlab()
+    # Missing data are refused here, while the run has not written anything.
     prepare(config, context.data, config.noise[0], (context.seed, 0))
     cells = [(noise, seed) for seed in range(config.seeds) for noise in config.noise]
     rows = []
@@ -197,6 +189,7 @@ def _measure(verdict: Verdict, split: Split) -> tuple[float, ...]:
         flagged.mean(),
         hits / max(flagged.sum(), 1),
         hits / wrong.sum(),
+        # 2 P R / (P + R), also where nothing was hit.
         2 * hits / (wrong.sum() + flagged.sum()),
         roc_auc_score(wrong, verdict.scores),
         np.mean(verdict.predict(split.test.inputs) == split.test.labels),

@@ -80,6 +80,7 @@ def choose_penalty(examples: Examples, seed: int) -> float:
 
     The search starts at the largest and stops when the loss rises: small penalties take longest.
     """
+    # A list, since every penalty goes through the same folds.
     folds = list(KFold(PENALTY_FOLDS, shuffle=True, random_state=seed).split(*examples))
 
     def loss(penalty: float) -> float:
@@ -160,10 +161,7 @@ METHODS: Mapping[str, tuple[Method, tuple[str, ...]]] = {
 
 
 def require_cleanlab() -> Any:
-    """Import cleanlab, an optional package.
-
-    Returns:
-        The package.
+    """Import cleanlab, an optional package, and return it.
 
     Raises:
         ValueError: if it is not installed.
@@ -205,6 +203,7 @@ def _fit(examples: Examples, penalty: float) -> Any:
 def _log_probabilities(model: Any, inputs: np.ndarray) -> np.ndarray:
     """Return those of all classes; an unseen class gets almost probability 0."""
     logarithms = np.full((len(inputs), CLASSES), np.log(SMALLEST_PROBABILITY))
+    # From the scores: probabilities underflow to zero, which has no logarithm.
     logarithms[:, model.classes_] = log_softmax(model.decision_function(inputs), axis=1)
     return logarithms
 

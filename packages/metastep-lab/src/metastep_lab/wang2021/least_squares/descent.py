@@ -18,6 +18,8 @@ from metastep.compilation import compiled
 from metastep.tasks import Examples, LeastSquares, random_least_squares
 from metastep_lab.wang2021.least_squares.step_size_grid import GridLosses, dense_losses
 
+# With n = d / 2, 100 times below the best of train-by-train (0.3), and at noise 5 ten times above
+# that of train-by-validation (0.0003): both descents have a way to go.
 START = 0.003
 
 
@@ -47,8 +49,10 @@ def descend(
     result = ms.minimize(
         _problem(tasks, validated, horizon),
         {"log_step_size": jnp.log(START)},
+        # One hyperparameter is one tangent: forward mode stores no trajectory of all tasks.
         ms.Forward(),
         # The size of the gradient varies by 1000 on the path; in one dimension its sign is enough.
+        # The schedule has mean 0.1: 60 steps can travel 6 in the logarithm, a factor of 400.
         optimizer=optax.sign_sgd(optax.cosine_decay_schedule(0.2, steps)),
         steps=steps,
         record=lambda step, outer, estimate: jnp.exp(outer["log_step_size"]),
@@ -88,6 +92,8 @@ def _problem(tasks: LeastSquares, validated: bool, horizon: int) -> ms.TrainingP
     def total(params: jax.Array, outer: object, batch: Examples | None) -> jax.Array:
         axis = None if batch is None else 0
         losses = jax.vmap(lambda task, w, b: task.loss(w, outer, b), (0, 0, axis))
+        # A sum, not a mean: the gradient in the weights of one task is then that of its own loss,
+        # so that one optimizer is as many independent descents.
         return jnp.sum(losses(tasks, params, batch))
 
     objective = (
@@ -105,10 +111,12 @@ def _grid_optimum(tasks: LeastSquares, validated: bool, horizon: int) -> float:
     grid = np.geomspace(1e-6, 1.0, 284)
     losses = _losses(tasks, jnp.asarray(grid, tasks.truth.dtype), horizon)
     values = losses.validation if validated else losses.training
+    # Without a radius a run that diverges ends in NaN, and its step size is no candidate.
     return float(grid[np.nanargmin(np.asarray(values).mean(axis=0))])
 
 
 @compiled
 def _losses(tasks: LeastSquares, step_sizes: jax.Array, horizon: int) -> GridLosses:
     one = lambda task: dense_losses(task, step_sizes, horizon=horizon, radius=math.inf)
+    # One task after the other: a vmap would hold the weights of all tasks for all 284 step sizes.
     return jax.lax.map(one, tasks)

@@ -15,8 +15,11 @@ from jaxtyping import Array, Bool, Float
 from scipy.linalg import eigvalsh_tridiagonal
 from scipy.stats import wishart
 
+from metastep.compilation import compiled
 from metastep.tasks.least_squares import LeastSquares
 
+RADIUS = 40.0
+"""A run has diverged once |w| reaches this many noise levels (footnote 3)."""
 Columns = Float[Array, "*tasks steps"]
 
 
@@ -56,6 +59,7 @@ def dense_losses(
     inputs, targets = task.training.inputs, task.training.targets
     samples, dim = inputs.shape
     columns = step_sizes.size
+    # Multiplications of both ways, each divided by dim.
     by_examples = 2 * samples * columns * horizon
     by_gram = (samples * dim) + dim * columns * horizon
     if by_gram < by_examples:
@@ -69,11 +73,14 @@ def dense_losses(
     ) -> tuple[tuple[Float[Array, "dim steps"], Bool[Array, " steps"]], None]:
         weights, stopped = carry
         after = weights - step_sizes * gradient(weights)
+        # Not `>=`: a norm that is no number counts as outside.
         stopped = stopped | ~(jnp.sum(after**2, axis=0) < radius**2)
+        # The last weights inside: stopped columns never overflow, whatever follows.
         return (jnp.where(stopped, weights, after), stopped), None
 
     begin = jnp.zeros((dim, columns), inputs.dtype), jnp.zeros(columns, bool)
     (weights, stopped), _ = jax.lax.scan(body, begin, None, length=horizon)
+    # Footnote 3 allows an arbitrary unit vector u; here all its entries are equal.
     weights = jnp.where(stopped, radius / jnp.sqrt(dim), weights)
     half_mean = lambda batch: (
         jnp.sum((batch.inputs @ weights - batch.targets[:, None]) ** 2, axis=0)
@@ -142,8 +149,12 @@ def draw_spectral_tasks(
     truth = _normalised(_gaussian_with_rest(generator, tasks, dim, count))
     noisy = noise * _gaussian_with_rest(generator, tasks, samples, count)
     noisy[:, :count] += values * truth[:, :count]
+    # The singular vectors of Gaussian inputs are uniform: any fixed unit vector has coordinates in
+    # them that are uniform on the sphere.
     far = _unit_vectors(generator, tasks, dim, count)
     columns = steps + 1
+    # SciPy draws Wishart matrices only with at least as many degrees of freedom as columns, and
+    # without the first axis if there is one task.
     if validation_samples >= columns:
         moments = wishart.rvs(
             validation_samples, np.eye(columns), size=tasks, random_state=generator
@@ -170,10 +181,13 @@ def _singular_values(generator: np.random.Generator, samples: int, dim: int) -> 
     tridiagonal.
     """
     longer, count = max(samples, dim), min(samples, dim)
+    # B is lower bidiagonal with a_i^2 ~ chi^2(longer - i) and, below, b_i^2 ~ chi^2(count - 1 -
+    # i): the diagonal of B B^T is a_i^2 + b_{i-1}^2, and beside it stands a_i b_i.
     diagonal = generator.chisquare(longer - np.arange(count))
     below = generator.chisquare(np.arange(count - 1, 0, -1)) if count > 1 else np.empty(0)
     gram = diagonal + np.append(0.0, below)
     eigenvalues = eigvalsh_tridiagonal(gram, np.sqrt(diagonal[:-1] * below))
+    # Rounding can make the smallest one negative, and descent divides by its root.
     return np.sqrt(np.maximum(eigenvalues, np.finfo(np.float64).tiny))
 
 
@@ -197,6 +211,7 @@ def _normalised(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
+@compiled
 def spectral_losses(
     drawn: SpectralTasks,
     step_sizes: Float[Array, " steps"],
@@ -217,11 +232,13 @@ def _one_spectral_task(
     task: SpectralTasks, step_sizes: Array, *, horizon: int, radius: float | Array
 ) -> GridLosses:
     values, targets = task.singular_values[:, None], task.targets[:-1, None]
+    # In the right singular vectors w_t = (1 - rates^t) y / s, and the residual is rates^t y.
     rates = 1 - step_sizes * values**2 / task.samples
     solution = targets / values
 
     def body(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
         left, stopped = carry
+        # Step by step, not as a power: a run ends at the first step that is outside.
         left = left * rates
         squared = jnp.sum(((1 - left) * solution) ** 2, axis=0)
         return (left, stopped | ~(squared < radius**2)), None
@@ -231,12 +248,15 @@ def _one_spectral_task(
     truth, far = jnp.append(task.truth, 0.0)[:, None], radius * task.far[:, None]
     weights = jnp.concatenate([(1 - left) * solution, jnp.zeros((2, step_sizes.size))])
     weights = jnp.where(stopped, far, weights)
+    # left * targets, not targets - values * weights, which cancels once the fit is good.
     residuals = jnp.where(stopped, targets - values * far[:-2], left * targets)
     errors = weights - truth
     # Validation examples are standard normal: only the Gram matrix of the errors matters. Its
     # factor by QR distinguishes step sizes whose errors are nearly the same.
     factor = jnp.linalg.qr(errors, mode="r")
     seen = jnp.zeros((step_sizes.size, step_sizes.size)).at[: factor.shape[0]].set(factor)
+    # The residual of a validation example is g.(factor column) plus noise; the sign of the noise,
+    # and of the rows of the factor, does not matter to a Gaussian g.
     seen = jnp.concatenate([seen, jnp.full((1, step_sizes.size), task.noise)])
     return GridLosses(
         training=(jnp.sum(residuals**2, axis=0) + task.targets[-1] ** 2) / (2 * task.samples),

@@ -31,12 +31,12 @@ def is_long(record: Record, rows: Frame) -> Frame:
 
 
 def _by_dim(rows: Frame, column: str) -> str:
-    """Write the span of a column for each d."""
     return "; ".join(f"d={int(dim)} {span(values)}" for dim, values in rows.groupby("dim")[column])
 
 
 def answer(record: Record) -> str:
     """Say the size of either step size, and its error."""
+    # d / 4 examples to descend on and d / 4 to validate: the same n = d / 2 as train-by-train has.
     trained, validated = train(record, "wide"), validation(record, 4)
     near, far = validated["error"], trained["median_error"]
     error = validated["standard_error"].max(skipna=False)
@@ -60,6 +60,7 @@ def answer(record: Record) -> str:
 
 def _same(rows: Frame, column: str) -> bool:
     """Whether a column is the same up to the factor, and no minimizer is an end of its range."""
+    # A minimizer at an end of its range says where the range ends, not where the objective does.
     values = rows[column]
     return values.max() <= FACTOR * values.min() and not rows["at_boundary"].any()
 
@@ -85,6 +86,8 @@ def _train_errors(record: Record) -> Numbers:
     wide, stated = train(record, "wide"), train(record, "stated")
     long = is_long(record, stated)
     return {
+        # The first percentile over tasks stands for "with probability 0.99". In the stated range
+        # with the shorter t it would be decided by w = 0, at which nothing was learned.
         "low": np.append(wide["low_error"], stated["low_error"][long]) / variance,
         "medians": wide["median_error"] / variance,
         "long": stated["error_over_noise_variance"][long],
@@ -102,13 +105,13 @@ def _validated(record: Record) -> dict[int, tuple[Frame, Frame]]:
 def _order_1_over_t(found: dict[int, tuple[Frame, Frame]]) -> bool:
     return all(
         _same(stated, "step_size_times_horizon")
+        # Both are refined to about 0.01 in the logarithm, each between neighbors of its own grid.
         and np.allclose(stated["step_size"], wide["step_size"], rtol=0.1)
         for stated, wide in found.values()
     )
 
 
 def _gains(record: Record) -> dict[int, Frame]:
-    """Return 1 minus the error, by d / examples."""
     rows = {parts: validation(record, parts) for parts in (2, 4)}
     return {parts: found.assign(gain=1 - found["error"]) for parts, found in rows.items()}
 
@@ -119,6 +122,8 @@ def _compared(record: Record) -> Numbers:
     moved = trained[(trained["range"] == "wide") | is_long(record, trained)]
     return {
         "validated": validation(record, 4).groupby("dim")["error"].max(),
+        # Train-by-train by its median, the smallest of all its cases: at the wide minimizers the
+        # mean is that of a few diverging tasks, and would decide for the claim by itself.
         "trained": trained.groupby("dim")["median_error"].min(),
         "moved": moved.groupby("dim")["median_error"].agg(span),
     }

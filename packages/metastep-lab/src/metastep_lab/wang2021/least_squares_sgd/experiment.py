@@ -177,10 +177,12 @@ def _mean_losses(
 
 def _grid(case: Case, config: Config, tasks: list[Task]) -> np.ndarray:
     """Step sizes up to the stated limit, and those beyond it, ascending."""
+    # Two decades below 1 / t and the theorem's limit: a minimizer of order 1 / t is inside.
     lowest = min(case.stated, 1 / max(case.horizons)) / 100
     stated = np.geomspace(lowest, case.stated, config.grid_points)
     if not case.wide:
         return stated
+    # Beyond it the second moment grows on every task.
     highest = max(theory.divergence_step_size(task.inputs) for task in tasks)
     return np.concatenate([stated, np.geomspace(case.stated, highest, config.grid_points)[1:]])
 
@@ -218,6 +220,8 @@ def _refine(function: Callable[[float], float], grid: np.ndarray, values: np.nda
     )
     inside, at_boundary = float(np.exp(result.x)), place in (0, grid.size - 1)
     value = function(inside)
+    # The bounded search never evaluates the ends of its interval. If it finds nothing lower than
+    # the grid point, that is the minimizer, and may be an end of the range.
     if value < values[place]:
         return dict(step_size=inside, at_boundary=False, objective=value)
     return dict(
@@ -248,6 +252,7 @@ def _measure(case: Case, config: Config, seed: int, found: list[Row]) -> list[Ro
             standard_error=spread,
             error_over_noise_variance=np.mean(error) / config.noise**2,
             median_error=np.median(error),
+            # Theorem 9: "with probability at least 0.99 in the sampling of ... test task P".
             low_error=np.quantile(error, 0.01),
             initial_error=1.0,
             diverging=np.mean(limits < step_size),

@@ -100,6 +100,8 @@ def _objective(
     params: dict, inputs: Array, labels: Array, sample: int | None, key: RandomKey
 ) -> Scalar:
     if sample is not None:
+        # With replacement: a draw without one is a sort of all examples, in every step of a
+        # segment.
         rows = jax.random.randint(key, (sample,), 0, len(labels))
         inputs, labels = inputs[rows], labels[rows]
     return cross_entropy(params, inputs, labels)

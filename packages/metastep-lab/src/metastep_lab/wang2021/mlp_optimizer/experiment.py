@@ -67,6 +67,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     for noise in config.noise:
         reduced = config.input == "reduced"
         pools[noise] = load_pool(config.dataset, reduced, noise, context.data, context.seed)
+        # Refuses too many samples before hours of meta-training, for every noise.
         sizes(config, len(pools[noise].labels))
     rows = no_rows(COLUMNS)
     weights: dict[str, Any] = {}
@@ -92,6 +93,7 @@ def _run_size(
     config: Config, context: Context, pool: Pool, size: Size, noise: float, rows: Rows
 ) -> dict[tuple[str, int], Any]:
     """Meta-train and test all modes with one number of samples; return the best weights."""
+    # Only its shapes are used; no field of the configuration changes them.
     like, weights = MLPOptimizer().initial_weights(jax.random.key(0)), {}
 
     def collect(found: Mapping[str, list]) -> None:

@@ -106,6 +106,8 @@ def _monitor_figure(record: Record) -> tuple[Figure, str]:
         for seed in range(record.config.meta_seeds):
             label = NAMES[mode] if seed == 0 else None
             rows, fresh = (where(table, mode=mode, meta_seed=seed) for table in (meta, monitor))
+            # Segments begin anywhere in a trajectory: their losses go up and down with where they
+            # are.
             mean = rows["value"].rolling(max(1, len(rows) // 40)).mean()
             axes[0].plot(rows["update"], mean, label=label, **look)
             axes[1].plot(fresh["update"], fresh["value"], label=label, **look)

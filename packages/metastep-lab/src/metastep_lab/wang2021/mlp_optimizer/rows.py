@@ -32,6 +32,7 @@ def test_tasks(
     config: Any, pool: Pool, size: Size, seed: int, hidden: tuple[int, ...]
 ) -> list[Tested]:
     """Return the problems that every optimizer is tested on: the same for all."""
+    # The tests of the papers train on all samples, also after train-by-validation has split them.
     arm = Arm(min(size.samples, len(pool.labels)), 0, training_objective)
     draw = lambda test: draw_task(
         pool, arm, size.test_steps, None, (seed, TEST_TASKS, test), hidden
@@ -63,6 +64,7 @@ def baseline_rows(config: Any, pool: Pool, size: Size, seed: int) -> tuple[dict,
     lengths = size.test_steps, config.measure_every
     accuracy, tuning = [], []
     for name, one in tuned.items():
+        # A diverged step size has the loss NaN, which argmin would return.
         best = np.argmin(np.nan_to_num(one.losses, nan=np.inf))
         for index, (rate, loss) in enumerate(zip(one.rates, one.losses, strict=True)):
             tuning.append((name, rate, loss, int(index == best)))
@@ -84,6 +86,8 @@ def learned_rows(
     optimizer = optimizer_family(config)
     tasks = test_tasks(config, pool, size, context.seed, config.hidden)
     if not config.beyond:
+        # For its refusal alone: trajectories are random, and the longest may be shorter than a
+        # test.
         TrainedOptimizer(optimizer, found.weights, found.horizon).transformation(size.test_steps)
     accuracy, lengths = [], (size.test_steps, config.measure_every)
     for checkpoint, weights in (("best", found.best_weights), ("final", found.weights)):
@@ -139,6 +143,7 @@ def summary(accuracy: Table) -> Table:
     """Return means at the last step, with the spread over meta-seeds and over tests apart."""
     rows: Frame = pd.DataFrame(dict(accuracy))
     keys = ["noise", "samples", "mode", "checkpoint", "split"]
+    # Tests with `totals` are longer than those with `samples`.
     last = rows[rows["step"] == rows.groupby("samples")["step"].transform("max")]
     found = last.groupby(keys, sort=False).agg(
         step=("step", "first"),
@@ -149,5 +154,6 @@ def summary(accuracy: Table) -> Table:
     )
     by_seed = last.groupby([*keys, "meta_seed"])["accuracy"]
     found["sd_meta_seeds"] = by_seed.mean().groupby(keys).std()
+    # Variances are averaged, not deviations: their mean is unbiased.
     found["sd_tests"] = np.sqrt(by_seed.var().groupby(keys).mean())
     return {str(name): column.to_numpy() for name, column in found.reset_index().items()}

@@ -45,6 +45,7 @@ def few(samples: int) -> dict[str, Arm]:
 
 def many(total: int) -> dict[str, Arm]:
     """Return the use of a number of samples a sixth of which is for validation."""
+    # 50,000 + 10,000 of MNIST, as "TbV50000+10000" of the figures.
     training = total * 5 // 6
     return {
         TRAIN_BY_TRAIN: Arm(total, 0, training_objective),

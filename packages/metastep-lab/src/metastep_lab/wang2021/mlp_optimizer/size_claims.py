@@ -52,6 +52,7 @@ def _drops(record: Record, noise: float) -> Numbers:
     found = -gaps(record, noise).diff(axis=1).iloc[:, 1:]
     return {
         "drop": found.mean().to_numpy(),
+        # One meta-seed has no standard error: an infinite margin leaves the claim undecided.
         "margin": SURE * found.sem().fillna(np.inf).to_numpy(),
         "listed": _LISTED(mean_gaps(record, noise)),
     }
@@ -102,6 +103,8 @@ def _equal(found: Numbers) -> bool | None:
     gap, margin = abs(found["gap"]), SURE * found["error"]
     if not np.isfinite(margin):
         return None
+    # A test of equality, whose margin counts against it: few meta-seeds do not make two modes
+    # equal.
     return True if gap + margin <= SAME else False if gap - margin > SAME else None
 
 

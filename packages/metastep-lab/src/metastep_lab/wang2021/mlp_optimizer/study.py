@@ -73,6 +73,7 @@ def load_pool(dataset: str, reduced: bool, noise: float, folder: Path | None, se
     images, labels = loaded.arrays["images"], loaded.arrays["labels"].astype(np.int32)
     inputs = images.astype(np.float32) / images.max()
     if reduced and dataset == "mnist":
+        # MNIST's digits are centred in 20 x 20 pixels: the margin of four holds almost nothing.
         inputs = inputs[:, 4:-4, 4:-4].reshape(len(inputs), 10, 2, 10, 2).mean(axis=(2, 4))
     inputs = inputs.reshape(len(inputs), -1)
     rng = np.random.default_rng(seed)
@@ -85,6 +86,9 @@ def load_pool(dataset: str, reduced: bool, noise: float, folder: Path | None, se
     noisy = labels.copy()
     for part in (~in_test, in_test):
         rows = rng.permutation(np.flatnonzero(part))[: round(noise * part.sum())]
+        # As in the authors' code: an exact number of labels, replaced once for all problems by any
+        # class, the right one included; and test labels, too, so that `test noisy` is what the
+        # figures show.
         noisy[rows] = rng.integers(CLASSES, size=len(rows))
     return Pool(inputs[~in_test], noisy[~in_test], inputs[in_test], labels[in_test], noisy[in_test])
 
@@ -101,6 +105,8 @@ def draw_task(
     rng = np.random.default_rng(stream)
     rows = rng.permutation(len(pool.labels))
     train, validation = np.split(rows[: arm.train + arm.validation], [arm.train])
+    # "100 different inner problems by shuffling the 10 classes and also sampling a new subset of
+    # data" (Wang et al. 2020, appendix F.1).
     names = rng.permutation(CLASSES).astype(np.int32)
     task = DigitClassification(
         inputs=jnp.asarray(pool.inputs[train]),
@@ -116,7 +122,7 @@ def draw_task(
 
 
 def measure(tested: Tested, params: dict, key: Array) -> Array:
-    """Return accuracy and loss on the `SPLITS`, then the validation loss alone, shape (3, 2)."""
+    """Return accuracy and loss on each of the `SPLITS`, shape (3, 2)."""
     del key
     task = tested.task
     examples = (
@@ -155,6 +161,7 @@ def train_and_measure(
     problem = LearnedTraining(
         task=tested, optimizer=optimizer, measure=_no_objective, horizon=steps
     )
+    # Not of the run's seed: test number i starts from the same parameters for every optimizer.
     key = jax.random.fold_in(jax.random.key(TEST_TASKS), number)
     return np.asarray(train_from_scratch(problem, weights, key, record, every)[0])
 
@@ -222,6 +229,8 @@ def meta_setting(config: Any, pool: Pool, arm: Arm, seeds: tuple[int, int]) -> M
     rate: Any = config.meta_step_size
     if config.cosine:
         half = config.updates // 2
+        # Ours: RMSProp's step has the same length however small the gradient is, and 700 updates
+        # have no time to average over it.
         rate = optax.join_schedules(
             [
                 optax.constant_schedule(rate),

@@ -29,6 +29,8 @@ class Quadratics(NamedTuple):
 
 def draw_quadratics(problems: int, dim: int, rng: np.random.Generator) -> Quadratics:
     """Draw H = X^T X / n from n = 4 dim standard normal rows, and w_0 uniform on the sphere."""
+    # Footnote 2 has 2 dim rows. With 4 dim, alpha and L - alpha are further from zero, by powers
+    # of which the bound of the proof grows.
     inputs = rng.standard_normal((problems, 4 * dim, dim))
     hessians = np.swapaxes(inputs, 1, 2) @ inputs / (4 * dim)
     eigenvalues, vectors = np.linalg.eigh(hessians)
@@ -58,6 +60,7 @@ def settling(problems: Quadratics, horizon: int, updates: int) -> list[tuple]:
         most = max(STARTS[start], 2.0) / eigenvalues[0]
         bound = updates_bound(eigenvalues, squares, float(near[at, problem]), most)
         count = last[at, start, problem]
+        # Still too far after the last update: k_0 is not known, only that it is larger.
         count = np.nan if count == updates else count + 1.0
         rows.append((problem, STARTS[start], DISTANCES[at], count, bound))
     return rows
@@ -77,6 +80,8 @@ def _descend(
 
     def slope(eta: Array) -> Array:
         factors = 1 - eta[..., None] * eigenvalues
+        # Claim 2 divides by the larger of |1 - eta alpha| and |1 - eta L|; both sums are then of
+        # order one.
         scale = jnp.max(jnp.abs(factors), axis=-1)
         factors = factors / scale[..., None]
         numerator = jnp.sum(squares * eigenvalues**2 * factors ** (2 * horizon - 1), axis=-1)
@@ -112,10 +117,15 @@ def updates_bound(
         Wang, Yuan, Wu and Ge (2020), appendix A.2, Claims 2 and 3 and what follows them.
     """
     low, high = eigenvalues[0], eigenvalues[-1]
-    steepest = 4 * high**3 / (squares.min() * low * (high - low))
+    # c_min is that of the two extreme eigenvectors alone; it bounds the denominators of Claim 2.
+    steepest = 4 * high**3 / (min(squares[0], squares[-1]) * low * (high - low))
     first = (steepest / distance) ** 2
+    # M^ of the proof: eta never gets beyond it, since an update moves by at most D_max.
     reach = max(1 / low + steepest, most)
+    # D_min(M^) of Claim 3 is the smaller of the two.
     left = 2 * distance * squares[0] * low**3 / high
     right = 2 * distance * squares[-1] * high**2 / (reach * high - 1) ** 2
-    way = max(1 / low + steepest, most) - 1 / high
+    # R is the way from M^ to the smallest possible eta*, 1 / L. The sum of 1 / sqrt(k) is at least
+    # 2 (sqrt(k_2) - sqrt(k_1)), which is solved for k_2.
+    way = reach - 1 / high
     return float((np.sqrt(first) + way / min(left, right) / 2) ** 2)

@@ -79,10 +79,13 @@ TABLES = {
 def _relative(settled: list[tuple]) -> tuple[np.ndarray, np.ndarray]:
     """Return 1 / epsilon, and k_0 over its geometric mean for each problem and start."""
     rows: Frame = pd.DataFrame(settled, columns=TABLES["settling"].split())
+    # Only complete groups: those that lack the smallest distances have another mean.
     known = rows.groupby(["problem", "start"])["updates"].transform("count") == len(DISTANCES)
     rows = rows[known]
     logarithm: Frame = np.log(rows["updates"])
     mean = logarithm.groupby([rows["problem"], rows["start"]]).transform("mean")
+    # The constant before epsilon^-p differs by problem and start: without their own means it would
+    # be the spread that the fit reads.
     return 1 / rows["distance"].to_numpy(), np.exp(logarithm - mean).to_numpy()
 
 

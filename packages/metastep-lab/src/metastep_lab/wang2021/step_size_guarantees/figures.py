@@ -38,6 +38,8 @@ def _probabilities(record: Record) -> tuple[Figure, str]:
     steps, spread = {}, {}
     for mode in (TRAIN, VALIDATION):
         part = where(rows, mode=mode, dim=dim, noise=noise).sort_values("horizon")
+        # The base has more tasks than the other cells: all points are at the m that every cell
+        # has.
         part = where(part, tasks=part.groupby("horizon")["tasks"].max().min())
         scale = part["horizon"] if mode == VALIDATION else 1.0
         steps[mode] = part["horizon"], part["median"] / scale
@@ -69,6 +71,8 @@ def _rates(record: Record) -> tuple[Figure, str]:
         "error / (d sigma² / n) - 1",
         "Theorem 6",
         y_log=True,
+        # The error of least squares is d sigma^2 / (n - d - 1) (inverse Wishart), over d sigma^2 /
+        # n minus 1.
         dashed={"measured": (ratio, (dim + 1) / ((ratio - 1) * dim - 1))},
         dashed_label="least squares",
     )

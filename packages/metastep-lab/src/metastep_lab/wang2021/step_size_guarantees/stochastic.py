@@ -15,7 +15,8 @@ from threadpoolctl import threadpool_limits
 
 from metastep.compilation import compiled
 from metastep_lab.theory import least_squares_sgd as theory
-from metastep_lab.wang2021.step_size_guarantees.sampling import RADIUS, Chosen, Judged
+from metastep_lab.wang2021.least_squares.step_size_grid import RADIUS
+from metastep_lab.wang2021.step_size_guarantees.sampling import Chosen, Judged
 
 CHUNK = 1000
 """Tasks whose eigenvalues are computed together, to bound the memory."""
@@ -79,6 +80,7 @@ def theorem_9(
     drawn = draw(repeats * (tasks + 1), dim, (dim // 2, 1), noise, rng)
     found = losses(drawn, units * end, horizon)
     trained = found.train.reshape(repeats, tasks + 1, -1)[:, 1:].mean(axis=1)
+    # The first task of each repetition is the test task P, the others are the training tasks.
     tests = found.mean_squared_error.reshape(repeats, tasks + 1, -1)[:, 0]
     least = np.argmin(trained, axis=1)
     return Chosen(units[least], units[least], tests[np.arange(repeats), least])

@@ -33,6 +33,7 @@ def _stuck(table: Frame, precision: str) -> str:
     if lost.empty:
         return f"{said}."
     steps = ", ".join(f"{t:g}" for t in np.unique(lost["horizon"]))
+    # `stuck` looks at the last hundred updates: at least as many had no gradient if that is why.
     useless = lost["failed_steps"] + lost["zero_steps"] >= 100
     why = ": its gradient becomes zero or no number" if useless.all() else ""
     return f"{said}, with {steps} training steps{why}."
@@ -127,6 +128,8 @@ CLAIMS = (
         "back-propagation through log f is not.",
         measure=measures.accuracy,
         verdict=lambda found: (
+            # Near eta* F' is a difference of nearly equal sums, and loses digits: against 60 digits
+            # the largest errors on six random problems were 3e-13 and 2e-4.
             found["worst"]["log-domain"] < 1e-10 and found["worst"]["log-domain-float32"] < 1e-3
         ),
         evidence="relative errors: {words}",

@@ -173,6 +173,7 @@ def errors(path: np.ndarray, best: float) -> tuple[float, float, float]:
     """
     off = np.abs(path - best) / best
     after = lambda updates: float(off[updates]) if updates < off.size else float("nan")
+    # Without the start, which is no update: a run of fewer than a hundred would be judged by it.
     return after(300), after(1000), float(np.max(off[1:][-LAST:]))
 
 
@@ -180,6 +181,7 @@ def status(path: np.ndarray, best: float) -> str:
     """Return how a descent to `best` ended: `converged`, `oscillating`, `stuck` or `nan`."""
     if not np.all(np.isfinite(path)):
         return "nan"
+    # First: a step size that rests at the optimum does not move either.
     if errors(path, best)[2] < CONVERGED:
         return "converged"
     return "stuck" if np.ptp(path[-LAST - 1 :]) == 0 else "oscillating"
@@ -194,6 +196,7 @@ def _tune(
 ) -> Iterator[tuple[list[tuple], tuple]]:
     """Descend from every start by one compiled loop; yield rows of `trajectory` and the end."""
     method, best = METHODS[name], theory.optimal_step_size(*arrays, horizon)
+    # Around the problem, not inside of it: arrays take their precision when they are made.
     with jax.enable_x64(method.precision == "float64"):
         problem = method.problem(Quadratic(*arrays), horizon)
         optimizer = method.meta_optimizer(config.meta_step_scale, problem.horizon)
@@ -205,9 +208,11 @@ def _tune(
                 method.estimator,
                 optimizer=optimizer,
                 steps=config.meta_steps,
+                # Nothing is random: full gradients of one problem.
                 key=jax.random.key(0),
                 project=method.project,
                 record=_record,
+                # One compiled call for all updates; the host is needed at the end only.
                 every=config.meta_steps,
                 checkpoint=ms.Checkpoint(saved, config.meta_steps, context.resume),
                 progress=False,
@@ -216,6 +221,8 @@ def _tune(
             sizes, slopes, values = (np.asarray(x, np.float64) for x in history)
             path, cell = np.append(sizes, float(found.outer)), (name, horizon, start)
             rows = zip(range(sizes.size), sizes, slopes, values, strict=True)
+            # f overflows to infinity before w does, and d log f = f' / f is then exactly zero: as
+            # common a way to be stuck as NaN, which `minimize` skips and counts.
             idle = found.skipped, int(np.sum(slopes == 0))
             end = (*cell, path[-1], best, *errors(path, best), status(path, best), *idle)
             yield [(*cell, *row) for row in rows], end

@@ -29,7 +29,9 @@ LOOKS = {
 }
 # In the order of drawing: the last ones are on top.
 SHOWN = ("reverse-constant", "reverse-rmsprop", "reverse-float32", "log-domain", "reverse-float64")
+# Stands for no number: the error of a gradient of zero, at 1, stays apart from it.
 FAILED = 10.0
+# Below the rounding of float64, 1e-16: an error of zero has a place on a logarithmic axis.
 SMALLEST = 1e-17
 
 
@@ -182,6 +184,7 @@ def _accuracy_figure(record: Record) -> tuple[Figure, str]:
     figure = line_figure(*panels, columns=3)
     *errors, compared = figure.axes
     ends = 5 * np.max(np.abs([left["true"], left["stop_gradient"]]))
+    # The derivative changes its sign at eta*.
     compared.set_yscale("symlog", linthresh=1)
     compared.set_ylim(-ends, ends)
     compared.legend(loc="upper left")

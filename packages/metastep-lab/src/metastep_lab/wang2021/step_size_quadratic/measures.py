@@ -8,6 +8,7 @@ from metastep_lab.claims import Numbers, each
 from metastep_lab.tables import Frame, Record, where
 from metastep_lab.theory import quadratic_step_size as theory
 
+# Ours: the paper's check marks have no threshold.
 CLOSE = 0.1
 # Tables 1-2: (t, eta_0) to whether "Ours", "Tensorflow GD" and "Tensorflow RMSProp" converge. For
 # GD at t = 10 the earlier version prints a tick and the thesis (Table D.1) a cross: here a cross.
@@ -72,6 +73,8 @@ def settled(record: Record) -> Frame:
     """Return the largest error by horizon; `early` if descent can converge well before the end."""
     found = descents(record, "log-domain").groupby("horizon", sort=False)
     rows = record.frames["optimum"].set_index("horizon")
+    # k* is where mu_k F'' = 2, the edge: some updates more have to pass before the error is down
+    # to 1e-6.
     early = rows["predicted_steps"] < 0.8 * record.config.meta_steps
     return rows.assign(error=found["relative_error_last"].max(), early=early)
 
@@ -99,6 +102,7 @@ def _paths(record: Record, method: str) -> Iterator[tuple[Numbers, Frame]]:
         horizon = int(row["horizon"])
         cell = {"method": method, "horizon": horizon, "start": row["start"]}
         path = record.rows("trajectory", **cell)
+        # From the closed form, since the objective of the method itself may have overflowed.
         objective = theory.meta_objective(path["step_size"].to_numpy(), *_problem(record), horizon)
         finite = np.isfinite(path["meta_gradient"]) & np.isfinite(path["meta_objective"])
         idle = ~finite | (path["meta_gradient"] == 0)
@@ -116,6 +120,7 @@ def overflow(record: Record) -> Numbers:
         end = np.log10(FLOAT32.max) + 0.1
         good &= bool(path["idle"][size > end].all() and not path["idle"][size.abs() < lost].any())
         stuck, first = row["status"] == "stuck", int(np.argmax(path["idle"]))
+        # Between `lost` and `end` either is right: f is finite there, and its adjoint may be zero.
         good &= bool(last > lost if stuck else last < end)
         kind = "free" if not stuck else "later" if first else "at once"
         after = f" after {first} updates" if kind == "later" else ""
@@ -130,9 +135,12 @@ def float64(record: Record) -> Numbers:
     """Compare back-propagation in float64 with the closed form and with the exact descent."""
     worst, idle, outside = 0.0, 0, 0
     for row, path in _paths(record, "reverse-float64"):
+        # float64 ends at 1e308: three decades for f and for the adjoint 1 / (2 t f).
         inside = path["size"].abs() < 305
         arguments = path["step_size"].to_numpy(), *_problem(record), int(row["horizon"])
         exact = theory.meta_gradient(*arguments)
+        # Relative to the largest F' of the path: at eta*, where descents end, F' itself is
+        # rounding.
         off = (path["meta_gradient"] - exact)[inside].abs() / np.max(np.abs(exact))
         worst, outside = max(worst, *off), outside + np.sum(~inside)
         idle += path["idle"][inside].sum()
@@ -140,6 +148,7 @@ def float64(record: Record) -> Numbers:
         descents(record, name).set_index("name") for name in ("log-domain", "reverse-float64")
     )
     same = ours["status"] == theirs["status"]
+    # A descent that has settled may have an error of exactly zero.
     ratio = theirs["relative_error_last"] / np.maximum(ours["relative_error_last"], 1e-15)
     return {
         "idle": idle,
@@ -187,6 +196,7 @@ def second_derivatives(record: Record) -> Numbers:
 def bounded(record: Record) -> Numbers:
     """Return the largest |F'| at step sizes from 0, and its bound."""
     path = record.frames["trajectory"]
+    # The claim is about eta >= 0, and the methods without projection go below.
     ours = path[path["method"].str.startswith("log-domain") & (path["step_size"] >= 0)]
     grid = record.rows("accuracy", method="log-domain")
     slopes = np.append(ours["meta_gradient"], grid["meta_gradient"])

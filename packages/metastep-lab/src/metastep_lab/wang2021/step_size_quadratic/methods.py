@@ -12,7 +12,9 @@ import metastep as ms
 from metastep.tasks import Quadratic
 from metastep.types import Outer
 
+# Element by element, as in the authors' code; the text does not mention it.
 CLIP = 1e4
+# Wang et al. (2020), appendix F.1: "The meta-training learning rate is set to be 0.001".
 TENSORFLOW_RATE = 1e-3
 
 
@@ -26,18 +28,24 @@ def decaying(scale: float, horizon: int) -> optax.GradientTransformation:
 def constant(scale: float, horizon: int) -> optax.GradientTransformation:
     """Descend log f, which is F times the horizon, with a constant meta step size."""
     del scale
+    # Their runs have no 1 / t before the logarithm: the scale undoes that of the objective here,
+    # and the clip is on d log f / d eta.
     return optax.chain(optax.scale(horizon), optax.clip(CLIP), optax.sgd(TENSORFLOW_RATE))
 
 
 def rmsprop(scale: float, horizon: int) -> optax.GradientTransformation:
     """Descend log f by RMSProp."""
     del scale
+    # optax starts the mean square at 0, TensorFlow at 1: d log f / d eta away from eta* is tens to
+    # thousands, so that its squares hide the difference.
     adaptive = optax.rmsprop(TENSORFLOW_RATE, decay=0.9)
     return optax.chain(optax.scale(horizon), optax.clip(CLIP), adaptive)
 
 
 def without_second_derivatives(step_size: Outer) -> optax.GradientTransformation:
     """Descend with gradients that are constants in the derivative of the descent."""
+    # What the flag `use_second_derivatives=False` does: dw_t / d eta becomes -sum of the
+    # gradients, as if none depended on eta.
     cut = optax.stateless(lambda updates, params: jax.lax.stop_gradient(updates))
     return optax.chain(cut, optax.sgd(step_size))
 
@@ -78,6 +86,7 @@ class Method:
 
 
 LOG_DOMAIN = ms.LogDomain(ms.Forward())
+# Methods that repeat TensorFlow's have no `project`: nothing resets a negative step size there.
 _BACK = ms.Reverse()
 _CUT = without_second_derivatives
 METHODS: Mapping[str, Method] = {

@@ -49,6 +49,7 @@ def overflow(config: Any, hessian: np.ndarray, start: np.ndarray) -> Table:
     eigenvalues, _ = theory.spectrum(hessian, start)
     largest, rows = eigenvalues[-1], []
     for horizon, step_size in product(config.horizons, config.start_step_sizes):
+        # In logarithms: the number itself is beyond float64 for large horizons.
         growth = 2 * horizon * np.log10(np.abs(step_size * largest - 1))
         bound = growth + np.log10(largest * np.sum(start**2))
         loss = theory.meta_objective(step_size, hessian, start, horizon) * horizon / np.log(10)
@@ -94,7 +95,9 @@ def stop_gradient(config: Any, task: Quadratic) -> Table:
     for horizon in config.horizons:
         problem = training(without_second_derivatives, horizon)
         for step_size in config.start_step_sizes:
+            # Rescaled, so that what is compared is the derivative and not its overflow.
             left = ms.hypergradient(problem, step_size, LOG_DOMAIN, key=key).grad
             true = theory.meta_gradient(step_size, task.hessian, task.start, horizon)
+            # Both are of F = (1 / t) log f; the table is about log f.
             rows.append((horizon, step_size, horizon * float(true), horizon * float(left)))
     return columns("horizon step_size true stop_gradient", rows)

@@ -51,6 +51,7 @@ def answer(record: Record) -> str:
         return "This run cannot tell: it has no trained model."
     rows, controls = _errors(record), _errors(record, trained=False)
     opening = yes_or_no((rows["ratio"] >= FACTOR) & (rows["r2_bulk"] > rows["r2_z"]))
+    # Without an intercept R2 may be negative: worse than the mean is no share of the variance.
     parts = rows[["r2_z", "r2_bulk"]].clip(lower=0)
     untrained = "" if controls.empty else f" (before training {span(controls['ratio'])} times)"
     return (

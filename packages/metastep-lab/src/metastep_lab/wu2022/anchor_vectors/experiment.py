@@ -174,6 +174,7 @@ def _trained_here(
             f"context is {config.context}; the text allows integers below {shortest}, the words of "
             "its shorter part"
         )
+    # The last state has a target, too.
     words = test_words[: config.tokens + 1]
     for architecture, seed in product(config.models, range(config.seeds)):
         key = jax.random.fold_in(jax.random.key(context.seed), seed)

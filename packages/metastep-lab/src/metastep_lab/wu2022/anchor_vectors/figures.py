@@ -33,6 +33,7 @@ def _error_figure(record: Record) -> tuple[Figure, str]:
     top = sorted(record.config.top)
     label, error = "words k that the bulk leaves out", "mean squared error (nats²)"
     rows = record.frames["mse"].sort_values("top", kind="stable")
+    # Places, not k: a logarithmic axis has none for k = 0.
     rows = rows.assign(place=rows["top"].map(top.index), part=rows["mse"] / rows["variance"])
     trained, controls = _twins(record, rows, "place", "mse")
     unexplained, _ = _twins(record, rows, "place", "part")

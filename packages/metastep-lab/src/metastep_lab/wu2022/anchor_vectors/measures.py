@@ -25,6 +25,7 @@ def measure(source: Source, config: Any, rows: Rows) -> None:
     name, words = source.name, source.unembedding
     everything = fit_anchor(source.states, words, config.top)
     chosen = np.concatenate([np.arange(len(window)) >= config.skip for window in source.states])
+    # States of group -1 are left out. Partition functions, the expensive part, are computed once.
     (fit,) = fit_groups(source.states, everything, np.where(chosen, 0, -1))
     rows["every_position"] += _errors(name, everything)
     rows["mse"] += _errors(name, fit)
@@ -38,6 +39,7 @@ def measure(source: Source, config: Any, rows: Rows) -> None:
     statistics = dictionary_statistics(words, PAIRS)
     values = statistics.singular_values
     norms = np.quantile(statistics.norms, (0.05, 0.5, 0.95))
+    # The stable rank is the sum of squares over the largest square.
     shape = 1 / statistics.stable_rank, values[1] / values[0], statistics.stable_rank
     rows["dictionary"].append((name, *shape, statistics.mean_cosine, *norms))
     rows["spectrum"] += [(name, index, value) for index, value in enumerate(values, start=1)]
@@ -45,6 +47,7 @@ def measure(source: Source, config: Any, rows: Rows) -> None:
         low, high = np.quantile(column, (0.05, 0.95))
         rows["partition"].append((name, k, column.mean(), column.std(), low, high))
     _add_histograms(name, config, fit, statistics.norms, statistics.cosines, rows["histograms"])
+    # With fewer tokens than dimensions an anchor fits them exactly.
     if clusters and np.bincount(clusters.labels).min() >= words.shape[1]:
         groups = np.full(len(chosen), -1)
         groups[chosen] = clusters.labels

@@ -125,6 +125,7 @@ def encode(text: Text, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
             f"vocabulary is {vocabulary}; the text allows at most {len(counts) + 1}, the different "
             "words of its training part and one for all others"
         )
+    # Equally frequent words by the alphabet: the numbers do not depend on the order of the text.
     frequent = sorted(counts, key=lambda word: (-counts[word], word))[: vocabulary - 1]
     number = {word: place for place, word in enumerate(frequent, start=1)}
     sides = [np.array([number.get(word, 0) for word in side]) for side in (text.train, text.test)]
@@ -159,6 +160,7 @@ def trained(
         count = min(SEGMENT, recipe.steps - done)
         training, part = train(training, recipe, tokens, count)
         losses = losses.at[done : done + count].set(part)
+        # In one file: the losses that are kept are those of the steps that were made.
         save(path, (training, losses), {})
     context.progress(recipe.steps, recipe.steps, f"training {name}")
     return training.model, np.asarray(losses)
@@ -174,6 +176,7 @@ def reader(
     context: int,
 ) -> Source:
     """Evaluate a model on a text in windows of `context` words."""
+    # Windows do not overlap: the target of the last word of one is the first word of the next.
     windows = words[:-1][: (len(words) - 1) // context * context].reshape(-1, context)
     states = np.asarray(window_states(model, jnp.asarray(windows)))
     arrays = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
@@ -195,6 +198,7 @@ def opened(directories: Sequence[str], text: Text, tokens: int) -> Iterator[Sour
     Raises:
         ValueError: if a directory holds no causal language model, or the text has no tokens.
     """
+    # Tokenizers of given models know line ends, not the word that stands for them in WikiText-2.
     content = " ".join(text.given).replace(END_OF_LINE, "\n")
     for directory in directories:
         model = load_causal_model(directory)

@@ -17,6 +17,7 @@ SMALL = 0.01
 def finest(record: Record, length: float) -> Frame:
     """Return the rows of `built` with the most angles, and distances in units of sigma^2."""
     rows = record.frames["built"].query("angles == angles.max() and length == @length")
+    # sigma^2 = noise^2 / d.
     return rows.assign(share=rows["distance"] * rows["dim"] / record.config.noise**2)
 
 
@@ -44,6 +45,7 @@ def _sufficient(record: Record) -> Frame:
     rows = (
         record.frames["built"]
         .query("norm <= 1 and length == 2")
+        # p^2 d with p = 2 d.
         .assign(limit=lambda one: 4 * one["dim"] ** 3)
     )
     enough = rows[rows["gain"] - 3 * rows["standard_error"] >= LEAST_GAIN]

@@ -109,6 +109,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
     """Build the dictionaries and measure both losses."""
     built, cells = [], list(product(config.dims, config.n_nonzero, config.norms))
     for cell in in_turn(context, cells, "built dictionaries"):
+        # Not of the norm: all norms have the same truth, codes and noise.
         rng = np.random.default_rng([context.seed, *map(int, cell[:2])])
         built += [(*cell, *row) for row in _built(config, *cell, rng)]
     names = (
@@ -157,6 +158,7 @@ def _masked(config: Config, seed: int) -> list[tuple]:
         numbers = []
         for dictionary, judged in (
             (truth, slice(None)),
+            # Its many atoms make it slow, and its excess is far from 0: fewer signals are enough.
             (built, slice(config.masked_signals // 20)),
         ):
             errors = masked_errors(drawn.signals[judged], dictionary, count, visible)

@@ -29,12 +29,14 @@ def built_dictionary(truth: Matrix, angles: int, *, apart: bool) -> Matrix:
     one = truth[:, first]
     other = truth[:, second] - one * np.sum(one * truth[:, second], axis=0)
     other /= np.linalg.norm(other, axis=0)
+    # Half a turn of a circle, since signs do not matter; half a step away from the first atom.
     turns = (np.arange(angles) + 0.5) * np.pi / angles
     planes = one[:, :, None] * np.cos(turns) + other[:, :, None] * np.sin(turns)
     built = planes.reshape(len(truth), -1)
     if not apart:
         return built
     nearest = np.abs(truth.T @ built).max(axis=0)
+    # The vectors next to an atom are exactly half a step away, up to rounding.
     return built[:, nearest <= np.cos(np.pi / (2 * angles)) + 1e-12]
 
 
@@ -50,6 +52,7 @@ def least_errors(signals: Matrix, dictionary: Matrix, n_nonzero: int) -> Vector:
     first, second = np.array(list(combinations(range(dictionary.shape[1]), 2))).T
     overlap = np.sum(dictionary[:, first] * dictionary[:, second], axis=0)
     one, other = products[:, first], products[:, second]
+    # The squared projection on the plane of two unit vectors.
     explained = (one**2 + other**2 - 2 * overlap * one * other) / (1 - overlap**2)
     return lengths - explained.max(axis=1)
 
@@ -94,6 +97,8 @@ def oracle_errors(
     supports = np.argsort(codes == 0, axis=1, kind="stable")[:, :count]
     atoms = truth.T[supports]  # (n, k, d)
     seen, hidden = atoms[..., :visible], atoms[..., visible:]
+    # Given the support, codes and noise are normal: the posterior mean is a ridge regression,
+    # which the proof of Theorem 2.3.6 has as its lower bound.
     gram = seen @ np.swapaxes(seen, 1, 2) + ridge * np.eye(count)
     right = seen @ signals[:, :visible, None]
     predicted = np.swapaxes(hidden, 1, 2) @ np.linalg.solve(gram, right)

@@ -115,6 +115,7 @@ def _assumptions(record: Record) -> Numbers:
 
 def _least_bound(record: Record) -> Numbers:
     """Return the row of `text_bound` with the least bound, of all students except the teacher."""
+    # The teacher as its own student has divergence 0 and with it a bound of 0.
     rows = record.frames["text_bound"].query("family != 'teacher' and task == 'sure'")
     return dict(rows.loc[rows["proven"].idxmin()])
 

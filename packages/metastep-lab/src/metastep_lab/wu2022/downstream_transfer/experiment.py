@@ -124,6 +124,7 @@ class Config:
             raise ValueError(f"negative is {self.negative}; allowed are words not in positive")
         if self.architecture == "transformer" and self.hidden % HEADS:
             raise ValueError(f"hidden is {self.hidden}; allowed are multiples of {HEADS}")
+        # The bulk is without the words of interest and the top ones, and must keep a word.
         largest = self.vocabulary - len(self.positive) - len(self.negative) - 1
         if not 0 <= self.top <= largest:
             raise ValueError(f"top is {self.top}; allowed are integers from 0 to {largest}")
@@ -181,6 +182,7 @@ def _constants() -> Table:
     for ratio in (0.0, 1 / 16, 1 / 8):
         for margin in np.geomspace(1e-3, 5.99, 40):
             error = ratio * margin
+            # The theorem's least threshold, eps_b - log 4 k, for one word of interest.
             least = error - np.log(4)
             flip = theory.flip_divergence(margin, error, least_threshold=least, words=1)
             needed = theory.boundary_ratio(margin, error)
@@ -204,6 +206,7 @@ def _synthetic(number: int, config: Config, seed: int, rows: Rows) -> None:
             student = perturbed(teacher, strength, rng, words)
             report = minimax_report(teacher, student, head, population)
             numbers = report_numbers(report)
+            # The bound is proportional to its constant: that with which it equals the error.
             needed = theory.PROVEN_CONSTANT * report.error / numbers[-2]
             found = *numbers, needed, failing_names(report)
             rows["bound"].append((number, noisy, strength, *found))

@@ -71,6 +71,7 @@ def silencing_rows(
         largest change of the anchored head where the word was below its threshold, share of
         flipped signs.
     """
+    # argmax gives the first True.
     place = int(np.argmax(head.coefficients > 0))
     word, coefficient = int(head.words[place]), head.coefficients[place]
     probability = np.exp(model.log_probabilities()[:, word])
@@ -82,12 +83,14 @@ def silencing_rows(
         divergence = divergences(model, student)
         closed = theory.silencing_divergence(probability, shift)
         after = word_logits(student, head.words) @ head.coefficients
+        # The student has one more coordinate, (h, 1) and (v_t, -s): the anchor has none along it.
         change = np.abs(head.scores(student, np.append(anchor, 0.0)) - before)[~active]
         yield (
             len(score),
             shift,
             divergence.max(),
             np.max(np.abs(divergence - closed)),
+            # By the closed form: with s p below 1e-16 the divergence itself is rounding.
             np.max(closed / (2 * shift * probability)),
             np.max(np.abs(after - (score - shift * coefficient))),
             change.max() if change.size else np.nan,
@@ -107,6 +110,7 @@ def shifting_row(
     student = shift_logits(model, shift)
     divergence = divergences(model, student).max()
     before, after = raw.scores(model), raw.scores(student)
+    # States (h, tau) and words (v_j, 1): log Z_bulk moves by tau, and so does the anchor (v_0, 1).
     anchored = head.scores(student, np.append(anchor, 1.0)) - head.scores(model, anchor)
     return (
         len(before),

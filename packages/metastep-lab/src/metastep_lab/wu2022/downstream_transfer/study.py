@@ -80,7 +80,6 @@ class TextStudy:
             self._measure(student, anchor, divergence, rows)
 
     def _head(self, student: Student, anchor: np.ndarray | None) -> DownstreamHead:
-        """Fit a head to the examples among the places for fitting."""
         examples = self.fitting.labels != 0
         model = student.fitted.at(examples)
         return downstream_head(model, self.fitting.labels[examples], self.words, anchor)
@@ -88,6 +87,8 @@ class TextStudy:
     def _pooled(self, student: Student) -> LogLinearModel:
         """Return a student at the held-out examples and at some of those for fitting."""
         some = np.flatnonzero(self.fitting.labels)[:POOLED]
+        # The theorem's eps_b is a largest error, over all inputs of the task, which are the
+        # held-out ones.
         states = student.fitted.states[some], student.judged.states[self.held_out.labels != 0]
         return LogLinearModel(np.concatenate(states), student.judged.unembedding)
 

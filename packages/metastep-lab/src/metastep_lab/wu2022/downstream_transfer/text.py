@@ -193,6 +193,8 @@ def students(
         yield Student("less trained", 1 - part / SEGMENTS, *read)
     for strength in strengths["perturbed"]:
         both = [
+            # A new generator for each text: the student has one dictionary, with the same noise on
+            # both.
             perturbed(model, strength, np.random.default_rng([seed, 1]))
             for model in (teacher.fitted, teacher.judged)
         ]
@@ -200,6 +202,7 @@ def students(
     for strength in strengths["shifted"]:
         rng = np.random.default_rng([seed, 2])
         both = [
+            # One generator: a shift is of a state, and the texts have different ones.
             shift_logits(model, strength * rng.normal(size=len(model.states)))
             for model in (teacher.fitted, teacher.judged)
         ]

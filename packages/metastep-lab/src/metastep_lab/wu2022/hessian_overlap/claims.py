@@ -78,6 +78,8 @@ def _output_layers(record: Record) -> Frame:
     for row in peaks(record).query("last").itertuples():
         if is_normalized(row.model):
             continue
+        # The curvature by the scores has rank c - 1: the softmax does not see what all have in
+        # common.
         values, gap = mean_curve(record, row.model, row.layer), row.outputs - 1
         chosen = values[[0, gap // 2, gap - 1]]
         off = np.max(np.abs(chosen / chosen.mean() - 1))
@@ -88,6 +90,7 @@ def _output_layers(record: Record) -> Frame:
 
 def _early(record: Record) -> Numbers:
     values = mean_curve(record, EARLY, "fc2")
+    # The overlaps at k = 9 and k = 20.
     return {"first": values[8], "later": values[19]}
 
 

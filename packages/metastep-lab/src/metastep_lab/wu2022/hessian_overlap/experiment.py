@@ -137,6 +137,7 @@ def _like(config: Config, network: Network, examples: Examples) -> dict[str, Any
         size = outputs * inputs
         k = min(2 * outputs, size)
         count = k if size <= config.rows else config.rows
+        # These are the shapes that `layer_spectrum` returns: checkpoints are read into them.
         one_position = len(kernel) == 1 and size > config.rows
         factors = (outputs, inputs) if one_position else (1, size)
         space = Space(*(shape(count, width) for width in (*factors, k)))
@@ -157,7 +158,6 @@ def _restored(arrays: dict[str, Any], notes: dict[str, Any]) -> Spectra:
 
 
 def _add(rows: Rows, network: tuple[str, int], spectra: Spectra) -> None:
-    """Add the rows of one network."""
     for layer, (spectrum, factors) in spectra.items():
         place, k = (*network, layer), len(spectrum.values)
         live = int(np.sum(np.diagonal(spectrum.output) > 0))
@@ -176,7 +176,6 @@ def _filled(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def _add_pairs(rows: Rows, model: str, group: list[Spectra]) -> None:
-    """Add the rows of each pair of networks of one kind."""
     for first, second in combinations(range(len(group)), 2):
         for layer in group[0]:
             (spectrum, factors), (other, others) = group[first][layer], group[second][layer]
@@ -187,8 +186,10 @@ def _add_pairs(rows: Rows, model: str, group: list[Spectra]) -> None:
             rows["overlaps"] += [(*place, k, *pair) for k, pair in pairs]
             outputs = len(factors.taus)
             alignment = float(factors.inputs[:, 0] @ others.inputs[:, 0]) ** 2
+            # The theorem asks for its condition in both networks.
             reach = min(factors.reach, others.reach)
             k = np.arange(1, min(outputs, len(true)) + 1)
+            # The least squares line through 0.
             slope = float(np.sum(k * true[: len(k)]) / np.sum(k**2)) * outputs
             highest = int(np.argmax(true)) + 1, float(np.max(true))
             found = reach, alignment, *highest, slope, int(np.argmax(kronecker)) + 1

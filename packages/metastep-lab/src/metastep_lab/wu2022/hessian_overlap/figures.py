@@ -7,8 +7,8 @@ import numpy as np
 from metastep_lab.figures.style import Figure, Lines, line_figure
 from metastep_lab.tables import Column, Record
 from metastep_lab.wu2022.hessian_overlap.reading import layers, mean_curve, peaks
+from metastep_lab.wu2022.networks.names import drawn
 
-MOST = 6  # layers in a panel
 Curves = dict[str, tuple[Column, Column]]
 
 
@@ -19,13 +19,6 @@ def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
         "products": _products(record),
         "mean-input": _mean_input(record),
     }
-
-
-def _shown(record: Record, model: str) -> list[str]:
-    """Return the layers that figures show: all but those on shortcuts, at most six of them."""
-    names = [name for name in layers(record, model) if not name.startswith("sc-")]
-    places = np.linspace(0, len(names) - 1, min(MOST, len(names)))
-    return [names[round(place)] for place in places]
 
 
 def _relative(record: Record, model: str, layer: str) -> Column:
@@ -40,12 +33,14 @@ def _overlap(record: Record) -> tuple[Figure, str]:
     for model in record.config.model:
         series: Curves = {}
         bands, predicted = {}, {}
-        for layer in _shown(record, model):
+        for layer in drawn(layers(record, model)):
             k = _relative(record, model, layer)
             pairs = record.rows("overlaps", model=model, layer=layer)
             spread = pairs.groupby("index")["overlap"].agg(["min", "max"])
             series[layer] = k, mean_curve(record, model, layer)
             bands[layer] = spread["min"], spread["max"]
+            # Theorem C.7.1 gives (k / m) (t_1 . t_2)^2 up to k = m, of hidden layers alone: the
+            # units of the output layer cannot be permuted.
             if layer != layers(record, model)[-1]:
                 rise = k[k <= 1]
                 predicted[layer] = rise, rise * alignment[model, layer]
@@ -63,7 +58,7 @@ def _products(record: Record) -> tuple[Figure, str]:
     for model in record.config.model:
         series: Curves = {}
         products: Curves = {}
-        for layer in _shown(record, model)[:-1]:
+        for layer in drawn(layers(record, model))[:-1]:
             k = _relative(record, model, layer)
             series[layer] = k, mean_curve(record, model, layer)
             products[layer] = k, mean_curve(record, model, layer, "kronecker")
@@ -102,7 +97,7 @@ def _mean_input(record: Record) -> tuple[Figure, str]:
         means = rows.groupby(["layer", "index"])["along"].mean()
         series = {
             layer: (_relative(record, model, layer), means[layer].to_numpy())
-            for layer in _shown(record, model)
+            for layer in drawn(layers(record, model))
         }
         panels.append(
             Lines(

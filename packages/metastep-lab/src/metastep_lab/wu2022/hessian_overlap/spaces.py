@@ -68,6 +68,8 @@ def layer_spectrum(risk: EmpiricalRisk, name: str, rows: int) -> LayerSpectrum:
     """
     (layer,) = find_layers(risk, [name]).values()
     size, captured = layer.inputs * layer.outputs, numbers(risk, name)
+    # Where outer products are formed (a small Hessian, or a convolution, whose rows are sums over
+    # positions), every class of an example adds a row of the layer's size.
     whole = size <= rows or layer.positions > 1
     each = captured.all + whole * captured.classes * size
     parts = in_parts(risk, name, max(1, AT_ONCE // each))
@@ -99,6 +101,7 @@ def _formed(parts: Iterable[LayerHessian], k: int, positions: int) -> LayerSpect
         hessian = hessian + every.T @ every
         sums = sums.added(*factors)
     values, vectors = _top(np.asarray(hessian) / sums.groups, k)
+    # Formed eigenvectors are rows of their own, so that `overlaps` compares both kinds of spaces.
     space = Space(np.ones((k, 1)), vectors.T, np.eye(k))
     return LayerSpectrum(space, values, *_means(sums), 1.0, positions)
 
@@ -115,6 +118,9 @@ def _selected(parts: Iterable[LayerHessian], k: int, positions: int, rows: int) 
             found = tuple(np.concatenate(pair) for pair in zip(kept, found, strict=True))
         kept = found
         if len(kept[2]) > rows:
+            # After each group, so that never more than `rows` and a group are in memory.
+            # Sorted: the order of argpartition depends on the processor's instructions, and the
+            # last digits of the sums over rows on the order.
             chosen = np.sort(np.argpartition(-kept[2], rows - 1)[:rows])
             kept = tuple(one[chosen] for one in kept)
         sums = sums.added(*factors)
@@ -134,6 +140,7 @@ def _padded(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def _means(sums: _Sums) -> tuple[np.ndarray, np.ndarray]:
+    # `in_parts` makes groups of one size, over which the mean is that over the examples.
     return np.asarray(sums.output / sums.groups), np.asarray(sums.input / sums.groups)
 
 
@@ -142,15 +149,16 @@ def _factors(operator: LayerHessian) -> tuple[Array, Array, Array, Array]:
     """Return N / sqrt(examples) with M = N^T N, the inputs, E[M] and E[x x^T] of a group."""
     inputs, jacobian = operator.factors.inputs, operator.factors.jacobian
     values, vectors = jnp.linalg.eigh(operator.curvature)
+    # N = A^{1/2} G, so that M = G^T A G = N^T N, for the curvature A of any loss by the scores.
     roots = jnp.sqrt(jnp.maximum(values, 0))[:, :, None] * vectors.mT
     left = jnp.einsum("icd,idpm->icpm", roots, jacobian) / jnp.sqrt(len(inputs))
     flat = left.reshape(-1, left.shape[-1])
+    # Over the positions of a convolution: a mean for E[M], a sum for E[x x^T] (C.27).
     return left, inputs, flat.T @ flat / inputs.shape[1], input_mean(inputs)
 
 
 @compiled
 def _outer(left: Array, inputs: Array) -> Float[Array, "rows size"]:
-    """Return the rows of the Hessian whole."""
     every = jnp.einsum("icpm,ipn->icmn", left, inputs)
     return every.reshape(every.shape[0] * every.shape[1], -1)
 
@@ -179,6 +187,8 @@ def overlaps(first: Space, second: Space) -> Float[np.ndarray, " k"]:
 
 
 def _curve(cosines: np.ndarray) -> np.ndarray:
+    # Definition 4.2.1: |U^T V|_F^2 is the sum over a corner of the squared cosines; here every k
+    # at once.
     within = np.cumsum(np.cumsum(cosines**2, axis=0), axis=1)
     return np.diag(within) / np.arange(1, len(cosines) + 1)
 
@@ -187,6 +197,7 @@ def along(spectrum: LayerSpectrum, direction: Float[np.ndarray, " in"]) -> np.nd
     """Return |Mat(h_j) v|^2, how much of each eigenvector stands along an input direction v."""
     left, right, weights = spectrum.space
     size = len(direction)
+    # Mat(h_j) v is the sum of w_rj (right_r . v) left_r; only whole rows have to be unfolded.
     if right.shape[1] == size:
         return np.sum((left.T @ (weights * (right @ direction)[:, None])) ** 2, axis=0)
     matrices = (weights.T @ right).reshape(weights.shape[1], -1, size)
@@ -230,6 +241,7 @@ def factored(spectrum: LayerSpectrum) -> Factored:
     (taus, outputs), (gammas, inputs) = [
         (np.maximum(values[::-1], 0), vectors[:, ::-1]) for values, vectors in pairs
     ]
+    # Stable: the units that are never active give many products that are exactly 0.
     order = np.argsort(-np.outer(taus, gammas), axis=None, kind="stable")[: len(spectrum.values)]
     ranks = np.array(np.unravel_index(order, (len(taus), len(gammas))))
     return Factored(outputs, inputs, ranks, taus, gammas)

@@ -42,6 +42,7 @@ def answer(record: Record) -> str:
     own = np.array([leading(record, "overlap", model, layer)[:, -1].mean() for layer in names])
     rows = record.rows("layers", model=model, labels="true")
     held = rows.groupby("layer")["output_share"].mean().loc[names].to_numpy()
+    # The bars of the claims `kronecker-eigenspace` and `low-rank`.
     opening, first = yes_or_no((own > 0.6) & (held > 0.7), "Nearly"), gap(record)
     where = "the fully connected layers" if len(names) > 1 else names[0]
     return (
@@ -78,6 +79,7 @@ def _mean_text(record: Record) -> str:
 
 
 def _random_labels(record: Record) -> Numbers:
+    # With c outputs E[M] has rank c - 1, whatever the labels: its ratio says nothing.
     rows = behind(record, "random").query(f"outputs > {gap(record) + 1}")
     fits = spreads(record.rows("models", labels="random"), ["model"], "accuracy")
     found = fits.join(spreads(rows, ["model"], "output_gap")).loc[_too_small(record)]
@@ -90,6 +92,7 @@ def _too_small(record: Record) -> list[str]:
     if "random" not in record.config.labels:
         return []
     one = record.rows("layers", labels="random").drop_duplicates(["model", "layer"])
+    # One bias for each output.
     sizes = (one["outputs"] * (one["inputs"] + 1)).groupby(one["model"]).sum()
     return [model for model in plain(record) if sizes[model] < record.config.examples]
 
@@ -110,6 +113,7 @@ def _training(record: Record) -> Numbers:
     """Return the smallest ratio behind a ReLU and the smallest share, of the whole training."""
     ratios, shares = [], []
     for model in true_wide(record):
+        # The inputs of the first layer are images, not the outputs of a ReLU.
         for layer in filter(is_connected, layers(record, "trajectory", model)[1:]):
             rows = record.rows("trajectory", model=model, labels="true", layer=layer)
             inputs, outputs = (
@@ -149,6 +153,7 @@ def _whole(record: Record) -> Frame:
     for model in _whole_models(record):
         one = record.rows("whole", model=model).set_index("index")
         one = one.assign(ratio=one["approximate"] / one["true"])
+        # `loc` takes labels and includes the last one: `[:first]` are the indices 1 to c - 1.
         first, last = gap(record), large(record)
         gain = (one["weighted_overlap"] - one["overlap"]).loc[:first].min()
         at_gap = one.loc[first]
@@ -165,6 +170,7 @@ def _normalized_products(record: Record) -> Frame:
     for name in _with_and_without(record):
         own = []
         for model in (name, f"{name}-BN"):
+            # Images, the inputs of the first layer, are not batch-normalized.
             names = layers(record, "layers", model)[1:]
             own.append(np.mean([leading(record, "overlap", model, one)[:, -1] for one in names]))
         rows.append((name, *own))
@@ -279,6 +285,7 @@ MEAN_INPUT = Statement(
     _mean_text,
     lacks=needs_wide,
     measure=_mean_input,
+    # `deep` is 0 or 1: the two pairs of bars that the text names.
     verdict=lambda found: every("ratio_mean > 4 - deep and alignment_min > 0.99 - 0.09 * deep")(
         found["rows"]
     ),

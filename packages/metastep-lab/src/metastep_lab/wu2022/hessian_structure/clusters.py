@@ -38,6 +38,7 @@ def _captured(operator: LayerHessian, *values: Array) -> tuple[Array, ...]:
 def _averaging(labels: Array, classes: int) -> Float[Array, "examples classes"]:
     """Return weights of the examples whose sums are means over each class."""
     members = jax.nn.one_hot(labels, classes)
+    # Among the few examples that are captured a class may have none.
     return members / jnp.maximum(jnp.sum(members, axis=0), 1)
 
 
@@ -55,6 +56,7 @@ def shares(
     scores, labels = _captured(operator, scores, labels)
     classes = scores.shape[1]
     centers = jnp.einsum("iy,icm->ycm", _averaging(labels, classes), _rows(operator, scores))
+    # Each of the c centers stands for c of the c^2 means Gamma_ij.
     found = [classes * jnp.sum(jnp.mean(centers, axis) ** 2) for axis in (0, 1)]
     return jnp.stack(found) / jnp.sum(centers**2)
 
@@ -92,15 +94,18 @@ def grams(
     by_output = jnp.einsum("iy,icm->ycm", weights, rows).reshape(classes**2, -1)
     inputs = operator.factors.inputs[:, 0]
     mean = lambda weight: jnp.einsum("icm,in->cmn", rows, weight[:, None] * inputs)
+    # One class after another: all at once would be a copy of the weighted inputs for each.
     by_weight = jax.lax.map(mean, weights.T).reshape(classes**2, -1)
     near_weight = jnp.einsum("cm,n->cmn", near, jnp.mean(inputs, axis=0)).reshape(classes, -1)
     parts = jnp.concatenate([by_output, near]), jnp.concatenate([by_weight, near_weight])
+    # Cosines and t-SNE need inner products alone; the derivatives by the weight are c^2 matrices.
     return jnp.stack([part @ part.T for part in parts])
 
 
 def agreement(gram: Float[np.ndarray, "_ _"]) -> Float[np.ndarray, " classes"]:
     """Return the squared cosine of each logit center, the mean over classes, with (C.266)."""
     classes = _class_count(gram)
+    # Rows are in the order of class i, logit j: this is the mean over i of each j.
     averaging = np.tile(np.eye(classes), classes) / classes
     centers = averaging @ gram[: classes**2, : classes**2] @ averaging.T
     near = gram[classes**2 :, classes**2 :]
@@ -123,6 +128,7 @@ def embedded(
         by (the layer's output for Gamma_ij (C.263), its weight for Delta_ij (C.262)), class i, -1
         for the approximation (C.266), logit j, and two coordinates.
     """
+    # scikit-learn takes no key, and integers below 2^32 only.
     seed = int(jax.random.bits(key, dtype=jnp.uint32))
     for name, gram in zip(DERIVATIVES, found, strict=True):
         classes, squares = _class_count(gram), np.diagonal(gram)
@@ -132,6 +138,7 @@ def embedded(
             perplexity=classes - 1,  # the neighbors that a point has in a cluster of its own
             max_iter=STEPS,
             metric="precomputed",
+            # Its default, principal components, is refused for given distances.
             init="random",
             random_state=seed,
             method="exact",

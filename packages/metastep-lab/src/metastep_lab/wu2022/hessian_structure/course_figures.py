@@ -14,10 +14,12 @@ LAST = 20  # the last index that is drawn
 def training(record: Record, model: str, labels: str) -> Drawn:
     """Figures C.15 and C.16."""
     rows = record.rows("trajectory", model=model, labels=labels)
+    # A logarithmic axis has no place for epoch 0.
     by_epoch = rows.assign(epoch=rows["epoch"] + 1).pivot(
         index="epoch", columns=["layer", "index"], values=["input", "output"]
     )
     names = shown(record, "trajectory", model)
+    # The last hidden layer: E[M] of the output layer has c eigenvalues only.
     inputs, middle = by_epoch["input"], by_epoch["output"][names[-2]]
     ratios = {name: (by_epoch.index, inputs[name][1] / inputs[name][2]) for name in names}
     values = {
@@ -86,6 +88,7 @@ def embedding(record: Record, group: str) -> Drawn:
         panel.set(xlabel="t-SNE coordinate 1", ylabel="t-SNE coordinate 2", title=title)
     entries = axes[0].get_legend_handles_labels()
     figure.legend(*entries, title=group, loc="outside lower center", ncols=6)
+    # Of the c^2 - 1 other points c - 1 are of the same group.
     chance = (classes - 1) / (classes**2 - 1)
     crosses = (
         " Crosses in the color of a logit approximate its center by the later weights (C.266)."

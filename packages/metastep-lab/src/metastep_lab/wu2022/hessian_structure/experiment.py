@@ -120,6 +120,8 @@ def _cell(
             risk = first_examples(as_risk(network, state, examples), WATCHED)
             scores = predictions(network, state, risk.inputs)
             notes["moments"].append([epoch, *watch(risk, scores)])
+            # (C.265) is a product of the weights of fully connected layers with nothing but ReLUs
+            # between.
             if _is_connected(network) and epoch in (0, config.epochs):
                 place = captured(risk, "fc1.weight"), scores, risk.targets
                 found = np.asarray(grams(*place, later_weights(state.params)), float)
@@ -152,7 +154,6 @@ def _parameters(state: State) -> int:
 
 
 def _add(rows: Rows, cell: tuple[str, str, int], notes: dict[str, Any]) -> None:
-    """Add the rows of one network."""
     model, labels, seed = cell
     rows["models"].append((*cell, *notes["model"]))
     names = [name.removesuffix(".weight") for name in notes["layers"]]

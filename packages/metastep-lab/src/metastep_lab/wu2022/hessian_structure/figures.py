@@ -13,7 +13,8 @@ from metastep_lab.wu2022.hessian_structure.course_figures import (
     embedding,
     training,
 )
-from metastep_lab.wu2022.hessian_structure.reading import MOST, curve, gap, layers, shown
+from metastep_lab.wu2022.hessian_structure.reading import curve, gap, layers, shown
+from metastep_lab.wu2022.networks.names import MOST
 
 OVER_LAYERS = {"kronecker", "rank-one", "training", "correspondence", "singular"}
 BASES = {"input": "E[xxᵀ]", "output": "E[M]"}
@@ -129,6 +130,7 @@ def _correspondence(record: Record, model: str, labels: str) -> Drawn:
         panel.grid(False)
         extent = (0.5, matrix.shape[1] + 0.5, len(matrix) + 0.5, 0.5)
         images.append(panel.imshow(matrix, cmap="cividis", vmin=0, vmax=1, extent=extent))
+        # `correspondence` is of the first network only.
         factored = record.rows("spectra", model=model, labels=labels, layer=layer, seed=0)
         ranks = factored[f"kronecker_{basis}"].to_numpy()[: matrix.shape[1]]
         seen = ranks <= len(matrix)

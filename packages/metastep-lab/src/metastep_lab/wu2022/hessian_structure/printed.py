@@ -61,6 +61,7 @@ def _on_cifar10(record: Record) -> Frame:
     printed = {
         (model, kind): row
         for model in _among(record, CIFAR10)
+        # A network without convolutions has the first row only.
         for kind, row in zip(KINDS, CIFAR10[model], strict=False)
     }
     places = pd.MultiIndex.from_tuples(printed, names=["model", "kind"])

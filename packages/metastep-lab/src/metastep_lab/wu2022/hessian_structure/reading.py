@@ -6,10 +6,9 @@ from metastep_lab.claims import lacking
 from metastep_lab.tables import Column, Frame, Record
 from metastep_lab.wu2022.networks.image_networks import AbstractImageNetwork
 from metastep_lab.wu2022.networks.images import class_count
-from metastep_lab.wu2022.networks.names import narrowest, network_of
+from metastep_lab.wu2022.networks.names import drawn, narrowest, network_of
 from metastep_lab.wu2022.networks.training import in_order
 
-MOST = 6  # layers in a figure
 WIDE = 20  # units, or channels
 
 
@@ -62,16 +61,14 @@ def is_connected(layer: str) -> bool:
 
 
 def shown(record: Record, table: str, model: str) -> list[str]:
-    """Return the layers that figures show: all but those on shortcuts, at most six of them."""
-    names = [name for name in layers(record, table, model) if not name.startswith("sc-")]
-    if len(names) <= MOST:
-        return names
-    return [names[round(place)] for place in np.linspace(0, len(names) - 1, MOST)]
+    """Return the layers that figures show."""
+    return drawn(layers(record, table, model))
 
 
 def curve(record: Record, table: str, name: str, **which: str) -> tuple[Column, Column]:
     """Return the indices of a column, `[k]`, and its values, `[seeds or pairs of seeds, k]`."""
     rows = record.rows(table, **which)
+    # Rows stand in the order in which they were measured: for each network all indices.
     indices = np.unique(rows["index"])
     return indices, rows[name].to_numpy().reshape(-1, len(indices))
 

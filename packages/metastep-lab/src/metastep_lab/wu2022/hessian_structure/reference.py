@@ -81,6 +81,7 @@ def _deviations(record: Record) -> Frame:
 
 
 def _outside(rows: Frame) -> str:
+    # Not `off > SPREAD`: a missing number, NaN, is outside.
     outside = rows[~(rows["off"] <= SPREAD)]["name"]
     count = f"{len(rows) - len(outside)} of {len(rows)} are"
     return "; ".join([f"{count}, largest deviation {rows['off'].max():.2f}", *outside])

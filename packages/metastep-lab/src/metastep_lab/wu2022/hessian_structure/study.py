@@ -65,6 +65,7 @@ class Measured(NamedTuple):
 @compiled
 def _moments(operator: LayerHessian) -> Moments:
     inputs, jacobian = operator.factors.inputs, operator.factors.jacobian
+    # The Hessian of an example is M (x) x x^T at one position, with the trace tr M |x|^2.
     bent = jnp.einsum("icpm,icd,idpm->ip", jacobian, operator.curvature, jacobian)
     trace = jnp.mean(jnp.sum(bent * jnp.sum(inputs**2, axis=2), axis=1))
     single = inputs.shape[1] == 1  # positions of a convolution have terms in common
@@ -83,6 +84,7 @@ def measure(operator: LayerHessian, top: int, key: RandomKey) -> Measured:
     k, gap = min(top, operator.size), operator.curvature.shape[-1] - 1
     factored = kronecker_eigenpairs(moments.output, moments.input, k)
     start = factored.matrices()
+    # The product's eigenvectors are near enough to save iterations; residuals are measured anyway.
     pairs = top_eigenpairs(operator, k, key=key, start=start)
     outputs, left = _descending(moments.output)
     inputs, right = _descending(moments.input)
@@ -141,6 +143,8 @@ def _outliers(values: np.ndarray, most: int) -> int:
 def _input_numbers(moments: Moments, values: np.ndarray, first: np.ndarray) -> list[float]:
     """Return (v_1 . E[x])^2, lambda_1 / lambda_2, and the bound (C.257) for one position."""
     mean = np.asarray(moments.mean, float)
+    # Of a convolution the first singular vector of E[X], positions in rows, stands for E[x]
+    # (C.6.1).
     direction = np.linalg.svd(mean, full_matrices=False)[2][0]
     bound = float("nan")
     if len(mean) == 1:
@@ -164,10 +168,12 @@ def _curves(vectors: Array, factored: Array, left: Array, right: Array, gap: int
     wide = vectors.shape[1] <= vectors.shape[2]
     gram = vectors @ vectors.mT if wide else vectors.mT @ vectors
     rank_one = jnp.sqrt(jnp.linalg.eigvalsh(gram)[:, -1])
+    # `own` needs u_1 to u_k, what is shown the first 50.
     by_output = correspondence(vectors, left=left[:, : max(k, SHOWN)])
     by_input = correspondence(vectors, right=right[:, :SHOWN])
     own = jnp.pad(jnp.diagonal(by_output), (0, max(0, k - len(by_output))), constant_values=jnp.nan)
     shown = [
+        # One shape for all layers, whatever their sizes: the table has a row for each entry.
         jnp.full((SHOWN, SHOWN), jnp.nan)
         .at[: min(len(part), SHOWN), : min(k, SHOWN)]
         .set(part[:SHOWN, :SHOWN])
@@ -214,9 +220,11 @@ def whole(risk: EmpiricalRisk, top: int, key: RandomKey) -> list[list[float]]:
     """
     names = layer_names(risk)
     layers = [name.removesuffix(".weight") for name in names]
+    # The approximation of C.3 has one eigenvector for each output of each layer.
     top = min(top, sum(len(risk.params[name]["bias"]) for name in layers))
     operator = Hessian(risk, where=lambda variables: [variables[name] for name in layers])
     pairs = top_eigenpairs(operator, top, key=key)
+    # As the approximation of C.3 has them: a bias is the weight of an input of 1.
     true = _flat([_with_bias(layer) for layer in pairs.vectors])
     columns = [np.arange(1, top + 1), pairs.values]
     overlaps = []

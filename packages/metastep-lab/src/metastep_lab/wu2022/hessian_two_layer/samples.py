@@ -19,7 +19,9 @@ from metastep.curvature import subspace_overlap
 from metastep.types import RandomKey
 
 BATCH = 200
+# The theorem has n^(1 + alpha) inputs for any alpha > 0; 0.2 is our choice.
 GROWTH = 1.2
+# E Phi(a s)^2 = 1/4 + asin(a^2 / (1 + a^2)) / (2 pi) for a normal s, here with a^2 = 1 / (pi - 1).
 PREDICTED = 0.25 / (0.25 + math.asin(1 / math.pi) / (2 * math.pi))
 """Limit of the overlap with the row span: (E p)^2 / E p^2, p = Phi(s / sqrt(pi - 1)), s normal."""
 MEAN_SHARE = (
@@ -89,9 +91,12 @@ def draw_network(key: RandomKey, units: int, classes: int) -> Network:
 def _factors(network: Network, x: Array) -> tuple[Array, Array, Array, Array]:
     """Return N, the active units, A and the scores of one input."""
     before = network.first @ x
+    # Of the pre-activation: section 4.4 and (C.30) print that of y, which as a rectified number is
+    # never below 0; Lemma C.2.2 has it right.
     active = (before >= 0).astype(x.dtype)
     scores = network.second @ jax.nn.relu(before)
     p = jax.nn.softmax(scores)
+    # Q of A = Q^T Q (C.17).
     root = jnp.sqrt(p)[:, None] * (jnp.eye(p.size) - p[None, :])
     return (root @ network.second) * active, active, jnp.diag(p) - jnp.outer(p, p), scores
 
@@ -149,6 +154,8 @@ def measure(network: Network, key: RandomKey, batches: int, hessian_batches: int
     # (4.8) of the thesis, which assumes that every unit is active in half of the examples.
     printed = (between + np.diag(np.diag(between))) / 4
     plain = _row_span(np.asarray(network.second, float))
+    # For weights of sum s and norm 1 the pre-activation is about normal over the inputs, with mean
+    # s / sqrt(2 pi) and variance (1 - 1 / pi) / 2.
     share = norm.cdf(np.sum(np.asarray(network.first, float), axis=1) / math.sqrt(math.pi - 1))
     square, mean = float(found.square), np.asarray(found.scores, float)
     shift = np.linalg.norm(np.asarray(found.given) / float(found.both) - mean)
@@ -161,7 +168,9 @@ def measure(network: Network, key: RandomKey, batches: int, hessian_batches: int
         gap_hessian=gap_hessian,
         mean_share=float(mean @ mean) / square,
         shift=float(shift / np.sqrt(square - mean @ mean)),
+        # In ascending order; the first one is 0, along the vector of ones.
         least=float(curvatures[1] / curvatures[-1]),
+        # M* = E[D' W^T A W D'] with D' independent of A: the product of the means, entry by entry.
         independent=overlap(leading(between * np.asarray(found.active))),
         printed=overlap(leading(printed)),
         row_span=overlap(plain),
@@ -174,6 +183,7 @@ def _row_span(second: np.ndarray) -> np.ndarray:
     """Return an orthonormal basis of the row span without the direction 1^T W2."""
     rows = np.linalg.svd(second, full_matrices=False)[2]
     removed = rows @ second.sum(axis=0)
+    # In the coordinates of the row span, a basis of what is orthogonal to the removed direction.
     inside = np.linalg.svd(removed[None, :])[2][1:]
     return inside @ rows
 
@@ -188,6 +198,7 @@ def _hessian(network: Network, key: RandomKey, batches: int) -> tuple[float, flo
     count, classes, units = factors.shape
     rows = factors.reshape(-1, units)
     inner = np.kron(x @ x.T, np.ones((classes, classes)))
+    # By default the starting vector is random, and the last digits with it.
     start = np.ones(len(rows))
     values, vectors = eigsh(rows @ rows.T * inner / count, k=classes, v0=start)
     order = np.argsort(values)[::-1]
@@ -195,6 +206,7 @@ def _hessian(network: Network, key: RandomKey, batches: int) -> tuple[float, flo
     top = classes - 1
     taus, lefts = np.linalg.eigh(rows.T @ rows / count)
     _, singular, rights = np.linalg.svd(x / math.sqrt(count), full_matrices=False)
+    # The c - 1 largest products are of factors among the first c - 1 of either side.
     products = np.outer(taus[::-1][: 2 * classes], singular[: 2 * classes] ** 2)
     best = np.argsort(products, axis=None)[::-1][:top]
     pairs = np.array(np.unravel_index(best, products.shape)).T
@@ -202,5 +214,7 @@ def _hessian(network: Network, key: RandomKey, batches: int) -> tuple[float, flo
         (rows @ lefts[:, -1 - a] * np.repeat(x @ rights[b], classes)) @ vectors[:, :top]
         for a, b in pairs
     ]
+    # An eigenvector of H is the rows times one of their Gram matrix, over the root of its
+    # eigenvalue.
     cosines = np.array(cosines) / np.sqrt(count * values[:top])
     return float(values[top] / values[top - 1]), float(np.sum(cosines**2) / top)

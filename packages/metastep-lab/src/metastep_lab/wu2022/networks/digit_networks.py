@@ -15,6 +15,7 @@ from metastep.types import RandomKey
 KERNEL = 5
 POOL = 2
 EPSILON = 1e-5  # added to a variance, as in most implementations
+# Weights are [out, in, ...]; JAX's default has the outputs last.
 GLOROT = jax.nn.initializers.glorot_uniform(in_axis=1, out_axis=0)
 
 Params = dict[str, dict[str, Array]]
@@ -88,6 +89,8 @@ class DigitNetwork:
         return self.scores(params, image[None], variables["statistics"])[0][0]
 
     def _activate(self, name: str, x: Array, statistics: Params | None, used: Params) -> Array:
+        # Appendix C.5.2 normalizes after the ReLU and without learned scale and shift, so that the
+        # next layer's inputs have mean zero, which is what Appendix C.7.3 varies.
         x = jax.nn.relu(x)
         if not self.batch_norm:
             return x

@@ -67,6 +67,7 @@ def load(config: Any, context: Context, labels: Labels) -> Examples:
     if config.scaling == "normalized":
         images = (images - images.mean()) / images.std()
     if labels == "random":
+        # Drawn after the order: the images are those of the true labels.
         classes = rng.integers(0, class_count(dataset), len(classes)).astype(np.int32)
     elif labels == "halves":
         classes = (classes >= class_count(dataset) // 2).astype(np.int32)
@@ -93,4 +94,5 @@ def fitted(network: DigitNetwork | AbstractImageNetwork, examples: Examples) -> 
     images = np.kron(images, np.ones((1, times, times), images.dtype))
     margin = (32 - images.shape[-1]) // 2
     space = ((0, 0), (margin, margin), (margin, margin))
+    # Not zeros: once normalized, the background of an image is another number.
     return Examples(jnp.asarray(np.pad(images, space, mode="edge")), examples.labels)

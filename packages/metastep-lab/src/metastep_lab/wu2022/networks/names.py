@@ -3,6 +3,8 @@
 import re
 from itertools import chain
 
+import numpy as np
+
 from metastep_lab.wu2022.networks.digit_networks import DigitNetwork
 from metastep_lab.wu2022.networks.image_networks import (
     VGG11,
@@ -10,6 +12,7 @@ from metastep_lab.wu2022.networks.image_networks import (
     ResNet18,
 )
 
+MOST = 6  # layers in a figure
 NARROWEST = 4  # E[M] of a layer needs some eigenvalues to compare
 DEEPEST = 64
 SIZE = r"[1-9]\d{0,4}"
@@ -75,3 +78,10 @@ def _widths(network: Network) -> tuple[int, ...]:
 def narrowest(network: Network) -> int:
     """Return the units of the narrowest hidden layer after the convolutions, or channels."""
     return min(_widths(network))
+
+
+def drawn(layers: list[str]) -> list[str]:
+    """Return the layers that figures show: all but those on shortcuts, at most six of them."""
+    names = [name for name in layers if not name.startswith("sc-")]
+    places = np.linspace(0, len(names) - 1, min(MOST, len(names)))
+    return [names[round(place)] for place in places]

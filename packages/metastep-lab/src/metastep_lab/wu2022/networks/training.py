@@ -71,6 +71,7 @@ def trained(
     params = network.init(first, examples.images.shape[1:])
     state = State(params, network.initial_statistics())
     moving = state, jax.tree.map(jnp.zeros_like, params)
+    # As an array: other rates run the same compiled program.
     rates = jnp.asarray(descent, jnp.float32)
     for epoch, one in enumerate(jax.random.split(order, epochs)):
         if epoch in SNAPSHOTS:
@@ -102,6 +103,8 @@ def _scanned(
 
 
 def _order(key: RandomKey, count: int) -> Int[Array, "batches batch"]:
+    # Without the last, smaller batch: another shape would be another program, and cannot be
+    # scanned.
     return jax.random.permutation(key, count)[: count // BATCH * BATCH].reshape(-1, BATCH)
 
 
@@ -131,6 +134,7 @@ def fit(
     scores: Float[Array, "examples classes"], labels: Int[Array, " examples"]
 ) -> tuple[float, float]:
     """Return the mean cross-entropy, and the fraction of examples that is classified correctly."""
+    # In float64: where the loss is 1e-3, logsumexp and score agree in most digits of float32.
     values, right = np.asarray(scores, float), np.asarray(labels)
     losses = logsumexp(values, axis=1) - values[np.arange(len(right)), right]
     return float(np.mean(losses)), float(np.mean(np.argmax(values, axis=1) == right))

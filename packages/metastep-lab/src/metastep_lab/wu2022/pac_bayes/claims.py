@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from metastep_lab.claims import Numbers, Statement, every, lacking, mean_and_error, yes_or_no
-from metastep_lab.tables import Column, Frame, Record
+from metastep_lab.tables import Frame, Record
 
 NAMES = {"appr": "APPR", "iter": "ITER", "iter-d": "ITER(D)", "iter-m": "ITER.M"}
 PRINTED_FOR_RANDOM = ("appr", "iter-d", "iter-m")  # the thesis has no row for ITER
@@ -14,13 +14,13 @@ CEILING = 0.5  # an error rate
 
 
 def _bounds(record: Record, labels: str = "true") -> Frame:
-    """Return the bounds by seed, one column for each method."""
     rows = record.frames["bounds"].query("labels == @labels")
     return rows.pivot(index="seed", columns="method", values="bound")
 
 
 def _gain(bounds: Frame, better: str, worse: str) -> Numbers:
     """Return the mean difference of two methods over seeds, and its standard error."""
+    # Paired: a seed's methods start from the same trained network.
     mean, error = mean_and_error(bounds[worse] - bounds[better])
     few = "" if len(bounds) >= FEWEST_SEEDS else f"; needs {FEWEST_SEEDS}"
     shown = f"{mean:.4f}±{error:.4f}" if len(bounds) > 1 else f"{mean:.4f}"
@@ -51,10 +51,6 @@ def answer(record: Record) -> str:
         f"are {errors.min():.3f} to {errors.max():.3f}. A part of it may be how fast the bound is "
         "lowered."
     )
-
-
-def _listed(values: Column) -> str:
-    return ", ".join(f"{value:.4f}" for value in values)
 
 
 def _lower(id: str, text: str, better: str, worse: str, labels: str = "true") -> Statement:

@@ -142,6 +142,7 @@ def run(config: Config, context: Context) -> Mapping[str, float]:
                 f"training examples, {len(training.labels)}"
             )
     context.table("thesis", table_c8())
+    # One object for all cells, which then share their compiled programs.
     optimizer = _optimizer(config, len(training.labels))
     cells = list(product(config.labels, range(config.seeds), config.methods))
     rows = no_rows(TABLES)
@@ -163,9 +164,9 @@ def _load(config: Config, context: Context, random: bool) -> tuple[Examples, Exa
 
 
 def _optimizer(config: Config, examples: int) -> optax.GradientTransformation:
-    """Return the posterior's optimizer, with its schedule."""
     step_size = config.step_size
     if config.decay_every is not None:
+        # Schedules of optax count steps, not epochs.
         steps = config.decay_every * (examples // config.batch)
         step_size = optax.exponential_decay(step_size, steps, 0.1, staircase=True)
     return {"adam": optax.adam, "rmsprop": optax.rmsprop}[config.optimizer](step_size)
@@ -181,6 +182,7 @@ def _cell(
 ) -> tuple[dict, dict[str, Any]]:
     """Train a network and bound it by one method; return no arrays, and the numbers."""
     split = _load(config, context, labels == "random")
+    # Not of the method: all methods of a seed bound the same network, which makes them pairs.
     keys = jax.random.split(jax.random.fold_in(jax.random.key(context.seed), seed), 5)
     sizes = (split[0].inputs.shape[1], *config.hidden, config.classes)
     prior = initialize(keys[0], sizes, config.initial_scale)
@@ -258,6 +260,8 @@ EXPERIMENT = Experiment(
             interval=10,
         ),
         "reduced": Config(),
+        # Appendix C.8. For APPR it prints eta = 1, one page after "eta = T"; APPR is one basis,
+        # computed once.
         "paper": Config(
             classes=10,
             methods=("base", "appr", "iter", "iter-d", "iter-m"),

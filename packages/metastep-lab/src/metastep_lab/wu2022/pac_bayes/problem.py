@@ -56,6 +56,7 @@ def load(
     if dataset == "digits":
         training = rng.permutation(len(labels))
     elif len(parts := np.unique(loaded.arrays["split"])) == 2:
+        # In the order of the alphabet `test` is before `train`.
         training, testing = (np.flatnonzero(loaded.arrays["split"] == one) for one in parts[::-1])
     if train is None:
         train = len(training) if len(testing) else 5 * len(training) // 6
@@ -65,6 +66,7 @@ def load(
             f"examples of {dataset}, with one left for testing: {len(training)} are there"
         )
     if random:
+        # Drawn after the order: the images are those of the true labels.
         labels = rng.integers(0, classes, len(labels)).astype(np.int32)
     testing = testing if len(testing) else training[train:]
     part = lambda rows: Examples(images[rows], labels[rows])
@@ -84,6 +86,7 @@ def initialize(key: RandomKey, sizes: Sequence[int], scale: float) -> Params:
     params = {}
     for i, (inputs, outputs) in enumerate(pairwise(sizes)):
         layer_key = jax.random.fold_in(key, i)
+        # As in the code of Dziugaite and Roy (2017).
         weight = scale * jax.random.truncated_normal(layer_key, -2, 2, (outputs, inputs))
         params[f"fc{i + 1}"] = {"weight": weight, "bias": jnp.zeros(outputs)}
     return params

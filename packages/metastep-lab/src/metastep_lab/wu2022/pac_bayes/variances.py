@@ -29,6 +29,8 @@ def _eigenvalues(risk: EmpiricalRisk, optimized: Optimized) -> np.ndarray:
     at_mean = eqx.tree_at(lambda risk: risk.params, risk, mean)
     hessian = kronecker_hessian(at_mean, layers=[LAYER], bias=optimized.layout.bias)
     taus, gammas = (
+        # The basis was computed before the last steps, that of APPR before the first: at the
+        # posterior's mean its directions have quadratic forms in place of eigenvalues.
         np.einsum("ia,ij,ja->a", basis[LAYER], factor[LAYER], basis[LAYER], optimize=True)
         for basis, factor in zip(optimized.basis, (hessian.output, hessian.input), strict=True)
     )

@@ -66,6 +66,7 @@ def _grows(column: str) -> Callable[[Frame], bool | None]:
     """Return the verdict whether a column is larger at the last value than at the first."""
 
     def verdict(rows: Frame) -> bool | None:
+        # A single value can neither grow nor fail to: without two the claim is undecided.
         several = [part[column] for _, part in rows.groupby("initialization") if len(part) > 1]
         return all(part.iloc[-1] > part.iloc[0] for part in several) if several else None
 
@@ -106,8 +107,10 @@ def _from_samples(record: Record) -> Frame:
 
 
 def _improves(rows: Frame) -> bool | None:
+    # The claim is about p' = n and the others: it needs both.
     if rows["full"].all() or not rows["full"].any():
         return None
+    # Better than the start exactly where p' is not n.
     return ((rows["masking"] < rows["initial"]) != rows["full"]).all()
 
 

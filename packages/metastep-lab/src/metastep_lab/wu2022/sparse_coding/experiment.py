@@ -141,6 +141,7 @@ class Config:
 
     def hidden(self, dim: int) -> int:
         """Return the number of hidden coordinates, rounded down."""
+        # 0.29 * 100 is 28.999999999999996.
         return int(self.mask_fraction * dim + 1e-9)
 
 
@@ -197,6 +198,8 @@ def cells(config: Config) -> dict[tuple[str, float, str, str, int], Cell]:
 
 def measure(cell: Cell, config: Config, seed: int) -> tuple[float, float]:
     """Draw the data of a cell, learn a dictionary in float32, and return both errors."""
+    # Neither of the algorithm, the start nor p': all see one truth and one training set, which are
+    # drawn before the held-out signals, whose number varies.
     rng = np.random.default_rng([seed, cell.seed, cell.dim])
     truth = random_dictionary(rng, cell.dim, cell.atoms)
     train, held_out = (
@@ -210,6 +213,7 @@ def measure(cell: Cell, config: Config, seed: int) -> tuple[float, float]:
         start = random_dictionary(rng, cell.dim, cell.learned)
     hidden: int | np.ndarray = config.hidden(cell.dim) if cell.algorithm == "masking" else 0
     if hidden and cell.masks != "drawn":
+        # The coordinates that are left over, too few for a mask, are never hidden.
         masks = rng.permutation(cell.dim)[: cell.dim // hidden * hidden].reshape(-1, hidden)
         batches = -(-config.samples // config.batch_size)
         # Shifted by one in each pass: otherwise a mask would meet the same batches again and again.
@@ -224,6 +228,8 @@ def measure(cell: Cell, config: Config, seed: int) -> tuple[float, float]:
         batch_size=config.batch_size,
         learning_rate=cell.learning_rate,
         adam=cell.adam,
+        # Not `rng`, whose state depends on p' and the start: an algorithm meets the same batches
+        # and masks at all of them.
         rng=np.random.default_rng([seed, cell.seed, cell.dim, 1]),
     )
     return cosine_recovery_error(truth, start), cosine_recovery_error(truth, learned.dictionary)
@@ -251,6 +257,7 @@ def _measured(wanted: list[Cell], config: Config, context: Context) -> dict[str,
     missing.sort(key=lambda cell: cell.learned * cell.dim)
     context.progress(len(errors), len(wanted), "dictionaries")
     processes = max(1, min(config.processes, len(missing)))
+    # A generator gives each cell when it is done, for the checkpoint, and not all at the end.
     found: Any = Parallel(processes, return_as="generator")(
         delayed(measure)(cell, config, context.seed) for cell in missing
     )

@@ -12,7 +12,11 @@ FIGURES = {
     "scale": ("2-2", "dimension d"),
     "noise": ("2-3", "standard deviation of the noise"),
 }
-TITLES = {"sample": "from held-out samples", "local": "from the truth and samples"}
+TITLES = {
+    "sample": "from held-out samples",
+    "local": "from the truth and samples",
+    "random": "from random atoms",
+}
 
 
 def figures(record: Record) -> Mapping[str, tuple[Figure, str]]:
@@ -45,6 +49,7 @@ def _panel(record: Record, vary: str, start: str, label: str) -> Lines:
     printed = printed[printed["value"].isin(rows["value"]) & like_the_thesis(record)]
     drawn, bands, published = {}, {}, {}
     for name in ("baseline", "masking"):
+        # A single seed has no standard deviation.
         mean, spread = rows[name], rows[f"{name}_spread"].fillna(0)
         drawn[name], bands[name] = (rows["value"], mean), (mean - spread, mean + spread)
         if len(printed):

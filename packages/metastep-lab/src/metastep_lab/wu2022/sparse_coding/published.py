@@ -78,6 +78,7 @@ def printed(record: Record) -> list[Printed]:
 def _compared(record: Record, source: str) -> Frame:
     """Return our mean errors, the published ones, and their distance divided by the allowed one."""
     rows = (
+        # A standard deviation of two numbers says too little.
         settings(record).query("seeds > 2").merge(PUBLISHED, on=["vary", "value", "initialization"])
     )
     parts = []

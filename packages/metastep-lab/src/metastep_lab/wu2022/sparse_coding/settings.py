@@ -27,12 +27,14 @@ def settings(record: Record) -> Frame:
     """
     keys = ["vary", "initialization", "value"]
     rows = record.frames["recovery"].assign(
+        # Categories, so that groups keep the order of the configuration instead of the alphabet's.
         vary=lambda rows: pd.Categorical(rows["vary"], SYMBOL),
         initialization=lambda rows: pd.Categorical(
             rows["initialization"], record.config.initialization
         ),
     )
     errors = rows.pivot(index=[*keys, "seed"], columns="algorithm", values="error")
+    # pandas would otherwise give a group to every pair of categories, run or not.
     errors["initial"] = rows.groupby([*keys, "seed"], observed=True)["error_initial"].first()
     errors = errors.eval("gap = baseline - masking\nchange = baseline - initial")
     groups = errors.groupby(keys, observed=True)

@@ -56,6 +56,7 @@ class Dual(AbstractEigenMethod):
 def _gram(operator: LayerHessian, rows: int) -> tuple[Array, Array, Array]:
     """Return F^T F and the two factors of the columns of F with the largest norm."""
     x, g = operator.factors.inputs[:, 0], operator.factors.jacobian[:, :, 0]
+    # A = R^T R with R = sqrt(values) vectors^T, so that F has a column R G (x) x for each class.
     values, vectors = jnp.linalg.eigh(operator.curvature)
     # Rounding may leave a small negative eigenvalue of a convex loss.
     roots = jnp.sqrt(jnp.maximum(values, 0))[:, :, None] * vectors.transpose(0, 2, 1)
@@ -91,7 +92,9 @@ def _lifted(operator: LayerHessian, inner: Found, left: Array, right: Array) -> 
     block = min(k, BLOCK)
     # Filled up to whole blocks with copies, so that one program serves any k.
     weights = jnp.pad(inner.vectors, ((0, -k % block), (0, 0)), mode="edge")
+    # In blocks, as each lifted vector has the layer's size beside its intermediate products.
     found = jax.lax.map(lift, weights.reshape(-1, block, rows))
     values, vectors, residuals = (x.reshape(-1, *x.shape[2:])[:k] for x in found)
+    # Rayleigh quotients may change places if columns were left out; NaN (no vector) is last.
     order = jnp.argsort(-values)
     return Found(values[order], vectors[order], residuals[order], jnp.array(len(weights)))

@@ -18,7 +18,8 @@ class EigenPairs(eqx.Module):
     Attributes:
         values: the k largest eigenvalues found.
         vectors: a tree like the operator's vectors, with a leading axis of k.
-        residuals: |H v - lambda v|.
+        residuals: |H v - lambda v|. Those of Lanczos are estimates, at least the precision times
+            the largest eigenvalue, about which the products are rounded.
         converged: whether the residual is at most tolerance * |lambda|. Without it, a pair is not
             an eigenpair.
         products: the number of products with the operator.
@@ -69,6 +70,7 @@ def top_eigenpairs(
     require(is_count(k, most=operator.size), "k", k, allowed)
     method = Lanczos() if method is None else method
     given = jnp.zeros((0, operator.size)) if start is None else jax.vmap(operator.ravel)(start)
+    # Drawn vectors fill up a block; a given start is not mixed with noise.
     missing = max(0, method.starts(k) - len(given))
     drawn = jax.random.normal(key, (missing, operator.size), operator.dtype)
     found = method.find(operator, k, jnp.concatenate([given.astype(operator.dtype), drawn]))

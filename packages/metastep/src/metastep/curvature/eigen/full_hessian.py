@@ -95,6 +95,7 @@ def _approximate(
     layers = find_layers(risk, names, bias)
     sizes = [layers[name].outputs for name in names]
     lengths = jnp.array([jnp.linalg.norm(inputs[name]) for name in names])
+    # |u (x) E[x]| = |u| |E[x]|, so that one length for each output is all that is needed.
     scale = jnp.repeat(lengths, jnp.array(sizes), total_repeat_length=len(full))
     matrix = scale[:, None] * full * scale if weighted else full
     values, vectors = jnp.linalg.eigh(matrix)
@@ -106,7 +107,9 @@ def _approximate(
     # enough to orthonormalise the coordinates. QR is Gram-Schmidt in the sorted order.
     chosen = vectors[:, order] if weighted else jnp.linalg.qr(vectors[:, order])[0]
     parts = jnp.split(chosen.T, [sum(sizes[:i]) for i in range(1, len(sizes))], axis=1)
-    directions = {name: inputs[name] / length for name, length in zip(names, lengths, strict=True)}
+    # Above a layer without active units all inputs are 0, and so are the coordinates.
+    safe = jnp.where(lengths > 0, lengths, 1)
+    directions = {name: inputs[name] / length for name, length in zip(names, safe, strict=True)}
     matrices = {
         name: part[:, :, None] * directions[name] for name, part in zip(names, parts, strict=True)
     }

@@ -9,14 +9,7 @@ from metastep.curvature.operators.base import AbstractOperator
 
 
 class Found(eqx.Module):
-    """The result of a method.
-
-    Attributes:
-        values: (k,), the eigenvalues, descending.
-        vectors: (k, size), a unit eigenvector in each row.
-        residuals: (k,), |H v - lambda v|.
-        products: the number of products with the operator.
-    """
+    """The result of a method, as `EigenPairs` but with a unit eigenvector in each row."""
 
     values: Float[Array, " k"]
     vectors: Float[Array, "k size"]

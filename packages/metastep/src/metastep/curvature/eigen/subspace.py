@@ -78,6 +78,7 @@ def correspondence(
     """
     if (left is None) == (right is None):
         raise ValueError("left and right are both given or both None; allowed is exactly one.")
+    # The squared length of the projection, not a single cosine: a left vector u spans all u v^T.
     if left is not None:
         return jnp.sum(jnp.einsum("jmn,mi->ijn", matrices, left) ** 2, axis=2)
     return jnp.sum(jnp.einsum("jmn,ni->ijm", matrices, right) ** 2, axis=2)

@@ -66,6 +66,7 @@ class Layer:
     def to_params(self, matrix: Float[Array, "out in"], like: PyTree) -> PyTree:
         """Return `like` with this layer's W, or [W b], in place; the inverse of `to_matrix`."""
         leaves, treedef = jax.tree.flatten(like)
+        # The key counts floating-point leaves alone, and `like` may hold others.
         places = [i for i, leaf in enumerate(leaves) if eqx.is_inexact_array(leaf)]
         weight = self._key[0], self._require_entries()
         parts = [(weight, matrix[:, : self.inputs])]
@@ -148,12 +149,14 @@ def find_layers(
     ]
     used = {leaf for leaf, _ in findings.uses}
     biases = {leaf for leaf, _ in findings.bias_uses if leaf not in used}
+    # Matrices without a known use are wanted as well: refused with the reason, not left out unseen.
     usual = [i for i, size in enumerate(dimensions) if size > 1 and i not in biases]
     keys: dict[str, Key] = {}
     for i in sorted({*usual, *used}):
         if i < len(paths):
             keys |= parts_of(i, paths[i], findings)
     weights = [*keys]
+    # Anything else may be named, and is then refused with its own reason.
     keys = {path: (i, 0) for i, path in enumerate(paths) if i not in used} | keys
     keys |= {name: (index, 0) for name, index in findings.tapped.items()}
     wanted = weights if names is None else list(names)
@@ -169,6 +172,7 @@ def find_layers(
         )
     found = {name: _layer(name, keys[name], paths, findings) for name in wanted}
     for layer in found.values() if bias else ():
+        # A tap needs none: its bias is a vector that is added to its output.
         if layer._entries is not None:
             layer._require_bias()
     return found
@@ -207,6 +211,7 @@ def example_factors(
 
     # Gradients by zeros that are added to the layers' outputs, so the model stays as it is.
     flat, pull, (unravel, rows) = jax.vjp(outputs, taps, has_aux=True)
+    # Reverse mode: one pass for each output of the model gives the rows of G for all layers.
     (jacobian,) = jax.vmap(pull)(jnp.eye(flat.size, dtype=flat.dtype))
     loss = lambda flat: risk.loss(unravel(flat), example[1])
     bent = jax.hessian(loss)(flat)
@@ -236,8 +241,8 @@ def _run(risk: EmpiricalRisk, example: PyTree, taps: Taps) -> tuple[PyTree, Find
 
 
 def _findings(risk: EmpiricalRisk) -> Findings:
-    """Return the findings of one abstract evaluation, without computing numbers."""
-    # Traced for its side effect: findings are about the program, and no number is computed.
+    """Return what the model's program shows, without computing numbers."""
+    # Kept by a side effect: the result of an abstract evaluation could hold nothing but arrays.
     kept: list[Findings] = []
 
     def run(risk: EmpiricalRisk) -> Array:
@@ -277,11 +282,8 @@ def _layer(name: str, key: Key, paths: list[str], findings: Findings) -> Layer:
     )
 
 
-Factors = Callable[[tuple[PyTree, PyTree]], tuple[dict[str, LayerFactors], dict[str, Array]]]
-
-
 def batch_factors(
     risk: EmpiricalRisk, names: tuple[str, ...], bias: bool, second_order: bool = False
-) -> Factors:
+) -> Callable[[tuple[PyTree, PyTree]], tuple[dict[str, LayerFactors], dict[str, Array]]]:
     """Return `example_factors` for a batch of examples, as a function of the batch."""
     return jax.vmap(lambda example: example_factors(risk, names, bias, example, second_order))

@@ -53,6 +53,7 @@ def parts_of(leaf: int, path: str, findings: Findings) -> dict[str, Key]:
     keys = sorted(key for key in findings.uses if key[0] == leaf)
     if len(keys) < 2:
         return {path: keys[0] if keys else (leaf, 0)}
+    # An entry in two matrices is shared by two layers, and the curvature of it does not factor.
     matrices = [findings.uses[key][0].entries for key in keys]
     entries = np.concatenate([one.reshape(-1) for one in matrices if one is not None])
     if len(np.unique(entries)) < len(entries):

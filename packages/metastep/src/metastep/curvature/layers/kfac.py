@@ -125,8 +125,8 @@ def kfac(hessian: KroneckerHessian) -> RotatedDiagonal:
 def factored_inverse(hessian: KroneckerHessian, damping: float) -> KroneckerHessian:
     """Return (E[M] + sqrt(d) / pi I)^-1 (x) (E[x x^T] + pi sqrt(d) I)^-1, K-FAC's heuristic.
 
-    `damping` is d, positive; pi^2 is the ratio of the factors' mean eigenvalues. The result is the
-    inverse of a matrix that differs from the exactly damped one by more than d I.
+    `damping` is d, positive; pi^2 is the ratio of the factors' mean eigenvalues (1 if one is zero).
+    The result is the inverse of a matrix that differs from the exactly damped one by more than d I.
 
     Reference:
         Martens, Grosse (2015), Section 6.3.
@@ -135,9 +135,13 @@ def factored_inverse(hessian: KroneckerHessian, damping: float) -> KroneckerHess
     left, right = {}, {}
     for name, output in hessian.output.items():
         inputs = hessian.input[name]
-        pi = jnp.sqrt(jnp.trace(inputs) * len(output) / (jnp.trace(output) * len(inputs)))
+        left_mean, right_mean = jnp.trace(output) / len(output), jnp.trace(inputs) / len(inputs)
+        # A factor of zero (a layer without active units) has no scale that pi could balance.
+        usable = (left_mean > 0) & (right_mean > 0)
+        pi = jnp.where(usable, jnp.sqrt(right_mean / jnp.where(usable, left_mean, 1)), 1)
         shift = jnp.sqrt(jnp.asarray(damping, output.dtype))
         shifted = lambda matrix, by: matrix + by * jnp.eye(len(matrix), dtype=matrix.dtype)
+        # Inverted once, as the result is an operator that is multiplied many times.
         left[name] = jnp.linalg.inv(shifted(output, shift / pi))
         right[name] = jnp.linalg.inv(shifted(inputs, shift * pi))
     return KroneckerHessian(left, right)
@@ -177,6 +181,7 @@ def _diagonals(
             # Both factors are rotated before they meet, so that no (out * in)^2 matrix appears.
             rotated = jnp.einsum("icpm,ma->icpa", layer.jacobian, left[name])
             inputs = jnp.einsum("ipn,nb->ipb", layer.inputs, right[name])
+            # Summed over positions before it is squared: the gradient of W is a sum over positions.
             slopes = jnp.einsum("icpa,ipb->icab", rotated, inputs)
             bent = jnp.einsum("icd,idab->icab", curvature[name], slopes)
             found[name] = jnp.einsum("icab,icab->ab", slopes, bent) / len(slopes)

@@ -133,6 +133,7 @@ def output_mean(
     curvature: Float[Array, "examples classes classes"],
 ) -> Float[Array, "out out"]:
     """Return the mean over examples and positions of G^T A G."""
+    # A G first, as large as G: no product holds an [out, out] matrix for each example.
     weighted = jnp.einsum("icd,idpm->icpm", curvature, jacobian)
     total = jnp.einsum("icpm,icpk->mk", jacobian, weighted)
     return total / (jacobian.shape[0] * jacobian.shape[2])

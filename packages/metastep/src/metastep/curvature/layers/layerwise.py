@@ -131,6 +131,7 @@ def _stored(
         layers, curvature = example_factors(risk, (name,), bias, example, second_order)
         return layers[name], curvature[name]
 
+    # The results are kept for all examples; only intermediate values are bounded by the batch.
     return jax.lax.map(one, risk.data, batch_size=batch_size or risk.examples)
 
 

@@ -65,6 +65,7 @@ def _read_convolution(
     if params["batch_group_count"] != 1:
         return "it is used by a convolution whose batch is in groups"
     numbers = params["dimension_numbers"]
+    # `rhs_spec` lists the axes of outputs, inputs of a group, and space, in this order.
     kernel = entries.transpose(numbers.rhs_spec)
     patches = jax.lax.conv_general_dilated_patches(
         operands[0],
@@ -91,6 +92,7 @@ def bias_entries(channels: np.ndarray, entries: np.ndarray) -> np.ndarray | None
         return None
     entries = np.broadcast_to(entries, channels.shape)
     _, first = np.unique(channels, return_index=True)
+    # Channels are 0, 1, ..., and `unique` sorts, so that this is the entry for each in turn.
     order = entries.reshape(-1)[first]
     fits = np.array_equal(order[channels], entries) and len(np.unique(order)) == len(order)
     return order if fits else None

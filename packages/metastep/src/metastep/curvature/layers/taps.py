@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from metastep.types import RandomKey
 
+# Taps are names of `checkpoint_name`, an identity that `jit`, `vmap` and derivatives keep.
 PREFIX = "metastep.tap"
 CONVOLUTIONS = (eqx.nn.Conv, eqx.nn.ConvTranspose)
 KINDS = (eqx.nn.Linear, eqx.nn.WeightNorm, *CONVOLUTIONS)
@@ -130,6 +131,7 @@ class _Tapped(eqx.Module):
             )
 
     def __call__(self, x: Array, *, key: RandomKey | None = None) -> Array:
+        # Layers of other kinds than equinox's need not accept a key.
         outputs = self.module(x) if key is None else self.module(x, key=key)
         if not isinstance(layer := self._layer(), CONVOLUTIONS):
             return tap(self.name, outputs, x)

@@ -21,8 +21,10 @@ from metastep.curvature.layers.findings import Findings, Key, Taps, Use
 from metastep.curvature.layers.layouts import bias_entries, read_layout
 from metastep.curvature.layers.taps import read_mark
 
+# Every entry of the result is one entry of the operand, so that origins follow the operation.
 REARRANGE = ("broadcast_in_dim", "reshape", "rev", "squeeze", "transpose")
 SAME_PLACE = ("convert_element_type", "copy", "name", "reduce_precision", "sharding_constraint")
+# Calls that are evaluated as a part of the model, with the parameter that holds their program.
 INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "remat2": "jaxpr"}
 LOOPS = ("scan", "while")
 CUSTOM = ("custom_jvp_call", "custom_vjp_call")
@@ -64,6 +66,7 @@ def evaluate(
     padding: list[Origin | None] = [None] * (len(arguments) - len(origins))
     outputs, ends = walk.run(closed, arguments, [*origins, *padding])
     walk.consume(ends)
+    # The loss then depends on it in a second way, not through a layer's output alone.
     walk.forget(ends, "it is returned by the model")
     return jax.tree.unflatten(jax.tree.structure(shape), outputs), walk.findings
 
@@ -108,6 +111,7 @@ class _Walk:
         name = equation.primitive.name
         parameters = [origin for origin in origins if origin is not None and not origin.is_output]
         hidden = _marks(equation)
+        # Calls that no parameter reaches stay whole: fewer equations, and one compiled program.
         if name in INLINED and (hidden or any(origin is not None for origin in origins)):
             inner = equation.params[INLINED[name]]
             # That of `jax.checkpoint` is open: its constants are arguments.
@@ -130,6 +134,7 @@ class _Walk:
             return results, _rearranged(equation, first)
         # From here on an output leaves its layer: a second use, after a bias, is counted.
         self.consume(origins)
+        # A product of two parameters is not a layer: neither of them is its input.
         if name in ("dot_general", "conv_general_dilated") and len(parameters) == 1:
             return self._layer(equation, operands, origins, results[0])
         if name == "add" and any(origin is not None for origin in origins):
@@ -155,6 +160,7 @@ class _Walk:
         self._record(key, Use(entries.shape, len(rows), convolution, entries, groups), rows)
         channel = np.broadcast_to(np.arange(len(entries)), (len(rows), len(entries)))
         if key in self.taps:
+            # In a mixed-precision model the sum must not raise the precision of what follows.
             output = output + back(self.taps[key]).astype(output.dtype)
         return [output], [Origin(origin.leaf, back(channel), key)]
 
@@ -168,6 +174,7 @@ class _Walk:
         self.consume(stacks)
         parameter = [one if one is not None and not one.is_output else None for one in stacks]
         self.findings.scanned.update(one.leaf for one in parameter if one is not None)
+        # Carried origins go along, so that a bias that a later step adds still finds its layer.
         state, known = operands[fixed:carried], origins[fixed:carried]
         steps, gathered = range(params["length"]), {}
         for t in reversed(steps) if params["reverse"] else steps:
@@ -232,6 +239,7 @@ def _stacks(equation: Any, origins: Sequence[Origin | None]) -> bool:
 
 
 def _bind(equation: Any, operands: list[Any]) -> list[Any]:
+    # Custom derivatives are bound to functions, and their equations hold programs.
     parameters = equation.primitive.get_bind_params(equation.params)
     results = equation.primitive.bind(*operands, **parameters)
     return list(results) if equation.primitive.multiple_results else [results]

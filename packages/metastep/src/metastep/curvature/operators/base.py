@@ -74,6 +74,7 @@ class AbstractOperator(eqx.Module):
 
     def to_scipy(self) -> scipy.sparse.linalg.LinearOperator:
         """Return a `scipy.sparse.linalg.LinearOperator` on NumPy arrays."""
+        # SciPy passes on columns `[size, 1]` as well.
         product = lambda x: np.asarray(_product(self, jnp.asarray(x.reshape(-1), self.dtype)))
         shape, dtype = (self.size, self.size), np.dtype(self.dtype)
         # It is made by `__new__`, whose arguments the type checker does not know.

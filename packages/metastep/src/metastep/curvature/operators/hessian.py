@@ -71,6 +71,7 @@ class _AbstractRiskOperator(AbstractOperator):
 
     def prepare(self) -> AbstractOperator:
         """Linearize once if all examples are one batch: products are two to three times cheaper."""
+        # Linearized, all batches would keep their intermediate values, which it bounds.
         if self.batch_size is not None and self.batch_size < self.risk.examples:
             return self
         return _Linearized(self.linear(self.risk.data), self.structure())
@@ -146,6 +147,7 @@ class EmpiricalFisher(_AbstractRiskOperator):
             params = self.rebuild(point)
             return jax.vmap(lambda example: self.risk.example_loss(params, example))(data)
 
+        # E[g g^T] = J^T J / n with J the Jacobian of all losses, which is never formed.
         values, push = jax.linearize(losses, self.point())
         pull = jax.linear_transpose(push, self.point())
         return jax.tree_util.Partial(lambda vector: pull(push(vector) / len(values))[0])

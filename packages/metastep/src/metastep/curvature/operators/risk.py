@@ -23,6 +23,7 @@ def _as_data(tree: PyTree) -> PyTree:
 
 
 def _as_params(tree: PyTree) -> PyTree:
+    # Python numbers stay: an array for the eps of a normalization would be a parameter.
     numbers = lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
     return jax.tree.map(numbers, tree)
 
@@ -205,6 +206,7 @@ def batched(
         lambda leaf: leaf[: count * batch_size].reshape(count, batch_size, *leaf.shape[1:]), data
     )
     add = lambda total, batch: (jax.tree.map(jnp.add, total, weigh(batch_size, function(batch))), 0)
+    # From shapes: with the first batch as the start, `function` would be compiled once more.
     shapes = eqx.filter_eval_shape(function, jax.tree.map(lambda leaf: leaf[0], full))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     total, _ = jax.lax.scan(add, zeros, full)

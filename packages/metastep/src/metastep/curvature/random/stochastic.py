@@ -14,7 +14,9 @@ from metastep.curvature.operators.base import AbstractOperator
 from metastep.trees import mean_and_error
 from metastep.types import RandomKey
 
+# Products under one `vmap`: each holds the model's intermediate values for all of its examples.
 AT_A_TIME = 16
+LARGEST_EXPONENT = 120  # of a power of two that is finite in float32
 
 
 class StochasticEstimate(eqx.Module):
@@ -52,6 +54,7 @@ class SpectralDensity(eqx.Module):
 
     def trace_of(self, function: Callable[[Array], Array]) -> StochasticEstimate:
         """Return the trace of a function of the operator, one quadrature for each vector."""
+        # z^T f(H) z of a random unit vector z has the expectation trace / size.
         samples = self.size * jnp.sum(self.weights * function(self.nodes), axis=1)
         return _summary(samples, self.nodes.size)
 
@@ -114,8 +117,8 @@ def xtrace(operator: AbstractOperator, samples: int, *, key: RandomKey) -> Stoch
     """Estimate the trace by Hutch++, averaged over leaving out each vector in turn.
 
     Unbiased and at least as accurate as Hutch++ at equal products, usually much more. `samples` is
-    the number of products, an even number from 4, up to the dimension. The samples of the standard
-    error are not independent.
+    the number of products, an even number from 4, up to the dimension; one more sets the scale. The
+    samples of the standard error are not independent.
 
     Reference:
         Epperly, Tropp, Webber (2024), XTrace: making the most of every sample in stochastic trace
@@ -123,7 +126,7 @@ def xtrace(operator: AbstractOperator, samples: int, *, key: RandomKey) -> Stoch
     """
     require_count("samples", samples, least=4, most=operator.size)
     require(samples % 2 == 0, "samples", samples, "even numbers")
-    return _summary(_xtrace(operator, samples // 2, key), samples)
+    return _summary(_xtrace(operator, samples // 2, key), samples + 1)
 
 
 def spectral_density(
@@ -178,6 +181,7 @@ def _summary(samples: Array, products: int) -> StochasticEstimate:
 
 
 def _signs(operator: AbstractOperator, count: int, key: RandomKey) -> Array:
+    # Signs, since z_i^2 = 1 removes the diagonal from the variance: a diagonal matrix is exact.
     return stochtrace.sampler_signs(jnp.zeros(operator.size, operator.dtype), num=count)(key)
 
 
@@ -208,8 +212,14 @@ def _hutchpp(operator: AbstractOperator, third: int, key: RandomKey) -> tuple[Ar
 
 @compiled
 def _xtrace(operator: AbstractOperator, half: int, key: RandomKey) -> Array:
+    product, signs = operator.prepare().flat_mv, _signs(operator, half, key)
+    # matfree compares products with the precision as it is: those of a small operator would count
+    # as dependent, and a part of the trace as all of it. A power of two rounds nothing.
+    exponent = jnp.frexp(jnp.linalg.norm(product(signs[0])))[1]
+    factor = jnp.ldexp(jnp.ones((), operator.dtype), jnp.minimum(-exponent, LARGEST_EXPONENT))
+    # Resphering assumes rotationally invariant vectors, which signs are not.
     leave_one_out = stochtrace.leave_one_out_xtrace(apply_resphering=False)
-    return leave_one_out(operator.prepare().flat_mv, _signs(operator, half, key))
+    return leave_one_out(lambda vector: factor * product(vector), signs) / factor
 
 
 @compiled
@@ -231,6 +241,8 @@ def _quadrature(
             # come back as copies.
             moved = moved - along @ basis
             moved = moved - (basis @ moved) @ basis
+            # Zero in an exhausted Krylov space: the rest of the tridiagonal matrix is decoupled,
+            # its eigenvectors have no first component, and its nodes no weight.
             length = jnp.linalg.norm(moved)
             fresh = jnp.where(length > 0, moved / jnp.where(length > 0, length, 1), 0)
             return basis.at[j + 1].set(fresh), (along[j], length)
@@ -241,4 +253,5 @@ def _quadrature(
         # Gauss quadrature: the weights are the squared first components of the eigenvectors.
         return nodes, vectors[0] ** 2
 
+    # One probe after the other, as each holds a whole basis.
     return jax.lax.map(probe, jax.random.split(key, probes))

@@ -28,6 +28,7 @@ def images_and_labels() -> tuple[Array, Array]:
     """Return the digits, of shape (1797, 1, 8, 8) between 0 and 1, and their labels."""
     found = data.digits().arrays
     images = np.asarray(found["images"], np.float32)[:, None] / 16
+    # `float` is the precision in force, that of `jax_enable_x64`.
     return jnp.asarray(images, float), jnp.asarray(found["labels"], jnp.int32)
 
 
@@ -105,6 +106,7 @@ def training(
         decay = DECAY if smoothed else jnp.exp(outer["other"])
         return optimizer((lambda t: size * shape(t)) if warm else size, decay)
 
+    # The default integers of float64 have 64 bits, and their draws differ.
     draw = lambda t, key: jax.random.randint(key, (BATCH,), 0, TRAINED, jnp.int32)
     problem = TrainingProblem(loss, objective, start(), make, HORIZON, draw)
     return problem, {"step_size": jnp.zeros(()), "other": jnp.array(-3.0)}
@@ -129,8 +131,10 @@ OPTIMIZERS: dict[str, tuple[Make, float]] = {
     "sgd": (lambda rate, decay: optax.sgd(rate), 2.0),
     "momentum": (lambda rate, decay: optax.sgd(rate, momentum=0.9), 0.4),
     "adam": (lambda rate, decay: adam(rate), 2e-2),
+    # The root of a mean square has no derivative at zero, hence `eps_root` and the scale.
     "adamw": (lambda rate, decay: optax.adamw(rate, eps_root=1e-8, weight_decay=decay), 2e-2),
     "rmsprop": (lambda rate, decay: optax.rmsprop(rate, initial_scale=1e-4), 1e-2),
+    # By default only matrices from 128 x 128 on are factored, and these are smaller.
     "adafactor": (lambda rate, decay: optax.adafactor(rate, min_dim_size_to_factor=8), 6e-2),
     "lion": (lambda rate, decay: optax.lion(rate, weight_decay=decay), 1e-2),
     "muon": (lambda rate, decay: optax.contrib.muon(rate), 3e-2),

@@ -33,20 +33,20 @@ def normal(random: np.random.Generator, scale: float, *shape: int) -> Array:
 def characters(text: Text, folder: Path | None) -> tuple[np.ndarray, int]:
     """Return rows of characters as integers, shape (128, 25), and the number of different ones.
 
-    Args:
-        text: the descriptions of the data sets that scikit-learn holds, or WikiText-2.
-        folder: the folder of WikiText-2.
+    They are from the descriptions of scikit-learn's data sets, or from WikiText-2 in `folder`.
     """
     count = SENTENCES * (TOKENS + 1)
     if text == "wikitext-2":
         arrays = data.wikitext2(folder).arrays
         part = next(arrays[name] for name in ("validation", "test", "train") if name in arrays)
+        # As many words as characters are needed, which is enough.
         written = " ".join(arrays["vocabulary"][part[:count]].tolist())
     else:
         loaders: tuple[Any, ...] = (load_breast_cancer, load_wine, load_digits, load_diabetes)
         written = " ".join(load()["DESCR"] for load in loaders)
     letters = [c if c.isalpha() and c.isascii() else " " for c in written.lower()]
     words = " ".join("".join(letters).split())[:count]
+    # The space comes before the letters in ASCII and becomes 0.
     codes = np.array([max(ord(c) - ord("a") + 1, 0) for c in words], np.int32)
     return codes.reshape(SENTENCES, TOKENS + 1), 27
 
