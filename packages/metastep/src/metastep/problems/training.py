@@ -124,7 +124,7 @@ class TrainingProblem(AbstractProblem):
         explained.require_arguments("objective", objective, f"params, outer{also}", advice)
         if _is_function(init_params):
             explained.require_arguments("init_params", init_params, "outer, key")
-        if not explained.is_transformation(optimizer):
+        if callable(optimizer) and not explained.is_transformation(optimizer):
             explained.require_arguments("optimizer", optimizer, "outer")
         if batch is not None:
             explained.require_arguments("batch", batch, "t, key", explained.BATCH_SOURCE)
