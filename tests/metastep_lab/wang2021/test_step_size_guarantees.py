@@ -5,7 +5,7 @@ import pytest
 
 from metastep_lab.tables import Record, columns
 from metastep_lab.theory import quadratic_step_size as theory
-from metastep_lab.wang2021.step_size_guarantees import descents, sampling
+from metastep_lab.wang2021.step_size_guarantees import descents, sampling, stochastic
 from metastep_lab.wang2021.step_size_guarantees.experiment import EXPERIMENT, Config
 from tests.metastep_lab.doctored import changed, check_every_claim, verdicts
 
@@ -114,6 +114,16 @@ def test_the_bound_of_theorem_4_has_the_extreme_coordinates_alone():
     bound = (4 * steepest + (reach - 0.5) / flattest / 2) ** 2
     found = descents.updates_bound(eigenvalues, squares, 0.25, 2.0)
     assert found == pytest.approx(bound, rel=1e-12)
+
+
+def test_truncation_is_looked_for_in_as_many_steps_as_theorem_10_has(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        stochastic, "_largest", lambda *arguments: seen.append(arguments[-1]) or np.ones(2)
+    )
+    stochastic.truncated(8, 2, 2.0, 0)
+    # t = 4 d^2 ln^2 d, so that the last step size, 1 / (d^2 ln^2 d), is 4 / t.
+    assert seen == [stochastic.horizon_of(8)] == [int(np.ceil(4 * 64 * np.log(8) ** 2))]
 
 
 def test_ties_are_all_judged():

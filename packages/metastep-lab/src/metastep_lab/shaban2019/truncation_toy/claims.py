@@ -258,7 +258,8 @@ CLAIMS = (
     Statement(
         "conjugate-gradients-before-it",
         "Section 3.3: where it has not, Eq. 11 has no control on its error, while K-RMD has (here: "
-        "after a short training the error of Eq. 11 stays above a half, that of K-RMD vanishes).",
+        "after a short training the error of Eq. 11 stays above a half with the most steps, where "
+        "K-RMD spans the training and is exact).",
         measure=lambda record: _by_horizon(record, False)["rows"],
         verdict=lambda rows: rows["conjugate"].iloc[-1] > 0.5 and rows["truncated"].iloc[-1] < 1e-9,
         evidence=ERRORS,

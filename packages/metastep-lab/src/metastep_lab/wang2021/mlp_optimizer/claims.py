@@ -109,8 +109,9 @@ def _at_the_end(record: Record) -> Numbers:
 CLAIMS = (
     Statement(
         "validation-beats-training",
-        "Figure 4(b): at 20 % noise and few samples train-by-validation generalizes much "
-        "better (here: by at least 10 points, and two standard errors over meta-seeds).",
+        "Figure 4(b); 2020, Figure 6: at 20 % noise and few samples train-by-validation "
+        "generalizes much better (here: by at least 10 points, and two standard errors over "
+        "meta-seeds).",
         lacks=_lacks(VALIDATED, TRAINED),
         measure=lambda record: _gap(record, VALIDATED, TRAINED),
         verdict=lambda found: above(found["gap"], GAP),
@@ -173,9 +174,9 @@ CLAIMS = (
             f"test accuracy {_with_spread(found['learned'])} against {found['tuned']:.3f}"
         ),
         reasons={
-            None: "The spread over meta-seeds is as large as the difference: more of them would "
-            "decide.",
-            False: "On these small data tuned SGD is as good.",
+            None: "The difference is within two standard errors over meta-seeds, or there is one "
+            "meta-seed: more of them would decide.",
+            False: "Tuned SGD is better here, by more than two standard errors over meta-seeds.",
         },
     ),
     Statement(
@@ -187,7 +188,11 @@ CLAIMS = (
             if found["steps"] < PAPER_STEPS or found["gap"] is None
             else above(found["gap"], GAP)
         ),
-        evidence="tested for {steps} steps, inside the horizon of {config.horizon} that "
-        "meta-training saw; beyond it learned optimizers may undo their work",
+        evidence="tested for {steps} steps; trajectories of meta-training have at most "
+        "{config.horizon}, beyond which learned optimizers may undo their work",
+        reasons={
+            None: f"It takes a test of {PAPER_STEPS} steps, and a difference of more than two "
+            "standard errors over meta-seeds, to decide.",
+        },
     ),
 )

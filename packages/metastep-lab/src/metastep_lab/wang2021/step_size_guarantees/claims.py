@@ -228,8 +228,9 @@ CLAIMS = (
     ),
     Statement(
         "sgd-is-not-truncated",
-        "Lemma 39: in the range of Theorem 10 stochastic gradient descent is truncated with a "
-        "very small probability (here: at most one run in a thousand, at the end of the range).",
+        "Lemma 44: in the range of Theorem 10 stochastic gradient descent is truncated with a "
+        "very small probability (here: at most one run in a thousand, at the end of the range, "
+        "within the steps of the claim theorem-10).",
         measure=_truncated,
         verdict=lambda found: (
             True if found["upper"] <= 0.001 else False if found["lower"] > 0.001 else None

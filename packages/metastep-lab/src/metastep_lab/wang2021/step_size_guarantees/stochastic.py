@@ -125,7 +125,7 @@ def theorem_10(
 def truncated(dim: int, runs: int, noise: float, seed: int) -> tuple[int, float]:
     """Count the runs that reach |w| = 40 sigma at the end of the range of Theorem 10.
 
-    Each run has its own task, with n_1 = d / 4, and t = d^2 ln^2 d steps.
+    Each run has its own task, with n_1 = d / 4, and the t of `theorem_10`.
 
     Returns:
         The number of such runs, and the largest |w| of any run in units of 40 sigma.
@@ -133,7 +133,7 @@ def truncated(dim: int, runs: int, noise: float, seed: int) -> tuple[int, float]
     end = theory.train_by_validation_range(dim)
     drawn = draw(runs, dim, (dim // 4, 1), noise, np.random.default_rng([seed, dim]))
     arrays = jnp.asarray(drawn.inputs), jnp.asarray(drawn.targets)
-    length = _largest(jax.random.key(seed), *arrays, jnp.asarray(end), int(np.ceil(1 / end)))
+    length = _largest(jax.random.key(seed), *arrays, jnp.asarray(end), horizon_of(dim))
     share = np.sqrt(np.asarray(length)) / (RADIUS * noise)
     return int(np.sum(share >= 1)), float(share.max())
 
