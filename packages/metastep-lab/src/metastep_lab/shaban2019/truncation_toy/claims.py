@@ -146,8 +146,8 @@ CLAIMS = (
     ),
     Statement(
         "descent-on-f",
-        "Figure 2, left: on f every window gives a descent direction; h.d / |d|^2 stays within "
-        "the bounds of the commuting case.",
+        "Figure 2, left: on f every window gives a descent direction (here: h.d / |d|^2 stays "
+        "within the bounds of the commuting case, which are positive).",
         measure=_descent,
         verdict=lambda rows: rows.eval("low - 1e-6 < lowest and highest < high + 1e-6").all(),
         evidence=each(

@@ -108,9 +108,9 @@ CLAIMS = (
     ),
     Statement(
         "settles-where-predicted",
-        "The meta step keeps eta from settling: once mu_k F''(eta*) < 2, that is after "
-        "k* = (scale F''(eta*) / 2)^2 updates, eta locks to eta* (here: to 1e-6 where k* is below "
-        "four fifths of the updates).",
+        "Not in the paper: the meta step keeps eta from settling; once mu_k F''(eta*) < 2, that is "
+        "after k* = (scale F''(eta*) / 2)^2 updates, eta locks to eta* (here: to 1e-6 where k* is "
+        "below four fifths of the updates).",
         lacks=_methods("log-domain"),
         measure=measures.settled,
         verdict=lambda rows: (
@@ -153,9 +153,10 @@ CLAIMS = (
     ),
     Statement(
         "float64-agrees",
-        "In float64 back-propagation of log f with the paper's own meta step sizes does what the "
-        "exact meta-gradient does, as long as f(w_t) stays below 1e305 (t up to 80, eta_0 up to 1 "
-        "where L is below 80): every F' on the way is usable, and exact to 1e-6 of the largest.",
+        "Not in the paper: in float64 back-propagation of log f with its own meta step sizes does "
+        "what the exact meta-gradient does, as long as f(w_t) stays below 1e305 (t up to 80, eta_0 "
+        "up to 1 where L is below 80): every F' on the way is usable, and exact to 1e-6 of the "
+        "largest.",
         lacks=_methods("log-domain", "reverse-float64"),
         measure=measures.float64,
         verdict=lambda found: found["idle"] == 0 and found["worst"] < 1e-6,
@@ -181,8 +182,8 @@ CLAIMS = (
     ),
     Statement(
         "gd-fails-with-the-exact-gradient",
-        "The gradient descent of Tables 1-2 fails because of its meta step size: with the exact "
-        "meta-gradient in its place it converges in no cell either.",
+        "Not in the paper: the gradient descent of Tables 1-2 fails because of its meta step size; "
+        "with the exact meta-gradient in its place it converges in no cell either.",
         lacks=_methods("log-domain-constant"),
         measure=lambda record: descents(record, "log-domain-constant"),
         verdict=lambda rows: (rows["status"] == "oscillating").all(),
@@ -193,9 +194,9 @@ CLAIMS = (
     ),
     Statement(
         "rmsprop-with-the-exact-gradient",
-        "Where the RMSProp of Tables 1-2 fails, it overflows: with the exact meta-gradient in its "
-        "place nothing gets stuck, and every descent from 0.1 or below converges to within 10%, "
-        "as the cells of the tables have to.",
+        "Not in the paper: where the RMSProp of Tables 1-2 fails, it overflows; with the exact "
+        "meta-gradient in its place nothing gets stuck, and every descent from 0.1 or below "
+        "converges to within 10%, as the cells of the tables have to.",
         lacks=_methods("log-domain-rmsprop"),
         measure=measures.exact_rmsprop,
         verdict=lambda found: (
