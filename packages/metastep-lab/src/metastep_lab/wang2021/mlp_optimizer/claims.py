@@ -76,6 +76,12 @@ def _with_spread(values: Frame) -> str:
     return f"{values.mean():.3f} (sd over {values.size} meta-seeds {values.std():.3f})"
 
 
+UNSURE = (
+    "The difference is within two standard errors over meta-seeds, or there is one meta-seed: more "
+    "of them decide."
+)
+
+
 def _numbers(values: Iterable[float]) -> str:
     return ", ".join(f"{value:.3f}" for value in values)
 
@@ -118,6 +124,7 @@ CLAIMS = (
         evidence=lambda found: (
             f"{found['words']}; differences by meta-seed {_numbers(found['gap'])}"
         ),
+        reasons={None: UNSURE},
     ),
     Statement(
         "training-memorizes-noise",
@@ -154,6 +161,7 @@ CLAIMS = (
             f"gap at noise {NOISY}: {_numbers(found['noisy'])}; without: "
             f"{_numbers(found['clean'])} by meta-seed"
         ),
+        reasons={None: UNSURE},
     ),
     Statement(
         "more-samples-do-not-help-training",
@@ -162,6 +170,7 @@ CLAIMS = (
         measure=lambda record: _gap(record, VALIDATED, DOUBLE),
         verdict=lambda found: above(found["gap"], 0.0),
         evidence="{words}",
+        reasons={None: UNSURE},
     ),
     Statement(
         "better-than-tuned-sgd",
@@ -174,8 +183,7 @@ CLAIMS = (
             f"test accuracy {_with_spread(found['learned'])} against {found['tuned']:.3f}"
         ),
         reasons={
-            None: "The difference is within two standard errors over meta-seeds, or there is one "
-            "meta-seed: more of them would decide.",
+            None: UNSURE,
             False: "Tuned SGD is better here, by more than two standard errors over meta-seeds.",
         },
     ),
