@@ -75,6 +75,17 @@ def task_interaction(module):
     return module.config(), tables, expected
 
 
+def test_steps_until_stopped_are_not_those_of_the_stopped_trials_alone():
+    rows = [("1-RMD", 1, trial, 0.6, step) for trial, step in enumerate((3000.0, np.nan))]
+    names = "method window trial stopped_accuracy stopped_step"
+    tables = {"summary": columns(names, rows), "cost": columns("window seconds", [(1, 0.01)])}
+    experiment = next(load(one) for one in CATALOG if one.name == "task-interaction")
+    record = Record(experiment.config(), tables, {}, {})
+    found = beside_the_paper(experiment.printed(record), record)
+    assert "K = 1, accuracy" in found["what"]
+    assert "K = 1, steps until stopped" not in found["what"]
+
+
 def one_shot(module):
     rows = [("full", 0.9, 2.0), ("full", 0.92, 2.0)]
     tables = {"summary": columns("method accuracy seconds_per_step", rows)}

@@ -1,5 +1,7 @@
 """The claims of `task-interaction`, statements of the paper, and its answer."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
@@ -177,14 +179,21 @@ def printed(record: Record) -> list[Printed]:
     """Return the numbers of Table 3 for the data set of a run."""
     if record.config.dataset not in PAPER_ACCURACY:
         return []
-    spread = lambda window: (
-        lambda record: tuned(record, "stopped_accuracy").get(window, pd.Series(dtype=float)).std()
-    )
-    summary = lambda column: lambda window: mean_of("summary", column, window=window)
+
+    def of(column: str, average: Callable[[Column], float]) -> Callable:
+        none = pd.Series(dtype=float)
+        return lambda window: lambda record: average(tuned(record, column).get(window, none))
+
+    # A trial that was not stopped has no step: the mean of the others would be too small.
+    mean = lambda values: values.mean(skipna=False)
     numbers = (
-        ("accuracy", PAPER_ACCURACY, summary("stopped_accuracy")),
-        ("±, here the standard deviation over trials", PAPER_DEVIATION, spread),
-        ("steps until stopped", PAPER_STEPS, summary("stopped_step")),
+        ("accuracy", PAPER_ACCURACY, of("stopped_accuracy", mean)),
+        (
+            "±, here the standard deviation over trials",
+            PAPER_DEVIATION,
+            of("stopped_accuracy", lambda values: values.std()),
+        ),
+        ("steps until stopped", PAPER_STEPS, of("stopped_step", mean)),
         (
             "seconds of an outer step, here of a hypergradient",
             PAPER_SECONDS,
