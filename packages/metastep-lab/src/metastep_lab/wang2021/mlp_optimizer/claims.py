@@ -35,7 +35,8 @@ def _ran(*modes: str, noise: float = NOISY) -> Callable[[Record], bool]:
 
 
 def _lacks(*modes: str, noise: float = NOISY) -> Callable[[Record], str | None]:
-    return lacking(f"needs {' and '.join(modes)} at noise {noise}", _ran(*modes, noise=noise))
+    words = f"needs {' and '.join(modes)} at noise {noise}, on `samples` examples"
+    return lacking(words, _ran(*modes, noise=noise))
 
 
 def answer(record: Record) -> str:
