@@ -153,10 +153,10 @@ CLAIMS = (
     ),
     Statement(
         "float64-agrees",
-        "Not in the paper: in float64 back-propagation of log f with its own meta step sizes does "
-        "what the exact meta-gradient does, as long as f(w_t) stays below 1e305 (t up to 80, eta_0 "
-        "up to 1 where L is below 80): every F' on the way is usable, and exact to 1e-6 of the "
-        "largest.",
+        "Not in the paper: in float64 back-propagation of log f with the paper's meta step sizes "
+        "does what the exact meta-gradient does, as long as f(w_t) stays below 1e305 (t up to 80, "
+        "eta_0 up to 1 where L is below 80): every F' on the way is usable, and exact to 1e-6 of "
+        "the largest.",
         lacks=_methods("log-domain", "reverse-float64"),
         measure=measures.float64,
         verdict=lambda found: found["idle"] == 0 and found["worst"] < 1e-6,
