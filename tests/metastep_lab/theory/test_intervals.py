@@ -41,14 +41,16 @@ def test_the_means_of_groups_take_degrees_of_freedom():
     """Against the fit with a constant for each group; without them, 0.905 would be covered."""
     rng = np.random.default_rng(0)
     groups, x = 10, np.geomspace(1, 100, 4)
-    covered = []
-    for _ in range(400):
+
+    def draw():
         logarithms = rng.normal(size=(groups, 1)) + rng.normal(size=(groups, x.size))
         y = x**2 * np.exp(logarithms)
         centred = y / np.exp(np.log(y).mean(axis=1, keepdims=True))
-        fit = intervals.exponent(np.tile(x, groups), centred.ravel(), groups)
-        covered.append(fit.lower < 2 < fit.upper)
-    # The design of the last draw by hand: a column for each group and one for the slope.
+        return y, intervals.exponent(np.tile(x, groups), centred.ravel(), groups)
+
+    covered = [fit.lower < 2 < fit.upper for _, fit in (draw() for _ in range(400))]
+    # One draw by hand: a column for each group and one for the slope.
+    y, fit = draw()
     design = np.kron(np.eye(groups), np.ones((x.size, 1)))
     design = np.column_stack([design, np.tile(np.log(x), groups)])
     solution, (rest,), *_ = np.linalg.lstsq(design, np.log(y).ravel(), rcond=None)

@@ -1,6 +1,6 @@
 """The claims of `step-size-guarantees`, statements of the papers, and its answer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -70,7 +70,7 @@ def _promised(rows: Frame) -> bool | None:
     return reached
 
 
-STILL_OPEN = {
+STILL_OPEN: Mapping[bool | None, str] = {
     None: "The last interval holds 0.99, or the share still rises with the sizes, which the "
     "theorem takes large enough: more repetitions or larger sizes decide.",
 }
