@@ -86,8 +86,8 @@ CLAIMS = (
         verdict=lambda found: found["largest"] < CLOSE,
         evidence="{name}: |eta - eta*| / eta* is {relative_error_300:.3g} after 300 updates, at "
         "most {largest:.3g} from there on, {relative_error_last:.3g} in the last 100; "
-        "the meta step size is small enough to settle only after {predicted:.0f} updates. Within "
-        "10% after 300 updates: {within} cells",
+        "the meta step size is small enough to settle only after {predicted:.0f} updates. From 300 "
+        "updates on {staying} cells stay within 10%",
         reasons={
             False: "Until its meta step is small enough, eta jumps around eta*; before that it "
             "is near eta* by chance only.",
