@@ -32,14 +32,25 @@ TINY = Config(
 )
 
 
+LOSSES = {}
+"""The arrays of each stage of the whole run, by run."""
+
+
 @pytest.fixture(scope="module")
 def request_of_whole(tmp_path_factory):
     """The request of an uninterrupted run, which has ended."""
+    by_run = limits._by_run
+
+    def kept(arrays, many, what, context, compute):
+        LOSSES[what] = by_run(arrays, many, what, context, compute)
+        return LOSSES[what]
+
     directory = tmp_path_factory.mktemp("maml-nonlinear") / "whole"
     undrawn = replace(EXPERIMENT, figures=lambda record: {})
     request = Request(undrawn, TINY, "quick", (), seed=3, directory=directory)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(limits, "SAVED_TOGETHER", 4)
+        patch.setattr(limits, "_by_run", kept)
         execute(request)
     return request
 
@@ -69,6 +80,12 @@ def test_a_resumed_run_ends_with_the_same_bits(request_of_whole, tmp_path, monke
     assert [path.stem for path in tables] == ["difference", "loss", "reading", "training"]
     for path in tables:
         assert path.read_bytes() == (parts / "tables" / path.name).read_bytes()
+
+
+def test_the_linearization_is_solved_in_float64(request_of_whole):
+    """Differences of 1e-3 of a loss must not be rounding; from float32 every loss would be one."""
+    loss = LOSSES["paper, linearized"]["loss"]
+    assert np.mean(loss != loss.astype(np.float32)) > 0.9
 
 
 def test_both_limits_and_all_rates_see_the_same_draws(record):
