@@ -117,4 +117,7 @@ PRESETS = {
     ),
     "fig-c23": replace(_CIFAR10, model=("LeNet5", "LeNet5-BN"), models=(3,)),
 }
-"""The thesis's figures by name: paper are 4.1a, 4.4, C.5 and C.18 on MNIST."""
+"""The thesis's figures by name: paper are those of 4.4, C.5 and C.18 that are on MNIST.
+
+LeNet5 is among its networks, too; the thesis has it on CIFAR-10 (4.1a, C.2, C.18), as `fig-c2`.
+"""
