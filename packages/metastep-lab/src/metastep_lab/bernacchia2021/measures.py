@@ -2,7 +2,17 @@
 
 from metastep_lab.claims import Statement
 from metastep_lab.figures.style import Lines
-from metastep_lab.tables import Frame, Record
+from metastep_lab.tables import Column, Frame, Record
+
+MORE_RUNS = "More runs would decide: the standard errors are too large for that."
+LEADING_ORDER = "The theorem is leading order; at these sizes what it neglects is above the bar."
+
+
+def decided(off: Column, error: Column, bar: Column) -> bool | None:
+    """Whether deviations are within bars: None where three standard errors leave it open."""
+    if (off.abs() - 3 * error > bar).any():
+        return False
+    return True if (off.abs() + 3 * error <= bar).all() else None
 
 
 def theory_errors(rows: Frame) -> Frame:
@@ -30,6 +40,10 @@ def analytic_test_loss(equation: int, counted: str) -> Statement:
             f"{len(rows)} (correlated) {counted}: largest |z| {rows['z'].max():.2f}, largest "
             f"difference {rows['difference'].abs().max():.2g}"
         ),
+        reasons={
+            False: "With a handful of runs the standard error is itself far off; with many, this "
+            "is an error of the program."
+        },
     )
 
 
