@@ -47,12 +47,17 @@ def test_the_table_is_on_the_page(tmp_path):
 def hypercleaning(module):
     rows = [("5-RMD", 5, 0.88, 0.9, 0.39, 0.9)]
     names = "method window test_accuracy validation_accuracy validation_loss f1_replaced"
-    tables = {"summary": columns(names, rows)}
-    return (
-        module.config(),
-        tables,
-        {"K = 5, test accuracy": (0.8805, 0.88), "K = 5, F1": (0.89, 0.9)},
-    )
+    scores = [(5, -1.0, 150, 0.8), (5, -1.0, 1000, 0.7)]
+    tables = {
+        "summary": columns(names, rows),
+        "thresholds": columns("window threshold step f1_replaced", scores),
+    }
+    expected = {
+        "K = 5, test accuracy": (0.8805, 0.88),
+        "K = 5, F1": (0.89, 0.9),
+        "K = 5, threshold -1, F1": (0.90, 0.8),
+    }
+    return module.config(), tables, expected
 
 
 def task_interaction(module):
@@ -63,11 +68,21 @@ def task_interaction(module):
     }
     expected = {
         "K = 1, accuracy": (0.6111, 0.605),
-        "K = 1, its standard deviation over trials": (0.0123, np.sqrt(0.5) * 0.01),
+        "K = 1, ±, here the standard deviation over trials": (0.0123, np.sqrt(0.5) * 0.01),
         "K = 1, steps until stopped": (3300, 3000),
         "K = 1, seconds of an outer step, here of a hypergradient": (0.8, 0.01),
     }
     return module.config(), tables, expected
+
+
+def test_steps_until_stopped_are_not_those_of_the_stopped_trials_alone():
+    rows = [("1-RMD", 1, trial, 0.6, step) for trial, step in enumerate((3000.0, np.nan))]
+    names = "method window trial stopped_accuracy stopped_step"
+    tables = {"summary": columns(names, rows), "cost": columns("window seconds", [(1, 0.01)])}
+    experiment = next(load(one) for one in CATALOG if one.name == "task-interaction")
+    record = Record(experiment.config(), tables, {}, {})
+    found = set(pd.DataFrame(beside_the_paper(experiment.printed(record), record))["what"])
+    assert "K = 1, accuracy" in found and "K = 1, steps until stopped" not in found
 
 
 def one_shot(module):

@@ -28,7 +28,7 @@ def held():
         summary.append((f"{window}-RMD", window, *row, 0.1 * window))
         identification += [
             (window, threshold, step, 44, 43, 38, 0.915, 0.905)
-            for threshold in (-2.0, -3.0, -4.0)
+            for threshold in claims.PAPER_THRESHOLDS
             for step in (0, 150)
         ]
     summary.append(("noisy labels", np.nan, 0.7, 0.7, 0.9, np.nan, np.nan, 1.0, np.nan))
@@ -52,7 +52,7 @@ def held():
 TUNED = "window == window"  # rows with a window
 SPOILED = (
     ("finds-corrupted-labels", "summary", "window == 5", {"f1_replaced": 0.88}),
-    ("threshold-hardly-matters", "thresholds", "threshold == -2", {"f1_replaced": 0.86}),
+    ("threshold-hardly-matters", "thresholds", "threshold == -1", {"f1_replaced": 0.89}),
     ("most-are-identified", "identification", TUNED, {"wrong": 20}),
     ("most-are-identified", "identification", TUNED, {"replaced": 39}),
     ("loss-falls-with-window", "summary", "window == 5", {"validation_loss": 0.6}),
@@ -83,6 +83,19 @@ def test_the_numbers_of_table_2_are_those_of_its_windows_and_differ_as_the_paper
     assert all(max(row.values()) < 1.1 * min(row.values()) for row in rows)
     losses, accuracies = ([*row.values()] for row in rows[:2])
     assert sorted(losses, reverse=True) == losses and sorted(accuracies) == accuracies
+
+
+def test_the_thresholds_are_those_of_the_appendix_and_its_scores_are_similar():
+    rows = claims.PAPER_THRESHOLDS
+    assert [*rows] == [-4.0, -3.0, -1.0] == [*Config().thresholds]
+    assert all([*row] == [*claims.PAPER_F1] for row in rows.values())
+    for window in claims.PAPER_F1:
+        scores = [row[window] for row in rows.values()]
+        # The bar of the claim is what the table itself satisfies, once its rounding is allowed.
+        assert max(scores) - min(scores) + 2 * claims.ROUNDING <= claims.SIMILAR + 1e-12
+    found = {row.what: row.here(held()) for row in EXPERIMENT.printed(held())}
+    assert found["K = 5, threshold -1, F1"] == 0.915
+    assert found["K = 25, threshold -1, F1"] is None
 
 
 def test_the_claims_of_the_appendix_need_its_steps():

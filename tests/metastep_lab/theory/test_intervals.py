@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.stats import binom
 
 from metastep_lab.theory import intervals
@@ -33,3 +34,27 @@ def test_exponents():
     inside = np.mean([fit.lower < 2 < fit.upper for fit in fits])
     # 0.95 with a standard deviation of 0.011 over 400 fits.
     assert 0.915 < inside < 0.985
+    assert np.isnan(intervals.exponent(x[:2], x[:2])).all()
+
+
+def test_the_means_of_groups_take_degrees_of_freedom():
+    """Against the fit with a constant for each group; without them, 0.905 would be covered."""
+    rng = np.random.default_rng(0)
+    groups, x = 10, np.geomspace(1, 100, 4)
+
+    def draw():
+        logarithms = rng.normal(size=(groups, 1)) + rng.normal(size=(groups, x.size))
+        y = x**2 * np.exp(logarithms)
+        centred = y / np.exp(np.log(y).mean(axis=1, keepdims=True))
+        return y, intervals.exponent(np.tile(x, groups), centred.ravel(), groups)
+
+    covered = [fit.lower < 2 < fit.upper for _, fit in (draw() for _ in range(400))]
+    # One draw by hand: a column for each group and one for the slope.
+    y, fit = draw()
+    design = np.kron(np.eye(groups), np.ones((x.size, 1)))
+    design = np.column_stack([design, np.tile(np.log(x), groups)])
+    solution, (rest,), *_ = np.linalg.lstsq(design, np.log(y).ravel(), rcond=None)
+    error = np.sqrt(rest / (40 - 11) * np.linalg.inv(design.T @ design)[-1, -1])
+    margin = stats.t.ppf(0.975, 40 - 11) * error
+    assert fit == pytest.approx((solution[-1], solution[-1] - margin, solution[-1] + margin))
+    assert 0.915 < np.mean(covered) < 0.985

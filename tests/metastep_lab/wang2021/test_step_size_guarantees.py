@@ -5,8 +5,9 @@ import pytest
 
 from metastep_lab.tables import Record, columns
 from metastep_lab.theory import quadratic_step_size as theory
-from metastep_lab.wang2021.step_size_guarantees import descents, sampling
+from metastep_lab.wang2021.step_size_guarantees import descents, sampling, stochastic
 from metastep_lab.wang2021.step_size_guarantees.experiment import EXPERIMENT, Config
+from metastep_lab.wang2021.step_size_guarantees.rows import by_descent
 from tests.metastep_lab.doctored import changed, check_every_claim, verdicts
 
 TRAIN, VALID = "train-by-train", "train-by-validation"
@@ -114,6 +115,29 @@ def test_the_bound_of_theorem_4_has_the_extreme_coordinates_alone():
     bound = (4 * steepest + (reach - 0.5) / flattest / 2) ** 2
     found = descents.updates_bound(eigenvalues, squares, 0.25, 2.0)
     assert found == pytest.approx(bound, rel=1e-12)
+
+
+def test_theorem_9_is_compared_with_every_step_size(monkeypatch):
+    rng = lambda: np.random.default_rng([0, 3, 8])
+    chosen, judged = stochastic.theorem_9(8, 4, 40, 2.0, 8 * 10**8, rng())
+    # Step size 0 leaves w = 0, and |w*|^2 = 1; all draws choose the end of the range.
+    assert judged.error.shape == (12,) and judged.error[0] == pytest.approx(1)
+    assert judged.error[-1] == pytest.approx(chosen.error.mean())
+    monkeypatch.setattr(stochastic, "truncated", lambda *sizes: (0, 0.0))
+    config = Config(sgd_dims=(8,), sgd_tasks=(4,), repeats=40, fresh=10)
+    first = by_descent(config, 0)[0][0]
+    # Not the smallest error on any one new task.
+    assert first[-2:] == pytest.approx((chosen.error.mean(), judged.error.min()))
+
+
+def test_truncation_is_looked_for_in_as_many_steps_as_theorem_10_has(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        stochastic, "_largest", lambda *arguments: seen.append(arguments[-1]) or np.ones(2)
+    )
+    stochastic.truncated(8, 2, 2.0, 0)
+    # t = 4 d^2 ln^2 d, so that the last step size, 1 / (d^2 ln^2 d), is 4 / t.
+    assert seen == [stochastic.horizon_of(8)] == [int(np.ceil(4 * 64 * np.log(8) ** 2))]
 
 
 def test_ties_are_all_judged():

@@ -44,16 +44,18 @@ def at_least(level: float, successes: int, trials: int) -> bool | None:
     return True if lower >= level else False if upper < level else None
 
 
-def exponent(x: ArrayLike, y: ArrayLike) -> Exponent:
+def exponent(x: ArrayLike, y: ArrayLike, groups: int = 1) -> Exponent:
     """Fit y ~ x^b by least squares on logarithms; return b with its confidence interval.
 
     The entries of y, at least 3, are independent with equal relative errors; x has two values at
-    least. NaN if a number is not positive and finite.
+    least. With several groups, each has the same values of x, and its y were divided by their
+    geometric mean. NaN if a number is not positive and finite, or there are too few.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    if not np.all(np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)):
+    free = x.size - 1 - groups
+    if free < 1 or not np.all(np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)):
         return Exponent(np.nan, np.nan, np.nan)
     fit: Any = linregress(np.log(x), np.log(y))
-    # The slope and the intercept have taken two degrees of freedom.
-    margin = t.ppf((1 + CONFIDENCE) / 2, x.size - 2) * fit.stderr
+    # The slope and the mean of each group have taken degrees of freedom; `stderr` counts one mean.
+    margin = t.ppf((1 + CONFIDENCE) / 2, free) * fit.stderr * np.sqrt((x.size - 2) / free)
     return Exponent(float(fit.slope), float(fit.slope - margin), float(fit.slope + margin))

@@ -86,9 +86,8 @@ CLAIMS = (
         verdict=lambda found: found["factor"] <= LARGEST_FACTOR,
         evidence="{factor:.2f} times those of RMD at T = {horizon:g}",
         reasons={
-            False: "The step repeated here has more operations than the derivative that RMD adds, "
-            "whose parts are shared with the step; in processor time checkpointing is the faster, "
-            "as its states stay in the caches."
+            False: "The step, which checkpointing repeats, has more operations here than the "
+            "derivative that RMD adds, since that shares parts with the step."
         },
     ),
     Statement(

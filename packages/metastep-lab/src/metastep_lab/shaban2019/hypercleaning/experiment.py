@@ -42,7 +42,13 @@ from metastep_lab.configuration import (
 )
 from metastep_lab.experiment import Context, Experiment
 from metastep_lab.parts import Rows, no_rows, write_tables
-from metastep_lab.shaban2019.hypercleaning.claims import CLAIMS, CONVERGED, answer, printed
+from metastep_lab.shaban2019.hypercleaning.claims import (
+    CLAIMS,
+    CONVERGED,
+    PAPER_THRESHOLDS,
+    answer,
+    printed,
+)
 from metastep_lab.shaban2019.hypercleaning.examples import Examples, prepare
 from metastep_lab.shaban2019.hypercleaning.figures import figures
 from metastep_lab.shaban2019.hypercleaning.identification import (
@@ -71,7 +77,7 @@ class Config:
         outer_steps: updates of the weights.
         outer_step_size: of Adam; the first update has this size in every coordinate.
         threshold: an example counts as corrupted when its logit is below it.
-        thresholds: all that are compared, that one among them.
+        thresholds: all that are compared, that one among them; the paper's.
         measure_every: outer steps between two measurements of the exact hypergradient.
     """
 
@@ -88,7 +94,7 @@ class Config:
     threshold: float = -3.0
     thresholds: Annotated[
         tuple[float, ...], Predicate(different), "different numbers, threshold among them"
-    ] = (-2.0, -3.0, -4.0)
+    ] = tuple(PAPER_THRESHOLDS)
     measure_every: Count = 20
 
     def __post_init__(self):

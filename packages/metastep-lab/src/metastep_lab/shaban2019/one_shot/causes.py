@@ -51,6 +51,10 @@ def _cause(name: str, what: str, better: str, other: str) -> Statement:
         evidence="window {config.middle} minus full after {config.study_steps} steps: "
         "{before.listed} points; with the change {after.listed} points ({closed:.0f} % closed); "
         "accuracies {levels}",
+        reasons={
+            None: "There is no gap of two standard errors to close, or there are fewer than "
+            f"{ENOUGH} repetitions.",
+        },
     )
 
 

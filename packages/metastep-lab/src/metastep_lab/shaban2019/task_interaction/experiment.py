@@ -249,7 +249,8 @@ QUICK = Config(
 PAPER = Config(features="resnet-18", outer_steps=8000)
 """Features of ResNet-18 before its last layer, which a user has to bring, for all of CIFAR-10.
 
-The paper stops after 3,300 to 4,950 steps on average.
+The paper stops after 3,300 to 4,950 steps on average. It neither scales the features nor guards the
+inner descent (`smoothness`, `stability_limit`).
 """
 
 PAPER_CIFAR100 = replace(PAPER, dataset="cifar100", examples=300, outer_steps=15000)

@@ -83,7 +83,7 @@ class InteractingClasses(eqx.Module):
 
     Reference:
         Shaban et al. (2019), section 4.2.2, whose double sum runs to K where it means the number
-        of classes.
+        of classes, and whose outer loss is called that of linear regression.
 
     Attributes:
         features: training inputs, given as an array of shape (examples, features); append a column

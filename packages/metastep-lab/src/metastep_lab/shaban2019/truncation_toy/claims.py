@@ -146,8 +146,8 @@ CLAIMS = (
     ),
     Statement(
         "descent-on-f",
-        "Figure 2, left: on f every window gives a descent direction; h.d / |d|^2 stays within "
-        "the bounds of the commuting case.",
+        "Figure 2, left: on f every window gives a descent direction (here: h.d / |d|^2 stays "
+        "within the bounds of the commuting case, which are positive).",
         measure=_descent,
         verdict=lambda rows: rows.eval("low - 1e-6 < lowest and highest < high + 1e-6").all(),
         evidence=each(
@@ -258,7 +258,8 @@ CLAIMS = (
     Statement(
         "conjugate-gradients-before-it",
         "Section 3.3: where it has not, Eq. 11 has no control on its error, while K-RMD has (here: "
-        "after a short training the error of Eq. 11 stays above a half, that of K-RMD vanishes).",
+        "after a short training the error of Eq. 11 stays above a half with the most steps, where "
+        "K-RMD spans the training and is exact).",
         measure=lambda record: _by_horizon(record, False)["rows"],
         verdict=lambda rows: rows["conjugate"].iloc[-1] > 0.5 and rows["truncated"].iloc[-1] < 1e-9,
         evidence=ERRORS,

@@ -129,8 +129,8 @@ CLAIMS = (
     ),
     Statement(
         "gap-closes-beyond-dim",
-        "Theorem 6: with many more samples than dimensions the difference goes to zero (here: "
-        "it falls below a tenth of that with the fewest).",
+        "Figure 3, as expected by Theorem 6: with many more samples than dimensions the difference "
+        "goes to zero (here: it falls below a tenth of that with the fewest).",
         lacks=lacking(
             "needs two numbers of samples above the dimension, and one that is not",
             lambda record: (

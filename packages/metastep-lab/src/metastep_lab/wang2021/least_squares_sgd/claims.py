@@ -224,9 +224,10 @@ CLAIMS = (
     ),
     Statement(
         "validation-generalizes-better",
-        "Appendix D: of n = d/2 examples in all, descending on half and choosing the step size by "
-        "the other half ends nearer to w* than descending on all and choosing it by the training "
-        "loss: the mean of the first is below the median of the second, at every t and range.",
+        "Theorems 9 and 10 together: of n = d/2 examples in all, descending on half and choosing "
+        "the step size by the other half ends nearer to w* than descending on all and choosing it "
+        "by the training loss (here: the mean of the first is below the median of the second, at "
+        "every t and range).",
         measure=_compared,
         verdict=lambda found: (found["validated"] < found["trained"]).all(),
         evidence=lambda found: (
@@ -240,8 +241,8 @@ CLAIMS = (
     ),
     Statement(
         "simulation-agrees",
-        "The exact expectations are those of stochastic gradient descent: the means of simulated "
-        f"runs are within {LARGEST_Z:g} standard errors.",
+        "Not in the paper: the exact expectations are those of stochastic gradient descent; the "
+        f"means of simulated runs are within {LARGEST_Z:g} standard errors.",
         measure=lambda record: {
             "z": record.frames["simulation"]["z"],
             "scores": ", ".join(f"{z:.2f}" for z in record.frames["simulation"]["z"]),

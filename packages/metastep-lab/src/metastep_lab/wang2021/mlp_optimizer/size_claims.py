@@ -9,6 +9,7 @@ from metastep_lab.wang2021.mlp_optimizer.claims import (
     CLAIMS,
     NOISY,
     TRAINED,
+    UNSURE,
     VALIDATED,
     above,
     by_seed,
@@ -71,6 +72,7 @@ def _falls(name: str, noise: float, words: str) -> Statement:
         measure=lambda record: _drops(record, noise),
         verdict=lambda found: beyond(found["drop"], found["margin"]),
         evidence="{listed}",
+        reasons={None: UNSURE},
     )
 
 
@@ -150,6 +152,7 @@ SIZE_CLAIMS = (
         measure=lambda record: _largest(record, 0.0),
         verdict=_equal,
         evidence=_LARGEST,
+        reasons={None: "More meta-seeds decide on which side of the margin the difference is."},
     ),
     Statement(
         "noise-hurts-with-all-samples",
@@ -159,6 +162,7 @@ SIZE_CLAIMS = (
         measure=lambda record: _largest(record, NOISY),
         verdict=lambda found: above(found["values"], 0.0),
         evidence=_LARGEST,
+        reasons={None: UNSURE},
     ),
     Statement(
         "sgd-is-better-with-all-samples",
@@ -169,6 +173,7 @@ SIZE_CLAIMS = (
             None if np.isnan(found["margin"]).any() else beyond(found["behind"], found["margin"])
         ),
         evidence="SGD {sgd:.3f}, train-by-train {trained:.3f}, train-by-validation {validated:.3f}",
+        reasons={None: UNSURE},
     ),
     Statement(
         "noise-widens-every-gap",
@@ -181,6 +186,7 @@ SIZE_CLAIMS = (
         measure=_widening,
         verdict=lambda found: beyond(found["growth"], found["margin"]),
         evidence="{listed}",
+        reasons={None: UNSURE},
     ),
 )
 

@@ -1,6 +1,6 @@
 """The claims of `step-size-guarantees`, statements of the papers, and its answer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -68,6 +68,12 @@ def _promised(rows: Frame) -> bool | None:
     if reached is False and rows["upper"].iloc[0] < rows["lower"].iloc[-1]:
         return None
     return reached
+
+
+STILL_OPEN: Mapping[bool | None, str] = {
+    None: "The last interval holds 0.99, or the share still rises with the sizes, which the "
+    "theorem takes large enough: more repetitions or larger sizes decide.",
+}
 
 
 def _probabilities(rows: Frame) -> str:
@@ -174,6 +180,7 @@ CLAIMS = (
         verdict=_settles,
         evidence="{above} of {rows} above the bound, {open} unsettled; k_0 at most {most:g}; the "
         "bound is loose by a factor of at least {loose:.2g}",
+        reasons={None: "More updates decide where a descent has not settled."},
     ),
     Statement(
         "theorem-4-rate",
@@ -192,6 +199,7 @@ CLAIMS = (
         measure=_sampled(TRAIN),
         verdict=_promised,
         evidence=_probabilities,
+        reasons=STILL_OPEN,
     ),
     Statement(
         "theorem-8",
@@ -202,6 +210,7 @@ CLAIMS = (
         measure=_sampled(VALIDATION),
         verdict=_promised,
         evidence=_probabilities,
+        reasons=STILL_OPEN,
     ),
     Statement(
         "theorem-9",
@@ -212,6 +221,7 @@ CLAIMS = (
         measure=_sampled(SGD_TRAIN),
         verdict=_promised,
         evidence=_probabilities,
+        reasons=STILL_OPEN,
     ),
     Statement(
         "theorem-10",
@@ -221,15 +231,13 @@ CLAIMS = (
         measure=_sampled(SGD_VALIDATION),
         verdict=_promised,
         evidence=_probabilities,
-        reasons={
-            None: "The share still rises with the number m of training tasks, which the theorem "
-            "takes large enough.",
-        },
+        reasons=STILL_OPEN,
     ),
     Statement(
         "sgd-is-not-truncated",
-        "Lemma 39: in the range of Theorem 10 stochastic gradient descent is truncated with a "
-        "very small probability (here: at most one run in a thousand, at the end of the range).",
+        "Lemma 44: in the range of Theorem 10 stochastic gradient descent is truncated with a "
+        "very small probability (here: at most one run in a thousand, at the end of the range, "
+        "within the steps of the claim theorem-10).",
         measure=_truncated,
         verdict=lambda found: (
             True if found["upper"] <= 0.001 else False if found["lower"] > 0.001 else None

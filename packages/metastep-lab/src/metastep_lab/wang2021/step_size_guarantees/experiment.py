@@ -76,8 +76,8 @@ TABLES = {
 }
 
 
-def _relative(settled: list[tuple]) -> tuple[np.ndarray, np.ndarray]:
-    """Return 1 / epsilon, and k_0 over its geometric mean for each problem and start."""
+def _relative(settled: list[tuple]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return 1 / epsilon, k_0 over its geometric mean for each problem and start, their number."""
     rows: Frame = pd.DataFrame(settled, columns=TABLES["settling"].split())
     # Only complete groups: those that lack the smallest distances have another mean.
     known = rows.groupby(["problem", "start"])["updates"].transform("count") == len(DISTANCES)
@@ -86,7 +86,8 @@ def _relative(settled: list[tuple]) -> tuple[np.ndarray, np.ndarray]:
     mean = logarithm.groupby([rows["problem"], rows["start"]]).transform("mean")
     # The constant before epsilon^-p differs by problem and start: without their own means it would
     # be the spread that the fit reads.
-    return 1 / rows["distance"].to_numpy(), np.exp(logarithm - mean).to_numpy()
+    relative = np.exp(logarithm - mean).to_numpy()
+    return 1 / rows["distance"].to_numpy(), relative, len(rows) // len(DISTANCES)
 
 
 EXPERIMENT = Experiment(

@@ -98,9 +98,9 @@ def by_descent(config: Config, seed: int) -> tuple[list[tuple], list[tuple]]:
         # As in `least-squares-sgd`: with fewer steps the weights hardly move in the range of
         # Theorem 9.
         tasks, horizon = config.sgd_tasks[0], 10**8 * dim
-        chosen = stochastic.theorem_9(dim, tasks, config.repeats, noise, horizon, rng)
+        chosen, judged = stochastic.theorem_9(dim, tasks, config.repeats, noise, horizon, rng)
         far = chosen.error >= SGD_NOISE_SHARE * noise**2
-        counted = _counted(chosen, (1 / FACTOR, 1.0), far, chosen.error.min())
+        counted = _counted(chosen, (1 / FACTOR, 1.0), far, judged.error.min())
         rows.append((SGD_TRAIN, dim, noise, horizon, tasks, *counted))
     dim = config.sgd_dims[min(1, len(config.sgd_dims) - 1)]
     rng = np.random.default_rng([seed, 4, dim])

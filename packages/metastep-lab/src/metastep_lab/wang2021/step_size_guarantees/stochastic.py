@@ -67,13 +67,14 @@ def losses(drawn: Tasks, steps: np.ndarray, horizon: int) -> theory.ExpectedLoss
 
 def theorem_9(
     dim: int, tasks: int, repeats: int, noise: float, horizon: int, rng: np.random.Generator
-) -> Chosen:
+) -> tuple[Chosen, Judged]:
     """Tune on the training loss in the range of Theorem 9, and judge on one new task each.
 
     n is d / 2, and the range ends at 1 / (2 L^3 d) with L = 100.
 
     Returns:
-        The step sizes in units of the end of the range, and the expected errors on the new tasks.
+        The step sizes in units of the end of the range, and the expected errors on the new tasks;
+        and for every step size the mean of these errors over all new tasks.
     """
     end = theory.train_by_train_range(dim)
     units = np.append(0.0, np.geomspace(1e-3, 1.0, 11))
@@ -83,7 +84,8 @@ def theorem_9(
     # The first task of each repetition is the test task P, the others are the training tasks.
     tests = found.mean_squared_error.reshape(repeats, tasks + 1, -1)[:, 0]
     least = np.argmin(trained, axis=1)
-    return Chosen(units[least], units[least], tests[np.arange(repeats), least])
+    chosen = Chosen(units[least], units[least], tests[np.arange(repeats), least])
+    return chosen, Judged(tests.mean(axis=0), tests.std(axis=0, ddof=1) / np.sqrt(repeats))
 
 
 def horizon_of(dim: int) -> int:
@@ -125,7 +127,7 @@ def theorem_10(
 def truncated(dim: int, runs: int, noise: float, seed: int) -> tuple[int, float]:
     """Count the runs that reach |w| = 40 sigma at the end of the range of Theorem 10.
 
-    Each run has its own task, with n_1 = d / 4, and t = d^2 ln^2 d steps.
+    Each run has its own task, with n_1 = d / 4, and the t of `theorem_10`.
 
     Returns:
         The number of such runs, and the largest |w| of any run in units of 40 sigma.
@@ -133,7 +135,7 @@ def truncated(dim: int, runs: int, noise: float, seed: int) -> tuple[int, float]
     end = theory.train_by_validation_range(dim)
     drawn = draw(runs, dim, (dim // 4, 1), noise, np.random.default_rng([seed, dim]))
     arrays = jnp.asarray(drawn.inputs), jnp.asarray(drawn.targets)
-    length = _largest(jax.random.key(seed), *arrays, jnp.asarray(end), int(np.ceil(1 / end)))
+    length = _largest(jax.random.key(seed), *arrays, jnp.asarray(end), horizon_of(dim))
     share = np.sqrt(np.asarray(length)) / (RADIUS * noise)
     return int(np.sum(share >= 1)), float(share.max())
 
