@@ -57,6 +57,9 @@ def _theorem(id: str, text: str, condition: str, evidence: str) -> Statement:
         measure=satisfying,
         verdict=every(condition),
         evidence=each(evidence),
+        reasons={
+            False: "The theorem takes the product for H, and E[M] of two networks for unrelated."
+        },
     )
 
 

@@ -1,6 +1,6 @@
 """The claims of `hessian-structure` about the layers of single networks."""
 
-from metastep_lab.claims import Statement, each, every, lacking
+from metastep_lab.claims import Numbers, Statement, each, every, lacking
 from metastep_lab.tables import Frame, Record
 from metastep_lab.wu2022.hessian_structure.reading import (
     gap,
@@ -38,6 +38,16 @@ def _products(record: Record, connected: bool = True) -> Frame:
     names = "ratio", "rank_one", "input_correspondence", "inside"
     overlaps = spreads(rows[rows["index"] == gap(record)], LAYER, "overlap")
     return spreads(rows, LAYER, *names).join(overlaps)
+
+
+def _up_to_m(record: Record) -> Numbers:
+    """Return the mean correspondence of fc1 of LeNet5 for all its outputs; nothing elsewhere."""
+    if record.config.dataset != "cifar10" or "LeNet5" not in true_wide(record):
+        return {}
+    rows = record.rows("spectra", model="LeNet5", labels="true", layer="fc1")
+    # As many eigenvectors of H as the layer has outputs.
+    means = rows.query("index <= 120").groupby("index")["input_correspondence"].mean()
+    return {"whole": means.mean(), "first": means[: gap(record)].mean()} if len(means) > 119 else {}
 
 
 def _convolutions(record: Record) -> Frame:
@@ -115,6 +125,20 @@ PRODUCTS = (
         reasons={
             False: "Where lambda_1 / lambda_2 of the inputs is small, the eigenvectors of H are "
             "made of later input directions, too."
+        },
+    ),
+    Statement(
+        "correspondence-up-to-m",
+        "Appendix C.6.3, Figures C.7 and C.8, fc1 of LeNet5: not only the first c - 1 but the "
+        "first m = 120 eigenvectors of H stand along the first one of E[x x^T] (here: mean "
+        "correspondence above 0.6).",
+        lacks=lacking("needs LeNet5, CIFAR-10, true labels and top from 120", _up_to_m),
+        measure=_up_to_m,
+        verdict=lambda found: found["whole"] > 0.6,
+        evidence="{whole:.3f}; of the first c - 1 {first:.3f}",
+        reasons={
+            False: "Only the first eigenvalues of E[M] are large enough for that: see peak-place "
+            "of hessian-overlap."
         },
     ),
     Statement(

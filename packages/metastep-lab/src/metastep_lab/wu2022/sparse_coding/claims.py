@@ -179,6 +179,7 @@ CLAIMS = (
         reasons={
             False: "From samples, with few more atoms than the truth, learning gains more than "
             "the noise spoils.",
+            None: "More seeds would decide.",
         },
     ),
     Statement(
