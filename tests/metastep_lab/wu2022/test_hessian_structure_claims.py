@@ -1,5 +1,7 @@
 """The claims of `hessian-structure`, on records made by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -175,6 +177,9 @@ def test_every_claim_can_hold_and_fail():
     low = changed(few, "whole", "index == 20", overlap=0.45)
     assert verdicts(EXPERIMENT, low)["whole-hessian-50"] is False
     assert EXPERIMENT.reproducible <= found.keys() | {"reference"}
+    # A hundred classes need two hundred dimensions, and that is no error.
+    many = Record(replace(few.config, dataset="cifar100"), few.tables, {}, {})
+    assert verdicts(EXPERIMENT, many, "whole-hessian") == {"whole-hessian": None}
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10", "cifar100"])

@@ -15,6 +15,7 @@ from metastep_lab.wu2022.hessian_structure.printed import (
 )
 from metastep_lab.wu2022.hessian_structure.products import OUTPUTS, PRODUCTS
 from metastep_lab.wu2022.hessian_structure.reading import (
+    OF_WIDTH,
     behind,
     gap,
     is_connected,
@@ -187,7 +188,8 @@ SINGLE = (
         "Figure C.24: with batch normalization the Kronecker product describes the top "
         "(c - 1)-dimensional eigenspace worse than without, mean over the layers behind it.",
         lacks=lacking(
-            "needs a network with and without it, true labels, and top at least twice the classes",
+            f"needs a network {OF_WIDTH}, with and without it, true labels, and top at least twice "
+            "the classes",
             _with_and_without,
         ),
         measure=_normalized_products,

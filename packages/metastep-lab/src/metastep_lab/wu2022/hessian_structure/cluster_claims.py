@@ -2,10 +2,11 @@
 
 from metastep_lab.claims import Statement, each, every, lacking
 from metastep_lab.tables import Frame, Record
-from metastep_lab.wu2022.hessian_structure.reading import true_wide
+from metastep_lab.wu2022.hessian_structure.reading import OF_WIDTH, true_wide
 
 _lacks_connected = lacking(
-    "needs a fully connected network, true labels", lambda record: _fully_connected(record)
+    f"needs a fully connected network {OF_WIDTH}, without batch normalization, and true labels",
+    lambda record: _fully_connected(record),
 )
 
 

@@ -3,6 +3,7 @@
 from metastep_lab.claims import Numbers, Statement, each, every, lacking
 from metastep_lab.tables import Frame, Record
 from metastep_lab.wu2022.hessian_structure.reading import (
+    OF_WIDTH,
     gap,
     is_connected,
     needs_spectra,
@@ -55,7 +56,7 @@ def _convolutions(record: Record) -> Frame:
 
 
 _lacks_convolutions = lacking(
-    "needs a convolutional network without batch normalization",
+    f"needs a convolutional network {OF_WIDTH}, without batch normalization, and true labels",
     lambda record: len(_of_wide(record, "spectra", connected=False)),
 )
 OUTPUTS = (

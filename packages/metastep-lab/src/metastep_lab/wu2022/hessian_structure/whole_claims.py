@@ -4,18 +4,22 @@ import pandas as pd
 
 from metastep_lab.claims import Statement, each, every, lacking
 from metastep_lab.tables import Frame, Record
-from metastep_lab.wu2022.hessian_structure.reading import gap, large, wide
+from metastep_lab.wu2022.hessian_structure.reading import OF_WIDTH, gap, large, wide
 
 MOST = 50  # dimensions of Figure C.1
 
 _lacks_whole = lacking(
-    "needs a fully connected network, true labels first", lambda record: _whole_models(record)
+    f"needs a fully connected network {OF_WIDTH}, of at most 4 million parameters, without batch "
+    "normalization, true labels first, and top at least twice the classes",
+    lambda record: _whole_models(record),
 )
 
 
 def _whole_models(record: Record) -> list[str]:
-    measured = {*record.frames["whole"]["model"]} if record.config.labels[0] == "true" else ()
-    return [model for model in wide(record) if model in measured]
+    if record.config.labels[0] != "true":
+        return []
+    sizes = record.frames["whole"].groupby("model").size()
+    return [model for model in wide(record) if sizes.get(model, 0) >= large(record)]
 
 
 def _whole(record: Record) -> Frame:

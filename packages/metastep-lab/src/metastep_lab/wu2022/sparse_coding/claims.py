@@ -225,7 +225,7 @@ CLAIMS = (
     Statement(
         "masking-does-not-degrade",
         "Section 2.4.1: from samples, too, the performance of masking does not degrade as p' is "
-        "scaled (here: at no p' > p is its error above that at p' = p, by two standard errors).",
+        "scaled (here: at every p' > p its error is below that at p' = p, by two standard errors).",
         lacks=lacking("needs p and more, from samples", lambda record: len(_scaled(record))),
         measure=_scaled,
         verdict=lambda rows: beyond(rows["gain"], 2 * rows["error"]),
