@@ -1,5 +1,7 @@
 """Claims and panels that the experiments on mixed linear regression share."""
 
+import numpy as np
+
 from metastep_lab.claims import Statement
 from metastep_lab.figures.style import Lines
 from metastep_lab.tables import Column, Frame, Record
@@ -8,11 +10,11 @@ MORE_RUNS = "More runs would decide: the standard errors are too large for that.
 LEADING_ORDER = "The theorem is leading order; at these sizes what it neglects is above the bar."
 
 
-def decided(off: Column, error: Column, bar: Column) -> bool | None:
+def decided(off: Column, error: Column, bar: Column | float) -> bool | None:
     """Whether deviations are within bars: None where three standard errors leave it open."""
-    if (off.abs() - 3 * error > bar).any():
+    if np.any(np.abs(off) - 3 * error > bar):
         return False
-    return True if (off.abs() + 3 * error <= bar).all() else None
+    return bool(np.all(np.abs(off) + 3 * error <= bar)) or None
 
 
 def theory_errors(rows: Frame) -> Frame:

@@ -55,7 +55,7 @@ def _best(record: Record) -> Frame:
 
 
 def _unmoved(rows: Frame) -> bool | None:
-    return decided(rows["shift"], rows["shift_error"], pd.Series(LARGEST_SHIFT, rows.index))
+    return decided(rows["shift"], rows["shift_error"], LARGEST_SHIFT)
 
 
 def _spreads(record: Record) -> Frame:

@@ -199,7 +199,7 @@ CLAIMS = (
         "it changes by at most 1 %, give or take three standard errors, at every train rate).",
         lacks=lacking("needs two skewnesses of one kurtosis", lambda record: len(_skewed(record))),
         measure=_skewed,
-        verdict=lambda rows: decided(rows["shift"], rows["error"], pd.Series(1.0, rows.index)),
+        verdict=lambda rows: decided(rows["shift"], rows["error"], 1.0),
         evidence=lambda rows: (
             f"change between {span(rows['shift'], '+.2f')} %, standard error at most "
             f"{rows['error'].max():.2f} %"
