@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
+from flax import nnx
 
 import metastep as ms
-from metastep import step_sizes
+from metastep import explained, step_sizes
 from metastep.explained import check_optimizer_state
 from tests.helpers import central_differences, relative_distance
 
@@ -72,6 +74,31 @@ MESSAGES = {
     ),
     "a loop in the loss": ({"loss": looping}, "loss contains a loop of unknown length.*lax.scan"),
     "a line search": ({"optimizer": searching}, r"problem contains a loop.*Forward\(\)"),
+    "a batch without a key": (
+        {"batch": lambda t: t},
+        r"batch is a function of \(t\), .*\(t, key\)",
+    ),
+    "a loss that awaits buffers": (
+        {"loss": lambda w, outer, batch, buffers: (0.0, buffers)},
+        r"loss is .*\(params, outer, batch\).*buffers=",
+    ),
+    "an objective that awaits buffers": (
+        {"objective": lambda w, outer, buffers: 0.0},
+        r"objective is .*\(params, outer\).*buffers=",
+    ),
+    "a loss without buffers": (
+        {"buffers": jnp.zeros(2)},
+        r"loss is .*\(params, outer, batch, buffers\)",
+    ),
+    "a start from a key": (
+        {"init_params": lambda key: jnp.zeros(2)},
+        r"init_params is .*\(outer, key\)",
+    ),
+    "a model of flax": (
+        {"init_params": nnx.Linear(2, 1, rngs=nnx.Rngs(0))},
+        r"init_params is a Linear, a model of flax.*nnx.split",
+    ),
+    "a model of linen": ({"init_params": nn.Dense(1)}, r"a model of flax.*\[\"params\"\]"),
     "lookahead without its pair": (
         {"optimizer": lambda outer: optax.lookahead(optax.sgd(outer["rate"]), 2, 0.5)},
         "optax.lookahead, which trains a pair.*init_synced",
@@ -84,6 +111,11 @@ def test_the_message_says_what_to_do(name, key):
     options, message = MESSAGES[name]
     with pytest.raises(ValueError, match=f"(?s){message}"):
         ms.hypergradient(make(**options), outer(), ms.Reverse(), key=key)
+
+
+def test_functions_without_a_signature_pass():
+    explained.require_arguments("loss", max, "params, outer, batch")
+    explained.require_arguments("loss", jax.jit(lambda w, outer, batch: w), "params, outer, batch")
 
 
 @pytest.mark.parametrize("estimator", [ms.TruncatedReverse(2), ms.Reverse("binomial")], ids=str)

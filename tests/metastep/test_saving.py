@@ -70,6 +70,13 @@ def test_another_dtype_is_another_run(other, tmp_path):
             load(tmp_path / "one", jnp.zeros(3, other))
 
 
+def test_the_first_array_that_differs_is_named(tmp_path):
+    save(tmp_path / "one", {"same": jnp.zeros(2), "steps": jnp.zeros(3, "float32")}, {})
+    words = r"\(\['steps'\] float32\[3\], and not \['steps'\] float32\[5\]\)"
+    with pytest.raises(CheckpointError, match=words):
+        load(tmp_path / "one", {"same": jnp.zeros(2), "steps": jnp.zeros(5, "float32")})
+
+
 def test_notes_come_back(tmp_path):
     notes = {"float": 1 / 3, "small": 5e-324, "large": 2**60, "text": "ä\n", "list": [1, [None]]}
     save(tmp_path / "one", jnp.zeros(1), notes)

@@ -55,6 +55,8 @@ CASES = {
     "ms.compare(None, outer, [ms.Reverse()], key=key)": PROBLEM,
     "ms.compare(make(), outer, ms.Reverse(), key=key)": "estimators is Reverse.*allowed are lists",
     "ms.compare(make(), outer, [ms.Reverse], key=key)": ESTIMATOR,
+    "make(batch=(row for row in [1.0]))": "batch is <generator .*; allowed are None, .*Batches",
+    "tune(make(), checkpoint='run')": "checkpoint is 'run'; allowed are None and metastep.Check",
     "tune(None)": "problem is None; allowed are problems, and functions",
     "tune(lambda key: None, meta_batch=2)": r"problem\(key\) is None; allowed are instances",
     "tune(make(), optimizer=optax.sgd)": f"optimizer is <function .*; {OPTIMIZER}",

@@ -93,3 +93,5 @@ def test_a_response_that_jumps_is_warned_of_although_its_derivative_is_exact(hei
     assert ("not-smooth" in kinds) == jumps and np.isnan(found.response.reach) == jumps
     assert ("need not point downhill" in found.details().replace("\n", " ")) == jumps
     assert "chaotic" not in kinds or jumps
+    if found.recommendation.estimator is not None:
+        assert ("But steps may lead nowhere" in found.recommendation.reason) == jumps

@@ -133,7 +133,8 @@ def test_a_label_that_occurs_once_is_suspect(iris):
     features, labels = iris[:2]
     labels = labels.astype("<U10")
     labels[0] = "orchid"
-    model = HypercleanedClassifier(random_state=0).fit(features, labels)
+    with pytest.warns(UserWarning, match=r"label of row 0 \(1 such rows\).*whatever the example"):
+        model = HypercleanedClassifier(random_state=0).fit(features, labels)
     assert 0 in model.suspects_ and "orchid" in model.classes_
 
 

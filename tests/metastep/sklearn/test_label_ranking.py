@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from metastep.sklearn import deal_folds, rank_labels
+from metastep.sklearn import HypercleanedClassifier, deal_folds, rank_labels
 
 PROBABILITIES = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.3, 0.7], [0.2, 0.8]])
 LABELS = np.array([0, 0, 0, 1, 1])
@@ -11,7 +11,9 @@ LABELS = np.array([0, 0, 0, 1, 1])
 
 def test_one_judgement_by_hand():
     """Class 0 has the typical probability .6 = (.9 + .8 + .1) / 3, class 1 has .75."""
-    ranking = rank_labels(lambda weights, number: np.log(PROBABILITIES), LABELS, rounds=0)
+    many = np.full(5, 20.0)  # of each row, so that both classes are clearly recognized
+    predict = lambda weights, number: np.log(PROBABILITIES)
+    ranking = rank_labels(predict, LABELS, rounds=0, factors=many)
     relative = PROBABILITIES / [0.6, 0.75]
     rows = np.arange(5)
     odds = relative[rows, 1 - LABELS] / relative[rows, LABELS]
@@ -19,6 +21,32 @@ def test_one_judgement_by_hand():
     assert np.allclose(ranking.weights, np.minimum(1, 1 / odds))
     assert list(ranking.suspect) == [False, False, True, False, False]
     assert list(ranking.suggested) == [0, 0, 1, 1, 1]
+
+
+def test_a_class_that_is_not_recognized_has_to_be_probable_itself():
+    """Five rows show too little: the other class is not divided by its typical probability."""
+    ranking = rank_labels(lambda weights, number: np.log(PROBABILITIES), LABELS, rounds=0)
+    rows = np.arange(5)
+    own = (PROBABILITIES / [0.6, 0.75])[rows, LABELS]
+    assert np.allclose(ranking.scores, np.log(PROBABILITIES[rows, 1 - LABELS] / own))
+    assert list(ranking.suggested) == [0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_four_examples_that_no_model_recognizes_make_no_others_suspect(classes):
+    """Their class has its typical probability everywhere, by which dozens of rows were suspect."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(500, 3))
+    y = (X[:, 0] > 0).astype(int) * (classes == 3)
+    y[rare := rng.choice(500, 4, replace=False)] = classes - 1
+    model = HypercleanedClassifier(random_state=0).fit(X, y)
+    assert len(np.setdiff1d(model.suspects_, rare)) <= 5
+    # Recognized, the class is suggested for the one of its examples that has lost its label.
+    X[rare, 2] += 8
+    y[rare[0]] = 0
+    again = HypercleanedClassifier(random_state=0).fit(X, y)
+    assert again.suspects_[0] == rare[0] and again.suggested_labels_[rare[0]] == classes - 1
+    assert len(again.suspects_) <= 5
 
 
 def test_each_round_trains_with_the_weights_of_the_last():

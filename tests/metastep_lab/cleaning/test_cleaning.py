@@ -80,6 +80,25 @@ def test_a_table(call, tmp_path):
     assert call("flowers.csv", "--label", "species", "--resume")[0] == 0
 
 
+def test_a_table_of_another_country(call, tmp_path):
+    """Decimal commas are numbers, a column that numbers the rows is none, spellings are named."""
+    table, _ = flowers()
+    table["id"] = np.arange(100, 250)
+    table["a"] = [f"{a + 1000:,.2f}".translate(str.maketrans(",.", ".,")) for a in table["a"]]
+    table["species"] = [
+        f"{name} " if row % 2 else name for row, name in enumerate(table["species"])
+    ]
+    table.loc[[1, 2], "species"] = ["SETOSA", "SETOSA"]
+    table.to_csv("flowers.csv", index=False, sep=";")
+    status, out, err = call("flowers.csv", "--label", "species")
+    assert status == 0 and "4 numeric: a, b, c, d" in out and "1 ignored: id" in out
+    assert "warning: 'SETOSA' and 'setosa' are different classes" in out + err
+    page = (tmp_path / "cleaned" / "flowers" / "report.html").read_text()
+    assert "different classes" in page and "&#39;SETOSA&#39; and &#39;setosa&#39;" in page
+    given = pd.read_csv(tmp_path / "cleaned" / "flowers" / "suspects.csv")["given"]
+    assert set(given) <= {*SPECIES, "SETOSA"}
+
+
 def test_the_ranking_is_that_of_the_classifier(call, tmp_path):
     table, _ = flowers()
     table.drop(columns=["garden", "note"]).to_csv("flowers.csv", index=False)

@@ -1,7 +1,9 @@
 """Errors of JAX and optax, translated into the terms of this library."""
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 import optax
@@ -72,6 +74,32 @@ def sharded() -> Iterator[None]:
         raise ValueError(f"a sharding does not fit: {advice} JAX says: {error}") from error
 
 
+def require_arguments(
+    name: str, function: Callable[..., Any], arguments: str, advice: str = ""
+) -> None:
+    """Refuse a function with another number of arguments.
+
+    `arguments` is how it is called, such as "t, key"; `advice` is a sentence on a frequent mistake.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # built-in functions have none
+        return
+    try:
+        signature.bind(*arguments.split(", "))
+    except TypeError as error:
+        said = f"{name} is a function of {signature}, but it is called with ({arguments}). {advice}"
+        raise ValueError(said.rstrip()) from error
+
+
+def require_no_model(name: str, model: object) -> None:
+    """Refuse a model of flax or PyTorch, whose parameters have to be taken out of it first."""
+    origins = {base.__module__.partition(".")[0] for base in type(model).__mro__}
+    for library, advice in MODELS.items():
+        if library in origins and callable(model):
+            raise ValueError(f"{name} is a {type(model).__name__}, a model of {library}. {advice}")
+
+
 BATCH = (
     "`int(t)`, `if t > 3`, and NumPy arrays or lists that are indexed by t are such. Hold the data "
     "as JAX arrays: `data = jnp.asarray(data)` before, and in `batch` for example "
@@ -98,6 +126,18 @@ STEP_LOOP = (
     "RandomDirections, EvolutionStrategies and CentralDifferences. Give "
     "optax.lbfgs(scale_init_precond=False): the scale of its first step has no derivative in optax."
 )
+
+BUFFERS = "If there are `buffers=`, they are its last argument."
+BATCH_SOURCE = (
+    "Give arrays, data sets and functions of a Python integer as `metastep.Batches(source)`."
+)
+MODELS = {
+    "flax": (
+        "Give its parameters: `structure, params, rest = nnx.split(model, nnx.Param, ...)`, or "
+        '`model.init(key, x)["params"]` of linen (see the page Bring a model of flax).'
+    ),
+    "torch": "Convert it by `params, buffers, apply = metastep.interop.from_torch(model)`.",
+}
 
 
 TRANSFORMATIONS = "optax transformations, such as optax.sgd(0.1)"

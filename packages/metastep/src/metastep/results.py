@@ -27,8 +27,9 @@ class RESULTS(eqx.Enumeration):
     nonfinite_gradient = (
         "The hypergradient is infinite or NaN; inner states and objective are finite. Either a "
         "derivative does not exist: that of optax.adam and adamw where the second moment is zero "
-        "(a dead unit); use adam or adamw of metastep.optimizers, or eps_root=1e-8. Or the product "
-        "of the step's Jacobians overflowed: shorten the horizon, or reduce the inner step size."
+        "(a dead unit); use adam or adamw of metastep.optimizers, or eps_root=1e-8, which "
+        "optax.contrib.muon calls adam_eps_root. Or the product of the step's Jacobians "
+        "overflowed: shorten the horizon, or reduce the inner step size."
     )
     not_stationary = (
         "Implicit differentiation needs the inner loop to have converged, and it has not: "

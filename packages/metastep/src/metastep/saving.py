@@ -113,7 +113,8 @@ def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
     if header.get("structure") != _structure(like):
         raise CheckpointError(
             f"{path} belongs to another run: its arrays have other names, shapes or dtypes than "
-            "this one's. Resume with the configuration it was written with, or choose another file."
+            f"this one's{_difference(header.get('structure'), like)}. Resume with the "
+            "configuration it was written with, or choose another file."
         )
     # By position: `_structure` has compared the names, shapes and dtypes in the same order.
     arrays, static = eqx.partition(like, _is_array)
@@ -148,6 +149,12 @@ def _restore(value: np.ndarray, leaf: Array | jax.ShapeDtypeStruct) -> Array:
     if is_key(leaf):
         return jax.random.wrap_key_data(restored, impl=jax.random.key_impl(cast(Array, leaf)))
     return restored
+
+
+def _difference(saved: Any, like: PyTree) -> str:
+    """Name the first array that differs from that of the file."""
+    pairs = zip(str(saved).split("; "), _structure(like).split("; "), strict=False)
+    return next((f" ({there}, and not {here})" for there, here in pairs if there != here), "")
 
 
 def _structure(tree: PyTree) -> str:

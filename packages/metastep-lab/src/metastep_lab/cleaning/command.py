@@ -20,7 +20,7 @@ from metastep_lab import terminal
 from metastep_lab.cleaning.matrix import Matrix, make_matrix
 from metastep_lab.cleaning.page import Outcome, build_page
 from metastep_lab.cleaning.ranking import Model, Ranking, Trusted, rank
-from metastep_lab.cleaning.reading import LabelledFile, check_classes, read_labelled
+from metastep_lab.cleaning.reading import LabelledFile, check_classes, read_labelled, spellings
 from metastep_lab.cleaning.reliability import Reliability, measure
 from metastep_lab.cleaning.writing import MARK, write_outcome, write_state
 from metastep_lab.errors import INTERRUPTED, RefusedError
@@ -59,6 +59,8 @@ def clean(request: Request) -> int:
     display.say(f"reading {request.file}")
     file = read_labelled(request.file, request.column)
     check_classes(file)
+    for alike in spellings(file)[:5]:
+        display.say(f"warning: {alike} are different classes; if they mean one, write them alike")
     validation = _read_validation(request, file)
     # Only the linear model without checked labels takes sparse features.
     matrix = make_matrix(file, validation, dense=request.model != "linear" or bool(validation))
@@ -237,4 +239,5 @@ def _say(request: Request, outcome: Outcome, display: terminal.Display) -> None:
             f"of the suspects {precision[0]:.0%} are wrong",
             soft_wrap=True,
         )
+    console.print(f"columns: {'; '.join(outcome.notes)}", soft_wrap=True)
     console.print(f"look at {request.directory / 'report.html'}", soft_wrap=True)

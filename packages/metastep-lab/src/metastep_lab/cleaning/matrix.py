@@ -12,12 +12,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import OneHotEncoder
 
+from metastep_lab.cleaning.numbers import NUMERIC_SHARE, count_rows, numbers_of
 from metastep_lab.cleaning.reading import MISSING, LabelledFile
 from metastep_lab.errors import RefusedError
 from metastep_lab.tables import Frame
-
-NUMERIC_SHARE = 0.9
-"""The part of a column's cells that must be numbers for the others to count as missing."""
 
 LARGEST = 1e150
 """The largest number of a column; the squares of larger ones overflow."""
@@ -107,7 +105,7 @@ def _prepare(inputs: Frame, file: LabelledFile, kinds: Kinds | None = None) -> t
     columns = {}
     for name in map(str, inputs.columns):
         series = inputs[name]
-        numbers = _numbers(series)
+        numbers = numbers_of(series, file.separator)
         texts = series.astype(str).str.strip()
         texts = texts.where(~(series.isna() | texts.isin(MISSING)), "")
         if kinds is None:
@@ -141,32 +139,12 @@ def _check_numbers(
         )
 
 
-def _numbers(series: Any) -> np.ndarray:
-    """Return the numbers of a column, NaN in cells without a number; times are in seconds."""
-    # Parquet keeps the types; every cell of a text file is a text.
-    if pd.api.types.infer_dtype(series, skipna=True) == "date":
-        series = pd.to_datetime(series)
-    if pd.api.types.is_timedelta64_dtype(series):
-        # `to_numeric` makes the least 64-bit integer of a missing one.
-        return series.dt.total_seconds().to_numpy(dtype=float)
-    if pd.api.types.is_datetime64_any_dtype(series):
-        # From a fixed date: the same time is the same number in the validation file. Its unit is
-        # not the default nanosecond, in which 64 bits end in the year 2262.
-        begin = pd.Timestamp(0, tz=series.dt.tz).as_unit("s")
-        return (series - begin).dt.total_seconds().to_numpy(dtype=float)
-    if pd.api.types.is_bool_dtype(series):
-        return series.astype(float).to_numpy()
-    stripped = series.map(lambda cell: cell.strip() if isinstance(cell, str) else cell)
-    numbers: Any = pd.to_numeric(stripped, errors="coerce")
-    return numbers.to_numpy(dtype=float, na_value=np.nan)
-
-
 def _choose(kinds: Kinds, name: str, texts: Any, numbers: np.ndarray) -> None:
     """Decide how a column is used."""
     # Numbers of few values (1 to 5, 0 or 1) stay numbers: their order is lost in categories.
     given = texts != ""
     count, different = int(given.sum()), texts[given].nunique()
-    if different < 2:
+    if different < 2 or count_rows(numbers):  # the place of a row in the file is no feature
         kinds.ignored.append(name)
     elif np.sum(~np.isnan(numbers)) >= NUMERIC_SHARE * max(count, 1):
         kinds.numeric.append(name)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metastep_lab.cleaning.ranking import Ranking
-from metastep_lab.cleaning.reading import LabelledFile
+from metastep_lab.cleaning.reading import LabelledFile, spellings
 from metastep_lab.cleaning.reliability import Reliability
 from metastep_lab.report.tables import format_number
 from metastep_lab.report.templates import frame, template
@@ -57,6 +57,7 @@ def build_page(file: LabelledFile, outcome: Outcome, command: str) -> str:
     # A wide table would not fit a page; suspects.csv has the row for the rest.
     names = [str(name) for name in file.inputs.columns[:CELLS]]
     checked = [("validation", "a file of checked labels")] if outcome.validated else []
+    alike = [("different classes", names) for names in spellings(file)]
     found = outcome.reliability
     return template(TEMPLATE).render(
         column=file.column,
@@ -71,7 +72,12 @@ def build_page(file: LabelledFile, outcome: Outcome, command: str) -> str:
         more=file.inputs.shape[1] - len(names),
         confusions=_confusions(outcome, order),
         validated=outcome.validated,
-        facts=[("model", outcome.model), *checked, *(("columns", note) for note in outcome.notes)],
+        facts=[
+            ("model", outcome.model),
+            *checked,
+            *alike,
+            *(("columns", note) for note in outcome.notes),
+        ],
         command=command,
         **frame(f"metastep: the labels of {file.path.name}"),
     )

@@ -40,7 +40,7 @@ class LabelledFile:
         column: the name of the column of labels.
         table: all columns as they are in the file, texts as texts.
         inputs: the columns without the labels.
-        labels: one text for each row.
+        labels: one text for each row, without spaces around it.
         images: if the path is a folder of images.
         content: the bytes of the table, to recognize the file again.
         separator: between its cells, for writing it.
@@ -87,7 +87,7 @@ def read_labelled(path: Path, column: str) -> LabelledFile:
     images = read_images(path, inputs) if path.is_dir() else None
     if images is None and not inputs.shape[1]:
         raise RefusedError(f"{name} has no column but the labels")
-    texts = labels.astype(str).to_numpy(dtype=str)
+    texts = labels.astype(str).str.strip().to_numpy(dtype=str)
     return LabelledFile(path, column, table, inputs, texts, images, content, separator)
 
 
@@ -114,6 +114,18 @@ def check_classes(file: LabelledFile) -> None:
                 f"{name} has {label!r} once, in row {row}; nothing can be said of a class of one "
                 "example: correct it or remove the row"
             )
+
+
+def spellings(file: LabelledFile) -> list[str]:
+    """Return classes that differ only in upper and lower case, as texts such as 'no' and 'NO'.
+
+    Args:
+        file: the file to clean.
+    """
+    groups: dict[str, list[str]] = {}
+    for label in np.unique(file.labels).tolist():
+        groups.setdefault(label.casefold(), []).append(repr(label))
+    return [" and ".join(group) for group in groups.values() if len(group) > 1]
 
 
 def _table_of(path: Path) -> Path:
@@ -152,7 +164,7 @@ def _text(path: Path, content: bytes, column: str) -> tuple[Frame, str]:
         likely = "utf-16" if content.startswith(marks) else "latin1"
         raise RefusedError(
             f"{path} is not UTF-8 (byte {error.start} is {content[error.start]:#04x}); convert it, "
-            f"such as with iconv -f {likely} -t utf-8"
+            f"such as with iconv -f {likely} -t utf-8 {path.name} > utf8-{path.name}"
         ) from error
     if "\0" in text:
         raise RefusedError(f"{path} holds NUL characters and is no table of texts")

@@ -34,7 +34,14 @@ def as_queries(problem: Asked, queries: PyTree) -> PyTree[Array]:
     queries = as_arrays(queries)
     leaves = jax.tree.leaves(queries)
     if not leaves or not all(eqx.is_array(leaf) and leaf.ndim for leaf in leaves):
-        raise ValueError(f"queries is {queries!r}; allowed are arrays with one row for each query.")
+        held = ", ".join(
+            f"{leaf.dtype}{list(leaf.shape)}" if eqx.is_array(leaf) else repr(leaf)
+            for leaf in leaves
+        )
+        raise ValueError(
+            f"queries holds {held or 'nothing'}; allowed are arrays with one row for each query. "
+            "Of one query (x, label), give (x[None], label[None])."
+        )
     lengths = [len(leaf) for leaf in leaves]
     if len(set(lengths)) > 1 or not lengths[0]:
         named = ", ".join(

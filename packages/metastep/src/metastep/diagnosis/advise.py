@@ -29,7 +29,10 @@ EXPLODING = 1e6
 def advise(diagnosis: Diagnosis) -> Diagnosis:
     """Add warnings and a recommendation to measurements."""
     warnings = tuple(warning for check in CHECKS if (warning := check(diagnosis)))
-    return replace(diagnosis, warnings=warnings, recommendation=_recommend(diagnosis))
+    advice = _recommend(diagnosis)
+    if advice.estimator is not None and any(warning.kind == "not-smooth" for warning in warnings):
+        advice = replace(advice, reason=f"{advice.reason} But steps may lead nowhere: not-smooth.")
+    return replace(diagnosis, warnings=warnings, recommendation=advice)
 
 
 def _not_finite(d: Diagnosis) -> Warning | None:
@@ -230,8 +233,9 @@ def _recommend(d: Diagnosis) -> Recommendation:
     return Recommendation(
         exact.estimator,
         f"It is exact and takes {exact.seconds:.2g} s and {readable_bytes(exact.memory)} of "
-        f"{readable_bytes(d.memory)}; no estimator that points the same way (cosine {GOOD_COSINE}) "
-        f"takes less than {100 * WORTHWHILE:.0f} % of this time.",
+        f"{readable_bytes(d.memory)}; no other that can be trusted here (cosine from "
+        f"{GOOD_COSINE}, relative error to {GOOD_ERROR}) takes less than "
+        f"{100 * WORTHWHILE:.0f} % of this time.",
         _alternatives(d, exact),
     )
 

@@ -53,8 +53,9 @@ class Records:
     def _read(self, path: Path) -> None:
         like = jax.ShapeDtypeStruct(self._feed.seen.shape, self._feed.seen.dtype)
         another = CheckpointError(
-            f"{path.parent} belongs to another run: of another problem, other hyperparameters, "
-            "another key or other segments. Nothing in it was changed. Choose another directory, "
+            f"{path.parent} belongs to another run: of another problem (with other initial "
+            "parameters if no seed is set), other hyperparameters, another key or other segments. "
+            "Nothing in it was changed. Choose another directory, "
             "or delete this one."
         )
         try:

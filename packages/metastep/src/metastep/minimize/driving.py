@@ -13,7 +13,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from metastep import saving as checkpoints
-from metastep.checks import require_count
+from metastep.checks import require, require_count
 from metastep.files import has_type
 from metastep.minimize.loop import Carry, Loop, advance
 from metastep.results import RESULTS
@@ -33,6 +33,7 @@ class Checkpoint:
         every: outer steps between two writes, from 1. The last state is always written, also at an
             interruption by Ctrl-C.
         resume: whether to continue from an existing file; without it an existing file is an error.
+            The number of outer steps belongs to the run: for more, start another one at its result.
     """
 
     path: Path | str
@@ -88,6 +89,8 @@ def progress_bar(shown: bool | None, steps: int) -> Iterator[Callable[[int, floa
 
 def to_resume(checkpoint: Checkpoint) -> bool:
     """Whether there is a file to continue from; a FileExistsError if `resume` is False then."""
+    allowed = "None and metastep.Checkpoint(path)"
+    require(isinstance(checkpoint, Checkpoint), "checkpoint", checkpoint, allowed)
     require_count("checkpoint.every", checkpoint.every)
     there = checkpoint.file.exists()
     # All processes look first: a slow one could find the file that the first has just written.
@@ -122,8 +125,9 @@ def require_same_run(checkpoint: Checkpoint, notes: Mapping[str, Any], identity:
     if notes.get("identity") != identity:
         raise checkpoints.CheckpointError(
             f"{checkpoint.file} belongs to another run: its problem, data, initial "
-            "hyperparameters, estimator, optimizer or key (or the version of JAX) are not those "
-            "of this one. Resume with what it was written with, or choose another file."
+            "parameters (is every seed set?), hyperparameters, estimator, optimizer or key (or the "
+            "version of JAX) are not those of this one. Resume with what it was written with, or "
+            "choose another file."
         )
 
 

@@ -117,6 +117,17 @@ class TrainingProblem(AbstractProblem):
         usable = batch is None or callable(batch)
         allowed = "None, functions (t, key) -> batch, and metastep.Batches(source)"
         require(usable, "batch", batch, allowed)
+        explained.require_no_model("init_params", init_params)
+        also = "" if buffers is None else ", buffers"
+        advice = explained.BUFFERS if buffers is None else ""
+        explained.require_arguments("loss", loss, f"params, outer, batch{also}", advice)
+        explained.require_arguments("objective", objective, f"params, outer{also}", advice)
+        if _is_function(init_params):
+            explained.require_arguments("init_params", init_params, "outer, key")
+        if callable(optimizer) and not explained.is_transformation(optimizer):
+            explained.require_arguments("optimizer", optimizer, "outer")
+        if batch is not None:
+            explained.require_arguments("batch", batch, "t, key", explained.BATCH_SOURCE)
         self.loss = loss
         self.objective_of_params = objective
         self.init_params = init_params

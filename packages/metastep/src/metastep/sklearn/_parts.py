@@ -1,5 +1,6 @@
 """Common parts of the estimators: standardization, labels, validation sets and parameter checks."""
 
+import warnings
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -153,13 +154,22 @@ def make_folds(
     """Return the training and the held-out rows of each fold; `cv` may be a number."""
     # Not scikit-learn's folds, which warn about a class with fewer examples than folds.
     if isinstance(cv, Integral):
-        return deal_folds(labels, int(cv), random_state)
-    splitter: Any = check_cv(cv, labels, classifier=True)
-    folds = list(splitter.split(labels, labels))
+        folds = deal_folds(labels, int(cv), random_state)
+    else:
+        splitter: Any = check_cv(cv, labels, classifier=True)
+        folds = list(splitter.split(labels, labels))
     # Repeated or single splits would judge an example twice or never.
     held_out = np.concatenate([rows for _, rows in folds])
     if not np.array_equal(np.sort(held_out), np.arange(len(labels))):
         raise ValueError("cv does not hold out every example once, which the ranking needs")
+    unknown = [rows[~np.isin(labels[rows], labels[train])] for train, rows in folds]
+    if lonely := np.sort(np.concatenate(unknown)).tolist():
+        warnings.warn(
+            f"No other fold has the label of row {lonely[0]} ({len(lonely)} such rows): no model "
+            "can expect it there, so that it looks wrong whatever the example is. Correct it "
+            "if it is a slip; else remove these rows, or add examples of their classes.",
+            stacklevel=4,
+        )
     return folds
 
 

@@ -112,7 +112,8 @@ class HypercleanedClassifier(LinearClassifier):
         label_scores_: from 0 to 1 for every row of `X`, larger for more suspicious labels: the
             logistic function of the log odds of the most probable other class against the given
             one; with a validation set one minus the tuned weight.
-        sample_weight_: the weights of the final training, from 0 to 1 for every row of `X`.
+        sample_weight_: the weights of the final training, from 0 to 1 for every row of `X`; they
+            are multiplied there by the `sample_weight` of `fit`.
         suggested_labels_: the most probable class of every row of `X`.
         suspects_: rows of `X` whose label is probably wrong, the most suspicious first. If `X` is
             a pandas DataFrame, a DataFrame with its index and the columns given, suggested and

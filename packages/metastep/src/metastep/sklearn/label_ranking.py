@@ -13,6 +13,10 @@ CONFIDENT = 0.9
 """The fraction of its typical probability that a class needs for an example to count as its own.
 Chosen, like the rounds, on iris, diabetes, generated classes, Omniglot and CIFAR-10."""
 
+RECOGNIZED = 3.0
+"""The standard errors by which a class must be more probable among the examples that carry its
+label than among the others, for it to be measured by its typical probability elsewhere."""
+
 Predict = Callable[[np.ndarray, int], np.ndarray]
 """A function of (weights, round) that trains each fold's model on the weighted other folds.
 
@@ -50,7 +54,8 @@ def rank_labels(
     round. The weight is 1 if the given label is the most probable class, and falls as another class
     exceeds it. Each class probability is first divided by its average over the examples that carry
     the class as their label (the thresholds of confident learning). A rare or difficult class is
-    then not suspected as a whole.
+    then not suspected as a whole. A class whose examples no model tells from the others, such as
+    one of four examples, is suggested by its probability alone.
 
     Cost: `rounds + 1` calls of `predict`.
 
@@ -141,7 +146,9 @@ def _judge(logs: np.ndarray, labels: np.ndarray, factors: np.ndarray) -> LabelRa
     # lower probabilities for correct labels too (confident learning).
     relative = logs - np.log(np.maximum(typical, FLOOR))
     own = relative[rows, labels]
-    others = relative.copy()
+    # A class that no model recognizes, such as one of four examples, has about its typical
+    # probability everywhere: it would be suggested for half of all rows.
+    others = np.where(_recognized(np.exp(logs), labels, factors), relative, logs)
     others[rows, labels] = -np.inf
     scores = others.max(axis=1) - own
     count = np.sum((scores > 0) & (others.max(axis=1) >= np.log(CONFIDENT)))
@@ -151,6 +158,20 @@ def _judge(logs: np.ndarray, labels: np.ndarray, factors: np.ndarray) -> LabelRa
         weights=np.maximum(np.exp(-np.maximum(scores, 0)), FLOOR),
         scores=scores,
         suspect=suspect,
-        suggested=relative.argmax(axis=1),
+        suggested=np.where(scores > 0, others.argmax(axis=1), labels),
         log_probabilities=logs,
     )
+
+
+def _recognized(probabilities: np.ndarray, labels: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Return for each class whether its examples have more of its probability than others have."""
+    total = factors.sum()
+    inside = np.bincount(labels, factors, probabilities.shape[1])
+    outside = total - inside
+    means = factors @ probabilities / total
+    spread = np.sqrt(np.maximum(factors @ (probabilities - means) ** 2 / total, FLOOR**4))
+    own = factors * probabilities[np.arange(len(labels)), labels]
+    within = np.bincount(labels, own, probabilities.shape[1])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lead = within / inside - (total * means - within) / outside
+        return lead >= RECOGNIZED * spread * np.sqrt(1 / inside + 1 / outside)
