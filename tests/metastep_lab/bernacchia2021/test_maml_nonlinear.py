@@ -190,6 +190,14 @@ def test_the_optimum_is_decided_by_standard_errors(values, verdict):
     assert found["negative-optimum"] is found["negative-optimum-linearized"] is verdict
 
 
+def test_rate_0_may_be_the_best():
+    """It has no row of its own: the differences are to it."""
+    for apart, best in ((-0.5, -0.2), (0.5, 0.0)):
+        record = changed(held(), "difference", "limit == 'trained'", difference=apart)
+        (row,) = EXPERIMENT.printed(record)
+        assert row.here(record) == best
+
+
 def test_without_training_only_its_claims_are_undecided():
     untrained = changed(held(), "difference", "limit != 'linearized'", reading="none")
     tables = {**untrained.tables, "training": columns("epochs maximum", [])}

@@ -11,8 +11,8 @@ from metastep_lab.claims import evaluate
 from metastep_lab.runs.running import Request, execute, read_record
 from metastep_lab.tables import Record, columns
 from metastep_lab.wu2022.anchor_vectors import models as models
-from metastep_lab.wu2022.anchor_vectors.claims import shown_bulk
 from metastep_lab.wu2022.anchor_vectors.experiment import EXPERIMENT, Config
+from metastep_lab.wu2022.anchor_vectors.reading import shown_bulk
 from tests.metastep_lab.doctored import changed, check_every_claim, verdicts
 
 SMALL = Config(
@@ -116,8 +116,9 @@ def handmade():
 SPOILED = (
     ("bulk-is-linear", "every_position", "model == 'gru-0' and top == 100", {"mse": 0.1}),
     ("bulk-is-linear-with-context", "mse", "model == 'gru-0' and top == 100", {"mse": 0.1}),
-    ("error-falls-with-k", "mse", "model == 'given' and top == 10", {"mse": 0.9}),
-    ("log-z-is-not-linear", "mse", "model == 'given' and top == 0", {"r2": 0.95}),
+    ("error-falls-with-k", "every_position", "model == 'given' and top == 10", {"mse": 0.9}),
+    ("log-z-is-not-linear", "every_position", "model == 'given' and top == 0", {"r2": 0.95}),
+    ("log-z-is-not-linear-with-context", "mse", "model == 'given' and top == 0", {"r2": 0.95}),
     ("better-beyond-the-variance", "mse", "model == 'given' and top == 100", {"r2": 0.7}),
     ("anchors-generalize", "mse", "model == 'gru-0' and top == 100", {"held_out_mse": 0.02}),
     ("untrained-control", "mse", "model == 'gru-0-untrained' and top == 100", {"mse": 0.1}),

@@ -72,9 +72,9 @@ SPOILED = (
     ("constant", "constant", "error_ratio == 0", {"needed": 300.0}),
     ("constant", "constant", "error_ratio == 0", {"exact": 513.0}),
     ("bound-holds", "bound", "strength == 0.3", {"error": 0.7}),
-    ("bound-is-informative", "bound", "", {"proven": 1.5}),
+    ("bound-is-informative", "bound", "", {"printed": 1.5}),
     ("assumptions-hold", "assumptions", "family == 'teacher' and task == 'sure'", {"holds": 0}),
-    ("text-bound-is-informative", "text_bound", "", {"proven": 1.5}),
+    ("text-bound-is-informative", "text_bound", "", {"printed": 1.5}),
     ("raw-heads-break", "accuracy", "family == 'shifted'", {"divergence": 1e-9}),
     ("raw-heads-break", "accuracy", "family == 'shifted'", {"agreement": 0.8}),
     ("anchored-heads-do-not", "accuracy", LAST.format("shifted", 10, "anchored"),
@@ -98,9 +98,9 @@ def test_failing_assumptions_are_named():
 def test_every_claim_can_hold_and_fail(finished):
     better = finished
     for table, where, values in (
-        ("bound", "", {"error": 0.2, "printed": 0.6, "proven": 0.5, "failing": "none"}),
+        ("bound", "", {"error": 0.2, "printed": 0.6, "proven": 2.4, "failing": "none"}),
         ("assumptions", "", {"holds": 1}),
-        ("text_bound", "", {"proven": 0.5}),
+        ("text_bound", "", {"proven": 2.0, "printed": 0.5}),
         ("accuracy", "family == 'silenced'", {"agreement": 0.5, "divergence": 0.05}),
         ("accuracy", "family == 'shifted' and logits == 'raw'", {"agreement": 0.5}),
         ("accuracy", ORDINARY.format("raw"), {"agreement": 0.1}),

@@ -180,8 +180,7 @@ FC2 = "model == 'F-200^2' and layer == 'fc2'"
 NARROW = "model == 'F-100-8' and layer == 'fc2'"
 LAST = "model == 'F-200^2' and layer == 'fc3'"
 SPOILED = (
-    ("peak-place", "overlaps", f"{FC1} and index == 17", {"overlap": 0.9}),
-    ("peak-place", "overlaps", f"{NARROW} and index == 9", {"overlap": 0.9}),
+    ("peak-place", "overlaps", "layer == 'fc1' and index == 17", {"overlap": 0.9}),
     ("theorem-place", "overlaps", f"{FC1} and index == 23", {"overlap": 0.9}),
     ("theorem-height", "pairs", FC1, {"alignment": 0.45}),
     ("theorem-height", "overlaps", f"{FC1} and index >= 19 and index <= 21", {"overlap": 0.4}),
@@ -191,7 +190,10 @@ SPOILED = (
     ("reach", "overlaps", f"{FC2} and index == 1", {"overlap": 0.2}),
     ("product-predicts-peak", "overlaps", f"{FC1} and index == 17", {"kronecker": 0.9}),
     ("output-layer", "overlaps", f"{LAST} and index == 1", {"overlap": 0.2}),
+    ("output-layer", "overlaps", f"{LAST} and index == 3", {"overlap": 0.3}),
     ("output-layer", "overlaps", f"{LAST} and index == 20", {"overlap": 0.5}),
+    ("output-height", "pairs", LAST, {"alignment": 0.9}),
+    ("output-height", "overlaps", f"{LAST} and index == 4", {"overlap": 0.8}),
     ("early-peak", "overlaps", FC2, {"overlap": 0.017}),
     ("early-peak", "overlaps", f"{FC2} and index == 20", {"overlap": 0.02}),
     ("narrow-peak", "overlaps", f"{NARROW} and index == 5", {"overlap": 0.9}),
@@ -213,6 +215,14 @@ def test_every_claim_can_hold_and_fail():
     assert EXPERIMENT.answer(random).startswith("This run cannot tell")
     few = changed(good, "layers", kept=0.89)
     assert verdicts(EXPERIMENT, few)["peak-place"] is None
+    # The rows of hidden layers are nothing to output layers.
+    lost = verdicts(EXPERIMENT, changed(good, "layers", "layer != 'fc3'", kept=0.89))
+    assert lost["peak-place"] is None and lost["output-layer"] is True
+    lost = verdicts(EXPERIMENT, changed(good, "layers", "layer == 'fc3'", kept=0.89))
+    assert lost["peak-place"] is True and lost["output-layer"] is None
+    # Most hidden layers, says C.6.2: one of three is not enough against it.
+    one = changed(good, "overlaps", f"{NARROW} and index == 9", overlap=0.9)
+    assert verdicts(EXPERIMENT, one)["peak-place"] is True
     # Without a layer in which the condition holds, the theorem says nothing.
     fails = changed(good, "pairs", reach=3)
     assert verdicts(EXPERIMENT, fails)["theorem-height"] is None

@@ -130,3 +130,17 @@ def test_every_claim_can_hold_and_fail():
     spoiled = [(name, "overlaps", "", values) for name, values in SPOILED]
     # The row span cannot be the eigenspace and be as far from it as predicted.
     check_every_claim(EXPERIMENT, spoiled, good, changed(good, "overlaps", row_span=0.96))
+
+
+def test_the_theorems_are_about_every_network():
+    """One of four networks spoils what holds with probability 1, and not what is a mean."""
+    table = {name: np.tile(column, 4) for name, column in GOOD.items()}
+    good = Record(hessian_two_layer.Config(), {"overlaps": table}, {}, {})
+    for name, values in (
+        ("output-gap", {"gap_output": 0.3}), ("hessian-gap", {"gap_hessian": 0.3}),
+        ("independent-copy", {"independent": 0.99}), ("decoupling", {"kronecker": 0.97}),
+    ):  # fmt: skip
+        assert verdicts(EXPERIMENT, good, name)[name] is True
+        assert verdicts(EXPERIMENT, changed(good, "overlaps", "index == 7", **values), name) == {
+            name: False
+        }

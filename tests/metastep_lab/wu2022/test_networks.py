@@ -117,6 +117,10 @@ def test_color_images_for_every_network(tmp_path, key):
     parts |= {"test_images": images[160:], "test_labels": labels[160:]}
     np.savez(tmp_path / "cifar10-7k.npz", **parts)
     found = loaded("cifar10", tmp_path, 150)
+    each = np.asarray(loaded("cifar10", tmp_path, 150, scaling="normalized").images, float)
+    # Sums of 1e5 numbers in float32.
+    np.testing.assert_allclose(each.mean(axis=(0, 2, 3)), 0, atol=1e-4)
+    np.testing.assert_allclose(each.std(axis=(0, 2, 3)), 1, atol=1e-4)
     order = np.random.default_rng(0).permutation(160)[:150]
     np.testing.assert_array_equal(found.labels, labels[order])
     assert found.images.shape == (150, 3, 32, 32)

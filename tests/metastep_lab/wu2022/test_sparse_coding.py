@@ -87,6 +87,7 @@ SPOILED = (
     ("gap-grows-with-atoms", MASKING.format("realization", 800, "sample"), {"error": 0.5}),
     ("masking-insensitive-to-atoms", MASKING.format("realization", 800, "local"), {"error": 0.3}),
     ("twice-the-atoms-help", MASKING.format("realization", 400, "sample"), {"error": 0.44}),
+    ("masking-does-not-degrade", MASKING.format("realization", 1000, "sample"), {"error": 0.45}),
     ("masking-better-at-every-scale", MASKING.format("scale", 150, "sample"), {"error": 0.6}),
     ("gap-widens-with-scale", MASKING.format("scale", 250, "local"), {"error": 0.45}),
     ("masking-degrades-with-scale", MASKING.format("scale", 250, "local"), {"error": 0.1}),

@@ -1,8 +1,20 @@
 """Claims and panels that the experiments on mixed linear regression share."""
 
+import numpy as np
+
 from metastep_lab.claims import Statement
 from metastep_lab.figures.style import Lines
-from metastep_lab.tables import Frame, Record
+from metastep_lab.tables import Column, Frame, Record
+
+MORE_RUNS = "More runs would decide: the standard errors are too large for that."
+LEADING_ORDER = "The theorem is leading order; at these sizes what it neglects is above the bar."
+
+
+def decided(off: Column, error: Column, bar: Column | float) -> bool | None:
+    """Whether deviations are within bars: None where three standard errors leave it open."""
+    if np.any(np.abs(off) - 3 * error > bar):
+        return False
+    return bool(np.all(np.abs(off) + 3 * error <= bar)) or None
 
 
 def theory_errors(rows: Frame) -> Frame:
@@ -30,6 +42,10 @@ def analytic_test_loss(equation: int, counted: str) -> Statement:
             f"{len(rows)} (correlated) {counted}: largest |z| {rows['z'].max():.2f}, largest "
             f"difference {rows['difference'].abs().max():.2g}"
         ),
+        reasons={
+            False: "With a handful of runs the standard error is itself far off; with many, this "
+            "is an error of the program."
+        },
     )
 
 

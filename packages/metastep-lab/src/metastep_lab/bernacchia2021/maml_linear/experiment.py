@@ -240,7 +240,6 @@ EXPERIMENT = Experiment(
             runs=400,
             tested=("2",),
             test_runs=20,
-            sweeps=("noise", "variability", "test_rate", "start", "tasks"),
             sweep_rates=9,
             sweep_runs=200,
         ),

@@ -121,9 +121,9 @@ def _optimum(
         verdict=lambda row: row["holds"],
         evidence=_evidence,
         reasons={
-            None: "More runs would decide: this difference is within its standard error.",
-            False: "Whether a negative rate is best depends on a factor 1/2 in the squared error, "
-            "which the text leaves open.",
+            None: "More runs would decide: the difference is not clear of its standard error.",
+            False: "Whether a negative rate is best depends on a factor 1/2 in the squared error. "
+            "Eq. 11 has it; section 5.4 says no more than square loss.",
         },
     )
 
@@ -262,6 +262,7 @@ CLAIMS = (
         measure=_trained,
         verdict=lambda found: found["largest"] <= found["allowed"],
         evidence="largest outer loss after {last} epochs {largest:.2g}, allowed {allowed:.2g}",
+        reasons={False: "More epochs are needed; the paper has 5000."},
     ),
     Statement(
         "limit-predicts-training",
@@ -289,6 +290,7 @@ CLAIMS = (
         measure=_adaptation,
         verdict=lambda found: beyond(found["gain"], 3 * found["error"]),
         evidence="loss at {words}",
+        reasons={None: "More runs would decide."},
     ),
     Statement(
         "ten-runs-undecided",
@@ -299,5 +301,6 @@ CLAIMS = (
         verdict=lambda found: abs(found["difference"]) < 3 * found["spread"],
         evidence="difference {words}; standard error with ten unpaired runs {spread:.4f}, with ten "
         "paired runs {paired:.4f}",
+        reasons={False: "With so few runs the difference itself is uncertain."},
     ),
 )

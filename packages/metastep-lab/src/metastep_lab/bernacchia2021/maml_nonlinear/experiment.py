@@ -5,9 +5,10 @@ linearized limit, where the outer problem is solved exactly. Every run has one n
 training tasks and one set of new tasks, shared by all train rates and by both limits, so that
 differences between rates are paired. The text leaves several things open; each is a reading:
 
-- The 1/2 in front of the squared error. All rates here are of (1/2) mean squared error. Without the
-  1/2 the effect of both rates is twice as large: the paper's train rate -0.0075 at test rate 0.01
-  is then -0.015 at 0.02 here (and every loss is twice as large).
+- The 1/2 in front of the squared error, which Eq. 11 of the paper has and section 5.4 does not
+  mention. All rates here are of (1/2) mean squared error. Without the 1/2 the effect of both rates
+  is twice as large: the paper's train rate -0.0075 at test rate 0.01 is then -0.015 at 0.02 here
+  (and every loss is twice as large).
 - Biases at the start (zero, or drawn as the weights), width and depth: the table `reading`.
 - Epochs: descent stops at each of `epochs`; inf is the exact solution. Stochastic descent takes the
   tasks one by one; their order has no effect in the limit. The linearized descent is full-batch at

@@ -8,7 +8,11 @@ from metastep_lab.tables import Record, where
 def _best_rate(record: Record) -> float | None:
     rows = where(finest(record), limit=TRAINED[0], test_rate=record.config.paper_test_rate)
     rows = rows.dropna(subset="difference")
-    return float(rows.loc[rows["difference"].idxmin(), "train_rate"]) if len(rows) else None
+    if rows.empty:
+        return None
+    best = rows.loc[rows["difference"].idxmin()]
+    # The differences are to rate 0, which has no row.
+    return float(best["train_rate"]) if best["difference"] < 0 else 0.0
 
 
 def printed(record: Record) -> list[Printed]:

@@ -1,14 +1,21 @@
 """The claims of `anchor-vectors`, statements of sections 3.4.2, 3.4.3 and B.3, and its answer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from metastep_lab.claims import Statement, each, every, lacking, span, yes_or_no
 from metastep_lab.tables import Frame, Record
 from metastep_lab.wu2022.anchor_vectors.published import TABLE_3_1, without
+from metastep_lab.wu2022.anchor_vectors.reading import (
+    both,
+    errors,
+    model_names,
+    needs_trained,
+    selected,
+    shown_bulk,
+)
 
-SHOWN = 100  # words that the bulk of Table 3.1 leaves out
 FACTOR = min(z / bulk for z, bulk in TABLE_3_1.values())  # that of GPT-2 Large
 NO_ANCHOR = 4.0  # below this ratio there is no anchor, in two claims of our own
 LINEAR = 0.9  # R2 from which log Z counts as linear in the hidden state
@@ -16,40 +23,11 @@ DOMINANT = 2.0  # ratio of the first two singular values from which one directio
 VARIES = 1.0  # nats between the 5% and 95% quantiles of a partition function that is not constant
 
 
-def shown_bulk(top: Sequence[int]) -> int:
-    """Return the bulk size that is compared with log Z: 100, or else the largest of a run."""
-    return SHOWN if SHOWN in top else max(top)
-
-
-def model_names(record: Record, trained: bool) -> list[str]:
-    """Return the models that were trained, or those that were not, in the order of the run."""
-    rows = record.frames["models"].query("trained == @trained")
-    return rows["model"].tolist()
-
-
-def _both(record: Record, table: str, trained: bool = True) -> Frame:
-    """Return the columns of a table for log Z and for log Z_bulk, `NAME_z` and `NAME_bulk`."""
-    rows = record.frames[table].set_index("model")
-    z, bulk = (rows[rows["top"] == k] for k in (0, shown_bulk(record.config.top)))
-    both = z.add_suffix("_z").join(bulk.add_suffix("_bulk"))
-    return both.loc[model_names(record, trained)]
-
-
-def _errors(record: Record, table: str = "mse", trained: bool = True) -> Frame:
-    """Return `_both` with the ratio of the mean squared errors."""
-    return _both(record, table, trained).assign(ratio=lambda rows: rows.mse_z / rows.mse_bulk)
-
-
-def _selected(record: Record, table: str = "mse") -> Frame:
-    """Return `_errors` without models of the thesis that Table 3.1 does not select."""
-    return without(lambda model: not model.selected, _errors(record, table))
-
-
 def answer(record: Record) -> str:
     """Say which share of the bulk one vector explains, before and after training."""
     if not model_names(record, True):
         return "This run cannot tell: it has no trained model."
-    rows, controls = _errors(record), _errors(record, trained=False)
+    rows, controls = errors(record), errors(record, trained=False)
     opening = yes_or_no((rows["ratio"] >= FACTOR) & (rows["r2_bulk"] > rows["r2_z"]))
     # Without an intercept R2 may be negative: worse than the mean is no share of the variance.
     parts = rows[["r2_z", "r2_bulk"]].clip(lower=0)
@@ -64,8 +42,8 @@ def answer(record: Record) -> str:
 
 def _by_bulk(record: Record) -> Frame:
     """Return the mean squared errors, one row for each trained model, one column for each k."""
-    errors = record.frames["mse"].pivot(index="model", columns="top", values="mse")
-    return errors.loc[model_names(record, True)]
+    rows = record.frames["every_position"].pivot(index="model", columns="top", values="mse")
+    return rows.loc[model_names(record, True)]
 
 
 def _listed_by_bulk(rows: Frame) -> str:
@@ -79,8 +57,8 @@ def _listed_by_bulk(rows: Frame) -> str:
 
 def _start(record: Record) -> Frame:
     """Return the ratios of errors without the first states of each window, and with them."""
-    rows = _errors(record)[["ratio"]]
-    return rows.assign(every=_errors(record, "every_position")["ratio"])
+    rows = errors(record)[["ratio"]]
+    return rows.assign(every=errors(record, "every_position")["ratio"])
 
 
 def _dictionary(record: Record) -> Frame:
@@ -104,7 +82,7 @@ def _with_untrained(template: str, opening: str, control: str, what: str) -> Cal
 
 def _clusters(record: Record) -> Frame:
     """Return the errors of one anchor and of one for each cluster, of models with two clusters."""
-    errors, clusters = (
+    joint, clusters = (
         rows[rows["top"] == shown_bulk(record.config.top)]
         for rows in (record.frames["mse"], record.frames["clusters"])
     )
@@ -112,7 +90,7 @@ def _clusters(record: Record) -> Frame:
     rows = record.frames["models"].set_index("model")
     rows = rows[rows.index.isin(apart.groups)]
     return rows.assign(
-        joint=errors.set_index("model")["mse"],
+        joint=joint.set_index("model")["mse"],
         largest=apart.max(),
         listed=apart.agg(lambda errors: " / ".join(f"{error:.3g}" for error in errors)),
     )
@@ -123,11 +101,26 @@ def _far_below(rows: Frame) -> bool | None:
     return given.eval("largest < 0.1 * joint").all() if len(given) else None
 
 
-needs_trained = lacking("no trained model in this run", lambda record: model_names(record, True))
 RATIOS = each(
     "{model} {mse_z:.3g} / {mse_bulk:.3g} / {ratio:.3g}", "MSE of log Z / of log Z_bulk / ratio: "
 )
 TABLE = "; ".join(f"{name} {z} / {bulk} ({z / bulk:.1f})" for name, (z, bulk) in TABLE_3_1.items())
+
+
+def _not_linear(id: str, text: str | Callable[[Record], str], table: str) -> Statement:
+    return Statement(
+        id,
+        text,
+        lacks=needs_trained,
+        measure=lambda record: selected(record, table),
+        verdict=every(f"r2_z < {LINEAR}"),
+        evidence=each("{model} {r2_z:.3g}", "R2 of log Z: "),
+        reasons={
+            False: "The statement is about GPT-2 and OPT; in models as small as these one "
+            "direction dominates the hidden states, and log Z is nearly linear, too.",
+        },
+    )
+
 
 CLAIMS = (
     Statement(
@@ -140,7 +133,7 @@ CLAIMS = (
             "exempt."
         ),
         lacks=needs_trained,
-        measure=lambda record: _selected(record, "every_position"),
+        measure=lambda record: selected(record, "every_position"),
         verdict=every(f"ratio >= {FACTOR}"),
         evidence=lambda rows: f"{RATIOS(rows)}. Table 3.1 has {TABLE}",
         reasons={
@@ -154,38 +147,43 @@ CLAIMS = (
             "have hardly any context and which the thesis keeps."
         ),
         lacks=needs_trained,
-        measure=_selected,
+        measure=selected,
         verdict=every(f"ratio >= {FACTOR}"),
         evidence=RATIOS,
+        reasons={False: "The table is about GPT-2 and OPT; short training gives no anchor."},
     ),
     Statement(
         "error-falls-with-k",
         "Figure 3.1, Table B.2: the more of the most probable words are left out, the smaller "
-        "the error, in all models but GPT-2.",
+        "the error, in all models but GPT-2, with every state.",
         lacks=needs_trained,
         measure=lambda record: without(lambda model: model.title == "GPT-2", _by_bulk(record)),
         verdict=lambda rows: np.all(np.diff(rows) < 0) if len(rows) else None,
         evidence=_listed_by_bulk,
+        reasons={
+            False: "The first states of a window have hardly any context, and no anchor fits them."
+        },
     ),
-    Statement(
+    _not_linear(
         "log-z-is-not-linear",
         "Section 3.4.3: log Z itself is not linear in the hidden state; here: no trained model "
-        f"explains more than {LINEAR:g} of its variance.",
-        lacks=needs_trained,
-        measure=_selected,
-        verdict=every(f"r2_z < {LINEAR}"),
-        evidence=each("{model} {r2_z:.3g}", "R2 of log Z: "),
-        reasons={
-            False: "The statement is about GPT-2 and OPT; in models as small as these one "
-            "direction dominates the hidden states, and log Z is nearly linear, too.",
-        },
+        f"explains more than {LINEAR:g} of its variance, with every state.",
+        "every_position",
+    ),
+    _not_linear(
+        "log-z-is-not-linear-with-context",
+        lambda record: (
+            f"The same, here: without the first {record.config.skip} states of each window, which "
+            "the thesis keeps."
+        ),
+        "mse",
     ),
     Statement(
         "better-beyond-the-variance",
         "Not in the paper, which gives no variances: the error of the bulk is smaller also in "
         "proportion to the variance of what is estimated, so that R2 is larger.",
         lacks=needs_trained,
-        measure=_errors,
+        measure=errors,
         verdict=every("r2_bulk > r2_z"),
         evidence=each("{model} {r2_z:.3g} / {r2_bulk:.3g}", "R2 of log Z / of log Z_bulk: "),
     ),
@@ -194,7 +192,7 @@ CLAIMS = (
         "Not in the paper: an anchor that was fitted on half of the tokens has at most 1.5 "
         "times the error of the full fit on the other half.",
         lacks=needs_trained,
-        measure=_errors,
+        measure=errors,
         verdict=lambda rows: (
             rows.eval("held_out_mse_bulk <= 1.5 * mse_bulk").all()
             if np.isfinite(rows["held_out_mse_bulk"]).all()
@@ -214,7 +212,7 @@ CLAIMS = (
         f"does not make the error {NO_ANCHOR:g} times smaller, although log Z hardly varies: a "
         "constant is not linear in the state.",
         lacks=lacking("no untrained model in this run", lambda record: model_names(record, False)),
-        measure=lambda record: _errors(record, trained=False),
+        measure=lambda record: errors(record, trained=False),
         verdict=every(f"ratio < {NO_ANCHOR}"),
         evidence=each(
             "{model} {mse_z:.3g} / {mse_bulk:.3g} / {ratio:.3g} / {variance_z:.3g}",
@@ -270,7 +268,7 @@ CLAIMS = (
         "Figure 3.3: neither partition function is constant; here: the 5% and 95% quantiles of "
         f"both logarithms are more than {VARIES:g} nat apart in every trained model.",
         lacks=needs_trained,
-        measure=lambda record: _both(record, "partition").eval(
+        measure=lambda record: both(record, "partition").eval(
             "z = high_z - low_z\nbulk = high_bulk - low_bulk"
         ),
         verdict=every(f"z > {VARIES} and bulk > {VARIES}"),

@@ -6,8 +6,8 @@ import numpy as np
 
 from metastep_lab.figures.style import Figure, Lines, line_figure, new_figure, style
 from metastep_lab.tables import Frame, Record, curves
-from metastep_lab.wu2022.anchor_vectors.claims import model_names, shown_bulk
 from metastep_lab.wu2022.anchor_vectors.published import MODELS, SIZES
+from metastep_lab.wu2022.anchor_vectors.reading import model_names, shown_bulk
 
 UNTRAINED = "-untrained"
 

@@ -13,8 +13,8 @@ from metastep.anchors import (
     partition_histograms,
 )
 from metastep_lab.parts import Rows
-from metastep_lab.wu2022.anchor_vectors.claims import shown_bulk
 from metastep_lab.wu2022.anchor_vectors.models import Source
+from metastep_lab.wu2022.anchor_vectors.reading import shown_bulk
 
 BINS = 50
 PAIRS = 20_000

@@ -84,6 +84,8 @@ GAINS = each(
     "gains in k sigma^2: ",
 )
 
+MORE_SIGNALS = "More signals would decide: the standard errors are too large for that."
+
 CLAIMS = (
     Statement(
         "theorem-2.3.2",
@@ -95,6 +97,10 @@ CLAIMS = (
         measure=lambda record: finest(record, 2.0),
         verdict=_gains,
         evidence=GAINS,
+        reasons={
+            None: MORE_SIGNALS,
+            False: "The gain grows with the angles: those of this run are too few for the bar.",
+        },
     ),
     Statement(
         "theorem-2.3.2-with-unit-atoms",
@@ -107,6 +113,7 @@ CLAIMS = (
             False: "With one atom in each signal, unit atoms apart from A miss a part of the "
             "signal that grows with |z|^2; the theorem's B has atoms of other lengths, "
             "which d_R counts and no loss does.",
+            None: MORE_SIGNALS,
         },
     ),
     Statement(
@@ -117,6 +124,7 @@ CLAIMS = (
         measure=_sufficient,
         verdict=lambda rows: bool((rows["atoms"] <= rows["limit"]).all()),
         evidence=each("d={dim:g} k={n_nonzero:g} {atoms:g} of {limit:g}", "atoms that suffice: "),
+        reasons={False: "The constant before p^2 d is not 1 here, or the signals are too few."},
     ),
     Statement(
         "theorem-2.3.6",
@@ -127,6 +135,10 @@ CLAIMS = (
         measure=_tends,
         verdict=_vanishes,
         evidence=_limits,
+        reasons={
+            None: MORE_SIGNALS,
+            False: "The scales of this run are too small for the limit.",
+        },
     ),
     Statement(
         "masking-does-not-reward-the-noise",
@@ -139,5 +151,6 @@ CLAIMS = (
         ),
         verdict=lambda rows: beyond(rows["change"], 3 * rows["error"]),
         evidence=each("sigma_z={scale:g} {change:+.3g}±{error:.1g}", "difference: ", ", "),
+        reasons={None: MORE_SIGNALS},
     ),
 )

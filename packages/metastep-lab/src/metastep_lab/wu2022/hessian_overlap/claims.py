@@ -2,15 +2,14 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import pandas as pd
 
 from metastep_lab.claims import Numbers, Statement, each, every, lacking, span, yes_or_no
 from metastep_lab.tables import Frame, Record
+from metastep_lab.wu2022.hessian_overlap.output_claims import OUTPUT
 from metastep_lab.wu2022.hessian_overlap.reading import (
     FAILED,
     hidden,
-    is_normalized,
     is_true,
     layers,
     mean_curve,
@@ -58,6 +57,9 @@ def _theorem(id: str, text: str, condition: str, evidence: str) -> Statement:
         measure=satisfying,
         verdict=every(condition),
         evidence=each(evidence),
+        reasons={
+            False: "The theorem takes the product for H, and E[M] of two networks for unrelated."
+        },
     )
 
 
@@ -72,20 +74,9 @@ def _failing(record: Record) -> Frame:
     return rows.assign(**pd.DataFrame(curves, rows.index, names)) if len(rows) else rows
 
 
-def _output_layers(record: Record) -> Frame:
-    """Return the overlaps in the last layer for some dimensions, by network."""
-    rows = []
-    for row in peaks(record).query("last").itertuples():
-        if is_normalized(row.model):
-            continue
-        # The curvature by the scores has rank c - 1: the softmax does not see what all have in
-        # common.
-        values, gap = mean_curve(record, row.model, row.layer), row.outputs - 1
-        chosen = values[[0, gap // 2, gap - 1]]
-        off = np.max(np.abs(chosen / chosen.mean() - 1))
-        rows.append((row.model, gap, *chosen, values[-1], off, row.alignment))
-    names = "model dimension first middle gap later off alignment"
-    return pd.DataFrame(rows, columns=names.split())
+def _most(condition: str) -> Callable[[Frame], bool | None]:
+    """Return the verdict whether a condition holds in more than half of the rows."""
+    return lambda rows: rows.eval(condition).mean() > 0.5 if len(rows) else None
 
 
 def _early(record: Record) -> Numbers:
@@ -145,12 +136,12 @@ def _conditions(*models: str) -> Callable[[Record], bool]:
 CLAIMS = (
     Statement(
         "peak-place",
-        "Figures 4.1a, 4.4 and C.2: the overlap peaks at the output dimension m (here: the largest "
-        "mean over pairs within 10 % of m) in every hidden layer but those that the thesis itself "
-        "shows as exceptions.",
+        "Figures 4.1a, 4.4 and C.2, Appendix C.6.2: the overlap peaks at the output dimension m "
+        "(here: the largest mean over pairs within 10 % of m) in most hidden layers (more than "
+        "half), without those that the thesis itself shows as exceptions.",
         lacks=needs_hidden,
         measure=_expected,
-        verdict=every(NEAR),
+        verdict=_most(NEAR),
         evidence=each(PLACE),
         reasons={
             False: "Only the first eigenvalues of E[M], about as many as the classes less one, are "
@@ -194,7 +185,9 @@ CLAIMS = (
         ),
         reasons={
             False: "In the first layer the networks have the same inputs: the later eigenvectors "
-            "of E[x x^T] are shared, too, and the overlap stays level where it should fall."
+            "of E[x x^T] are shared, too, and the overlap stays level where it should fall. "
+            "In other layers it goes on rising where the eigenvalue after the j-th nearly "
+            "satisfies the condition, as in LeNet5 after little training."
         },
     ),
     Statement(
@@ -211,27 +204,11 @@ CLAIMS = (
             "has its peak where noise puts it."
         },
     ),
-    Statement(
-        "output-layer",
-        "Appendix C.7.2, Figure C.18: in the output layer, whose units cannot be permuted, the "
-        "overlap is level up to k = c - 1 (here: within 25 %) and falls after c (here: by a third "
-        "until 2 c).",
-        lacks=needs_hidden,
-        measure=_output_layers,
-        verdict=every("off < 0.25 and later < 2 / 3 * gap"),
-        evidence=each(
-            "{model}, k = 1, middle, {dimension}, 2 c: {first:.3f}, {middle:.3f}, {gap:.3f}, "
-            "{later:.3f}; (t_1 . t_2)^2 is {alignment:.3f}"
-        ),
-        reasons={
-            False: "After as little training the first eigenvectors of the output layers are not "
-            "aligned yet: the overlap grows up to c - 1."
-        },
-    ),
+    *OUTPUT,
     Statement(
         "early-peak",
-        "Appendix C.7.2, Figure C.19: in fc2 of F-200^2 the overlap does not reach its output "
-        "dimension: about 0.012 at k = 9 (here: within 0.004), lower at 20.",
+        "Appendix C.7.2, Figure C.19: in fc2 of F-200^2 the overlap does not grow up to the output "
+        "dimension: it is about 0.012 at k = 9 (here: within 0.004), and lower at 20.",
         lacks=lacking(
             "needs F-200^2 on MNIST and true labels",
             lambda record: _conditions(EARLY)(record) and record.config.dataset == "mnist",
@@ -241,6 +218,7 @@ CLAIMS = (
             abs(found["first"] - 0.012) < 0.004 and found["later"] < found["first"]
         ),
         evidence="{first:.4f}, then {later:.4f}",
+        reasons={False: "The thesis has 60000 images and 1000 epochs; see how many this run has."},
     ),
     Statement(
         "narrow-peak",
@@ -251,6 +229,7 @@ CLAIMS = (
         verdict=lambda found: 6 <= found["place"] <= 8 and found["height"] > 1.5 * found["later"],
         evidence="{height:.3f} at k = {place}, {later:.3f} at 16; predicted for k = 8 is "
         "{alignment:.3f}±{spread:.3f}",
+        reasons={False: "Where more units are never active, the peak is earlier and lower."},
     ),
     Statement(
         "batch-normalization",
@@ -260,6 +239,7 @@ CLAIMS = (
         measure=_normalized,
         verdict=every("normalized < plain / 2"),
         evidence=each("{model} {layer}: {plain:.3f} without, {normalized:.3f} with"),
+        reasons={False: "The bar is ours; Figure C.23 is a picture of LeNet5-BN on CIFAR-10."},
     ),
     Statement(
         "settings",
@@ -275,5 +255,9 @@ CLAIMS = (
             "{model} {layer} (m = {outputs}): one setting {height_own:.3f} at {place_own:g}, two "
             "{height_other:.3f} at {place_other:g}"
         ),
+        reasons={
+            False: "The bars are ours: the thesis says that the pattern is clearly preserved in "
+            "the mean over 120 pairs."
+        },
     ),
 )

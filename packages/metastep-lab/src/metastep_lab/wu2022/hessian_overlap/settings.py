@@ -27,7 +27,8 @@ class Config:
             BN batch normalization; LeNet5-(fc1-80) has 80 units in its first fully connected layer;
             VGG11-W32 has 32 channels in each convolution, and so on with ResNet18.
         labels: of the images; random; or halves: 0 for the first half of the classes, else 1.
-        scaling: of the images, to mean 0 and variance 1 over all pixels, or from 0 to 1.
+        scaling: of the images, to mean 0 and variance 1 of each color over all pixels, or from 0
+            to 1.
         examples: for training and for the Hessians.
         epochs: of stochastic gradient descent in batches of 128.
         models: networks of each kind, trained independently.
@@ -117,4 +118,7 @@ PRESETS = {
     ),
     "fig-c23": replace(_CIFAR10, model=("LeNet5", "LeNet5-BN"), models=(3,)),
 }
-"""The thesis's figures by name: paper are 4.1a, 4.4, C.5 and C.18 on MNIST."""
+"""The thesis's figures by name: paper are those of 4.4, C.5 and C.18 that are on MNIST.
+
+LeNet5 is among its networks, too; the thesis has it on CIFAR-10 (4.1a, C.2, C.18), as `fig-c2`.
+"""

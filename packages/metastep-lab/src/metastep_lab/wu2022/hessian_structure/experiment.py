@@ -52,7 +52,7 @@ import numpy as np
 from metastep_lab.catalog import listing
 from metastep_lab.experiment import Context, Experiment
 from metastep_lab.parts import Rows, in_turn, kept, no_rows, write_tables
-from metastep_lab.wu2022.hessian_structure.claims import answer, claims
+from metastep_lab.wu2022.hessian_structure.claims import CLAIMS, answer
 from metastep_lab.wu2022.hessian_structure.clusters import agreement, embedded, grams, later_weights
 from metastep_lab.wu2022.hessian_structure.figures import figures
 from metastep_lab.wu2022.hessian_structure.settings import PRESETS, Config
@@ -188,12 +188,11 @@ EXPERIMENT = Experiment(
     config=Config,
     presets=PRESETS,
     run=run,
-    claims=claims,
+    claims=CLAIMS,
     figures=figures,
     reproducible=frozenset(
         {
             "mean-input",
-            "ratio-bound",
             "outliers",
             "kronecker-eigenvalues",
             "kronecker-eigenspace",

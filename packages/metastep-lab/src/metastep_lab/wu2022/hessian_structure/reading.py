@@ -10,6 +10,7 @@ from metastep_lab.wu2022.networks.names import drawn, narrowest, network_of
 from metastep_lab.wu2022.networks.training import in_order
 
 WIDE = 20  # units, or channels
+OF_WIDTH = f"of at least {WIDE} units (or channels) in each layer"
 
 
 def gap(record: Record) -> int:
@@ -37,10 +38,12 @@ def true_wide(record: Record) -> list[str]:
     return wide(record) if "true" in record.config.labels else []
 
 
-needs_wide = lacking("needs a wide network without batch normalization, and true labels", true_wide)
+needs_wide = lacking(
+    f"needs a network {OF_WIDTH}, without batch normalization, and true labels", true_wide
+)
 needs_spectra = lacking(
-    "needs a wide network without batch normalization, true labels, and top at least twice the "
-    "classes",
+    f"needs a network {OF_WIDTH}, without batch normalization, true labels, and top at least twice "
+    "the classes",
     lambda record: record.config.top >= large(record) and true_wide(record),
 )
 

@@ -23,7 +23,8 @@ class Config:
             one, BN batch normalization; LeNet5-(fc1-80) has 80 units in its first fully connected
             layer; VGG11-W32 has 32 channels in each convolution, and so on with ResNet18.
         labels: of the images, or drawn at random.
-        scaling: of the images, to mean 0 and variance 1 over all pixels, or from 0 to 1.
+        scaling: of the images, to mean 0 and variance 1 of each color over all pixels, or from 0
+            to 1.
         examples: for training and for the Hessians.
         epochs: of stochastic gradient descent in batches of 128.
         step_size: of the descent.
@@ -74,7 +75,8 @@ PRESETS = {
     "paper": _PAPER,
     "fig-4.3": replace(_PAPER, labels=("true", "random"), model=("F-200^2", "F-20^2"), models=1),
     "fig-c1": replace(_PAPER, model=("F-200^2", "F-200^4", "F-600^4", "F-600^8"), models=1),
-    "fig-c7": replace(_CIFAR10, model=("LeNet5",), models=1),
+    # Figures C.8 and C.17 have 120 and 200 eigenvectors.
+    "fig-c7": replace(_CIFAR10, model=("LeNet5",), models=1, top=200),
     "fig-c12": replace(_CIFAR10, model=("VGG11",), models=1),
     "table-c5-mnist": replace(_PAPER, model=("F-200^2", "F-600^2", "F-600^4", "F-600^8")),
     "table-c5-cifar10": replace(_CIFAR10, model=("F-600^2", "F-1500^3", "VGG11-W32", "VGG11-W64")),

@@ -2,7 +2,7 @@
 
 Inputs are rectified standard normals, weights have variance 1 / fan-in, and the number of inputs is
 the number of units to the power 1.2. The thesis says that every unit is active in half of the
-examples (Lemma C.2.1), which gives the row span of the second layer as the top eigenspace. A unit
+examples (Lemma C.2.11), which gives the row span of the second layer as the top eigenspace. A unit
 with weights of sum s is active in the part Phi(s / sqrt(pi - 1)) of them; the row span times these
 shares is the eigenspace.
 

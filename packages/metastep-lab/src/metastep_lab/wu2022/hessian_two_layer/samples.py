@@ -92,7 +92,7 @@ def _factors(network: Network, x: Array) -> tuple[Array, Array, Array, Array]:
     """Return N, the active units, A and the scores of one input."""
     before = network.first @ x
     # Of the pre-activation: section 4.4 and (C.30) print that of y, which as a rectified number is
-    # never below 0; Lemma C.2.2 has it right.
+    # never below 0; Appendix C.2.2 has it right.
     active = (before >= 0).astype(x.dtype)
     scores = network.second @ jax.nn.relu(before)
     p = jax.nn.softmax(scores)
