@@ -20,7 +20,10 @@ def program(*arguments, module="tests.sharded"):
 
 
 def answer(process):
-    output, _ = process.communicate(timeout=300)
+    try:
+        output, _ = process.communicate(timeout=1500)  # 90 s of processor time
+    finally:
+        process.kill()
     assert process.returncode == 0
     return json.loads(output.splitlines()[-1])
 

@@ -103,7 +103,9 @@ ROWS = {
     "truncated": (ms.TruncatedReverse(5), network, OF_NETWORK, 0.03, 1e-3),
     "forward": (ms.Forward(chunk=22), network, OF_NETWORK, 0.03, 1e-3),
     "implicit": (ms.Implicit(linear_tolerance=0.05), regression, OF_REGRESSION, 2e-3, 2e-4),
-    "differences": (ms.CentralDifferences(step=0.5), regression, OF_REGRESSION, 0.08, 4e-3),
+    # Three roundings of the objective over the step, 3 * 0.34 * 2^-8 / 0.5, of a gradient of 0.092;
+    # of float16 an eighth. Which numbers are rounded depends on the processor.
+    "differences": (ms.CentralDifferences(step=0.5), regression, OF_REGRESSION, 0.08, 0.01),
     "log domain": (ms.LogDomain(), quadratic, {"rate": jnp.float32(0.3)}, 4e-3, 4e-4),
     "evolution": (ms.EvolutionStrategies(0.3, 4), regression, OF_REGRESSION, 1e-3, 1e-3),
 }

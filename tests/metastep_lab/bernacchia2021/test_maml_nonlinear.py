@@ -77,7 +77,8 @@ def test_a_resumed_run_ends_with_the_same_bits(request_of_whole, tmp_path, monke
             with pytest.raises(KeyboardInterrupt):
                 execute(resumed, show=interrupt)
     tables = sorted((whole / "tables").iterdir())
-    assert [path.stem for path in tables] == ["difference", "loss", "reading", "training"]
+    names = ["difference", "loss", "printed", "reading", "training"]
+    assert [path.stem for path in tables] == names
     for path in tables:
         assert path.read_bytes() == (parts / "tables" / path.name).read_bytes()
 

@@ -171,9 +171,12 @@ def test_an_interrupted_sweep_continues_to_the_same_bits(sweep, tmp_path, quiet)
 
     seen: list[int] = []
     thread = threading.Thread(target=interrupt)
+    # Tests that a script starts in the background ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     thread.start()
     status, output, errors = sweep(*QUIET)
     thread.join()
+    signal.signal(signal.SIGINT, before)
     assert (status, seen) == (130, [0])
     assert errors == "metastep: interrupted; the same command continues\n"
     assert "running     seed=" in output and "missing     seed=3" in output
