@@ -164,6 +164,14 @@ def test_it_costs_at_most_five_exact_hypergradients(name):
     assert diagnosed(name)[2].work <= 5
 
 
+def test_every_training_that_looks_for_a_smooth_step_counts(monkeypatch):
+    """One at the hyperparameters and two for each length: three if the first length will do."""
+    problem, outer, found = diagnosed("momentum")
+    monkeypatch.setattr("metastep.diagnosis.measure.SMOOTH", 2.0)  # no length will do
+    again = ms.diagnose(problem, outer, key=jax.random.key(KEY))
+    assert np.isclose(again.work - found.work, (7 - 3) / 3, rtol=1e-9, atol=0)
+
+
 @pytest.mark.parametrize("name", ["momentum", "counterexample"])
 def test_implicit_differentiation_is_as_far_off_as_it_says(name):
     """By GMRES, and by conjugate gradients, on the trajectory that everything else is read off."""

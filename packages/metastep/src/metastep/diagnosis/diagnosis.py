@@ -53,8 +53,9 @@ class Diagnosis:
         windows: truncated back-propagation by window; the last window is the horizon.
         options: every estimator.
         memory: bytes that a hypergradient may use.
-        work: the largest number of inner steps and Jacobian products that the measurements took,
-            as a multiple of those of an exact hypergradient (three for every inner step).
+        work: the number of inner steps and Jacobian products that the measurements took, as a
+            multiple of those of an exact hypergradient (three for every inner step). The same
+            program called again for its time counts once, and what was left out counts.
         seconds: the time of the measurements, compilation included.
         left_out: the measurements that the budget excluded.
         warnings: the failures to expect from unsuitable estimators.

@@ -117,9 +117,9 @@ def measure(
     rounding = [np.nan, np.nan]
     if moving and clock.allows(exact_seconds, "what rounding costs"):
         *rounding, exact_seconds = _rounding(exact, host.exact, exact_seconds, clock)
-    smooth, forward_seconds = None, np.nan
+    smooth, forward_seconds, runs = None, np.nan, 0
     if clock.allows(3 * exact_seconds / GRADIENT_OF_RUN, "metasmoothness"):
-        smooth, forward_seconds = _smooth(run, outer, curve, moving)
+        smooth, forward_seconds, runs = _smooth(run, outer, curve, moving)
     refusal, spectrum = refusal_of(problem, outer, key), None
     # There are no more products than steps, so that the spectrum never costs more than the run.
     products = min(PRODUCTS, max(2, horizon), known.variables)
@@ -128,8 +128,7 @@ def measure(
         program = _spectrum(products), problem, outer, key, curve.end
         measured = compile_with(*program, optimised=exact_seconds > BRIEF)
         spectrum = jax.tree.map(np.asarray, measured.call())
-    # Recomputation adds one step to the three that reverse mode counts. In this unit three training
-    # runs are one.
+    # Recomputation adds one step to the three that reverse mode counts.
     again = 1 if stored else 4 / 3
     return Measurements(
         curve=host,
@@ -149,7 +148,7 @@ def measure(
         first_seconds=first_seconds,
         forward_bytes=run.temporary_bytes,
         exact_bytes=exact.temporary_bytes,
-        work=again * (1 + DRAWS) + 1 + (products + 3) / (3 * horizon),
+        work=again * (1 + DRAWS) + runs / 3 + (products + 3) / (3 * horizon),
     )
 
 
@@ -237,16 +236,20 @@ def _rounding(
 
 def _smooth(
     run: Program, outer: Outer, curve: BiasCurve, moving: bool
-) -> tuple[Metasmoothness | None, float]:
-    """Train along the gradient, at shorter and shorter distances until the response is smooth."""
+) -> tuple[Metasmoothness | None, float, int]:
+    """Train along the gradient, at shorter and shorter distances until the response is smooth.
+
+    Returns:
+        The metasmoothness; the seconds of a training run; how many runs there were.
+    """
     problem, _, key, steps = run.arguments
     (value, begin), seconds = fastest(run)
     if not moving:
-        return None, seconds
+        return None, seconds, 1
     size = float(np.linalg.norm(_flat(curve.exact)))
     # A value of 0 promises nothing (`or np.inf`): the default length alone counts.
     length = min(default_length(outer), PROMISED * abs(float(value)) / size or np.inf)
-    found = None
+    found, runs = None, 1
     for _ in range(TRIALS):
         values, ends = [value], [begin]
         for distance in (length, 2 * length):
@@ -257,7 +260,7 @@ def _smooth(
             there = jax.tree.map(jnp.asarray, jax.tree.map(move, outer, curve.exact))
             program = replace(run, arguments=(problem, there, key, steps))
             (after, end), took = timed(program.call)
-            seconds = min(seconds, took)
+            seconds, runs = min(seconds, took), runs + 1
             values.append(after)
             ends.append(end)
         score = smoothness(*ends)
@@ -265,7 +268,7 @@ def _smooth(
         if score >= SMOOTH and np.all(np.isfinite(found.values)):
             break
         length *= SHORTER
-    return found, seconds
+    return found, seconds, runs
 
 
 def _bounded(run: Program, outer: Outer) -> bool:
