@@ -9,7 +9,7 @@ import pytest
 
 import metastep as ms
 from metastep_lab.shaban2019.truncation_toy import experiment as toy
-from metastep_lab.shaban2019.truncation_toy.counterexamples import ten_steps
+from metastep_lab.shaban2019.truncation_toy.counterexamples import NEUMANN_TERMS, neumann, ten_steps
 from metastep_lab.shaban2019.truncation_toy.model import HESSIAN, STEP_SIZE
 from metastep_lab.shaban2019.truncation_toy.stochastic import FIRST, NOISE, SMOOTHNESS, averages
 
@@ -93,3 +93,38 @@ def test_the_ratio_turns_negative_from_the_origin_alone(key):
         if turns:
             # Printed to three decimals.
             assert all(abs(lowest[window] - ratio) < 6e-4 for window, ratio in RATIOS.items())
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_error_of_a_series_is_that_of_its_matrices():
+    """At the fixed point K terms leave (1 - eta H)^K of the inverse, and the bound is Eq. 8's."""
+    key = jax.random.key(4)
+    found = {name: np.asarray(column) for name, column in neumann(key).items()}
+    assert tuple(found["window"]) == NEUMANN_TERMS
+    drawn = lambda stream, shape: np.asarray(
+        jax.random.normal(jax.random.fold_in(key, stream), shape)
+    )
+    factor, target, coupling = drawn(1, (20, 60)), drawn(2, (20,)), drawn(3, (20, 20))
+    hessian = factor @ factor.T / 60
+    values = np.linalg.eigvalsh(hessian)
+    step = 0.9 / values[-1]
+    for sign in (1, -1):
+        # The coupling enters as +B or -B; the gradient of the objective decides the lengths.
+        end = -sign * np.linalg.solve(hessian, coupling @ np.ones(20))
+        slope = 2 * (end - target)
+        exact = np.linalg.norm(coupling.T @ np.linalg.solve(hessian, slope))
+        if np.isclose(exact, found["exact_norm"][0], rtol=1e-6, atol=0):
+            break
+    else:
+        pytest.fail("neither sign gives the norm of the exact gradient")
+    left = lambda terms: np.linalg.matrix_power(np.eye(20) - step * hessian, terms)
+    errors = [
+        np.linalg.norm(coupling.T @ left(terms) @ np.linalg.solve(hessian, slope))
+        for terms in NEUMANN_TERMS
+    ]
+    # 2,000 steps leave at least (1 - eta mu)^2000 of the way to the fixed point.
+    assert np.allclose(found["error"], errors, rtol=1e-5, atol=1e-8)
+    lengths = np.linalg.norm(slope), np.linalg.norm(coupling, 2)
+    contraction = 1 - step * values[0]
+    bounds = [contraction**terms / values[0] * lengths[0] * lengths[1] for terms in NEUMANN_TERMS]
+    assert np.allclose(found["bound"], bounds, rtol=1e-5, atol=0)
