@@ -45,8 +45,14 @@ demo: .venv/.installed
 	$(BIN)/metastep clean $(DEMO)/digits --label digit --out $(DEMO)/cleaned --resume
 	@echo "Open $(CURDIR)/$(DEMO)/report.html and $(CURDIR)/$(DEMO)/cleaned/report.html in a browser."
 
+# An experiment compares with cleanlab.
+.venv/.reproduce-installed: .venv/.installed
+	$(BIN)/python $(PIP) --constraint constraints.txt --editable $(LIBRARY) \
+	  --editable '$(LABORATORY)[label-noise]'
+	touch $@
+
 # What fails, or a claim that must hold and does not, stops nothing: the end names it, with status 1.
-reproduce: .venv/.installed
+reproduce: .venv/.reproduce-installed
 	@names=$$($(BIN)/metastep list --json | $(BIN)/python -c \
 	  'import json, sys; print(*(one["name"] for one in json.load(sys.stdin)))') || exit; \
 	failed=; made=; \

@@ -240,6 +240,10 @@ CLAIMS = (
         ),
         verdict=_all_good,
         evidence="{good} of {of} problems; beyond: {names}",
+        reasons={
+            False: "Where no step is smooth, up to seven training runs look for one that is; with "
+            "one, three do."
+        },
     ),
     Statement(
         "sizes",

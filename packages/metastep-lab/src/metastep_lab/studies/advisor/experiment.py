@@ -121,7 +121,6 @@ EXPERIMENT = Experiment(
             "no-misses",
             "chaos",
             "advice-is-right",
-            "few-products",
             "counter-example",
             "implicit-warned",
         }
