@@ -67,6 +67,12 @@ def test_other_arguments_are_another_run(arguments):
     assert found(jnp.array(1.0)) == found(jnp.array(1.0)) != found(*arguments)
 
 
+@pytest.mark.parametrize(("one", "other"), [(np.zeros(2), np.ones(2)), (1.5, 2.5), (1, 2)])
+def test_numbers_count_that_the_function_does_not_use(one, other):
+    found = lambda unused: fingerprint(lambda x, unused: 2 * x, jnp.array(1.0), unused)
+    assert found(one) == found(one) != found(other)
+
+
 def test_of_a_shape_the_values_do_not_matter_and_of_more_the_text_does():
     twice = lambda x: 2 * x
     shape = lambda size: jax.ShapeDtypeStruct((size,), jnp.float32)

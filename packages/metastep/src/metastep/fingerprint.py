@@ -25,7 +25,9 @@ def fingerprint(function: Callable[..., PyTree], *arguments: PyTree, more: objec
 
     Args:
         function: of the arguments, to any pytree.
-        arguments: pytrees; of a `jax.ShapeDtypeStruct` only shape and dtype matter.
+        arguments: pytrees; of a `jax.ShapeDtypeStruct` only shape and dtype matter (see
+            `shapes_of`), of arrays and numbers the values, also where the function does not use
+            them.
         more: anything else that the run depends on; its text counts.
     """
     traced_leaf = lambda x: eqx.is_array(x) or isinstance(x, jax.ShapeDtypeStruct)
@@ -40,9 +42,17 @@ def fingerprint(function: Callable[..., PyTree], *arguments: PyTree, more: objec
     found = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for line in _sketch(traced):
         found.update(line.encode())
-    found.update(digest(eqx.filter(arrays, eqx.is_array)).tobytes())
+    numbers = eqx.filter(arguments, eqx.is_array_like)
+    found.update(digest(jax.tree.map(jnp.asarray, numbers)).tobytes())
     found.update(str(more).encode())
     return found.hexdigest()
+
+
+def shapes_of(tree: PyTree) -> PyTree:
+    """Return a tree with shapes and dtypes in place of its arrays."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype) if eqx.is_array(x) else x, tree
+    )
 
 
 def digest(tree: PyTree[Array]) -> UInt8[np.ndarray, "16"]:
@@ -53,8 +63,7 @@ def digest(tree: PyTree[Array]) -> UInt8[np.ndarray, "16"]:
         if is_key(x):
             x = jax.random.key_data(x)
         # With several processes, each one checks the parts that it holds.
-        whole = getattr(x, "is_fully_addressable", True)
-        parts = [x] if whole else [one.data for one in x.addressable_shards]
+        parts = [x] if x.is_fully_addressable else [one.data for one in x.addressable_shards]
         for part in parts:
             found.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
     return np.frombuffer(found.digest(), np.uint8)

@@ -43,6 +43,8 @@ def count_rows(numbers: np.ndarray) -> bool:
 
 def _plain(series: Any, separator: str) -> Any:
     """Return a column whose commas are those of numbers as Python writes them."""
+    if pd.api.types.is_numeric_dtype(series):
+        return series
     texts = series.astype(str)
     commas = texts[texts.str.contains(",", regex=False)]
     if not len(commas):

@@ -1,7 +1,5 @@
 """Training again without some of the examples: the true effect of removals."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -16,8 +14,10 @@ from metastep.attribution.units import Chosen, Units, as_masks, as_units
 from metastep.checks import require_count, require_key
 from metastep.compilation import compiled
 from metastep.fingerprint import digest, fingerprint
-from metastep.minimize.driving import Checkpoint, to_resume
+from metastep.minimize.driving import Checkpoint, require_same_run, to_resume
 from metastep.types import RandomKey
+
+OF_REMOVALS = "training, removals, weights, queries or key"
 
 
 class Removals(eqx.Module):
@@ -152,7 +152,9 @@ def leave_out(
     size = min(batch_size, len(rows))
     shape = eqx.filter_eval_shape(outcomes, problem, units.weights, queries, key)
     values = np.zeros((len(rows), *shape.shape), shape.dtype)
-    progress = _Progress(checkpoint, partial(_identity, problem, units, queries, key, rows, size))
+    # Only a file needs the identity, which costs a trace of the training.
+    same = _identity(problem, units, queries, key, rows, size) if checkpoint else ""
+    progress = _Progress(checkpoint, same)
     values, done = progress.begin(values)
     while done < len(rows):
         # The last batch is filled up, so that one program serves all of them.
@@ -180,10 +182,9 @@ def _retrain(
 class _Progress:
     """The finished rows, stored in a file."""
 
-    def __init__(self, checkpoint: Checkpoint | None, identity: Callable[[], str]):
+    def __init__(self, checkpoint: Checkpoint | None, identity: str):
         self.checkpoint = checkpoint
-        # Only a file needs it, and it costs a trace of the training.
-        self.identity = identity() if checkpoint else ""
+        self.identity = identity
 
     def begin(self, values: np.ndarray) -> tuple[np.ndarray, int]:
         """Return the stored values and the number of their rows, or the given values and 0."""
@@ -195,11 +196,9 @@ class _Progress:
             return values, 0
         restored, notes = saving.load(path, jnp.asarray(values))
         done = notes.get("done")
-        if notes.get("identity") != self.identity or type(done) is not int:
-            raise saving.CheckpointError(
-                f"{path} belongs to another run: its training, removals, weights, queries or key "
-                "(or the version of JAX) are not those of this one."
-            )
+        require_same_run(self.checkpoint, notes, self.identity, OF_REMOVALS)
+        if type(done) is not int:
+            raise saving.CheckpointError(f"{path} belongs to another kind of run.")
         # A copy, since NumPy's view of an array of JAX cannot be written to.
         return np.array(restored), min(max(done, 0), len(values))
 
@@ -226,6 +225,6 @@ def _identity(
     size: int,
 ) -> str:
     train = lambda weights, queries, key: outcomes(problem, weights, queries, key)
+    told_apart = jax.tree.map(jnp.asarray, (units.groups, rows))
     # The size of a batch counts, since another one would round differently.
-    more = digest(jax.tree.map(jnp.asarray, (units, rows))), size
-    return fingerprint(train, units.weights, queries, key, more=more)
+    return fingerprint(train, units.weights, queries, key, more=(digest(told_apart), size))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from metastep.fingerprint import DIGEST_BYTES, digest
+from metastep.fingerprint import DIGEST_BYTES, digest, shapes_of
 from metastep.problems.batches import Batches
 from metastep.trees import same_structure
 
@@ -45,7 +45,7 @@ class Feed:
 
     def _checked(self, source: Batches, t: int) -> PyTree[Array]:
         batch = jax.tree.map(jnp.asarray, source.at(t))
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+        shapes = shapes_of(batch)
         if self._like is None:
             self._like = shapes
         same_structure(f"batch {t}, compared with the first one,", self._like, shapes)

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import jax
-
 from metastep.driven.passes import Run
-from metastep.fingerprint import fingerprint
+from metastep.fingerprint import fingerprint, shapes_of
 from metastep.problems.base import Keys, Trajectory, start
 from metastep.problems.batches import with_batch
 from metastep.types import Outer
@@ -24,7 +22,6 @@ def identity(run: Run, point: Trajectory, batch: Any, segment: int, first: int) 
         value = problem.objective(point.inner, outer, keys.objective)
         return start(problem, outer, keys), after, value
 
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
     # Other segments would be another program, which may round differently.
     more = run.problem.horizon, segment, first, run.truncated
-    return fingerprint(program, run.outer, run.keys, point, shapes, more=more)
+    return fingerprint(program, run.outer, run.keys, point, shapes_of(batch), more=more)

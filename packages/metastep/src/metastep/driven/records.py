@@ -55,8 +55,7 @@ class Records:
         another = CheckpointError(
             f"{path.parent} belongs to another run: of another problem (with other initial "
             "parameters if no seed is set), other hyperparameters, another key or other segments. "
-            "Nothing in it was changed. Choose another directory, "
-            "or delete this one."
+            "Nothing in it was changed. Choose another directory, or delete this one."
         )
         try:
             seen, notes = load(path, like)

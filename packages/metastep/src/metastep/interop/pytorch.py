@@ -57,8 +57,8 @@ def from_torch(
         *arguments, key=None, **keywords) -> (output, buffers)`: arguments are arrays, and the
         returned buffers are those after the call (running statistics in training). `key` is for
         dropout and other random numbers, and needed if there are any; the same key gives the same
-        numbers. Outputs of
-        Hugging Face models keep their names; a compiled function returns `output.logits`.
+        numbers. Outputs of Hugging Face models keep their names; a compiled function returns
+        `output.logits`.
 
     Raises:
         ImportError: if torch or torchax is missing (`pip install "metastep[torch]"`).

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from math import inf, isfinite
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -23,7 +22,7 @@ from jaxtyping import Array
 
 from metastep.checks import require_key
 from metastep.compilation import compiled
-from metastep.fingerprint import fingerprint
+from metastep.fingerprint import fingerprint, shapes_of
 from metastep.learned.meta_state import Arrays, Place, State, history_of, restore, save
 from metastep.learned.segment import (
     LearnedTraining,
@@ -108,18 +107,20 @@ def _identity(setting: MetaTraining, key: RandomKey, weights: Outer | None, stat
     """Return a digest of a run: of one update, the options, the key and the first weights."""
     unrolls, monitor = setting.unrolls, setting.monitor
     blocks = -(-unrolls.longest // unrolls.block)
-    like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype) if eqx.is_array(x) else x
 
-    def update(problem: LearnedTraining, arrays: Arrays) -> _Updated:
+    def update(
+        problem: LearnedTraining, arrays: Arrays, key: RandomKey, weights: Outer | None
+    ) -> _Updated:
+        del key, weights  # their values count
         now, first = arrays.weights, arrays.trajectories[0]
         segment = run_segment(problem, now, first, jnp.asarray(1), unrolls.block, blocks)
         clip = jnp.asarray(setting.clip)
         return _apply(setting.meta_optimizer, clip, now, arrays.meta_state, segment)
 
     return fingerprint(
-        lambda problem, arrays, key, weights: update(problem, arrays),
+        update,
         setting.problem(setting.tasks(0)),
-        jax.tree.map(like, state.arrays),
+        shapes_of(state.arrays),
         key,
         weights,
         more=(unrolls, setting.trajectories, monitor and (monitor.every, monitor.steps)),

@@ -120,14 +120,20 @@ def restore(checkpoint: Checkpoint, identity: str, carry: Carry) -> tuple[Carry,
     return replace(carry, failed=jnp.array(False)), seconds
 
 
-def require_same_run(checkpoint: Checkpoint, notes: Mapping[str, Any], identity: str) -> None:
+OF_RUN = (
+    "problem, data, initial parameters (is every seed set?), hyperparameters, estimator, "
+    "optimizer or key"
+)
+
+
+def require_same_run(
+    checkpoint: Checkpoint, notes: Mapping[str, Any], identity: str, parts: str = OF_RUN
+) -> None:
     """Raise a CheckpointError unless the notes of a file name the run that is to be resumed."""
     if notes.get("identity") != identity:
         raise checkpoints.CheckpointError(
-            f"{checkpoint.file} belongs to another run: its problem, data, initial "
-            "parameters (is every seed set?), hyperparameters, estimator, optimizer or key (or the "
-            "version of JAX) are not those of this one. Resume with what it was written with, or "
-            "choose another file."
+            f"{checkpoint.file} belongs to another run: its {parts} (or the version of JAX) are "
+            "not those of this one. Resume with what it was written with, or choose another file."
         )
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from metastep.compilation import compiled
 from metastep.estimators.base import AbstractEstimator, Estimate
-from metastep.fingerprint import fingerprint
+from metastep.fingerprint import fingerprint, shapes_of
 from metastep.problems.base import AbstractProblem, require_problem
 from metastep.results import RESULTS
 from metastep.trees import norm, same_structure
@@ -212,14 +212,13 @@ def advance(loop: Loop, carry: Carry, stop: Int[Array, ""]) -> Carry:
 def identity_of(loop: Loop, outer: Outer, carry: Carry) -> str:
     """Return a digest of a run: of one outer step, the arrays in it and the first hyperparameters.
 
-    The devices and the number of tasks that are run together do not matter.
+    The devices, the number of tasks that are run together, and whether a failure ends the run do
+    not matter.
     """
-    alone = replace(loop, mesh=None, tasks_at_once=1)
+    alone = replace(loop, mesh=None, tasks_at_once=1, halt_on_failure=False)
     # The state is that of some step, and its values are no part of the run's identity.
-    shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype) if eqx.is_array(x) else x, carry
-    )
-    return fingerprint(lambda loop, outer, carry: loop.body(carry), alone, outer, shapes)
+    step = lambda loop, outer, carry: loop.body(carry)
+    return fingerprint(step, alone, outer, shapes_of(carry))
 
 
 @compiled

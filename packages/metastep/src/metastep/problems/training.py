@@ -1,7 +1,7 @@
 """Training with an optax optimizer as a problem."""
 
 from collections.abc import Callable
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, cast
 
 import equinox as eqx
 import jax
@@ -109,25 +109,21 @@ class TrainingProblem(AbstractProblem):
         buffers: PyTree = None,
     ):
         require_count("horizon", horizon)
-        require(callable(loss), "loss", loss, "functions (params, outer, batch) -> scalar")
-        require(callable(objective), "objective", objective, "functions (params, outer) -> scalar")
-        usable = callable(optimizer) or explained.is_transformation(optimizer)
-        allowed = f"{explained.TRANSFORMATIONS}, and functions outer -> transformation"
-        require(usable, "optimizer", optimizer, allowed)
-        usable = batch is None or callable(batch)
-        allowed = "None, functions (t, key) -> batch, and metastep.Batches(source)"
-        require(usable, "batch", batch, allowed)
         explained.require_no_model("init_params", init_params)
         also = "" if buffers is None else ", buffers"
         advice = explained.BUFFERS if buffers is None else ""
-        explained.require_arguments("loss", loss, f"params, outer, batch{also}", advice)
-        explained.require_arguments("objective", objective, f"params, outer{also}", advice)
+        allowed = "functions (params, outer, batch) -> scalar"
+        _require_function("loss", loss, f"params, outer, batch{also}", allowed, advice)
+        allowed = "functions (params, outer) -> scalar"
+        _require_function("objective", objective, f"params, outer{also}", allowed, advice)
         if _is_function(init_params):
             explained.require_arguments("init_params", init_params, "outer, key")
-        if callable(optimizer) and not explained.is_transformation(optimizer):
-            explained.require_arguments("optimizer", optimizer, "outer")
+        if not explained.is_transformation(optimizer):
+            allowed = f"{explained.TRANSFORMATIONS}, and functions outer -> transformation"
+            _require_function("optimizer", optimizer, "outer", allowed)
         if batch is not None:
-            explained.require_arguments("batch", batch, "t, key", explained.BATCH_SOURCE)
+            allowed = "None, functions (t, key) -> batch, and metastep.Batches(source)"
+            _require_function("batch", batch, "t, key", allowed, explained.BATCH_SOURCE)
         self.loss = loss
         self.objective_of_params = objective
         self.init_params = init_params
@@ -233,6 +229,13 @@ class TrainingProblem(AbstractProblem):
         with explained.traced("objective", explained.FUNCTION):
             buffers = () if self.buffers is None else (inner.buffers,)
             return scalar("objective", self.objective_of_params(inner.params, outer, *buffers))
+
+
+def _require_function(
+    name: str, function: object, arguments: str, allowed: str, advice: str = ""
+) -> None:
+    require(callable(function), name, function, allowed)
+    explained.require_arguments(name, cast(Callable[..., Any], function), arguments, advice)
 
 
 def _is_function(init_params: Any) -> bool:
