@@ -73,6 +73,50 @@ def test_a_shared_legend_belongs_to_the_figure():
     assert content["columns"] == 2
 
 
+def test_legends_of_panels_that_agree_become_one():
+    whole = Lines({"one": (X, X), "two": (X, -X)}, x_label="x", y_label="y", title="whole")
+    part = Lines({"one": (X, X)}, x_label="x", y_label="y", title="part")
+    figure = line_figure(whole, part, whole)
+    figure.axes[2].get_legend().remove()  # it shows what the others do
+    content = json.loads(interactive(figure))
+    assert [entry["label"] for entry in content["legend"]["entries"]] == ["one", "two"]
+    assert not any(panel["legend"]["entries"] for panel in content["panels"])
+    # Buttons hide by name, so that lines without a legend need one, too.
+    assert {name for name, _, _ in glyphs(content["panels"][2])} == {"one", "two"}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Lines({"two": (X, X)}, x_label="x", y_label="y"),  # the same look is something else
+        Lines({"one": (X, X)}, x_label="x", y_label="y", legend_title="other"),
+        Lines({"": (np.arange(99), np.arange(99))}, x_label="x", y_label="y"),  # no marker
+    ],
+    ids=["label", "title", "look"],
+)
+def test_legends_of_panels_that_differ_stay(other):
+    first = Lines({"one": (X, X)}, x_label="x", y_label="y")
+    content = json.loads(interactive(line_figure(first, other)))
+    assert content["legend"]["entries"] == []
+    assert [entry["label"] for entry in content["panels"][0]["legend"]["entries"]] == ["one"]
+
+
+def test_entries_show_markers_as_they_are_drawn():
+    figure, (axes,) = new_figure()
+    axes.errorbar(X, X, yerr=1, capsize=3, fmt="s--", label="errors")
+    axes.errorbar(X, X, yerr=1, capsize=3, fmt="^", label="points")
+    axes.plot(X, X, "D", markerfacecolor="none", label="outline")
+    axes.legend()
+    entries = panel_of(figure)["legend"]["entries"]
+    shown = {one["label"]: (one["marker"], one["dash"] is None, one["hollow"]) for one in entries}
+    assert shown == {
+        "errors": ("square", False, False),
+        "points": ("triangle", True, False),
+        "outline": ("diamond", True, True),
+    }
+    assert next(one["dash"] for one in entries if one["label"] == "errors")
+
+
 def test_bars_points_errors_spans_and_words():
     figure, (axes,) = new_figure()
     axes.bar(["one", "two"], [1.0, 2.0], label="bars", color="#0072B2", hatch="//")

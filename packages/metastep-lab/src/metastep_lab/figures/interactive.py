@@ -26,13 +26,15 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
+from matplotlib.offsetbox import DrawingArea
 from matplotlib.ticker import FixedLocator, LogFormatter, ScalarFormatter
 
 from metastep.files import write_atomically
 from metastep_lab.figures.drawing import Drawing, NotConvertibleError
-from metastep_lab.figures.looks import look_of
+from metastep_lab.figures.looks import entry_look, look_of
 
 HEIGHT = 320
+LOOK = ("color", "dash", "marker", "hollow")
 SCALES: dict[str, Literal["linear", "log"]] = {"linear": "linear", "log": "log"}
 
 
@@ -56,8 +58,9 @@ def interactive(figure: Figure) -> str | None:
     """Convert a figure to JSON, before or after it was saved.
 
     It has the version of Bokeh, the legend of the whole figure, and for each panel its title, its
-    plot as `Bokeh.embed.embed_item` takes it, and its own legend. An entry's label is the name of
-    the renderers that it switches. None if something in the figure cannot be converted.
+    plot as `Bokeh.embed.embed_item` takes it, and its own legend. Legends of panels that agree
+    become that of the figure. An entry's label is the name of the renderers that it switches. None
+    if something in the figure cannot be converted.
     """
     # The unused places of a grid are switched off and empty.
     shown = [axes for axes in figure.axes if axes.axison or axes.has_data()]
@@ -67,16 +70,24 @@ def interactive(figure: Figure) -> str | None:
     # Insets and color bars have no place in the grid.
     if not shown or twins or None in places or figure.get_suptitle():
         return None
-    shared = [entry for legend in figure.legends for entry in _entries(legend)]
+    own = [_legend(axes.get_legend()) for axes in shown]
+    shared = {
+        "title": _title(figure.legends),
+        "entries": [entry for legend in figure.legends for entry in _entries(legend)],
+    }
+    if not shared["entries"] and (common := _common(shown, own)):
+        shared, own = common, [_legend(None) for _ in shown]
     try:
-        panels = [_panel(axes, shared) for axes in shown]
+        panels = [
+            _panel(axes, legend, shared["entries"]) for axes, legend in zip(shown, own, strict=True)
+        ]
     except (NotConvertibleError, ValueError):  # a value that Bokeh does not take
         return None
     spec = shown[0].get_subplotspec()
     content = {
         "bokeh": bokeh.__version__,
         "columns": spec.get_gridspec().ncols if spec else 1,
-        "legend": {"title": _title(figure.legends), "entries": shared},
+        "legend": shared,
         "panels": panels,
     }
     return _numbered(json.dumps(content, ensure_ascii=False, separators=(",", ":")))
@@ -90,7 +101,9 @@ def _numbered(text: str) -> str:
     return re.sub(r'("(?:root_)?id":)("p\d+")', rename, text)
 
 
-def _panel(axes: Axes, shared: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _panel(
+    axes: Axes, legend: Mapping[str, Any], shared: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """Convert one panel."""
     scales = axes.get_xscale(), axes.get_yscale()
     if not set(scales) <= set(SCALES) or not axes.axison:
@@ -113,19 +126,13 @@ def _panel(axes: Axes, shared: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     plot.axis.axis_label_text_font_style = "normal"
     plot.axis.axis_label_text_font_size = plot.axis.major_label_text_font_size = "12px"
     ticks = _ticks(axes.xaxis, plot.xaxis), _ticks(axes.yaxis, plot.yaxis)
-    legend = axes.get_legend()
-    own = _entries(legend) if legend else []
-    drawing = Drawing(plot, axes, [*own, *shared], ticks)
+    drawing = Drawing(plot, axes, [*legend["entries"], *shared], ticks)
     # Bokeh draws in the order of insertion, matplotlib by this number.
     for artist in sorted(axes.get_children(), key=lambda one: one.get_zorder()):
         drawing.draw(artist)
     drawing.boxes_drawn()
     plot.add_tools(BoxZoomTool(), ZoomInTool(), ZoomOutTool(), ResetTool(), drawing.hover())
-    return {
-        "title": axes.get_title(),
-        "item": json_item(plot),
-        "legend": {"title": _title([legend] if legend else []), "entries": own},
-    }
+    return {"title": axes.get_title(), "item": json_item(plot), "legend": legend}
 
 
 def _range(limits: tuple[float, float]) -> Range1d:
@@ -152,7 +159,36 @@ def _ticks(axis: Axis, axes: Any) -> dict[float, str]:
     return words
 
 
+def _legend(legend: Legend | None) -> dict[str, Any]:
+    if legend is None:
+        return {"title": "", "entries": []}
+    return {"title": _title([legend]), "entries": _entries(legend)}
+
+
 def _entries(legend: Legend) -> list[dict[str, Any]]:
-    # A handle is None where matplotlib cannot show an artist in a legend.
-    handles = zip(legend.legend_handles, legend.get_texts(), strict=True)
-    return [{"label": text.get_text(), **look_of(handle)} for handle, text in handles if handle]
+    # The samples, not `legend_handles`, which have the bar of an error bar without its marker.
+    samples = [area.get_children() for area in legend.findobj(DrawingArea)]
+    texts = [text.get_text() for text in legend.get_texts()]
+    return [
+        {"label": text, **entry_look(sample)} for text, sample in zip(texts, samples, strict=True)
+    ]
+
+
+def _common(shown: Sequence[Axes], own: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return the legend of all panels, if theirs agree.
+
+    The longest has the entries of every other one. A panel without a legend shows something that
+    looks like one of them.
+    """
+    if len(shown) == 1:
+        return None
+    longest = max(own, key=lambda legend: len(legend["entries"]))
+    looks = [{key: entry[key] for key in LOOK} for entry in longest["entries"]]
+
+    def agrees(axes: Axes, legend: Mapping[str, Any]) -> bool:
+        if not legend["entries"]:
+            return any(look_of(artist) in looks for artist in axes.get_children())
+        known = all(entry in longest["entries"] for entry in legend["entries"])
+        return known and legend["title"] == longest["title"]
+
+    return dict(longest) if all(map(agrees, shown, own)) else None

@@ -84,6 +84,20 @@ function legend(content, views, panel) {
   return element("div", attributes, ...(title ? [name] : []), ...buttons);
 }
 
+// Markers by Bokeh's names, around the middle of a sample.
+const MARKERS = {
+  circle: "M11.5 6a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0 -7 0z",
+  square: "M11.8 2.8h6.4v6.4h-6.4z",
+  triangle: "M15 1.8l4 7.4h-8z",
+  inverted_triangle: "M15 10.2l4 -7.4h-8z",
+  diamond: "M15 1.2l3.2 4.8l-3.2 4.8l-3.2 -4.8z",
+  plus: "M13.8 1.8h2.4v3h3v2.4h-3v3h-2.4v-3h-3v-2.4h3z",
+  star: "M15 1l1.2 3.4l3.6 .1l-2.9 2.2l1 3.5l-2.9 -2l-2.9 2l1 -3.5l-2.9 -2.2l3.6 -.1z",
+  cross: "M15 1.5v9M10.5 6h9",
+  x: "M11.5 2.5l7 7M18.5 2.5l-7 7",
+  dash: "M11 6h8",
+};
+
 function sample(entry) {
   const color = entry.color === "#000000" ? "currentColor" : entry.color;
   const shape = (kind, attributes) => {
@@ -96,7 +110,11 @@ function sample(entry) {
     const dashes = { "stroke-width": 2.4, "stroke-dasharray": entry.dash.join(" ") };
     box.append(shape("path", { d: "M0 6H30", stroke: color, ...dashes }));
   }
-  if (entry.marker) box.append(shape("circle", { cx: 15, cy: 6, r: 4, fill: color }));
+  const outline = MARKERS[entry.marker];
+  if (outline) {
+    const fill = entry.hollow ? "none" : color;
+    box.append(shape("path", { d: outline, stroke: color, "stroke-width": 1.3, fill }));
+  }
   if (!box.children.length)
     box.append(shape("rect", { x: 6, y: 1, width: 18, height: 10, fill: color, opacity: 0.6 }));
   return box;

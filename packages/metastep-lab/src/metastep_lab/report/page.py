@@ -109,11 +109,15 @@ def _texts(run: Run) -> list[str]:
 
 
 def _name(stem: str) -> str:
-    """Turn `figure-2-1-errors` into Figure 2.1 errors, `tables-1-2` into Tables 1 and 2."""
+    """Turn `figure-2-1-errors` into Figure 2.1 errors, `tables-1-2` into Tables 1 and 2.
+
+    `lds` and `roc-auc` are written in capitals.
+    """
     if stem.startswith("figure-"):
         # The letter is that of an appendix, as in Figure C.27.
         stem = re.sub(r"\b([a-z]|[0-9]+)-(?=[0-9])", lambda part: part[1].upper() + ".", stem)
     stem = re.sub(r"^(tables-\d+)-(?=\d)", r"\1 and ", stem)
+    stem = re.sub(r"\b(lds|roc|auc)\b", lambda word: word[1].upper(), stem)
     return stem[:1].upper() + stem[1:].replace("-", " ").replace("_", " ")
 
 

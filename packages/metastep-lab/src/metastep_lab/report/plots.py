@@ -221,6 +221,7 @@ class _Entry(_Strict):
     color: Annotated[str, _allowed(_color, "a color")]
     dash: list[int] | None
     marker: Annotated[str, _allowed(_any_of(_word, lambda value: value == ""), "a word")]
+    hollow: bool = False  # plots of earlier versions do not say
 
 
 class _Legend(_Strict):

@@ -10,7 +10,7 @@ from metastep_lab.report.summary import plural
 
 LONGEST = 40
 SHORT = 12
-"""A table of more rows is folded: it is there for reference."""
+"""A table of more rows is folded: it is there for reference. So is an empty one."""
 
 DIGITS = 4
 
@@ -47,7 +47,7 @@ def data_table(name: str, columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "name": name,
         "count": plural(number, "row"),
         "cut": LONGEST if number > LONGEST else None,
-        "folded": number > SHORT,
+        "folded": not 0 < number <= SHORT,
         "columns": list(numeric.items()),
         "rows": list(zip(*shown, strict=True)),
     }

@@ -49,7 +49,8 @@ def answer(record: Record) -> str:
     seconds = where(costs, estimator="RMD").set_index("value")["seconds"].iloc[-2:]
     growth = np.log(seconds.iloc[1] / seconds.iloc[0]) / np.log(seconds.index[1] / seconds.index[0])
     return (
-        f"{yes_or_no(verdicts)}: with {longest} steps of {record.config.parameters} parameters, "
+        f"Do they grow as Table 1 says? {yes_or_no(verdicts)}. With {longest} steps of "
+        f"{record.config.parameters} parameters, "
         + ", ".join(
             f"{name} needs {memory[name]:.2g} MiB"
             for name in ("RMD", "checkpointing", "K-RMD", "FMD")

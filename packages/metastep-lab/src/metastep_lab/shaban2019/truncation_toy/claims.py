@@ -210,7 +210,7 @@ CLAIMS = (
         ).all(),
         evidence=lambda rows: (
             f"K-RMD and the series differ by at most {rows['difference'].max(skipna=False):.1g}; "
-            + each("K={window:g} {error:.2g} (bound {bound:.2g})", "error by K ")(rows)
+            + each("K={window:g} {error:.2g} (bound {bound:.2g})", "error ")(rows)
         ),
     ),
     Statement(

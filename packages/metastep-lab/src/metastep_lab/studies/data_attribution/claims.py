@@ -229,7 +229,7 @@ CLAIMS = (
         evidence=lambda found: (
             f"{_pairs(found['rows'])}. Rise by share, exact and the best other: {found['shares']}. "
             "A derivative foretells small removals; the loss of most of a class is more than the "
-            "sum of its examples"
+            "sum of its examples."
         ),
     ),
     Statement(

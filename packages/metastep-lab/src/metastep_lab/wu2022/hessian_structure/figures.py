@@ -220,8 +220,10 @@ def _whole(record: Record) -> Drawn:
         values = curves(Hessian="true", approximation="approximate", weighted="weighted")
         overlaps = curves(approximation="overlap", weighted="weighted_overlap")
         panels += [
-            Lines(values, "index of the eigenvalue", "eigenvalue", title=model, y_log=True),
-            Lines(overlaps, "dimension k", "overlap with the Hessian", title=model),
+            Lines(
+                values, "index of the eigenvalue", "eigenvalue", f"{model}, eigenvalues", y_log=True
+            ),
+            Lines(overlaps, "dimension k", "overlap with the Hessian", f"{model}, eigenspaces"),
         ]
     return line_figure(*panels), (
         "All layers at once: eigenvalues of the Hessian and of its approximation from layer "

@@ -100,7 +100,7 @@ CLAIMS = (
         verdict=_when_wide("mean_share < 0.05"),
         evidence="{mean_share:.3f}. Its proof uses Lemma C.2.1, by which the sum of a row of W2, n "
         "weights N(0, 1/n), tends to 0; but it is N(0, 1) for every n, so that z has a mean, "
-        f"{MEAN_SHARE:.3f} of E |z|^2 in the limit",
+        f"{MEAN_SHARE:.3f} of E |z|^2 in the limit.",
         reasons={None: NEEDS_WIDTHS},
     ),
     Statement(
@@ -148,7 +148,7 @@ CLAIMS = (
         verdict=_when_wide("row_span > 0.95"),
         evidence="{row_span:.4f}; with (4.8): {printed:.4f}. Lemma C.2.11, on which it rests, is "
         "false: the sum of a unit's weights has variance 1, whatever n, so that units are not "
-        "active in half of the examples each",
+        "active in half of the examples each.",
         reasons={None: NEEDS_WIDTHS},
     ),
     Statement(
