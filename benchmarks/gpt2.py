@@ -5,10 +5,11 @@ attention, no dropout, input and output embeddings apart, since bergson trains s
 with the same random weights for every method; batches of 8 examples, each seen once; the objective
 is the mean loss of 8 further examples. STEPS are 8 and 32.
 
-Methods: metastep on the model in JAX, plainly and in mixed mode; metastep on the PyTorch module
-through `from_torch`; `jax.value_and_grad` of the same loop; bergson's `Trainer` (train and
-backward; it saves the state of every step, here to a disk in memory, which does not count as memory
-of the process); PyTorch with `create_graph`.
+Methods: metastep on the model in JAX, plainly, in mixed mode, and with little memory (two stored
+states, losses of two examples at a time); metastep on the PyTorch module through `from_torch`;
+`jax.value_and_grad` of the same loop; bergson's `Trainer` (train and backward; it saves the state
+of every step, here to a disk in memory, which does not count as memory of the process); PyTorch
+with `create_graph`.
 
 Every method runs in a process of its own; they take turns. Shown are the seconds until the first
 answer, medians of wall and CPU seconds of the calls after it, the growth of the peak of resident
@@ -39,6 +40,7 @@ from worker import forget_peak, peak
 WIDTH, LAYERS, HEADS, TOKENS, WORDS, BATCH = 128, 2, 4, 64, 512, 8
 RATE, DECAY, EPS_ROOT = 1e-3, 1e-2, 1e-8
 REFERENCE = "by hand"
+LEAN = "Reverse(Binomial(2)), 2 at a time"
 
 
 def text(steps: int) -> np.ndarray:
@@ -99,6 +101,14 @@ def losses_in_jax(params: dict, tokens: Any) -> Any:
     return jnp.mean(cross_entropy(scores, tokens[:, 1:]), axis=-1)
 
 
+def losses_two_at_a_time(params: dict, tokens: Any) -> Any:
+    """Return the mean loss of each example, with the activations of two of them in memory."""
+    import jax
+
+    one = jax.checkpoint(lambda row: losses_in_jax(params, row[None])[0])
+    return jax.lax.map(one, tokens, batch_size=2)
+
+
 def in_jax(method: str, steps: int) -> Callable[[], np.ndarray]:
     """Return a compiled call of metastep or of plain JAX."""
     import jax
@@ -121,7 +131,7 @@ def in_jax(method: str, steps: int) -> Callable[[], np.ndarray]:
     else:
         named = dict(module.named_parameters())
         params = {name: jnp.asarray(p.detach().numpy()) for name, p in named.items()}
-        losses = losses_in_jax
+        losses = losses_two_at_a_time if method == LEAN else losses_in_jax
     problem = ms.TrainingProblem(
         loss=lambda params, weights, rows: jnp.mean(weights[rows] * losses(params, tokens[rows])),
         objective=lambda params, weights: jnp.mean(losses(params, tokens[-BATCH:])),
@@ -134,6 +144,7 @@ def in_jax(method: str, steps: int) -> Callable[[], np.ndarray]:
         "Reverse(mixed=False)": ms.Reverse(mixed=False),
         "Reverse(mixed=True)": ms.Reverse(mixed=True),
         "Reverse('sqrt', mixed=True)": ms.Reverse("sqrt", mixed=True),
+        LEAN: ms.Reverse(ms.Binomial(2), mixed=True),
     }
     estimator = estimators.get(method, ms.Reverse())
 
@@ -230,6 +241,7 @@ METHODS: dict[str, tuple[Callable, tuple[str, ...]]] = {
     "Reverse(mixed=True)": (in_jax, ()),
     "Reverse()": (in_jax, ()),
     "Reverse('sqrt', mixed=True)": (in_jax, ()),
+    LEAN: (in_jax, ()),
     "from_torch, Reverse()": (in_jax, ("torchax",)),
     "bergson": (in_bergson, ("bergson",)),
     "create_graph": (in_torch, ()),
