@@ -17,7 +17,6 @@ from metastep.driven.feeding import Feed
 from metastep.driven.identity import identity
 from metastep.driven.passes import Adjoint, Run, begin, forward, places_of
 from metastep.driven.plan import Plan, plan_of, require_reverse
-from metastep.driven.progress import progress_of
 from metastep.driven.records import Records
 from metastep.driven.states import described
 from metastep.estimators.base import USE_IT, AbstractEstimator, Estimate, require_influence
@@ -34,6 +33,7 @@ from metastep.problems.base import (
 )
 from metastep.problems.batches import source_of, with_batch
 from metastep.problems.mixed import choose_mixed
+from metastep.progress import progress_bars
 from metastep.trees import as_hyperparameters, differentiable
 from metastep.types import Outer, RandomKey, Scalar
 
@@ -126,7 +126,7 @@ def driven_hypergradient(
         arguments = _prepare(problem, as_hyperparameters(outer), estimator, key, folder, memory)
         plan = arguments[1]
         totals = {"forward": plan.steps, "backward": plan.steps - plan.first}
-        with progress_of(progress, totals, plan) as show:
+        with progress_bars(progress, totals, str(plan)) as show:
             return Driver(*arguments, save_every, show).drive()
 
 

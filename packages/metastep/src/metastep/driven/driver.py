@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from metastep.driven.feeding import Feed
 from metastep.driven.passes import Adjoint, Run, back, begin, conclude, forward, judge
 from metastep.driven.plan import Plan
-from metastep.driven.progress import Show
 from metastep.driven.records import Records
 from metastep.driven.states import States
 from metastep.estimators.base import Estimate
 from metastep.explained import STEP_LOOP, reversible
 from metastep.problems.base import Trajectory
+from metastep.progress import Show
 from metastep.schedules import moves
 
 

@@ -1,7 +1,6 @@
 """What Python does between two stretches of compiled outer steps: save, show, call back, stop."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -10,14 +9,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental.multihost_utils import sync_global_devices
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from metastep import saving as checkpoints
 from metastep.checks import require, require_count
 from metastep.files import has_type
 from metastep.minimize.loop import Carry, Loop, advance
+from metastep.progress import Show
 from metastep.results import RESULTS
 from metastep.types import Outer
+
+OUTER_STEPS = "outer steps"
+"""The name of the progress bar."""
 
 
 class HypergradientError(RuntimeError):
@@ -65,26 +67,6 @@ class Report:
     value: float
     gradient_norm: float
     result: RESULTS
-
-
-@contextmanager
-def progress_bar(shown: bool | None, steps: int) -> Iterator[Callable[[int, float], None]]:
-    """Show a bar with the objective; `shown=None` shows it on a terminal only."""
-    columns = (
-        TextColumn("outer steps"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("objective {task.fields[value]:.6g}"),
-        TimeRemainingColumn(),
-    )
-    bar = Progress(*columns, transient=True)
-    if shown is False or (shown is None and not bar.console.is_terminal):
-        yield lambda step, value: None
-        return
-    with bar:
-        # The bar is drawn before there is a value.
-        task = bar.add_task("", total=steps, value=float("nan"))
-        yield lambda step, value: bar.update(task, completed=step, value=value)
 
 
 def to_resume(checkpoint: Checkpoint) -> bool:
@@ -150,7 +132,7 @@ class Pauses:
     checkpoint: Checkpoint | None
     identity: str
     callback: Callable[[Report], bool | None] | None
-    show: Callable[[int, float], None]
+    show: Show
 
     def next_stop(self, step: int, steps: int) -> int:
         """Return the step before which compiled code runs without a pause."""
@@ -183,7 +165,7 @@ def drive(loop: Loop, carry: Carry, seconds: list[float], steps: int, pauses: Pa
             taken, step = int(carry.step) - step, int(carry.step)
             seconds.append((perf_counter() - begin) / taken)
             report = _report(carry, step, steps)
-            pauses.show(step, report.value)
+            pauses.show(OUTER_STEPS, step, f"objective {report.value:.6g}")
             # This comes before the checkpoint, which then still holds the state before the failure.
             if loop.halt_on_failure and bool(carry.failed):
                 message = RESULTS[report.result]

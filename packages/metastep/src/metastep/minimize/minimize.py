@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from metastep.checks import integer, require, require_count, require_key
 from metastep.estimators.base import AbstractEstimator, require_estimator
 from metastep.explained import TRANSFORMATIONS, is_transformation
-from metastep.minimize.driving import Checkpoint, Pauses, Report, drive, progress_bar, restore
+from metastep.minimize.driving import OUTER_STEPS, Checkpoint, Pauses, Report, drive, restore
 from metastep.minimize.loop import (
     Carry,
     History,
@@ -30,6 +30,7 @@ from metastep.minimize.loop import (
     identity_of,
 )
 from metastep.problems.base import AbstractProblem
+from metastep.progress import progress_bars
 from metastep.results import RESULTS
 from metastep.trees import as_hyperparameters
 from metastep.types import Outer, RandomKey
@@ -205,7 +206,7 @@ def minimize(
         carry, seconds = restore(checkpoint, identity, carry)
         # A file is read onto one device.
         carry = placed(carry)
-    with progress_bar(progress, total) as show:
+    with progress_bars(progress, {OUTER_STEPS: total}) as show:
         pauses = Pauses(period, checkpoint, identity, callback, show)
         carry = drive(loop, carry, seconds, total, pauses)
     return _finish(carry, together, seconds)
