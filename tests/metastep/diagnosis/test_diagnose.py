@@ -224,6 +224,12 @@ def test_it_reads_as_text():
         assert part in found.details()
 
 
+def test_a_spectrum_has_no_eigenvalues_beyond_its_krylov_space(key):
+    """All curvatures are 2: one vector spans the space, and a second one would be zero."""
+    found = ms.diagnose(training(distance, lambda w, outer: jnp.sum(w**2)), 0.3, key=key)
+    assert np.allclose(found.inner_curvature, (0.2, 0.2), rtol=1e-5, atol=0)
+
+
 def test_a_diverging_run_has_no_recommendation(key):
     diverging = ms.QuadraticProblem(
         jnp.eye(1), jnp.eye(1), jnp.ones(1), lambda w, outer: jnp.sum(w**2), 1e9, 60

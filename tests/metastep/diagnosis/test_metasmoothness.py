@@ -49,12 +49,24 @@ def test_a_random_response_has_a_score_near_zero(key):
     assert abs(found.score) < 0.5
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_a_direction_may_have_any_size(size, key):
+    """Its square is not a number of float32."""
+    problem = Response(lambda outer: outer)
+    direction = size * jnp.array([3.0, 4.0])
+    found = ms.metasmoothness(problem, jnp.zeros(2), key=key, direction=direction, length=1.0)
+    assert np.allclose(found.values, (0.0, 1.4, 2.8), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"length": 0.0}, "length is 0.0"),
         ({"direction": {"b": 1.0}}, "direction has the structure"),
         ({"direction": {"a": 0.0}}, "direction is zero"),
+        ({"direction": {"a": jnp.ones(2)}}, r"direction has arrays of shapes \[\(2,\)\]"),
+        # A step that is lost in the rounding of 1.0 would look perfectly smooth.
+        ({"length": 1e-9}, "length is 1e-09.* rounding"),
     ],
 )
 def test_wrong_use_is_named(options, message, key):

@@ -151,16 +151,24 @@ def test_a_batch_of_problems_under_vmap(key):
         assert relative_distance(one, single) < 1e-12
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_the_dtype_of_the_hyperparameters_is_kept(dtype, key):
+@pytest.mark.parametrize(
+    ("dtype", "of_outer"),
+    [
+        (jnp.float32, jnp.float32),
+        (jnp.float64, jnp.float64),
+        (jnp.float64, jnp.float32),
+        (jnp.float32, jnp.float16),
+    ],
+)
+def test_the_dtype_of_the_hyperparameters_is_kept(dtype, of_outer, key):
     problem, outer = PROBLEMS["quadratic"]()
-    cast = lambda tree: jax.tree.map(
+    cast = lambda tree, dtype: jax.tree.map(
         lambda x: x.astype(dtype) if isinstance(x, jax.Array) else x, tree
     )
     for estimator in EVERY_KIND.values():
         call = lambda outer, key, estimator=estimator: ms.hypergradient(
-            cast(problem), outer, estimator, key=key
+            cast(problem, dtype), outer, estimator, key=key
         )
-        estimate = jax.eval_shape(call, cast(outer), key)
-        assert estimate.grad.dtype == dtype
+        estimate = jax.eval_shape(call, cast(outer, of_outer), key)
+        assert estimate.grad.dtype == of_outer
         assert estimate.value.dtype == dtype

@@ -212,6 +212,15 @@ def test_residuals_are_those_of_descent_on_the_weights(x64, key, samples, dim, e
     np.testing.assert_allclose(other.grad["step_size"], one.grad["step_size"], rtol=1e-9)
 
 
+def test_examples_that_repeat_each_other_have_an_excess_too(x64, key):
+    """Two examples at 1 with targets 0 and 2: the minimum is 1/2, the excess of w = 0 also 1/2."""
+    problem = ms.ResidualProblem(
+        jnp.array([[1.0, 0.0], [1.0, 0.0]]), jnp.array([0.0, 2.0]), 1, excess=True
+    )
+    found = ms.hypergradient(problem, {"step_size": 0.5}, ms.Reverse(), key=key)
+    np.testing.assert_allclose(found.value, 0.5 * 0.5**2, rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("rows", "horizon", "message"), [(4, 5, r"targets has .* allowed is \(3,\)"), (3, 0, "horizon")]
 )

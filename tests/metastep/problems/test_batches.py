@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 import pytest
 
 import metastep as ms
@@ -37,9 +38,13 @@ def hugging_face_rows(form):
     return ms.Batches(datasets.Dataset.from_dict({"x": X, "y": Y}).with_format(form), size=4)
 
 
+# Its labels are the positions backwards.
+FRAME = pd.DataFrame(X, columns=["a", "b", "c"], index=Y[::-1]).assign(y=Y)
+
 SOURCES = {
     "arrays": lambda: ms.Batches({"x": X, "y": Y}, size=np.int64(4)),
     "arrays of JAX": lambda: ms.Batches({"x": jnp.asarray(X), "y": jnp.asarray(Y)}, size=4),
+    "pandas": lambda: ms.Batches({"x": FRAME[["a", "b", "c"]], "y": FRAME["y"]}, size=4),
     "grain": lambda: grain_rows(lambda rows: rows),
     "hugging face": lambda: hugging_face_rows(None),
     "hugging face, arrays": lambda: hugging_face_rows("numpy"),
@@ -55,6 +60,11 @@ def test_every_source_gives_batch_t(make):
     batch = make().at(2)
     assert batch.keys() == {"x", "y"}
     assert np.allclose(batch["x"], X[ROWS]) and np.array_equal(batch["y"], Y[ROWS])
+
+
+def test_pandas_is_read_by_position():
+    assert [ms.Batches(FRAME["y"]).at(t) for t in range(10)] == Y.tolist()
+    assert np.array_equal(ms.Batches(FRAME[["a", "b", "c"]], size=4).at(2), X[ROWS])
 
 
 @pytest.mark.parametrize("arrays", [X, jnp.asarray(X)], ids=["NumPy", "JAX"])

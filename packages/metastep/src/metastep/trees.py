@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from metastep.types import Scalar
@@ -66,9 +67,7 @@ def inner_product(first: PyTree, second: PyTree) -> Float[Array, ""]:
     """Return the real inner product of two trees, over all floating-point leaves."""
     # The real part: complex numbers count as pairs of real ones, as everywhere in this library.
     products = jax.tree.map(
-        lambda a, b: jnp.sum((a.conj() * b).real, dtype=_wide(a)),
-        eqx.filter(first, eqx.is_inexact_array),
-        eqx.filter(second, eqx.is_inexact_array),
+        lambda a, b: jnp.sum((a.conj() * b).real), _widened(first), _widened(second)
     )
     # The narrowest dtype of a sum, which therefore widens none; without leaves it is the result.
     return sum(jax.tree.leaves(products), start=jnp.zeros((), jnp.float32))
@@ -111,6 +110,12 @@ def _wide(x: Array) -> jnp.dtype:
     return jnp.promote_types(x.real.dtype, jnp.float32)
 
 
+def _widened(tree: PyTree) -> PyTree:
+    """Return the floating-point leaves in float32 at least: 256 times itself overflows float16."""
+    widen = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return jax.tree.map(widen, eqx.filter(tree, eqx.is_inexact_array))
+
+
 def times_power(x: Array, exponent: Int[Array, "..."]) -> Array:
     """Multiply by 2^exponent without rounding, in two halves, so that neither factor overflows."""
     # Callers shift further only what becomes 0 or infinity in any case, and half of this shift is
@@ -124,6 +129,8 @@ def times_power(x: Array, exponent: Int[Array, "..."]) -> Array:
 
 def cosine(first: PyTree, second: PyTree) -> Float[Array, ""]:
     """Return the cosine of the angle between two trees; NaN if one of them is zero."""
+    # A norm has the precision of its tree, and one of many numbers overflows float16.
+    first, second = _widened(first), _widened(second)
     first_norm, second_norm = norm(first), norm(second)
     # The trees are divided first, since the product of two gradients of size 1e30 overflows in
     # float32.
@@ -141,7 +148,8 @@ def mean_and_error(samples: Float[Array, "n *shape"]) -> tuple[Array, Array]:
     mean = jnp.mean(samples, axis=0)
     if len(samples) == 1:
         return mean, jnp.full_like(mean, jnp.nan)
-    return mean, jnp.std(samples, axis=0, ddof=1) / jnp.sqrt(jnp.asarray(len(samples), mean.dtype))
+    # A Python number takes the precision of the samples; in float16 70000 would be infinite.
+    return mean, jnp.std(samples, axis=0, ddof=1) / len(samples) ** 0.5
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
@@ -182,6 +190,16 @@ def as_hyperparameters(outer: PyTree) -> PyTree:
         return jnp.asarray(leaf, jnp.result_type(leaf))
 
     return jax.tree_util.tree_map_with_path(convert, outer)
+
+
+def raveled(tree: PyTree) -> tuple[Float[Array, " N"], Callable[[Float[Array, " N"]], PyTree]]:
+    """Return all numbers of a tree as a vector, and the function that restores the tree.
+
+    The restored leaves have the dtypes of the tree, whatever the dtype of the vector that is given:
+    derivatives of an objective in float32 become those of hyperparameters in float16.
+    """
+    flat, unflatten = ravel_pytree(tree)
+    return flat, lambda vector: unflatten(vector.astype(flat.dtype))
 
 
 def same_structure(name: str, expected: PyTree, actual: PyTree) -> None:

@@ -266,7 +266,9 @@ def _measure(residuals: tuple[Inner, Array], grad: Inner) -> tuple[Inner, Array,
 
 def _length(tree: PyTree) -> Scalar:
     """Return the norm of a tree of moderate numbers; `trees.norm` takes longer to compile."""
-    return jnp.sqrt(sum(jnp.sum((x * jnp.conj(x)).real) for x in jax.tree.leaves(tree)))
+    # In float32 at least: in float16 the square of 1e-4 is zero, and that of 256 infinite.
+    wide = [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in jax.tree.leaves(tree)]
+    return jnp.sqrt(sum(jnp.sum((x * jnp.conj(x)).real) for x in wide))
 
 
 _measured.defvjp(lambda variables, size, relative: (variables, (variables, size)), _measure)

@@ -100,12 +100,26 @@ def metasmoothness(
                 f"direction has the structure {jax.tree.structure(direction)}; allowed is that of "
                 f"outer, {jax.tree.structure(outer)}."
             )
+        shapes = [[jnp.shape(x) for x in jax.tree.leaves(tree)] for tree in (direction, outer)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"direction has arrays of shapes {shapes[0]}; allowed are those of outer, "
+                f"{shapes[1]}."
+            )
         line = ravel_pytree(as_hyperparameters(direction))[0].astype(flat.dtype)
         if not jnp.any(line):
             raise ValueError("direction is zero; give one along which `outer` moves.")
+    # By the largest entry first: the squares of a direction of size 1e25 overflow in float32.
+    line = line / jnp.max(jnp.abs(line))
     line = line / jnp.linalg.norm(line)
     reach = length or default_length(outer)
-    outers = [unflatten(flat + i * reach * line) for i in range(3)]
+    points = [flat + i * reach * line for i in range(3)]
+    # Equal points have equal ends, which would count as the smoothest response.
+    if jnp.array_equal(points[0], points[1]):
+        raise ValueError(
+            f"length is {reach}; allowed are numbers that are not lost in the rounding of outer."
+        )
+    outers = [unflatten(point) for point in points]
     values, ends = zip(*(_ending(problem, at, key) for at in outers), strict=True)
     here, there, beyond = map(float, values)
     return Metasmoothness(smoothness(*ends), reach, (here, there, beyond))

@@ -77,6 +77,11 @@ class StepSpectrum(eqx.Module):
         matrix = np.asarray(self.projected[:-1], np.float64)
         if not np.all(np.isfinite(matrix)):
             return np.array([np.nan])
+        # Beyond an exhausted Krylov space the basis is zero, and would add eigenvalues of 0 that A
+        # does not have.
+        exhausted = np.flatnonzero(np.diagonal(self.projected, -1) == 0)
+        kept = int(exhausted[0]) + 1 if len(exhausted) else len(matrix)
+        matrix = matrix[:kept, :kept]
         return (
             # The asymmetry that is left is rounding, and would make pairs of eigenvalues complex.
             np.linalg.eigvalsh((matrix + matrix.T) / 2)

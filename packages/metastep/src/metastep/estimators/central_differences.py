@@ -5,13 +5,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from metastep.checks import integer, require, require_count
 from metastep.estimators.base import AbstractEstimator, Estimate, finish, require_dependence
 from metastep.estimators.evolution import PERTURBATIONS
 from metastep.problems.base import AbstractProblem, evaluate, split_keys
+from metastep.trees import raveled
 from metastep.types import Outer, RandomKey, Scalar
 
 
@@ -50,7 +50,7 @@ class CentralDifferences(AbstractEstimator):
 
     def basis(self, outer: Outer, key: RandomKey) -> Float[Array, "directions N"]:
         """Return the directions as rows: the coordinates if there are enough, else random."""
-        flat, _ = ravel_pytree(outer)
+        flat, _ = raveled(outer)
         if self.directions >= flat.size:
             return jnp.eye(flat.size, dtype=flat.dtype)
         key = jax.random.fold_in(key, PERTURBATIONS)
@@ -62,7 +62,7 @@ class CentralDifferences(AbstractEstimator):
     ) -> tuple[Estimate, Any]:
         """Measure slopes. Adds `uncertainty` (scalar) to `stats`."""
         keys = split_keys(key)
-        flat, unflatten = ravel_pytree(outer)
+        flat, unflatten = raveled(outer)
 
         ending = lambda outer: evaluate(problem, outer, keys)
         require_dependence(lambda outer: ending(outer)[0], outer)

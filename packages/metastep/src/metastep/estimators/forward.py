@@ -5,12 +5,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Int
 
 from metastep.checks import integer, require_count
 from metastep.estimators.base import USE_IT, AbstractEstimator, Estimate, finish, require_influence
 from metastep.problems.base import AbstractProblem, evaluate, split_keys
+from metastep.trees import raveled
 from metastep.types import Outer, RandomKey, Scalar
 
 
@@ -42,7 +42,7 @@ class Forward(AbstractEstimator):
         """Differentiate the whole trajectory forward. Adds nothing to `stats`."""
         require_count("chunk", self.chunk, none="all coordinates at once")
         keys = split_keys(key)
-        flat, unflatten = ravel_pytree(outer)
+        flat, unflatten = raveled(outer)
 
         ending = lambda outer: evaluate(problem, outer, keys)
         require_influence(lambda outer: ending(outer)[0], outer, USE_IT)

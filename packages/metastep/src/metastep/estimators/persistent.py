@@ -5,7 +5,6 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from metastep.checks import integer, require_count
@@ -13,7 +12,7 @@ from metastep.estimators.base import AbstractEstimator, Estimate, finish, requir
 from metastep.estimators.evolution import check_sampling, random_rows
 from metastep.estimators.truncated import windows_of
 from metastep.problems.base import AbstractProblem, Keys, Trajectory, advance, split_keys, start
-from metastep.trees import mean_and_error
+from metastep.trees import mean_and_error, raveled
 from metastep.types import Outer, RandomKey, Scalar
 
 
@@ -80,7 +79,7 @@ class PersistentEvolutionStrategies(AbstractEstimator):
         """Return particles at the beginning of their trajectories."""
         windows_of(self.window, problem.horizon)
         keys = split_keys(key)
-        flat, _ = ravel_pytree(outer)
+        flat, _ = raveled(outer)
 
         def through_one_window(outer: Outer) -> Scalar:
             point = start(problem, outer, keys)
@@ -103,7 +102,7 @@ class PersistentEvolutionStrategies(AbstractEstimator):
         self, problem: AbstractProblem, outer: Outer, state: Particles, key: RandomKey
     ) -> tuple[Estimate, Particles]:
         """Run one window. Adds `standard_error` and `steps` to `stats`."""
-        flat, unflatten = ravel_pytree(outer)
+        flat, unflatten = raveled(outer)
         # Data, not a Python condition: one compiled program begins and continues trajectories.
         fresh = state.steps == 0
         # All pairs share the keys, so that the two sides differ in nothing but the hyperparameters.
@@ -123,8 +122,9 @@ class PersistentEvolutionStrategies(AbstractEstimator):
         change = values - jnp.where(fresh, 0, state.values)
         # A window is one of `windows` terms of a sum, which this factor estimates without bias.
         windows = windows_of(self.window, problem.horizon)
-        slope = windows * (change[:, 0] - change[:, 1]) / (2 * self.sigma**2)
-        grad, error = mean_and_error(slope[:, None] * total)
+        slope = windows * (change[:, 0] - change[:, 1]) / (2 * self.sigma)
+        # By sigma twice, since its square is zero in float16 from 0.005 down.
+        grad, error = mean_and_error(slope[:, None] * (total / self.sigma))
         steps = state.steps + self.window
         stats = {"standard_error": unflatten(error), "steps": steps}
         first_nonfinite = jnp.max(points.first_nonfinite)
@@ -140,7 +140,7 @@ class PersistentEvolutionStrategies(AbstractEstimator):
         keys: Keys,
     ) -> Trajectory:
         """Start both sides of every pair."""
-        flat, unflatten = ravel_pytree(outer)
+        flat, unflatten = raveled(outer)
         begin = lambda at: start(problem, unflatten(at), keys)
         return eqx.filter_vmap(eqx.filter_vmap(begin))(_sides(flat, perturbations))
 

@@ -4,14 +4,13 @@ from typing import Any
 
 import equinox as eqx
 import jax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from metastep.checks import integer, require_count
 from metastep.estimators.base import USE_IT, AbstractEstimator, Estimate, finish, require_influence
 from metastep.estimators.evolution import random_rows
 from metastep.problems.base import AbstractProblem, evaluate, split_keys
-from metastep.trees import mean_and_error
+from metastep.trees import mean_and_error, raveled
 from metastep.types import Outer, RandomKey, Scalar
 
 
@@ -51,7 +50,7 @@ class RandomDirections(AbstractEstimator):
     ) -> tuple[Estimate, Any]:
         """Average derivatives along random directions. Adds `standard_error` to `stats`."""
         keys = split_keys(key)
-        flat, unflatten = ravel_pytree(outer)
+        flat, unflatten = raveled(outer)
 
         ending = lambda outer: evaluate(problem, outer, keys)
         require_influence(lambda outer: ending(outer)[0], outer, USE_IT)

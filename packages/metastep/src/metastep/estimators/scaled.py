@@ -127,6 +127,8 @@ def _estimate(
 ) -> ScaledEstimate:
     keys = split_keys(key)
     flat, unflatten = ravel_pytree(outer)
+    # Leaves of one dtype: results are then restored in their own precision, not in that of `outer`.
+    _, restore = ravel_pytree(jax.tree.map(lambda x: x.astype(flat.dtype), outer))
 
     require_influence(lambda outer: evaluate(problem, outer, keys)[0], outer, USE_IT)
     begin = start(problem, outer, keys)
@@ -148,7 +150,7 @@ def _estimate(
     result = where(lost <= digits - 1, RESULTS.successful, reason)
     result = where(jnp.isfinite(value), result, RESULTS.nonfinite_value)
     result = where(end.first_nonfinite < 0, result, RESULTS.nonfinite_inner)
-    return ScaledEstimate(value, unflatten(signs), unflatten(magnitudes), exponent, lost, result)
+    return ScaledEstimate(value, restore(signs), restore(magnitudes), exponent, lost, result)
 
 
 def _normalised(direction: PyTree, exponent: Int[Array, ""]) -> _Tangent:

@@ -123,7 +123,8 @@ _ASKED = (
 
 def _loader(source: Any, size: int | None) -> tuple[Callable[[int], PyTree], int | None]:
     """Return the function that loads a batch, and the number of batches if it is known."""
-    indexed = getattr(source, "__getitem__", None)
+    # `[]` of pandas takes labels or names of columns, `iloc` positions.
+    indexed = getattr(getattr(source, "iloc", source), "__getitem__", None)
     if callable(source) and indexed is None:
         if size is not None:
             raise ValueError(f"size is {size} beside a function; a function returns whole batches.")
@@ -175,7 +176,8 @@ def _entry_of_arrays(arrays: PyTree) -> tuple[Callable[[Any], PyTree], int]:
         # JAX returns the last entry for an index beyond it, where NumPy raises an error.
         if np.max(index) >= count:
             raise IndexError(f"the arrays have {count} entries")
-        return jax.tree.map(lambda x: x[np.asarray(index)], arrays)
+        rows = lambda x: x.iloc[index] if hasattr(x, "iloc") else x[np.asarray(index)]
+        return jax.tree.map(rows, arrays)
 
     return entry, count
 

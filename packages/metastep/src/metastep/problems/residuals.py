@@ -5,6 +5,8 @@ from typing import SupportsIndex
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from metastep.checks import integer, require_count
@@ -16,6 +18,14 @@ def _step_size(outer: Outer) -> Scalar:
     return outer["step_size"]
 
 
+def _overdetermined(inputs: Array) -> bool:
+    """Whether some targets have no exact fit: the rank is below the number of examples."""
+    samples, dim = inputs.shape
+    if samples > dim or isinstance(inputs, Tracer):
+        return samples > dim
+    return bool(np.linalg.matrix_rank(np.asarray(inputs)) < samples)
+
+
 class ResidualProblem(AbstractProblem):
     """Gradient descent from w_0 = 0 on |X w - y|^2 / (2 n), with the residual as its state.
 
@@ -23,9 +33,11 @@ class ResidualProblem(AbstractProblem):
     one, so `LogDomain` applies; and r does not have the rounding error that w itself has near the
     minimiser. The objective is the training loss |r|^2 / (2 n).
 
-    With more examples than coefficients the minimum of that loss is positive, and the gradient of
-    its logarithm vanishes with the horizon. `excess=True` subtracts the minimum: the state is then
-    e = w - w_min, with e <- e - eta X^T X e / n, and the objective is |X e|^2 / (2 n).
+    With more examples than coefficients, or examples that repeat each other with other targets, the
+    minimum of that loss is positive, and the gradient of its logarithm vanishes with the horizon.
+    `excess=True` subtracts the minimum: the state is then e = w - w_min, with
+    e <- e - eta X^T X e / n, and the objective is |X e|^2 / (2 n). Of traced `inputs` the shape
+    alone decides whether the minimum is positive.
 
     Attributes:
         inputs: X, shape (samples, dim).
@@ -58,7 +70,7 @@ class ResidualProblem(AbstractProblem):
             allowed = f"allowed is {inputs.shape[:1]}, to fit inputs"
             raise ValueError(f"targets has shape {targets.shape}; {allowed}.")
         self.inputs = inputs
-        self.in_weights = excess and inputs.shape[0] > inputs.shape[1]
+        self.in_weights = excess and _overdetermined(inputs)
         # w = 0 is e = -w_min, and r = y.
         self.start = -jnp.linalg.lstsq(inputs, targets)[0] if self.in_weights else targets
         self.step_size = step_size
