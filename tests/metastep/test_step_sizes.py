@@ -16,6 +16,7 @@ SCHEDULES = {
     "cosine": ("warmup_cosine_decay_schedule", (0.01, 0.3, 3, 9, 0.02, 1.5)),
     "cosine without a rise": ("warmup_cosine_decay_schedule", (0.01, 0.3, 0, 9)),
     "exponential": ("exponential_decay", (0.3, 4, 0.5, 2)),
+    "exponential from before the start": ("exponential_decay", (0.3, 4, 0.5, -2)),
     "falling to a bound": ("exponential_decay", (0.3, 2, 0.5, 0, False, 0.1)),
     "rising to a bound": ("exponential_decay", (0.3, 2, 1.5, 0, False, 0.9)),
     "stairs": ("exponential_decay", (0.3, 3, 0.5, 1, True)),

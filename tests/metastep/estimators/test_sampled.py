@@ -170,6 +170,20 @@ BAD = {
 }
 
 
+LOST = {
+    "evolution": ms.EvolutionStrategies(1e-20, 4),
+    "persistent": ms.PersistentEvolutionStrategies(WINDOW, 1e-20, 4),
+    "differences": ms.CentralDifferences(step=1e-20),
+}
+
+
+@pytest.mark.parametrize("estimator", LOST.values(), ids=LOST)
+def test_a_perturbation_that_rounding_removes_gives_no_gradient_of_zero(estimator, key):
+    found = ms.hypergradient(Walk(), OUTER, estimator, key=key)
+    assert found.result == ms.RESULTS.nonfinite_gradient
+    assert all(jnp.isnan(x) for x in found.grad["pull"])
+
+
 @pytest.mark.parametrize(("name", "make"), BAD.items(), ids=BAD)
 def test_wrong_choices_are_named(name, make):
     with pytest.raises(ValueError, match=f"{name} is"):

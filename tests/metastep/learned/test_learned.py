@@ -241,6 +241,17 @@ def test_refused(make, message):
         make()
 
 
+@pytest.mark.parametrize("layers", [None, 1])
+def test_momentum_keeps_half_precision(layers, key):
+    """The weights are float32, and a compiled loop needs a state that keeps its dtypes."""
+    family = LearnedSGD(0.1, 0.9, layers)
+    optimizer = family(family.initial_weights(key))
+    grad = jnp.ones(2, jnp.float16)
+    state = optimizer.init(grad)
+    _, after = optimizer.update(grad, state)
+    assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(lambda x: x.dtype, state)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_times_in_half_precision(dtype):
     """Steps and time scales above the largest number of float16."""

@@ -292,6 +292,28 @@ def test_a_run_that_differs_in_numbers_alone_is_refused(change, tmp_path, key):
     run(True, **again)
 
 
+def test_a_run_on_other_batches_is_refused(tmp_path, key):
+    """They are no part of the program, which asks for them by a callback."""
+
+    def run(data, resume):
+        checkpoint = ms.Checkpoint(tmp_path / "state", resume=resume)
+        problem = ms.TrainingProblem(
+            lambda w, outer, batch: jnp.sum((w - outer * batch) ** 2),
+            lambda w, outer: jnp.sum(w**2),
+            jnp.zeros(3),
+            optax.sgd(0.1),
+            horizon=1,
+            batch=ms.Batches(data),
+        )
+        options = {"optimizer": optax.sgd(0.1), "steps": 1, "key": key, "checkpoint": checkpoint}
+        return ms.minimize(problem, 1.0, ms.Reverse(), **options)
+
+    first = run(np.ones((2, 3)), resume=False)
+    assert run(np.ones((2, 3)), resume=True).outer == first.outer
+    with pytest.raises(CheckpointError, match="another run: its problem, data"):
+        run(2 * np.ones((2, 3)), resume=True)
+
+
 def test_checkpoints_keep_every_kind_of_array(tmp_path):
     tree = {
         "key": jax.random.key(3),

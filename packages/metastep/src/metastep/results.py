@@ -29,7 +29,8 @@ class RESULTS(eqx.Enumeration):
         "derivative does not exist: that of optax.adam and adamw where the second moment is zero "
         "(a dead unit); use adam or adamw of metastep.optimizers, or eps_root=1e-8, which "
         "optax.contrib.muon calls adam_eps_root. Or the product of the step's Jacobians "
-        "overflowed: shorten the horizon, or reduce the inner step size."
+        "overflowed: shorten the horizon, or reduce the inner step size. Or `sigma` or `step` of "
+        "the estimator is lost in the rounding of `outer`: enlarge it."
     )
     not_stationary = (
         "Implicit differentiation needs the inner loop to have converged, and it has not: "

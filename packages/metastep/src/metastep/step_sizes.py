@@ -74,7 +74,7 @@ def exponential_decay(
         init_value: the initial value.
         transition_steps: the number of steps per multiplication, from 1.
         decay_rate: the factor, above 0.
-        transition_begin: the step at which the decay begins.
+        transition_begin: the step at which the decay begins; 0 in place of a negative one.
         staircase: whether the value changes at multiples of `transition_steps` only.
         end_value: the limit: a lower bound for rates below 1, otherwise an upper bound.
 
@@ -85,9 +85,10 @@ def exponential_decay(
         ValueError: for `transition_steps` below 1.
     """
     checks.require_count("transition_steps", transition_steps)
+    begin = max(transition_begin, 0)  # as in optax
 
     def schedule(count: Any) -> Array:
-        taken = jnp.maximum(count - transition_begin, 0) / transition_steps
+        taken = jnp.maximum(count - begin, 0) / transition_steps
         value = init_value * jnp.power(decay_rate, jnp.floor(taken) if staircase else taken)
         if end_value is None:
             return value

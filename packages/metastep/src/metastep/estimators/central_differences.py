@@ -34,7 +34,8 @@ class CentralDifferences(AbstractEstimator):
         directions: the largest number of directions, from 1.
         step: the larger of the two steps, in the units of `outer`, positive. None is eps^(1/5),
             the best for fourth order, times the size of what is moved: |outer_i| for a coordinate,
-            the root mean square of `outer` for other directions and coordinates that are 0.
+            the root mean square of `outer` for other directions and coordinates that are 0. If the
+            rounding of `outer` leaves nothing of it, the slope is NaN.
     """
 
     directions: int = eqx.field(default=32, converter=integer)
@@ -71,10 +72,17 @@ class CentralDifferences(AbstractEstimator):
 
         def slope(row: tuple[Float[Array, " N"], Scalar]) -> Float[Array, "2"]:
             direction, step = row
-            # `map`, not `vmap`: together the runs would hold four inner states.
             lengths = step * jnp.array([1.0, 0.5], flat.dtype)
-            at = lambda length: ending(unflatten(flat + length * direction))[0]
-            return jax.lax.map(lambda length: (at(length) - at(-length)) / (2 * length), lengths)
+
+            def between(length: Scalar) -> Scalar:
+                above, below = (unflatten(flat + by * direction) for by in (length, -length))
+                # The distance after rounding, which may be far from 2 `length`. If nothing is left
+                # of it, the slope is 0 / 0, and not 0.
+                apart = jnp.sum((raveled(above)[0] - raveled(below)[0]) * direction)
+                return (ending(above)[0] - ending(below)[0]) / apart
+
+            # `map`, not `vmap`: together the runs would hold four inner states.
+            return jax.lax.map(between, lengths)
 
         wide, narrow = jax.lax.map(slope, (basis, self._steps(flat, basis))).T
         # Richardson extrapolation: the errors of both are proportional to the square of the step.

@@ -39,7 +39,8 @@ class EvolutionStrategies(AbstractEstimator):
         Understanding and correcting pathologies in the training of learned optimizers.
 
     Attributes:
-        sigma: the standard deviation of the perturbations, in the units of `outer`, positive.
+        sigma: the standard deviation of the perturbations, in the units of `outer`, positive. Where
+            the rounding of `outer` leaves nothing of it, the gradient is NaN.
         pairs: the number n of antithetic pairs, from 1.
         chunk: how many pairs are run at the same time, from 1; None runs all of them.
     """
@@ -80,6 +81,7 @@ class EvolutionStrategies(AbstractEstimator):
         chunk = min(self.chunk or self.pairs, self.pairs)
         samples = jax.lax.map(pair, draws, batch_size=chunk)
         grad, error = mean_and_error(samples)
+        grad = without_lost(grad, outer, sigma * draws)
         stats = {"standard_error": unflatten(error)}
         return finish(value, unflatten(grad), first_nonfinite, stats), state
 
@@ -87,6 +89,20 @@ class EvolutionStrategies(AbstractEstimator):
 def random_rows(key: RandomKey, count: int, flat: Float[Array, " N"]) -> Float[Array, "count N"]:
     """Draw standard normal rows of the size and dtype of `flat`."""
     return jax.random.normal(jax.random.fold_in(key, PERTURBATIONS), (count, flat.size), flat.dtype)
+
+
+def without_lost(
+    grad: Float[Array, " N"], outer: Outer, perturbations: Float[Array, "pairs N"]
+) -> Float[Array, " N"]:
+    """Return the gradient with NaN for the numbers of `outer` that no perturbation has moved.
+
+    The rounding of `outer` then leaves nothing of `sigma`: all differences of the objective are
+    zero, and their standard error, too.
+    """
+    flat, unflatten = raveled(outer)
+    # Restored first, since a leaf may be rounder than the vector.
+    moved = jax.vmap(lambda by: raveled(unflatten(flat + by))[0] != flat)(perturbations)
+    return jnp.where(jnp.any(moved, axis=0), grad, jnp.nan)
 
 
 def check_sampling(sigma: float, pairs: int) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from metastep.checks import integer, require_count
 from metastep.estimators.base import AbstractEstimator, Estimate, finish, require_dependence
-from metastep.estimators.evolution import check_sampling, random_rows
+from metastep.estimators.evolution import check_sampling, random_rows, without_lost
 from metastep.estimators.truncated import windows_of
 from metastep.problems.base import AbstractProblem, Keys, Trajectory, advance, split_keys, start
 from metastep.trees import mean_and_error, raveled
@@ -60,7 +60,7 @@ class PersistentEvolutionStrategies(AbstractEstimator):
 
     Attributes:
         window: inner steps per estimate; a divisor of the horizon.
-        sigma: the standard deviation of the perturbations, in the units of `outer`, positive.
+        sigma: as for `EvolutionStrategies`.
         pairs: the number n of antithetic pairs, from 1.
 
     Raises:
@@ -125,6 +125,7 @@ class PersistentEvolutionStrategies(AbstractEstimator):
         slope = windows * (change[:, 0] - change[:, 1]) / (2 * self.sigma)
         # By sigma twice, since its square is zero in float16 from 0.005 down.
         grad, error = mean_and_error(slope[:, None] * (total / self.sigma))
+        grad = without_lost(grad, outer, now)
         steps = state.steps + self.window
         stats = {"standard_error": unflatten(error), "steps": steps}
         first_nonfinite = jnp.max(points.first_nonfinite)

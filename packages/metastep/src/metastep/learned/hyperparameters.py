@@ -200,22 +200,24 @@ def _transformation(
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
         if layers is None:
-            changes, state = transform(weights).update(updates, state, params)
-            return _in_precision_of(updates, changes), state
+            changes, after = transform(weights).update(updates, state, params)
+            return _in_precision_of(updates, changes), _in_precision_of(state, after)
         leaves, structure = jax.tree.flatten(updates)
         results = [
             transform(own(index)).update(leaf, before)
             for index, (leaf, before) in enumerate(zip(leaves, state, strict=True))
         ]
         changes, states = zip(*results, strict=True)
-        return _in_precision_of(updates, structure.unflatten(changes)), tuple(states)
+        after = _in_precision_of(state, tuple(states))
+        return _in_precision_of(updates, structure.unflatten(changes)), after
 
     return optax.GradientTransformation(init, update)
 
 
-def _in_precision_of(updates: PyTree, changes: PyTree) -> PyTree:
-    # Weights are float32 arrays, and would widen the updates of parameters in half precision.
-    return jax.tree.map(lambda like, change: change.astype(like.dtype), updates, changes)
+def _in_precision_of(before: PyTree, after: PyTree) -> PyTree:
+    # Weights are float32 arrays, and would widen what belongs to parameters in half precision.
+    cast = lambda like, x: x.astype(like.dtype) if eqx.is_inexact_array(x) else x
+    return jax.tree.map(cast, before, after)
 
 
 def _repeat(weights: dict[str, float], layers: int | None) -> dict[str, Array]:

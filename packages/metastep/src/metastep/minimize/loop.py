@@ -13,8 +13,9 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from metastep.compilation import compiled
 from metastep.estimators.base import AbstractEstimator, Estimate
-from metastep.fingerprint import fingerprint, shapes_of
+from metastep.fingerprint import digest, fingerprint, shapes_of
 from metastep.problems.base import AbstractProblem, require_problem
+from metastep.problems.batches import sources_of
 from metastep.results import RESULTS
 from metastep.trees import norm, same_structure
 from metastep.types import Outer, RandomKey, RandomKeys, Scalar
@@ -212,13 +213,16 @@ def advance(loop: Loop, carry: Carry, stop: Int[Array, ""]) -> Carry:
 def identity_of(loop: Loop, outer: Outer, carry: Carry) -> str:
     """Return a digest of a run: of one outer step, the arrays in it and the first hyperparameters.
 
-    The devices, the number of tasks that are run together, and whether a failure ends the run do
-    not matter.
+    Of `Batches` the first one counts. The devices, the number of tasks that are run together, and
+    whether a failure ends the run do not matter.
     """
     alone = replace(loop, mesh=None, tasks_at_once=1, halt_on_failure=False)
     # The state is that of some step, and its values are no part of the run's identity.
     step = lambda loop, outer, carry: loop.body(carry)
-    return fingerprint(step, alone, outer, shapes_of(carry))
+    # A callback is no part of the program: of data outside of it the first batches count.
+    batches = [jax.tree.map(jnp.asarray, source.at(0)) for source in sources_of(loop.problem)]
+    more = digest(batches).tobytes().hex() if batches else ""
+    return fingerprint(step, alone, outer, shapes_of(carry), more=more)
 
 
 @compiled

@@ -223,10 +223,14 @@ def _is_source(node: Any) -> bool:
     return isinstance(node, Batches)
 
 
+def sources_of(problem: Any) -> list[Batches]:
+    """Return all `Batches` of a problem; a function that draws problems shows none."""
+    return list(filter(_is_source, jax.tree.leaves(problem, is_leaf=_is_source)))
+
+
 def source_of(problem: AbstractProblem) -> Batches | None:
     """Return the `Batches` of a problem, None if it has none; a ValueError if there are several."""
-    leaves = jax.tree.leaves(problem, is_leaf=_is_source)
-    found = [leaf for leaf in leaves if _is_source(leaf)]
+    found = sources_of(problem)
     if len(found) > 1:
         raise ValueError(f"the problem has {len(found)} Batches; allowed is one.")
     return found[0] if found else None
