@@ -158,3 +158,40 @@ def test_a_scaled_loss_keeps_small_gradients_of_float16(key):
     assert estimate(jnp.float32, HALF, 1e-6).result == ms.RESULTS.nonfinite_gradient
     assert scaled.result == ms.RESULTS.successful
     assert relative_distance(scaled.grad, exact.grad) < 0.01
+
+
+class Walk(ms.AbstractProblem):
+    """w_T = T outer: every step adds 1 to the derivative."""
+
+    horizon: int = 1000
+
+    def init(self, outer, key):
+        return jnp.zeros((), jnp.float32)
+
+    def step(self, inner, outer, t, key):
+        return inner + outer.astype(jnp.float32)
+
+    def objective(self, inner, outer, key):
+        return inner
+
+
+REVERSE = {
+    "plain": (ms.Reverse(), 1000),
+    "binomial": (ms.Reverse("binomial"), 1000),
+    "truncated": (ms.TruncatedReverse(900), 900),
+    "persistent": (ms.PersistentReverse(1000, runs=2), 1000),
+}
+
+
+@pytest.mark.parametrize(("estimator", "exact"), REVERSE.values(), ids=REVERSE)
+def test_a_sum_over_many_steps_does_not_stop_growing(estimator, exact, key):
+    """In bfloat16 256 + 1 is 256."""
+    found = ms.hypergradient(Walk(), jnp.asarray(0.1, BFLOAT), estimator, key=key)
+    assert found.grad.dtype == BFLOAT and found.grad == jnp.asarray(exact, BFLOAT)
+
+
+def test_a_driven_run_and_a_diagnosis_add_up_alike(key):
+    outer = jnp.asarray(0.1, BFLOAT)
+    driven = ms.driven_hypergradient(Walk(), outer, ms.Reverse(checkpoint=500), key=key)
+    assert driven.grad.dtype == BFLOAT and driven.grad == 1000
+    assert ms.diagnose(Walk(), outer, key=key).exact == 1000

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from metastep.estimators.widened import widened
 from metastep.problems.base import AbstractProblem, Keys, Trajectory, start, take_step
 from metastep.rounding import rounded
 from metastep.trees import differentiable, largest, subtract
@@ -108,6 +109,7 @@ def bias_curve(
         The curve. Exact. Time: that of reverse mode. Memory: that of reverse mode, and N numbers
         for each window.
     """
+    problem, outer, narrow = widened(problem, outer)
     horizon = problem.horizon
     slots = np.full(horizon, len(windows), np.int32)
     # The first step of a window has the window's row, all other steps the row that is never read.
@@ -152,7 +154,7 @@ def bias_curve(
     # Cotangents come in the order of the steps; what is returned counts from the end.
     return BiasCurve(
         value=value,
-        exact=jax.tree.map(jnp.add, by_start, found.total),
+        exact=narrow(jax.tree.map(jnp.add, by_start, found.total)),
         truncated=jax.tree.map(lambda x: x[:-1], found.rows),
         adjoint_norms=jnp.concatenate([last.adjoint[None], sizes.adjoint[::-1]]),
         sensitivities=jnp.concatenate([last.sensitivity[None], sizes.sensitivity[::-1]]),

@@ -21,6 +21,7 @@ from metastep.driven.records import Records
 from metastep.driven.states import described
 from metastep.estimators.base import USE_IT, AbstractEstimator, Estimate, require_influence
 from metastep.estimators.truncated import ONLY_BY_START, TruncatedReverse
+from metastep.estimators.widened import widened
 from metastep.explained import sharded
 from metastep.problems.base import (
     AbstractProblem,
@@ -123,11 +124,13 @@ def driven_hypergradient(
         )
     with sharded():
         folder = None if directory is None else Path(directory)
-        arguments = _prepare(problem, as_hyperparameters(outer), estimator, key, folder, memory)
+        problem, outer, narrow = widened(problem, as_hyperparameters(outer))
+        arguments = _prepare(problem, outer, estimator, key, folder, memory)
         plan = arguments[1]
         totals = {"forward": plan.steps, "backward": plan.steps - plan.first}
         with progress_bars(progress, totals, str(plan)) as show:
-            return Driver(*arguments, save_every, show).drive()
+            estimate = Driver(*arguments, save_every, show).drive()
+    return replace(estimate, grad=narrow(estimate.grad))
 
 
 def _prepare(

@@ -11,6 +11,7 @@ from metastep.checks import integer, require_count
 from metastep.estimators.base import AbstractEstimator, Estimate, finish, require_influence
 from metastep.estimators.reverse import advance_for_reverse
 from metastep.estimators.truncated import windows_of
+from metastep.estimators.widened import widened
 from metastep.explained import STEP_LOOP, reversible
 from metastep.problems.base import AbstractProblem, Keys, Trajectory, split_keys, start
 from metastep.problems.mixed import choose_mixed
@@ -98,6 +99,7 @@ class PersistentReverse(AbstractEstimator):
         self, problem: AbstractProblem, outer: Outer, state: Population, key: RandomKey
     ) -> tuple[Estimate, Population]:
         """Run and differentiate one window of every run. Adds `values` and `ages` to `stats`."""
+        problem, outer, narrow = widened(problem, outer)
         over = state.left == 0
         carried, static = eqx.partition((state.points, state.keys), eqx.is_array)
         begin = lambda: eqx.filter(self._begin(problem, outer, key), eqx.is_array)
@@ -119,7 +121,7 @@ class PersistentReverse(AbstractEstimator):
         values, grads, arrays = jax.lax.map(one, (arrays, keys), batch_size=together)
         points = eqx.combine(arrays, static)
         lost = (points.first_nonfinite >= 0) | ~jnp.isfinite(values)
-        grad = jax.tree.map(lambda x: jnp.mean(x, axis=0), grads)
+        grad = narrow(jax.tree.map(lambda x: jnp.mean(x, axis=0), grads))
         stats = {"values": values, "ages": points.steps}
         # The maximum over the runs: -1 if all stayed finite.
         first_nonfinite = jnp.max(points.first_nonfinite)

@@ -9,6 +9,7 @@ from jaxtyping import Array
 from metastep.checks import integer
 from metastep.estimators.base import USE_IT, AbstractEstimator, Estimate, finish, require_influence
 from metastep.estimators.binomial import advance_binomial
+from metastep.estimators.widened import widened
 from metastep.explained import STEP_LOOP, reversible
 from metastep.problems.base import (
     AbstractProblem,
@@ -83,7 +84,7 @@ class Reverse(AbstractEstimator):
         """Differentiate the whole trajectory in reverse. Adds nothing to `stats`."""
         # Mixed mode pays by what is stored at the same time: with checkpoints a segment only.
         stored = stored_steps(self.checkpoint, problem.horizon)
-        problem = choose_mixed(problem, self.mixed, stored)
+        problem, outer, narrow = widened(choose_mixed(problem, self.mixed, stored), outer)
         keys = split_keys(key)
 
         def ending(outer: Outer) -> tuple[Scalar, Array]:
@@ -96,4 +97,4 @@ class Reverse(AbstractEstimator):
         require_influence(lambda outer: evaluate(problem, outer, keys)[0], outer, USE_IT)
         with reversible("problem", STEP_LOOP):
             (value, first_nonfinite), grad = jax.value_and_grad(ending, has_aux=True)(outer)
-        return finish(value, grad, first_nonfinite, {}), state
+        return finish(value, narrow(grad), first_nonfinite, {}), state

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool
 from metastep.checks import integer, is_count, require
 from metastep.estimators.base import AbstractEstimator, Estimate, finish, require_influence
 from metastep.estimators.reverse import advance_for_reverse
+from metastep.estimators.widened import widened
 from metastep.explained import STEP_LOOP, reversible
 from metastep.problems.base import AbstractProblem, Trajectory, advance, split_keys, start
 from metastep.problems.mixed import choose_mixed
@@ -73,7 +74,7 @@ class TruncatedReverse(AbstractEstimator):
         """Differentiate the last `window` steps. Adds `adjoint_at_cut` to `stats`."""
         check_window(self.window, problem.horizon)
         stored = stored_steps(self.checkpoint, self.window)
-        problem = choose_mixed(problem, self.mixed, stored)
+        problem, outer, narrow = widened(choose_mixed(problem, self.mixed, stored), outer)
         keys = split_keys(key)
         begin = start(problem, outer, keys)
         cut = advance(problem, outer, begin, keys, problem.horizon - self.window)
@@ -110,7 +111,7 @@ class TruncatedReverse(AbstractEstimator):
             value, (direct, adjoint_at_end) = differentiate(outer, end_variables, constants)
             by_steps, adjoint = pull_back(adjoint_at_end)
         # Eq. 8 of Shaban et al. (2019): one backward pass is the sum over the window.
-        grad = jax.tree.map(jnp.add, direct, by_steps)
+        grad = narrow(jax.tree.map(jnp.add, direct, by_steps))
         estimate = finish(value, grad, first_nonfinite, {"adjoint_at_cut": norm(adjoint)})
         still = stands_still((cut_variables, adjoint), (end_variables, adjoint_at_end), by_steps)
         # A cause that was found before, such as NaN, says more than that nothing moved.

@@ -83,9 +83,9 @@ class LearnedTraining(AbstractProblem):
         params_key, run_key = jax.random.split(key)
         params = as_arrays(self.task.init(params_key))
         # The sum has the precision of the objective that every step adds, since a loop keeps its
-        # dtypes.
+        # dtypes, and float32 at least: in bfloat16 a sum of ones ends at 256.
         measured = eqx.filter_eval_shape(self.measure, self.task, params, run_key)
-        total = jnp.zeros((), measured.dtype)
+        total = jnp.zeros((), jnp.promote_types(measured.dtype, jnp.float32))
         state = self.optimizer(outer).init(differentiable(params)[0])
         return LearnedTrainingState(params, state, jnp.zeros((), jnp.int32), run_key, total)
 
