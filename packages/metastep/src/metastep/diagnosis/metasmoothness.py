@@ -128,10 +128,10 @@ def _ending(problem: AbstractProblem, outer: Outer, key: RandomKey) -> tuple[Sca
 def smoothness(*ends: Inner) -> float:
     """Return the score of three trained states; 1 if they are equal, NaN where infinity moves."""
     flat = lambda tree: np.concatenate([np.ravel(np.asarray(x)) for x in jax.tree.leaves(tree)])
-    ends = np.stack([flat(end).astype(np.float64) for end in ends])
+    rows = np.stack([flat(end).astype(np.float64) for end in ends])
     # What has not moved has no weight; of an infinite number (the best loss before the first one)
     # the difference would be NaN.
-    one, two, three = ends[:, ends[0] != ends[2]]
+    one, two, three = rows[:, rows[0] != rows[2]]
     with np.errstate(all="ignore"):
         # Signs, weighted by the whole move: a few large coordinates that jump decide, not noise.
         moved = np.abs(three - one)
