@@ -226,6 +226,16 @@ def test_weights_of_equal_shapes_are_drawn_apart(family, key):
     assert len(np.intersect1d(one, other)) < 0.4 * one.size
 
 
+def test_objectives_of_half_precision_are_added_in_single_precision(key):
+    """In bfloat16 256 + 1 is 256."""
+    family = LearnedSGD(0.1)
+    one = lambda task, params, key: jnp.ones((), jnp.bfloat16)
+    problem = LearnedTraining(task=task(0), optimizer=family, measure=one, horizon=1000)
+    nothing = lambda task, params, key: jnp.zeros(())
+    _, mean = train_from_scratch(problem, family.initial_weights(key), key, nothing, 1000)
+    assert mean == 1
+
+
 def test_what_is_not_finite_is_counted_and_replaced(key):
     broken = lambda number: eqx.tree_at(lambda task: task.broken, task(number), jnp.nan * number)
     tasks = lambda number: broken(number) if number == 1 else task(number)
