@@ -297,7 +297,7 @@ TESTED_ELSEWHERE = {
     "estimators.persistent": ("estimators/test_sampled.py", TABLE),
     "estimators.random_directions": ("estimators/test_sampled.py", TABLE),
     "estimators.reverse": ("estimators/test_exact.py", TABLE),
-    "estimators.widened": ("estimators/test_precision.py", TABLE),
+    "estimators.widened": ("estimators/test_precision.py", PRIVATE),
     "files": ("learned/test_saving.py", PRIVATE),
     "learned.features": ("learned/test_learned.py", TABLE),
     "learned.hyperparameters": ("learned/test_learned.py", TABLE),

@@ -45,7 +45,7 @@ def widened(
     wide = tuple(jnp.promote_types(dtype, jnp.float32) for dtype in dtypes)
     if wide == dtypes:
         return problem, outer, lambda grad: grad
-    narrowed = Narrowed(problem, dtypes, problem.horizon)
+    narrowed = Narrowed(problem=problem, dtypes=dtypes, horizon=problem.horizon)
     return narrowed, _cast(outer, wide), lambda grad: _cast(grad, dtypes)
 
 
