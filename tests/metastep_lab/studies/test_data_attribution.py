@@ -161,6 +161,33 @@ def test_a_recall_within_its_noise_decides_nothing():
     assert verdicts(EXPERIMENT, record)["finds-spoilt"] is None
 
 
+@pytest.mark.parametrize("model", [MODELS, ("network",)])
+@pytest.mark.parametrize("seeds", [range(3), (1,)])
+def test_exact_scores_that_failed_do_not_vanish_from_a_verdict(model, seeds):
+    record = handmade()
+    place = "method == 'exact' and model in @model and seed in @seeds"
+    tables = dict(record.tables)
+    for name in ("curves", "recall"):
+        frame = record.frames[name]
+        rest = frame.drop(frame.query(place).index)
+        tables[name] = {column: rest[column].to_numpy() for column in rest}
+    failed = record.frames["scores"]
+    failed.loc[failed.query(place).index, "lds"] = np.nan
+    tables["scores"] = {column: failed[column].to_numpy() for column in failed}
+    found = verdicts(EXPERIMENT, Record(record.config, tables, {}, {}))
+    assert [found[name] for name in ("exact-leads", "leave-out", "finds-spoilt")] == [None] * 3
+
+
+def test_a_training_that_diverged_leaves_its_verdict_open():
+    record = changed(handmade(), "curves", "model == 'linear'", rise=np.nan)
+    assert verdicts(EXPERIMENT, record)["leave-out"] is None
+
+
+def test_another_method_that_failed_is_not_compared():
+    record = changed(handmade(), "scores", "method == 'implicit' and seed == 1", lds=np.nan)
+    assert verdicts(EXPERIMENT, record)["exact-leads"] is True
+
+
 def setting(name):
     """A model with six examples and two queries."""
     if name == "transformer":
