@@ -16,6 +16,7 @@ from metastep_lab.runs.running import Request, execute, read_record
 from metastep_lab.studies.data_attribution import experiment as study
 from metastep_lab.studies.data_attribution import models
 from metastep_lab.studies.data_attribution.examples import images, paragraphs
+from metastep_lab.studies.data_attribution.figures import _draw_methods
 from metastep_lab.studies.data_attribution.methods import gradient_cosine
 from metastep_lab.tables import Record, columns
 from tests.metastep_lab.doctored import changed, check_every_claim, verdicts
@@ -186,6 +187,15 @@ def test_a_training_that_diverged_leaves_its_verdict_open():
 def test_another_method_that_failed_is_not_compared():
     record = changed(handmade(), "scores", "method == 'implicit' and seed == 1", lds=np.nan)
     assert verdicts(EXPERIMENT, record)["exact-leads"] is True
+
+
+def test_a_seed_that_failed_does_not_vanish_from_a_line():
+    rows = handmade().frames["scores"].query("model == 'linear'").copy()
+    rows.loc[(rows["speed"] == 30) & (rows["seed"] == 1), "lds"] = np.nan
+    drawn = []
+    panel = SimpleNamespace(errorbar=lambda x, y, **look: drawn.append(np.asarray(y)))
+    _draw_methods(panel, rows, ["exact"], "speed", "lds")
+    np.testing.assert_allclose(drawn[0], [0.991, np.nan])
 
 
 def setting(name):
