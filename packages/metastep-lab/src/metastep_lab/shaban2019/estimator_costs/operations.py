@@ -12,6 +12,8 @@ import jax.extend as jex
 import jax.numpy as jnp
 from jax import Array
 
+from metastep.curvature.layers.tracing import scan_places
+
 MOVES = frozenset(
     "broadcast_in_dim concatenate convert_element_type copy dynamic_slice dynamic_update_slice "
     "gather iota reshape scatter select_n slice split squeeze stack transpose".split()
@@ -57,7 +59,7 @@ def _run(program: Any, values: list[Any]) -> Counted:
 def _apply(equation: Any, values: list[Any]) -> Counted:
     name, parameters = equation.primitive.name, equation.params
     if name in LOOPS:
-        return LOOPS[name](parameters, values)
+        return LOOPS[name](equation, values)
     if inner := list(jex.core.jaxprs_in_params(parameters)):
         # The program that runs; the others of a custom rule are functions, not yet traced.
         return _run(parameters.get("jaxpr", parameters.get("call_jaxpr", inner[0])), values)
@@ -70,8 +72,8 @@ def _apply(equation: Any, values: list[Any]) -> Counted:
     return results, jnp.asarray(0.0 if name in MOVES else float(max(sizes)))
 
 
-def _scan(parameters: Any, values: list[Any]) -> Counted:
-    first, last = parameters["num_consts"], parameters["num_consts"] + parameters["num_carry"]
+def _scan(equation: Any, values: list[Any]) -> Counted:
+    parameters, (first, last) = equation.params, scan_places(equation)
     carried = last - first
 
     def body(carry: Counted, along: list[Any]) -> tuple[Counted, list[Any]]:
@@ -88,8 +90,9 @@ def _scan(parameters: Any, values: list[Any]) -> Counted:
     return [*state, *stacked], count
 
 
-def _while(parameters: Any, values: list[Any]) -> Counted:
+def _while(equation: Any, values: list[Any]) -> Counted:
     """Count the body; the condition of a loop costs next to nothing."""
+    parameters = equation.params
     first = parameters["cond_nconsts"]
     last = first + parameters["body_nconsts"]
 
@@ -101,9 +104,9 @@ def _while(parameters: Any, values: list[Any]) -> Counted:
     return jax.lax.while_loop(goes_on, body, (values[last:], jnp.zeros(())))
 
 
-def _cond(parameters: Any, values: list[Any]) -> Counted:
+def _cond(equation: Any, values: list[Any]) -> Counted:
     branch = lambda program: lambda operands: _run(program, operands)
-    return jax.lax.switch(values[0], list(map(branch, parameters["branches"])), values[1:])
+    return jax.lax.switch(values[0], list(map(branch, equation.params["branches"])), values[1:])
 
 
 LOOPS = {"scan": _scan, "while": _while, "cond": _cond}

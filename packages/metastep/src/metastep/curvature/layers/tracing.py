@@ -169,7 +169,7 @@ class _Walk:
     ) -> tuple[list[Any], list[Origin | None]]:
         """Evaluate a scan over a stack of weights one step after the other."""
         params = equation.params
-        fixed, carried = params["num_consts"], params["num_consts"] + params["num_carry"]
+        fixed, carried = scan_places(equation)
         stacks = origins[carried:]
         self.consume(stacks)
         parameter = [one if one is not None and not one.is_output else None for one in stacks]
@@ -234,8 +234,21 @@ def _increment(counts: dict[Key, int], key: Key) -> None:
 
 def _stacks(equation: Any, origins: Sequence[Origin | None]) -> bool:
     """Whether a scan goes along a parameter."""
-    along = origins[equation.params["num_consts"] + equation.params["num_carry"] :]
+    along = origins[scan_places(equation)[1] :]
     return any(one is not None and not one.is_output for one in along)
+
+
+def scan_places(equation: Any) -> tuple[int, int]:
+    """Return the places among the operands of a scan where the state and the stacks begin."""
+    # By the axes, since the names of these counts differ between versions of JAX: a stack has one
+    # axis more than what a step sees of it.
+    step = equation.params["jaxpr"]
+    axes = lambda variables, seen: [
+        x.aval.ndim - y.ndim for x, y in zip(variables, seen, strict=True)
+    ]
+    stacks = len(equation.invars) - sum(axes(equation.invars, step.in_avals))
+    state = axes(equation.outvars, step.out_avals).count(0)
+    return stacks - state, stacks
 
 
 def _bind(equation: Any, operands: list[Any]) -> list[Any]:
