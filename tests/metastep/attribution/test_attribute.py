@@ -9,8 +9,10 @@ import pytest
 
 import metastep as ms
 from metastep.attribution import attribute, leave_out
-from metastep.attribution.attribute import CLOSE, SMOOTH
+from metastep.attribution.attribute import CLOSE, REMOVAL, REPEATS, SMOOTH
+from metastep.attribution.datamodeling import SUBSETS
 from metastep.attribution.queries import Question
+from metastep.attribution.units import as_units
 from tests.helpers import central_differences, compilations, relative_distance
 from tests.metastep.attribution.cases import (
     ASKED,
@@ -133,9 +135,25 @@ def test_weights_of_tokens_and_trees_of_weights():
     assert per_token.trustworthy and tree.removal_error < CLOSE
 
 
+def test_no_training_has_a_key_that_draws_removals():
+    """The second training had the one that draws the subsets of the datamodelling score."""
+    trainings = range(REPEATS + 1, REPEATS + 1000)
+    assert REMOVAL not in trainings and SUBSETS not in trainings and REMOVAL != SUBSETS
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_weights_of_16_bits_are_added_in_more(dtype):
+    """300 ones are 256 in bfloat16."""
+    weights, groups = jnp.ones(300, dtype), np.zeros(300, np.uint8)
+    units = as_units(weights, groups)
+    assert units.collect(weights) == 300
+    many = as_units(jnp.ones(256), np.arange(256, dtype=np.uint8))
+    assert many.count == 256 and many.groups.dtype == jnp.int32
+
+
 def test_standard_errors_are_those_of_the_keys(of_network):
     found = attribute(network, 8, ASKED, key=KEY, batch_size=3, repeats=3)
-    keys = [KEY, *(jax.random.fold_in(KEY, 10 + n) for n in (1, 2))]
+    keys = [KEY, *(jax.random.fold_in(KEY, 11 + n) for n in (1, 2))]
     alone = [attribute(network, 8, ASKED, key=key, share=None).scores for key in keys]
     assert relative_distance(found.scores, np.mean(alone, axis=0)) < 1e-12
     expected = np.std(alone, axis=0, ddof=1) / 3**0.5

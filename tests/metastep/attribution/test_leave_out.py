@@ -103,6 +103,7 @@ WRONG = {
     "a negative index": ({"left_out": [[-1]]}, "left_out holds -1"),
     "a mask of another length": ({"left_out": np.ones((1, 5), bool)}, "row of bool[5]"),
     "one array of indices": ({"left_out": np.array([1, 2])}, "row of int64[]"),
+    "zeros and ones": ({"left_out": np.eye(EXAMPLES, dtype=int)}, "repeats an index; allowed are"),
     "floats": ({"left_out": [[0.5]]}, "left_out holds 0.5"),
     "no batch": ({"batch_size": 0}, "batch_size is 0"),
 }

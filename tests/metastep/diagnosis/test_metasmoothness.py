@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import metastep as ms
+from metastep.diagnosis.metasmoothness import smoothness
 
 
 class Response(ms.AbstractProblem):
@@ -33,6 +34,16 @@ def test_the_score_is_that_of_the_formula(key):
     found = ms.metasmoothness(problem, 0.0, key=key, direction=1.0, length=1.0)
     assert np.isclose(found.score, (8 - 0.5) / 8.5, rtol=1e-6, atol=0)
     assert found.values == (0.0, 4.0, 8.5) and found.length == 1.0
+
+
+def test_a_number_that_stays_infinite_has_no_weight():
+    """The best loss so far begins at infinity; the score was NaN, which counts as not checked."""
+    ends = [(np.array([w, np.inf, -np.inf]),) for w in (0.0, 1.0, 3.0)]
+    assert smoothness(*ends) == 1.0
+    assert smoothness(ends[0], ends[2], ends[1]) == -1.0
+    assert smoothness(ends[0], ends[0], ends[0]) == 1.0
+    assert np.isnan(smoothness(*ends[:2], (np.array([3.0, 7.0, -np.inf]),)))
+    assert np.isnan(smoothness(*ends[:2], (np.array([np.nan, np.inf, -np.inf]),)))
 
 
 def test_a_random_response_has_a_score_near_zero(key):

@@ -16,6 +16,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import metastep as ms
 from metastep.sklearn import HypercleanedClassifier
+from metastep.sklearn._parts import Standardization
 from metastep.sklearn._weighted_training import (
     Labelled,
     Settings,
@@ -150,10 +151,19 @@ def test_a_frame_brings_its_index(iris):
     assert list(model.feature_names_in_) == ["a", "b", "c", "d"]
 
 
-def test_sparse_rows_rank_as_dense_ones_that_are_not_centered(iris):
-    """Columns of mean 0 are centered already: both standardizations are the same then."""
+COLUMNS = {
+    "mean 0": lambda rows: rows - rows.mean(axis=0),
+    "without a zero": lambda rows: rows,
+    "years": lambda rows: rows + np.array([2000, 1e6, 0, 0]),
+    "constant": lambda rows: np.insert(rows, 2, 0.1, axis=1),
+}
+
+
+@pytest.mark.parametrize("make", COLUMNS.values(), ids=COLUMNS)
+def test_sparse_rows_rank_as_dense_ones(iris, make):
+    """Columns of mean 0 or without a zero: both standardizations are the same then."""
     features, labels = iris[:2]
-    features = features - features.mean(axis=0)
+    features = make(features)
     dense = HypercleanedClassifier(random_state=0).fit(features, labels)
     sparse = HypercleanedClassifier(random_state=0).fit(csr_array(features), labels)
     # L-BFGS takes other roundings.
@@ -161,6 +171,33 @@ def test_sparse_rows_rank_as_dense_ones_that_are_not_centered(iris):
     assert np.allclose(sparse.predict_proba(csr_array(features)), sparse.predict_proba(features))
     with pytest.raises(ValueError, match=r"X is sparse, .*TruncatedSVD"):
         HypercleanedClassifier().fit(csr_array(features), labels, features, labels)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sparse_columns_are_scaled_as_by_scikit_learn(weighted):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(3, 1, (60, 5)) * (rng.random((60, 5)) < 0.5)
+    # Full and almost constant, full where it counts, constant, zero.
+    rows[:, 0] = 1e6 + rng.random(60)
+    weights = rng.random(60) * (np.arange(60) % 7 > 0) if weighted else np.ones(60)
+    rows[:, 1] = np.where(weights > 0, 0.1, 0)
+    rows[:, 2], rows[:, 3] = 1 / 3, 0
+    dense, sparse = (Standardization.of(kind(rows), weights) for kind in (np.asarray, csr_array))
+    # Rounding of values of 10^6 whose deviation is 0.3.
+    assert np.allclose(sparse.scales, dense.scales, rtol=1e-8, atol=0)
+    full = np.all(rows != 0, axis=0)
+    assert np.allclose(sparse.means, np.where(full, dense.means, 0), rtol=1e-12, atol=0)
+
+
+def test_weights_of_examples_may_be_shares(iris):
+    """Classes were recognized by the sum of the weights: hardly ever where that is 1."""
+    features, labels = iris[:2]
+    plain = HypercleanedClassifier(random_state=0).fit(features, labels)
+    shares = np.full(len(labels), 1 / len(labels))
+    shared = HypercleanedClassifier(random_state=0).fit(features, labels, sample_weight=shares)
+    # Rounding of the shares, which L-BFGS amplifies.
+    assert np.allclose(plain.label_scores_, shared.label_scores_, atol=1e-6)
+    assert np.array_equal(plain.suspects_, shared.suspects_)
 
 
 def test_examples_of_weight_zero_train_nothing_and_are_ranked(iris):
@@ -213,6 +250,9 @@ REFUSED = {
     "rounds": ({"rounds": -1}, None, "rounds == -1, must be >= 0"),
     "negative-penalty": ({"regularization": -1.0}, None, "regularization == -1.0, must be >= 0"),
     "threshold": ({"threshold": 1.5}, None, "threshold == 1.5, must be <= 1"),
+    "threshold-nan": ({"threshold": np.nan}, None, "threshold == nan, must be finite"),
+    "penalty-nan": ({"regularization": np.nan}, None, "regularization == nan, must be finite"),
+    "rate-inf": ({"learning_rate": np.inf}, None, "learning_rate == inf, must be finite"),
     "one-class": ({}, lambda X, y, V, v: (X[:5], y[:5] * 0 + 1), "only one class: 1"),
     "nan": ({}, lambda X, y, V, v: (np.where(X > 6, np.nan, X), y), "contains NaN"),
     "huge": ({}, lambda X, y, V, v: (X * 1e200, y), r"X holds .*e\+200 in column 0, whose"),

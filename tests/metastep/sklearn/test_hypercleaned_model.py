@@ -66,6 +66,7 @@ def test_a_validation_set_tunes_the_weights(iris):
             r"shape \(150, 2\); expected \(150, 3\)",
         ),
         ({"apply": lambda params, inputs: apply(params, inputs) > 0}, "apply has no derivative"),
+        ({"learning_rate": 1e38, "steps": 5}, "apply returned NaN after training"),
     ],
 )
 def test_refused(iris, settings, message):

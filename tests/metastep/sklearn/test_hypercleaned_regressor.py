@@ -64,6 +64,16 @@ def test_a_validation_set_tunes_the_weights(spoiled):
     assert model.score(*data[2:]) > plain.score(*data[2:])
 
 
+@pytest.mark.parametrize("factor", [2.0**-300, 2.0**270])
+def test_the_unit_of_targets_does_not_matter(spoiled, factor):
+    """The squares of the slopes were 0 or infinite, and no target was suspect."""
+    features, given, _, targets = spoiled
+    data = lambda by: (features[::2], by * given[::2], features[1::2], by * targets[1::2])
+    plain = HypercleanedRegressor(max_iter=3).fit(*data(1))
+    scaled = HypercleanedRegressor(max_iter=3).fit(*data(factor))
+    assert np.allclose(scaled.label_scores_, plain.label_scores_, rtol=1e-9, atol=0)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

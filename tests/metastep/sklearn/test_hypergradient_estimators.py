@@ -116,6 +116,18 @@ def test_a_weight_is_a_number_of_copies(make):
     assert np.allclose(plain.coef_, doubled.coef_, rtol=1e-8, atol=0)
 
 
+@pytest.mark.parametrize("make", ESTIMATORS.values(), ids=ESTIMATORS)
+def test_weights_may_be_shares(make):
+    """The least alpha was 0.1 for weights of every size, which is much for a sum of 1."""
+    X, y = load_iris(return_X_y=True)
+    plain = make(max_iter=2, random_state=0).fit(X, y)
+    shares = np.full(len(y), 2.0**-8)
+    shared = make(max_iter=2, random_state=0).fit(X, y, sample_weight=shares)
+    # Newton's method stops at a size of the loss that is not relative.
+    assert np.allclose(plain.alpha_, shared.alpha_ * 2**8, rtol=1e-6, atol=0)
+    assert np.allclose(plain.coef_, shared.coef_, rtol=1e-6, atol=1e-9)
+
+
 def test_one_group_is_scikit_learns_ridge():
     X, y = load_diabetes(return_X_y=True)
     model = HypergradientRidge(groups=np.zeros(10), random_state=0).fit(X, y)

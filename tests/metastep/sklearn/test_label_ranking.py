@@ -1,6 +1,7 @@
 """The rule that ranks labels, on probabilities made by hand."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from metastep.sklearn import HypercleanedClassifier, deal_folds, rank_labels
@@ -82,6 +83,23 @@ def test_folds_share_every_class_evenly(count):
             assert abs(np.sum(labels[rows] == label) - total / len(folds)) < 1
 
 
+def test_labels_are_taken_by_position():
+    """A Series was indexed by its index, so that classes were not spread over the folds."""
+    labels = pd.Series([0] * 10 + [1] * 10, index=np.arange(20)[::-1] + np.arange(20) % 2)
+    for here, there in zip(*(deal_folds(x, 5, 0) for x in (labels, labels.values)), strict=True):
+        assert np.array_equal(here[1], there[1])
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], [0.0, 1.0], [True, False], [0, -1], [[0, 1]]])
+def test_other_labels_are_refused(labels):
+    for use in (
+        lambda: deal_folds(labels, 2, 0),
+        lambda: rank_labels(lambda weights, number: np.log(PROBABILITIES[:2]), labels),
+    ):
+        with pytest.raises(ValueError, match=r"labels is of .*; allowed are integers from 0"):
+            use()
+
+
 def test_one_fold_is_refused():
     with pytest.raises(ValueError, match="count is 1; allowed are integers from 2"):
         deal_folds(LABELS, 1, random_state=0)
@@ -93,6 +111,8 @@ def test_one_fold_is_refused():
         (np.zeros((5, 1)), 1, r"shape \(5, 1\); expected \(5, 2\)"),
         (np.full((5, 2), np.nan), 1, "returned NaN"),
         (np.zeros((5, 2)), -1, "rounds is -1"),
+        (PROBABILITIES, 1, "numbers from 0.1 to 0.9; expected log probabilities"),
+        (9 * np.log(PROBABILITIES) + 8, 1, "numbers from -12.7 to 7.05; expected log"),
     ],
 )
 def test_refused(logs, rounds, message):

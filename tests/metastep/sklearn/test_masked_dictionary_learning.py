@@ -59,6 +59,18 @@ def test_the_scale_of_the_data_does_not_matter(factor):
     assert scaled.score(factor * data) == pytest.approx(factor**2 * plain.score(data), rel=1e-9)
 
 
+@pytest.mark.parametrize("factor", [2.0**-80, 2.0**70])
+def test_squares_outside_of_float32(factor):
+    """They were 0, with which data were not scaled and every model was perfect, or infinite."""
+    data = signals().astype(np.float32)
+    plain = MaskedDictionaryLearning(**SHORT).fit(data)
+    scaled = MaskedDictionaryLearning(**SHORT).fit(np.float32(factor) * data)
+    np.testing.assert_array_equal(scaled.components_, plain.components_)
+    np.testing.assert_allclose(scaled.loss_curve_, factor**2 * plain.loss_curve_, rtol=1e-9)
+    found = scaled.score(np.float32(factor) * data)
+    assert found == pytest.approx(factor**2 * plain.score(data), rel=1e-6, abs=0)
+
+
 def test_given_atoms_are_where_it_starts():
     start = np.eye(20)[:5] * 3
     model = MaskedDictionaryLearning(5, dict_init=start, learning_rate=1e-12, **SHORT)

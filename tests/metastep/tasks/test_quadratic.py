@@ -22,6 +22,15 @@ def test_bad_input(hessian, start, message):
         Quadratic(hessian, start)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_is_checked_too(dtype):
+    """LAPACK refused its type before its values were looked at."""
+    good = Quadratic(jnp.diag(jnp.array([1, 2], dtype)), jnp.ones(2, dtype))
+    assert good.hessian.dtype == dtype and good.loss(good.start) == 1.5
+    with pytest.raises(ValueError, match="positive definite"):
+        Quadratic(jnp.diag(jnp.array([1, -2], dtype)), jnp.ones(2, dtype))
+
+
 @pytest.mark.parametrize(("dim", "rows"), [(0, None), (3, 2)])
 def test_bad_sizes(dim, rows):
     with pytest.raises(ValueError, match="rows is"):

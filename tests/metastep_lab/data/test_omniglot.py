@@ -66,6 +66,15 @@ def test_original_files(place, put):
     assert omniglot(place).arrays["images"].shape == (2, 20, 105, 105)
 
 
+@pytest.mark.parametrize("put", [put_zip, put_folder])
+def test_the_folder_may_be_in_a_hidden_one(place, put):
+    """As the cache is, in ~/.cache; every drawing counted as hidden."""
+    hidden = place / ".cache" / "metastep"
+    hidden.mkdir(parents=True)
+    put(hidden, "images_background", of_alphabet("Latin"))
+    assert omniglot(hidden).arrays["images"].shape == (1, 20, 105, 105)
+
+
 def test_overlapping_small_sets_are_joined(place):
     put_zip(place, "images_background_small1", DRAWINGS)
     put_folder(place, "images_background_small2", of_alphabet("Latin"))

@@ -192,7 +192,8 @@ def _judge(
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, kind, *_: display.say(_warning(message, kind))
         ranking = rank_labels(labels, "ranking labels")
-        warnings.simplefilter("ignore", DifferentFeaturesWarning)  # it has been said
+        # What concerns the file has been said; about planted labels the user can do nothing.
+        warnings.simplefilter("ignore")
         reliability: Reliability | None = measure(
             labels, ranking, lambda planted: rank_labels(planted, "finding planted mistakes")
         )

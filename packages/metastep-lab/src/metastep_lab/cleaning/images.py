@@ -87,7 +87,12 @@ def _open(path: Path) -> Image.Image:
                     return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
                 if picture.mode in ("I", "F"):
                     raise ValueError("its pixels have 32 bits; allowed are 8 and 16")
-                return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+                kind = "L" if picture.mode in ("1", "L", "LA") else "RGB"
+                if picture.has_transparency_data:
+                    # Beneath transparent pixels any color may be stored, most often black alone.
+                    white = Image.new("RGBA", picture.size, "white")
+                    return Image.alpha_composite(white, picture.convert("RGBA")).convert(kind)
+                return picture.convert(kind)
     except FileNotFoundError as error:
         raise RefusedError(f"{path} does not exist, but the table names it") from error
     except (

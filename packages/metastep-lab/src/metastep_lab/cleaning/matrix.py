@@ -93,7 +93,8 @@ def make_matrix(file: LabelledFile, validation: LabelledFile | None, dense: bool
 
 def _to_dense(train: Any) -> Callable[[Any], np.ndarray]:
     """Return how a sparse matrix becomes a dense one; beyond a size by its leading directions."""
-    if train.shape[0] * train.shape[1] <= MOST_DENSE:
+    # Directions are at most as many as columns, and so few columns need no projection.
+    if train.shape[1] <= COMPONENTS or train.shape[0] * train.shape[1] <= MOST_DENSE:
         return lambda matrix: matrix.toarray()
     # Without centring, which would fill a sparse matrix.
     return TruncatedSVD(COMPONENTS, random_state=0).fit(train).transform

@@ -9,7 +9,9 @@ NUMERIC_SHARE = 0.9
 """The part of a column's cells that must be numbers for the others to count as missing."""
 
 DECIMAL_COMMA = r"[+-]?(?:\d+|\d{1,3}(?:\.\d{3})+),\d+"  # 51,7 and 3.604,43
-GROUPED = r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?"  # 3,604.43
+# No group begins with a zero: 0,125 and 0.125 are less than one in every country.
+GROUPED = r"[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?"  # 3,604.43
+GROUPED_BY_POINTS = r"[+-]?[1-9]\d{0,2}(?:\.\d{3})+"  # 3.604 beside 3.604,43
 
 
 def numbers_of(series: Any, separator: str) -> np.ndarray:
@@ -53,9 +55,12 @@ def _plain(series: Any, separator: str) -> Any:
         commas.str.fullmatch(pattern).mean() >= NUMERIC_SHARE
         for pattern in (DECIMAL_COMMA, GROUPED)
     )
-    # Where both readings fit, as in 3,604, the separator tells the country.
+    # Where both readings fit, as in 3,604, the separator tells the country. The cells that do not
+    # fit the pattern keep their comma, and are no numbers: 12,5 among 3,604 is not 125.
     if decimal and not (grouped and separator == ","):
-        whole = texts.str.fullmatch(r"[+-]?\d{1,3}(?:\.\d{3})+")  # 3.604 beside 3.604,43
+        fits = texts.str.fullmatch(f"(?:{DECIMAL_COMMA}|{GROUPED_BY_POINTS})")
         plain = texts.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
-        return series.where(~(whole | texts.isin(commas)), plain)
-    return texts.str.replace(",", "", regex=False) if grouped else series
+        return series.where(~fits, plain)
+    if not grouped:
+        return series
+    return series.where(~texts.str.fullmatch(GROUPED), texts.str.replace(",", "", regex=False))

@@ -7,6 +7,7 @@ import codecs
 import csv
 import io
 import re
+import unicodedata
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -119,12 +120,15 @@ def check_classes(file: LabelledFile) -> None:
 def spellings(file: LabelledFile) -> list[str]:
     """Return classes that differ only in upper and lower case, as texts such as 'no' and 'NO'.
 
+    Classes that look alike, such as an accented letter and a letter with an accent, count as well.
+
     Args:
         file: the file to clean.
     """
     groups: dict[str, list[str]] = {}
     for label in np.unique(file.labels).tolist():
-        groups.setdefault(label.casefold(), []).append(repr(label))
+        alike = unicodedata.normalize("NFKC", label).casefold()
+        groups.setdefault(alike, []).append(repr(label))
     return [" and ".join(group) for group in groups.values() if len(group) > 1]
 
 
@@ -221,4 +225,8 @@ def _parquet(path: Path, content: bytes) -> Frame:
             f"{path}: the column {nested[0]} holds lists or records; allowed are "
             "numbers, texts and times"
         )
+    # A named index is a column of the file, where any name is a text; pandas makes it an index and
+    # numbers again. An index without a name is the places of rows in some other table.
+    table = table.reset_index(level=[name for name in table.index.names if name is not None])
+    table.columns = list(map(str, table.columns))
     return table.reset_index(drop=True)

@@ -64,7 +64,8 @@ def measure(
     count = int(rate * len(trusted))
     if count < FEWEST:
         return None
-    rows = rng.choice(trusted, count, replace=False)
+    rows = _spare_one(rng.choice(trusted, count, replace=False), labels)
+    count = len(rows)
     planted = labels.copy()
     frequencies = np.bincount(labels).astype(float)
     for row in rows:
@@ -95,6 +96,14 @@ def measure(
         precision=around(point[1], precision),
         share=around(point[0], share),
     )
+
+
+def _spare_one(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return rows without the first of each class that would lose all its labels."""
+    # A class without a label cannot be ranked, and may be in a validation set.
+    kept = np.delete(labels, rows)
+    lost = np.flatnonzero(~np.isin(labels[rows], kept))
+    return np.delete(rows, lost[np.unique(labels[rows[lost]], return_index=True)[1]])
 
 
 def _solve(flagged: Any, recall: Any, false: Any) -> tuple[Any, Any]:

@@ -84,8 +84,9 @@ def _read_parts(place: Path, parts: tuple[tuple[str, str], ...]) -> dict[str, np
 def _drawings(path: Path) -> Drawings:
     """The PNG files of a folder or zip archive, by character and file name."""
     if path.is_dir():
-        names = [file.as_posix() for file in path.glob("*/*/*.png")]
-        files = {name: read_bytes(Path(name)) for name in names if _is_drawing(name)}
+        # Names below the folder, which may itself be in a hidden one: the cache is in ~/.cache.
+        names = [file.relative_to(path).as_posix() for file in path.glob("*/*/*.png")]
+        files = {name: read_bytes(path / name) for name in names if _is_drawing(name)}
     else:
         files = read_zip(path, _is_drawing)
     drawings: Drawings = {}
@@ -98,7 +99,7 @@ def _drawings(path: Path) -> Drawings:
 
 def _is_drawing(name: str) -> bool:
     """Whether a file is a drawing, not one of the hidden files that macOS adds."""
-    return name.endswith(".png") and "__MACOSX" not in name and "/." not in name
+    return name.endswith(".png") and "__MACOSX" not in name and "/." not in f"/{name}"
 
 
 def _decode_character(files: dict[str, bytes], path: Path) -> np.ndarray:

@@ -43,7 +43,7 @@ SMOOTH = 0.7
 CLOSE = 0.5
 """Relative error of the predicted effect of a removal above which the scores are not trusted."""
 
-REMOVAL = 10
+REMOVAL, REPEATS = 10, 11
 
 Differentiate = Callable[[AbstractProblem, Outer, RandomKey], Estimate]
 """A function from a problem, weights and a key to an estimate, called from Python."""
@@ -59,12 +59,14 @@ class Attribution(eqx.Module):
         scores: the derivative of each query by each weight: an array of shape (queries, examples),
             a tree like the weights whose leaves have a first axis for the queries, or an array of
             shape (queries, groups). If the query is a loss, helpful examples have negative scores.
-            Minus the score predicts the change when the example is left out.
+            Minus the score, times the weight where that is not 1, predicts the change when the
+            example is left out.
         standard_errors: of the mean over keys, like `scores`; None for one key.
         values: each query after training with all examples, shape (queries,); means over keys.
         result: that of the first failed estimate; `successful` if none failed.
         metasmoothness: between -1 and 1; near 1 if the trained state moves along a straight line
-            while a random share of the examples loses its weight. NaN if not checked.
+            while a random share of the examples loses its weight. NaN if not checked, or if the
+            state is not finite.
         removal_error: error of the scores' prediction for training without that share:
             |predicted - true| / |true| over the queries. NaN if not checked.
     """
@@ -196,8 +198,9 @@ def attribute(
     if share is not None:
         removal = random_removals(units.count, share, 1, jax.random.fold_in(key, REMOVAL))[0]
 
-    # The numbers follow `REMOVAL`, so that no training has the key of the removal.
-    keys = [key, *(jax.random.fold_in(key, REMOVAL + n) for n in range(1, repeats))]
+    # The numbers follow `REMOVAL` and `SUBSETS` of the datamodelling score: no training has a key
+    # that draws removals.
+    keys = [key, *(jax.random.fold_in(key, REPEATS + n) for n in range(1, repeats))]
     if isinstance(estimator, AbstractEstimator):
         runs = [_estimates(problem, units, queries, estimator, batch_size, key) for key in keys]
     else:
@@ -279,7 +282,9 @@ def _one_by_one(
 def _smoothness(problem: Question, units: Units, removal: np.ndarray, key: RandomKey) -> float:
     """Return the metasmoothness along the line on which some examples lose their weight."""
     direction = subtract(units.without(jnp.asarray(removal)), units.weights)
-    length = float(np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(direction))))
+    # In float64: sums of 16 bits stop growing at 256 examples (bfloat16) or overflow (float16).
+    parts = [np.asarray(x, np.float64) for x in jax.tree.leaves(direction)]
+    length = float(np.sqrt(sum(np.sum(np.square(x)) for x in parts)))
     if not length:  # the examples had no weight before
         return float("nan")
     # Two moves of half the length end where the examples have lost all their weight.

@@ -15,7 +15,7 @@ from metastep.attribution.units import as_units
 from metastep.minimize import Checkpoint
 from metastep.types import RandomKey
 
-SUBSETS = 11
+SUBSETS = 11  # beside the numbers of attribute.py
 FEWEST = 3
 
 
@@ -27,7 +27,8 @@ class DatamodelingScore(eqx.Module):
         standard_error: of the mean, over queries; NaN for one query. All queries share the
             removals, so this is not the error for new removals.
         per_query: Spearman's correlation for each query, shape (queries,). NaN, and not in the
-            mean, for a query that no removal changed or whose scores are constant.
+            mean, for a query that no removal changed, that is NaN after one of them, or whose
+            scores are constant.
         removals: the retrainings, for the comparison of other scores.
     """
 

@@ -37,6 +37,8 @@ class Units(eqx.Module):
             return grad
         # Chain rule: a group's factor multiplies all its weights, whatever they are.
         products = (grad * self.weights).reshape(*self.groups.shape, -1).sum(axis=-1)
+        # The sum of a large group in 16 bits would stop growing.
+        products = products.astype(jnp.promote_types(products.dtype, jnp.float32))
         return jnp.zeros(self.count, products.dtype).at[self.groups].add(products)
 
     def without(self, left_out: Bool[Array, " units"]) -> Outer:
@@ -99,13 +101,14 @@ def as_units(examples: Any, groups: Any) -> Units:
             f"groups is of {ids.dtype}{list(ids.shape)}; allowed are integers, one for each weight "
             f"or for each row of the weights, whose shape is {list(weights.shape)}."
         )
-    if ids.size == 0 or not np.array_equal(np.unique(ids), np.arange(ids.max() + 1)):
+    # Of 8 bits, the largest number plus one would be 0.
+    if ids.size == 0 or not np.array_equal(np.unique(ids), np.arange(int(ids.max()) + 1)):
         raise ValueError(
             f"groups has ids from {ids.min(initial=0)} to {ids.max(initial=0)}, of which "
             f"{len(np.unique(ids))} occur; allowed are 0, 1, 2 and so on without a gap. "
             "numpy.unique(groups, return_inverse=True)[1] numbers any ids so."
         )
-    return Units(weights, jnp.asarray(ids), int(ids.max()) + 1)
+    return Units(weights, jnp.asarray(ids, jnp.int32), int(ids.max()) + 1)
 
 
 def as_masks(left_out: Chosen, count: int) -> np.ndarray:
@@ -124,6 +127,9 @@ def as_masks(left_out: Chosen, count: int) -> np.ndarray:
         if row.dtype != bool and row.size:
             if not np.issubdtype(row.dtype, np.integer) or row.min() < 0 or row.max() >= count:
                 raise ValueError(f"left_out holds {row.min()} to {row.max()}; {allowed}")
+            # A row of zeros and ones would leave out units 0 and 1, whatever it means.
+            if len(np.unique(row)) < row.size:
+                raise ValueError(f"left_out has a row that repeats an index; {allowed}")
         # NumPy gives an empty row the dtype float64; it leaves nothing out.
         mask[row.astype(int) if row.dtype != bool else row] = True
     return masks

@@ -126,11 +126,14 @@ def _ending(problem: AbstractProblem, outer: Outer, key: RandomKey) -> tuple[Sca
 
 
 def smoothness(*ends: Inner) -> float:
-    """Return the score of three trained states; NaN if one is not finite, 1 if they are equal."""
+    """Return the score of three trained states; 1 if they are equal, NaN where infinity moves."""
     flat = lambda tree: np.concatenate([np.ravel(np.asarray(x)) for x in jax.tree.leaves(tree)])
-    one, two, three = (flat(end).astype(np.float64) for end in ends)
+    rows = np.stack([flat(end).astype(np.float64) for end in ends])
+    # What has not moved has no weight; of an infinite number (the best loss before the first one)
+    # the difference would be NaN.
+    one, two, three = rows[:, rows[0] != rows[2]]
     with np.errstate(all="ignore"):
         # Signs, weighted by the whole move: a few large coordinates that jump decide, not noise.
         moved = np.abs(three - one)
         agreement = np.sum(moved * np.sign(two - one) * np.sign(three - two))
-        return 1.0 if not np.any(moved) else float(agreement / np.sum(moved))
+        return float(agreement / np.sum(moved)) if moved.size else 1.0

@@ -56,14 +56,17 @@ def train_folds(
     program: Program, rows: Array, labels: Array, weights: np.ndarray, key: RandomKey
 ) -> tuple[PyTree, Array]:
     """Train a model for each row of weights; return parameters and log probabilities of all."""
+    totals = weights.sum(axis=1, keepdims=True)
     # All labels of a fold may have the factor zero.
-    totals = np.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
-    shares = jnp.asarray(weights / totals, jnp.float32)
+    shares = jnp.asarray(weights / np.where(totals > 0, totals, 1), jnp.float32)
     expected = (len(shares), len(labels), program.classes)
     params, scores = _train(program, rows, labels, shares, key)
     # `take_along_axis` would take any number of classes without a word.
     if scores.shape != expected:
         raise ValueError(f"apply returned the shape {scores.shape[1:]}; expected {expected[1:]}")
+    # The largest of NaN is the first class, which would be predicted for every example.
+    if jnp.any(jnp.isnan(scores)):
+        raise ValueError("apply returned NaN after training; reduce learning_rate")
     return params, scores
 
 

@@ -23,7 +23,7 @@ FALLEN = 0.75
 class Standardization(NamedTuple):
     """The means and the standard deviations of columns; 1 for a constant column.
 
-    Sparse columns are not centered, which would make them dense: their means count as 0.
+    Sparse columns with zeros are not centered, which would make them dense: their means count as 0.
     """
 
     means: np.ndarray
@@ -49,12 +49,7 @@ class Standardization(NamedTuple):
         if not issparse(rows):
             fitted: Any = StandardScaler().fit(rows, sample_weight=weights)
             return cls(fitted.mean_, fitted.scale_)
-        shares = np.ones(rows.shape[0]) if weights is None else weights
-        shares = shares / shares.sum()
-        # scikit-learn's scaler miscounts zeros where sparse rows have weights.
-        variances = shares @ rows.multiply(rows) - (shares @ rows) ** 2
-        scales = np.sqrt(np.maximum(variances, 0))
-        return cls(np.zeros(rows.shape[1]), np.where(scales > 0, scales, 1))
+        return cls(*_sparse_moments(rows, np.ones(rows.shape[0]) if weights is None else weights))
 
     def apply(self, rows: np.ndarray) -> np.ndarray:
         """Return standardized rows.
@@ -77,13 +72,39 @@ class Standardization(NamedTuple):
     def apply_with_ones(self, rows: Any) -> Any:
         """Return standardized rows with a column of ones in front."""
         if issparse(rows):
-            return hstack([np.ones((rows.shape[0], 1)), rows @ diags_array(1 / self.scales)], "csr")
+            moved = rows.copy()
+            moved.data = moved.data - self.means[moved.indices]
+            ones = np.ones((rows.shape[0], 1))
+            return hstack([ones, moved @ diags_array(1 / self.scales)], "csr")
         return np.insert(self.apply(rows), 0, 1.0, axis=1)
 
     def undo(self, params: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return original coefficients and intercepts; in `params` intercepts come first."""
         slopes = params[..., 1:] / self.scales
         return slopes, params[..., 0] - slopes @ self.means
+
+
+def _sparse_moments(rows: Any, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what is subtracted from each column and what divides it; `rows` has no duplicates."""
+    # scikit-learn's scaler miscounts zeros where sparse rows have weights.
+    seen = np.flatnonzero(weights)
+    kept, shares = rows[seen], weights[seen] / weights[seen].sum()
+    means = shares @ kept
+    squares, stored = kept.copy(), kept.copy()
+    # In two passes: E x^2 - (E x)^2 of a constant column is rounding, and dividing by its root
+    # makes the column as large as 10^8.
+    squares.data = (kept.data - means[kept.indices]) ** 2
+    stored.data = np.ones_like(kept.data)
+    absent = np.where(_entries(kept) == len(seen), 0, 1 - shares @ stored)
+    variances = shares @ squares + absent * means**2
+    constant = variances <= (len(seen) * np.finfo(np.float64).eps * means) ** 2
+    # Columns without a zero are centered at no cost; years would otherwise be almost ones.
+    centered = np.where(_entries(rows) == rows.shape[0], means, 0)
+    return centered, np.sqrt(np.where(constant, 1, variances))
+
+
+def _entries(rows: Any) -> np.ndarray:
+    return np.bincount(rows.indices, minlength=rows.shape[1])
 
 
 def encode_labels(y: Any, estimator: BaseEstimator) -> tuple[np.ndarray, np.ndarray]:
@@ -145,7 +166,11 @@ def check_number(
 ) -> None:
     """Refuse a parameter that is not a number in an interval with the given closed boundaries."""
     bounds: dict[str, Any] = {"min_val": least, "max_val": most, "include_boundaries": boundaries}
-    check_scalar(getattr(estimator, name), name, Real, **bounds)
+    value = getattr(estimator, name)
+    check_scalar(value, name, Real, **bounds)
+    # NaN is outside of no interval.
+    if not np.isfinite(value):
+        raise ValueError(f"{name} == {value}, must be finite.")
 
 
 def make_folds(

@@ -12,7 +12,8 @@ Fold = Callable[[np.ndarray], tuple[float, np.ndarray]]
 """Train with the regularization of every feature; return the sum of the losses of the held-out
 examples, and its derivative with respect to that regularization."""
 
-# Above zero: with dependent columns the factorized matrix would be singular.
+# Above zero: with dependent columns the factorized matrix would be singular. For weights of 1 or
+# more, which are numbers of copies; times the mean of smaller ones, which are shares.
 SMALLEST = 0.1
 LARGEST = 1e6  # times the number of training examples: a coefficient is then practically zero
 # Also times that number. At far smaller values log alpha has no influence, and its gradient is 0.
@@ -51,7 +52,7 @@ def tune_regularization(
     folds: Sequence[Fold],
     groups: np.ndarray,
     *,
-    samples: float,
+    factors: np.ndarray,
     held_out: float,
     max_iter: int,
     tol: float,
@@ -63,12 +64,12 @@ def tune_regularization(
     Args:
         folds: training runs.
         groups: the group of every feature.
-        samples: the sum of the training examples' weights, the scale of the regularization.
+        factors: the training examples' weights; their sum is the scale of the regularization.
         held_out: the sum of the weights in the held-out parts of all folds.
         max_iter: iterations of L-BFGS-B.
         tol: for the projected gradient of the loss, divided by the loss at the start.
     """
-    count = int(groups.max()) + 1
+    count, samples = int(groups.max()) + 1, factors.sum()
 
     def objective(logarithms: np.ndarray) -> tuple[float, np.ndarray]:
         alpha = np.exp(logarithms[groups])
@@ -77,7 +78,8 @@ def tune_regularization(
         slope = np.bincount(groups, alpha * np.sum(slopes, axis=0), count)
         return sum(losses) / held_out, slope / held_out
 
-    lowest, highest = np.log(SMALLEST), np.log(LARGEST * samples)
+    smallest = SMALLEST * min(1, samples / np.count_nonzero(factors))
+    lowest, highest = np.log(smallest), np.log(LARGEST * samples)
     shared = [np.full(count, max(lowest, np.log(start * samples))) for start in STARTS]
     losses = [objective(point)[0] for point in shared]
     # Where the regularization is far off, the loss is flat, and no gradient leads away.

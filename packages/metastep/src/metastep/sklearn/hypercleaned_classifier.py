@@ -43,7 +43,8 @@ class HypercleanedClassifier(LinearClassifier):
     which the model is used. Weights overfit a small validation set. `metastep run label-noise` and
     `docs/guides/clean-a-file.md` measure when a validation set is worth having.
 
-    Inputs are standardized inside, column by column; sparse columns are scaled but not centered.
+    Inputs are standardized inside, column by column; sparse columns with zeros are scaled but not
+    centered.
     With a validation set the gradients are computed in float32, and biased by truncation
     (see `metastep.TruncatedReverse`). Cost: about `12 + rounds` logistic regressions for each fold
     without a validation set, `max_iter` training runs of `horizon` steps with one.
@@ -168,12 +169,17 @@ class HypercleanedClassifier(LinearClassifier):
             y: labels (n_samples,), some of which may be wrong.
             X_valid: (n_validation, n_features), the validation examples, in the units of `X`.
             y_valid: their labels (n_validation,), every class of `y` among them.
-            sample_weight: factors of the examples' losses, (n_samples,); an example of weight 0
-                is not trained on but is ranked.
+            sample_weight: factors of the examples' losses, (n_samples,), numbers of copies or
+                shares. An example of weight 0 is not trained on. It is ranked without a validation
+                set; with one its weight stays at 1/2.
         """
         checked: Any = validate_data(self, X, y, dtype=np.float64, accept_sparse="csr")
         self._check_parameters()
         features, (self.classes_, labels) = checked[0], encode_labels(checked[1], self)
+        if issparse(features):
+            # `Standardization` counts entries; a copy, since the matrix may be the caller's own.
+            features = features.copy()
+            features.sum_duplicates()
         factors: Any = _check_sample_weight(sample_weight, features, ensure_non_negative=True)
         given = None if X_valid is None and y_valid is None else (X_valid, y_valid)
         if given is not None and issparse(features):

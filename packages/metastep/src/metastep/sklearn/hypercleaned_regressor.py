@@ -178,8 +178,10 @@ class HypercleanedRegressor(RegressorMixin, BaseEstimator):
             slopes = error_slopes(rows, targets, factors * weights, penalty, judges, truth)
             slopes *= factors * weights * (1 - weights)
             # The unit of `scaled_descent`, in float64: a typical first slope moves a logit by one.
-            total = np.abs(slopes).sum()
-            unit = unit or float(slopes @ slopes / total if total else 1.0)
+            sizes = np.abs(slopes)
+            total = sizes.sum()
+            # Divided first: slopes have the unit of the squared targets, and may have no squares.
+            unit = unit or float(sizes @ (sizes / total) if total else 1.0)
             logits -= self.learning_rate * slopes / unit
         self.sample_weight_ = expit(logits)
         self.label_scores_, self.n_iter_ = 1 - self.sample_weight_, self.max_iter

@@ -59,7 +59,7 @@ class HypergradientLogisticRegression(LinearClassifier):
     Attributes:
         classes_: the class labels.
         alpha_: the regularization of every feature, for standardized columns, from 0.1 to 1e6
-            times the number of samples.
+            times the sum of the weights (0.1 times their mean if that is below 1).
         coef_: (n_classes, n_features), or (1, n_features) for two classes; for the columns as
             given.
         intercept_: (n_classes,), or (1,).
@@ -133,7 +133,7 @@ class HypergradientLogisticRegression(LinearClassifier):
         tuned = tune_regularization(
             folds,
             groups,
-            samples=factors.sum(),
+            factors=factors,
             held_out=held_out,
             max_iter=self.max_iter,
             tol=self.tol,

@@ -52,7 +52,7 @@ class HypergradientRidge(RegressorMixin, BaseEstimator):
 
     Attributes:
         alpha_: the regularization of every feature, for standardized columns, from 0.1 to 1e6
-            times the number of samples.
+            times the sum of the weights (0.1 times their mean if that is below 1).
         coef_: (n_features,), for the columns as given.
         intercept_: scalar.
         validation_loss_curve_: mean squared error of the held-out examples by iteration; the first
@@ -122,7 +122,7 @@ class HypergradientRidge(RegressorMixin, BaseEstimator):
         tuned = tune_regularization(
             folds,
             groups,
-            samples=factors.sum(),
+            factors=factors,
             held_out=factors.sum() if given is None else len(given[1]),
             max_iter=self.max_iter,
             tol=self.tol,

@@ -17,6 +17,9 @@ RECOGNIZED = 3.0
 """The standard errors by which a class must be more probable among the examples that carry its
 label than among the others, for it to be measured by its typical probability elsewhere."""
 
+MOST = np.log(2)
+"""Above 0, for probabilities that were smoothed by adding to them; larger is no log probability."""
+
 Predict = Callable[[np.ndarray, int], np.ndarray]
 """A function of (weights, round) that trains each fold's model on the weighted other folds.
 
@@ -88,7 +91,8 @@ def rank_labels(
         Weights, scores and suggestions for every example.
 
     Raises:
-        ValueError: if `rounds` is negative, or `predict` returns another shape or no numbers.
+        ValueError: if `rounds` is negative, the labels are no integers from 0, or `predict` returns
+            another shape, NaN, or numbers that are no log probabilities.
 
     Reference:
         Northcutt, Jiang and Chuang (2021), Confident learning, for the thresholds; the weighting is
@@ -96,7 +100,8 @@ def rank_labels(
     """
     if rounds < 0:
         raise ValueError(f"rounds is {rounds}; allowed are integers from 0")
-    factors = np.ones(len(labels)) if factors is None else factors
+    labels = _as_codes(labels)
+    factors = np.ones(len(labels)) if factors is None else np.asarray(factors, np.float64)
     ranking = _judge(predict(factors, 0), labels, factors)
     for number in range(1, rounds + 1):
         ranking = _judge(predict(factors * ranking.weights, number), labels, factors)
@@ -117,8 +122,9 @@ def deal_folds(
         The rows to train on and the rows to judge, for each fold.
 
     Raises:
-        ValueError: if `count` is below 2.
+        ValueError: if `count` is below 2, or the labels are no integers from 0.
     """
+    labels = _as_codes(labels)
     if count < 2:
         raise ValueError(f"count is {count}; allowed are integers from 2")
     count = min(count, len(labels))
@@ -130,14 +136,31 @@ def deal_folds(
     return [(np.flatnonzero(fold != one), np.flatnonzero(fold == one)) for one in range(count)]
 
 
+def _as_codes(labels: np.ndarray) -> np.ndarray:
+    """Return labels by position: a Series would be indexed by its index."""
+    codes = np.asarray(labels)
+    if codes.ndim != 1 or not np.issubdtype(codes.dtype, np.integer) or np.any(codes < 0):
+        raise ValueError(
+            f"labels is of {codes.dtype}{list(codes.shape)}; allowed are integers from 0, one for "
+            "each example. numpy.unique(labels, return_inverse=True)[1] numbers any classes so"
+        )
+    return codes.astype(int)
+
+
 def _judge(logs: np.ndarray, labels: np.ndarray, factors: np.ndarray) -> LabelRanking:
     """Compare the given class with the most probable other one."""
-    rows = np.arange(len(labels))
+    rows, logs = np.arange(len(labels)), np.asarray(logs, np.float64)
     if logs.ndim != 2 or len(logs) != len(labels) or logs.shape[1] <= labels.max():
         expected = f"({len(labels)}, {labels.max() + 1})"
         raise ValueError(f"predict returned the shape {logs.shape}; expected {expected}")
     if np.any(np.isnan(logs)):
         raise ValueError("predict returned NaN; expected log probabilities")
+    # Probabilities themselves, or scores of no softmax, would rank as well, and wrongly.
+    if logs.shape[1] > 1 and not (np.min(logs) < 0 and np.max(logs) < MOST):
+        raise ValueError(
+            f"predict returned numbers from {np.min(logs):.3g} to {np.max(logs):.3g}; expected log "
+            "probabilities, which are at most 0"
+        )
     # Multiplicities count in the averages: three copies are three examples.
     given = np.exp(logs[rows, labels])
     members = np.bincount(labels, factors, logs.shape[1])
@@ -165,6 +188,8 @@ def _judge(logs: np.ndarray, labels: np.ndarray, factors: np.ndarray) -> LabelRa
 
 def _recognized(probabilities: np.ndarray, labels: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """Return for each class whether its examples have more of its probability than others have."""
+    # Multiplicities are numbers of copies; below 1 they are shares, such as those that sum to 1.
+    factors = factors * max(1, np.count_nonzero(factors) / factors.sum())
     total = factors.sum()
     inside = np.bincount(labels, factors, probabilities.shape[1])
     outside = total - inside

@@ -108,7 +108,8 @@ class MaskedDictionaryLearning(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         random_state = check_random_state(self.random_state)
         # `learn_dictionary` takes a generator, and `random_state` may be one of NumPy's old states.
         rng = np.random.default_rng(random_state.randint(2**31, size=4))
-        scale = float(np.sqrt(np.mean(data**2))) or 1.0
+        # In float64: in float32 the squares of 1e-24 are 0, and those of 1e20 infinite.
+        scale = float(np.sqrt(np.mean(np.square(data, dtype=np.float64)))) or 1.0
         learned = learn_dictionary(
             # Adam moves atoms of unit norm by the step size, whatever the units of the data.
             data / data.dtype.type(scale),

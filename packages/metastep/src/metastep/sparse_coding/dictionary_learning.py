@@ -250,5 +250,6 @@ def masked_loss(
             predicted = (
                 choices_as_matrix(chosen, weights, dictionary.shape[1]) @ dictionary[judged].T
             )
-        total += float(np.sum((signals[:, judged] - predicted) ** 2))
+        # In float64: in float32 the squares of 1e-24 are 0, a perfect prediction.
+        total += float(np.sum(np.square(signals[:, judged] - predicted, dtype=np.float64)))
     return total / signals.size

@@ -94,5 +94,6 @@ def local_start(truth: np.ndarray, signals: np.ndarray) -> np.ndarray:
 
 def unit_columns(matrix: np.ndarray) -> np.ndarray:
     """Divide every column by its norm; columns of 0 stay 0."""
-    norms = np.linalg.norm(matrix, axis=0)
-    return matrix / np.where(norms > 0, norms, 1)
+    # In float64: in float32 the squares of 1e-24 are 0, and such a column would stay as it is.
+    norms = np.linalg.norm(matrix.astype(np.float64, copy=False), axis=0)
+    return matrix / np.where(norms > 0, norms, 1).astype(np.result_type(matrix, np.float32))

@@ -61,7 +61,8 @@ def _check(hessian: np.ndarray, start: np.ndarray) -> None:
         hessian
     ).max(initial=0):
         raise ValueError("hessian is not finite and symmetric; allowed are symmetric matrices.")
-    smallest = np.linalg.eigvalsh(hessian)[0]
+    # LAPACK has no half precision.
+    smallest = np.linalg.eigvalsh(hessian.astype(np.result_type(hessian, np.float32)))[0]
     if smallest <= 0:
         raise ValueError(
             f"hessian has the eigenvalue {smallest:.3g}; allowed are positive definite matrices."
