@@ -55,7 +55,13 @@ def test_a_verdict_is_explained_after_its_evidence(verdict, words):
 
 @pytest.mark.parametrize(
     ("values", "margins", "verdict"),
-    [((1, 2), (0.5, 1), True), ((1, -2), (0.5, 1), False), ((1, 0.5), (0.5, 1), None)],
+    [
+        ((1, 2), (0.5, 1), True),
+        ((1, -2), (0.5, 1), False),
+        ((1, 0.5), (0.5, 1), None),
+        ((1, np.nan), (0.5, 1), None),
+        ((), (), None),
+    ],
 )
 def test_beyond(values, margins, verdict):
     assert beyond(np.array(values), np.array(margins)) is verdict

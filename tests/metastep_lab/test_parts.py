@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 
 from metastep_lab import terminal
-from metastep_lab.parts import in_turn, kept, no_rows, write_tables
+from metastep_lab.parts import in_turn, kept, no_rows, repetition_seeds, write_tables
 
 
 def test_parts_are_shown_before_each_and_at_the_end():
@@ -55,3 +55,9 @@ def test_the_time_that_is_left_is_that_of_a_stage_whose_parts_have_names(monkeyp
     # Every look at the clock is a second later: two for each line.
     assert lines[:3] == ["a: 0 of 4", "b: 1 of 4, 6.0 s left", "d: 4 of 4"]
     assert lines[3:] == ["second stage: 0 of 4", "second stage: 1 of 4, 6.0 s left"]
+
+
+def test_runs_of_neighbouring_seeds_have_no_repetition_in_common():
+    found = [seed for run in range(4) for seed in repetition_seeds(run, 3)]
+    assert found == list(range(12))
+    assert max(repetition_seeds(2**32 - 1, 3)) < 2**32

@@ -26,11 +26,12 @@ def test_only_numbers_that_a_run_has_stand_beside_the_papers():
         )
         for window in (1, 5, 25, 50)
     ]
+    # One of these values is missing: the others are not the mean that the paper prints.
     rows.append(Printed("Table 2", "all", 0.5, mean_of("losses", "loss")))
     rows.append(Printed("Table 2", "infinite", 0.5, lambda record: np.inf))
     found = pd.DataFrame(beside_the_paper(rows, RECORD))
-    assert found["what"].tolist() == ["K = 1", "K = 5", "all"]
-    assert found["paper"].tolist() == [0.4, 0.4, 0.5] and found["here"].tolist() == [50, 50, 0.5]
+    assert found["what"].tolist() == ["K = 1", "K = 5"]
+    assert found["paper"].tolist() == [0.4, 0.4] and found["here"].tolist() == [50, 50]
     assert beside_the_paper(rows[2:4], RECORD) is None
 
 

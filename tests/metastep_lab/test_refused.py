@@ -10,6 +10,8 @@ from metastep_lab.experiment import load
 REFUSED = {
     "hypercleaning": r"""
         windows=0,5 | windows is
+        windows=5,1 | windows is \(5, 1\); allowed are ascending integers from 1
+        windows= | windows is \(\)
         windows=101 | windows is
         outer_steps=-1 | outer_steps is
         corruption=1.5 | corruption is
@@ -17,6 +19,8 @@ REFUSED = {
         dataset=svhn | dataset
     """,
     "truncation-toy": r"""
+        windows=5,1 | windows is \(5, 1\); allowed are ascending integers from 1
+        windows=101 | windows is
         horizon=-1 | horizon is
         start=1.0 | start is
     """,

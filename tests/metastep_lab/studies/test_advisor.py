@@ -12,7 +12,7 @@ from metastep_lab.claims import evaluate
 from metastep_lab.cli import invoke
 from metastep_lab.runs.running import read_record
 from metastep_lab.studies.advisor import experiment as advisor
-from metastep_lab.studies.advisor.judging import ADVICE
+from metastep_lab.studies.advisor.judging import ADVICE, _relative_error
 from metastep_lab.studies.advisor.problems import digits
 from metastep_lab.studies.advisor.problems.sequences import characters
 from metastep_lab.studies.advisor.problems.table import Sources, cases
@@ -96,6 +96,12 @@ def test_a_small_run(tmp_path):
     windows = record.frames["windows"].query("problem == 'counter-example'")
     assert windows["cosine"].iloc[0] < 0
     assert set(EXPERIMENT.figures(record)) == {"digits", "worth", "windows"}
+
+
+def test_an_implicit_gradient_without_numbers_is_wrong_and_not_refused():
+    true = np.array([3.0, 4.0])
+    assert _relative_error(np.array([3.0, 3.0]), true) == 0.2
+    assert _relative_error(np.array([np.nan, 4.0]), true) == np.inf
 
 
 def made_up():

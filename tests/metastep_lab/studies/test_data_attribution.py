@@ -16,6 +16,7 @@ from metastep_lab.runs.running import Request, execute, read_record
 from metastep_lab.studies.data_attribution import experiment as study
 from metastep_lab.studies.data_attribution import models
 from metastep_lab.studies.data_attribution.examples import images, paragraphs
+from metastep_lab.studies.data_attribution.figures import _draw_methods
 from metastep_lab.studies.data_attribution.methods import gradient_cosine
 from metastep_lab.tables import Record, columns
 from tests.metastep_lab.doctored import changed, check_every_claim, verdicts
@@ -159,6 +160,42 @@ def test_a_recall_within_its_noise_decides_nothing():
     rising = lambda rows: 0.2 + 0.15 * rows["seed"]
     record = changed(handmade(), "recall", "model == 'network'", recall=rising)
     assert verdicts(EXPERIMENT, record)["finds-spoilt"] is None
+
+
+@pytest.mark.parametrize("model", [MODELS, ("network",)])
+@pytest.mark.parametrize("seeds", [range(3), (1,)])
+def test_exact_scores_that_failed_do_not_vanish_from_a_verdict(model, seeds):
+    record = handmade()
+    place = "method == 'exact' and model in @model and seed in @seeds"
+    tables = dict(record.tables)
+    for name in ("curves", "recall"):
+        frame = record.frames[name]
+        rest = frame.drop(frame.query(place).index)
+        tables[name] = {column: rest[column].to_numpy() for column in rest}
+    failed = record.frames["scores"]
+    failed.loc[failed.query(place).index, "lds"] = np.nan
+    tables["scores"] = {column: failed[column].to_numpy() for column in failed}
+    found = verdicts(EXPERIMENT, Record(record.config, tables, {}, {}))
+    assert [found[name] for name in ("exact-leads", "leave-out", "finds-spoilt")] == [None] * 3
+
+
+def test_a_training_that_diverged_leaves_its_verdict_open():
+    record = changed(handmade(), "curves", "model == 'linear'", rise=np.nan)
+    assert verdicts(EXPERIMENT, record)["leave-out"] is None
+
+
+def test_another_method_that_failed_is_not_compared():
+    record = changed(handmade(), "scores", "method == 'implicit' and seed == 1", lds=np.nan)
+    assert verdicts(EXPERIMENT, record)["exact-leads"] is True
+
+
+def test_a_seed_that_failed_does_not_vanish_from_a_line():
+    rows = handmade().frames["scores"].query("model == 'linear'").copy()
+    rows.loc[(rows["speed"] == 30) & (rows["seed"] == 1), "lds"] = np.nan
+    drawn = []
+    panel = SimpleNamespace(errorbar=lambda x, y, **look: drawn.append(np.asarray(y)))
+    _draw_methods(panel, rows, ["exact"], "speed", "lds")
+    np.testing.assert_allclose(drawn[0], [0.991, np.nan])
 
 
 def setting(name):

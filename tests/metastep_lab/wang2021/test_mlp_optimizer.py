@@ -11,6 +11,7 @@ from metastep_lab.cli import invoke
 from metastep_lab.runs.running import read_record
 from metastep_lab.tables import Record, columns, where
 from metastep_lab.wang2021.mlp_optimizer import experiment as mlp_optimizer
+from metastep_lab.wang2021.mlp_optimizer import rows
 from metastep_lab.wang2021.mlp_optimizer import study as mlp_optimizer_study
 from metastep_lab.wang2021.mlp_optimizer.samples import few, many, sizes
 from metastep_lab.wang2021.mlp_optimizer.setting import PRESETS
@@ -62,6 +63,27 @@ def test_the_sizes_of_the_papers():
     tasks = mlp_optimizer_study.meta_setting(config, pool, few(32)["train-by-train"], (0, 0)).tasks
     same = lambda one, other: np.array_equal(tasks(one).inputs, tasks(other).inputs)
     assert same(0, 2) and not same(2, 3) and same(299, 297) and same(0, 300)
+
+
+def test_no_random_stream_is_that_of_another_purpose(monkeypatch):
+    drawn, draw = [], mlp_optimizer_study.draw_task
+    keep = lambda *arguments: drawn.append(arguments[4]) or draw(*arguments)
+    for module in (mlp_optimizer_study, rows):
+        monkeypatch.setattr(module, "draw_task", keep)
+    monkeypatch.setattr(mlp_optimizer_study, "tune", lambda *arguments: None)
+    pool = mlp_optimizer_study.load_pool("digits", True, 0.2, None, 0)
+    config = replace(PRESETS["quick"], hidden=(2,), horizon=4, test_steps=4, measure_every=1)
+    (size,) = sizes(replace(config, samples=32), 1258)
+    rows.test_tasks(config, pool, size, 0, (2,))
+    mlp_optimizer_study.tune_baselines(pool, size, 3, 0, (2,))
+    for meta_seed in range(5):
+        setting = mlp_optimizer_study.meta_setting(
+            config, pool, size.arms["train-by-validation"], (0, meta_seed)
+        )
+        setting.tasks(0)
+    # By the first numbers: NumPy pads seeds with zeros, so that streams of two lengths may be one.
+    first = [np.random.default_rng(stream).integers(2**62) for stream in (*drawn, 0)]
+    assert len(set(first)) == len(first) == 3 + 3 + 5 * 5 + 1
 
 
 SIZES = (

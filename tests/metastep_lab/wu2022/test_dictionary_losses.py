@@ -101,3 +101,13 @@ def test_every_claim_can_fail():
 def test_an_excess_that_does_not_fall_shows_no_limit():
     flat = changed(held(), "masked", "scale >= 10", true_excess=0.005)
     assert verdicts(EXPERIMENT, flat)["theorem-2.3.6"] is None
+
+
+def test_codes_of_a_smaller_norm_do_not_speak_for_those_of_norm_1():
+    record = held()
+    frame = record.frames["built"].replace({"norm": {8.0: 0.5}})
+    tables = {**record.tables, "built": {name: frame[name].to_numpy() for name in frame}}
+    record = Record(record.config, tables, {}, {})
+    assert verdicts(EXPERIMENT, record, "corollary-2.3.4")["corollary-2.3.4"] is True
+    record = changed(record, "built", "norm == 1", gain=0.5)
+    assert verdicts(EXPERIMENT, record, "corollary-2.3.4")["corollary-2.3.4"] is False

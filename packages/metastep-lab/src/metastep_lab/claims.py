@@ -186,9 +186,13 @@ def beyond(values: Column | float, margins: Column | float) -> bool | None:
     """Whether values, such as differences, are above zero by more than their margins.
 
     Returns:
-        True if all are, False if one is below zero by more than its margin, else None.
+        True if all are, False if one is below zero by more than its margin, else None; None for no
+        values.
     """
     if np.any(values < -margins):
         return False
+    # `all` of no values is true: a run without them would confirm the claim.
+    if np.size(values) == 0:
+        return None
     # NaN is on neither side, so that a missing value alone decides nothing.
     return bool(np.all(values > margins)) or None

@@ -43,6 +43,16 @@ def kept(
     return load(path, like)
 
 
+def repetition_seeds(seed: int, count: int) -> list[int]:
+    """Return a seed for each of a run's repetitions: 0, 1, 2, ... for the seed 0 of a run.
+
+    Runs of other seeds below 2^32 / count, with as many repetitions, have none of them.
+    """
+    # Not seed + number, by which runs of neighbouring seeds would share all repetitions but one.
+    # JAX takes seeds of 32 bits.
+    return [(seed * count + number) % 2**32 for number in range(count)]
+
+
 def no_rows(headers: Mapping[str, str]) -> Rows:
     """Return an empty list for each table."""
     return {name: [] for name in headers}

@@ -42,12 +42,13 @@ def mean_of(
     """Return a function of the record: the mean of a column in some rows, for `Printed.here`.
 
     `scale` is the unit of the paper in units of the run: 100 for percent. `cell` has the values of
-    columns in these rows; the function returns None if there are none.
+    columns in these rows; the function returns None if there are none, NaN if a value is missing.
     """
 
     def here(record: Record) -> float | None:
         rows = record.frames[table]
-        values = (where(rows, **cell) if cell else rows)[column].dropna()
-        return scale * float(values.mean()) if len(values) else None
+        values = (where(rows, **cell) if cell else rows)[column]
+        # With NaN skipped, the repetitions that did not diverge would stand for all of them.
+        return scale * float(values.mean(skipna=False)) if len(values) else None
 
     return here

@@ -11,10 +11,14 @@ LEADING_ORDER = "The theorem is leading order; at these sizes what it neglects i
 
 
 def decided(off: Column, error: Column, bar: Column | float) -> bool | None:
-    """Whether deviations are within bars: None where three standard errors leave it open."""
+    """Whether deviations are within bars: None where three standard errors leave it open.
+
+    None for no deviations, too.
+    """
     if np.any(np.abs(off) - 3 * error > bar):
         return False
-    return bool(np.all(np.abs(off) + 3 * error <= bar)) or None
+    # `all` of no deviations is true.
+    return bool(len(off) and np.all(np.abs(off) + 3 * error <= bar)) or None
 
 
 def theory_errors(rows: Frame) -> Frame:

@@ -94,6 +94,7 @@ def expected_test_loss_general(
     products = np.einsum("kpq,lqp->kl", ours, theirs)
     size, moved = a @ trace(ours, np.eye(len(sigma))), a @ trace(ours, spread)
     noisy = lambda powers, samples: noise**2 * (1 + powers[..., 2] * np.trace(square) / samples)
+    # Tr(H_r H_t) of two quadratics is a bilinear form of the powers of their rates.
     learned = equations * np.sum((a @ products) * b, axis=-1) / size**2
     drawn = moved + noisy(a, train_samples)
     return (b @ trace(theirs, spread) + noisy(b, target_samples) + learned * drawn) / 2

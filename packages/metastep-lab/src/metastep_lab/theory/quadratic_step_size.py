@@ -157,6 +157,7 @@ def optimal_step_size(hessian: ArrayLike, start: ArrayLike, horizon: int) -> flo
     eigenvalues, coordinates = spectrum(hessian, start)
     diagonal = np.diag(eigenvalues)
     slope = lambda eta: float(meta_gradient(eta, diagonal, coordinates, horizon))
+    # At 1 / L no factor 1 - eta lambda is negative, at 1 / alpha none is positive: F' changes sign.
     edges = 1 / eigenvalues[-1], 1 / eigenvalues[0]
     # The smallest relative tolerance that `brentq` takes; the absolute one must be positive.
     accuracy = 4 * np.finfo(np.float64).eps

@@ -105,6 +105,7 @@ def descent_ratio_bounds(
     eigenvalues a of I - gamma H. This is the case in which the paper's Lemma 3.2 is true.
     """
     rates = 1 - step_size * _spectral(hessian)[0]
+    # Along each eigenvector d is 1 - a^T, and h is 1 - a^K, times the same number.
     ratios = (1 - rates**window) / (1 - rates**horizon)
     return float(ratios.min()), float(ratios.max())
 

@@ -88,6 +88,7 @@ def controlled_rows(
     both = zip(_paired(*rates, losses), _paired(*rates, control), strict=True)
     for (train, test, y), (*_, x) in both:
         correlation = _correlation(y, x[:runs])
+        # Of the least squares line; n or n - 1 in the deviations cancels.
         slope = correlation * y.std() / x[:runs].std()
         mean = y.mean() + slope * (x.mean() - x[:runs].mean())
         # Mean and slope are both fitted: n - 2 degrees of freedom.

@@ -47,7 +47,7 @@ from metastep_lab.bernacchia2021.moments import shape
 from metastep_lab.catalog import listing
 from metastep_lab.configuration import Count, NotNegative, Positive, Several, configuration
 from metastep_lab.experiment import Context, Experiment
-from metastep_lab.parts import in_turn
+from metastep_lab.parts import in_turn, repetition_seeds
 from metastep_lab.tables import columns
 from metastep_lab.theory.maml import expected_test_loss_general
 
@@ -127,8 +127,9 @@ class Config:
 def run(config: Config, context: Context) -> Mapping[str, float]:
     """Compute every table, in float64."""
     optimum, metrics = [], {}
+    seeds = repetition_seeds(context.seed, config.covariances)
     for draw in in_turn(context, range(config.covariances), "covariances"):
-        covariance, task_covariance = draw_covariances(config, context.seed + draw)
+        covariance, task_covariance = draw_covariances(config, seeds[draw])
         predict = partial(
             expected_test_loss_general,
             covariance=covariance,

@@ -33,6 +33,7 @@ from metastep.compilation import compiled
 from metastep.tasks import WeightedClassification, accuracy
 from metastep_lab.catalog import listing
 from metastep_lab.configuration import (
+    Ascending,
     Count,
     Fraction,
     NotNegative,
@@ -70,7 +71,7 @@ class Config:
         train: training examples, class-balanced.
         validation: validation examples with clean labels, class-balanced; the rest is for testing.
         corruption: the probability that a training label is replaced by a random one.
-        windows: the numbers K of inner steps that are differentiated.
+        windows: the numbers K of inner steps that are differentiated, ascending.
         horizon: inner gradient steps T.
         step_size: of the inner descent.
         regularization: factor of |W|^2.
@@ -85,7 +86,7 @@ class Config:
     train: Count = 5000
     validation: Count = 5000
     corruption: Fraction = 0.5
-    windows: tuple[int, ...] = (1, 5, 25, 50, 100)
+    windows: Ascending = (1, 5, 25, 50, 100)
     horizon: Count = 100
     step_size: Positive = 1.0
     regularization: NotNegative = 0.001
@@ -99,7 +100,7 @@ class Config:
 
     def __post_init__(self):
         """Check the values of the fields."""
-        if not self.windows or not all(1 <= w <= self.horizon for w in self.windows):
+        if self.windows[-1] > self.horizon:
             raise ValueError(
                 f"windows is {self.windows}; allowed are integers from 1 to the horizon, "
                 f"{self.horizon}"

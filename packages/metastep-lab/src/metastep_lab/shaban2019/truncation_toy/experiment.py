@@ -67,7 +67,8 @@ class Config:
 
     Attributes:
         horizon: inner steps T.
-        windows: the numbers K of steps that are differentiated; the longest should be the horizon.
+        windows: the numbers K of steps that are differentiated, ascending; the last should be the
+            horizon.
         outer_steps: updates of lambda.
         first_step: length of the first update, from which the outer step size follows.
         start: lambda at the beginning for f (not in the paper).
@@ -78,7 +79,7 @@ class Config:
     """
 
     horizon: Annotated[Count, "the integers from 1"] = 100
-    windows: tuple[int, ...] = (1, 2, 5, 10, 25, 50, 100)
+    windows: Ascending = (1, 2, 5, 10, 25, 50, 100)
     outer_steps: Count = 1000
     first_step: Positive = 0.6
     start: Pair = (1.0, 1.0)
@@ -88,7 +89,7 @@ class Config:
 
     def __post_init__(self):
         """Check the values of the fields."""
-        if not self.windows or not all(1 <= w <= self.horizon for w in self.windows):
+        if self.windows[-1] > self.horizon:
             raise ValueError(
                 f"windows is {self.windows}; allowed are integers from 1 to the horizon, "
                 f"{self.horizon}"

@@ -85,8 +85,7 @@ def _advice(
     error = np.nan
     if implicit:
         gradient = programs.gradient(implicit[0], programs.outer, key)
-        apart = np.linalg.norm(_flat(gradient) - true.gradient)
-        error = float(apart / max(np.linalg.norm(true.gradient), 1e-300))
+        error = _relative_error(_flat(gradient), true.gradient)
     return (
         found.horizon,
         found.outer_size,
@@ -111,6 +110,14 @@ def _advice(
 
 def _flat(gradient: Outer) -> np.ndarray:
     return np.asarray(ravel_pytree(gradient)[0], np.float64)
+
+
+def _relative_error(gradient: np.ndarray, true: np.ndarray) -> float:
+    """Return the relative error; infinite, not NaN, of a gradient that is not finite."""
+    # NaN is the error of an estimator that refuses, and is above no bar.
+    if not np.all(np.isfinite(gradient)):
+        return np.inf
+    return float(np.linalg.norm(gradient - true) / max(np.linalg.norm(true), 1e-300))
 
 
 def _cosine(gradient: Outer, true: np.ndarray) -> float:

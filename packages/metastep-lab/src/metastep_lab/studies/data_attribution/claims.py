@@ -65,16 +65,25 @@ def _exact(record: Record, model: str) -> Numbers:
     return {"mean": mean, "error": error, "others": listed(others, ".3f")}
 
 
+def _over_others(model: str, table: Frame) -> list[tuple]:
+    """Return the lead of the exact scores over each other method, paired by seed.
+
+    `table` has a row for each seed and a column for each method. A method that failed where the
+    exact scores did not is left out. Where these failed their lead is NaN, which decides nothing.
+    """
+    others, fine = table.drop(columns="exact"), table["exact"].notna()
+    others = others.loc[:, others[fine].notna().all()]
+    # Paired: the seeds differ more than the methods.
+    leads = others.rsub(table["exact"], axis=0)
+    found = zip(leads, *mean_and_error(leads), strict=True)
+    return [(f"{model} over {other}", *lead) for other, *lead in found]
+
+
 def _leads(record: Record) -> Frame:
-    """Return the exact LDS minus that of each other method, paired by seed."""
-    rows = []
-    for model in record.config.models:
-        scores = by_method(record, model)
-        for other in scores.columns.drop("exact"):
-            # Paired: the seeds differ more than the methods.
-            mean, error = mean_and_error(scores["exact"] - scores[other])
-            rows.append((f"{model} over {other}", mean, error))
-    return pd.DataFrame(rows, columns=["pair", "lead", "error"]).dropna()
+    """Return the exact LDS minus that of each other method."""
+    models = record.config.models
+    rows = [row for model in models for row in _over_others(model, by_method(record, model))]
+    return pd.DataFrame(rows, columns=["pair", "lead", "error"])
 
 
 def _warnings(record: Record) -> Numbers:
@@ -130,11 +139,13 @@ def _rises(record: Record) -> Numbers:
     for model, curves in record.frames["curves"].groupby("model", sort=False):
         # Over the shares first: the removals of a seed contain each other, and are no draws.
         rises = curves.groupby(["seed", "method"])["rise"].mean().unstack()
-        for other in rises.columns.drop("exact"):
-            mean, error = mean_and_error(rises["exact"] - rises[other])
-            rows.append((f"{model} over {other}", mean, error))
+        # Without a column where the exact scores failed with every seed.
+        methods = rises.columns.union(["exact"])
+        rows += _over_others(model, rises.reindex(columns=methods))
         by_share = curves.groupby(["removed", "method"])["rise"].mean().unstack()
-        best = by_share.drop(columns="exact")
+        by_share = by_share.reindex(columns=methods)
+        # pandas refuses to look for the largest of NaN alone, of a training that diverged.
+        best = by_share.drop(columns="exact").fillna(-np.inf)
         shares += [
             f"{model} {share:.0%} {exact:.3g}, {name} {rise:.3g}"
             for share, exact, name, rise in zip(
@@ -142,7 +153,7 @@ def _rises(record: Record) -> Numbers:
                 strict=True,
             )
         ]
-    table = pd.DataFrame(rows, columns=["pair", "lead", "error"]).dropna()
+    table = pd.DataFrame(rows, columns=["pair", "lead", "error"])
     return {"rows": table, "shares": "; ".join(shares)}
 
 
@@ -154,12 +165,15 @@ def _no_recall(record: Record) -> str | None:
 
 def _recall(record: Record) -> Frame:
     """Return how much more than required exact scores find, checking as many as were spoilt."""
-    recall = record.frames["recall"].query("method == 'exact'")
-    shares = recall["checked"].unique()
-    chance = shares[np.argmin(np.abs(shares - record.config.planted))]
-    by_model = recall[recall["checked"] == chance].groupby("model", sort=False)["recall"]
-    rows = pd.DataFrame({"recall": by_model.mean(), "error": by_model.sem(), "chance": chance})
-    return rows.assign(lead=rows["recall"] - TIMES * chance)
+    config, rows = record.config, record.frames["recall"]
+    shares = rows["checked"].unique()
+    chance = shares[np.argmin(np.abs(shares - config.planted))]
+    exact = rows[(rows["method"] == "exact") & (rows["checked"] == chance)]
+    by_seed = exact.pivot(index="seed", columns="model", values="recall")
+    # Scores that failed have no row: here NaN, so that the others do not speak for their seed.
+    mean, error = mean_and_error(by_seed.reindex(range(config.seeds), columns=config.models))
+    found = pd.DataFrame({"recall": mean, "error": error, "chance": chance}).rename_axis("model")
+    return found.assign(lead=found["recall"] - TIMES * chance)
 
 
 def _pairs(rows: Frame) -> str:

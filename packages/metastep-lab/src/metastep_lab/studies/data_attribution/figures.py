@@ -34,7 +34,8 @@ def _draw_methods(
     for index, method in enumerate(methods):
         found = rows.query("method == @method").groupby(by)[value]
         if found.ngroups:
-            mean, error = found.mean(), found.sem().fillna(0)
+            # A group's own mean skips NaN: the seeds that failed would vanish from the line.
+            mean, error = found.agg(lambda one: one.mean(skipna=False)), found.sem().fillna(0)
             look = {"label": method, "capsize": 3, **style(index, True)}
             panel.errorbar(scale * mean.index, mean, yerr=error, **look)
 

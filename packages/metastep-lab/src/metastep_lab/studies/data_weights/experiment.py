@@ -37,6 +37,7 @@ from metastep.types import RandomKey, StepIndex
 from metastep_lab.catalog import listing
 from metastep_lab.configuration import Count, Positive, configuration
 from metastep_lab.experiment import Context, Experiment
+from metastep_lab.parts import repetition_seeds
 from metastep_lab.studies.data_weights.claims import CLAIMS, METHODS, answer
 from metastep_lab.studies.data_weights.figures import figures
 from metastep_lab.studies.data_weights.sources import Examples, Source, digits, text
@@ -176,8 +177,7 @@ def held_out_loss(
 def run(config: Config, context: Context) -> Mapping[str, float]:
     """Tune the ratings of each seed's data, then train with and without them."""
     training, rated, history, ratings, corrupted = [], [], [], [], []
-    for number in range(config.seeds):
-        seed = context.seed + number
+    for number, seed in enumerate(repetition_seeds(context.seed, config.seeds)):
         make = SOURCES[config.dataset]
         sizes = (config.train, config.validation, config.corruption, config.rater_width)
         source = make(context.data, *sizes, seed)

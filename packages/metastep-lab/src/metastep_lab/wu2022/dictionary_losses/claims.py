@@ -41,16 +41,18 @@ def _gains(rows: Frame) -> bool | None:
 
 
 def _sufficient(record: Record) -> Frame:
-    """Return, for codes of norm 1 at most, the fewest atoms that gain enough, over p^2 d."""
+    """Return, for codes of norm 1 at most, the fewest atoms that gain enough, beside p^2 d."""
     rows = (
         record.frames["built"]
         .query("norm <= 1 and length == 2")
         # p^2 d with p = 2 d.
         .assign(limit=lambda one: 4 * one["dim"] ** 3)
     )
+    # By norm, too: a smaller norm alone must not confirm what is said of all.
+    cell = ["dim", "n_nonzero", "norm"]
     enough = rows[rows["gain"] - 3 * rows["standard_error"] >= LEAST_GAIN]
-    least = enough.groupby(["dim", "n_nonzero"])["atoms"].min()
-    cells = rows.groupby(["dim", "n_nonzero"])["limit"].first().to_frame()
+    least = enough.groupby(cell)["atoms"].min()
+    cells = rows.groupby(cell)["limit"].first().to_frame()
     return cells.assign(atoms=least).reset_index()
 
 
@@ -123,7 +125,9 @@ CLAIMS = (
         lacks=lacking("needs codes of norm 1", lambda record: min(record.config.norms) <= 1),
         measure=_sufficient,
         verdict=lambda rows: bool((rows["atoms"] <= rows["limit"]).all()),
-        evidence=each("d={dim:g} k={n_nonzero:g} {atoms:g} of {limit:g}", "atoms that suffice: "),
+        evidence=each(
+            "d={dim:g} k={n_nonzero:g} |z|={norm:g} {atoms:g} of {limit:g}", "atoms that suffice: "
+        ),
         reasons={False: "The constant before p^2 d is not 1 here, or the signals are too few."},
     ),
     Statement(

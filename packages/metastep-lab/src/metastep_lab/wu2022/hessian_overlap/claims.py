@@ -120,6 +120,7 @@ def _settings(record: Record) -> Frame:
     means = curves.mean().reset_index()
     best = means.loc[means.groupby([*by, "same"], sort=False)["overlap"].idxmax()]
     wide = best.set_index([*by, "same"])[["index", "overlap"]].unstack("same")
+    # `unstack` sorts: pairs of two settings (False) are before those of one.
     wide.columns = ["place_other", "place_own", "height_other", "height_own"]
     return wide.reset_index()
 
