@@ -87,7 +87,7 @@ def _removals_figure(record: Record) -> tuple[Figure, str]:
     text = (
         "The change of the loss of a few queries for each random removal: what the exact scores "
         "predict and what training without these examples gave, with the first seed. Above at the "
-        "smooth step size, below at the largest."
+        "smooth step size, below at the largest; what is not finite is not drawn."
     )
     return figure, text
 
