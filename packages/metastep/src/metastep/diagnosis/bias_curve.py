@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from metastep.estimators.widened import widened
 from metastep.problems.base import AbstractProblem, Keys, Trajectory, start, take_step
 from metastep.rounding import rounded
-from metastep.trees import differentiable, largest, subtract
+from metastep.trees import differentiable, inner_product, largest, subtract
 from metastep.types import Inner, Outer, Scalar
 
 Body = Callable[[PyTree, PyTree], tuple[PyTree, Scalar]]
@@ -268,9 +268,7 @@ def _measure(residuals: tuple[Inner, Array], grad: Inner) -> tuple[Inner, Array,
 
 def _length(tree: PyTree) -> Scalar:
     """Return the norm of a tree of moderate numbers; `trees.norm` takes longer to compile."""
-    # In float32 at least: in float16 the square of 1e-4 is zero, and that of 256 infinite.
-    wide = [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in jax.tree.leaves(tree)]
-    return jnp.sqrt(sum(jnp.sum((x * jnp.conj(x)).real) for x in wide))
+    return jnp.sqrt(inner_product(tree, tree))
 
 
 _measured.defvjp(lambda variables, size, relative: (variables, (variables, size)), _measure)

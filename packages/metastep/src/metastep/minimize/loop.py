@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from metastep.compilation import compiled
 from metastep.estimators.base import AbstractEstimator, Estimate
-from metastep.fingerprint import digest, fingerprint, shapes_of
+from metastep.fingerprint import fingerprint, shapes_of
 from metastep.problems.base import AbstractProblem, require_problem
 from metastep.problems.batches import sources_of
 from metastep.results import RESULTS
@@ -218,11 +218,10 @@ def identity_of(loop: Loop, outer: Outer, carry: Carry) -> str:
     """
     alone = replace(loop, mesh=None, tasks_at_once=1, halt_on_failure=False)
     # The state is that of some step, and its values are no part of the run's identity.
-    step = lambda loop, outer, carry: loop.body(carry)
+    step = lambda loop, outer, carry, batches: loop.body(carry)
     # A callback is no part of the program: of data outside of it the first batches count.
-    batches = [jax.tree.map(jnp.asarray, source.at(0)) for source in sources_of(loop.problem)]
-    more = digest(batches).tobytes().hex() if batches else ""
-    return fingerprint(step, alone, outer, shapes_of(carry), more=more)
+    batches = [source.at(0) for source in sources_of(loop.problem)]
+    return fingerprint(step, alone, outer, shapes_of(carry), batches)
 
 
 @compiled
